@@ -1,0 +1,76 @@
+"""The sizes of a PaliGemma, as frozen dataclasses; what can be derived is a property.
+
+Field names are those of the checkpoint's config.json. Reading that file is config_json.py's work.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class VisionConfig:
+    """SigLIP's vision tower (arXiv 2303.15343; So400m shape from arXiv 2305.13035)."""
+
+    hidden_size: int
+    intermediate_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    image_size: int  # pixels, both ways
+    patch_size: int  # pixels, both ways
+    layer_norm_eps: float = 1e-6
+
+    @property
+    def head_dim(self) -> int:
+        """Width of one attention head."""
+        return self.hidden_size // self.num_attention_heads
+
+    @property
+    def num_patches(self) -> int:
+        """Image tokens a picture becomes: the patches of a grid that drops what does not fill a patch."""
+        return (self.image_size // self.patch_size) ** 2
+
+
+@dataclass(frozen=True)
+class TextConfig:
+    """Gemma (arXiv 2403.08295) or Gemma 2 (arXiv 2408.00118) decoder."""
+
+    model_type: Literal["gemma", "gemma2"]
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    head_dim: int
+    query_pre_attn_scalar: float  # attention scores are divided by its square root
+    attn_logit_softcapping: float | None = None
+    final_logit_softcapping: float | None = None
+    sliding_window: int | None = None  # tokens; None: every layer is global
+    rms_norm_eps: float = 1e-6
+    rope_theta: float = 10_000.0
+    max_position_embeddings: int = 8192  # tokens, image tokens included
+
+    @property
+    def query_groups(self) -> int:
+        """Query heads that share one key and value head (arXiv 2305.13245)."""
+        return self.num_attention_heads // self.num_key_value_heads
+
+    @property
+    def has_post_norms(self) -> bool:
+        """Gemma 2 normalises what attention and MLP add to the residual stream, too."""
+        return self.model_type == "gemma2"
+
+    def window(self, layer: int) -> int | None:
+        """Sliding window of a layer in tokens; Gemma 2's even layers have one (arXiv 2408.00118, section 2)."""
+        return self.sliding_window if layer % 2 == 0 else None
+
+
+@dataclass(frozen=True)
+class PaliGemmaConfig:
+    """PaliGemma 1 (arXiv 2407.07726) or 2 (arXiv 2412.03555)."""
+
+    vision_config: VisionConfig
+    text_config: TextConfig
+    image_token_index: int  # id of the `<image>` placeholder

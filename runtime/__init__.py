@@ -1,0 +1,1 @@
+"""Runs an exported PaliGemma bundle with onnxruntime: no torch, no transformers."""
