@@ -63,7 +63,7 @@ class TextConfig:
         return self.model_type == "gemma2"
 
     def window(self, layer: int) -> int | None:
-        """Sliding window of a layer in tokens; Gemma 2's even layers have one (arXiv 2408.00118, section 2)."""
+        """Tokens a layer sees back; Gemma 2's even layers have a window (arXiv 2408.00118, section 2)."""
         return self.sliding_window if layer % 2 == 0 else None
 
 

@@ -1,0 +1,147 @@
+"""SigLIP's vision tower: a picture becomes a sequence of patch vectors (arXiv 2303.15343).
+
+A plain Vision Transformer (arXiv 2010.11929) without a class token and, in PaliGemma, without the pooling
+head: every patch vector is kept and becomes one image token of the language model.
+
+Legend: B batch, S image side in pixels, I patches, D width, A heads, H head width.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .config import VisionConfig
+from .linear import LayerNorm, Linear
+
+COLOUR_CHANNELS = 3  # red, green, blue
+
+
+class PatchEmbedding(nn.Module):
+    """Cuts the picture into patches and projects each to a vector: a convolution whose stride is its size."""
+
+    def __init__(self, config: VisionConfig) -> None:
+        super().__init__()
+        self.patch_size = config.patch_size
+        side = config.patch_size
+        self.weight = nn.Parameter(torch.empty(config.hidden_size, COLOUR_CHANNELS, side, side))
+        self.bias = nn.Parameter(torch.empty(config.hidden_size))
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        """float[B, 3, S, S] -> float[B, I, D], row by row from the top left."""
+        dtype = pixel_values.dtype
+        grid = F.conv2d(pixel_values, self.weight.to(dtype), self.bias.to(dtype), stride=self.patch_size)
+        return grid.flatten(2).transpose(1, 2)
+
+
+class PositionEmbedding(nn.Module):
+    """One learned vector for each place of the patch grid."""
+
+    def __init__(self, config: VisionConfig) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(config.num_patches, config.hidden_size))
+
+    def forward(self, patches: Tensor) -> Tensor:
+        """float[B, I, D] -> float[B, I, D]."""
+        return patches + self.weight.to(patches.dtype)
+
+
+class Embeddings(nn.Module):
+    """Patches with their positions."""
+
+    def __init__(self, config: VisionConfig) -> None:
+        super().__init__()
+        self.patch_embedding = PatchEmbedding(config)
+        self.position_embedding = PositionEmbedding(config)
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        """float[B, 3, S, S] -> float[B, I, D]."""
+        embedded: Tensor = self.position_embedding(self.patch_embedding(pixel_values))
+        return embedded
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention; every patch sees every patch (arXiv 1706.03762, section 3.2.2)."""
+
+    def __init__(self, config: VisionConfig) -> None:
+        super().__init__()
+        width = config.hidden_size
+        self.num_heads = config.num_attention_heads
+        self.head_dim = config.head_dim
+        self.q_proj = Linear(width, width, bias=True)
+        self.k_proj = Linear(width, width, bias=True)
+        self.v_proj = Linear(width, width, bias=True)
+        self.out_proj = Linear(width, width, bias=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """float[B, I, D] -> float[B, I, D]."""
+        query, key, value = (self._heads(project(x)) for project in (self.q_proj, self.k_proj, self.v_proj))
+        scores = (query @ key.transpose(2, 3)) * self.head_dim**-0.5  # [B, A, I, I]
+        mixed = scores.softmax(dim=-1) @ value  # [B, A, I, H]
+        joined: Tensor = self.out_proj(mixed.transpose(1, 2).flatten(2))
+        return joined
+
+    def _heads(self, x: Tensor) -> Tensor:
+        """[B, I, A*H] -> [B, A, I, H]."""
+        return torch.unflatten(x, 2, (self.num_heads, self.head_dim)).transpose(1, 2)
+
+
+class MLP(nn.Module):
+    """Two layers with a GELU between them, in its tanh form (arXiv 1606.08415, section 2)."""
+
+    def __init__(self, config: VisionConfig) -> None:
+        super().__init__()
+        self.fc1 = Linear(config.hidden_size, config.intermediate_size, bias=True)
+        self.fc2 = Linear(config.intermediate_size, config.hidden_size, bias=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """float[B, I, D] -> float[B, I, D]."""
+        out: Tensor = self.fc2(F.gelu(self.fc1(x), approximate="tanh"))
+        return out
+
+
+class EncoderLayer(nn.Module):
+    """Attention and MLP, each normalised before and added to what came in."""
+
+    def __init__(self, config: VisionConfig) -> None:
+        super().__init__()
+        self.layer_norm1 = LayerNorm(config.hidden_size, config.layer_norm_eps)
+        self.self_attn = Attention(config)
+        self.layer_norm2 = LayerNorm(config.hidden_size, config.layer_norm_eps)
+        self.mlp = MLP(config)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """float[B, I, D] -> float[B, I, D]."""
+        attended: Tensor = x + self.self_attn(self.layer_norm1(x))
+        out: Tensor = attended + self.mlp(self.layer_norm2(attended))
+        return out
+
+
+class Encoder(nn.Module):
+    """The stack of layers."""
+
+    def __init__(self, config: VisionConfig) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(EncoderLayer(config) for _ in range(config.num_hidden_layers))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """float[B, I, D] -> float[B, I, D]."""
+        for layer in self.layers:
+            x = layer(x)
+        return x
+
+
+class VisionTower(nn.Module):
+    """Picture to patch vectors."""
+
+    def __init__(self, config: VisionConfig) -> None:
+        super().__init__()
+        self.embeddings = Embeddings(config)
+        self.encoder = Encoder(config)
+        self.post_layernorm = LayerNorm(config.hidden_size, config.layer_norm_eps)
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        """float[B, 3, S, S] -> float[B, I, D]."""
+        patches: Tensor = self.post_layernorm(self.encoder(self.embeddings(pixel_values)))
+        return patches
