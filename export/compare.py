@@ -1,0 +1,201 @@
+"""A bundle held against a record: every graph, every layer's cache, every step, then free generation.
+
+Legend: B batch, K key-value heads, P slots, H head width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from paligemma_onnx.runtime.cache import Cache
+from paligemma_onnx.runtime.cancellation import Cancellation
+from paligemma_onnx.runtime.graphs import GraphRunner
+
+from .record import Questions, Record
+
+# Largest error of a value, as a share of the largest value of its tensor, by precision.
+#
+# fp32: both sides compute the same float32 arithmetic in another order. Sums of up to 16,384 products over
+# up to 100 layers leave errors of 1e-6 to 1e-5 of the largest value; a wrong constant, a missing mask slot or
+# a bfloat16 rounding somewhere (4e-3) stands far above 1e-4.
+TOLERANCE = {"fp32": 1e-4}
+TOP = 10  # words compared as a set
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How far one tensor is from the reference's."""
+
+    stage: str  # vision, prefill, step.0, ...
+    name: str  # image_features, logits, 3.key, ...
+    worst: float  # largest absolute error
+    relative: float  # the same as a share of the reference's largest value
+    where: tuple[int, ...]  # its index
+    limit: float  # what relative may be
+
+    @property
+    def passed(self) -> bool:
+        """Whether the error is within its limit; NaN is not."""
+        return self.relative <= self.limit
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How one row's words compare at one step."""
+
+    stage: str
+    row: int
+    top1: bool
+    near_tie: bool  # another first word, but the reference's first two are closer than the error allowed
+    top10: int  # words both sides have among their first ten
+
+    @property
+    def passed(self) -> bool:
+        """Same first word, or a near tie with nearly the same ten."""
+        return self.top1 or (self.near_tie and self.top10 >= TOP - 1)
+
+
+@dataclass(frozen=True)
+class FreeRun:
+    """Greedy ids of one row when each side follows its own choices."""
+
+    row: int
+    reference: tuple[int, ...]
+    bundle: tuple[int, ...]
+    parted: int | None  # the first step at which they differ
+    near_tie: bool
+
+    @property
+    def passed(self) -> bool:
+        """Equal, or parted at a near tie."""
+        return self.parted is None or self.near_tie
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Everything that was compared."""
+
+    differences: tuple[Difference, ...]
+    agreements: tuple[Agreement, ...]
+    free_runs: tuple[FreeRun, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether every part is within its limits."""
+        groups = (self.differences, self.agreements, self.free_runs)
+        return all(part.passed for group in groups for part in group)
+
+
+def compare(
+    runner: GraphRunner, questions: Questions, kept: Record, progress: Callable[[str], object]
+) -> Comparison:
+    """Ask the bundle what the reference was asked, with the reference's image features and ids as inputs.
+
+    Feeding each graph the reference's inputs keeps errors where they arise: a wrong vision graph does not
+    make the prefill look wrong.
+    """
+    limit = TOLERANCE[runner.manifest.recipe.precision]
+    never = Cancellation()
+    differences: list[Difference] = []
+    agreements: list[Agreement] = []
+
+    progress("bundle: vision")
+    reference = kept["vision"]
+    features = np.concatenate([runner.encode_image(pixels[None], never) for pixels in questions.pixel_values])
+    differences.append(difference("vision", "image_features", features, reference, limit))
+
+    progress("bundle: prefill")
+    shared = np.broadcast_to(
+        reference.reshape(1, -1, reference.shape[2]), (len(questions.prompts), *_flat(reference))
+    )
+    logits, cache = runner.prefill(questions.input_ids, shared, questions.text_lengths, never)
+    differences.append(difference("prefill", "logits", logits, kept["prefill.logits"], limit))
+    agreements += _agreements("prefill", logits, kept["prefill.logits"], questions, limit)
+    for name, value in _named(cache):
+        ours, theirs = value.numpy(), kept[f"prefill.{name}"]
+        real = np.arange(ours.shape[2]) < cache.lengths[:, None]  # padding slots hold nothing
+        keep = real[:, None, :, None]
+        differences.append(
+            difference("prefill", name, np.where(keep, ours, 0), np.where(keep, theirs, 0), limit)
+        )
+
+    for step in range(questions.steps):
+        progress(f"bundle: step {step + 1} of {questions.steps}")
+        stage, slots = f"step.{step}", cache.lengths
+        logits, cache = runner.decode(kept[f"{stage}.ids"][:, None], cache, never)
+        differences.append(difference(stage, "logits", logits, kept[f"{stage}.logits"], limit))
+        agreements += _agreements(stage, logits, kept[f"{stage}.logits"], questions, limit)
+        for name, value in _named(cache):
+            written = value.numpy()[np.arange(len(slots)), :, slots]
+            differences.append(difference(stage, name, written, kept[f"{stage}.{name}"], limit))
+
+    progress("bundle: free generation")
+    free_runs = tuple(_free_runs(runner, questions, kept, limit))
+    return Comparison(tuple(differences), tuple(agreements), free_runs)
+
+
+def difference(stage: str, name: str, ours: NDArray[Any], theirs: NDArray[Any], limit: float) -> Difference:
+    """Measure one tensor against the reference's; values that are not numbers are infinitely wrong."""
+    error = np.abs(ours.astype(np.float64) - theirs)
+    error = np.where(np.isnan(error), np.inf, error)
+    where = np.unravel_index(int(error.argmax()), error.shape)
+    worst, largest = float(error[where]), float(np.abs(theirs).max())
+    relative = worst / largest if largest > 0 else (0.0 if worst == 0 else np.inf)
+    return Difference(stage, name, worst, relative, tuple(int(axis) for axis in where), limit)
+
+
+def _agreements(
+    stage: str, ours: NDArray[Any], theirs: NDArray[Any], questions: Questions, limit: float
+) -> Iterator[Agreement]:
+    mine, right = questions.choose(ours), questions.choose(theirs)
+    for row in range(len(ours)):
+        shared = np.intersect1d(_top(ours[row]), _top(theirs[row]))
+        same = bool(mine[row] == right[row])
+        yield Agreement(stage, row, same, _near_tie(theirs[row], mine[row], right[row], limit), len(shared))
+
+
+def _top(logits: NDArray[Any]) -> NDArray[np.int64]:
+    return np.argpartition(logits, -TOP)[-TOP:]
+
+
+def _near_tie(logits: NDArray[Any], mine: int, right: int, limit: float) -> bool:
+    """Two words whose scores both may be off by the limit can change places within twice that."""
+    return bool(logits[right] - logits[mine] <= 2 * limit * np.abs(logits).max())
+
+
+def _free_runs(runner: GraphRunner, questions: Questions, kept: Record, limit: float) -> Iterator[FreeRun]:
+    never = Cancellation()
+    reference = kept["vision"]
+    shared = np.broadcast_to(
+        reference.reshape(1, -1, reference.shape[2]), (len(questions.prompts), *_flat(reference))
+    )
+    logits, cache = runner.prefill(questions.input_ids, shared, questions.text_lengths, never)
+    chosen = []
+    for _ in range(questions.steps):
+        chosen.append(questions.choose(logits))
+        logits, cache = runner.decode(chosen[-1][:, None], cache, never)
+    ours = np.array(chosen)  # [steps, B]
+    theirs = np.array([kept[f"step.{step}.ids"] for step in range(questions.steps)])
+    for row in range(ours.shape[1]):
+        apart = np.flatnonzero(ours[:, row] != theirs[:, row])
+        parted = int(apart[0]) if len(apart) else None
+        tie = True
+        if parted is not None:
+            stage = "prefill" if parted == 0 else f"step.{parted - 1}"
+            tie = _near_tie(kept[f"{stage}.logits"][row], ours[parted, row], theirs[parted, row], limit)
+        yield FreeRun(row, tuple(theirs[:, row].tolist()), tuple(ours[:, row].tolist()), parted, tie)
+
+
+def _flat(features: NDArray[Any]) -> tuple[int, int]:
+    """[M, I, D] -> (M * I, D)."""
+    return features.shape[0] * features.shape[1], features.shape[2]
+
+
+def _named(cache: Cache) -> Iterator[tuple[str, Any]]:
+    for index, value in enumerate(cache.values):
+        yield f"{index // 2}.{'key' if index % 2 == 0 else 'value'}", value

@@ -1,0 +1,191 @@
+"""Checkpoint in, bundle out: the order of the work, each step in a module of its own."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol
+
+import onnx_ir as ir
+import torch
+
+from paligemma_onnx.model.checkpoint import Checkpoint, find_non_finite
+from paligemma_onnx.model.config import PaliGemmaConfig
+from paligemma_onnx.model.errors import CheckpointError, listed
+from paligemma_onnx.model.load import open_checkpoint, skeleton
+from paligemma_onnx.model.rotary import inverse_frequencies
+from paligemma_onnx.runtime.errors import OptionError, ResourceError
+from paligemma_onnx.runtime.manifest import (
+    BUNDLE_ID_KEY,
+    MANIFEST,
+    SCHEMA_VERSION,
+    FileSpec,
+    GenerationDefaults,
+    Manifest,
+    Recipe,
+)
+
+from . import facts
+from .graphs import Verb, declare, specs
+from .staging import staged
+from .trace import OPSET, Traced, trace
+from .weights import WeightFile, plan_file, refer, write_file
+
+PRECISIONS = ("fp32",)
+# Tokens an answer gets when nobody says: captions and answers are shorter, twenty objects' boxes are not.
+MAX_NEW_TOKENS = 256
+ID_LENGTH = 32  # hexadecimal digits of a bundle id: 128 bits
+
+
+class Progress(Protocol):
+    """Who is told how far an export is."""
+
+    def stage(self, text: str) -> object:
+        """What is done from now on."""
+
+    def total(self, size: int) -> object:
+        """Bytes that will be written."""
+
+    def wrote(self, size: int) -> object:
+        """Bytes written since the last call."""
+
+    def warn(self, text: str) -> object:
+        """Something the user should know, which does not stop the export."""
+
+
+@dataclass(frozen=True)
+class ExportRequest:
+    """What to export, and where to."""
+
+    checkpoint: Path
+    output: Path
+    precision: str = "fp32"
+    adapter: Path | None = None
+    force: bool = False  # replace an existing bundle
+    strict: bool = False  # weights that are not finite are an error, not a warning
+
+
+@dataclass(frozen=True)
+class Source:
+    """An open checkpoint with what the manifest says of it."""
+
+    folder: Path
+    config: PaliGemmaConfig
+    checkpoint: Checkpoint
+    constants: dict[str, torch.Tensor]  # in the graphs, but no weights
+
+
+def open_source(folder: Path, adapter: Path | None) -> Source:
+    """Open a checkpoint; raises CheckpointError."""
+    config, checkpoint = open_checkpoint(folder, adapter)
+    text = config.text_config
+    frequencies = inverse_frequencies(text.head_dim, text.rope_theta)
+    return Source(folder, config, checkpoint, {"language_model.frequencies": frequencies})
+
+
+def export(
+    request: ExportRequest, progress: Progress, check: Callable[[Path, Manifest, Source], object] | None
+) -> Manifest:
+    """Write a bundle.
+
+    Args:
+        request: what to export.
+        progress: told the stage and the bytes written.
+        check: holds the finished bundle against the checkpoint before it gets its name, and raises
+            MismatchError if it is not the same model; None trusts it unseen.
+
+    Raises:
+        CheckpointError: the checkpoint is incomplete, damaged or of another model.
+        OptionError: the output cannot be written, or the precision is unknown.
+        ResourceError: out of disk.
+        MismatchError: the check failed; nothing is left behind.
+    """
+    if request.precision not in PRECISIONS:
+        raise OptionError(f"precision {request.precision!r} is unknown; choose from {', '.join(PRECISIONS)}")
+    checkpoint, output = request.checkpoint.resolve(), request.output.resolve()
+    if checkpoint == output or checkpoint in output.parents:
+        raise OptionError(f"{request.output}: lies inside the checkpoint; choose another --output")
+    progress.stage("reading checkpoint")
+    source = open_source(request.checkpoint, request.adapter)
+    model = skeleton(source.config)
+    verbs = declare(source.config)
+    draft = Manifest(
+        schema_version=SCHEMA_VERSION,
+        bundle_id="",
+        model=facts.model_facts(source.config, sum(weight.numel() for weight in model.parameters())),
+        image=facts.image_facts(source.folder, source.config),
+        tokens=facts.token_facts(source.folder, source.config),
+        cache=facts.cache_facts(source.config),
+        graphs=specs(verbs),
+        recipe=Recipe(request.precision, OPSET),
+        generation=GenerationDefaults(min(MAX_NEW_TOKENS, source.config.text_config.max_position_embeddings)),
+        producer=facts.producer(),
+        files={},
+    )
+    if not_finite := find_non_finite(source.checkpoint):
+        message = f"{request.checkpoint}: weights hold NaN or infinity: {listed(not_finite)}"
+        if request.strict:
+            raise CheckpointError(message)
+        progress.warn(message)
+
+    with staged(request.output, force=request.force) as staging:
+        traced = []
+        for name, verb in verbs.items():
+            progress.stage(f"tracing {name}")
+            traced.append((verb, trace(verb, model)))
+        files = _write_weights(staging, source, traced, progress)
+        progress.stage("writing graphs")
+        tokenizer = (source.folder / facts.TOKENIZER).read_bytes()
+        (staging / draft.tokens.file).write_bytes(tokenizer)
+        files[draft.tokens.file] = _file_spec(tokenizer)
+        manifest = _write_graphs(staging, replace(draft, files=files), traced)
+        (staging / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
+        if check is not None:
+            check(staging, manifest, source)
+    return manifest
+
+
+def _write_weights(
+    staging: Path, source: Source, traced: list[tuple[Verb, Traced]], progress: Progress
+) -> dict[str, FileSpec]:
+    plans: list[WeightFile] = []
+    for file in dict.fromkeys(verb.weight_file for verb, _ in traced):
+        sharing = [graph for verb, graph in traced if verb.weight_file == file]
+        plans.append(plan_file(file, sharing))
+        for graph in sharing:
+            refer(graph, plans[-1])
+    needed, free = sum(plan.length for plan in plans), shutil.disk_usage(staging).free
+    if needed > free:
+        raise ResourceError(
+            f"{staging.parent}: the bundle needs {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free; "
+            "free space or choose another --output"
+        )
+    progress.total(needed)
+    files = {}
+    for plan in plans:
+        progress.stage(f"writing {plan.file}")
+        files[plan.file] = write_file(plan, staging, source.checkpoint, source.constants, progress.wrote)
+    return files
+
+
+def _write_graphs(staging: Path, draft: Manifest, traced: list[tuple[Verb, Traced]]) -> Manifest:
+    """Name the bundle after all it holds, write that name into every graph, and complete the manifest."""
+    nameless = [ir.to_proto(graph.model).SerializeToString(deterministic=True) for _, graph in traced]
+    identity = hashlib.sha256(draft.to_json().encode())
+    for serialized in nameless:
+        identity.update(hashlib.sha256(serialized).digest())
+    bundle_id = identity.hexdigest()[:ID_LENGTH]
+    files = dict(draft.files)
+    for verb, graph in traced:
+        graph.model.metadata_props[BUNDLE_ID_KEY] = bundle_id
+        serialized = ir.to_proto(graph.model).SerializeToString(deterministic=True)
+        (staging / verb.spec.file).write_bytes(serialized)
+        files[verb.spec.file] = _file_spec(serialized)
+    return replace(draft, bundle_id=bundle_id, files=files)
+
+
+def _file_spec(content: bytes) -> FileSpec:
+    return FileSpec(len(content), hashlib.sha256(content).hexdigest())

@@ -1,0 +1,128 @@
+"""A bundle appears whole or not at all: it is written beside its final name, then renamed.
+
+.NAME.staging    being written; whatever an export that was killed left is removed by the next one
+.NAME.previous   the bundle that --force replaces, for the moment between two renames
+.NAME.lock       held while an export runs; the system releases it when the process dies
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import filelock
+
+from paligemma_onnx.runtime.errors import OptionError, ResourceError
+
+
+@contextmanager
+def staged(output: Path, *, force: bool) -> Iterator[Path]:
+    """A folder to write into, which becomes `output` if the block ends well and vanishes if it does not.
+
+    Args:
+        output: the final name.
+        force: replace what is there, if it is a bundle or an empty folder.
+
+    Raises:
+        OptionError: the output exists, is no folder, cannot be written, or is being exported to.
+        ResourceError: the disk is full.
+    """
+    output = Path(os.path.abspath(output))  # noqa: PTH100  keeps links, which resolve() would follow
+    staging, previous = (
+        output.with_name(f".{output.name}.staging"),
+        output.with_name(f".{output.name}.previous"),
+    )
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        with filelock.FileLock(output.with_name(f".{output.name}.lock"), timeout=0) as lock:
+            try:
+                _recover(output, staging, previous)
+                _refuse(output, force=force)
+                staging.mkdir()
+                try:
+                    yield staging
+                    _publish(staging, output, previous)
+                finally:
+                    shutil.rmtree(staging, ignore_errors=True)
+            finally:
+                # Unlinked while it is still held: whoever opens the name later locks a new file.
+                Path(lock.lock_file).unlink(missing_ok=True)
+    except filelock.Timeout:
+        raise OptionError(f"{output}: another export is writing this bundle; wait for it to end") from None
+    except OSError as error:
+        raise _translate(error, output) from error
+
+
+def _recover(output: Path, staging: Path, previous: Path) -> None:
+    """Finish what a killed export left undone."""
+    if previous.exists():
+        if output.exists():
+            shutil.rmtree(previous)
+        else:
+            previous.rename(output)
+    if staging.exists():
+        shutil.rmtree(staging)
+
+
+def _refuse(output: Path, *, force: bool) -> None:
+    if not os.path.lexists(output):
+        return
+    if not output.is_dir() or output.is_symlink():
+        raise OptionError(f"{output}: exists and is not a folder; choose another --output")
+    entries = {entry.name for entry in output.iterdir()}
+    if not entries:
+        return
+    if not force:
+        raise OptionError(f"{output}: exists already; choose another --output, or replace it with --force")
+    if "manifest.json" not in entries:
+        raise OptionError(
+            f"{output}: is not a bundle, so --force does not replace it; choose another --output"
+        )
+
+
+def _publish(staging: Path, output: Path, previous: Path) -> None:
+    for file in staging.iterdir():
+        _flush(file)
+    _flush(staging)
+    if output.exists():
+        output.rename(previous)
+    try:
+        staging.rename(output)
+    except BaseException:
+        if previous.exists():
+            previous.rename(output)
+        raise
+    _flush(output.parent)
+    shutil.rmtree(previous, ignore_errors=True)
+
+
+def _flush(path: Path) -> None:
+    """Have the system put a file or folder on the disk, so that a power cut finds it whole."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _translate(error: OSError, output: Path) -> Exception:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return ResourceError(
+            f"{output}: the disk is full or a file may not grow ({error.strerror}); free space there"
+        )
+    if error.errno == errno.ENOMEM:
+        return ResourceError(f"{output}: out of memory")
+    if error.errno in (
+        errno.EACCES,
+        errno.EPERM,
+        errno.EROFS,
+        errno.ENOTDIR,
+        errno.ENAMETOOLONG,
+        errno.EINVAL,
+    ):
+        return OptionError(f"{output}: cannot be written ({error.strerror}); choose another --output")
+    return error

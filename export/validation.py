@@ -1,0 +1,83 @@
+"""Is this bundle that checkpoint? The whole comparison, for `validate` and for the export's own check."""
+
+from __future__ import annotations
+
+import gc
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from paligemma_onnx.runtime.graphs import GraphRunner
+from paligemma_onnx.runtime.manifest import Manifest
+from paligemma_onnx.runtime.session import Placement
+
+from .compare import Comparison, compare
+from .record import Questions, Reference, record
+from .stored_weights import WeightComparison, compare_weights
+from .weights import TensorSource
+
+
+@dataclass(frozen=True)
+class Validation:
+    """The verdict and everything behind it."""
+
+    bundle_id: str
+    precision: str
+    reference: str  # which implementation and version
+    device: str
+    rows: int
+    steps: int
+    weights: WeightComparison
+    comparison: Comparison
+
+    @property
+    def passed(self) -> bool:
+        """Whether the bundle computes what the checkpoint does."""
+        return self.weights.passed and self.comparison.passed
+
+
+def validate(
+    folder: Path,
+    manifest: Manifest,
+    *,
+    source: TensorSource,
+    constants: Mapping[str, Tensor],
+    reference: Callable[[], tuple[str, Reference]],
+    questions: Questions,
+    placement: Placement,
+    progress: Callable[[str], object],
+) -> Validation:
+    """Hold a bundle against its checkpoint.
+
+    Args:
+        folder: the bundle.
+        manifest: its manifest.
+        source: the checkpoint's weights.
+        constants: tensors that are no weights.
+        reference: makes the model to compare with; called once, and let go before the bundle is opened.
+        questions: what both sides are asked.
+        placement: where the bundle runs.
+        progress: told what comes next.
+    """
+    weights = compare_weights(folder, manifest, source, constants, progress)
+    with tempfile.TemporaryDirectory(prefix="paligemma-onnx-") as scratch:
+        progress("reference: loading")
+        name, model = reference()
+        kept = record(model, questions, Path(scratch), progress)
+        del model  # the two sides are never in memory together
+        gc.collect()
+        runner = GraphRunner.open(folder, manifest, placement)
+        comparison = compare(runner, questions, kept, progress)
+    return Validation(
+        bundle_id=manifest.bundle_id,
+        precision=manifest.recipe.precision,
+        reference=name,
+        device=placement.device,
+        rows=len(questions.prompts),
+        steps=questions.steps,
+        weights=weights,
+        comparison=comparison,
+    )

@@ -1,0 +1,168 @@
+"""The published sizes, and tiny ones with every structural feature for tests.
+
+Sources: SigLIP So400m/14, arXiv 2305.13035; Gemma 2B, arXiv 2403.08295, table 1; Gemma 2, arXiv
+2408.00118, table 1 (both count the MLP's gate and up projection together, we count one); which of them make
+which PaliGemma, arXiv 2407.07726 and 2412.03555; rows of the table and ids, the published config.json files.
+"""
+
+from __future__ import annotations
+
+from .config import PaliGemmaConfig, TextConfig, VisionConfig
+
+IMAGE_TOKEN = 257_152  # behind 256,000 pieces, 1,024 `<loc>` and 128 `<seg>` tokens
+# Rows of the embedding table as stored. The last 64 were added by the conversion to safetensors and never
+# trained; the parameter counts that are quoted for these models leave them out, and so do those below.
+VOCABULARY = 257_216
+TINY_IMAGE_TOKEN = 120
+TINY_VOCABULARY = 128
+
+
+def paligemma_3b(image_size: int) -> PaliGemmaConfig:
+    """PaliGemma 1: Gemma 2B. Published at 224, 448 and 896 px; 2,923,335,408 parameters at 224."""
+    text = TextConfig(
+        model_type="gemma",
+        vocab_size=VOCABULARY,
+        hidden_size=2048,
+        intermediate_size=16_384,
+        num_hidden_layers=18,
+        num_attention_heads=8,
+        num_key_value_heads=1,
+        head_dim=256,
+        query_pre_attn_scalar=256.0,
+    )
+    return PaliGemmaConfig(_so400m(image_size), text, IMAGE_TOKEN)
+
+
+def paligemma2_3b(image_size: int) -> PaliGemmaConfig:
+    """PaliGemma 2 with Gemma 2 2B. Published at 224, 448 and 896 px; 3,032,094,960 parameters at 224."""
+    text = _gemma2(
+        hidden_size=2304,
+        intermediate_size=9216,
+        num_hidden_layers=26,
+        num_attention_heads=8,
+        num_key_value_heads=4,
+        head_dim=256,
+        query_pre_attn_scalar=256.0,
+    )
+    return PaliGemmaConfig(_so400m(image_size), text, IMAGE_TOKEN)
+
+
+def paligemma2_10b(image_size: int) -> PaliGemmaConfig:
+    """PaliGemma 2 with Gemma 2 9B. Published at 224, 448 and 896 px; 9,662,409,456 parameters at 224."""
+    text = _gemma2(
+        hidden_size=3584,
+        intermediate_size=14_336,
+        num_hidden_layers=42,
+        num_attention_heads=16,
+        num_key_value_heads=8,
+        head_dim=256,
+        query_pre_attn_scalar=256.0,
+    )
+    return PaliGemmaConfig(_so400m(image_size), text, IMAGE_TOKEN)
+
+
+def paligemma2_28b(image_size: int) -> PaliGemmaConfig:
+    """PaliGemma 2 with Gemma 2 27B. Published at 224, 448 and 896 px; 27,650,192,112 parameters at 224.
+
+    Its scores are divided by sqrt(hidden / heads) = sqrt(144) and not by sqrt(head_dim).
+    """
+    text = _gemma2(
+        hidden_size=4608,
+        intermediate_size=36_864,
+        num_hidden_layers=46,
+        num_attention_heads=32,
+        num_key_value_heads=16,
+        head_dim=128,
+        query_pre_attn_scalar=144.0,
+    )
+    return PaliGemmaConfig(_so400m(image_size), text, IMAGE_TOKEN)
+
+
+def tiny_gemma(num_key_value_heads: int = 1) -> PaliGemmaConfig:
+    """A PaliGemma 1 in miniature: 4 query heads, 16 image tokens; 1 KV head as published, or 2 or 4."""
+    text = TextConfig(
+        model_type="gemma",
+        vocab_size=TINY_VOCABULARY,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=num_key_value_heads,
+        head_dim=8,
+        query_pre_attn_scalar=8.0,
+    )
+    return PaliGemmaConfig(_tiny_siglip(), text, TINY_IMAGE_TOKEN)
+
+
+def tiny_gemma2() -> PaliGemmaConfig:
+    """A PaliGemma 2 in miniature, none of whose features are asleep.
+
+    Soft caps low enough to bend the values of random weights, 8 query heads on 4 KV heads, a head width (12)
+    that is not hidden / heads (8), a scalar that is neither, a window (7) shorter than the 16 image tokens.
+    """
+    text = TextConfig(
+        model_type="gemma2",
+        vocab_size=TINY_VOCABULARY,
+        hidden_size=64,
+        intermediate_size=48,
+        num_hidden_layers=4,
+        num_attention_heads=8,
+        num_key_value_heads=4,
+        head_dim=12,
+        query_pre_attn_scalar=10.0,
+        attn_logit_softcapping=2.0,
+        final_logit_softcapping=3.0,
+        sliding_window=7,
+    )
+    return PaliGemmaConfig(_tiny_siglip(), text, TINY_IMAGE_TOKEN)
+
+
+def _so400m(image_size: int) -> VisionConfig:
+    """SigLIP So400m/14 at a side in pixels; only the position table depends on it."""
+    return VisionConfig(
+        hidden_size=1152,
+        intermediate_size=4304,
+        num_hidden_layers=27,
+        num_attention_heads=16,
+        image_size=image_size,
+        patch_size=14,
+    )
+
+
+def _gemma2(
+    *,
+    hidden_size: int,
+    intermediate_size: int,
+    num_hidden_layers: int,
+    num_attention_heads: int,
+    num_key_value_heads: int,
+    head_dim: int,
+    query_pre_attn_scalar: float,
+) -> TextConfig:
+    """What the three sizes of Gemma 2 share: caps of 50 and 30, a window of 4,096 tokens."""
+    return TextConfig(
+        model_type="gemma2",
+        vocab_size=VOCABULARY,
+        hidden_size=hidden_size,
+        intermediate_size=intermediate_size,
+        num_hidden_layers=num_hidden_layers,
+        num_attention_heads=num_attention_heads,
+        num_key_value_heads=num_key_value_heads,
+        head_dim=head_dim,
+        query_pre_attn_scalar=query_pre_attn_scalar,
+        attn_logit_softcapping=50.0,
+        final_logit_softcapping=30.0,
+        sliding_window=4096,
+    )
+
+
+def _tiny_siglip() -> VisionConfig:
+    """4 x 4 patches, with 2 px left over on either side that the patch grid drops."""
+    return VisionConfig(
+        hidden_size=24,
+        intermediate_size=40,
+        num_hidden_layers=2,
+        num_attention_heads=3,
+        image_size=18,
+        patch_size=4,
+    )

@@ -1,0 +1,106 @@
+"""The generation loop: prefill once, then one decode step a token, every row ending on its own.
+
+Legend: B batch, N image tokens of a row, D width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from .answer import FinishReason
+from .cancellation import Cancellation
+from .graphs import Array, GraphRunner
+from .sampling import SamplingOptions, sample
+
+
+@dataclass(frozen=True)
+class Event:
+    """A row got an id, or ended, or both."""
+
+    row: int
+    id: int | None
+    finish: FinishReason | None
+
+
+@dataclass
+class Clock:
+    """Seconds and steps spent so far, filled while a batch is decoded."""
+
+    prefill_s: float = 0.0
+    first_token_at: float = 0.0  # time.perf_counter()
+    decode_s: float = 0.0
+    decoded_tokens: int = 0
+
+
+def decode_batch(
+    runner: GraphRunner,
+    image_features: Array,
+    prompts: Sequence[Sequence[int]],
+    *,
+    max_new_tokens: int,
+    sampling: SamplingOptions,
+    generators: Sequence[np.random.Generator],
+    cancel: Cancellation,
+    clock: Clock,
+) -> Iterator[Event]:
+    """Generate for a batch of prompts of different lengths.
+
+    Args:
+        runner: the open graphs.
+        image_features: float32[B, N, D].
+        prompts: B lists of ids, BOS to newline.
+        max_new_tokens: the most ids a row gets.
+        sampling: how an id is chosen.
+        generators: one source of randomness a row, so that no row depends on its neighbours.
+        cancel: stops within one run of a graph.
+        clock: receives the time spent.
+
+    Yields:
+        Each row's ids in order; its last event says why it ended. Stop ids are not among them.
+
+    Raises:
+        Cancelled: the switch was thrown.
+        NumericsError: the logits are not numbers.
+    """
+    tokens = runner.manifest.tokens
+    suppressed = np.array(tokens.suppressed, dtype=np.int64)
+    lengths = np.array([len(prompt) for prompt in prompts], dtype=np.int64)
+    input_ids = np.full((len(prompts), lengths.max()), tokens.pad, dtype=np.int64)
+    for row, prompt in enumerate(prompts):
+        input_ids[row, : len(prompt)] = prompt
+
+    started = time.perf_counter()
+    logits, cache = runner.prefill(input_ids, image_features, lengths, cancel)
+    clock.prefill_s = time.perf_counter() - started
+
+    counts = [0] * len(prompts)
+    active = list(range(len(prompts)))
+    while True:
+        cancel.check()
+        # Rows that have ended go on as padding; nothing of theirs is read.
+        chosen = np.full((len(prompts), 1), tokens.pad, dtype=np.int64)
+        room = runner.manifest.model.context_length - cache.lengths
+        going_on = []
+        for row in active:
+            token = sample(logits[row], sampling, generators[row], suppressed)
+            clock.first_token_at = clock.first_token_at or time.perf_counter()
+            if token in tokens.stop:
+                yield Event(row, None, "stop")
+                continue
+            chosen[row, 0] = token
+            counts[row] += 1
+            ended = counts[row] == max_new_tokens or room[row] <= 1
+            if not ended:
+                going_on.append(row)
+            yield Event(row, token, "length" if ended else None)
+        active = going_on
+        if not active:
+            return
+        started = time.perf_counter()
+        logits, cache = runner.decode(chosen, cache, cancel)
+        clock.decode_s += time.perf_counter() - started
+        clock.decoded_tokens += len(active)

@@ -1,0 +1,119 @@
+"""The three graphs as three calls; the cache is bound, never copied into Python.
+
+Legend: B batch, S image side in pixels, I tokens an image, N image tokens of a row, T prompt tokens of the
+longest row, D width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .cache import Cache
+from .cancellation import Cancellation
+from .errors import BundleError, PaliGemmaError, ResourceError
+from .manifest import GraphSpec, Manifest
+from .session import Placement, import_onnxruntime, open_session
+
+Array = NDArray[np.float32]
+Ids = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class GraphRunner:
+    """Open sessions of one bundle."""
+
+    manifest: Manifest
+    placement: Placement
+    vision: Any
+    prefill_session: Any
+    decode_session: Any
+
+    @classmethod
+    def open(cls, folder: Path, manifest: Manifest, placement: Placement) -> GraphRunner:
+        """Open the three sessions; raises what `open_session` raises."""
+        graphs = manifest.graphs
+        vision, prefill, decode = (
+            open_session(folder, graph, manifest, placement)
+            for graph in (graphs.vision_encoder, graphs.prefill, graphs.decode)
+        )
+        return cls(manifest, placement, vision, prefill, decode)
+
+    def encode_image(self, pixel_values: Array, cancel: Cancellation) -> Array:
+        """float32[B, 3, S, S] -> float32[B, I, D]."""
+        graph = self.manifest.graphs.vision_encoder
+        (features,) = self._run(self.vision, graph, {"pixel_values": pixel_values}, {}, cancel)
+        return np.asarray(features.numpy(), dtype=np.float32)
+
+    def prefill(
+        self, input_ids: Ids, image_features: Array, text_lengths: Ids, cancel: Cancellation
+    ) -> tuple[Array, Cache]:
+        """Read the prompts of a batch.
+
+        Args:
+            input_ids: int64[B, T], padded on the right.
+            image_features: float32[B, N, D].
+            text_lengths: int64[B], real tokens of each row.
+            cancel: stops the run from another thread.
+
+        Returns:
+            logits float32[B, V] behind each row's last token, and the cache.
+        """
+        fed: dict[str, NDArray[Any]] = {
+            "input_ids": input_ids,
+            "image_features": image_features,
+            "text_lengths": text_lengths,
+        }
+        logits, *values = self._run(self.prefill_session, self.manifest.graphs.prefill, fed, {}, cancel)
+        return logits.numpy(), Cache(tuple(values), image_features.shape[1] + text_lengths)
+
+    def decode(self, input_ids: Ids, cache: Cache, cancel: Cancellation) -> tuple[Array, Cache]:
+        """Add one token to each row: int64[B, 1] -> logits float32[B, V] and the longer cache."""
+        graph = self.manifest.graphs.decode
+        fed: dict[str, NDArray[Any]] = {"input_ids": input_ids, "past_lengths": cache.lengths}
+        names = [spec.name for spec in graph.inputs if spec.name not in fed]
+        bound = dict(zip(names, cache.values, strict=True))
+        logits, *values = self._run(self.decode_session, graph, fed, bound, cancel)
+        return logits.numpy(), cache.grown(tuple(values))
+
+    def _run(
+        self,
+        session: Any,
+        graph: GraphSpec,
+        fed: Mapping[str, NDArray[Any]],
+        bound: Mapping[str, Any],
+        cancel: Cancellation,
+    ) -> tuple[Any, ...]:
+        """Run a graph on arrays and bound values; the first output comes to the CPU, the cache stays."""
+        binding = session.io_binding()
+        for name, array in fed.items():
+            binding.bind_cpu_input(name, np.ascontiguousarray(array))
+        for name, value in bound.items():
+            binding.bind_ortvalue_input(name, value)
+        first, *rest = graph.outputs
+        binding.bind_output(first.name, "cpu")
+        for spec in rest:
+            binding.bind_output(spec.name, self.placement.device)
+        try:
+            with cancel.watching(import_onnxruntime().RunOptions()) as options:
+                session.run_with_iobinding(binding, options)
+        except PaliGemmaError:
+            raise
+        except Exception as error:  # the engine has no common base for what it raises
+            cancel.check()
+            raise _translate(error, graph.file) from None
+        return tuple(binding.get_outputs())
+
+
+def _translate(error: Exception, graph: str) -> Exception:
+    text = " ".join(str(error).split())
+    if isinstance(error, MemoryError) or "alloc" in text.lower():
+        return ResourceError(
+            f"{graph}: out of memory; use fewer or smaller requests at once, or a smaller bundle"
+        )
+    return BundleError(f"{graph}: the engine failed: {text[:300]}")

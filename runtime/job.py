@@ -1,0 +1,226 @@
+"""From requests to answers: pictures opened and prompts tokenised first, then graphs run, then text.
+
+Legend: S image side in pixels, N image tokens of a row, D width.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from os import PathLike, fspath
+
+import numpy as np
+
+from .answer import FinishReason, Generation, Images, Options, Request, Timings
+from .cancellation import Cancellation, Cancelled
+from .decoding import Clock, decode_batch
+from .errors import OptionError, PromptError
+from .graphs import Array, GraphRunner
+from .image import DEFAULT_MAX_PIXELS, ImageInput, open_image, preprocess
+from .manifest import Manifest
+from .sampling import SamplingOptions, fresh_seed, rng_for
+from .tokenizer import Detokenizer, PromptTokenizer
+
+SEEDS = 2**64  # a seed is a 64-bit number
+
+
+@dataclass
+class Row:
+    """One answer while it is written."""
+
+    index: int
+    prompt: tuple[int, ...]
+    pictures: tuple[int, ...]  # which of the job's pictures, in reading order
+    detokenizer: Detokenizer
+    ids: list[int] = field(default_factory=list)
+    pieces: list[str] = field(default_factory=list)
+    finish: FinishReason = "cancelled"  # until the loop says otherwise
+    clock: Clock = field(default_factory=Clock)
+
+
+@dataclass
+class Job:
+    """Requests that have been checked, and what became of them."""
+
+    rows: list[Row]
+    pictures: list[Array]  # float32[3, S, S], each different picture once
+    warnings: tuple[str, ...]
+    sampling: SamplingOptions
+    seed: int
+    max_new_tokens: int
+    cancel: Cancellation
+    image_tokens: int  # of one picture
+    device: str
+    load_s: float
+    started: float = 0.0  # time.perf_counter()
+    vision_s: float = 0.0
+
+    def result(self, row: Row) -> Generation:
+        """The answer of a row as far as it is written."""
+        clock = row.clock
+        return Generation(
+            text="".join(row.pieces),
+            token_ids=tuple(row.ids),
+            finish_reason=row.finish,
+            prompt_tokens=len(row.prompt),
+            image_tokens=len(row.pictures) * self.image_tokens,
+            seed=(self.seed + row.index) % SEEDS,
+            device=self.device,
+            timings=Timings(
+                load_s=self.load_s,
+                vision_s=self.vision_s,
+                prefill_s=clock.prefill_s,
+                decode_s=clock.decode_s,
+                time_to_first_token_s=max(0.0, clock.first_token_at - self.started),
+                tokens_per_second=clock.decoded_tokens / clock.decode_s if clock.decode_s else 0.0,
+            ),
+            warnings=self.warnings,
+        )
+
+
+def plan(
+    requests: Sequence[Request],
+    options: Options,
+    manifest: Manifest,
+    tokenizer: PromptTokenizer,
+    *,
+    device: str,
+    load_s: float,
+) -> Job:
+    """Check everything that can be checked before a graph runs.
+
+    Raises:
+        OptionError: an option is unknown or outside its range.
+        ImageError: a picture cannot be used.
+        PromptError: a prompt cannot be used, or is longer than the context.
+    """
+    unknown = set(options) - set(Options.__annotations__)
+    if unknown:
+        raise OptionError(
+            f"unknown option {sorted(unknown)[0]!r}; known: {', '.join(Options.__annotations__)}"
+        )
+    sampling = SamplingOptions(
+        temperature=options.get("temperature", 0.0),
+        top_k=options.get("top_k", 0),
+        top_p=options.get("top_p", 1.0),
+        seed=options.get("seed"),
+    )
+    max_new_tokens = options.get("max_new_tokens", manifest.generation.max_new_tokens)
+    limit = manifest.model.context_length
+    if isinstance(max_new_tokens, bool) or not isinstance(max_new_tokens, int):
+        raise OptionError(f"max_new_tokens is {max_new_tokens!r}, expected a whole number")
+    if not 1 <= max_new_tokens <= limit:
+        raise OptionError(f"max_new_tokens is {max_new_tokens}, expected 1 to {limit}, the context length")
+
+    album = _Album(options.get("max_image_pixels", DEFAULT_MAX_PIXELS), manifest)
+    rows = []
+    for index, request in enumerate(requests):
+        pictures = tuple(album.add(picture) for picture in _as_sequence(request.images))
+        room = limit - len(pictures) * manifest.image.tokens - 1  # one is for the answer
+        if room < 2:  # BOS and newline
+            raise PromptError(
+                f"{len(pictures)} images take {len(pictures) * manifest.image.tokens} tokens, "
+                f"the context has {limit}; show fewer"
+            )
+        prompt = tokenizer.encode(request.prompt, room)
+        rows.append(Row(index, prompt, pictures, Detokenizer(tokenizer)))
+    return Job(
+        rows=rows,
+        pictures=album.pictures,
+        warnings=tuple(album.warnings),
+        sampling=sampling,
+        seed=fresh_seed() if sampling.seed is None else sampling.seed,
+        max_new_tokens=max_new_tokens,
+        cancel=options.get("cancel") or Cancellation(),
+        image_tokens=manifest.image.tokens,
+        device=device,
+        load_s=load_s,
+    )
+
+
+class _Album:
+    """Opens each different picture once."""
+
+    def __init__(self, max_pixels: int, manifest: Manifest) -> None:
+        self._max_pixels, self._facts = max_pixels, manifest.image
+        self._known: dict[object, int] = {}
+        self.pictures: list[Array] = []
+        self.warnings: list[str] = []
+
+    def add(self, source: ImageInput) -> int:
+        key = fspath(source) if isinstance(source, str | PathLike) else id(source)
+        if key not in self._known:
+            opened = open_image(source, max_pixels=self._max_pixels)
+            facts = self._facts
+            pixels = preprocess(opened.rgb, facts.size, facts.mean, facts.std, facts.rescale_factor)
+            self.pictures.append(pixels)
+            self.warnings.extend(opened.warnings)
+            self._known[key] = len(self.pictures) - 1
+        return self._known[key]
+
+
+def _as_sequence(images: Images) -> Sequence[ImageInput]:
+    pictures: Sequence[ImageInput] = images if isinstance(images, list | tuple) else [images]  # type: ignore[list-item]
+    if not pictures:
+        raise PromptError("no image given; PaliGemma answers about at least one")
+    return pictures
+
+
+def run(job: Job, runner: GraphRunner) -> Iterator[tuple[Row, str]]:
+    """Answer a job; yields each piece of text with its row.
+
+    A cancelled job ends quietly: its rows keep what they have, and say so.
+
+    Raises:
+        NumericsError: the graphs answered with values that are not numbers.
+        ResourceError: out of memory.
+    """
+    job.started = time.perf_counter()
+    try:
+        # One pass a picture: more at once would cost memory and, on a CPU, gain no time.
+        features = [runner.encode_image(pixels[None], job.cancel)[0] for pixels in job.pictures]
+        job.vision_s = time.perf_counter() - job.started
+        for rows in _by_picture_count(job.rows):
+            yield from _run_rows(job, rows, features, runner)
+    except Cancelled:
+        return
+    finally:
+        for row in job.rows:
+            row.pieces.append(row.detokenizer.finish())
+
+
+def _by_picture_count(rows: Sequence[Row]) -> list[list[Row]]:
+    """Rows of one batch share the number of image tokens, so rows with as many pictures go together."""
+    groups: dict[int, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(len(row.pictures), []).append(row)
+    return list(groups.values())
+
+
+def _run_rows(
+    job: Job, rows: list[Row], features: Sequence[Array], runner: GraphRunner
+) -> Iterator[tuple[Row, str]]:
+    clock = Clock()
+    for row in rows:
+        row.clock = clock
+    events = decode_batch(
+        runner,
+        np.stack([np.concatenate([features[picture] for picture in row.pictures]) for row in rows]),
+        [row.prompt for row in rows],
+        max_new_tokens=job.max_new_tokens,
+        sampling=job.sampling,
+        generators=[rng_for(job.seed, row.index) for row in rows],
+        cancel=job.cancel,
+        clock=clock,
+    )
+    for event in events:
+        row = rows[event.row]
+        if event.id is not None:
+            row.ids.append(event.id)
+            row.pieces.append(row.detokenizer.push(event.id))
+            yield row, row.pieces[-1]
+        if event.finish is not None:
+            row.finish = event.finish
+            row.pieces.append(row.detokenizer.finish())
+            yield row, row.pieces[-1]

@@ -1,0 +1,132 @@
+"""The Python front: load a bundle, ask about pictures.
+
+    model = PaliGemma.load("bundle/")
+    print(model.generate("photo.jpg", "caption en").text)
+    for piece in model.stream("photo.jpg", "describe en"): ...
+"""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Unpack
+
+from .answer import Generation, Images, Options, Request
+from .errors import OptionError, ProviderError
+from .graphs import GraphRunner
+from .job import Job, Row, plan, run
+from .manifest import Manifest, read_manifest
+from .session import Device, Placement, place
+from .tokenizer import PromptTokenizer
+
+
+class Stream:
+    """One answer as it is written: iterate it for pieces of whole characters, none of them empty."""
+
+    def __init__(self, pieces: Iterator[str], job: Job, row: Row) -> None:
+        self._pieces, self._job, self._row = pieces, job, row
+
+    def __iter__(self) -> Iterator[str]:
+        """Hand out the pieces; the graphs run while they are asked for."""
+        return self._pieces
+
+    @property
+    def result(self) -> Generation:
+        """The answer so far; complete when the iteration has ended."""
+        return self._job.result(self._row)
+
+
+class PaliGemma:
+    """A loaded bundle. Several threads may ask at the same time."""
+
+    def __init__(
+        self, manifest: Manifest, tokenizer: PromptTokenizer, runner: GraphRunner, load_s: float
+    ) -> None:
+        self.manifest = manifest
+        self.tokenizer = tokenizer
+        self.runner = runner
+        self.load_s = load_s
+
+    @classmethod
+    def load(cls, folder: str | Path, *, device: Device = "auto", threads: int | None = None) -> PaliGemma:
+        """Open a bundle.
+
+        Args:
+            folder: what `paligemma-onnx export` wrote.
+            device: `auto` takes CUDA when it loads, else the CPU, with a warning if CUDA was there.
+            threads: for one operator on the CPU; None takes every processor this process may use.
+
+        Raises:
+            OptionError: threads is less than 1.
+            BundleError: the folder is incomplete, damaged or mixed from two exports.
+            ProviderError: no engine is installed, or it has not the device asked for.
+            ResourceError: out of memory.
+        """
+        started = time.perf_counter()
+        if threads is not None and threads < 1:
+            raise OptionError(f"threads is {threads}, expected at least 1")
+        folder = Path(folder)
+        manifest = read_manifest(folder)
+        tokenizer = PromptTokenizer.load(folder / manifest.tokens.file)
+        placement = place(device, threads)
+        try:
+            runner = GraphRunner.open(folder, manifest, placement)
+        except ProviderError as error:
+            if device != "auto" or placement.device == "cpu":
+                raise
+            warnings.warn(f"running on the CPU, since CUDA does not load: {error}", stacklevel=2)
+            runner = GraphRunner.open(folder, manifest, Placement("cpu", placement.threads))
+        return cls(manifest, tokenizer, runner, time.perf_counter() - started)
+
+    @property
+    def device(self) -> str:
+        """Where the graphs run."""
+        return self.runner.placement.device
+
+    def generate(self, images: Images, prompt: str, **options: Unpack[Options]) -> Generation:
+        """Answer a prompt about one picture, or several in reading order.
+
+        Args:
+            images: a path, a PIL image, an array uint8[H, W, 3], or a sequence of these.
+            prompt: as PaliGemma was trained: `caption en`, `answer en QUESTION`, `detect A ; B`, ...
+            options: see `Options`.
+
+        Raises:
+            ImageError: a picture cannot be used.
+            PromptError: the prompt cannot be used.
+            OptionError: an option is outside its range.
+            NumericsError: the graphs answered with values that are not numbers.
+            ResourceError: out of memory.
+        """
+        (generation,) = self.generate_batch([Request(images, prompt)], **options)
+        return generation
+
+    def stream(self, images: Images, prompt: str, **options: Unpack[Options]) -> Stream:
+        """As `generate`, handing out the text while it is written.
+
+        What is wrong with the request is raised here, what goes wrong while it runs by the iteration.
+        """
+        job = self._plan([Request(images, prompt)], options)
+        pieces = (piece for _, piece in run(job, self.runner) if piece)
+        return Stream(pieces, job, job.rows[0])
+
+    def generate_batch(self, requests: Sequence[Request], **options: Unpack[Options]) -> list[Generation]:
+        """Answer several requests at once; each row is what it would be alone.
+
+        Pictures, prompts and the number of pictures may differ. Row r of a sampled batch draws as the
+        same request alone would with seed + r.
+
+        Raises:
+            As `generate`; one request that cannot be used fails the call before anything runs.
+        """
+        job = self._plan(requests, options)
+        for _ in run(job, self.runner):
+            pass
+        return [job.result(row) for row in job.rows]
+
+    def _plan(self, requests: Sequence[Request], options: Options) -> Job:
+        return plan(
+            requests, options, self.manifest, self.tokenizer, device=self.device, load_s=self.load_s
+        )

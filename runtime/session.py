@@ -1,0 +1,157 @@
+"""onnxruntime sessions: one graph each, on the device asked for, with the weights resident once."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from .errors import BundleError, ProviderError, ResourceError
+from .manifest import BUNDLE_ID_KEY, GraphSpec, Manifest, TensorSpec
+
+Device = Literal["auto", "cpu", "cuda"]
+PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+DEVICES = ("auto", *PROVIDERS)
+_DTYPES = {"tensor(float)": "float32", "tensor(int64)": "int64"}
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where sessions run."""
+
+    device: Literal["cpu", "cuda"]
+    threads: int  # for one operator on the CPU
+
+
+def import_onnxruntime() -> Any:
+    """The engine, or a message that says how to install one.
+
+    Raises:
+        ProviderError: neither onnxruntime nor onnxruntime-gpu is installed, or it does not load.
+    """
+    try:
+        import onnxruntime  # noqa: PLC0415  the only heavy import, put off until a graph is opened
+    except ModuleNotFoundError:
+        raise ProviderError(
+            "no execution engine: install one with `pip install 'paligemma-onnx[cpu]'` "
+            "(or [gpu] for CUDA, never both)"
+        ) from None
+    except ImportError as error:
+        raise ProviderError(f"onnxruntime does not load: {' '.join(str(error).split())}") from None
+    return onnxruntime
+
+
+def available_threads() -> int:
+    """Processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def available_devices() -> tuple[str, ...]:
+    """Devices whose provider the installed engine was built with."""
+    providers = import_onnxruntime().get_available_providers()
+    return tuple(device for device, provider in PROVIDERS.items() if provider in providers)
+
+
+def place(device: Device, threads: int | None) -> Placement:
+    """Decide where to run.
+
+    Args:
+        device: `auto` takes CUDA when the engine has it, else the CPU.
+        threads: for one operator on the CPU; None takes every processor this process may use.
+
+    Raises:
+        ProviderError: the engine has not the device asked for.
+    """
+    present = available_devices()
+    if device == "auto":
+        return Placement("cuda" if "cuda" in present else "cpu", threads or available_threads())
+    if device not in present:
+        raise ProviderError(
+            f"device {device!r} is not available here, only: {', '.join(present)}; CUDA needs "
+            "`pip install 'paligemma-onnx[gpu]'` in an environment without onnxruntime"
+        )
+    return Placement(device, threads or available_threads())
+
+
+def open_session(folder: Path, graph: GraphSpec, manifest: Manifest, placement: Placement) -> Any:
+    """Open one graph as an `onnxruntime.InferenceSession` and hold it against the manifest.
+
+    Raises:
+        BundleError: the graph does not load, belongs to another bundle, or has other inputs or outputs.
+        ProviderError: the engine fell back to another device.
+        ResourceError: out of memory.
+    """
+    ort = import_onnxruntime()
+    path = folder / graph.file
+    wanted = PROVIDERS[placement.device]
+    try:
+        session = ort.InferenceSession(str(path), _session_options(ort, placement), providers=[wanted])
+    except Exception as error:  # the engine has no common base for what it raises
+        raise _translate(error, path) from None
+    actual = session.get_providers()[0]
+    if actual != wanted:
+        # onnxruntime only warns when a provider cannot be loaded.
+        raise ProviderError(f"{graph.file}: asked for {wanted} but got {actual}; see `paligemma-onnx doctor`")
+    _check_session(session, path, graph, manifest.bundle_id)
+    return session
+
+
+def _session_options(ort: Any, placement: Placement) -> Any:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = placement.threads
+    options.log_severity_level = 3  # errors; warnings about its own graph passes help no user
+    # Prepacking copies every weight into private memory, once for prefill and once for decode. Without
+    # it both sessions map the same file and the weights are resident once, in the file cache.
+    options.add_session_config_entry("session.disable_prepacking", "1")
+    return options
+
+
+def _translate(error: Exception, path: Path) -> Exception:
+    text = " ".join(str(error).split())
+    if "bad_alloc" in text or "bad allocation" in text or "Failed to allocate" in text:
+        return ResourceError(
+            f"{path}: out of memory while opening; close other programs or use fewer threads"
+        )
+    return BundleError(
+        f"{path}: the graph does not load; run `paligemma-onnx verify {path.parent}` ({text[:200]})"
+    )
+
+
+def _check_session(session: Any, path: Path, graph: GraphSpec, bundle_id: str) -> None:
+    found = session.get_modelmeta().custom_metadata_map.get(BUNDLE_ID_KEY)
+    if found != bundle_id:
+        raise BundleError(
+            f"{path}: belongs to bundle {found or 'none'}, the manifest is of bundle {bundle_id}; "
+            "files of two exports are mixed, export again"
+        )
+    for kind, declared, actual in (
+        ("input", graph.inputs, session.get_inputs()),
+        ("output", graph.outputs, session.get_outputs()),
+    ):
+        wanted = {spec.name: spec for spec in declared}
+        present = {
+            node.name: TensorSpec(node.name, _DTYPES.get(node.type, node.type), tuple(node.shape))
+            for node in actual
+        }
+        different = [
+            name
+            for name in (*wanted, *(name for name in present if name not in wanted))
+            if not _agrees(wanted.get(name), present.get(name))
+        ]
+        if different:
+            raise BundleError(
+                f"{path}: {kind}s differ from the manifest: {', '.join(different[:10])}; export again"
+            )
+
+
+def _agrees(declared: TensorSpec | None, actual: TensorSpec | None) -> bool:
+    """Same dtype, rank and fixed dimensions; the names of varying dimensions are free."""
+    if declared is None or actual is None or declared.dtype != actual.dtype:
+        return False
+    if len(declared.shape) != len(actual.shape):
+        return False
+    return all(
+        isinstance(wanted, str) or wanted == found
+        for wanted, found in zip(declared.shape, actual.shape, strict=True)
+    )

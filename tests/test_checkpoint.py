@@ -1,0 +1,357 @@
+"""Loading weights: all three name layouts, shards and links, and every kind of damage."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import struct
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from paligemma_onnx.model.checkpoint import CHUNK, Checkpoint, find_non_finite
+from paligemma_onnx.model.config_json import read_config
+from paligemma_onnx.model.errors import CheckpointError
+from paligemma_onnx.model.paligemma import PaliGemma
+
+Shapes = dict[str, tuple[int, ...]]
+
+EMBEDDING = "language_model.model.embed_tokens.weight"
+NORM = "language_model.model.norm.weight"
+HEAD = "language_model.lm_head.weight"
+STATUS = Path("/proc/self/status")
+
+
+@dataclass(frozen=True)
+class Tiny:
+    """A tiny PaliGemma 2 as transformers writes it."""
+
+    folder: Path
+    stored: dict[str, Tensor]
+    parameters: dict[str, Tensor]  # by canonical name, from transformers' own memory
+    expected: Shapes
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
+    torch.manual_seed(0)
+    text = transformers.Gemma2Config(
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=6,
+        vocab_size=50,
+    )
+    vision = transformers.SiglipVisionConfig(
+        hidden_size=12,
+        intermediate_size=20,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        image_size=8,
+        patch_size=4,
+        vision_use_head=False,
+    )
+    config = transformers.PaliGemmaConfig(
+        text_config=text, vision_config=vision, projection_dim=16, image_token_index=49
+    )
+    model = transformers.PaliGemmaForConditionalGeneration(config)
+    folder = tmp_path_factory.mktemp("tiny")
+    model.save_pretrained(folder)
+    model.save_pretrained(folder / "sharded", max_shard_size="8KB")
+    parameters = {name.removeprefix("model."): p.detach() for name, p in model.named_parameters()}
+    shapes = {name: tuple(p.shape) for name, p in parameters.items()}
+    return Tiny(folder, load_file(folder / "model.safetensors"), parameters, shapes)
+
+
+def assert_holds(checkpoint: Checkpoint, parameters: Mapping[str, Tensor]) -> None:
+    assert set(checkpoint.names) == set(parameters)
+    for name, parameter in parameters.items():
+        assert torch.equal(checkpoint.tensor(name), parameter), name
+        assert checkpoint.dtype(name) == parameter.dtype
+
+
+def refusal(folder: Path, expected: Shapes) -> str:
+    """The message that opening raises, checked for form."""
+    with pytest.raises(CheckpointError) as caught:
+        Checkpoint.open(folder, expected)
+    message = str(caught.value)
+    assert message.startswith(str(folder))
+    assert message.isprintable()  # so it is one line
+    return message.removeprefix(str(folder))
+
+
+def new_layout(name: str) -> str:
+    """The name that transformers has in memory and wrote to files in 4.52."""
+    if name.startswith("language_model.model."):
+        return name.replace("language_model.model.", "model.language_model.", 1)
+    return "lm_head.weight" if name == HEAD else f"model.{name}"
+
+
+def published_layout(name: str) -> str:
+    return name.replace("vision_tower.", "vision_tower.vision_model.", 1)
+
+
+def test_the_model_has_the_parameters_that_transformers_has(tiny: Tiny) -> None:
+    with torch.device("meta"):
+        model = PaliGemma(read_config(tiny.folder))
+    assert {name: tuple(p.shape) for name, p in model.named_parameters()} == tiny.expected
+
+
+def test_one_file(tiny: Tiny) -> None:
+    assert_holds(Checkpoint.open(tiny.folder, tiny.expected), tiny.parameters)
+
+
+@pytest.mark.parametrize("rename", [new_layout, published_layout])
+def test_the_other_layouts(tiny: Tiny, tmp_path: Path, rename: Callable[[str], str]) -> None:
+    names = {rename(name): tensor for name, tensor in tiny.stored.items()}
+    assert names.keys() != tiny.stored.keys()
+    save_file(names, tmp_path / "model.safetensors")
+    assert_holds(Checkpoint.open(tmp_path, tiny.expected), tiny.parameters)
+
+
+def test_shards(tiny: Tiny) -> None:
+    folder = tiny.folder / "sharded"
+    assert len(list(folder.glob("*.safetensors"))) > 2
+    assert_holds(Checkpoint.open(folder, tiny.expected), tiny.parameters)
+
+
+def test_links_as_in_the_hub_cache(tiny: Tiny, tmp_path: Path) -> None:
+    (tmp_path / "snapshot").mkdir()
+    shutil.copytree(tiny.folder / "sharded", tmp_path / "blobs")
+    for blob in (tmp_path / "blobs").iterdir():
+        (tmp_path / "snapshot" / blob.name).symlink_to(Path("..") / "blobs" / blob.name)
+    assert_holds(Checkpoint.open(tmp_path / "snapshot", tiny.expected), tiny.parameters)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_stays_as_stored(tiny: Tiny, tmp_path: Path, dtype: torch.dtype) -> None:
+    half = {name: tensor.to(dtype) for name, tensor in tiny.stored.items()}
+    save_file(half, tmp_path / "model.safetensors")
+    expected = {name: tensor.to(dtype) for name, tensor in tiny.parameters.items()}
+    assert_holds(Checkpoint.open(tmp_path, tiny.expected), expected)
+
+
+@pytest.mark.parametrize("name", [HEAD, "lm_head.weight"])
+def test_a_stored_head_must_be_the_embedding(
+    tiny: Tiny, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("paligemma_onnx.model.checkpoint.CHUNK", 300)  # values; the table has 800
+    table = tiny.stored[EMBEDDING]
+    file = tmp_path / "model.safetensors"
+    save_file(tiny.stored | {name: table.clone()}, file)
+    assert_holds(Checkpoint.open(tmp_path, tiny.expected), tiny.parameters)
+    other = table.clone()
+    other[-1, -1] += 1e-3
+    save_file(tiny.stored | {name: other}, file)
+    assert "only a tied output head" in refusal(tmp_path, tiny.expected)
+    save_file(tiny.stored | {name: table[:-1].clone()}, file)
+    assert "has the shape (49, 16), not (50, 16) as the embedding" in refusal(tmp_path, tiny.expected)
+
+
+def test_missing_unexpected_and_misshapen_are_all_named(tiny: Tiny, tmp_path: Path) -> None:
+    tensors = dict(tiny.stored)
+    del tensors[NORM]
+    tensors["vision_tower.head.probe"] = torch.zeros(1)
+    o_proj = "language_model.model.layers.1.self_attn.o_proj.weight"
+    tensors[o_proj] = tensors[o_proj].T.contiguous()
+    save_file(tensors, tmp_path / "model.safetensors")
+    message = refusal(tmp_path, tiny.expected)
+    assert "missing (1): language_model.norm.weight" in message
+    assert "; unexpected (1): vision_tower.head.probe" in message
+    assert f"; misshapen (1): {o_proj} [24, 16] instead of [16, 24]" in message
+
+
+def test_at_most_ten_names(tiny: Tiny, tmp_path: Path) -> None:
+    save_file({EMBEDDING: tiny.stored[EMBEDDING]}, tmp_path / "model.safetensors")
+    message = refusal(tmp_path, tiny.expected)
+    absent = len(tiny.expected) - 1
+    assert f"; missing ({absent}): " in message
+    assert f"and {absent - 10} more" in message
+    assert message.count(", ") == 9
+
+
+def test_two_names_for_one_tensor(tiny: Tiny, tmp_path: Path) -> None:
+    twice = {new_layout(EMBEDDING): tiny.stored[EMBEDDING].clone()}
+    save_file(tiny.stored | twice, tmp_path / "model.safetensors")
+    message = refusal(tmp_path, tiny.expected)
+    assert "two names for one tensor" in message
+    assert EMBEDDING in message
+
+
+def test_other_types_are_named(tiny: Tiny, tmp_path: Path) -> None:
+    quantised = tiny.stored | {
+        NORM: torch.zeros(16, dtype=torch.uint8),
+        "x": torch.zeros(2, dtype=torch.int64),
+    }
+    save_file(quantised, tmp_path / "model.safetensors")
+    message = refusal(tmp_path, tiny.expected)
+    assert f"only F32, BF16 and F16 are read, not I64, U8: {NORM}, x" in message
+
+
+@pytest.mark.parametrize(
+    ("files", "words"),
+    [
+        ([], "has neither model.safetensors nor model.safetensors.index.json"),
+        (["pytorch_model-00001-of-00002.bin"], "safetensors only"),
+        (["model.pt"], "save_pretrained"),
+        (["weights.ckpt"], "weights.ckpt"),
+        (["other.safetensors"], "only other.safetensors"),
+        (["adapter_model.safetensors"], "LoRA adapter"),
+        (["model.safetensors", "model.safetensors.index.json"], "has both"),
+    ],
+)
+def test_folders_without_a_choice(tmp_path: Path, files: list[str], words: str) -> None:
+    for name in files:
+        (tmp_path / name).touch()
+    assert words in refusal(tmp_path, {})
+
+
+def test_no_folder(tmp_path: Path) -> None:
+    assert "not a checkpoint folder" in refusal(tmp_path / "absent", {})
+
+
+def test_a_folder_and_a_broken_link_in_place_of_weights(tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").mkdir()
+    assert "not a regular file" in refusal(tmp_path, {})
+    (tmp_path / "model.safetensors").rmdir()
+    (tmp_path / "model.safetensors").symlink_to("absent")
+    assert "no such file" in refusal(tmp_path, {})
+
+
+@pytest.mark.parametrize(
+    ("weight_map", "words"),
+    [
+        (None, "weight_map must be an object"),
+        ({}, "weight_map must be an object"),
+        ({"a": 3}, "the file of 'a' is 3"),
+        ({"a": "../x.safetensors"}, "not the plain name"),
+        ({"a": "/x.safetensors"}, "not the plain name"),
+        ({"a": "sub/x.safetensors"}, "not the plain name"),
+        ({"a": "..\\x.safetensors"}, "not the plain name"),
+        ({"a": "C:x.safetensors"}, "not the plain name"),
+        ({"a": "x\0.safetensors"}, "not the plain name"),
+        ({"a": ".."}, "not the plain name"),
+        ({"a": "pytorch_model.bin"}, "not the plain name"),
+        ({"a": "absent.safetensors"}, "absent.safetensors: no such file"),
+        ({"a": "x" * 300 + ".safetensors"}, "cannot be read"),
+        (
+            {"a": "shard.safetensors", "b": "shard.safetensors"},
+            "shard.safetensors: lacks what",
+        ),
+        ({"b": "shard.safetensors"}, "lists for it: b"),
+    ],
+)
+def test_indexes_that_lie(tmp_path: Path, weight_map: Any, words: str) -> None:
+    save_file({"a": torch.zeros(1)}, tmp_path / "shard.safetensors")
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    assert words in refusal(tmp_path, {"a": (1,)})
+
+
+def test_a_tensor_in_another_shard_than_listed(tmp_path: Path) -> None:
+    save_file({"a": torch.zeros(1), "b": torch.zeros(1)}, tmp_path / "1.safetensors")
+    save_file({"c": torch.zeros(1)}, tmp_path / "2.safetensors")
+    listed = {"a": "1.safetensors", "b": "2.safetensors", "c": "2.safetensors"}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": listed}))
+    assert "/1.safetensors: holds what model.safetensors.index.json does not list for it: b" in refusal(
+        tmp_path, {}
+    )
+    listed = {"a": "1.safetensors", "b": "1.safetensors", "c": "1.safetensors"}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": listed}))
+    assert "/1.safetensors: lacks what model.safetensors.index.json lists for it: c" in refusal(tmp_path, {})
+
+
+def file_of(header: object, data: bytes = b"", length: int | None = None) -> bytes:
+    """A safetensors file from its parts, the length of the header true unless given."""
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return struct.pack("<Q", len(text) if length is None else length) + text + data
+
+
+def entry(begin: int, end: int, shape: list[object], dtype: object = "F32") -> dict[str, object]:
+    return {"dtype": dtype, "shape": shape, "data_offsets": [begin, end]}
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (b"", "does not fit into the 0 there are"),
+        (b"\x01\0\0", "does not fit"),
+        (b"\xff" * 100, "does not fit into the 100"),
+        (file_of({}, length=1 << 40), "does not fit"),
+        (file_of(b" " * (1 << 24) + b"{}"), "over the limit"),
+        (file_of(b"{]"), "not valid JSON"),
+        (file_of(b"[]"), "not a JSON object"),
+        (file_of(b'{"\xff": 1}'), "not UTF-8"),
+        (file_of(b"[" * 50_000), "nested too deeply"),
+        (file_of(b'{"a": 1, "a": 2}'), "'a' stands twice"),
+        (file_of({"a": 1}), "must have dtype, shape and data_offsets"),
+        (file_of({"a": {"dtype": "F32", "shape": [1]}}), "must have dtype"),
+        (file_of({"a": entry(0, 4, [1], dtype="F31")}, bytes(4)), "not F31: a"),
+        (file_of({"a": entry(0, 4, [1], dtype=7)}, bytes(4)), "has the type 7"),
+        (file_of({"a": entry(0, 4, [-1])}, bytes(4)), "has the shape [-1]"),
+        (file_of({"a": entry(0, 4, [True])}, bytes(4)), "has the shape [True]"),
+        (file_of({"a": entry(0, 4, [1.0])}, bytes(4)), "has the shape [1.0]"),
+        (file_of({"a": entry(0, 4, [1] * 9)}, bytes(4)), "has the shape"),
+        (file_of({"a": entry(-4, 0, [1])}, bytes(4)), "has the data_offsets [-4, 0]"),
+        (file_of({"a": entry(0, 4, [2])}, bytes(4)), "does not fill its data_offsets"),
+        (file_of({"a": entry(4, 0, [1])}, bytes(4)), "does not fill its data_offsets"),
+        (file_of({"a": entry(0, 4, [2**62, 2**62, 2**62])}, bytes(4)), "does not fill"),
+        (file_of({"a": entry(4, 8, [1])}, bytes(8)), "'a' leaves a hole at byte 0"),
+        (file_of({"a": entry(0, 4, [1]), "b": entry(8, 12, [1])}, bytes(12)), "'b' leaves a hole at byte 4"),
+        (file_of({"a": entry(0, 8, [2]), "b": entry(4, 12, [2])}, bytes(12)), "'b' overlaps another tensor"),
+        (file_of({"a": entry(0, 8, [2])}, bytes(7)), "the tensors need 8 bytes and 7 are there"),
+        (file_of({"a": entry(0, 8, [2])}, bytes(9)), "the tensors need 8 bytes and 9 are there"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n", "git lfs pull"),
+    ],
+)
+def test_broken_files(tmp_path: Path, data: bytes, words: str) -> None:
+    (tmp_path / "model.safetensors").write_bytes(data)
+    assert words in refusal(tmp_path, {"a": (1,)})
+
+
+def test_a_download_that_stopped(tiny: Tiny, tmp_path: Path) -> None:
+    whole = (tiny.folder / "model.safetensors").read_bytes()
+    (tmp_path / "model.safetensors").write_bytes(whole[: len(whole) // 2])
+    assert "fetch the file again" in refusal(tmp_path, tiny.expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_values_that_are_not_numbers(tmp_path: Path, dtype: torch.dtype) -> None:
+    tensors = {name: torch.zeros(3, 5, dtype=dtype) for name in ("nan", "plus", "minus", "fine")}
+    tensors["nan"][1, 2] = torch.nan
+    tensors["plus"][2, 4] = torch.inf
+    tensors["minus"][0, 0] = -torch.inf
+    save_file(tensors, tmp_path / "model.safetensors")
+    checkpoint = Checkpoint.open(tmp_path, dict.fromkeys(tensors, (3, 5)))
+    assert find_non_finite(checkpoint) == ["minus", "nan", "plus"]
+
+
+def anonymous_bytes() -> int:
+    """Memory of this process that no file backs (RssAnon)."""
+    line = next(line for line in STATUS.read_text().splitlines() if line.startswith("RssAnon"))
+    return int(line.split()[1]) * 1024
+
+
+@pytest.mark.skipif(not STATUS.exists(), reason="reads /proc")
+def test_tensors_are_mapped_and_not_copied(tmp_path: Path) -> None:
+    size = 32 * CHUNK  # bytes of each of two tensors: 128 MiB
+    tables = {name: torch.zeros(size // 2, dtype=torch.bfloat16) for name in ("a", "b")}
+    tables["b"][-1] = torch.nan
+    save_file(tables, tmp_path / "model.safetensors")
+    del tables
+    before = anonymous_bytes()
+    checkpoint = Checkpoint.open(tmp_path, {"a": (size // 2,), "b": (size // 2,)})
+    tensors = [checkpoint.tensor(name) for name in ("a", "b")]
+    assert find_non_finite(checkpoint) == ["b"]
+    # 256 MiB were read. What remains is a few pages of Python objects and the allocator's slack.
+    assert anonymous_bytes() - before < size // 8
+    tensors[0][0] = 1.0  # a private mapping: the file keeps its value
+    assert load_file(tmp_path / "model.safetensors")["a"][0] == 0

@@ -1,0 +1,365 @@
+"""Broken and hostile pictures: one printable line, exit code 3, no hang, nothing half decoded."""
+
+from __future__ import annotations
+
+import io
+import os
+import struct
+import subprocess
+import sys
+import warnings
+import zlib
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image, ImageFile
+
+from paligemma_onnx.runtime.errors import ImageError, OptionError, ResourceError
+from paligemma_onnx.runtime.image import DEFAULT_MAX_PIXELS, open_image
+
+LEVELS = np.random.default_rng(3).integers(0, 256, (31, 45, 3), dtype=np.uint8)
+PICTURE = Image.fromarray(LEVELS)
+ENCODINGS: dict[str, dict[str, Any]] = {
+    "PNG": {"format": "PNG"},
+    "JPEG": {"format": "JPEG"},
+    "JPEG, progressive": {"format": "JPEG", "progressive": True},
+    "WebP": {"format": "WEBP"},
+    "WebP, lossless": {"format": "WEBP", "lossless": True},
+    "GIF": {"format": "GIF"},
+    "BMP": {"format": "BMP"},
+    "TIFF": {"format": "TIFF"},
+    "TIFF, deflate": {"format": "TIFF", "compression": "tiff_deflate"},
+}
+
+
+def encode(image: Image.Image = PICTURE, **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, **options)
+    return buffer.getvalue()
+
+
+def refused(source: Any, words: str, **options: Any) -> str:
+    """The message of the error, which is one printable line and ends the program with code 3."""
+    with pytest.raises(ImageError, match=words) as caught:
+        open_image(source, **options)
+    message = str(caught.value)
+    assert message.isprintable()
+    assert "0x" not in message
+    assert caught.value.exit_code == 3
+    return message
+
+
+def png_chunk(name: bytes, body: bytes) -> bytes:
+    return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+
+
+# Other formats
+
+NOT_ACCEPTED: dict[str, Callable[[], bytes]] = {
+    "text": lambda: b"hello",
+    "one byte": lambda: b"\xff",
+    "HTML": lambda: b"<!DOCTYPE html><html></html>",
+    "SVG": lambda: b'<svg xmlns="http://www.w3.org/2000/svg"/>',
+    "PDF": lambda: encode(format="PDF"),
+    "EPS": lambda: encode(format="EPS"),
+    "PSD": lambda: b"8BPS\0\x01" + bytes(6) + struct.pack(">HIIHH", 3, 4, 4, 8, 3) + bytes(999),
+    "PPM": lambda: encode(format="PPM"),
+    "ICO": lambda: encode(format="ICO"),
+    "RIFF sound": lambda: b"RIFF\x24\0\0\0WAVEfmt " + bytes(99),
+}
+
+
+@pytest.mark.parametrize("kind", NOT_ACCEPTED)
+def test_formats_not_on_the_list(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "photo.jpg"
+    path.write_bytes(NOT_ACCEPTED[kind]())
+    message = refused(path, "not a picture of an accepted format: JPEG, PNG, WebP, BMP, GIF, TIFF")
+    assert message.startswith(str(path))
+
+
+def test_empty_files_and_mistaken_ones(tmp_path: Path) -> None:
+    path = tmp_path / "photo.jpg"
+    path.touch()
+    refused(path, r"photo\.jpg is empty; accepted formats: JPEG, PNG")
+    refused(b"", "is empty")
+    refused(b"BMW is a car, and this is no bitmap", "truncated or damaged")
+
+
+# Truncated and damaged
+
+
+@pytest.mark.parametrize("host_tolerates", [False, True])
+@pytest.mark.parametrize("kind", ENCODINGS)
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL")
+def test_a_file_cut_anywhere(kind: str, host_tolerates: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", host_tolerates)
+    data = encode(**ENCODINGS[kind])
+    end = len(data) - (2 if kind == "GIF" else 0)  # without its last two bytes a GIF still has all its pixels
+    for length in {*range(16, end, end // 40), end // 2, end - 1}:
+        refused(data[:length], "truncated")
+    assert ImageFile.LOAD_TRUNCATED_IMAGES is host_tolerates
+
+
+@pytest.mark.parametrize("host_tolerates", [False, True])
+def test_every_png_checksum_counts(host_tolerates: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", host_tolerates)
+    data = encode(format="PNG", dpi=(72, 72))  # IHDR, pHYs, IDAT, IEND
+    for name in (b"IHDR", b"pHYs", b"IDAT", b"IEND"):
+        broken = bytearray(data)
+        start = data.index(name) - 4
+        (length,) = struct.unpack_from(">I", data, start)
+        broken[start + 8 + length] ^= 1  # the first byte of the checksum
+        refused(bytes(broken), "a PNG checksum is wrong")
+    flipped = bytearray(data)
+    flipped[data.index(b"IDAT") + 500] ^= 4
+    refused(bytes(flipped), "a PNG checksum is wrong")
+
+
+@pytest.mark.parametrize("host_tolerates", [False, True])
+def test_a_png_with_too_few_rows(host_tolerates: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", host_tolerates)
+    rows = zlib.compressobj()
+    half = rows.compress(bytes(1 + 3 * 9) * 4) + rows.flush(zlib.Z_SYNC_FLUSH)
+    header = png_chunk(b"IHDR", struct.pack(">IIBBBBB", 9, 9, 8, 2, 0, 0, 0))
+    data = b"\x89PNG\r\n\x1a\n" + header + png_chunk(b"IDAT", half) + png_chunk(b"IEND", b"")
+    refused(data, "truncated")
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL")
+def test_damage_never_raises_anything_else() -> None:
+    random = np.random.default_rng(11)
+    for kind in ENCODINGS.keys() - {"TIFF, deflate"}:  # libtiff prints what it thinks of the damage
+        data = encode(**ENCODINGS[kind])
+        for _ in range(40):
+            broken = bytearray(data)
+            for place in random.integers(0, min(80, len(data)), 3):
+                broken[place] = random.choice([0, 1, 127, 255])
+            try:
+                assert open_image(bytes(broken), max_pixels=10**6).rgb.mode == "RGB"
+            except ImageError as error:
+                assert str(error).isprintable()
+
+
+# Too large
+
+
+def oversized(kind: str, width: int = 20_000, height: int = 20_000) -> bytes:
+    """A small file whose header names a large picture."""
+    data = bytearray(encode(Image.new("P" if kind == "GIF" else "RGB", (4, 4)), **ENCODINGS[kind]))
+    if kind == "PNG":
+        data[16:24] = struct.pack(">II", width, height)
+        data[29:33] = struct.pack(">I", zlib.crc32(data[12:29]))
+    elif kind == "JPEG":
+        start = data.index(b"\xff\xc0") + 5
+        data[start : start + 4] = struct.pack(">HH", height, width)
+    elif kind == "BMP":
+        data[18:26] = struct.pack("<ii", width, height)
+    elif kind == "GIF":
+        data[6:10] = struct.pack("<HH", width, height)
+    elif kind == "TIFF":
+        (start,) = struct.unpack_from("<I", data, 4)
+        for index in range(struct.unpack_from("<H", data, start)[0]):
+            place = start + 2 + 12 * index
+            side = {256: width, 257: height}.get(struct.unpack_from("<H", data, place)[0])
+            if side is not None:
+                struct.pack_into("<HII", data, place + 2, 4, 1, side)
+    else:
+        sides = (width - 1).to_bytes(3, "little") + (height - 1).to_bytes(3, "little")
+        data[12:12] = b"VP8X" + struct.pack("<II", 10, 0) + sides
+        data[4:8] = struct.pack("<I", len(data) - 8)
+    return bytes(data)
+
+
+OVERSIZED = ["PNG", "JPEG", "WebP", "WebP, lossless", "GIF", "BMP", "TIFF"]
+
+MEASURE = """
+import resource, sys, time
+from paligemma_onnx.runtime.errors import ImageError
+from paligemma_onnx.runtime.image import open_image
+open_image(open(sys.argv[1], "rb").read())
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+for name in sys.argv[2:]:
+    started = time.perf_counter()
+    try:
+        open_image(name, max_pixels=10**6)
+    except ImageError as error:
+        assert "over the cap of 1,000,000" in str(error), error
+    else:
+        raise SystemExit(f"{name} was opened")
+    seconds = time.perf_counter() - started
+    assert seconds < 0.1, (name, seconds)
+grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+assert grown < 10, f"{grown} MB"
+"""
+
+
+def test_size_is_refused_from_the_header(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a process of its own: a refusal takes well under a millisecond and no memory to speak of."""
+    (tmp_path / "small").write_bytes(encode(format="PNG"))
+    names = []
+    for kind in OVERSIZED:
+        for side in (13_000, 20_000):  # Pillow itself refuses the second only
+            path = tmp_path / f"{kind} {side}"
+            path.write_bytes(oversized(kind, side, side))
+            names.append(str(path))
+    frame = bytearray(oversized("GIF", 4, 4))  # a small screen, but a frame that Pillow allocates on opening
+    start = frame.index(b",")
+    frame[start + 5 : start + 9] = struct.pack("<HH", 13_000, 13_000)
+    frame[start:start] = b"!\xf9\x04\x08\0\0\0\0"
+    (tmp_path / "frame").write_bytes(frame)
+    subprocess.run(
+        [sys.executable, "-c", MEASURE, tmp_path / "small", *names, tmp_path / "frame"], check=True
+    )
+
+    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda *_: pytest.fail("decoded"))
+    for kind in OVERSIZED:
+        refused(oversized(kind), "is 20000 x 20000 = 400,000,000 pixels, over the cap of 89,478,485")
+
+
+def test_sides_and_tiles_have_bounds_too() -> None:
+    refused(oversized("PNG", 1_000_001, 1), "no side may pass 1,000,000")
+    refused(oversized("PNG", 0, 4), "no pixels")
+    tiled = bytearray(encode(format="TIFF", compression="tiff_deflate", tile=(16, 16)))
+    assert open_image(bytes(tiled)).width == 45
+    for tag in (322, 323):  # TileWidth, TileLength
+        start = tiled.rindex(struct.pack("<H", tag))
+        struct.pack_into("<HII", tiled, start + 2, 4, 1, 32_000)
+    refused(bytes(tiled), "a tile of .* is 32000 x 32000")
+
+
+@pytest.mark.parametrize("source", [LEVELS, PICTURE, encode(format="WEBP"), encode(format="TIFF")])
+def test_the_cap_is_exact_and_an_option(source: Any) -> None:
+    assert open_image(source, max_pixels=31 * 45).width == 45
+    refused(
+        source, "45 x 31 = 1,395 pixels, over the cap of 1,394; .* raise max_image_pixels", max_pixels=1394
+    )
+
+
+def test_the_default_cap_is_pillow_s_own() -> None:
+    assert DEFAULT_MAX_PIXELS == Image.MAX_IMAGE_PIXELS
+
+
+@pytest.mark.parametrize("cap", [0, -1, 1.5, True, None])
+def test_a_cap_is_a_positive_whole_number(cap: Any) -> None:
+    with pytest.raises(OptionError, match="max_image_pixels"):
+        open_image(LEVELS, max_pixels=cap)
+
+
+def test_our_cap_decides_whatever_pillow_s_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    sources = [encode(**options) for options in ENCODINGS.values()] * 4
+    with warnings.catch_warnings(), ThreadPoolExecutor(4) as pool:
+        warnings.simplefilter("error")
+        assert {opened.width for opened in pool.map(open_image, sources)} == {45}
+        broken = encode(format="WEBP")[:-9]
+        refused(broken, "truncated")
+    assert Image.MAX_IMAGE_PIXELS == 100
+
+
+# Arrays and Pillow images
+
+BAD_ARRAYS = {
+    "float": np.zeros((4, 4, 3), np.float32),
+    "NaN": np.full((4, 4, 3), np.nan),
+    "16 bits": np.zeros((4, 4), np.uint16),
+    "signed": np.zeros((4, 4, 3), np.int8),
+    "bool": np.zeros((4, 4), bool),
+    "objects": np.array([[None]]),
+    "a scalar": np.array(3, np.uint8),
+    "a row": np.zeros(4, np.uint8),
+    "two channels": np.zeros((4, 4, 2), np.uint8),
+    "channels first": np.zeros((3, 40, 50), np.uint8),
+    "a batch": np.zeros((1, 4, 4, 3), np.uint8),
+}
+
+
+@pytest.mark.parametrize("kind", BAD_ARRAYS)
+def test_arrays_of_another_shape_or_dtype(kind: str) -> None:
+    message = refused(BAD_ARRAYS[kind], r"an array must be uint8 of shape \[H, W\], \[H, W, 1\]")
+    assert message.endswith(f"not {BAD_ARRAYS[kind].dtype} of shape {list(BAD_ARRAYS[kind].shape)}")
+
+
+@pytest.mark.parametrize("shape", [(0, 4, 3), (4, 0), (0, 0, 4)])
+def test_arrays_without_pixels(shape: tuple[int, ...]) -> None:
+    refused(np.zeros(shape, np.uint8), "the array has no pixels")
+
+
+@pytest.mark.parametrize("source", [None, 3, ["a.png"], io.BytesIO(b"")])
+def test_other_types(source: Any) -> None:
+    refused(
+        source, f"type {type(source).__name__}: give a path, the bytes of a file, a Pillow image or an array"
+    )
+
+
+def test_pillow_images_that_cannot_be_read() -> None:
+    closed = Image.open(io.BytesIO(encode(format="PNG")))
+    closed.close()
+    refused(closed, "the Pillow image cannot be read: it was closed")
+    lazy = Image.open(io.BytesIO(encode(format="JPEG")[:-400]))
+    refused(lazy, "truncated")
+    refused(Image.new("RGB", (0, 3)), "no pixels")
+
+
+def test_short_memory_is_not_the_picture_s_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_memory(*_: Any) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(ImageFile.ImageFile, "load", no_memory)
+    for source in (encode(format="PNG"), Image.open(io.BytesIO(encode(format="PNG")))):
+        with pytest.raises(ResourceError, match="not enough memory"):
+            open_image(source)
+
+
+# Paths
+
+
+def test_paths_that_are_no_files(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "broken").symlink_to("gone")
+    (tmp_path / "loop").symlink_to("loop")
+    refused(tmp_path, "is a folder")
+    refused(tmp_path / "pipe", "pipe is a pipe, socket or device")
+    refused("/dev/zero", "/dev/zero is a pipe, socket or device")
+    refused(tmp_path / "none.png", r"none\.png does not exist")
+    refused(tmp_path / "broken", "broken is a link to a file that does not exist")
+    refused(tmp_path / "loop", "loop cannot be opened")
+    refused("", "the empty file name")
+
+
+def test_unreadable_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def denied(*_: Any, **__: Any) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    (tmp_path / "secret.png").touch()
+    monkeypatch.setattr(Path, "open", denied)  # a mode of 000 would not stop root, as whom tests may run
+    refused(tmp_path / "secret.png", r"secret\.png cannot be opened: Permission denied")
+
+
+def test_strange_file_names(tmp_path: Path) -> None:
+    not_utf8 = tmp_path / os.fsdecode(b"caf\xe9.png")
+    refused(not_utf8, r"caf\\udce9\.png does not exist")
+    not_utf8.write_bytes(encode(format="PNG"))
+    assert open_image(not_utf8).width == 45
+    not_utf8.write_bytes(encode(format="GIF", save_all=True, append_images=[PICTURE.rotate(180)]))
+    assert open_image(not_utf8).warnings[0].isprintable()
+    refused("a\nb\x1b[31m.png", r"a\\nb\\x1b\[31m\.png does not exist")
+    refused("a\0b", "not a possible file name")
+    refused("a\ud800b", "not a possible file name")
+    assert len(refused("x" * 100_000, "cannot be opened")) < 300
+
+
+def test_no_file_stays_open(tmp_path: Path) -> None:
+    descriptors = Path("/dev/fd")
+    before = len(list(descriptors.iterdir()))
+    for kind, options in ENCODINGS.items():
+        path = tmp_path / kind
+        path.write_bytes(encode(**options))
+        opened = open_image(path)
+        path.write_bytes(encode(**options)[:-50])
+        refused(path, "truncated")
+        assert len(list(descriptors.iterdir())) == before
+        assert opened.rgb.getpixel((0, 0))

@@ -1,0 +1,410 @@
+"""Prompts against transformers' PaliGemmaProcessor, answers against the `tokenizers` library's decoder."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from paligemma_onnx.export.sample_tokenizer import build_sample_tokenizer, write_sample_tokenizer
+from paligemma_onnx.runtime.errors import BundleError, PromptError
+from paligemma_onnx.runtime.tokenizer import BOS, EOS, IMAGE, PAD, Detokenizer, PromptTokenizer
+
+ROOM = 4096  # tokens, more than any prompt here needs
+FAMILY = "\U0001f468\u200d\U0001f469\u200d\U0001f467\u200d\U0001f466"  # four emoji joined into one
+HAND_WRITTEN = [
+    "",
+    " ",
+    "    ",
+    "\n",
+    "\n\n",
+    "caption en",
+    "caption en\n",
+    "caption en\n\n\n",
+    "\ncaption en",
+    "two\nlines",
+    "two\n\n\n\n\n\nlines \n ",
+    " leading",
+    "trailing ",
+    "   many   spaces   ",
+    "tab\there\r\n",
+    "\0",
+    "nul\0inside",
+    "\x7f\x1b[0m",
+    "answer en how many cats are there?",
+    "detect cat ; dog",
+    "segment the red circle",
+    "<loc0000><loc0512><loc1023><loc0001> cat",
+    "x<loc0007> y <seg000><seg127>",
+    "<loc1024><loc12><seg128>< loc0001>",
+    "<mask> a <mask>",
+    "<0x41><0xE2>",
+    "▁ ▁▁ a▁b",
+    "größer, naïve, señor",
+    "e\u0301 is not \u00e9",
+    "猫と犬",
+    "кот",
+    "مرحبا بالعالم",
+    "שלום \u202bעולם\u202c",
+    FAMILY,
+    f"a {FAMILY}{FAMILY} b \U0001f1e9\U0001f1ea \u2764\ufe0f",
+    "\U0010ffff\ufffd\ufeff",
+    "a" * 3000,
+    "größer" * 300,
+    "<",
+    "<bo",
+    "bos>",
+]
+ALPHABETS = [
+    "abc etinor",
+    " \n\t",
+    "<>/loc0123seg ",
+    "aé猫\U0001f600 ▁",
+    "".join(map(chr, range(0x590, 0x700))),
+]
+
+
+def prompts() -> list[str]:
+    """The prompts above, and random ones up to 200 in all."""
+    rng = random.Random(0)
+    drawn = [
+        "".join(rng.choices(rng.choice(ALPHABETS), k=rng.randrange(1, 60)))
+        for _ in range(200 - len(HAND_WRITTEN))
+    ]
+    return HAND_WRITTEN + drawn
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("tokenizer")
+    write_sample_tokenizer(path, build_sample_tokenizer(), image_size=28)
+    return path
+
+
+@pytest.fixture(scope="module")
+def tokenizer(folder: Path) -> PromptTokenizer:
+    return PromptTokenizer.load(folder / "tokenizer.json")
+
+
+@pytest.fixture(scope="module")
+def library(folder: Path) -> Any:
+    from tokenizers import Tokenizer  # noqa: PLC0415 - beside its use as the reference
+
+    return Tokenizer.from_file(str(folder / "tokenizer.json"))
+
+
+@pytest.mark.parametrize("adds_bos", [False, True])
+def test_prompt_ids_are_those_of_transformers(tmp_path: Path, adds_bos: bool) -> None:
+    from PIL import Image  # noqa: PLC0415
+    from transformers import PaliGemmaProcessor  # noqa: PLC0415 - takes seconds to import
+
+    write_sample_tokenizer(tmp_path, build_sample_tokenizer(adds_bos=adds_bos), image_size=28)
+    ours = PromptTokenizer.load(tmp_path / "tokenizer.json")
+    processor = PaliGemmaProcessor.from_pretrained(tmp_path)
+    picture = Image.new("RGB", (28, 28))
+    for prompt in prompts():
+        reference = processor(images=picture, text=f"<image>{prompt}")["input_ids"][0]
+        assert reference[:4] == [ours.image_id] * 4  # 28 px are 2 x 2 patches of 14
+        assert list(ours.encode(prompt, ROOM)) == reference[4:], repr(prompt)
+
+
+def test_empty_prompt_is_bos_and_newline(tokenizer: PromptTokenizer) -> None:
+    assert tokenizer.encode("", 2) == (tokenizer.bos_id, tokenizer.newline_id)
+
+
+def test_prompt_and_newline_are_tokenised_together(tokenizer: PromptTokenizer) -> None:
+    assert tokenizer.encode("\n", ROOM) == (tokenizer.bos_id, tokenizer.token_id("\n\n"))
+
+
+def test_ids_follow_paligemma(tokenizer: PromptTokenizer) -> None:
+    assert [tokenizer.token_id(piece) for piece in (PAD, EOS, BOS, "<unk>")] == [0, 1, 2, 3]
+    assert [tokenizer.pad_id, tokenizer.eos_id, tokenizer.bos_id] == [0, 1, 2]
+    first = tokenizer.token_id("<loc0000>")
+    assert tokenizer.token_id("<loc1023>") == first + 1023
+    assert tokenizer.token_id("<seg000>") == first + 1024
+    assert tokenizer.token_id(IMAGE) == tokenizer.image_id == first + 1152 == tokenizer.size - 1
+    with pytest.raises(BundleError, match="'<loc9999>'"):
+        tokenizer.token_id("<loc9999>")
+
+
+@pytest.mark.parametrize("control", [IMAGE, BOS, EOS, PAD, "<unk>"])
+def test_text_never_becomes_a_control_token(tokenizer: PromptTokenizer, control: str) -> None:
+    for prompt in (control, f"caption{control}en", f"<loc0003>{control * 3} {control}\n", f"<{control}>"):
+        ids = tokenizer.encode(prompt, ROOM)
+        assert tokenizer.control_ids.isdisjoint(ids[1:])
+        assert tokenizer.decode(ids) == f"{prompt}\n"
+
+
+def test_locations_and_segments_stay_single_tokens(tokenizer: PromptTokenizer) -> None:
+    expected = [tokenizer.token_id(piece) for piece in (BOS, "<loc0123>", "<seg001>", "\n")]
+    assert list(tokenizer.encode("<loc0123><seg001>", ROOM)) == expected
+
+
+def test_control_token_built_by_merges_is_refused(folder: Path, tmp_path: Path) -> None:
+    document = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    vocabulary = document["model"]["vocab"]
+    for piece, unneeded in (("<b", "▁circle"), ("<bo", "▁square"), ("<bos", "▁there")):
+        vocabulary[piece] = vocabulary.pop(unneeded)
+    document["model"]["merges"] = [["<", "b"], ["<b", "o"], ["<bo", "s"], ["<bos", ">"]]
+    odd = PromptTokenizer.load(write(tmp_path, document))
+    with pytest.raises(PromptError, match="control token"):
+        odd.encode("a <bos>", ROOM)
+
+
+@pytest.mark.parametrize("prompt", ["\ud83d", "cat \udc00", "\ude00\ud83d"])
+def test_lone_surrogates_are_refused(tokenizer: PromptTokenizer, prompt: str) -> None:
+    with pytest.raises(PromptError, match=r"surrogate U\+D[0-9A-F]{3}.* at position"):
+        tokenizer.encode(prompt, ROOM)
+
+
+@pytest.mark.parametrize("prompt", [None, b"caption", 3, ["caption"]])
+def test_prompt_must_be_text(tokenizer: PromptTokenizer, prompt: Any) -> None:
+    with pytest.raises(PromptError, match="must be text"):
+        tokenizer.encode(prompt, ROOM)
+
+
+def test_a_megabyte_is_refused_before_tokenising(tokenizer: PromptTokenizer) -> None:
+    nothing: Any = None
+    without_library = replace(tokenizer, library=nothing)  # to tokenise would be an AttributeError
+    with pytest.raises(PromptError, match=r"1000000 bytes.* 256 tokens .* at most \d+ bytes"):
+        without_library.encode("a " * 500_000, 256)
+
+
+def test_limit_in_tokens(tokenizer: PromptTokenizer) -> None:
+    length = len(tokenizer.encode("what is in the picture", ROOM))
+    assert len(tokenizer.encode("what is in the picture", length)) == length
+    with pytest.raises(PromptError, match=f"{length} tokens long.* {length - 1} are left"):
+        tokenizer.encode("what is in the picture", length - 1)
+
+
+@given(prompt=st.text(max_size=60), room=st.integers(0, 40))
+@settings(max_examples=200, deadline=None)
+def test_what_fits_in_tokens_is_never_refused_for_its_bytes(
+    tokenizer: PromptTokenizer, prompt: str, room: int
+) -> None:
+    length = len(tokenizer.encode(prompt, ROOM))
+    if length <= room:
+        assert len(tokenizer.encode(prompt, room)) == length
+    else:
+        with pytest.raises(PromptError):
+            tokenizer.encode(prompt, room)
+
+
+def stream(tokenizer: PromptTokenizer, ids: list[int]) -> list[str]:
+    """The text given out at each id, and at the end."""
+    detokenizer = Detokenizer(tokenizer)
+    return [*map(detokenizer.push, ids), detokenizer.finish()]
+
+
+@given(text=st.text(max_size=40))
+@settings(max_examples=300, deadline=None)
+def test_streamed_text_is_the_library_s(tokenizer: PromptTokenizer, library: Any, text: str) -> None:
+    ids = list(tokenizer.encode(text, ROOM))
+    pieces = stream(tokenizer, ids)
+    assert "".join(pieces) == library.decode(ids, skip_special_tokens=True) == tokenizer.decode(ids)
+    assert "".join(pieces) == text.replace("▁", " ") + "\n"
+    assert sum(piece.count("\ufffd") for piece in pieces) == text.count("\ufffd")
+
+
+@given(data=st.data())
+@settings(max_examples=300, deadline=None)
+def test_any_ids_of_whole_characters_decode_as_the_library_does(
+    tokenizer: PromptTokenizer, library: Any, data: st.DataObject
+) -> None:
+    whole = st.text(min_size=1, max_size=2).map(
+        lambda text: [tokenizer.token_id(f"<0x{byte:02X}>") for byte in text.encode()]
+    )
+    other = st.integers(0, tokenizer.size + 20).filter(lambda token: token not in tokenizer.byte_values)
+    ids = [token for part in data.draw(st.lists(whole | other.map(lambda token: [token]))) for token in part]
+    assert tokenizer.decode(ids) == library.decode(ids, skip_special_tokens=True)
+
+
+def test_joined_emoji_come_out_character_by_character(tokenizer: PromptTokenizer) -> None:
+    text = f"a {FAMILY} b"
+    ids = list(tokenizer.encode(text, ROOM))
+    assert len(ids) > len(text.encode())  # every byte of the emoji is a token of its own
+    pieces = stream(tokenizer, ids)
+    assert "".join(pieces) == f"{text}\n"
+    assert [piece for piece in pieces if piece in FAMILY and piece] == list(FAMILY)
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        (b"\xe2\x82", "\ufffd"),  # the library writes one for each byte
+        (b"\xe2\x82\xac\xff", "\u20ac\ufffd"),  # the library spoils the euro sign, too
+        (b"\xff\xff", "\ufffd\ufffd"),
+        (b"\xf0\x9f\x98A", "\ufffdA"),
+        (b"\xed\xa0\x80", "\ufffd\ufffd\ufffd"),  # a surrogate is no character of UTF-8
+    ],
+)
+def test_bytes_that_are_no_character(tokenizer: PromptTokenizer, data: bytes, expected: str) -> None:
+    assert tokenizer.decode([tokenizer.token_id(f"<0x{byte:02X}>") for byte in data]) == expected
+
+
+def test_half_a_character_is_given_up_when_another_piece_follows(tokenizer: PromptTokenizer) -> None:
+    detokenizer = Detokenizer(tokenizer)
+    assert detokenizer.push(tokenizer.token_id("<0xE2>")) == ""
+    assert detokenizer.push(tokenizer.token_id("<loc0001>")) == "\ufffd<loc0001>"
+    assert detokenizer.push(tokenizer.token_id("<0xE2>")) == ""
+    assert detokenizer.finish() == "\ufffd"
+    assert detokenizer.finish() == ""
+
+
+def test_control_tokens_print_nothing_locations_do(tokenizer: PromptTokenizer) -> None:
+    ids = [
+        tokenizer.bos_id,
+        *map(tokenizer.token_id, ("<loc0001>", "<seg002>", PAD, IMAGE, "a")),
+        tokenizer.eos_id,
+    ]
+    assert stream(tokenizer, ids) == ["", "<loc0001>", "<seg002>", "", "", "a", "", ""]
+    assert tokenizer.decode([tokenizer.size, tokenizer.size + 63]) == ""
+
+
+def write(folder: Path, document: Any) -> Path:
+    """A tokenizer.json with this content."""
+    path = folder / "tokenizer.json"
+    path.write_text(json.dumps(document), encoding="utf-8")
+    return path
+
+
+def set_to(*keys: str | int, value: Any) -> Callable[[Any], None]:
+    """An edit that sets one field of the file."""
+
+    def edit(document: Any) -> None:
+        for key in keys[:-1]:
+            document = document[key]
+        document[keys[-1]] = value
+
+    return edit
+
+
+PANIC = {"type": "Precompiled", "precompiled_charsmap": ""}  # the library's reader panics
+ABORT = "x"  # with this continuing_subword_prefix the library's reader aborts the process
+HOSTILE = {
+    "a normalizer that panics": set_to("normalizer", value=PANIC),
+    "a decoder that panics": set_to("decoder", value=PANIC),
+    "a prefix that aborts": set_to("model", "continuing_subword_prefix", value=ABORT),
+    "another normalizer": set_to("normalizer", value={"type": "NFKC"}),
+    "another split": set_to("pre_tokenizer", "invert", value=True),
+    "another decoder": set_to("decoder", "decoders", 1, value={"type": "Strip"}),
+    "too few decoders": set_to("decoder", "decoders", value=[]),
+    "another model": set_to("model", value={"type": "WordLevel", "vocab": {}, "unk_token": "x"}),
+    "no byte fallback": set_to("model", "byte_fallback", value=False),
+    "dropout": set_to("model", "dropout", value=0.5),
+    "an id twice": set_to("model", "vocab", "a", value=5),
+    "a negative id": set_to("model", "vocab", "a", value=-1),
+    "a huge id": set_to("model", "vocab", "a", value=2**32),
+    "a text for an id": set_to("model", "vocab", "a", value="7"),
+    "a list for a vocabulary": set_to("model", "vocab", value=[]),
+    "an empty vocabulary": set_to("model", "vocab", value={}),
+    "a merge of unknown pieces": set_to("model", "merges", 0, value=["x", "none such"]),
+    "a merge into no piece": set_to("model", "merges", 0, value=["猫", "犬"]),
+    "a merge into a piece longer than any": set_to("model", "merges", 0, value=["▁triangle", "▁triangle"]),
+    "a merge of three": set_to("model", "merges", 0, value="a b c"),
+    "a merge of numbers": set_to("model", "merges", 0, value=[1, 2]),
+    "numbers for merges": set_to("model", "merges", value=7),
+    "half a character in a piece": set_to("model", "vocab", "\ud800", value=9999),
+    "an added token elsewhere": set_to("added_tokens", 2, "id", value=77),
+    "an added token far away": set_to("added_tokens", -1, "id", value=99_999),
+    "an added token without text": set_to("added_tokens", -1, "content", value=""),
+    "a number for an added token": set_to("added_tokens", 0, value=3),
+    "a text for a flag": set_to("added_tokens", 0, "special", value="yes"),
+    "nothing for added tokens": set_to("added_tokens", value=None),
+    "no image token": set_to("added_tokens", -1, "content", value="<picture>"),
+    "a list for a model": set_to("model", value=[]),
+    "nothing for a decoder": set_to("decoder", value=None),
+}
+
+
+@pytest.mark.parametrize("edit", HOSTILE.values(), ids=HOSTILE.keys())
+def test_hostile_file(folder: Path, tmp_path: Path, edit: Callable[[Any], None]) -> None:
+    document = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    edit(document)
+    assert_refused(write(tmp_path, document))
+
+
+def assert_refused(path: Path) -> None:
+    """The one error is ours, of one line, and names the file."""
+    with pytest.raises(BundleError) as caught:
+        PromptTokenizer.load(path)
+    message = str(caught.value)
+    assert message.startswith(f"{path}: ")
+    assert "\n" not in message
+    assert "panick" not in message
+
+
+@pytest.mark.parametrize("document", [None, 1, "text", [], {}, [[]]])
+def test_json_of_another_kind(tmp_path: Path, document: Any) -> None:
+    assert_refused(write(tmp_path, document))
+
+
+def test_cut_file(folder: Path, tmp_path: Path) -> None:
+    whole = (folder / "tokenizer.json").read_bytes()
+    path = tmp_path / "tokenizer.json"
+    for length in range(0, len(whole) - 1, len(whole) // 40):
+        path.write_bytes(whole[:length])
+        assert_refused(path)
+
+
+@pytest.mark.parametrize(
+    "content", [b"<html>", b"\xff\xfe\x00", b"[" * 100_000, b'{"a":' * 100_000, b"1" * 5000, b"{\0}"]
+)
+def test_not_json(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "tokenizer.json"
+    path.write_bytes(content)
+    assert_refused(path)
+
+
+def test_git_lfs_pointer(tmp_path: Path) -> None:
+    path = tmp_path / "tokenizer.json"
+    path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n", encoding="utf-8")
+    with pytest.raises(BundleError, match="git lfs pull"):
+        PromptTokenizer.load(path)
+
+
+def test_no_regular_file(tmp_path: Path) -> None:
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    for path in (tmp_path, tmp_path / "absent", fifo, Path("/dev/zero")):
+        assert_refused(path)
+
+
+def test_harmless_variants_of_the_file(folder: Path, tmp_path: Path, tokenizer: PromptTokenizer) -> None:
+    """Older files write merges as text, call the tab's byte by name, pad, cut, or have no pre-tokenizer."""
+    document = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    document["model"]["merges"] = [" ".join(pair) for pair in document["model"]["merges"]]
+    vocabulary = document["model"]["vocab"]
+    vocabulary["\t"] = vocabulary.pop("<0x09>")
+    document["pre_tokenizer"] = None
+    document["normalizer"] = {"type": "Sequence", "normalizers": [document["normalizer"]]}
+    document["truncation"] = {"direction": "Right", "max_length": 2, "strategy": "LongestFirst", "stride": 0}
+    document["padding"] = {
+        "strategy": {"Fixed": 50},
+        "direction": "Left",
+        "pad_to_multiple_of": None,
+        "pad_id": 0,
+        "pad_type_id": 0,
+        "pad_token": PAD,
+    }
+    variant = PromptTokenizer.load(write(tmp_path, document))
+    for prompt in prompts():
+        ids = tokenizer.encode(prompt, ROOM)
+        assert variant.encode(prompt, ROOM) == ids
+        assert variant.decode(ids) == tokenizer.decode(ids)
+
+
+def test_sample_tokenizer_is_deterministic_and_sized() -> None:
+    assert build_sample_tokenizer().to_str() == build_sample_tokenizer().to_str()
+    assert build_sample_tokenizer(400, 16, 8).get_vocab_size() == 400 + 16 + 8 + 1
+    for pieces in (100, 100_000):
+        with pytest.raises(ValueError, match="pieces must be from"):
+            build_sample_tokenizer(pieces)
