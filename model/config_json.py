@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from .config import PaliGemmaConfig, VisionConfig
-from .config_keys import MAX_DIMENSION, MAX_LAYERS, TOP_ACCEPTED, VISION_ACCEPTED, VISION_KEYS
+from .config_keys import MAX_DIMENSION, MAX_LAYERS, MAX_SIDE, TOP_ACCEPTED, VISION_ACCEPTED, VISION_KEYS
 from .errors import shown
 from .json_section import Section
 from .strict_json import read_json
@@ -51,8 +51,8 @@ def _vision_config(section: Section) -> VisionConfig:
         intermediate_size=section.integer("intermediate_size", 3072, 1, MAX_DIMENSION),
         num_hidden_layers=section.integer("num_hidden_layers", 12, 1, MAX_LAYERS),
         num_attention_heads=section.integer("num_attention_heads", 12, 1, MAX_DIMENSION),
-        image_size=section.integer("image_size", 224, 1, MAX_DIMENSION),
-        patch_size=section.integer("patch_size", 16, 1, MAX_DIMENSION),
+        image_size=section.integer("image_size", 224, 1, MAX_SIDE),
+        patch_size=section.integer("patch_size", 16, 1, MAX_SIDE),
         layer_norm_eps=section.positive("layer_norm_eps", 1e-6, 1.0),
     )
     width, heads = config.hidden_size, config.num_attention_heads

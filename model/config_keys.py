@@ -8,8 +8,10 @@ over unseen. Accepted by these lists are the files that transformers 4.41 to 5.2
 
 from __future__ import annotations
 
-MAX_DIMENSION = 1 << 20  # of any width, side or vocabulary; the largest published is 257,216
-MAX_LAYERS = 1 << 10  # the largest published is 46
+# Bounds on what a file may ask for, so that even a product of three stays far from the largest tensor size.
+MAX_DIMENSION = 1 << 20  # of any width or vocabulary; the largest published is 257,216
+MAX_LAYERS = 1 << 8  # the largest published is 46
+MAX_SIDE = 1 << 14  # pixels, of image and patch; the largest published is 896
 MAX_REAL = 1e9  # of rotary base, soft caps and scalars; the largest published is 10,000
 
 # Written into every section by transformers' PretrainedConfig: generation, classification, bookkeeping.

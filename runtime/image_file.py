@@ -106,12 +106,14 @@ def _decode(file: BinaryIO, kind: str, name: str, max_pixels: int) -> tuple[Imag
     _refuse_missing_bytes(image, kind, name)
     with _pillow_cap_at_least(image.size):
         image.load()
+        # Looking for a second frame makes Pillow forget the pixels of the first, in GIF.
+        frame = image.copy() if kind == "GIF" else image
         several = several or _has_second_frame(image)
     if not several:
-        return image, ()
+        return frame, ()
     if kind == "TIFF":
-        return image, (f"{name} has several pages: only the first is used",)
-    return image, (f"{name} is animated: only its first frame is used",)
+        return frame, (f"{name} has several pages: only the first is used",)
+    return frame, (f"{name} is animated: only its first frame is used",)
 
 
 def _refuse_missing_bytes(image: ImageFile.ImageFile, kind: str, name: str) -> None:
@@ -135,7 +137,7 @@ def _refuse_missing_bytes(image: ImageFile.ImageFile, kind: str, name: str) -> N
 
 def _has_second_frame(image: ImageFile.ImageFile) -> bool:
     try:
-        return bool(getattr(image, "is_animated", False))  # for GIF this looks for the next frame
+        return bool(getattr(image, "is_animated", False))
     except Exception:  # a damaged second frame is nothing to us: the first is complete
         return False
 

@@ -1,8 +1,8 @@
 """The Python front: load a bundle, ask about pictures.
 
-    model = PaliGemma.load("bundle/")
-    print(model.generate("photo.jpg", "caption en").text)
-    for piece in model.stream("photo.jpg", "describe en"): ...
+model = PaliGemma.load("bundle/")
+print(model.generate("photo.jpg", "caption en").text)
+for piece in model.stream("photo.jpg", "describe en"): ...
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from .job import Job, Row, plan, run
 from .manifest import Manifest, read_manifest
 from .session import Device, Placement, place
 from .tokenizer import PromptTokenizer
+from .verification import check_sizes
 
 
 class Stream:
@@ -69,6 +70,7 @@ class PaliGemma:
             raise OptionError(f"threads is {threads}, expected at least 1")
         folder = Path(folder)
         manifest = read_manifest(folder)
+        check_sizes(folder, manifest)
         tokenizer = PromptTokenizer.load(folder / manifest.tokens.file)
         placement = place(device, threads)
         try:
@@ -127,6 +129,4 @@ class PaliGemma:
         return [job.result(row) for row in job.rows]
 
     def _plan(self, requests: Sequence[Request], options: Options) -> Job:
-        return plan(
-            requests, options, self.manifest, self.tokenizer, device=self.device, load_s=self.load_s
-        )
+        return plan(requests, options, self.manifest, self.tokenizer, device=self.device, load_s=self.load_s)

@@ -1,10 +1,9 @@
 """Prompt to token ids and token ids to text, with a PaliGemma checkpoint's tokenizer.json.
 
-The file is read as JSON, and the tokenizer is built from its vocabulary, merges and added tokens. The
-library's own reader is not used: hostile files make it panic (a BaseException), and one that leads it to cut
-an error message within a character aborts the process. What else the file may hold (padding, truncation,
-PaliGemma 1's post-processor that adds BOS) has no effect: BOS, prompt, newline (arXiv 2407.07726, section
-3.1) are put together here.
+The file is read as JSON and checked, and the tokenizer is built from its vocabulary, merges and added tokens.
+The library's own reader is not used: over hostile files it panics (a BaseException, and a trace on stderr) or
+aborts the process. What else the file may hold (padding, truncation, PaliGemma 1's post-processor that adds
+BOS) has no effect: BOS, prompt, newline (arXiv 2407.07726, section 3.1) are put together here.
 """
 
 from __future__ import annotations

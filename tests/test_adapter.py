@@ -67,7 +67,7 @@ def test_merged_as_peft_merges(tmp_path: Path, use_rslora: bool) -> None:
         alpha_pattern={"language_model.layers.2.self_attn.o_proj": 5, "^.*vision_tower.*out_proj": 20},
     )
     adapted = peft.get_peft_model(model, config)
-    adapted.save_pretrained(tmp_path / "adapter")
+    adapted.save_pretrained(str(tmp_path / "adapter"))
     merged = parameters(adapted.merge_and_unload())
     shapes = {name: tuple(p.shape) for name, p in base.items()}
 

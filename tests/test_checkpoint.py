@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from paligemma_onnx.model.checkpoint import CHUNK, Checkpoint, find_non_finite
+from paligemma_onnx.model.checkpoint import Checkpoint
 from paligemma_onnx.model.config_json import read_config
 from paligemma_onnx.model.errors import CheckpointError
 from paligemma_onnx.model.paligemma import PaliGemma
@@ -26,7 +25,6 @@ Shapes = dict[str, tuple[int, ...]]
 EMBEDDING = "language_model.model.embed_tokens.weight"
 NORM = "language_model.model.norm.weight"
 HEAD = "language_model.lm_head.weight"
-STATUS = Path("/proc/self/status")
 
 
 @dataclass(frozen=True)
@@ -269,89 +267,7 @@ def test_a_tensor_in_another_shard_than_listed(tmp_path: Path) -> None:
     assert "/1.safetensors: lacks what model.safetensors.index.json lists for it: c" in refusal(tmp_path, {})
 
 
-def file_of(header: object, data: bytes = b"", length: int | None = None) -> bytes:
-    """A safetensors file from its parts, the length of the header true unless given."""
-    text = header if isinstance(header, bytes) else json.dumps(header).encode()
-    return struct.pack("<Q", len(text) if length is None else length) + text + data
-
-
-def entry(begin: int, end: int, shape: list[object], dtype: object = "F32") -> dict[str, object]:
-    return {"dtype": dtype, "shape": shape, "data_offsets": [begin, end]}
-
-
-@pytest.mark.parametrize(
-    ("data", "words"),
-    [
-        (b"", "does not fit into the 0 there are"),
-        (b"\x01\0\0", "does not fit"),
-        (b"\xff" * 100, "does not fit into the 100"),
-        (file_of({}, length=1 << 40), "does not fit"),
-        (file_of(b" " * (1 << 24) + b"{}"), "over the limit"),
-        (file_of(b"{]"), "not valid JSON"),
-        (file_of(b"[]"), "not a JSON object"),
-        (file_of(b'{"\xff": 1}'), "not UTF-8"),
-        (file_of(b"[" * 50_000), "nested too deeply"),
-        (file_of(b'{"a": 1, "a": 2}'), "'a' stands twice"),
-        (file_of({"a": 1}), "must have dtype, shape and data_offsets"),
-        (file_of({"a": {"dtype": "F32", "shape": [1]}}), "must have dtype"),
-        (file_of({"a": entry(0, 4, [1], dtype="F31")}, bytes(4)), "not F31: a"),
-        (file_of({"a": entry(0, 4, [1], dtype=7)}, bytes(4)), "has the type 7"),
-        (file_of({"a": entry(0, 4, [-1])}, bytes(4)), "has the shape [-1]"),
-        (file_of({"a": entry(0, 4, [True])}, bytes(4)), "has the shape [True]"),
-        (file_of({"a": entry(0, 4, [1.0])}, bytes(4)), "has the shape [1.0]"),
-        (file_of({"a": entry(0, 4, [1] * 9)}, bytes(4)), "has the shape"),
-        (file_of({"a": entry(-4, 0, [1])}, bytes(4)), "has the data_offsets [-4, 0]"),
-        (file_of({"a": entry(0, 4, [2])}, bytes(4)), "does not fill its data_offsets"),
-        (file_of({"a": entry(4, 0, [1])}, bytes(4)), "does not fill its data_offsets"),
-        (file_of({"a": entry(0, 4, [2**62, 2**62, 2**62])}, bytes(4)), "does not fill"),
-        (file_of({"a": entry(4, 8, [1])}, bytes(8)), "'a' leaves a hole at byte 0"),
-        (file_of({"a": entry(0, 4, [1]), "b": entry(8, 12, [1])}, bytes(12)), "'b' leaves a hole at byte 4"),
-        (file_of({"a": entry(0, 8, [2]), "b": entry(4, 12, [2])}, bytes(12)), "'b' overlaps another tensor"),
-        (file_of({"a": entry(0, 8, [2])}, bytes(7)), "the tensors need 8 bytes and 7 are there"),
-        (file_of({"a": entry(0, 8, [2])}, bytes(9)), "the tensors need 8 bytes and 9 are there"),
-        (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n", "git lfs pull"),
-    ],
-)
-def test_broken_files(tmp_path: Path, data: bytes, words: str) -> None:
-    (tmp_path / "model.safetensors").write_bytes(data)
-    assert words in refusal(tmp_path, {"a": (1,)})
-
-
 def test_a_download_that_stopped(tiny: Tiny, tmp_path: Path) -> None:
     whole = (tiny.folder / "model.safetensors").read_bytes()
     (tmp_path / "model.safetensors").write_bytes(whole[: len(whole) // 2])
     assert "fetch the file again" in refusal(tmp_path, tiny.expected)
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_values_that_are_not_numbers(tmp_path: Path, dtype: torch.dtype) -> None:
-    tensors = {name: torch.zeros(3, 5, dtype=dtype) for name in ("nan", "plus", "minus", "fine")}
-    tensors["nan"][1, 2] = torch.nan
-    tensors["plus"][2, 4] = torch.inf
-    tensors["minus"][0, 0] = -torch.inf
-    save_file(tensors, tmp_path / "model.safetensors")
-    checkpoint = Checkpoint.open(tmp_path, dict.fromkeys(tensors, (3, 5)))
-    assert find_non_finite(checkpoint) == ["minus", "nan", "plus"]
-
-
-def anonymous_bytes() -> int:
-    """Memory of this process that no file backs (RssAnon)."""
-    line = next(line for line in STATUS.read_text().splitlines() if line.startswith("RssAnon"))
-    return int(line.split()[1]) * 1024
-
-
-@pytest.mark.skipif(not STATUS.exists(), reason="reads /proc")
-def test_tensors_are_mapped_and_not_copied(tmp_path: Path) -> None:
-    size = 32 * CHUNK  # bytes of each of two tensors: 128 MiB
-    tables = {name: torch.zeros(size // 2, dtype=torch.bfloat16) for name in ("a", "b")}
-    tables["b"][-1] = torch.nan
-    save_file(tables, tmp_path / "model.safetensors")
-    del tables
-    before = anonymous_bytes()
-    checkpoint = Checkpoint.open(tmp_path, {"a": (size // 2,), "b": (size // 2,)})
-    tensors = [checkpoint.tensor(name) for name in ("a", "b")]
-    assert find_non_finite(checkpoint) == ["b"]
-    # 256 MiB were read. What remains is a few pages of Python objects and the allocator's slack.
-    assert anonymous_bytes() - before < size // 8
-    tensors[0][0] = 1.0  # a private mapping: the file keeps its value
-    assert load_file(tmp_path / "model.safetensors")["a"][0] == 0

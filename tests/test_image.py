@@ -195,10 +195,8 @@ def test_every_orientation_is_turned_upright_once(kind: str, orientation: int) -
 def test_jpeg_is_turned_upright_in_both_byte_orders() -> None:
     half = Image.new("L", (32, 16), 0)
     half.paste(255, (0, 0, 32, 8))  # white above black
-    for order in ("<", ">"):
-        exif = {"<": b"II*\0", ">": b"MM\0*"}[order] + struct.pack(
-            f"{order}IHHHIHH", 8, 1, 0x0112, 3, 1, 6, 0
-        )
+    for order, header in (("<", b"II*\0"), (">", b"MM\0*")):
+        exif = header + struct.pack(f"{order}IHHHIHH", 8, 1, 0x0112, 3, 1, 6, 0)
         rgb = open_image(encode(half, format="JPEG", exif=b"Exif\0\0" + exif)).rgb
         assert rgb.size == (16, 32)  # 6: a quarter turn clockwise, so the white goes to the right
         assert np.asarray(rgb)[0, 0, 0] < 5

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
-import os
 import struct
 import subprocess
 import sys
@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFile
 
-from paligemma_onnx.runtime.errors import ImageError, OptionError, ResourceError
+from paligemma_onnx.runtime.errors import ImageError, OptionError
 from paligemma_onnx.runtime.image import DEFAULT_MAX_PIXELS, open_image
 
 LEVELS = np.random.default_rng(3).integers(0, 256, (31, 45, 3), dtype=np.uint8)
@@ -98,7 +98,7 @@ def test_empty_files_and_mistaken_ones(tmp_path: Path) -> None:
 def test_a_file_cut_anywhere(kind: str, host_tolerates: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", host_tolerates)
     data = encode(**ENCODINGS[kind])
-    end = len(data) - (2 if kind == "GIF" else 0)  # without its last two bytes a GIF still has all its pixels
+    end = len(data) - {"GIF": 2, "BMP": 1}.get(kind, 0)  # these bytes hold no pixels
     for length in {*range(16, end, end // 40), end // 2, end - 1}:
         refused(data[:length], "truncated")
     assert ImageFile.LOAD_TRUNCATED_IMAGES is host_tolerates
@@ -138,10 +138,8 @@ def test_damage_never_raises_anything_else() -> None:
             broken = bytearray(data)
             for place in random.integers(0, min(80, len(data)), 3):
                 broken[place] = random.choice([0, 1, 127, 255])
-            try:
+            with contextlib.suppress(ImageError):
                 assert open_image(bytes(broken), max_pixels=10**6).rgb.mode == "RGB"
-            except ImageError as error:
-                assert str(error).isprintable()
 
 
 # Too large
@@ -211,9 +209,8 @@ def test_size_is_refused_from_the_header(tmp_path: Path, monkeypatch: pytest.Mon
     frame[start + 5 : start + 9] = struct.pack("<HH", 13_000, 13_000)
     frame[start:start] = b"!\xf9\x04\x08\0\0\0\0"
     (tmp_path / "frame").write_bytes(frame)
-    subprocess.run(
-        [sys.executable, "-c", MEASURE, tmp_path / "small", *names, tmp_path / "frame"], check=True
-    )
+    names.append(str(tmp_path / "frame"))
+    subprocess.run([sys.executable, "-c", MEASURE, str(tmp_path / "small"), *names], check=True)
 
     monkeypatch.setattr(ImageFile.ImageFile, "load", lambda *_: pytest.fail("decoded"))
     for kind in OVERSIZED:
@@ -223,20 +220,18 @@ def test_size_is_refused_from_the_header(tmp_path: Path, monkeypatch: pytest.Mon
 def test_sides_and_tiles_have_bounds_too() -> None:
     refused(oversized("PNG", 1_000_001, 1), "no side may pass 1,000,000")
     refused(oversized("PNG", 0, 4), "no pixels")
-    tiled = bytearray(encode(format="TIFF", compression="tiff_deflate", tile=(16, 16)))
-    assert open_image(bytes(tiled)).width == 45
-    for tag in (322, 323):  # TileWidth, TileLength
-        start = tiled.rindex(struct.pack("<H", tag))
-        struct.pack_into("<HII", tiled, start + 2, 4, 1, 32_000)
+    tiled = bytearray(encode(**ENCODINGS["TIFF, deflate"]))
+    for tag, instead_of in ((322, 278), (323, 284)):  # TileWidth and TileLength, of entries that are optional
+        start = tiled.rindex(struct.pack("<HHI", instead_of, 3, 1))
+        struct.pack_into("<HHII", tiled, start, tag, 4, 1, 32_000)
     refused(bytes(tiled), "a tile of .* is 32000 x 32000")
 
 
 @pytest.mark.parametrize("source", [LEVELS, PICTURE, encode(format="WEBP"), encode(format="TIFF")])
 def test_the_cap_is_exact_and_an_option(source: Any) -> None:
     assert open_image(source, max_pixels=31 * 45).width == 45
-    refused(
-        source, "45 x 31 = 1,395 pixels, over the cap of 1,394; .* raise max_image_pixels", max_pixels=1394
-    )
+    words = "is 45 x 31 = 1,395 pixels, over the cap of 1,394; .* raise max_image_pixels"
+    refused(source, words, max_pixels=1394)
 
 
 def test_the_default_cap_is_pillow_s_own() -> None:
@@ -258,108 +253,3 @@ def test_our_cap_decides_whatever_pillow_s_is(monkeypatch: pytest.MonkeyPatch) -
         broken = encode(format="WEBP")[:-9]
         refused(broken, "truncated")
     assert Image.MAX_IMAGE_PIXELS == 100
-
-
-# Arrays and Pillow images
-
-BAD_ARRAYS = {
-    "float": np.zeros((4, 4, 3), np.float32),
-    "NaN": np.full((4, 4, 3), np.nan),
-    "16 bits": np.zeros((4, 4), np.uint16),
-    "signed": np.zeros((4, 4, 3), np.int8),
-    "bool": np.zeros((4, 4), bool),
-    "objects": np.array([[None]]),
-    "a scalar": np.array(3, np.uint8),
-    "a row": np.zeros(4, np.uint8),
-    "two channels": np.zeros((4, 4, 2), np.uint8),
-    "channels first": np.zeros((3, 40, 50), np.uint8),
-    "a batch": np.zeros((1, 4, 4, 3), np.uint8),
-}
-
-
-@pytest.mark.parametrize("kind", BAD_ARRAYS)
-def test_arrays_of_another_shape_or_dtype(kind: str) -> None:
-    message = refused(BAD_ARRAYS[kind], r"an array must be uint8 of shape \[H, W\], \[H, W, 1\]")
-    assert message.endswith(f"not {BAD_ARRAYS[kind].dtype} of shape {list(BAD_ARRAYS[kind].shape)}")
-
-
-@pytest.mark.parametrize("shape", [(0, 4, 3), (4, 0), (0, 0, 4)])
-def test_arrays_without_pixels(shape: tuple[int, ...]) -> None:
-    refused(np.zeros(shape, np.uint8), "the array has no pixels")
-
-
-@pytest.mark.parametrize("source", [None, 3, ["a.png"], io.BytesIO(b"")])
-def test_other_types(source: Any) -> None:
-    refused(
-        source, f"type {type(source).__name__}: give a path, the bytes of a file, a Pillow image or an array"
-    )
-
-
-def test_pillow_images_that_cannot_be_read() -> None:
-    closed = Image.open(io.BytesIO(encode(format="PNG")))
-    closed.close()
-    refused(closed, "the Pillow image cannot be read: it was closed")
-    lazy = Image.open(io.BytesIO(encode(format="JPEG")[:-400]))
-    refused(lazy, "truncated")
-    refused(Image.new("RGB", (0, 3)), "no pixels")
-
-
-def test_short_memory_is_not_the_picture_s_fault(monkeypatch: pytest.MonkeyPatch) -> None:
-    def no_memory(*_: Any) -> None:
-        raise MemoryError
-
-    monkeypatch.setattr(ImageFile.ImageFile, "load", no_memory)
-    for source in (encode(format="PNG"), Image.open(io.BytesIO(encode(format="PNG")))):
-        with pytest.raises(ResourceError, match="not enough memory"):
-            open_image(source)
-
-
-# Paths
-
-
-def test_paths_that_are_no_files(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "pipe")
-    (tmp_path / "broken").symlink_to("gone")
-    (tmp_path / "loop").symlink_to("loop")
-    refused(tmp_path, "is a folder")
-    refused(tmp_path / "pipe", "pipe is a pipe, socket or device")
-    refused("/dev/zero", "/dev/zero is a pipe, socket or device")
-    refused(tmp_path / "none.png", r"none\.png does not exist")
-    refused(tmp_path / "broken", "broken is a link to a file that does not exist")
-    refused(tmp_path / "loop", "loop cannot be opened")
-    refused("", "the empty file name")
-
-
-def test_unreadable_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def denied(*_: Any, **__: Any) -> None:
-        raise PermissionError(13, "Permission denied")
-
-    (tmp_path / "secret.png").touch()
-    monkeypatch.setattr(Path, "open", denied)  # a mode of 000 would not stop root, as whom tests may run
-    refused(tmp_path / "secret.png", r"secret\.png cannot be opened: Permission denied")
-
-
-def test_strange_file_names(tmp_path: Path) -> None:
-    not_utf8 = tmp_path / os.fsdecode(b"caf\xe9.png")
-    refused(not_utf8, r"caf\\udce9\.png does not exist")
-    not_utf8.write_bytes(encode(format="PNG"))
-    assert open_image(not_utf8).width == 45
-    not_utf8.write_bytes(encode(format="GIF", save_all=True, append_images=[PICTURE.rotate(180)]))
-    assert open_image(not_utf8).warnings[0].isprintable()
-    refused("a\nb\x1b[31m.png", r"a\\nb\\x1b\[31m\.png does not exist")
-    refused("a\0b", "not a possible file name")
-    refused("a\ud800b", "not a possible file name")
-    assert len(refused("x" * 100_000, "cannot be opened")) < 300
-
-
-def test_no_file_stays_open(tmp_path: Path) -> None:
-    descriptors = Path("/dev/fd")
-    before = len(list(descriptors.iterdir()))
-    for kind, options in ENCODINGS.items():
-        path = tmp_path / kind
-        path.write_bytes(encode(**options))
-        opened = open_image(path)
-        path.write_bytes(encode(**options)[:-50])
-        refused(path, "truncated")
-        assert len(list(descriptors.iterdir())) == before
-        assert opened.rgb.getpixel((0, 0))

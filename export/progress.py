@@ -1,0 +1,53 @@
+"""How far an export is: a bar on a terminal, a line a stage elsewhere; always on stderr."""
+
+from __future__ import annotations
+
+import sys
+from types import TracebackType
+
+import click
+from tqdm import tqdm
+
+
+class TerminalProgress:
+    """Stage and bytes written."""
+
+    def __init__(self) -> None:
+        self._interactive = sys.stderr.isatty()
+        self._bar: tqdm[None] | None = None
+        self._stage = ""
+
+    def __enter__(self) -> TerminalProgress:
+        """Use it as a context, so that the bar is closed whatever happens."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close the bar."""
+        if self._bar is not None:
+            self._bar.close()
+
+    def stage(self, text: str) -> None:
+        """Say what is done from now on."""
+        self._stage = text
+        if not self._interactive:
+            click.echo(text, err=True)
+            return
+        if self._bar is None:
+            self._bar = tqdm(total=0, unit="B", unit_scale=True, file=sys.stderr, leave=False)
+        self._bar.set_description(text)
+
+    def total(self, size: int) -> None:
+        """Bytes that will be written."""
+        if self._bar is not None:
+            self._bar.reset(total=size)
+
+    def wrote(self, size: int) -> None:
+        """Bytes written since the last call."""
+        if self._bar is not None:
+            self._bar.update(size)
+
+    def warn(self, text: str) -> None:
+        """Print a line above the bar."""
+        tqdm.write(f"warning: {text}", file=sys.stderr)

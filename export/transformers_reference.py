@@ -1,0 +1,107 @@
+"""transformers as a second oracle: its PaliGemma behind our three verbs.
+
+Each row is computed alone and without padding, so that a padded batch is held against single requests.
+
+Legend: B batch, M pictures, S image side in pixels, I tokens an image, N image tokens of a row, T prompt
+tokens of the longest row, P cache slots, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+import transformers
+from torch import Tensor
+from torch.nn.functional import pad
+from transformers.cache_utils import DynamicCache
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+from paligemma_onnx.model.cache import Cache, KeyValue
+from paligemma_onnx.model.errors import CheckpointError
+
+
+class TransformersReference:
+    """`PaliGemmaForConditionalGeneration` in float32 with eager attention."""
+
+    def __init__(self, folder: Path) -> None:
+        transformers.utils.logging.disable_progress_bar()
+        try:
+            self._model = transformers.PaliGemmaForConditionalGeneration.from_pretrained(
+                folder, dtype=torch.float32, attn_implementation="eager", local_files_only=True
+            ).eval()
+        except (OSError, ValueError, KeyError, RuntimeError) as error:
+            reason = " ".join(str(error).split())[:300]
+            raise CheckpointError(f"{folder}: transformers does not load it: {reason}") from None
+        self.name = f"transformers {transformers.__version__}"
+
+    def encode_image(self, pixel_values: Tensor) -> Tensor:
+        """float32[B, 3, S, S] -> float32[B, I, D]."""
+        features: Tensor = self._model.get_image_features(pixel_values).pooler_output
+        return features
+
+    def prefill(
+        self, input_ids: Tensor, image_features: Tensor, text_lengths: Tensor
+    ) -> tuple[Tensor, Cache]:
+        """As PaliGemma.prefill; padding slots are zero."""
+        slots = image_features.shape[1] + input_ids.shape[1]
+        rows = [
+            self._prefill_row(ids[:length], features[None])
+            for ids, features, length in zip(input_ids, image_features, text_lengths.tolist(), strict=True)
+        ]
+        return torch.cat([logits for logits, _ in rows]), _stack([cache for _, cache in rows], slots)
+
+    def decode_step(self, input_ids: Tensor, past_lengths: Tensor, past: Cache) -> tuple[Tensor, Cache]:
+        """As PaliGemma.decode_step."""
+        rows = [
+            self._decode_row(input_ids[row : row + 1], length, row, past)
+            for row, length in enumerate(past_lengths.tolist())
+        ]
+        slots = past[0].key.shape[2] + 1
+        return torch.cat([logits for logits, _ in rows]), _stack([cache for _, cache in rows], slots)
+
+    def _prefill_row(self, ids: Tensor, features: Tensor) -> tuple[Tensor, DynamicCache]:
+        placeholders = torch.full((features.shape[1],), self._model.config.image_token_id)
+        input_ids = torch.cat([placeholders, ids])[None]
+        return self._call(
+            input_ids,
+            first_position=0,
+            cache=DynamicCache(),
+            # Zeros mark the prefix, which sees itself both ways; without them transformers makes it causal.
+            token_type_ids=torch.zeros_like(input_ids),
+            mm_encoder_outputs={"image": BaseModelOutputWithPooling(pooler_output=features)},
+        )
+
+    def _decode_row(self, ids: Tensor, length: int, row: int, past: Cache) -> tuple[Tensor, DynamicCache]:
+        cache = DynamicCache()
+        for layer, (key, value) in enumerate(past):
+            cache.update(key[row : row + 1, :, :length], value[row : row + 1, :, :length], layer)
+        return self._call(ids, first_position=length, cache=cache)
+
+    def _call(
+        self, input_ids: Tensor, *, first_position: int, cache: DynamicCache, **inputs: object
+    ) -> tuple[Tensor, DynamicCache]:
+        tokens = input_ids.shape[1]
+        output = self._model(
+            input_ids=input_ids,
+            # transformers would count from 1, which turns every key a little further; from 0 they compare.
+            position_ids=torch.arange(first_position, first_position + tokens)[None],
+            attention_mask=torch.ones(1, first_position + tokens, dtype=torch.long),
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+            **inputs,
+        )
+        return output.logits[:, -1], cache
+
+
+def _stack(rows: list[DynamicCache], slots: int) -> Cache:
+    """Caches of single rows as one cache, padded on the right with zeros to so many slots."""
+
+    def padded(layer: int, kind: str) -> Tensor:
+        tensors = [getattr(row.layers[layer], kind) for row in rows]
+        return torch.cat([pad(tensor, (0, 0, 0, slots - tensor.shape[2])) for tensor in tensors])
+
+    return tuple(
+        KeyValue(padded(layer, "keys"), padded(layer, "values")) for layer in range(len(rows[0].layers))
+    )

@@ -1,0 +1,88 @@
+"""The command line: answers on stdout, everything else on stderr.
+
+The export side's commands are listed here and imported only when they run, so that help and `generate`
+start fast and work where torch is absent.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from typing import Any
+
+import click
+
+from .errors import ProviderError
+from .terminal import run_command
+
+# name -> module, extra it needs, one line of help
+COMMANDS = {
+    "export": ("paligemma_onnx.export.cli", "export", "Turn a checkpoint into a bundle of ONNX graphs."),
+    "generate": ("paligemma_onnx.runtime.cli_generate", None, "Answer a prompt about images."),
+    "validate": ("paligemma_onnx.export.cli", "export", "Hold a bundle against its checkpoint."),
+    "verify": ("paligemma_onnx.runtime.cli_bundle", None, "Check sizes, hashes, graph inputs and outputs."),
+    "inspect": ("paligemma_onnx.runtime.cli_bundle", None, "Show what is in a bundle."),
+    "demo": ("paligemma_onnx.export.cli", "export", "Make, export and ask a small model, offline."),
+    "doctor": ("paligemma_onnx.runtime.cli_bundle", None, "Show versions, devices and what is missing."),
+}
+
+
+class LazyGroup(click.Group):
+    """A group that knows its commands' names and imports one when it is asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
+        """Names in the order of use."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        """Import the module of one command.
+
+        Raises:
+            ProviderError: the extra it needs is not installed.
+        """
+        if cmd_name not in COMMANDS:
+            return None
+        module, extra, _ = COMMANDS[cmd_name]
+        try:
+            command: Any = getattr(importlib.import_module(module), cmd_name)
+        except ModuleNotFoundError as error:
+            if extra is None or (error.name or "").startswith("paligemma_onnx"):
+                raise
+            raise ProviderError(
+                f"`{cmd_name}` needs {error.name}: run `pip install 'paligemma-onnx[cpu,{extra}]'`"
+            ) from None
+        return command if isinstance(command, click.Command) else None
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        """List commands without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, _, text) in COMMANDS.items()])
+
+
+@click.group(
+    cls=LazyGroup,
+    context_settings={
+        "auto_envvar_prefix": "PALIGEMMA_ONNX",
+        "help_option_names": ["-h", "--help"],
+        "show_default": True,
+        "max_content_width": 110,
+    },
+)
+@click.option("--debug", is_flag=True, help="Show a traceback with an error.")
+@click.version_option(package_name="paligemma-onnx")
+def cli(debug: bool) -> None:
+    """Export PaliGemma to ONNX, and run it without torch.
+
+    Every option can be set by an environment variable, PALIGEMMA_ONNX_COMMAND_OPTION, for example
+    PALIGEMMA_ONNX_GENERATE_MODEL. Exit codes: 2 usage, 3 image or prompt, 4 checkpoint, bundle or device,
+    5 memory or disk, 6 validation mismatch, 130 interrupted.
+    """
+    del debug  # read by terminal.py when something goes wrong
+
+
+def main() -> None:
+    """Entry point of `paligemma-onnx`."""
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal that cannot show a character shows a stand-in, and an answer is never lost for it.
+        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    sys.exit(run_command(lambda: cli.main(standalone_mode=False)))

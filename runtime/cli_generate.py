@@ -1,0 +1,145 @@
+"""`generate`: the text on stdout while it is written, timings on stderr."""
+
+from __future__ import annotations
+
+import json
+import queue
+import threading
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import cast
+
+import click
+
+from .answer import Generation, Options
+from .cancellation import Cancellation
+from .image import DEFAULT_MAX_PIXELS
+from .paligemma import PaliGemma, Stream
+from .session import DEVICES, Device
+from .terminal import INTERRUPTED
+
+
+@click.command()
+@click.option("--model", type=click.Path(path_type=Path), required=True, help="Bundle made by `export`.")
+@click.option(
+    "--image", "images", type=click.Path(), required=True, multiple=True, help="Image file; may be repeated."
+)
+@click.option("--max-new-tokens", type=int, help="Most tokens to generate.  [default: the bundle's]")
+@click.option("--temperature", type=float, default=0.0, help="0 takes the likeliest token, 1 samples.")
+@click.option(
+    "--top-p", type=float, default=1.0, help="Sample among tokens that together have this probability."
+)
+@click.option("--top-k", type=int, default=0, help="Sample among this many likeliest tokens; 0 means all.")
+@click.option("--seed", type=int, help="Repeat a sampled answer.  [default: drawn]")
+@click.option("--device", type=click.Choice(DEVICES), default="auto", help="Where to run.")
+@click.option("--threads", type=click.IntRange(min=1), help="Threads of the CPU.  [default: all]")
+@click.option(
+    "--max-image-pixels", type=int, default=DEFAULT_MAX_PIXELS, help="Refuse larger images before decoding."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object when the answer is complete.")
+@click.option("--stats", is_flag=True, help="Print timings on stderr.")
+@click.option("--no-stream", is_flag=True, help="Print the text when it is complete.")
+@click.argument("prompt")
+def generate(
+    model: Path,
+    images: tuple[str, ...],
+    max_new_tokens: int | None,
+    temperature: float,
+    top_p: float,
+    top_k: int,
+    seed: int | None,
+    device: str,
+    threads: int | None,
+    max_image_pixels: int,
+    as_json: bool,
+    stats: bool,
+    no_stream: bool,
+    prompt: str,
+) -> int:
+    """Answer PROMPT about one or several images.
+
+    PaliGemma was trained with prompts such as `caption en`, `answer en QUESTION`, `detect A ; B` and
+    `segment A`.
+    """
+    cancel = Cancellation()
+    options = Options(
+        temperature=temperature,
+        top_p=top_p,
+        top_k=top_k,
+        seed=seed,
+        max_image_pixels=max_image_pixels,
+        cancel=cancel,
+    )
+    if max_new_tokens is not None:
+        options["max_new_tokens"] = max_new_tokens
+    loaded = PaliGemma.load(model, device=cast(Device, device), threads=threads)
+    stream = loaded.stream(list(images), prompt, **options)
+    for warning in stream.result.warnings:
+        click.echo(f"warning: {warning}", err=True)
+
+    live = not (as_json or no_stream)
+    interrupted = False
+    pieces = _Pieces(stream)
+    while True:
+        try:
+            for piece in pieces:
+                if live:
+                    click.echo(piece, nl=False)
+            break
+        except KeyboardInterrupt:
+            cancel.cancel()  # the worker ends within the graph run it is in; then the loop above ends
+            interrupted = True
+        except BrokenPipeError:
+            cancel.cancel()
+            raise
+    _print(stream.result, as_json=as_json, live=live, stats=stats)
+    return INTERRUPTED if interrupted else 0
+
+
+class _Pieces:
+    """What a stream yields, produced in another thread.
+
+    Python handles signals in the main thread, between bytecodes; a graph that ran there would keep Ctrl-C
+    waiting until it is done.
+    """
+
+    def __init__(self, stream: Stream) -> None:
+        self._queue: queue.SimpleQueue[str | BaseException | None] = queue.SimpleQueue()
+        self._stream = stream
+        threading.Thread(target=self._produce, daemon=True).start()
+
+    def _produce(self) -> None:
+        try:
+            for piece in self._stream:
+                self._queue.put(piece)
+            self._queue.put(None)
+        except BaseException as error:
+            self._queue.put(error)
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        item = self._queue.get()
+        if isinstance(item, BaseException):
+            raise item
+        if item is None:
+            raise StopIteration
+        return item
+
+
+def _print(generation: Generation, *, as_json: bool, live: bool, stats: bool) -> None:
+    if as_json:
+        click.echo(json.dumps(asdict(generation), ensure_ascii=False))
+    else:
+        click.echo("" if live else generation.text)
+    if stats:
+        times = generation.timings
+        click.echo(
+            f"load {times.load_s:.2f} s, vision {times.vision_s:.2f} s, prefill {times.prefill_s:.2f} s, "
+            f"first token {times.time_to_first_token_s:.2f} s, decode {times.decode_s:.2f} s "
+            f"({times.tokens_per_second:.1f} tokens/s), {generation.image_tokens} image and "
+            f"{generation.prompt_tokens} prompt tokens, seed {generation.seed}, {generation.device}",
+            err=True,
+        )
