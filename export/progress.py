@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from types import TracebackType
+from typing import Any
 
 import click
 from tqdm import tqdm
@@ -14,8 +15,7 @@ class TerminalProgress:
 
     def __init__(self) -> None:
         self._interactive = sys.stderr.isatty()
-        self._bar: tqdm[None] | None = None
-        self._stage = ""
+        self._bar: tqdm[Any] | None = None
 
     def __enter__(self) -> TerminalProgress:
         """Use it as a context, so that the bar is closed whatever happens."""
@@ -30,12 +30,11 @@ class TerminalProgress:
 
     def stage(self, text: str) -> None:
         """Say what is done from now on."""
-        self._stage = text
         if not self._interactive:
             click.echo(text, err=True)
             return
         if self._bar is None:
-            self._bar = tqdm(total=0, unit="B", unit_scale=True, file=sys.stderr, leave=False)
+            self._bar = tqdm[Any](total=0, unit="B", unit_scale=True, file=sys.stderr, leave=False)
         self._bar.set_description(text)
 
     def total(self, size: int) -> None:

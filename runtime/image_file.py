@@ -120,7 +120,7 @@ def _refuse_missing_bytes(image: ImageFile.ImageFile, kind: str, name: str) -> N
     """Makes `image.load` raise where the file ends too soon, even under `LOAD_TRUNCATED_IMAGES`.
 
     That Pillow global pads with grey what is missing; it belongs to the host application and to all its
-    threads, so it is neither trusted nor changed. `load_read` is Pillow's documented hook for the bytes.
+    threads, so it is neither trusted nor changed. `load_read` is the hook that `ImageFile.load` reads from.
     """
     if kind == "WebP" or image.fp is None:
         return  # decoded by libwebp from the whole file, which refuses a short one

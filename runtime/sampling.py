@@ -71,9 +71,8 @@ def sample(
         return _likeliest(logits, suppressed)
     ids, weights = candidates(logits, options, suppressed)
     reach = np.cumsum(weights, out=weights)
-    # u < 1, yet u * total may round up to the total: stop at the first to reach it, the last of weight > 0.
-    drawn = np.searchsorted(reach, rng.random() * reach[-1], side="right")
-    return int(ids[min(drawn, np.searchsorted(reach, reach[-1], side="left"))])
+    # Always inside: u <= 1 - 2**-53 keeps u * total below the total, which is 1 (the peak's weight) or more.
+    return int(ids[np.searchsorted(reach, rng.random() * reach[-1], side="right")])
 
 
 def candidates(

@@ -7,6 +7,7 @@ import io
 import struct
 import subprocess
 import sys
+import tracemalloc
 import warnings
 import zlib
 from collections.abc import Callable
@@ -215,6 +216,17 @@ def test_size_is_refused_from_the_header(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(ImageFile.ImageFile, "load", lambda *_: pytest.fail("decoded"))
     for kind in OVERSIZED:
         refused(oversized(kind), "is 20000 x 20000 = 400,000,000 pixels, over the cap of 89,478,485")
+
+
+def test_a_hostile_chunk_length_is_not_allocated(tmp_path: Path) -> None:
+    path = tmp_path / "chunk.png"
+    data = encode(format="PNG")
+    path.write_bytes(data[:33] + struct.pack(">I", 2**31 - 1) + b"tEXt" + data[33:])
+    tracemalloc.start()
+    refused(path, "truncated")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 10**6  # bytes
 
 
 def test_sides_and_tiles_have_bounds_too() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +95,10 @@ def test_paths_that_are_no_files(tmp_path: Path) -> None:
     (tmp_path / "broken").symlink_to("gone")
     (tmp_path / "loop").symlink_to("loop")
     refused(tmp_path, "is a folder")
+    signal.signal(signal.SIGALRM, lambda *_: pytest.fail("opening a pipe hangs"))
+    signal.alarm(5)  # seconds
     refused(tmp_path / "pipe", "pipe is a pipe, socket or device")
+    signal.alarm(0)
     refused("/dev/zero", "/dev/zero is a pipe, socket or device")
     refused(tmp_path / "none.png", r"none\.png does not exist")
     refused(tmp_path / "broken", "broken is a link to a file that does not exist")

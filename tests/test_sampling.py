@@ -85,9 +85,8 @@ def test_one_candidate_is_the_greedy_one(logits: Logits, temperature: float, see
 def big(kind: str) -> Logits:
     """Logits of the real vocabulary's size."""
     rng = np.random.default_rng(7)
-    logits: Logits = rng.normal(0, {"peaked": 1, "spread": 3, "flat": 1e-3}[kind], VOCABULARY).astype(
-        "float32"
-    )
+    spread = {"peaked": 1, "spread": 3, "flat": 1e-3}[kind]
+    logits: Logits = rng.normal(0, spread, VOCABULARY).astype(np.float32)
     if kind == "peaked":
         logits[rng.integers(0, VOCABULARY, 20)] += 20
     return logits
@@ -111,14 +110,15 @@ def test_candidates_of_a_real_vocabulary(kind: str, options: SamplingOptions) ->
 
 @pytest.mark.parametrize("kind", ["peaked", "spread", "flat"])
 def test_candidates_are_those_transformers_keeps(kind: str) -> None:
-    torch = pytest.importorskip("torch", reason="the reference")
+    import torch  # noqa: PLC0415 - the reference alone needs it
     from transformers import (  # noqa: PLC0415 - takes seconds to import
         TemperatureLogitsWarper,
         TopKLogitsWarper,
         TopPLogitsWarper,
     )
 
-    logits = np.unique(big(kind))  # equals are dealt with differently, on purpose: see `candidates`
+    # No equals: they are dealt with differently, on purpose (see `candidates`).
+    logits = np.random.default_rng(1).permutation(np.unique(big(kind)))
     for temperature, top_k, top_p in [(1.0, 0, 0.9), (0.7, 50, 0.9), (1.3, 0, 0.3), (2.0, 1000, 0.999)]:
         # float64, or the reference's own running sum would round the boundary away.
         scores = torch.from_numpy(logits.astype(np.float64))[None]
@@ -199,15 +199,18 @@ def test_each_token_takes_one_draw_and_greedy_none() -> None:
     assert rng.random() == plain.random()
 
 
-def test_largest_draw_stays_inside() -> None:
-    """u * total may round up to the total; what follows there has no probability."""
+@pytest.mark.parametrize(("drawn", "expected"), [(0.0, 1), (1 - 2.0**-53, 3)])
+def test_extreme_draws_stay_inside(drawn: float, expected: int) -> None:
+    """Nothing without probability is chosen, before the first candidate or after the last."""
 
-    class Largest(np.random.Generator):
+    class Fixed(np.random.Generator):
         def random(self, *_args: Any, **_kwargs: Any) -> Any:
-            return 1 - 2.0**-53
+            return drawn
 
-    logits = np.array([2.0, 1.0, 3.0, -np.inf, -np.inf], np.float32)
-    assert sample(logits, SamplingOptions(1.0), Largest(np.random.PCG64(0))) == 2
+    rng = Fixed(np.random.PCG64(0))
+    for middle in np.linspace(0, 3, 50):
+        logits = np.array([-np.inf, 2, middle, 3, -np.inf, -np.inf], np.float32)
+        assert sample(logits, SamplingOptions(1.0), rng) == expected
 
 
 def test_fresh_seeds_are_valid_and_differ() -> None:
@@ -238,7 +241,7 @@ def test_overflow_is_reported(options: SamplingOptions, bad: list[float], says: 
 @pytest.mark.parametrize("options", [SamplingOptions(), SamplingOptions(1.0), SamplingOptions(1.0, 5, 0.9)])
 def test_no_finite_logit_is_reported(options: SamplingOptions) -> None:
     logits = np.full(40, -np.inf, np.float32)
-    with pytest.raises(NumericsError, match="no finite logit.*use precision fp32 or bf16"):
+    with pytest.raises(NumericsError, match=r"no finite logit.*use precision fp32 or bf16"):
         sample(logits, options, rng_for(0, 0))
     logits[SUPPRESSED] = 1
     with pytest.raises(NumericsError, match="no finite logit"):

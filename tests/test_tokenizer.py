@@ -176,6 +176,9 @@ def test_a_megabyte_is_refused_before_tokenising(tokenizer: PromptTokenizer) -> 
     without_library = replace(tokenizer, library=nothing)  # to tokenise would be an AttributeError
     with pytest.raises(PromptError, match=r"1000000 bytes.* 256 tokens .* at most \d+ bytes"):
         without_library.encode("a " * 500_000, 256)
+    limit = 256 * tokenizer.longest_piece
+    with pytest.raises(PromptError, match=f"{limit + 1} bytes"):
+        without_library.encode("a" * (limit + 1), 256)
 
 
 def test_limit_in_tokens(tokenizer: PromptTokenizer) -> None:
@@ -259,6 +262,11 @@ def test_half_a_character_is_given_up_when_another_piece_follows(tokenizer: Prom
     assert detokenizer.finish() == ""
 
 
+def test_control_token_within_a_character(tokenizer: PromptTokenizer, library: Any) -> None:
+    ids = [tokenizer.token_id(piece) for piece in ("<0xE2>", "<0x82>", PAD, "<0xAC>")]
+    assert tokenizer.decode(ids) == library.decode(ids, skip_special_tokens=True) == "\u20ac"
+
+
 def test_control_tokens_print_nothing_locations_do(tokenizer: PromptTokenizer) -> None:
     ids = [
         tokenizer.bos_id,
@@ -326,10 +334,13 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("edit", HOSTILE.values(), ids=HOSTILE.keys())
-def test_hostile_file(folder: Path, tmp_path: Path, edit: Callable[[Any], None]) -> None:
+def test_hostile_file(
+    folder: Path, tmp_path: Path, edit: Callable[[Any], None], capfd: pytest.CaptureFixture[str]
+) -> None:
     document = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
     edit(document)
     assert_refused(write(tmp_path, document))
+    assert capfd.readouterr().err == ""  # where a panic would leave its trace
 
 
 def assert_refused(path: Path) -> None:

@@ -1,0 +1,68 @@
+"""Fixtures shared by the tests: checkpoints and bundles, each made once a run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from checkpoints import CASES, write_checkpoint
+
+from paligemma_onnx.export.exporter import ExportRequest, export
+from paligemma_onnx.export.self_check import self_check
+
+
+class Silent:
+    """A Progress that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.stages: list[str] = []
+        self.warnings: list[str] = []
+        self.expected = 0
+        self.written = 0
+
+    def stage(self, text: str) -> None:
+        self.stages.append(text)
+
+    def total(self, size: int) -> None:
+        self.expected = size
+
+    def wrote(self, size: int) -> None:
+        self.written += size
+
+    def warn(self, text: str) -> None:
+        self.warnings.append(text)
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The checkpoint folder of a case in checkpoints.py; read only."""
+    folder, made = tmp_path_factory.mktemp("checkpoints"), dict[str, Path]()
+
+    def get(name: str) -> Path:
+        if name not in made:
+            made[name] = write_checkpoint(CASES[name], folder / name)
+        return made[name]
+
+    return get
+
+
+@pytest.fixture(scope="session")
+def bundle(
+    tmp_path_factory: pytest.TempPathFactory, checkpoint: Callable[[str], Path]
+) -> Callable[[str], Path]:
+    """The bundle of a case, exported and checked as a user's would be; read only, copy it to damage it."""
+    folder, made = tmp_path_factory.mktemp("bundles"), dict[str, Path]()
+
+    def get(name: str) -> Path:
+        if name not in made:
+            progress = Silent()
+            export(
+                ExportRequest(checkpoint(name), folder / name),
+                progress,
+                lambda path, manifest, source: self_check(path, manifest, source, progress.stage),
+            )
+            made[name] = folder / name
+        return made[name]
+
+    return get
