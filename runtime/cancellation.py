@@ -13,17 +13,16 @@ class Cancelled(Exception):
 
 
 class Cancellation:
-    """A switch that `cancel()` throws once; safe to throw from any thread or signal handler."""
+    """A switch that `cancel()` throws once, from any thread; every request that holds it stops."""
 
     def __init__(self) -> None:
         self._thrown = threading.Event()
-        self._running: Any = None
+        self._running: set[Any] = set()  # run options of the graphs that run now
 
     def cancel(self) -> None:
         """Stop the graph that runs now, and every later one of this request."""
         self._thrown.set()
-        running = self._running
-        if running is not None:
+        for running in tuple(self._running):
             running.terminate = True
 
     @property
@@ -39,9 +38,9 @@ class Cancellation:
     @contextmanager
     def watching(self, run_options: Any) -> Iterator[Any]:
         """Let `cancel` end the run that uses these `onnxruntime.RunOptions`."""
-        self._running = run_options
+        self._running.add(run_options)
         try:
-            self.check()  # after the assignment, so that no throw falls between
+            self.check()  # after it was added, so that no throw falls between
             yield run_options
         finally:
-            self._running = None
+            self._running.discard(run_options)

@@ -91,8 +91,10 @@ class GraphRunner:
     ) -> tuple[Any, ...]:
         """Run a graph on arrays and bound values; the first output comes to the CPU, the cache stays."""
         binding = session.io_binding()
-        for name, array in fed.items():
-            binding.bind_cpu_input(name, np.ascontiguousarray(array))
+        # Held by a name until the run ends: the binding reads their memory.
+        arrays = {name: np.ascontiguousarray(array) for name, array in fed.items()}
+        for name, array in arrays.items():
+            binding.bind_cpu_input(name, array)
         for name, value in bound.items():
             binding.bind_ortvalue_input(name, value)
         first, *rest = graph.outputs
