@@ -13,7 +13,7 @@ from paligemma_onnx.model.errors import CheckpointError
 from paligemma_onnx.runtime.errors import MismatchError
 from paligemma_onnx.runtime.image import open_image, preprocess
 from paligemma_onnx.runtime.manifest import Manifest, read_manifest
-from paligemma_onnx.runtime.session import DEVICES, Device, place
+from paligemma_onnx.runtime.session import DEVICES, MOST_THREADS, Device, place
 from paligemma_onnx.runtime.tokenizer import PromptTokenizer
 from paligemma_onnx.runtime.verification import check_sizes
 
@@ -93,7 +93,7 @@ def export(
     "--reference", type=click.Choice(["torch", "transformers"]), default="torch", help="Who is right."
 )
 @click.option("--device", type=click.Choice(DEVICES), default="cpu", help="Where the bundle runs.")
-@click.option("--threads", type=click.IntRange(min=1), help="Threads of the CPU.  [default: all]")
+@click.option("--threads", type=click.IntRange(1, MOST_THREADS), help="Threads of the CPU.  [default: all]")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def validate(
     bundle: Path,

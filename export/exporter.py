@@ -125,13 +125,8 @@ def export(
         producer=facts.producer(),
         files={},
     )
-    if not_finite := find_non_finite(source.checkpoint):
-        message = f"{request.checkpoint}: weights hold NaN or infinity: {listed(not_finite)}"
-        if request.strict:
-            raise CheckpointError(message)
-        progress.warn(message)
-
     with staged(request.output, force=request.force) as staging:
+        _report_non_finite(request, source, progress)
         traced = []
         for name, verb in verbs.items():
             progress.stage(f"tracing {name}")
@@ -146,6 +141,15 @@ def export(
         if check is not None:
             check(staging, manifest, source)
     return manifest
+
+
+def _report_non_finite(request: ExportRequest, source: Source, progress: Progress) -> None:
+    progress.stage("looking for NaN and infinity")
+    if not_finite := find_non_finite(source.checkpoint):
+        message = f"{request.checkpoint}: weights hold NaN or infinity: {listed(not_finite)}"
+        if request.strict:
+            raise CheckpointError(message)
+        progress.warn(message)
 
 
 def _write_weights(

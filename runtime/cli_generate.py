@@ -16,7 +16,7 @@ from .answer import Generation, Options
 from .cancellation import Cancellation
 from .image import DEFAULT_MAX_PIXELS
 from .paligemma import PaliGemma, Stream
-from .session import DEVICES, Device
+from .session import DEVICES, MOST_THREADS, Device
 from .terminal import INTERRUPTED
 
 
@@ -33,7 +33,7 @@ from .terminal import INTERRUPTED
 @click.option("--top-k", type=int, default=0, help="Sample among this many likeliest tokens; 0 means all.")
 @click.option("--seed", type=int, help="Repeat a sampled answer.  [default: drawn]")
 @click.option("--device", type=click.Choice(DEVICES), default="auto", help="Where to run.")
-@click.option("--threads", type=click.IntRange(min=1), help="Threads of the CPU.  [default: all]")
+@click.option("--threads", type=click.IntRange(1, MOST_THREADS), help="Threads of the CPU.  [default: all]")
 @click.option(
     "--max-image-pixels", type=int, default=DEFAULT_MAX_PIXELS, help="Refuse larger images before decoding."
 )

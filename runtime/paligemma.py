@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Unpack
 
 from .answer import Generation, Images, Options, Request
-from .errors import OptionError, ProviderError
+from .errors import ProviderError
 from .graphs import GraphRunner
 from .job import Job, Row, plan, run
 from .manifest import Manifest, read_manifest
@@ -60,14 +60,12 @@ class PaliGemma:
             threads: for one operator on the CPU; None takes every processor this process may use.
 
         Raises:
-            OptionError: threads is less than 1.
+            OptionError: threads is out of range.
             BundleError: the folder is incomplete, damaged or mixed from two exports.
             ProviderError: no engine is installed, or it has not the device asked for.
             ResourceError: out of memory.
         """
         started = time.perf_counter()
-        if threads is not None and threads < 1:
-            raise OptionError(f"threads is {threads}, expected at least 1")
         folder = Path(folder)
         manifest = read_manifest(folder)
         check_sizes(folder, manifest)

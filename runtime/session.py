@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from .errors import BundleError, ProviderError, ResourceError
+from .errors import BundleError, OptionError, ProviderError, ResourceError
 from .manifest import BUNDLE_ID_KEY, GraphSpec, Manifest, TensorSpec
 
 Device = Literal["auto", "cpu", "cuda"]
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 DEVICES = ("auto", *PROVIDERS)
+MOST_THREADS = 256  # each session starts as many; thousands would stall the machine
 _DTYPES = {"tensor(float)": "float32", "tensor(int64)": "int64"}
 
 
@@ -61,8 +62,11 @@ def place(device: Device, threads: int | None) -> Placement:
         threads: for one operator on the CPU; None takes every processor this process may use.
 
     Raises:
+        OptionError: threads is out of range.
         ProviderError: the engine has not the device asked for.
     """
+    if threads is not None and not 1 <= threads <= MOST_THREADS:
+        raise OptionError(f"threads is {threads}, expected 1 to {MOST_THREADS}")
     present = available_devices()
     if device == "auto":
         return Placement("cuda" if "cuda" in present else "cpu", threads or available_threads())

@@ -80,8 +80,14 @@ VISION_SIZES = dict(
 )
 
 
+POST_NORMS = ("post_attention_layernorm.weight", "post_feedforward_layernorm.weight")
+# What layers add to the stream is made this much larger. Otherwise the last token's own vector drowns it, and,
+# the output head being the same table, every answer repeats that token for ever, whatever the picture.
+LOUDNESS = 16.0
+
+
 def make_model(case: Case, seed: int = 0) -> Any:
-    """A transformers model in float32 whose every weight is random and matters."""
+    """A transformers model in float32 whose every weight is random and matters, and whose answers vary."""
     import transformers
 
     vision = dict(
@@ -102,10 +108,12 @@ def make_model(case: Case, seed: int = 0) -> Any:
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, weight in model.named_parameters():
-            spread = 0.3 if weight.dim() == 1 else weight[0].numel() ** -0.5
-            if "embed_tokens" in name:
-                spread = 0.7
+            spread = 0.3 if weight.dim() == 1 or "embed_tokens" in name else weight[0].numel() ** -0.5
+            if name.endswith(("o_proj.weight", "down_proj.weight")):
+                spread *= LOUDNESS
             weight.add_(torch.randn(weight.shape, generator=generator) * spread)
+            if case.text["model_type"] == "gemma2" and name.endswith(POST_NORMS):
+                weight.add_(LOUDNESS - 1)  # the gain is 1 + weight
     return model
 
 

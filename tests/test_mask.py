@@ -1,0 +1,55 @@
+"""The prefix-LM mask as a picture, drawn by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from paligemma_onnx.model.mask import prefix_mask, step_mask
+
+PREFIX, GENERATED = 3, 3
+SLOTS = PREFIX + GENERATED
+GLOBAL = """
+    # # # . . .
+    # # # . . .
+    # # # . . .
+    # # # # . .
+    # # # # # .
+    # # # # # #
+"""
+WINDOW_OF_2 = """
+    # # # . . .
+    # # # . . .
+    # # # . . .
+    . . # # . .
+    . . . # # .
+    . . . . # #
+"""
+
+
+def picture(text: str) -> np.ndarray:
+    return np.array([[mark == "#" for mark in line.split()] for line in text.split("\n") if line.strip()])
+
+
+@pytest.mark.parametrize(("drawing", "window"), [(GLOBAL, None), (WINDOW_OF_2, 2), (GLOBAL, SLOTS)])
+def test_prefix_both_ways_then_one_way(drawing: str, window: int | None) -> None:
+    seen = np.zeros((SLOTS, SLOTS), dtype=bool)
+    seen[:PREFIX, :PREFIX] = prefix_mask(torch.tensor([PREFIX]), PREFIX)[0, 0]
+    for position in range(PREFIX, SLOTS):
+        seen[position, : position + 1] = step_mask(torch.tensor([position]), position + 1, window)[0, 0, 0]
+    assert np.array_equal(seen, picture(drawing))
+
+
+def test_rows_see_their_own_slots_only() -> None:
+    """Rows of 2 and 4 real tokens in 4 slots: what stands behind a row's length is padding."""
+    mask = prefix_mask(torch.tensor([2, 4]), 4)
+    assert mask.shape == (2, 1, 1, 4)
+    assert np.array_equal(mask[:, 0, 0], picture("# # . .\n# # # #"))
+
+
+def test_a_step_sees_no_slot_behind_its_own() -> None:
+    """Rows at slots 1 and 3 of 4, everything and a window of 2."""
+    at = torch.tensor([1, 3])
+    assert np.array_equal(step_mask(at, 4, None)[:, 0, 0], picture("# # . .\n# # # #"))
+    assert np.array_equal(step_mask(at, 4, 2)[:, 0, 0], picture("# # . .\n. . # #"))
