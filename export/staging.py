@@ -18,6 +18,18 @@ import filelock
 
 from paligemma_onnx.runtime.errors import OptionError, ResourceError
 
+# What systems answer when a folder cannot be made or written.
+_NO_PLACE = (
+    errno.EACCES,
+    errno.EEXIST,
+    errno.EINVAL,
+    errno.ENAMETOOLONG,
+    errno.ENOENT,
+    errno.ENOTDIR,
+    errno.EPERM,
+    errno.EROFS,
+)
+
 
 @contextmanager
 def staged(output: Path, *, force: bool) -> Iterator[Path]:
@@ -32,10 +44,13 @@ def staged(output: Path, *, force: bool) -> Iterator[Path]:
         ResourceError: the disk is full.
     """
     output = Path(os.path.abspath(output))  # noqa: PTH100  keeps links, which resolve() would follow
+    if not output.name:
+        raise OptionError(f"{output}: is no place for a bundle; choose another --output")
     staging, previous = (
         output.with_name(f".{output.name}.staging"),
         output.with_name(f".{output.name}.previous"),
     )
+    prepared = False
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         with filelock.FileLock(output.with_name(f".{output.name}.lock"), timeout=0) as lock:
@@ -43,6 +58,7 @@ def staged(output: Path, *, force: bool) -> Iterator[Path]:
                 _recover(output, staging, previous)
                 _refuse(output, force=force)
                 staging.mkdir()
+                prepared = True
                 try:
                     yield staging
                     _publish(staging, output, previous)
@@ -52,9 +68,11 @@ def staged(output: Path, *, force: bool) -> Iterator[Path]:
                 # Unlinked while it is still held: whoever opens the name later locks a new file.
                 Path(lock.lock_file).unlink(missing_ok=True)
     except filelock.Timeout:
+        if not output.with_name(f".{output.name}.lock").exists():  # a file system that takes no files
+            raise OptionError(f"{output}: cannot be written; choose another --output") from None
         raise OptionError(f"{output}: another export is writing this bundle; wait for it to end") from None
     except OSError as error:
-        raise _translate(error, output) from error
+        raise _translate(error, output, prepared=prepared) from error
 
 
 def _recover(output: Path, staging: Path, previous: Path) -> None:
@@ -109,20 +127,13 @@ def _flush(path: Path) -> None:
         os.close(descriptor)
 
 
-def _translate(error: OSError, output: Path) -> Exception:
+def _translate(error: OSError, output: Path, *, prepared: bool) -> Exception:
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return ResourceError(
             f"{output}: the disk is full or a file may not grow ({error.strerror}); free space there"
         )
     if error.errno == errno.ENOMEM:
         return ResourceError(f"{output}: out of memory")
-    if error.errno in (
-        errno.EACCES,
-        errno.EPERM,
-        errno.EROFS,
-        errno.ENOTDIR,
-        errno.ENAMETOOLONG,
-        errno.EINVAL,
-    ):
+    if not prepared and error.errno in _NO_PLACE:
         return OptionError(f"{output}: cannot be written ({error.strerror}); choose another --output")
     return error
