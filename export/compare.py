@@ -140,11 +140,17 @@ def compare(
 
 
 def difference(stage: str, name: str, ours: NDArray[Any], theirs: NDArray[Any], limit: float) -> Difference:
-    """Measure one tensor against the reference's; values that are not numbers are infinitely wrong."""
-    error = np.abs(ours.astype(np.float64) - theirs)
-    error = np.where(np.isnan(error), np.inf, error)
+    """Measure one tensor against the reference's; a number on one side only is infinitely wrong.
+
+    Values that are NaN, or the same infinity, on both sides agree: a checkpoint with such weights is exported
+    with a warning, and its bundle is as broken as it is.
+    """
+    with np.errstate(invalid="ignore"):
+        error = np.abs(ours.astype(np.float64) - theirs)
+    agreed = (ours == theirs) | (np.isnan(ours) & np.isnan(theirs))
+    error = np.where(agreed, 0.0, np.where(np.isnan(error), np.inf, error))
     where = np.unravel_index(int(error.argmax()), error.shape)
-    worst, largest = float(error[where]), float(np.abs(theirs).max())
+    worst, largest = float(error[where]), float(np.abs(theirs).max(where=np.isfinite(theirs), initial=0.0))
     relative = worst / largest if largest > 0 else (0.0 if worst == 0 else np.inf)
     return Difference(stage, name, worst, relative, tuple(int(axis) for axis in where), limit)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -27,6 +28,7 @@ from paligemma_onnx.runtime.manifest import (
     Manifest,
     Recipe,
 )
+from paligemma_onnx.runtime.shortage import resources, shortage
 
 from . import facts
 from .graphs import Verb, declare, specs
@@ -34,7 +36,6 @@ from .staging import staged
 from .trace import OPSET, Traced, trace
 from .weights import WeightFile, plan_file, refer, write_file
 
-PRECISIONS = ("fp32",)
 # Tokens an answer gets when nobody says: captions and answers are shorter, twenty objects' boxes are not.
 MAX_NEW_TOKENS = 256
 ID_LENGTH = 32  # hexadecimal digits of a bundle id: 128 bits
@@ -100,47 +101,60 @@ def export(
     Raises:
         CheckpointError: the checkpoint is incomplete, damaged or of another model.
         OptionError: the output cannot be written, or the precision is unknown.
-        ResourceError: out of disk.
+        ResourceError: out of disk or memory.
         MismatchError: the check failed; nothing is left behind.
     """
-    if request.precision not in PRECISIONS:
-        raise OptionError(f"precision {request.precision!r} is unknown; choose from {', '.join(PRECISIONS)}")
-    checkpoint, output = request.checkpoint.resolve(), request.output.resolve()
-    if checkpoint == output or checkpoint in output.parents:
-        raise OptionError(f"{request.output}: lies inside the checkpoint; choose another --output")
+    if request.precision not in facts.PRECISIONS:
+        raise OptionError(
+            f"precision {request.precision!r} is unknown; choose from {', '.join(facts.PRECISIONS)}"
+        )
+    for given in (request.checkpoint, request.adapter):
+        if given is not None and _overlap(given, request.output):
+            raise OptionError(f"{request.output}: lies inside {given} or holds it; choose another --output")
     progress.stage("reading checkpoint")
-    source = open_source(request.checkpoint, request.adapter)
-    model = skeleton(source.config)
-    verbs = declare(source.config)
-    draft = Manifest(
-        schema_version=SCHEMA_VERSION,
-        bundle_id="",
-        model=facts.model_facts(source.config, sum(weight.numel() for weight in model.parameters())),
-        image=facts.image_facts(source.folder, source.config),
-        tokens=facts.token_facts(source.folder, source.config),
-        cache=facts.cache_facts(source.config),
-        graphs=specs(verbs),
-        recipe=Recipe(request.precision, OPSET),
-        generation=GenerationDefaults(min(MAX_NEW_TOKENS, source.config.text_config.max_position_embeddings)),
-        producer=facts.producer(),
-        files={},
-    )
-    with staged(request.output, force=request.force) as staging:
+    with resources(str(request.checkpoint)):
+        source = open_source(request.checkpoint, request.adapter)
+        manifest = draft(source, request.precision)
+    with resources(str(request.output)), staged(request.output, force=request.force) as staging:
         _report_non_finite(request, source, progress)
-        traced = []
-        for name, verb in verbs.items():
+        traced, model = [], skeleton(source.config)
+        for name, verb in declare(source.config).items():
             progress.stage(f"tracing {name}")
             traced.append((verb, trace(verb, model)))
         files = _write_weights(staging, source, traced, progress)
         progress.stage("writing graphs")
         tokenizer = (source.folder / facts.TOKENIZER).read_bytes()
-        (staging / draft.tokens.file).write_bytes(tokenizer)
-        files[draft.tokens.file] = _file_spec(tokenizer)
-        manifest = _write_graphs(staging, replace(draft, files=files), traced)
+        (staging / manifest.tokens.file).write_bytes(tokenizer)
+        files[manifest.tokens.file] = _file_spec(tokenizer)
+        manifest = _write_graphs(staging, replace(manifest, files=files), traced)
         (staging / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
         if check is not None:
             check(staging, manifest, source)
     return manifest
+
+
+def _overlap(one: Path, other: Path) -> bool:
+    """One of the folders is the other, or lies in it."""
+    real, place = Path(os.path.realpath(one)), Path(os.path.realpath(other))  # resolve() fails over loops
+    return real == place or real in place.parents or place in real.parents
+
+
+def draft(source: Source, precision: str) -> Manifest:
+    """What the manifest says before a file is written; raises CheckpointError."""
+    config = source.config
+    return Manifest(
+        schema_version=SCHEMA_VERSION,
+        bundle_id="",
+        model=facts.model_facts(config, sum(weight.numel() for weight in skeleton(config).parameters())),
+        image=facts.image_facts(source.folder, config),
+        tokens=facts.token_facts(source.folder, config),
+        cache=facts.cache_facts(config),
+        graphs=specs(declare(config)),
+        recipe=Recipe(precision, OPSET),
+        generation=GenerationDefaults(min(MAX_NEW_TOKENS, config.text_config.max_position_embeddings)),
+        producer=facts.producer(),
+        files={},
+    )
 
 
 def _report_non_finite(request: ExportRequest, source: Source, progress: Progress) -> None:
@@ -163,16 +177,25 @@ def _write_weights(
             refer(graph, plans[-1])
     needed, free = sum(plan.length for plan in plans), shutil.disk_usage(staging).free
     if needed > free:
-        raise ResourceError(
-            f"{staging.parent}: the bundle needs {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free; "
-            "free space or choose another --output"
-        )
+        raise _no_room(staging, needed, free)
     progress.total(needed)
     files = {}
     for plan in plans:
         progress.stage(f"writing {plan.file}")
-        files[plan.file] = write_file(plan, staging, source.checkpoint, source.constants, progress.wrote)
+        try:
+            files[plan.file] = write_file(plan, staging, source.checkpoint, source.constants, progress.wrote)
+        except OSError as error:  # someone else took the room, or this user may not have so much
+            if shortage(error) is None:
+                raise
+            raise _no_room(staging, needed, free) from error
     return files
+
+
+def _no_room(staging: Path, needed: int, free: int) -> ResourceError:
+    return ResourceError(
+        f"{staging.parent}: the weights need {needed:,} bytes, {free:,} are free, and no "
+        "quota or limit of file sizes may be in the way; free space or choose another --output"
+    )
 
 
 def _write_graphs(staging: Path, draft: Manifest, traced: list[tuple[Verb, Traced]]) -> Manifest:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 
 from paligemma_onnx.model.config import PaliGemmaConfig
-from paligemma_onnx.model.errors import CheckpointError
+from paligemma_onnx.model.errors import CheckpointError, shown
 from paligemma_onnx.model.strict_json import read_json
 from paligemma_onnx.runtime.errors import BundleError
-from paligemma_onnx.runtime.manifest import CacheFacts, ImageFacts, ModelFacts, Producer, TokenFacts
+from paligemma_onnx.runtime.manifest import CacheFacts, ImageFacts, Manifest, ModelFacts, Producer, TokenFacts
 from paligemma_onnx.runtime.tokenizer import PromptTokenizer
 
+PRECISIONS = ("fp32",)
 TOKENIZER = "tokenizer.json"
 MAX_JSON_BYTES = 1 << 20  # of a settings file; published ones are under 2 kB
 FAMILIES = {"gemma": "paligemma", "gemma2": "paligemma2"}
@@ -44,6 +46,16 @@ def cache_facts(config: PaliGemmaConfig) -> CacheFacts:
     return CacheFacts(text.num_hidden_layers, text.num_key_value_heads, text.head_dim, "float32")
 
 
+def first_difference(bundle: Manifest, checkpoint: Manifest) -> str | None:
+    """The first fact of the model that two manifests do not share; None where they describe the same one."""
+    for part in ("model", "image", "tokens", "cache"):
+        theirs = asdict(getattr(checkpoint, part))
+        for name, value in asdict(getattr(bundle, part)).items():
+            if value != theirs[name]:
+                return f"{part}.{name} is {shown(value)}, the checkpoint has {shown(theirs[name])}"
+    return None
+
+
 def producer() -> Producer:
     """The versions that decide what the graphs look like."""
     return Producer(version("paligemma-onnx"), version("torch"), version("onnx"))
@@ -69,7 +81,7 @@ def image_facts(folder: Path, config: PaliGemmaConfig) -> ImageFacts:
         value = settings.get(key)
         if value is not None and value not in accepted:
             raise CheckpointError(
-                f"{folder}: the image processor has {key} {value!r}, expected {accepted[0]!r}"
+                f"{folder}: the image processor has {key} {shown(value)}, expected {accepted[0]!r}"
             )
     return ImageFacts(
         size=vision.image_size,
@@ -85,22 +97,27 @@ def _preprocessor(folder: Path) -> Mapping[str, object]:
         if (folder / name).exists():
             settings = read_json(folder / name, MAX_JSON_BYTES)
             nested = settings.get("image_processor", settings)
-            if isinstance(nested, dict):
-                return nested
+            if not isinstance(nested, dict):
+                raise CheckpointError(
+                    f"{folder / name}: image_processor is {shown(nested)}, expected an object"
+                )
+            return nested
     return {}
 
 
 def _number(folder: Path, key: str, value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 1:
         raise CheckpointError(
-            f"{folder}: the image processor has {key} {value!r}, expected a number in (0, 1]"
+            f"{folder}: the image processor has {key} {shown(value)}, expected a number in (0, 1]"
         )
     return float(value)
 
 
 def _triple(folder: Path, key: str, value: object) -> tuple[float, float, float]:
     if not isinstance(value, list | tuple) or len(value) != 3:
-        raise CheckpointError(f"{folder}: the image processor has {key} {value!r}, expected three numbers")
+        raise CheckpointError(
+            f"{folder}: the image processor has {key} {shown(value)}, expected three numbers"
+        )
     red, green, blue = (_number(folder, key, channel) for channel in value)
     return red, green, blue
 
@@ -148,5 +165,5 @@ def _stop_ids(folder: Path, eos: int) -> tuple[int, ...]:
         return (eos,)
     ids = stop if isinstance(stop, list) else [stop]
     if not ids or not all(isinstance(token, int) and not isinstance(token, bool) for token in ids):
-        raise CheckpointError(f"{path}: eos_token_id is {stop!r}, expected an id or a list of ids")
+        raise CheckpointError(f"{path}: eos_token_id is {shown(stop)}, expected an id or a list of ids")
     return tuple(ids)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from paligemma_onnx.model.errors import CheckpointError
+from paligemma_onnx.model.errors import CheckpointError, shown
+from paligemma_onnx.runtime.shortage import resources, shortage
 
 FILES = ("*.json", "*.safetensors")  # never pickles, nor the original JAX arrays
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -16,27 +17,46 @@ def resolve_checkpoint(checkpoint: str) -> Path:
 
     Raises:
         CheckpointError: neither a folder nor an id that can be downloaded.
+        ResourceError: the disk is full.
     """
     folder = Path(checkpoint)
-    if folder.is_dir():
-        return folder
-    if folder.exists():
+    try:
+        if folder.is_dir():
+            return folder
+        is_file = folder.exists()
+    except (OSError, ValueError):  # a name too long, or with a NUL
+        raise CheckpointError(f"{shown(checkpoint)}: not a possible folder name") from None
+    if is_file:
         raise CheckpointError(f"{checkpoint}: is a file; name the folder that holds config.json")
     if not _HUB_ID.fullmatch(checkpoint) or checkpoint.startswith("."):
         raise CheckpointError(f"{checkpoint}: no such folder")
     try:
         from huggingface_hub import snapshot_download  # noqa: PLC0415  optional
-        from huggingface_hub.errors import GatedRepoError, HfHubHTTPError  # noqa: PLC0415
     except ModuleNotFoundError:
         raise CheckpointError(
             f"{checkpoint}: no such folder; to download it from the hub, `pip install 'paligemma-onnx[hub]'`"
         ) from None
-    try:
-        return Path(snapshot_download(checkpoint, allow_patterns=list(FILES)))
-    except GatedRepoError:
-        raise CheckpointError(
-            f"{checkpoint}: accept the licence at https://huggingface.co/{checkpoint}, then `hf auth login`"
-        ) from None
-    except (HfHubHTTPError, OSError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise CheckpointError(f"{checkpoint}: no such folder, and the hub says: {reason}") from None
+    with resources(checkpoint):
+        try:
+            return Path(snapshot_download(checkpoint, allow_patterns=list(FILES)))
+        except Exception as error:  # also of the HTTP library below, which is the hub client's own choice
+            if shortage(error):
+                raise
+            raise CheckpointError(
+                f"{checkpoint}: no such folder, and {_reason(checkpoint, error)}"
+            ) from error
+
+
+def _reason(checkpoint: str, error: Exception) -> str:
+    """What the hub, or the way to it, objects to."""
+    from huggingface_hub import errors  # noqa: PLC0415  optional
+
+    if isinstance(error, errors.GatedRepoError):
+        return f"its licence waits at https://huggingface.co/{checkpoint}: accept it, then `hf auth login`"
+    if isinstance(error, errors.RepositoryNotFoundError):
+        return "no such model on the hub; if it is a private one, `hf auth login`"
+    if isinstance(error, errors.HFValidationError):
+        return "not a possible id on the hub"
+    if isinstance(error, errors.HfHubHTTPError):
+        return f"the hub answers with an error ({error.response.status_code}); try again later"
+    return "the hub cannot be reached and the local cache lacks it; check the connection, or name a folder"

@@ -6,8 +6,9 @@ import sys
 from types import TracebackType
 from typing import Any
 
-import click
 from tqdm import tqdm
+
+from paligemma_onnx.runtime.terminal import say
 
 
 class TerminalProgress:
@@ -31,7 +32,7 @@ class TerminalProgress:
     def stage(self, text: str) -> None:
         """Say what is done from now on."""
         if not self._interactive:
-            click.echo(text, err=True)
+            say(text)
             return
         if self._bar is None:
             self._bar = tqdm[Any](total=0, unit="B", unit_scale=True, file=sys.stderr, leave=False)
@@ -48,5 +49,8 @@ class TerminalProgress:
             self._bar.update(size)
 
     def warn(self, text: str) -> None:
-        """Print a line above the bar."""
-        tqdm.write(f"warning: {text}", file=sys.stderr)
+        """Print a line, above the bar if there is one."""
+        if self._bar is None:
+            say(f"warning: {text}")
+        else:
+            self._bar.write(f"warning: {text}", file=sys.stderr)

@@ -16,7 +16,10 @@ from pathlib import Path
 
 import filelock
 
-from paligemma_onnx.runtime.errors import OptionError, ResourceError
+from paligemma_onnx.runtime.errors import OptionError
+from paligemma_onnx.runtime.manifest import MANIFEST
+
+from .facts import TOKENIZER
 
 # What systems answer when a folder cannot be made or written.
 _NO_PLACE = (
@@ -29,6 +32,7 @@ _NO_PLACE = (
     errno.EPERM,
     errno.EROFS,
 )
+_SUFFIXES = (".onnx", ".data")  # of graphs and their weights
 
 
 @contextmanager
@@ -37,11 +41,10 @@ def staged(output: Path, *, force: bool) -> Iterator[Path]:
 
     Args:
         output: the final name.
-        force: replace what is there, if it is a bundle or an empty folder.
+        force: replace what is there, if it is a bundle and nothing else.
 
     Raises:
         OptionError: the output exists, is no folder, cannot be written, or is being exported to.
-        ResourceError: the disk is full.
     """
     output = Path(os.path.abspath(output))  # noqa: PTH100  keeps links, which resolve() would follow
     if not output.name:
@@ -72,7 +75,11 @@ def staged(output: Path, *, force: bool) -> Iterator[Path]:
             raise OptionError(f"{output}: cannot be written; choose another --output") from None
         raise OptionError(f"{output}: another export is writing this bundle; wait for it to end") from None
     except OSError as error:
-        raise _translate(error, output, prepared=prepared) from error
+        if prepared or error.errno not in _NO_PLACE:
+            raise
+        raise OptionError(
+            f"{output}: cannot be written ({error.strerror}); choose another --output"
+        ) from error
 
 
 def _recover(output: Path, staging: Path, previous: Path) -> None:
@@ -91,15 +98,20 @@ def _refuse(output: Path, *, force: bool) -> None:
         return
     if not output.is_dir() or output.is_symlink():
         raise OptionError(f"{output}: exists and is not a folder; choose another --output")
-    entries = {entry.name for entry in output.iterdir()}
+    entries = sorted(output.iterdir())
     if not entries:
         return
     if not force:
         raise OptionError(f"{output}: exists already; choose another --output, or replace it with --force")
-    if "manifest.json" not in entries:
-        raise OptionError(
-            f"{output}: is not a bundle, so --force does not replace it; choose another --output"
-        )
+    strange = [entry.name for entry in entries if not _is_of_a_bundle(entry)]
+    if strange or output / MANIFEST not in entries:
+        why = f"holds {strange[0]!r}, which no export wrote" if strange else "is not a bundle"
+        raise OptionError(f"{output}: {why}, so --force does not replace it; choose another --output")
+
+
+def _is_of_a_bundle(entry: Path) -> bool:
+    """An export may have written it. The manifest is not asked: --force also replaces damaged bundles."""
+    return entry.is_file() and (entry.name in (MANIFEST, TOKENIZER) or entry.suffix in _SUFFIXES)
 
 
 def _publish(staging: Path, output: Path, previous: Path) -> None:
@@ -111,7 +123,7 @@ def _publish(staging: Path, output: Path, previous: Path) -> None:
     try:
         staging.rename(output)
     except BaseException:
-        if previous.exists():
+        if previous.exists() and not output.exists():  # a signal may fall behind the rename
             previous.rename(output)
         raise
     _flush(output.parent)
@@ -125,15 +137,3 @@ def _flush(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _translate(error: OSError, output: Path, *, prepared: bool) -> Exception:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return ResourceError(
-            f"{output}: the disk is full or a file may not grow ({error.strerror}); free space there"
-        )
-    if error.errno == errno.ENOMEM:
-        return ResourceError(f"{output}: out of memory")
-    if not prepared and error.errno in _NO_PLACE:
-        return OptionError(f"{output}: cannot be written ({error.strerror}); choose another --output")
-    return error

@@ -73,8 +73,10 @@ class PaliGemma(nn.Module):
         positions = torch.arange(x.shape[1], device=x.device)[None]
         masks = (prefix_mask(lengths, x.shape[1]),) * len(self.language_model.layers)
         x, cache = self.language_model(x, positions, masks, None, lengths)
-        last = (lengths - 1)[:, None, None].expand(-1, 1, x.shape[2])
-        return self.language_model.logits(x.gather(1, last)[:, 0]), cache
+        # Rows stand one behind the other, so that a plain Gather takes each row's last token: the ONNX
+        # reference evaluator's GatherElements cannot look along more than 64 tokens.
+        last = torch.arange(x.shape[0], device=x.device) * x.shape[1] + lengths - 1
+        return self.language_model.logits(x.flatten(0, 1).index_select(0, last)), cache
 
     def decode_step(self, input_ids: Tensor, past_lengths: Tensor, past: Cache) -> tuple[Tensor, Cache]:
         """Add one token to each row.

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import importlib
 import sys
+import warnings
 from typing import Any
 
 import click
 
 from .errors import ProviderError
-from .terminal import run_command
+from .terminal import let_go, run_command, say, take_over
 
 # name -> module, extra it needs, one line of help
 COMMANDS = {
@@ -35,23 +36,32 @@ class LazyGroup(click.Group):
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
-        """Import the module of one command.
+        """Import the module of one command."""
+        if cmd_name not in COMMANDS:
+            return None
+        command: Any = getattr(importlib.import_module(COMMANDS[cmd_name][0]), cmd_name)
+        return command if isinstance(command, click.Command) else None
+
+    def invoke(self, ctx: click.Context) -> int:
+        """Run a command; what it raises ends here, where --debug is known, and not in click."""
+        return run_command(lambda: self._invoke(ctx), debug=ctx.params["debug"])
+
+    def _invoke(self, ctx: click.Context) -> object:
+        """Run a command.
 
         Raises:
             ProviderError: the extra it needs is not installed.
         """
-        if cmd_name not in COMMANDS:
-            return None
-        module, extra, _ = COMMANDS[cmd_name]
         try:
-            command: Any = getattr(importlib.import_module(module), cmd_name)
+            return super().invoke(ctx)
         except ModuleNotFoundError as error:
+            name = ctx.invoked_subcommand or ""
+            extra = COMMANDS[name][1] if name in COMMANDS else None
             if extra is None or (error.name or "").startswith("paligemma_onnx"):
                 raise
             raise ProviderError(
-                f"`{cmd_name}` needs {error.name}: run `pip install 'paligemma-onnx[cpu,{extra}]'`"
-            ) from None
-        return command if isinstance(command, click.Command) else None
+                f"`{name}` needs {error.name}: run `pip install 'paligemma-onnx[cpu,{extra}]'`"
+            ) from error
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
         """List commands without importing them."""
@@ -77,12 +87,13 @@ def cli(debug: bool) -> None:
     PALIGEMMA_ONNX_GENERATE_MODEL. Exit codes: 2 usage, 3 image or prompt, 4 checkpoint, bundle or device,
     5 memory or disk, 6 validation mismatch, 130 interrupted.
     """
-    del debug  # read by terminal.py when something goes wrong
+    del debug  # read by LazyGroup when something goes wrong
 
 
 def main() -> None:
     """Entry point of `paligemma-onnx`."""
-    for stream in (sys.stdout, sys.stderr):
-        # A terminal that cannot show a character shows a stand-in, and an answer is never lost for it.
-        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
-    sys.exit(run_command(lambda: cli.main(standalone_mode=False)))
+    take_over()
+    warnings.showwarning = lambda message, *_, **__: say(f"warning: {message}")
+    code = run_command(lambda: cli.main(prog_name="paligemma-onnx", standalone_mode=False))
+    let_go()
+    sys.exit(code)

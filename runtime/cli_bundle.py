@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
+from json import dumps
 from pathlib import Path
 
 import click
@@ -14,19 +14,17 @@ from .manifest import read_manifest
 from .verification import verify as verify_bundle
 
 BUNDLE = click.argument("bundle", type=click.Path(path_type=Path))
-JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+JSON = click.option("--json", is_flag=True, help="Print one JSON object.")
 
 
 @click.command()
 @BUNDLE
 @JSON
-def verify(bundle: Path, as_json: bool) -> None:
+def verify(bundle: Path, json: bool) -> None:
     """Check every byte of BUNDLE against its manifest, and its graphs' inputs and outputs."""
     manifest = verify_bundle(bundle, lambda name: click.echo(f"checking {name}", err=True))
-    if as_json:
-        click.echo(
-            json.dumps({"bundle_id": manifest.bundle_id, "files": len(manifest.files), "passed": True})
-        )
+    if json:
+        click.echo(dumps({"bundle_id": manifest.bundle_id, "files": len(manifest.files), "passed": True}))
     else:
         click.echo(f"{bundle}: {len(manifest.files)} files as exported, bundle {manifest.bundle_id}")
 
@@ -34,23 +32,23 @@ def verify(bundle: Path, as_json: bool) -> None:
 @click.command()
 @BUNDLE
 @JSON
-def inspect(bundle: Path, as_json: bool) -> None:
+def inspect(bundle: Path, json: bool) -> None:
     """Show what is in BUNDLE."""
     manifest = read_manifest(bundle)
-    click.echo(json.dumps(inspection.facts(manifest)) if as_json else inspection.table(manifest))
+    click.echo(dumps(inspection.facts(manifest)) if json else inspection.table(manifest))
 
 
 @click.command()
 @JSON
 @click.pass_context
-def doctor(ctx: click.Context, as_json: bool) -> None:
+def doctor(ctx: click.Context, json: bool) -> None:
     """Show versions, devices, threads and memory, what is missing, and how to get it.
 
     Ends with code 4 when no bundle can be run.
     """
     diagnosis = installation.diagnose()
-    if as_json:
-        click.echo(json.dumps({**asdict(diagnosis), "runs": diagnosis.runs}))
+    if json:
+        click.echo(dumps({**asdict(diagnosis), "runs": diagnosis.runs}))
     else:
         click.echo(installation.table(diagnosis))
     ctx.exit(0 if diagnosis.runs else 4)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import queue
 import threading
 from collections.abc import Iterator
 from dataclasses import asdict
+from json import dumps
 from pathlib import Path
 from typing import cast
 
@@ -17,14 +17,12 @@ from .cancellation import Cancellation
 from .image import DEFAULT_MAX_PIXELS
 from .paligemma import PaliGemma, Stream
 from .session import DEVICES, MOST_THREADS, Device
-from .terminal import INTERRUPTED
+from .terminal import say
 
 
 @click.command()
 @click.option("--model", type=click.Path(path_type=Path), required=True, help="Bundle made by `export`.")
-@click.option(
-    "--image", "images", type=click.Path(), required=True, multiple=True, help="Image file; may be repeated."
-)
+@click.option("--image", type=click.Path(), required=True, multiple=True, help="Image file; may be repeated.")
 @click.option("--max-new-tokens", type=int, help="Most tokens to generate.  [default: the bundle's]")
 @click.option("--temperature", type=float, default=0.0, help="0 takes the likeliest token, 1 samples.")
 @click.option(
@@ -37,13 +35,13 @@ from .terminal import INTERRUPTED
 @click.option(
     "--max-image-pixels", type=int, default=DEFAULT_MAX_PIXELS, help="Refuse larger images before decoding."
 )
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object when the answer is complete.")
+@click.option("--json", is_flag=True, help="Print one JSON object when the answer is complete.")
 @click.option("--stats", is_flag=True, help="Print timings on stderr.")
 @click.option("--no-stream", is_flag=True, help="Print the text when it is complete.")
 @click.argument("prompt")
 def generate(
     model: Path,
-    images: tuple[str, ...],
+    image: tuple[str, ...],
     max_new_tokens: int | None,
     temperature: float,
     top_p: float,
@@ -52,11 +50,11 @@ def generate(
     device: str,
     threads: int | None,
     max_image_pixels: int,
-    as_json: bool,
+    json: bool,
     stats: bool,
     no_stream: bool,
     prompt: str,
-) -> int:
+) -> None:
     """Answer PROMPT about one or several images.
 
     PaliGemma was trained with prompts such as `caption en`, `answer en QUESTION`, `detect A ; B` and
@@ -74,40 +72,36 @@ def generate(
     if max_new_tokens is not None:
         options["max_new_tokens"] = max_new_tokens
     loaded = PaliGemma.load(model, device=cast(Device, device), threads=threads)
-    stream = loaded.stream(list(images), prompt, **options)
+    stream = loaded.stream(list(image), prompt, **options)
     for warning in stream.result.warnings:
-        click.echo(f"warning: {warning}", err=True)
+        say(f"warning: {warning}")
 
-    live = not (as_json or no_stream)
-    interrupted = False
-    pieces = _Pieces(stream)
-    while True:
-        try:
-            for piece in pieces:
-                if live:
-                    click.echo(piece, nl=False)
-            break
-        except KeyboardInterrupt:
-            cancel.cancel()  # the worker ends within the graph run it is in; then the loop above ends
-            interrupted = True
-        except BrokenPipeError:
-            cancel.cancel()
-            raise
-    _print(stream.result, as_json=as_json, live=live, stats=stats)
-    return INTERRUPTED if interrupted else 0
+    live = not (json or no_stream)
+    try:
+        interrupt = _follow(_Pieces(stream), cancel, live=live)
+    except Exception:
+        if live and stream.result.text:
+            click.echo()  # what was written stays, on a line of its own
+        raise
+    finally:
+        cancel.cancel()  # whatever happened, nobody takes more
+    _print(stream.result, as_json=json, live=live, stats=stats)
+    if interrupt is not None:
+        raise interrupt
 
 
 class _Pieces:
     """What a stream yields, produced in another thread.
 
     Python handles signals in the main thread, between bytecodes; a graph that ran there would keep Ctrl-C
-    waiting until it is done.
+    waiting until it is done. The thread is no daemon: Python waits for it before it takes itself apart, which
+    an engine at work would not survive.
     """
 
     def __init__(self, stream: Stream) -> None:
         self._queue: queue.SimpleQueue[str | BaseException | None] = queue.SimpleQueue()
         self._stream = stream
-        threading.Thread(target=self._produce, daemon=True).start()
+        threading.Thread(target=self._produce).start()
 
     def _produce(self) -> None:
         try:
@@ -129,9 +123,23 @@ class _Pieces:
         return item
 
 
+def _follow(pieces: _Pieces, cancel: Cancellation, *, live: bool) -> KeyboardInterrupt | None:
+    """Print pieces as they come, and take them to their end; what interrupted them, if anything did."""
+    interrupt = None
+    while True:
+        try:
+            for piece in pieces:
+                if live:
+                    click.echo(piece, nl=False)
+            return interrupt
+        except KeyboardInterrupt as signalled:
+            cancel.cancel()  # the worker ends within the graph run it is in; then the loop above ends
+            interrupt = signalled
+
+
 def _print(generation: Generation, *, as_json: bool, live: bool, stats: bool) -> None:
     if as_json:
-        click.echo(json.dumps(asdict(generation), ensure_ascii=False))
+        click.echo(dumps(asdict(generation)))
     else:
         click.echo("" if live else generation.text)
     if stats:

@@ -10,10 +10,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .answer import FinishReason
 from .cancellation import Cancellation
+from .errors import NumericsError
 from .graphs import Array, GraphRunner
+from .manifest import Recipe
 from .sampling import SamplingOptions, sample
 
 
@@ -86,7 +89,7 @@ def decode_batch(
         room = runner.manifest.model.context_length - cache.lengths
         going_on = []
         for row in active:
-            token = sample(logits[row], sampling, generators[row], suppressed)
+            token = _choose(logits[row], sampling, generators[row], suppressed, runner.manifest.recipe)
             clock.first_token_at = clock.first_token_at or time.perf_counter()
             if token in tokens.stop:
                 yield Event(row, None, "stop")
@@ -104,3 +107,22 @@ def decode_batch(
         logits, cache = runner.decode(chosen, cache, cancel)
         clock.decode_s += time.perf_counter() - started
         clock.decoded_tokens += len(active)
+
+
+def _choose(
+    logits: Array,
+    sampling: SamplingOptions,
+    generator: np.random.Generator,
+    suppressed: NDArray[np.int64],
+    recipe: Recipe,
+) -> int:
+    """`sample`, whose advice is of no use to who has taken it."""
+    try:
+        return sample(logits, sampling, generator, suppressed)
+    except NumericsError as error:
+        if recipe.precision != "fp32":
+            raise
+        raise NumericsError(
+            f"{error}; this bundle is fp32: `paligemma-onnx export --strict` tells whether its checkpoint "
+            "holds NaN or infinity"
+        ) from error

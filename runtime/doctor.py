@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from .errors import ProviderError
+from .errors import ProviderError, ResourceError
 from .session import available_devices, available_threads
 
 RUNTIME = ("paligemma-onnx", "numpy", "pillow", "tokenizers", "click", "dacite")
@@ -43,7 +43,7 @@ def diagnose() -> Diagnosis:
     devices: tuple[str, ...] = ()
     try:
         devices = available_devices()
-    except ProviderError as error:
+    except (ProviderError, ResourceError) as error:
         advice.append(str(error))
     if all(versions[name] for name in ENGINES):
         advice.append(

@@ -19,6 +19,7 @@ from .cancellation import Cancellation
 from .errors import BundleError, PaliGemmaError, ResourceError
 from .manifest import GraphSpec, Manifest
 from .session import Placement, import_onnxruntime, open_session
+from .shortage import shortage
 
 Array = NDArray[np.float32]
 Ids = NDArray[np.int64]
@@ -108,14 +109,9 @@ class GraphRunner:
             raise
         except Exception as error:  # the engine has no common base for what it raises
             cancel.check()
-            raise _translate(error, graph.file) from None
+            if words := shortage(error):
+                raise ResourceError(f"{graph.file}: {words}") from error
+            raise BundleError(
+                f"{graph.file}: the engine failed in it ({type(error).__name__}); run `paligemma-onnx verify`"
+            ) from error
         return tuple(binding.get_outputs())
-
-
-def _translate(error: Exception, graph: str) -> Exception:
-    text = " ".join(str(error).split())
-    if isinstance(error, MemoryError) or "alloc" in text.lower():
-        return ResourceError(
-            f"{graph}: out of memory; use fewer or smaller requests at once, or a smaller bundle"
-        )
-    return BundleError(f"{graph}: the engine failed: {text[:300]}")

@@ -5,9 +5,11 @@ Legend: S image side in pixels, N image tokens of a row, D width.
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from numbers import Integral
 from os import PathLike, fspath
 
 import numpy as np
@@ -108,7 +110,7 @@ def plan(
     )
     max_new_tokens = options.get("max_new_tokens", manifest.generation.max_new_tokens)
     limit = manifest.model.context_length
-    if isinstance(max_new_tokens, bool) or not isinstance(max_new_tokens, int):
+    if isinstance(max_new_tokens, bool) or not isinstance(max_new_tokens, Integral):
         raise OptionError(f"max_new_tokens is {max_new_tokens!r}, expected a whole number")
     if not 1 <= max_new_tokens <= limit:
         raise OptionError(f"max_new_tokens is {max_new_tokens}, expected 1 to {limit}, the context length")
@@ -131,7 +133,7 @@ def plan(
         warnings=tuple(album.warnings),
         sampling=sampling,
         seed=fresh_seed() if sampling.seed is None else sampling.seed,
-        max_new_tokens=max_new_tokens,
+        max_new_tokens=int(max_new_tokens),
         cancel=options.get("cancel") or Cancellation(),
         image_tokens=manifest.image.tokens,
         device=device,
@@ -140,24 +142,29 @@ def plan(
 
 
 class _Album:
-    """Opens each different picture once."""
+    """Keeps each different picture once, whatever it was given as."""
 
     def __init__(self, max_pixels: int, manifest: Manifest) -> None:
         self._max_pixels, self._facts = max_pixels, manifest.image
-        self._known: dict[object, int] = {}
+        self._of_path: dict[str, int] = {}
+        self._of_pixels: dict[bytes, int] = {}  # by SHA-256, which takes far less time than the vision graph
         self.pictures: list[Array] = []
         self.warnings: list[str] = []
 
     def add(self, source: ImageInput) -> int:
-        key = fspath(source) if isinstance(source, str | PathLike) else id(source)
-        if key not in self._known:
-            opened = open_image(source, max_pixels=self._max_pixels)
-            facts = self._facts
-            pixels = preprocess(opened.rgb, facts.size, facts.mean, facts.std, facts.rescale_factor)
+        path = fspath(source) if isinstance(source, str | PathLike) else None
+        if path is not None and path in self._of_path:
+            return self._of_path[path]
+        opened = open_image(source, max_pixels=self._max_pixels)
+        facts = self._facts
+        pixels = preprocess(opened.rgb, facts.size, facts.mean, facts.std, facts.rescale_factor)
+        index = self._of_pixels.setdefault(hashlib.sha256(pixels.data).digest(), len(self.pictures))
+        if index == len(self.pictures):
             self.pictures.append(pixels)
-            self.warnings.extend(opened.warnings)
-            self._known[key] = len(self.pictures) - 1
-        return self._known[key]
+        self.warnings += [warning for warning in opened.warnings if warning not in self.warnings]
+        if path is not None:
+            self._of_path[path] = index
+        return index
 
 
 def _as_sequence(images: Images) -> Sequence[ImageInput]:
@@ -184,10 +191,9 @@ def run(job: Job, runner: GraphRunner) -> Iterator[tuple[Row, str]]:
         for rows in _by_picture_count(job.rows):
             yield from _run_rows(job, rows, features, runner)
     except Cancelled:
-        return
-    finally:
         for row in job.rows:
-            row.pieces.append(row.detokenizer.finish())
+            row.pieces.append(row.detokenizer.finish())  # the half of a character may be held back
+            yield row, row.pieces[-1]
 
 
 def _by_picture_count(rows: Sequence[Row]) -> list[list[Row]]:

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, Literal
 
 import dacite
 
 from .errors import BundleError
+from .manifest_check import check_manifest
 
 MANIFEST = "manifest.json"
 SCHEMA_VERSION = 1
@@ -150,12 +151,13 @@ def read_manifest(folder: Path) -> Manifest:
     """Read and check `manifest.json`.
 
     Raises:
-        BundleError: the file is missing, damaged, of a newer schema, or names a path outside the folder.
+        BundleError: the file is missing, damaged, of a newer schema, names a path outside the folder, or
+            contradicts itself.
     """
     path = folder / MANIFEST
     data = _read_json(path)
     version = data.get("schema_version")
-    if not isinstance(version, int) or isinstance(version, bool) or version < 1:
+    if not isinstance(version, int) or version < 1:
         raise BundleError(
             f"{path}: schema_version is not a positive whole number; export the checkpoint again"
         )
@@ -165,25 +167,33 @@ def read_manifest(folder: Path) -> Manifest:
             "update it with `pip install -U paligemma-onnx`"
         )
     try:
-        manifest = dacite.from_dict(Manifest, data, dacite.Config(strict=True, cast=[tuple]))
-    except (dacite.DaciteError, TypeError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise BundleError(f"{path}: {reason}; export the checkpoint again") from None
-    _check(manifest, path)
-    return manifest
+        manifest = dacite.from_dict(Manifest, data, dacite.Config(strict=True))
+        check_manifest(manifest)
+    except dacite.UnexpectedDataError as error:
+        problem = f"has a field that is not known, {sorted(map(ascii, error.keys))[0]}"
+    except dacite.DaciteFieldError as error:
+        missing = isinstance(error, dacite.MissingValueError)
+        problem = f"{error.field_path} is {'missing' if missing else 'of a wrong type'}"
+    except ValueError as error:
+        problem = str(error)
+    else:
+        return manifest
+    raise BundleError(f"{path}: {problem}; export the checkpoint again")
 
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
+        if path.exists() and not path.is_file():
+            raise BundleError(f"{path}: not a regular file; export the checkpoint again")
         if path.stat().st_size > MAX_MANIFEST_BYTES:
             raise BundleError(f"{path}: larger than {MAX_MANIFEST_BYTES} bytes, not a manifest")
-        data = json.loads(path.read_bytes())
+        data = _without_lists(json.loads(path.read_bytes()))
     except FileNotFoundError:
         raise BundleError(
             f"{path}: no such file; `paligemma-onnx export CHECKPOINT --output {path.parent}` makes a bundle"
         ) from None
     except OSError as error:
-        raise BundleError(f"{path}: {error.strerror}") from None
+        raise BundleError(f"{path}: cannot be read ({error.strerror})") from None
     except (ValueError, RecursionError):
         raise BundleError(f"{path}: not valid JSON; export the checkpoint again") from None
     if not isinstance(data, dict):
@@ -191,33 +201,10 @@ def _read_json(path: Path) -> dict[str, Any]:
     return data
 
 
-def _check(manifest: Manifest, path: Path) -> None:
-    graphs = manifest.graphs
-    referred = (graphs.vision_encoder.file, graphs.prefill.file, graphs.decode.file, manifest.tokens.file)
-    for name in (*manifest.files, *referred):
-        if name in ("", ".", "..") or PurePosixPath(name).name != name or "\\" in name or "\0" in name:
-            raise BundleError(
-                f"{path}: {name!r} is not a plain file name; files of a bundle lie in its folder"
-            )
-    for name in referred:
-        if name not in manifest.files:
-            raise BundleError(f"{path}: {name!r} is used but not listed under files")
-    image, cache, model = manifest.image, manifest.cache, manifest.model
-    positive = {
-        "model.hidden_size": model.hidden_size,
-        "model.vocab_size": model.vocab_size,
-        "model.context_length": model.context_length,
-        "image.size": image.size,
-        "image.tokens": image.tokens,
-        "cache.layers": cache.layers,
-        "cache.heads": cache.heads,
-        "cache.head_dim": cache.head_dim,
-        "generation.max_new_tokens": manifest.generation.max_new_tokens,
-    }
-    for field, value in positive.items():
-        if value < 1:
-            raise BundleError(f"{path}: {field} is {value}, expected at least 1")
-    tokens = manifest.tokens
-    for token in (tokens.bos, tokens.pad, tokens.image, *tokens.stop, *tokens.suppressed):
-        if not 0 <= token < model.vocab_size:
-            raise BundleError(f"{path}: token id {token} is outside the vocabulary of {model.vocab_size}")
+def _without_lists(value: Any) -> Any:
+    """Tuples for lists, as the fields have; and text for true and false, which would pass as 1 and 0."""
+    if isinstance(value, dict):
+        return {key: _without_lists(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return tuple(_without_lists(entry) for entry in value)
+    return str(value) if isinstance(value, bool) else value

@@ -19,8 +19,9 @@ from .graphs import GraphRunner
 from .job import Job, Row, plan, run
 from .manifest import Manifest, read_manifest
 from .session import Device, Placement, place
+from .shortage import resources
 from .tokenizer import PromptTokenizer
-from .verification import check_sizes
+from .verification import check_files
 
 
 class Stream:
@@ -67,17 +68,18 @@ class PaliGemma:
         """
         started = time.perf_counter()
         folder = Path(folder)
-        manifest = read_manifest(folder)
-        check_sizes(folder, manifest)
-        tokenizer = PromptTokenizer.load(folder / manifest.tokens.file)
-        placement = place(device, threads)
-        try:
-            runner = GraphRunner.open(folder, manifest, placement)
-        except ProviderError as error:
-            if device != "auto" or placement.device == "cpu":
-                raise
-            warnings.warn(f"running on the CPU, since CUDA does not load: {error}", stacklevel=2)
-            runner = GraphRunner.open(folder, manifest, Placement("cpu", placement.threads))
+        with resources(str(folder)):
+            manifest = read_manifest(folder)
+            check_files(folder, manifest)
+            tokenizer = PromptTokenizer.load(folder / manifest.tokens.file)
+            placement = place(device, threads)
+            try:
+                runner = GraphRunner.open(folder, manifest, placement)
+            except ProviderError as error:
+                if device != "auto" or placement.device == "cpu":
+                    raise
+                warnings.warn(f"running on the CPU, since CUDA does not load: {error}", stacklevel=2)
+                runner = GraphRunner.open(folder, manifest, Placement("cpu", placement.threads))
         return cls(manifest, tokenizer, runner, time.perf_counter() - started)
 
     @property
@@ -109,7 +111,7 @@ class PaliGemma:
         What is wrong with the request is raised here, what goes wrong while it runs by the iteration.
         """
         job = self._plan([Request(images, prompt)], options)
-        pieces = (piece for _, piece in run(job, self.runner) if piece)
+        pieces = (piece for _, piece in self._run(job) if piece)
         return Stream(pieces, job, job.rows[0])
 
     def generate_batch(self, requests: Sequence[Request], **options: Unpack[Options]) -> list[Generation]:
@@ -122,9 +124,16 @@ class PaliGemma:
             As `generate`; one request that cannot be used fails the call before anything runs.
         """
         job = self._plan(requests, options)
-        for _ in run(job, self.runner):
+        for _ in self._run(job):
             pass
         return [job.result(row) for row in job.rows]
 
     def _plan(self, requests: Sequence[Request], options: Options) -> Job:
-        return plan(requests, options, self.manifest, self.tokenizer, device=self.device, load_s=self.load_s)
+        with resources("this request"):
+            return plan(
+                requests, options, self.manifest, self.tokenizer, device=self.device, load_s=self.load_s
+            )
+
+    def _run(self, job: Job) -> Iterator[tuple[Row, str]]:
+        with resources("this request"):
+            yield from run(job, self.runner)

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from .errors import BundleError, OptionError, ProviderError, ResourceError
 from .manifest import BUNDLE_ID_KEY, GraphSpec, Manifest, TensorSpec
+from .shortage import shortage
 
 Device = Literal["auto", "cpu", "cuda"]
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
@@ -30,6 +31,7 @@ def import_onnxruntime() -> Any:
 
     Raises:
         ProviderError: neither onnxruntime nor onnxruntime-gpu is installed, or it does not load.
+        ResourceError: out of memory.
     """
     try:
         import onnxruntime  # noqa: PLC0415  the only heavy import, put off until a graph is opened
@@ -39,7 +41,9 @@ def import_onnxruntime() -> Any:
             "(or [gpu] for CUDA, never both)"
         ) from None
     except ImportError as error:
-        raise ProviderError(f"onnxruntime does not load: {' '.join(str(error).split())}") from None
+        if words := shortage(error):
+            raise ResourceError(f"onnxruntime: {words}") from error
+        raise ProviderError(f"onnxruntime is installed and does not load: {error}") from error
     return onnxruntime
 
 
@@ -65,8 +69,8 @@ def place(device: Device, threads: int | None) -> Placement:
         OptionError: threads is out of range.
         ProviderError: the engine has not the device asked for.
     """
-    if threads is not None and not 1 <= threads <= MOST_THREADS:
-        raise OptionError(f"threads is {threads}, expected 1 to {MOST_THREADS}")
+    if threads is not None and not (isinstance(threads, int) and 1 <= threads <= MOST_THREADS):
+        raise OptionError(f"threads is {threads!r}, expected 1 to {MOST_THREADS}")
     present = available_devices()
     if device == "auto":
         return Placement("cuda" if "cuda" in present else "cpu", threads or available_threads())
@@ -83,16 +87,21 @@ def open_session(folder: Path, graph: GraphSpec, manifest: Manifest, placement: 
 
     Raises:
         BundleError: the graph does not load, belongs to another bundle, or has other inputs or outputs.
-        ProviderError: the engine fell back to another device.
+        ProviderError: the device does not start, or the engine fell back to another one.
         ResourceError: out of memory.
     """
     ort = import_onnxruntime()
     path = folder / graph.file
     wanted = PROVIDERS[placement.device]
     try:
-        session = ort.InferenceSession(str(path), _session_options(ort, placement), providers=[wanted])
+        session = ort.InferenceSession(
+            str(path),
+            _session_options(ort, placement),
+            providers=[wanted],
+            enable_fallback=0,  # it would print its troubles on stdout
+        )
     except Exception as error:  # the engine has no common base for what it raises
-        raise _translate(error, path) from None
+        raise _translate(error, path, placement) from error
     actual = session.get_providers()[0]
     if actual != wanted:
         # onnxruntime only warns when a provider cannot be loaded.
@@ -104,21 +113,23 @@ def open_session(folder: Path, graph: GraphSpec, manifest: Manifest, placement: 
 def _session_options(ort: Any, placement: Placement) -> Any:
     options = ort.SessionOptions()
     options.intra_op_num_threads = placement.threads
-    options.log_severity_level = 3  # errors; warnings about its own graph passes help no user
+    options.log_severity_level = 4  # only what ends the process: errors are raised, and told by us
     # Prepacking copies every weight into private memory, once for prefill and once for decode. Without
     # it both sessions map the same file and the weights are resident once, in the file cache.
     options.add_session_config_entry("session.disable_prepacking", "1")
     return options
 
 
-def _translate(error: Exception, path: Path) -> Exception:
-    text = " ".join(str(error).split())
-    if "bad_alloc" in text or "bad allocation" in text or "Failed to allocate" in text:
-        return ResourceError(
-            f"{path}: out of memory while opening; close other programs or use fewer threads"
+def _translate(error: Exception, path: Path, placement: Placement) -> Exception:
+    if words := shortage(error):
+        return ResourceError(f"{path}: {words}")
+    if placement.device == "cuda" and "cuda" in str(error).lower():
+        return ProviderError(
+            f"CUDA does not start here ({type(error).__name__}); see `paligemma-onnx doctor`"
         )
     return BundleError(
-        f"{path}: the graph does not load; run `paligemma-onnx verify {path.parent}` ({text[:200]})"
+        f"{path}: the engine does not take this graph ({type(error).__name__}); "
+        f"run `paligemma-onnx verify {path.parent}`, then export again"
     )
 
 

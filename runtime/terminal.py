@@ -2,84 +2,102 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import signal
 import sys
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from types import FrameType
 
 import click
+
+from .shortage import shortage
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 TERMINATED = 143  # 128 + SIGTERM
 RESOURCES = 5
 UNEXPECTED = 1
-_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-def run_command(command: Callable[[], object]) -> int:
+class Terminated(KeyboardInterrupt):
+    """SIGTERM: ends whatever Ctrl-C ends, in the same way."""
+
+
+def run_command(command: Callable[[], object], *, debug: bool = False) -> int:
     """Run a click command in non-standalone mode and turn what it raises into an exit code.
 
-    Errors of ours carry their code in `exit_code` and are one line; a traceback comes only with --debug.
+    Errors of ours carry their code in `exit_code` and are one line; a traceback comes only with `debug`.
     """
-    signal.signal(signal.SIGTERM, _terminate)
     try:
         code = command()
-        sys.stdout.flush()
-        return code if isinstance(code, int) else 0
-    except click.ClickException as error:
+        if sys.stdout is not None:  # None where the process was started with stdout closed
+            sys.stdout.flush()
+    except click.exceptions.NoArgsIsHelpError as error:
         error.show()
-        return error.exit_code
+        code = error.exit_code
+    except click.ClickException as error:
+        context = error.ctx if isinstance(error, click.UsageError) else None
+        page = f" (see `{context.command_path} --help`)" if context else ""
+        say(f"error: {error.format_message().rstrip('.')}{page}")
+        code = error.exit_code
     except click.exceptions.Exit as error:
-        return error.exit_code
+        code = error.exit_code
+    except Terminated:
+        code = TERMINATED
     except (KeyboardInterrupt, click.Abort):
-        return INTERRUPTED
+        code = INTERRUPTED
     except BrokenPipeError:
-        # `| head -1` has what it wanted. Python would complain when it flushes stdout at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        code = 0  # `| head -1` has what it wanted
     except Exception as error:
-        return _report(error)
+        if debug:
+            click.echo("".join(traceback.format_exception(error)), err=True, nl=False)
+        code, message = _verdict(error)
+        say(f"error: {message}")
+    return code if isinstance(code, int) else 0
 
 
-def _report(error: Exception) -> int:
+def take_over() -> None:
+    """Prepare the process: SIGTERM ends it as Ctrl-C does, and no character is too strange for a terminal."""
+    signal.signal(signal.SIGTERM, _terminate)
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:
+            # A terminal that cannot show a character shows a stand-in, and an answer is never lost for it.
+            stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+
+
+def let_go() -> None:
+    """Write out what is buffered, or drop it if nobody takes it: Python would complain of that at exit."""
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:
+            try:
+                stream.flush()
+            except OSError:
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def say(text: str) -> None:
+    """One line on stderr, in characters that are no command to the terminal."""
+    line = "".join(
+        char if char.isprintable() else char.encode("unicode_escape").decode()
+        for char in " ".join(text.split())
+    )
+    with suppress(OSError):  # nobody listens
+        click.echo(line, err=True)
+
+
+def _verdict(error: Exception) -> tuple[int, str]:
+    """Exit code and message."""
     code = getattr(error, "exit_code", None)
-    if code is None and _is_shortage(error):
-        code, message = RESOURCES, f"out of memory or disk: {_line(error)}"
-    elif code is None:
-        code = UNEXPECTED
-        message = (
-            f"unexpected {type(error).__name__}: {_line(error)} (run again with --debug before the command)"
-        )
-    else:
-        message = _line(error)
-    if _wants_traceback():
-        traceback.print_exception(error)
-    click.echo(f"error: {message}", err=True)
-    return int(code)
-
-
-def _is_shortage(error: Exception) -> bool:
-    if isinstance(error, MemoryError):
-        return True
-    if isinstance(error, OSError):
-        return error.errno in (*_DISK_FULL, errno.ENOMEM)
-    # torch and onnxruntime raise RuntimeError for a failed allocation.
-    return "alloc" in str(error).lower() or "not enough memory" in str(error).lower()
-
-
-def _line(error: Exception) -> str:
-    """The message on one line, in characters the terminal can show."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
-
-
-def _wants_traceback() -> bool:
-    context = click.get_current_context(silent=True)
-    return bool(context and context.find_root().params.get("debug")) or "--debug" in sys.argv[1:2]
+    if isinstance(code, int):
+        return code, str(error)
+    if words := shortage(error):
+        return RESOURCES, words
+    return (
+        UNEXPECTED,
+        f"unexpected {type(error).__name__}: {error} (run again with --debug before the command)",
+    )
 
 
 def _terminate(_signal: int, _frame: FrameType | None) -> None:
-    raise SystemExit(TERMINATED)
+    raise Terminated

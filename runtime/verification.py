@@ -1,4 +1,4 @@
-"""Is a bundle whole? Sizes at every load, every byte on request."""
+"""Is a bundle whole? Sizes, graphs and tokenizer at every load, every byte on request."""
 
 from __future__ import annotations
 
@@ -11,17 +11,21 @@ from .graphs import GraphRunner
 from .manifest import Manifest, read_manifest
 from .session import place
 
-CHUNK = 8 << 20  # bytes read at once
 MOST_PROBLEMS = 10  # named in one message
 
 
-def check_sizes(folder: Path, manifest: Manifest) -> None:
-    """Every file is there and as long as the manifest says; costs no reading.
+def check_files(folder: Path, manifest: Manifest) -> None:
+    """Every file is there and as long as the manifest says, and those but the weights are byte by byte.
+
+    A graph with one bit changed may well load, and answer something else. Reading graphs and tokenizer takes
+    less time than parsing them; the weights are gigabytes and wait for `verify`.
 
     Raises:
-        BundleError: naming what is not.
+        BundleError: naming each file that is missing, of another size, or altered.
     """
-    _raise(folder, [problem for name in manifest.files if (problem := _size_problem(folder, manifest, name))])
+    graphs = manifest.graphs
+    small = (graphs.vision_encoder.file, graphs.prefill.file, graphs.decode.file, manifest.tokens.file)
+    _raise(folder, [_problem(folder, manifest, name, hashed=name in small) for name in manifest.files])
 
 
 def verify(folder: Path, progress: Callable[[str], object]) -> Manifest:
@@ -32,39 +36,37 @@ def verify(folder: Path, progress: Callable[[str], object]) -> Manifest:
     """
     manifest = read_manifest(folder)
     problems = []
-    for name, spec in manifest.files.items():
+    for name in manifest.files:
         progress(name)
-        problem = _size_problem(folder, manifest, name)
-        if problem is None and _sha256(folder / name) != spec.sha256:
-            problem = f"{name} is altered (another SHA-256)"
-        if problem is not None:
-            problems.append(problem)
+        problems.append(_problem(folder, manifest, name, hashed=True))
     _raise(folder, problems)
     progress("graphs")
     GraphRunner.open(folder, manifest, place("cpu", None))
     return manifest
 
 
-def _size_problem(folder: Path, manifest: Manifest, name: str) -> str | None:
-    path, expected = folder / name, manifest.files[name].bytes
-    if not path.is_file():
-        return f"{name} is missing"
-    size = path.stat().st_size
-    return None if size == expected else f"{name} has {size} bytes instead of {expected}"
+def _problem(folder: Path, manifest: Manifest, name: str, *, hashed: bool) -> str | None:
+    path, expected = folder / name, manifest.files[name]
+    try:
+        if not path.is_file():
+            return f"{name} is missing"
+        size = path.stat().st_size
+        if size != expected.bytes:
+            return f"{name} has {size} bytes instead of {expected.bytes}"
+        if hashed and _sha256(path) != expected.sha256:
+            return f"{name} is altered (another SHA-256)"
+    except OSError as error:
+        return f"{name} cannot be read ({error.strerror})"
+    return None
 
 
 def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    try:
-        with path.open("rb") as file:
-            while chunk := file.read(CHUNK):
-                digest.update(chunk)
-    except OSError as error:
-        raise BundleError(f"{path}: cannot be read ({error.strerror})") from None
-    return digest.hexdigest()
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _raise(folder: Path, problems: list[str]) -> None:
+def _raise(folder: Path, found: list[str | None]) -> None:
+    problems = [problem for problem in found if problem is not None]
     if problems:
         more = f" and {len(problems) - MOST_PROBLEMS} more" if len(problems) > MOST_PROBLEMS else ""
         named = "; ".join(problems[:MOST_PROBLEMS])

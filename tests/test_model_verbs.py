@@ -1,7 +1,8 @@
 """encode_image, prefill and decode_step as a whole, against transformers on the same weights.
 
-transformers counts positions from 1 and this model from 0, so angles are rounded differently: errors of 1e-7
-a layer are expected, and nothing above 1e-5 of the largest logit.
+transformers counts positions from 1 and this model from 0. Position 520 turns a key by 520 rad, which float32
+knows to 3e-5, and rounds otherwise at 521: that is nearly all the error there is. From the same start the two
+agree to 1e-6.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ from paligemma_onnx.model.paligemma import PaliGemma
 
 PROMPT = (2, 300, 17, 451, 108)
 ANSWER = (77, 301, 5, 420, 9, 610, 33, 250)  # longer than gemma2_window's window of 5
-LOGITS = 1e-5  # of the largest; measured: up to 2.2e-6
-SAME = 5e-6  # the same arithmetic on another batch size; measured: up to 1.1e-6
+LOGITS = 2e-5  # of the largest; measured: up to 3.8e-6
+SAME = 1e-5  # the same arithmetic on another batch size; measured: up to 2e-6
 
 
 def picture(side: int) -> Tensor:

@@ -110,8 +110,8 @@ def test_candidates_of_a_real_vocabulary(kind: str, options: SamplingOptions) ->
 
 @pytest.mark.parametrize("kind", ["peaked", "spread", "flat"])
 def test_candidates_are_those_transformers_keeps(kind: str) -> None:
-    import torch  # noqa: PLC0415 - the reference alone needs it
-    from transformers import (  # noqa: PLC0415 - takes seconds to import
+    import torch
+    from transformers import (
         TemperatureLogitsWarper,
         TopKLogitsWarper,
         TopPLogitsWarper,

@@ -1,0 +1,143 @@
+"""What the commands export, validate and demo do, from their options to the line they print."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+import numpy as np
+
+from paligemma_onnx.model.errors import CheckpointError
+from paligemma_onnx.runtime.errors import MismatchError, OptionError
+from paligemma_onnx.runtime.image import open_image, preprocess
+from paligemma_onnx.runtime.manifest import Manifest, read_manifest
+from paligemma_onnx.runtime.session import Device, place
+from paligemma_onnx.runtime.shortage import resources
+from paligemma_onnx.runtime.tokenizer import PromptTokenizer
+from paligemma_onnx.runtime.verification import check_files
+
+from . import self_check as checks
+from .demo import run_demo
+from .exporter import ExportRequest, Source, draft, export, open_source
+from .facts import first_difference
+from .hub import resolve_checkpoint
+from .progress import TerminalProgress
+from .record import Reference
+from .report import as_json as validation_json
+from .report import first_failure, table
+from .validation import validate
+
+
+def run_export(
+    checkpoint: str,
+    output: Path,
+    *,
+    precision: str,
+    adapter: Path | None,
+    force: bool,
+    strict: bool,
+    validate: bool,
+) -> None:
+    """Export, and say what was written."""
+    request = ExportRequest(
+        resolve_checkpoint(checkpoint),
+        output,
+        precision=precision,
+        adapter=adapter,
+        force=force,
+        strict=strict,
+    )
+    with TerminalProgress() as progress:
+
+        def check(folder: Path, manifest: Manifest, source: Source) -> None:
+            checks.self_check(folder, manifest, source, progress.stage)
+
+        manifest = export(request, progress, check if validate else None)
+    size = sum(spec.bytes for spec in manifest.files.values())
+    verdict = "checked against torch" if validate else "not checked"
+    click.echo(f"{output}: bundle {manifest.bundle_id}, {size / 1e9:.2f} GB, {precision}, {verdict}")
+
+
+def run_validate(
+    bundle: Path,
+    checkpoint: str,
+    *,
+    adapter: Path | None,
+    images: tuple[str, ...],
+    prompts: tuple[str, ...],
+    steps: int,
+    reference: str,
+    device: Device,
+    threads: int | None,
+    as_json: bool,
+) -> None:
+    """Validate, and print the report.
+
+    Raises:
+        MismatchError: they are not the same model.
+    """
+    manifest = read_manifest(bundle)
+    check_files(bundle, manifest)
+    placement = place(device, threads)
+    source = open_source(resolve_checkpoint(checkpoint), adapter)
+    if different := first_difference(manifest, draft(source, manifest.recipe.precision)):
+        raise MismatchError(f"{bundle} is not {checkpoint}: {different}")
+    tokenizer = PromptTokenizer.load(bundle / manifest.tokens.file)
+    facts = manifest.image
+    pictures = [
+        preprocess(open_image(image).rgb, facts.size, facts.mean, facts.std, facts.rescale_factor)
+        for image in images
+    ] or [checks.synthetic_picture(facts.size)]
+    questions = checks.questions_for(
+        manifest, tokenizer, np.stack(pictures), prompts or checks.PROMPTS, steps
+    )
+    with TerminalProgress() as progress, resources(str(bundle)):
+        validation = validate(
+            bundle,
+            manifest,
+            source=source.checkpoint,
+            constants=source.constants,
+            reference=lambda: _reference(reference, source, adapter),
+            questions=questions,
+            placement=placement,
+            progress=progress.stage,
+        )
+    click.echo(json.dumps(validation_json(validation)) if as_json else table(validation))
+    if not validation.passed:
+        raise MismatchError(f"{bundle} is not {checkpoint}: {first_failure(validation)}")
+
+
+def _reference(kind: str, source: Source, adapter: Path | None) -> tuple[str, Reference]:
+    if kind == "torch":
+        return checks.torch_reference(source)
+    if adapter is not None:
+        raise CheckpointError("--reference transformers takes no --adapter; merge it with peft first")
+    try:
+        from .transformers_reference import TransformersReference  # noqa: PLC0415  optional, and slow to import
+    except ModuleNotFoundError as error:
+        raise CheckpointError(
+            f"--reference transformers needs {error.name}: `pip install transformers`"
+        ) from None
+    model = TransformersReference(source.folder)
+    return model.name, model
+
+
+def run_demo_in(output: Path | None) -> None:
+    """Run the demo in a folder that is kept, or in one that is removed.
+
+    Raises:
+        OptionError: the folder is not empty, or cannot be made.
+    """
+    if output is not None:
+        try:
+            output.mkdir(parents=True, exist_ok=True)
+            occupied = any(output.iterdir())
+        except OSError as error:
+            raise OptionError(
+                f"{output}: cannot be made ({error.strerror}); choose another --output"
+            ) from error
+        if occupied:
+            raise OptionError(f"{output}: is not empty; choose another --output")
+    with TerminalProgress() as progress:
+        run_demo(output, progress)

@@ -1,0 +1,113 @@
+"""Does a manifest agree with itself, and with what the driver feeds the graphs?
+
+Legend: S image side in pixels, I tokens an image, D width, V vocabulary, K key-value heads, H head width.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import PurePosixPath, PureWindowsPath
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .manifest import Manifest, TensorSpec
+
+Shape = tuple[int | None, ...]  # None: a dimension that varies
+
+
+def check_manifest(manifest: Manifest) -> None:
+    """Raise ValueError, its message a line, at the first thing that cannot be."""
+    _check_files(manifest)
+    _check_numbers(manifest)
+    _check_tokens(manifest)
+    _check_graphs(manifest)
+
+
+def _check_files(manifest: Manifest) -> None:
+    graphs = manifest.graphs
+    used = (graphs.vision_encoder.file, graphs.prefill.file, graphs.decode.file, manifest.tokens.file)
+    for name in (*manifest.files, *used):
+        plain = PurePosixPath(name).name == name == PureWindowsPath(name).name
+        if not plain or name in ("", "..") or not name.isprintable():
+            raise ValueError(f"{name!a} is not a plain file name; files of a bundle lie in its folder")
+    for name in used:
+        if name not in manifest.files:
+            raise ValueError(f"{name!a} is used but not listed under files")
+
+
+def _check_numbers(manifest: Manifest) -> None:
+    model, image, cache = manifest.model, manifest.image, manifest.cache
+    at_least_1 = {
+        "model.parameters": model.parameters,
+        "model.hidden_size": model.hidden_size,
+        "model.vocab_size": model.vocab_size,
+        "model.context_length": model.context_length,
+        "image.size": image.size,
+        "image.tokens": image.tokens,
+        "cache.layers": cache.layers,
+        "cache.heads": cache.heads,
+        "cache.head_dim": cache.head_dim,
+        "generation.max_new_tokens": manifest.generation.max_new_tokens,
+    }
+    for field, value in at_least_1.items():
+        if value < 1:
+            raise ValueError(f"{field} is {value}, expected at least 1")
+    if manifest.generation.max_new_tokens > model.context_length:
+        raise ValueError("generation.max_new_tokens is over model.context_length")
+    if not all(map(math.isfinite, image.mean)):
+        raise ValueError("image.mean is not finite")
+    if not all(math.isfinite(value) and value > 0 for value in (image.rescale_factor, *image.std)):
+        raise ValueError("image.rescale_factor or image.std is not a number above 0")
+
+
+def _check_tokens(manifest: Manifest) -> None:
+    tokens, rows = manifest.tokens, manifest.model.vocab_size
+    if not tokens.stop:
+        raise ValueError("tokens.stop is empty, so no answer would end")
+    for token in (tokens.bos, tokens.pad, tokens.image, *tokens.stop, *tokens.suppressed):
+        if not 0 <= token < rows:
+            raise ValueError(f"token id {token} is outside the vocabulary of {rows}")
+
+
+def _check_graphs(manifest: Manifest) -> None:
+    model, image, cache, graphs = manifest.model, manifest.image, manifest.cache, manifest.graphs
+    if cache.layers > len(graphs.decode.outputs):
+        raise ValueError(f"cache.layers is {cache.layers}, the decode graph gives fewer")
+
+    def slots(prefix: str) -> dict[str, Shape]:
+        return {
+            f"{prefix}.{layer}.{kind}": (None, cache.heads, None, cache.head_dim)
+            for layer in range(cache.layers)
+            for kind in ("key", "value")
+        }
+
+    features, logits = (None, image.tokens, model.hidden_size), (None, model.vocab_size)
+    _check_tensors(
+        "vision_encoder", graphs.vision_encoder.inputs, {"pixel_values": (None, 3, image.size, image.size)}
+    )
+    _check_tensors("vision_encoder", graphs.vision_encoder.outputs, {"image_features": features})
+    asked: dict[str, Shape] = {
+        "input_ids": (None, None),
+        "image_features": (None, None, model.hidden_size),
+        "text_lengths": (None,),
+    }
+    _check_tensors("prefill", graphs.prefill.inputs, asked)
+    _check_tensors("prefill", graphs.prefill.outputs, {"logits": logits, **slots("present")})
+    step: dict[str, Shape] = {"input_ids": (None, 1), "past_lengths": (None,)}
+    _check_tensors("decode", graphs.decode.inputs, step | slots("past_key_values"))
+    _check_tensors("decode", graphs.decode.outputs, {"logits": logits, **slots("present")})
+
+
+def _check_tensors(graph: str, specs: tuple[TensorSpec, ...], expected: dict[str, Shape]) -> None:
+    """The tensors are those expected, in that order, and their fixed dimensions follow from the facts."""
+    found = {
+        spec.name: tuple(size if isinstance(size, int) else None for size in spec.shape) for spec in specs
+    }
+    if list(found) != list(expected):
+        different = sorted(found.keys() ^ expected.keys()) or list(found)
+        raise ValueError(f"graphs.{graph} has other inputs or outputs than the driver uses: {different[0]!a}")
+    for name, shape in expected.items():
+        if found[name] != shape:
+            raise ValueError(
+                f"graphs.{graph}: the shape of {name} does not follow from model, image and cache"
+            )
