@@ -29,7 +29,12 @@ UNTRAINED_ROWS = 64  # of the table, from `<image>` on, as the published checkpo
 def demo_config() -> PaliGemmaConfig:
     """PaliGemma 2 in small: a 224-pixel picture becomes 256 tokens, as in the published model."""
     image_token = PIECES + LOCATIONS + SEGMENTS
-    text = replace(tiny_gemma2().text_config, vocab_size=image_token + UNTRAINED_ROWS)
+    text = replace(
+        tiny_gemma2().text_config,
+        vocab_size=image_token + UNTRAINED_ROWS,
+        attn_logit_softcapping=50.0,  # Gemma 2's own caps: words must differ by more than rounding
+        final_logit_softcapping=30.0,
+    )
     vision = VisionConfig(
         hidden_size=48,
         intermediate_size=96,

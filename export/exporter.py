@@ -6,7 +6,7 @@ import hashlib
 import os
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -25,8 +25,10 @@ from paligemma_onnx.runtime.manifest import (
     SCHEMA_VERSION,
     FileSpec,
     GenerationDefaults,
+    Graphs,
     Manifest,
     Recipe,
+    identity,
 )
 from paligemma_onnx.runtime.shortage import resources, shortage
 
@@ -38,7 +40,6 @@ from .weights import WeightFile, plan_file, refer, write_file
 
 # Tokens an answer gets when nobody says: captions and answers are shorter, twenty objects' boxes are not.
 MAX_NEW_TOKENS = 256
-ID_LENGTH = 32  # hexadecimal digits of a bundle id: 128 bits
 
 
 class Progress(Protocol):
@@ -200,18 +201,26 @@ def _no_room(staging: Path, needed: int, free: int) -> ResourceError:
 
 def _write_graphs(staging: Path, draft: Manifest, traced: list[tuple[Verb, Traced]]) -> Manifest:
     """Name the bundle after all it holds, write that name into every graph, and complete the manifest."""
-    nameless = [ir.to_proto(graph.model).SerializeToString(deterministic=True) for _, graph in traced]
-    identity = hashlib.sha256(draft.to_json().encode())
-    for serialized in nameless:
-        identity.update(hashlib.sha256(serialized).digest())
-    bundle_id = identity.hexdigest()[:ID_LENGTH]
+    digests = {verb.spec.file: hashlib.sha256(_serialized(graph)).hexdigest() for verb, graph in traced}
+    graphs = {
+        field.name: replace(spec, digest=digests[spec.file])
+        for field in fields(draft.graphs)
+        for spec in [getattr(draft.graphs, field.name)]
+    }
+    draft = replace(draft, graphs=Graphs(**graphs))
+    bundle_id = identity(draft)
     files = dict(draft.files)
     for verb, graph in traced:
         graph.model.metadata_props[BUNDLE_ID_KEY] = bundle_id
-        serialized = ir.to_proto(graph.model).SerializeToString(deterministic=True)
+        serialized = _serialized(graph)
         (staging / verb.spec.file).write_bytes(serialized)
         files[verb.spec.file] = _file_spec(serialized)
     return replace(draft, bundle_id=bundle_id, files=files)
+
+
+def _serialized(graph: Traced) -> bytes:
+    serialized: bytes = ir.to_proto(graph.model).SerializeToString(deterministic=True)
+    return serialized
 
 
 def _file_spec(content: bytes) -> FileSpec:

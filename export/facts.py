@@ -17,7 +17,6 @@ from paligemma_onnx.runtime.tokenizer import PromptTokenizer
 PRECISIONS = ("fp32",)
 TOKENIZER = "tokenizer.json"
 MAX_JSON_BYTES = 1 << 20  # of a settings file; published ones are under 2 kB
-FAMILIES = {"gemma": "paligemma", "gemma2": "paligemma2"}
 
 # SigLIP's preprocessing, for checkpoints without a preprocessor file: pixels of [0, 255] become [-1, 1]
 # (arXiv 2407.07726, appendix; `preprocessor_config.json` of the published checkpoints says the same).
@@ -76,9 +75,13 @@ def image_facts(folder: Path, config: PaliGemmaConfig) -> ImageFacts:
         "do_resize": (True,),
         "do_rescale": (True,),
         "do_normalize": (True,),
+        "do_center_crop": (False,),
+        "do_pad": (False,),
     }
     for key, accepted in expected.items():
         value = settings.get(key)
+        if isinstance(value, dict):  # newer files spell out what is not set
+            value = {name: number for name, number in value.items() if number is not None}
         if value is not None and value not in accepted:
             raise CheckpointError(
                 f"{folder}: the image processor has {key} {shown(value)}, expected {accepted[0]!r}"
@@ -86,10 +89,15 @@ def image_facts(folder: Path, config: PaliGemmaConfig) -> ImageFacts:
     return ImageFacts(
         size=vision.image_size,
         tokens=vision.num_patches,
-        rescale_factor=_number(folder, "rescale_factor", settings.get("rescale_factor", RESCALE_FACTOR)),
-        mean=_triple(folder, "image_mean", settings.get("image_mean", MEAN)),
-        std=_triple(folder, "image_std", settings.get("image_std", STD)),
+        rescale_factor=_number(folder, "rescale_factor", _set(settings, "rescale_factor", RESCALE_FACTOR)),
+        mean=_triple(folder, "image_mean", _set(settings, "image_mean", MEAN)),
+        std=_triple(folder, "image_std", _set(settings, "image_std", STD)),
     )
+
+
+def _set(settings: Mapping[str, object], key: str, default: object) -> object:
+    value = settings.get(key)
+    return default if value is None else value
 
 
 def _preprocessor(folder: Path) -> Mapping[str, object]:

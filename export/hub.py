@@ -9,11 +9,11 @@ from paligemma_onnx.model.errors import CheckpointError, shown
 from paligemma_onnx.runtime.shortage import resources, shortage
 
 FILES = ("*.json", "*.safetensors")  # never pickles, nor the original JAX arrays
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_HUB_ID = re.compile(r"([\w.-]+/[\w.-]+)(?:@([\w./-]+))?")
 
 
 def resolve_checkpoint(checkpoint: str) -> Path:
-    """A folder as it is; `owner/name` is downloaded, or found in the local cache.
+    """A folder as it is; `owner/name` or `owner/name@revision` is downloaded, or found in the local cache.
 
     Raises:
         CheckpointError: neither a folder nor an id that can be downloaded.
@@ -28,7 +28,8 @@ def resolve_checkpoint(checkpoint: str) -> Path:
         raise CheckpointError(f"{shown(checkpoint)}: not a possible folder name") from None
     if is_file:
         raise CheckpointError(f"{checkpoint}: is a file; name the folder that holds config.json")
-    if not _HUB_ID.fullmatch(checkpoint) or checkpoint.startswith("."):
+    named = _HUB_ID.fullmatch(checkpoint)
+    if not named or checkpoint.startswith("."):
         raise CheckpointError(f"{checkpoint}: no such folder")
     try:
         from huggingface_hub import snapshot_download  # noqa: PLC0415  optional
@@ -38,7 +39,7 @@ def resolve_checkpoint(checkpoint: str) -> Path:
         ) from None
     with resources(checkpoint):
         try:
-            return Path(snapshot_download(checkpoint, allow_patterns=list(FILES)))
+            return Path(snapshot_download(named[1], revision=named[2], allow_patterns=list(FILES)))
         except Exception as error:  # also of the HTTP library below, which is the hub client's own choice
             if shortage(error):
                 raise

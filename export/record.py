@@ -100,7 +100,7 @@ def record(
     """
     kept = Record(folder)
     progress("reference: vision")
-    # One picture at a time: attention over 4096 patches takes 1 GiB a picture.
+    # One picture at a time: attention over 4096 patches takes 2 GiB a picture.
     features = torch.cat(
         [reference.encode_image(torch.from_numpy(pixels[None])) for pixels in questions.pixel_values]
     )

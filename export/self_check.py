@@ -75,6 +75,7 @@ def self_check(
         questions=questions_for(manifest, tokenizer, picture, PROMPTS, STEPS),
         placement=place("cpu", None),
         progress=progress,
+        scratch=folder,  # on the disk that has room for the bundle, and removed before it gets its name
     )
     if not validation.passed:
         raise MismatchError(

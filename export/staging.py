@@ -132,6 +132,8 @@ def _publish(staging: Path, output: Path, previous: Path) -> None:
 
 def _flush(path: Path) -> None:
     """Have the system put a file or folder on the disk, so that a power cut finds it whole."""
+    if os.name != "posix" and path.is_dir():
+        return  # Windows opens no folders
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

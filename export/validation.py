@@ -49,6 +49,7 @@ def validate(
     questions: Questions,
     placement: Placement,
     progress: Callable[[str], object],
+    scratch: Path | None = None,
 ) -> Validation:
     """Hold a bundle against its checkpoint.
 
@@ -61,12 +62,14 @@ def validate(
         questions: what both sides are asked.
         placement: where the bundle runs.
         progress: told what comes next.
+        scratch: where the reference's arrays wait; None takes the system's temporary folder. They are as
+            large as the key-value caches of all rows.
     """
     weights = compare_weights(folder, manifest, source, constants, progress)
-    with tempfile.TemporaryDirectory(prefix="paligemma-onnx-") as scratch:
+    with tempfile.TemporaryDirectory(prefix="paligemma-onnx-", dir=scratch) as kept_in:
         progress("reference: loading")
         name, model = reference()
-        kept = record(model, questions, Path(scratch), progress)
+        kept = record(model, questions, Path(kept_in), progress)
         del model  # the two sides are never in memory together
         gc.collect()
         runner = GraphRunner.open(folder, manifest, placement)

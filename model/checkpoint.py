@@ -42,7 +42,12 @@ class Checkpoint:
 
     @classmethod
     def open(
-        cls, folder: Path, expected: Mapping[str, tuple[int, ...]], adapter: Path | None = None
+        cls,
+        folder: Path,
+        expected: Mapping[str, tuple[int, ...]],
+        adapter: Path | None = None,
+        *,
+        trained_rows: int | None = None,
     ) -> Checkpoint:
         """Open a folder in Hugging Face layout; only headers are read, unless an output head is stored.
 
@@ -50,6 +55,8 @@ class Checkpoint:
             folder: holds model.safetensors, or model.safetensors.index.json and its shards.
             expected: shape of each of the model's parameters by canonical name.
             adapter: a PEFT LoRA folder to merge, or None.
+            trained_rows: rows of the embedding table that stand for words; behind them a stored output head
+                may differ, as the random rows of a checkpoint whose head was saved apart do. None: all rows.
 
         Raises:
             CheckpointError: files missing or damaged, a tensor missing, unexpected or of another shape, an
@@ -57,9 +64,11 @@ class Checkpoint:
         """
         places = _places(find_weight_files(folder))
         head = places.pop(LM_HEAD, None)
+        if head is not None and EMBEDDING not in places:
+            places[EMBEDDING] = head  # tied tensors are stored once, by some under this name
         _check_names_and_shapes(folder, places, expected)
         if head is not None and EMBEDDING in places:
-            _check_tied(folder, head, places[EMBEDDING])
+            _check_tied(folder, head, places[EMBEDDING], trained_rows)
         merged = None if adapter is None else Adapter.open(adapter, expected)
         return cls(folder, merged, places)
 
@@ -126,12 +135,13 @@ def _check_names_and_shapes(
         raise CheckpointError(f"{folder}: the tensors do not fit the configuration; {'; '.join(problems)}")
 
 
-def _check_tied(folder: Path, head: _Place, table: _Place) -> None:
+def _check_tied(folder: Path, head: _Place, table: _Place, rows: int | None) -> None:
     """A stored output head must be the embedding table, value by value: the model has no other."""
     if head.stored.shape != table.stored.shape:
         shapes = f"{shown(head.stored.shape)}, not {shown(table.stored.shape)} as the embedding"
         raise CheckpointError(f"{folder}: {head.stored_name} has the shape {shapes}")
-    chunks = zip(head.tensor().flatten().split(CHUNK), table.tensor().flatten().split(CHUNK), strict=True)
+    words, own = (place.tensor()[:rows].flatten().split(CHUNK) for place in (head, table))
+    chunks = zip(words, own, strict=True)
     # NaN equals NaN here: values that are not numbers are find_non_finite's to report.
     if not all(torch.allclose(a.float(), b.float(), rtol=0, atol=0, equal_nan=True) for a, b in chunks):
         raise CheckpointError(

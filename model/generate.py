@@ -1,4 +1,4 @@
-"""Greedy generation in its plainest form: the reference that the exported graphs are held against."""
+"""Greedy generation in its plainest form: what the three verbs are for, in thirty lines."""
 
 from __future__ import annotations
 

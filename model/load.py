@@ -23,7 +23,8 @@ def open_checkpoint(folder: Path, adapter: Path | None = None) -> tuple[PaliGemm
     """Read the configuration and open the weights it promises; raises CheckpointError."""
     config = read_config(folder)
     expected = {name: tuple(weight.shape) for name, weight in skeleton(config).named_parameters()}
-    return config, Checkpoint.open(folder, expected, adapter)
+    # From `<image>` on, rows of the table are never a word.
+    return config, Checkpoint.open(folder, expected, adapter, trained_rows=config.image_token_index)
 
 
 def load_model(config: PaliGemmaConfig, checkpoint: Checkpoint) -> PaliGemma:

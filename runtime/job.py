@@ -21,10 +21,8 @@ from .errors import OptionError, PromptError
 from .graphs import Array, GraphRunner
 from .image import DEFAULT_MAX_PIXELS, ImageInput, open_image, preprocess
 from .manifest import Manifest
-from .sampling import SamplingOptions, fresh_seed, rng_for
+from .sampling import SEEDS, SamplingOptions, fresh_seed, rng_for
 from .tokenizer import Detokenizer, PromptTokenizer
-
-SEEDS = 2**64  # a seed is a 64-bit number
 
 
 @dataclass
@@ -115,6 +113,10 @@ def plan(
     if not 1 <= max_new_tokens <= limit:
         raise OptionError(f"max_new_tokens is {max_new_tokens}, expected 1 to {limit}, the context length")
 
+    cancel = options.get("cancel", Cancellation())
+    if not isinstance(cancel, Cancellation):
+        raise OptionError(f"cancel is {type(cancel).__name__}, expected a Cancellation")
+
     album = _Album(options.get("max_image_pixels", DEFAULT_MAX_PIXELS), manifest)
     rows = []
     for index, request in enumerate(requests):
@@ -132,9 +134,9 @@ def plan(
         pictures=album.pictures,
         warnings=tuple(album.warnings),
         sampling=sampling,
-        seed=fresh_seed() if sampling.seed is None else sampling.seed,
+        seed=fresh_seed() if sampling.seed is None else int(sampling.seed),
         max_new_tokens=int(max_new_tokens),
-        cancel=options.get("cancel") or Cancellation(),
+        cancel=cancel,
         image_tokens=manifest.image.tokens,
         device=device,
         load_s=load_s,

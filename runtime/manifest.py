@@ -5,8 +5,9 @@ The exporter builds these dataclasses and the runtime reads them back, so a fact
 
 from __future__ import annotations
 
+import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +19,7 @@ from .manifest_check import check_manifest
 MANIFEST = "manifest.json"
 SCHEMA_VERSION = 1
 BUNDLE_ID_KEY = "paligemma_onnx.bundle_id"  # in the metadata of every graph
+ID_LENGTH = 32  # hexadecimal digits of a bundle id: 128 bits
 MAX_MANIFEST_BYTES = 4 << 20  # a manifest of a 46-layer model is 60 kB
 
 
@@ -37,6 +39,7 @@ class GraphSpec:
     file: str
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+    digest: str = ""  # SHA-256 of the graph before the bundle's id was written into it
 
 
 @dataclass(frozen=True)
@@ -71,13 +74,15 @@ class ModelFacts:
 
 @dataclass(frozen=True)
 class ImageFacts:
-    """How a picture becomes pixel values: (pixel * rescale_factor - mean) / std."""
+    """How a picture becomes pixel values: resized to a square, then (pixel * rescale_factor - mean) / std."""
 
     size: int  # pixels, both ways
     tokens: int  # image tokens a picture becomes
     rescale_factor: float
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    channels: Literal["RGB"] = "RGB"
+    resample: Literal["bicubic"] = "bicubic"  # Pillow's, on 8-bit pixels, without keeping the aspect
 
 
 @dataclass(frozen=True)
@@ -90,6 +95,7 @@ class TokenFacts:
     image: int
     stop: tuple[int, ...]
     suppressed: tuple[int, ...]  # rows of the table that are never a text: `<image>` and untrained ones
+    template: Literal["<bos>{prompt}\n"] = "<bos>{prompt}\n"  # prompt and newline are tokenised together
 
 
 @dataclass(frozen=True)
@@ -147,6 +153,18 @@ class Manifest:
         return json.dumps(asdict(self), indent=2) + "\n"
 
 
+def identity(manifest: Manifest) -> str:
+    """A bundle's id: a hash of all its manifest says but that id, and the graph files, which carry it.
+
+    The digests of the graphs as they were without the id stand for those files.
+    """
+    graphs = manifest.graphs
+    carriers = (graphs.vision_encoder.file, graphs.prefill.file, graphs.decode.file)
+    files = {name: spec for name, spec in sorted(manifest.files.items()) if name not in carriers}
+    nameless = replace(manifest, bundle_id="", files=files)
+    return hashlib.sha256(nameless.to_json().encode()).hexdigest()[:ID_LENGTH]
+
+
 def read_manifest(folder: Path) -> Manifest:
     """Read and check `manifest.json`.
 
@@ -169,6 +187,8 @@ def read_manifest(folder: Path) -> Manifest:
     try:
         manifest = dacite.from_dict(Manifest, data, dacite.Config(strict=True))
         check_manifest(manifest)
+        if identity(manifest) != manifest.bundle_id:
+            raise ValueError("is altered: what it says does not give its bundle_id")
     except dacite.UnexpectedDataError as error:
         problem = f"has a field that is not known, {sorted(map(ascii, error.keys))[0]}"
     except dacite.DaciteFieldError as error:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from .errors import NumericsError, OptionError
 
-_SEEDS = 2**64  # a seed is one unsigned 64-bit word
+SEEDS = 2**64  # a seed is one unsigned 64-bit word
 _Weigh = Callable[[NDArray[np.float32]], NDArray[np.float64]]
 _SORTED = 64  # weights; fewer than this are sorted rather than halved again
 
@@ -45,7 +45,7 @@ class SamplingOptions:
             raise OptionError(f"top_k must be a whole number >= 0 (0 keeps all), not {_shown(self.top_k)}")
         if not 0 < _number(self.top_p) <= 1:
             raise OptionError(f"top_p must be a number > 0 and <= 1, not {_shown(self.top_p)}")
-        if self.seed is not None and not (_is_whole(self.seed) and 0 <= self.seed < _SEEDS):
+        if self.seed is not None and not (_is_whole(self.seed) and 0 <= self.seed < SEEDS):
             raise OptionError(f"seed must be a whole number from 0 to 2**64 - 1, not {_shown(self.seed)}")
 
     @property
@@ -108,7 +108,7 @@ def candidates(
 
 def rng_for(seed: int, row: int) -> np.random.Generator:
     """Random numbers of row `row` of a batch: those of a request alone with seed `seed + row` (mod 2**64)."""
-    return np.random.Generator(np.random.PCG64((int(seed) + row) % _SEEDS))
+    return np.random.Generator(np.random.PCG64((int(seed) + row) % SEEDS))
 
 
 def fresh_seed() -> int:

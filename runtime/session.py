@@ -92,6 +92,10 @@ def open_session(folder: Path, graph: GraphSpec, manifest: Manifest, placement: 
     """
     ort = import_onnxruntime()
     path = folder / graph.file
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:  # the engine takes paths as UTF-8
+        raise BundleError(f"{str(folder)!a}: the folder's name is not UTF-8; rename it") from None
     wanted = PROVIDERS[placement.device]
     try:
         session = ort.InferenceSession(

@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import traceback
+import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from types import FrameType
@@ -60,6 +61,8 @@ def run_command(command: Callable[[], object], *, debug: bool = False) -> int:
 def take_over() -> None:
     """Prepare the process: SIGTERM ends it as Ctrl-C does, and no character is too strange for a terminal."""
     signal.signal(signal.SIGTERM, _terminate)
+    # Pillow warns of odd tags in images that it reads all the same; what matters we say ourselves.
+    warnings.filterwarnings("ignore", module="PIL")
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:
             # A terminal that cannot show a character shows a stand-in, and an answer is never lost for it.

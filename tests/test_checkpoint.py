@@ -155,6 +155,23 @@ def test_a_stored_head_must_be_the_embedding(
     assert "has the shape (49, 16), not (50, 16) as the embedding" in refusal(tmp_path, tiny.expected)
 
 
+def test_a_head_may_differ_where_no_word_is(tiny: Tiny, tmp_path: Path) -> None:
+    """Rows from `<image>` on are random in published tables; a head saved apart has other random ones."""
+    other = tiny.stored[EMBEDDING].clone()
+    other[-1, -1] += 1e-3
+    save_file(tiny.stored | {HEAD: other}, tmp_path / "model.safetensors")
+    assert_holds(Checkpoint.open(tmp_path, tiny.expected, trained_rows=49), tiny.parameters)
+    with pytest.raises(CheckpointError, match="only a tied output head"):
+        Checkpoint.open(tmp_path, tiny.expected, trained_rows=50)
+
+
+@pytest.mark.parametrize("name", [HEAD, "lm_head.weight"])
+def test_the_table_may_be_stored_under_the_head_s_name(tiny: Tiny, tmp_path: Path, name: str) -> None:
+    tensors = {name if key == EMBEDDING else key: tensor for key, tensor in tiny.stored.items()}
+    save_file(tensors, tmp_path / "model.safetensors")
+    assert_holds(Checkpoint.open(tmp_path, tiny.expected), tiny.parameters)
+
+
 def test_missing_unexpected_and_misshapen_are_all_named(tiny: Tiny, tmp_path: Path) -> None:
     tensors = dict(tiny.stored)
     del tensors[NORM]
