@@ -6,17 +6,17 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
+from paligemma_onnx.runtime import BundleError, PaliGemma
 from paligemma_onnx.runtime.cli import cli
 from paligemma_onnx.runtime.terminal import run_command
 
 # What `paligemma-onnx` does; what a test puts before it runs in the same process.
 MAIN = "\nfrom paligemma_onnx.runtime.cli import main\nmain()"
-Here = Callable[..., "Ended"]
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,22 @@ def ran_here(capsys: pytest.CaptureFixture[str], *arguments: object) -> Ended:
     )
     out, err = capsys.readouterr()
     return Ended(code, out, err)
+
+
+def without(*modules: str) -> str:
+    """What makes modules look as if they were not installed."""
+    return f"import sys\nsys.modules.update(dict.fromkeys({modules!r}))\n"
+
+
+def assert_bundle_refused(folder: Path, words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """By the Python call and by the command, with code 4 and one line, and no graph has run."""
+    with pytest.raises(BundleError) as caught:
+        PaliGemma.load(folder, device="cpu")
+    assert words in str(caught.value)
+    ended = ran_here(capsys, "generate", "--model", folder, "--image", "absent.png", "caption en")
+    assert (ended.code, ended.out) == (4, "")
+    assert words in ended.error
+    assert str(folder) in ended.error
 
 
 def _as_in_a_terminal() -> None:

@@ -46,6 +46,31 @@ def edit_graph(bundle: Path, name: str, change: Callable[[onnx.ModelProto], obje
     edit_json(bundle / "manifest.json", lambda manifest: manifest["files"].update({name: spec}))
 
 
+def name_graph(bundle_id: str) -> Callable[[onnx.ModelProto], object]:
+    """Write a bundle's id into a graph."""
+
+    def change(model: onnx.ModelProto) -> None:
+        (entry,) = [entry for entry in model.metadata_props if entry.key == "paligemma_onnx.bundle_id"]
+        entry.value = bundle_id
+
+    return change
+
+
+def edit_manifest(bundle: Path, change: Callable[[Any], object]) -> None:
+    """The same for a manifest; its id fits then, and stands in the graphs, as if an export had written it."""
+
+    def sealed(manifest: Any) -> None:
+        change(manifest)
+        files = {name: spec for name, spec in manifest["files"].items() if not name.endswith(".onnx")}
+        text = json.dumps(manifest | {"bundle_id": "", "files": dict(sorted(files.items()))}, indent=2) + "\n"
+        manifest["bundle_id"] = hashlib.sha256(text.encode()).hexdigest()[:32]
+
+    edit_json(bundle / "manifest.json", sealed)
+    bundle_id = json.loads((bundle / "manifest.json").read_text())["bundle_id"]
+    for graph in bundle.glob("*.onnx"):
+        edit_graph(bundle, graph.name, name_graph(bundle_id))
+
+
 def flip_bit(path: Path) -> None:
     """One bit in the middle of a file."""
     content = bytearray(path.read_bytes())

@@ -1,0 +1,74 @@
+"""A model whose graphs follow a script: everything of the runtime but the engine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from paligemma_onnx.runtime import PaliGemma
+from paligemma_onnx.runtime.cache import Cache
+from paligemma_onnx.runtime.cancellation import Cancellation
+
+STOP = -1  # in a script: the stop id
+
+
+class Scripted:
+    """Graphs that give the ids of a script, or logits of it, one a step and row."""
+
+    def __init__(self, model: PaliGemma, script: Sequence[Sequence[Any]]) -> None:
+        self.manifest, self.placement = model.manifest, model.runner.placement
+        self.script, self.images, self.steps = script, 0, 0
+
+    def encode_image(self, pixel_values: NDArray[np.float32], cancel: Cancellation) -> NDArray[np.float32]:
+        cancel.check()
+        self.images += len(pixel_values)
+        facts = self.manifest
+        return np.zeros((len(pixel_values), facts.image.tokens, facts.model.hidden_size), np.float32)
+
+    def prefill(
+        self,
+        input_ids: NDArray[np.int64],
+        image_features: NDArray[np.float32],
+        text_lengths: NDArray[np.int64],
+        cancel: Cancellation,
+    ) -> tuple[NDArray[np.float32], Cache]:
+        cancel.check()
+        assert len(input_ids) == len(self.script)
+        return self._logits(0), Cache((), image_features.shape[1] + text_lengths)
+
+    def decode(
+        self, input_ids: NDArray[np.int64], cache: Cache, cancel: Cancellation
+    ) -> tuple[NDArray[np.float32], Cache]:
+        cancel.check()
+        for row, ids in enumerate(self.script):
+            if self.steps < len(ids) and ids[self.steps] != STOP:
+                assert input_ids[row, 0] == ids[self.steps]  # each row is fed what it was given
+        self.steps += 1
+        return self._logits(self.steps), cache.grown(())
+
+    def _logits(self, step: int) -> NDArray[np.float32]:
+        tokens = self.manifest.tokens
+        logits = np.zeros((len(self.script), self.manifest.model.vocab_size), np.float32)
+        for row, ids in enumerate(self.script):
+            entry = ids[min(step, len(ids) - 1)]
+            if isinstance(entry, int):
+                logits[row, tokens.stop[0] if entry == STOP else entry] = 1
+            else:
+                logits[row] = entry
+        return logits
+
+
+def scripted(model: PaliGemma, *script: Sequence[Any], **model_facts: Any) -> PaliGemma:
+    runner: Any = Scripted(model, script)
+    manifest = replace(model.manifest, model=replace(model.manifest.model, **model_facts))
+    runner.manifest = manifest
+    return PaliGemma(manifest, model.tokenizer, runner, 0.0)
+
+
+def ids_of(model: PaliGemma, text: str) -> list[int]:
+    """The ids of a text without BOS and newline."""
+    return list(model.tokenizer.encode(text, 99)[1:-1])

@@ -1,0 +1,194 @@
+"""The command line: what goes where, and what a user can rely on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+import numpy as np
+import pytest
+from command_line import ran, ran_here, without
+from PIL import Image
+
+from paligemma_onnx.runtime import PaliGemma
+from paligemma_onnx.runtime.cli import COMMANDS, cli
+
+Folders = Callable[[str], Path]
+CASE = "gemma_one_kv_head"
+SCREEN = 40  # lines
+PICTURE = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
+KEYS = {"text", "token_ids", "finish_reason", "prompt_tokens", "image_tokens", "seed", "device", "timings"}
+TIMINGS = {"load_s", "vision_s", "prefill_s", "decode_s", "time_to_first_token_s", "tokens_per_second"}
+
+
+@pytest.fixture(scope="module")
+def picture(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("pictures") / "picture.png"
+    Image.fromarray(PICTURE).save(path)
+    return path
+
+
+@pytest.fixture
+def generate(bundle: Folders, picture: Path) -> tuple[str, ...]:
+    return ("generate", "--model", str(bundle(CASE)), "--image", str(picture), "--max-new-tokens", "12")
+
+
+HEAVY = (
+    "torch",
+    "onnx",
+    "onnxruntime",
+    "onnx_ir",
+    "onnxscript",
+    "safetensors",
+    "transformers",
+    "tqdm",
+    "filelock",
+)
+PAGES = """
+import io, json, contextlib
+from paligemma_onnx.runtime.cli import COMMANDS, cli
+pages = {}
+for name in ("", *COMMANDS):
+    with contextlib.redirect_stdout(io.StringIO()) as page:
+        cli.main([*name.split(), "--help"], prog_name="paligemma-onnx", standalone_mode=False)
+    pages[name] = page.getvalue()
+print(json.dumps(pages))
+raise SystemExit
+"""
+
+
+def test_every_help_fits_a_screen_and_needs_no_engine() -> None:
+    ended = ran(before=without(*HEAVY) + PAGES, env={"COLUMNS": "80"})
+    assert ended.code == 0, ended.err
+    pages = json.loads(ended.out)
+    assert set(pages) == {"", *COMMANDS}
+    for name, page in pages.items():
+        assert page.startswith(f"Usage: paligemma-onnx {name}".rstrip())
+        assert len(page.splitlines()) <= SCREEN, name
+    assert all(name in pages[""] for name in COMMANDS)
+    assert "PALIGEMMA_ONNX_GENERATE_MODEL" in pages[""]
+
+
+def test_the_answer_is_on_stdout_and_nothing_else(
+    generate: tuple[str, ...], bundle: Folders, capsys: pytest.CaptureFixture[str]
+) -> None:
+    expected = PaliGemma.load(bundle(CASE)).generate(PICTURE, "caption en", max_new_tokens=12)
+    for options in ((), ("--no-stream",), ("--stats",), ("--no-stream", "--stats")):
+        ended = ran_here(capsys, *generate, "caption en", *options)
+        assert (ended.code, ended.out) == (0, expected.text + "\n")
+        assert bool(ended.err) == ("--stats" in options)
+        if ended.err:
+            assert "tokens/s" in ended.err
+            assert ended.err.count("\n") == 1
+
+
+def test_json(generate: tuple[str, ...], bundle: Folders, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ("--json", "--stats", "--temperature", "1", "--seed", str(2**64 - 1))
+    ended = ran_here(capsys, *generate, "caption en", *options)
+    assert ended.code == 0
+    answer = json.loads(ended.out)
+    assert answer.keys() >= KEYS
+    assert answer["timings"].keys() >= TIMINGS
+    assert all(isinstance(seconds, float) and seconds >= 0 for seconds in answer["timings"].values())
+    model = PaliGemma.load(bundle(CASE))
+    same = model.generate(PICTURE, "caption en", max_new_tokens=12, temperature=1.0, seed=2**64 - 1)
+    assert (answer["text"], tuple(answer["token_ids"])) == (same.text, same.token_ids)
+    assert (answer["seed"], answer["device"]) == (2**64 - 1, model.device)
+    assert (answer["prompt_tokens"], answer["image_tokens"]) == (same.prompt_tokens, same.image_tokens)
+    assert answer["finish_reason"] == same.finish_reason
+    assert ended.err.count("\n") == 1
+
+
+def test_several_images(generate: tuple[str, ...], picture: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ended = ran_here(capsys, *generate, "--image", picture, "--json", "")
+    assert json.loads(ended.out)["image_tokens"] == 8
+
+
+def test_every_option_has_a_variable_of_its_name() -> None:
+    context = click.Context(cli, info_name="paligemma-onnx")
+    for command_name in COMMANDS:
+        command = cli.get_command(context, command_name)
+        assert command is not None
+        for option in command.params:
+            if isinstance(option, click.Option):
+                named = {name.lstrip("-").replace("-", "_") for name in option.opts}
+                assert option.name in named, f"{command_name} {option.opts}"
+
+
+def test_variables(
+    bundle: Folders, picture: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    values = {
+        "MODEL": bundle(CASE),
+        "IMAGE": picture,
+        "MAX_NEW_TOKENS": 3,
+        "JSON": 1,
+        "SEED": 9,
+        "TEMPERATURE": 1,
+    }
+    for name, value in values.items():
+        monkeypatch.setenv(f"PALIGEMMA_ONNX_GENERATE_{name}", str(value))
+    answer = json.loads(ran_here(capsys, "generate", "caption en").out)
+    assert len(answer["token_ids"]) <= 3
+    assert answer["seed"] == 9
+    assert ran_here(capsys, "generate", "caption en", "--seed", "8").out.count('"seed": 8')
+    monkeypatch.setenv("PALIGEMMA_ONNX_GENERATE_TOP_P", "2")
+    assert ran_here(capsys, "generate", "caption en").code == 2
+    monkeypatch.setenv("PALIGEMMA_ONNX_DEBUG", "1")
+    assert "Traceback" in ran_here(capsys, "inspect", picture).err
+
+
+@pytest.mark.parametrize(
+    "locale",
+    [
+        {"LC_ALL": "C"},
+        {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+        {"PYTHONIOENCODING": "ascii"},
+    ],
+)
+def test_any_character_under_any_locale(
+    generate: tuple[str, ...], bundle: Folders, picture: Path, locale: dict[str, str]
+) -> None:
+    model = PaliGemma.load(bundle(CASE))
+    for seed in range(99):
+        answer = model.generate(picture, "caption en", temperature=1.0, seed=seed, max_new_tokens=12)
+        if not answer.text.isascii() and answer.text.isprintable():
+            break
+    sampled = (*generate, "caption en", "--temperature", "1", "--seed", str(seed))
+    ended = ran(*sampled, env=locale)
+    assert (ended.code, ended.err) == (0, "")
+    escaped = answer.text.encode("ascii", "backslashreplace").decode()
+    assert ended.out in (f"{answer.text}\n", f"{escaped}\n")
+    assert json.loads(ran(*sampled, "--json", env=locale).out)["text"] == answer.text
+
+
+def test_doctor(capsys: pytest.CaptureFixture[str]) -> None:
+    ended = ran_here(capsys, "doctor")
+    assert ended.code == 0
+    assert "onnxruntime" in ended.out
+    found = json.loads(ran_here(capsys, "doctor", "--json").out)
+    assert found["runs"] is True
+    assert "cpu" in found["devices"]
+    assert found["threads"] >= 1
+    assert found["versions"]["torch"]
+
+
+def test_inspect_and_verify(bundle: Folders, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = bundle(CASE)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    for command in ("inspect", "verify"):
+        ended = ran_here(capsys, command, folder)
+        assert ended.code == 0
+        assert manifest["bundle_id"] in ended.out
+        found = json.loads(ran_here(capsys, command, folder, "--json").out)
+        assert found["bundle_id"] == manifest["bundle_id"]
+    assert found == {"bundle_id": manifest["bundle_id"], "files": 6, "passed": True}
+    assert "checking decoder.data\n" in ended.err
+
+
+def test_generate_needs_nothing_of_the_export_side(generate: tuple[str, ...]) -> None:
+    heavy = tuple(name for name in HEAVY if name != "onnxruntime")
+    ended = ran(*generate, "caption en", before=without(*heavy))
+    assert ended.code == 0, ended.err

@@ -1,0 +1,256 @@
+"""Answers that are stopped: by Ctrl-C, by a closed pipe, by another thread; and several at once."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from command_line import ran, started
+from damage import copied, edit_manifest, endless
+from PIL import Image
+
+from paligemma_onnx.runtime import Cancellation, PaliGemma
+
+Folders = Callable[[str], Path]
+CASE = "gemma_one_kv_head"
+PICTURE = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
+SAMPLED = ("--temperature", "1", "--seed", "1")
+
+
+@pytest.fixture(scope="module")
+def talkative(bundle: Folders, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle whose answers end only with the context."""
+    folder = copied(bundle(CASE), tmp_path_factory.mktemp("talkative") / "bundle")
+    edit_manifest(folder, endless)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def picture(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("pictures") / "picture.png"
+    Image.fromarray(PICTURE).save(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def model(talkative: Path) -> PaliGemma:
+    return PaliGemma.load(talkative, device="cpu")
+
+
+def asking(bundle: Path, picture: Path, *options: str) -> tuple[str, ...]:
+    return ("generate", "--model", str(bundle), "--image", str(picture), "caption en", *SAMPLED, *options)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_leaves_what_was_written(
+    talkative: Path, picture: Path, number: signal.Signals, code: int
+) -> None:
+    process = started(*asking(talkative, picture, "--max-new-tokens", "8000"))
+    assert process.stdout is not None
+    first = process.stdout.read(1)
+    process.send_signal(number)
+    rest, err = process.communicate(timeout=30)
+    assert process.returncode == code
+    text = (first + rest).decode()
+    assert text.endswith("\n")
+    assert 1 < len(text) < 10_000  # the whole answer has twice that
+    assert err == b""
+
+
+def test_a_signal_leaves_one_json_object(talkative: Path, picture: Path) -> None:
+    before = """
+import os, signal
+from paligemma_onnx.runtime import graphs
+original = graphs.GraphRunner.decode
+def decode(self, ids, cache, cancel):
+    if cache.lengths[0] == 50:
+        os.kill(os.getpid(), signal.SIGINT)
+    return original(self, ids, cache, cancel)
+graphs.GraphRunner.decode = decode
+"""
+    ended = ran(*asking(talkative, picture, "--json", "--max-new-tokens", "8000"), before=before)
+    assert ended.code == 130
+    answer = json.loads(ended.out)
+    assert answer["finish_reason"] == "cancelled"
+    prefix = answer["prompt_tokens"] + answer["image_tokens"]
+    # The signal fell into the step with 50 tokens in the cache. The main thread hears of it while the other
+    # one computes, so a few of these steps of 0.3 ms may pass.
+    assert 50 - prefix <= len(answer["token_ids"]) < 8000 // 4
+
+
+def test_a_closed_pipe_ends_quietly(talkative: Path, picture: Path) -> None:
+    process = started(*asking(talkative, picture, "--max-new-tokens", "8000"))
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.read(1)
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    assert process.wait(timeout=30) == 0
+
+
+def test_stdout_closed_from_the_start(bundle: Folders, picture: Path) -> None:
+    process = started(*asking(bundle(CASE), picture), preexec_fn=lambda: os.close(1))
+    assert process.communicate(timeout=30)[1] == b""
+    assert process.returncode == 0
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a device that is always full")
+def test_stdout_on_a_full_disk(bundle: Folders, picture: Path) -> None:
+    with Path("/dev/full").open("wb") as full:
+        process = started(*asking(bundle(CASE), picture, "--max-new-tokens", "5"), stdout=full)
+        err = process.communicate(timeout=30)[1].decode()
+    assert process.returncode == 5
+    assert err.startswith("error: the disk")
+    assert err.count("\n") == 1
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads /proc")
+def test_memory_short(bundle: Folders, picture: Path) -> None:
+    """Attention over 6000 tokens wants more than the process may have."""
+    before = """
+import resource
+from pathlib import Path
+from paligemma_onnx.runtime import PaliGemma
+original = PaliGemma.load
+def load(*arguments, **named):
+    model = original(*arguments, **named)
+    limit = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize() + (200 << 20)
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    return model
+PaliGemma.load = load
+"""
+    arguments = ("generate", "--model", str(bundle(CASE)), "--image", str(picture), "7" * 6000)
+    ended = ran(*arguments, before=before)
+    assert ended.code == 5
+    assert ended.out == ""
+    assert "prefill.onnx: out of memory" in ended.error
+    assert "MB more were wanted" in ended.error
+
+
+@pytest.mark.parametrize("stage", ["vision", "prefill", "decode"])
+def test_cancelled_within_a_run(model: PaliGemma, stage: str) -> None:
+    """The engine is told while it runs, in each of the three graphs, and the model can be used afterwards."""
+    cancel, sessions = Cancellation(), {"prefill": "prefill_session", "decode": "decode_session"}
+    name = sessions.get(stage, stage)
+    session = getattr(model.runner, name)
+
+    class Waiting:
+        """A session that ends only when it is told, as a large one would."""
+
+        io_binding = session.io_binding
+
+        def run_with_iobinding(self, _: Any, options: Any) -> None:
+            threading.Timer(0.05, cancel.cancel).start()
+            deadline = time.monotonic() + 10
+            while not options.terminate and time.monotonic() < deadline:
+                time.sleep(0.001)
+            raise RuntimeError("Exiting due to terminate flag being set to true.")
+
+    runner = type(model.runner)(**{**vars(model.runner), name: Waiting()})
+    waiting = PaliGemma(model.manifest, model.tokenizer, runner, 0.0)
+    began = time.monotonic()
+    answer = waiting.generate(PICTURE, "caption en", cancel=cancel)
+    assert time.monotonic() - began < 5
+    assert answer.finish_reason == "cancelled"
+    assert len(answer.token_ids) == (1 if stage == "decode" else 0)
+    assert len(model.generate(PICTURE, "caption en", max_new_tokens=3).token_ids) == 3
+
+
+def test_the_engine_obeys_in_the_middle_of_a_run(model: PaliGemma) -> None:
+    """Attention over 5000 tokens takes long enough to be stopped halfway."""
+    prompt = "7" * 5000
+
+    def timed(delay: float | None) -> tuple[float, str, int]:
+        cancel = Cancellation()
+        if delay is not None:
+            threading.Timer(delay, cancel.cancel).start()
+        began = time.monotonic()
+        answer = model.generate(PICTURE, prompt, cancel=cancel, max_new_tokens=1)
+        return time.monotonic() - began, answer.finish_reason, len(answer.token_ids)
+
+    whole, reason, count = timed(None)
+    assert (reason, count) == ("length", 1)
+    seconds, reason, count = timed(whole / 4)
+    assert (reason, count) == ("cancelled", 0)
+    assert seconds < 0.9 * whole
+
+
+def test_cancelled_within_one_token(model: PaliGemma) -> None:
+    cancel = Cancellation()
+    stream = model.stream(PICTURE, "caption en", cancel=cancel, temperature=1.0, seed=1, max_new_tokens=8000)
+    seen: list[int] = []
+
+    def watch() -> None:
+        while len(stream.result.token_ids) < 20:
+            time.sleep(0.0005)
+        cancel.cancel()
+        seen.append(len(stream.result.token_ids))
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    text = "".join(stream)
+    watcher.join()
+    assert stream.result.finish_reason == "cancelled"
+    assert seen[0] <= len(stream.result.token_ids) + 1
+    assert len(stream.result.token_ids) <= seen[0] + 1
+    assert text == stream.result.text
+
+
+def test_cancelled_before_it_begins(model: PaliGemma) -> None:
+    cancel = Cancellation()
+    cancel.cancel()
+    answer = model.generate(PICTURE, "caption en", cancel=cancel)
+    assert (answer.finish_reason, answer.token_ids, answer.text) == ("cancelled", (), "")
+
+
+def test_a_stream_left_in_the_middle(model: PaliGemma) -> None:
+    whole = model.generate(PICTURE, "caption en", max_new_tokens=12)
+    stream = model.stream(PICTURE, "caption en", max_new_tokens=12)
+    pieces = iter(stream)
+    begun = next(pieces) + next(pieces)
+    pieces.close()  # type: ignore[attr-defined]
+    assert whole.text.startswith(begun)
+    assert stream.result.finish_reason == "cancelled"
+    assert len(stream.result.token_ids) < 12
+    again = model.generate(PICTURE, "caption en", max_new_tokens=12)
+    assert (again.text, again.token_ids) == (whole.text, whole.token_ids)
+
+
+def test_threads_that_ask_one_model(model: PaliGemma) -> None:
+    """Each gets what it would get alone, streams and batches mixed."""
+
+    def ask(seed: int) -> tuple[int, ...]:
+        prompt = "answer en " + "why " * seed
+        return model.generate(
+            PICTURE[:, : 50 - seed], prompt, temperature=1.0, seed=seed, max_new_tokens=60
+        ).token_ids
+
+    alone = [ask(seed) for seed in range(6)]
+    assert len(set(alone)) == 6
+    with ThreadPoolExecutor(3) as threads:
+        together = list(threads.map(ask, range(6)))
+    assert together == alone
+
+
+def test_one_switch_stops_several_requests(model: PaliGemma) -> None:
+    cancel = Cancellation()
+
+    def ask(seed: int) -> str:
+        return model.generate(
+            PICTURE, "caption en", temperature=1.0, seed=seed, max_new_tokens=8000, cancel=cancel
+        ).finish_reason
+
+    with ThreadPoolExecutor(2) as threads:
+        waiting = [threads.submit(ask, seed) for seed in range(2)]
+        time.sleep(0.2)
+        cancel.cancel()
+        assert [answer.result(timeout=5) for answer in waiting] == ["cancelled", "cancelled"]

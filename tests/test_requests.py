@@ -1,0 +1,83 @@
+"""What may be asked: options, prompts and pictures in and out of their ranges, through the Python call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from paligemma_onnx.runtime import OptionError, PaliGemma, PromptError
+
+Folders = Callable[[str], Path]
+CASE = "gemma_one_kv_head"
+PICTURE = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
+
+
+@pytest.fixture(scope="module")
+def model(bundle: Folders) -> PaliGemma:
+    return PaliGemma.load(bundle(CASE), device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"max_new_tokens": 0}, "max_new_tokens is 0, expected 1 to 8192"),
+        ({"max_new_tokens": -1}, "max_new_tokens is -1, expected 1 to 8192"),
+        ({"max_new_tokens": 10**9}, "expected 1 to 8192"),
+        ({"max_new_tokens": 1e9}, "max_new_tokens is 1000000000.0, expected a whole number"),
+        ({"max_new_tokens": True}, "expected a whole number"),
+        ({"temperature": -0.1}, "temperature must be a finite number >= 0"),
+        ({"temperature": np.nan}, "temperature"),
+        ({"temperature": np.inf}, "temperature"),
+        ({"top_p": 0}, "top_p must be a number > 0 and <= 1"),
+        ({"top_p": 1.1}, "top_p"),
+        ({"top_k": -1}, "top_k must be a whole number >= 0"),
+        ({"seed": -1}, "seed must be a whole number from 0 to"),
+        ({"seed": 2**64}, "seed"),
+        ({"max_image_pixels": 0}, "max_image_pixels is 0, expected a whole number of at least 1"),
+        ({"top_q": 1}, "unknown option 'top_q'; known: max_new_tokens, temperature"),
+    ],
+)
+def test_options_out_of_range(model: PaliGemma, options: Any, words: str) -> None:
+    with pytest.raises(OptionError) as caught:
+        model.generate(PICTURE, "caption en", **options)
+    assert words in str(caught.value)
+    assert isinstance(caught.value, ValueError)
+
+
+def test_options_as_numpy_makes_them(model: PaliGemma) -> None:
+    options: Any = {"max_new_tokens": np.int64(3), "seed": np.uint64(7), "temperature": np.float32(1)}
+    answer = model.generate(PICTURE, "", **options)
+    assert (len(answer.token_ids), answer.seed) == (3, 7)
+
+
+@pytest.mark.parametrize("threads", [0, -1, 257, 1.5, "2"])
+def test_threads_out_of_range(bundle: Folders, threads: Any) -> None:
+    with pytest.raises(OptionError, match="expected 1 to 256"):
+        PaliGemma.load(bundle(CASE), threads=threads)
+
+
+@pytest.mark.parametrize("images", [[], (), None, 3, [None]])
+def test_no_pictures(model: PaliGemma, images: Any) -> None:
+    with pytest.raises(ValueError, match=r"no image given|a picture cannot be of type"):
+        model.generate(images, "caption en")
+
+
+@pytest.mark.parametrize(
+    "prompt", ["", "nul \0 nul", "<bos><eos><pad><image>", "שלום", "👩🏽‍🚀", "\u202eabc", " "]
+)
+def test_strange_prompts_are_answered(model: PaliGemma, prompt: str) -> None:
+    answer = model.generate(PICTURE, prompt, max_new_tokens=2)
+    assert answer.prompt_tokens >= 2
+
+
+@pytest.mark.parametrize(
+    ("prompt", "words"),
+    [("x" * 2**20, "shorten it"), ("half \ud83d", "surrogate U"), (b"bytes", "must be text")],
+)
+def test_prompts_that_cannot_be(model: PaliGemma, prompt: Any, words: str) -> None:
+    with pytest.raises(PromptError, match=words):
+        model.generate(PICTURE, prompt)
