@@ -43,19 +43,19 @@ def resolve_checkpoint(checkpoint: str) -> Path:
         except Exception as error:  # also of the HTTP library below, which is the hub client's own choice
             if shortage(error):
                 raise
-            raise CheckpointError(
-                f"{checkpoint}: no such folder, and {_reason(checkpoint, error)}"
-            ) from error
+            raise CheckpointError(f"{checkpoint}: no such folder, and {_reason(named[1], error)}") from error
 
 
-def _reason(checkpoint: str, error: Exception) -> str:
+def _reason(name: str, error: Exception) -> str:
     """What the hub, or the way to it, objects to."""
     from huggingface_hub import errors  # noqa: PLC0415  optional
 
     if isinstance(error, errors.GatedRepoError):
-        return f"its licence waits at https://huggingface.co/{checkpoint}: accept it, then `hf auth login`"
+        return f"its licence waits at https://huggingface.co/{name}: accept it, then `hf auth login`"
     if isinstance(error, errors.RepositoryNotFoundError):
         return "no such model on the hub; if it is a private one, `hf auth login`"
+    if isinstance(error, errors.RevisionNotFoundError):
+        return "the hub has the model, but not in that revision"
     if isinstance(error, errors.HFValidationError):
         return "not a possible id on the hub"
     if isinstance(error, errors.HfHubHTTPError):

@@ -45,6 +45,7 @@ def answering(error: type[Exception], status: int) -> Exception:
             4,
             "no such model on the hub; if it is a private one",
         ),
+        (answering(errors.RevisionNotFoundError, 404), 4, "the hub has the model, but not in that revision"),
         (answering(errors.HfHubHTTPError, 503), 4, "the hub answers with an error (503); try again later"),
         (
             errors.LocalEntryNotFoundError("offline"),
@@ -69,7 +70,7 @@ def test_a_hub_that_does_not_give(
         raise error
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
-    ended = ran_here(capsys, "export", HUB_ID, "--output", tmp_path / "bundle")
+    ended = ran_here(capsys, "export", f"{HUB_ID}@main", "--output", tmp_path / "bundle")
     assert (ended.code, ended.out) == (code, "")
     assert words in ended.error
     assert HUB_ID in ended.error
