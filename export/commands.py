@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
 import click
@@ -11,7 +12,7 @@ import numpy as np
 from paligemma_onnx.model.errors import CheckpointError
 from paligemma_onnx.runtime.errors import MismatchError, OptionError
 from paligemma_onnx.runtime.image import open_image, preprocess
-from paligemma_onnx.runtime.manifest import Manifest, read_manifest
+from paligemma_onnx.runtime.manifest import read_manifest
 from paligemma_onnx.runtime.session import Device, place
 from paligemma_onnx.runtime.shortage import resources
 from paligemma_onnx.runtime.tokenizer import PromptTokenizer
@@ -49,11 +50,8 @@ def run_export(
         strict=strict,
     )
     with TerminalProgress() as progress:
-
-        def check(folder: Path, manifest: Manifest, source: Source) -> None:
-            checks.self_check(folder, manifest, source, progress.stage)
-
-        manifest = export(request, progress, check if validate else None)
+        check = partial(checks.self_check, progress=progress.stage) if validate else None
+        manifest = export(request, progress, check)
     size = sum(spec.bytes for spec in manifest.files.values())
     verdict = "checked against torch" if validate else "not checked"
     click.echo(f"{output}: bundle {manifest.bundle_id}, {size / 1e9:.2f} GB, {precision}, {verdict}")

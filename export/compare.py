@@ -110,9 +110,8 @@ def compare(
     differences.append(difference("vision", "image_features", features, reference, limit))
 
     progress("bundle: prefill")
-    shared = np.broadcast_to(
-        reference.reshape(1, -1, reference.shape[2]), (len(questions.prompts), *_flat(reference))
-    )
+    flat = reference.reshape(-1, reference.shape[2])  # [M * I, D]
+    shared = np.broadcast_to(flat, (len(questions.prompts), *flat.shape))
     logits, cache = started = runner.prefill(questions.input_ids, shared, questions.text_lengths, never)
     differences.append(difference("prefill", "logits", logits, kept["prefill.logits"], limit))
     agreements += _agreements("prefill", logits, kept["prefill.logits"], questions, limit)
@@ -193,11 +192,6 @@ def _free_runs(
             stage = "prefill" if parted == 0 else f"step.{parted - 1}"
             tie = _near_tie(kept[f"{stage}.logits"][row], ours[parted, row], theirs[parted, row], limit)
         yield FreeRun(row, tuple(theirs[:, row].tolist()), tuple(ours[:, row].tolist()), parted, tie)
-
-
-def _flat(features: NDArray[Any]) -> tuple[int, int]:
-    """[M, I, D] -> (M * I, D)."""
-    return features.shape[0] * features.shape[1], features.shape[2]
 
 
 def _named(cache: Cache) -> Iterator[tuple[str, Any]]:

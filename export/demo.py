@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from importlib.resources import as_file, files
 from pathlib import Path
 
@@ -12,10 +13,9 @@ import click
 
 from paligemma_onnx.model.config import PaliGemmaConfig, VisionConfig
 from paligemma_onnx.model.presets import tiny_gemma2
-from paligemma_onnx.runtime.manifest import Manifest
 from paligemma_onnx.runtime.paligemma import PaliGemma
 
-from .exporter import ExportRequest, Progress, Source, export
+from .exporter import ExportRequest, Progress, export
 from .sample_checkpoint import LOCATIONS, SEGMENTS, write_sample_checkpoint
 from .self_check import self_check
 
@@ -57,10 +57,7 @@ def run_demo(output: Path | None, progress: Progress) -> None:
         progress.stage("making a small checkpoint with random weights")
         write_sample_checkpoint(demo_config(), checkpoint)
 
-        def check(folder: Path, manifest: Manifest, source: Source) -> None:
-            self_check(folder, manifest, source, progress.stage)
-
-        export(ExportRequest(checkpoint, bundle), progress, check)
+        export(ExportRequest(checkpoint, bundle), progress, partial(self_check, progress=progress.stage))
         progress.stage("asking about the drawing")
         model = PaliGemma.load(bundle)
         with as_file(files("paligemma_onnx.export") / DRAWING) as drawing:

@@ -64,10 +64,10 @@ class Checkpoint:
         """
         places = _places(find_weight_files(folder))
         head = places.pop(LM_HEAD, None)
-        if head is not None and EMBEDDING not in places:
-            places[EMBEDDING] = head  # tied tensors are stored once, by some under this name
+        if head is not None:
+            places.setdefault(EMBEDDING, head)  # tied tensors are stored once, by some under this name
         _check_names_and_shapes(folder, places, expected)
-        if head is not None and EMBEDDING in places:
+        if head is not None and places[EMBEDDING] is not head:
             _check_tied(folder, head, places[EMBEDDING], trained_rows)
         merged = None if adapter is None else Adapter.open(adapter, expected)
         return cls(folder, merged, places)
