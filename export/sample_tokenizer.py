@@ -1,13 +1,15 @@
-"""A small tokenizer of exactly the structure of PaliGemma's, for small models: tests and the demo.
+"""A small tokenizer of exactly the structure of PaliGemma's, for small models.
 
-Byte-pair encoding (arXiv 1508.07909) with byte fallback, learned from the text below. Ids follow PaliGemma's
-order: controls, runs of newlines and spaces, bytes, ordinary pieces, `<loc>`, `<seg>`, `<image>`.
+Byte-pair encoding (arXiv 1508.07909) with byte fallback. The sample learns its merges from the text below;
+who has merges already assembles a tokenizer with these. Ids follow PaliGemma's order: controls, runs of
+newlines and spaces, bytes, ordinary pieces, `<loc>`, `<seg>`, `<image>`.
 """
 
 from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -15,9 +17,10 @@ from tokenizers import AddedToken, Tokenizer, decoders, normalizers, pre_tokeniz
 from tokenizers.models import BPE
 
 _CONTROLS = ("<pad>", "<eos>", "<bos>", "<unk>")  # ids 0 to 3, as in every Gemma
-_SPACE = "▁"  # U+2581
+SPACE = "▁"  # U+2581
 _NEWLINES = tuple("\n" * length for length in range(1, 5))  # Gemma has runs of up to 31
-_SPACES = tuple(_SPACE * length for length in range(2, 5))  # Gemma has runs of up to 31
+_SPACES = tuple(SPACE * length for length in range(2, 5))  # Gemma has runs of up to 31
+PRINTABLE = tuple(map(chr, range(ord("!"), ord("~") + 1)))  # ASCII without the space
 _BYTES = tuple(f"<0x{byte:02X}>" for byte in range(256))
 
 # Prompts and answers of the kinds PaliGemma is trained on, and a few characters of several bytes.
@@ -51,22 +54,42 @@ def build_sample_tokenizer(
     Raises:
         ValueError: `pieces` has no room for the bytes and characters, or asks for more than the text teaches.
     """
-    words = [_SPACE + word for word in _TEXT.split()]
-    characters = sorted({*map(chr, range(ord("!"), ord("~") + 1)), *"".join(words)})
-    fixed = [*_CONTROLS, "<mask>", *_NEWLINES, *_SPACES, *_BYTES, *characters]
-    runs = [*_merges_of_runs("\n", len(_NEWLINES)), *_merges_of_runs(_SPACE, len(_SPACES) + 1)]
-    learned = _learn(words, pieces - len(fixed))
-    vocabulary = {piece: index for index, piece in enumerate([*fixed, *map("".join, learned)])}
-    if len(vocabulary) != pieces:
-        raise ValueError(f"pieces must be from {len(fixed)} to {len(vocabulary)}, not {pieces}")
+    words = [SPACE + word for word in _TEXT.split()]
+    characters = sorted({*PRINTABLE, *"".join(words)})
+    learned = _learn(words, pieces - len(_fixed(characters)))
+    if len(_fixed(characters)) + len(learned) != pieces:
+        least, most = len(_fixed(characters)), len(_fixed(characters)) + len(learned)
+        raise ValueError(f"pieces must be from {least} to {most}, not {pieces}")
+    return assemble_tokenizer(characters, learned, locations, segments, adds_bos=adds_bos)
 
+
+def assemble_tokenizer(
+    characters: Sequence[str],
+    learned: Sequence[tuple[str, str]],
+    locations: int = 1024,
+    segments: int = 128,
+    *,
+    adds_bos: bool = False,
+) -> Tokenizer:
+    """Build a tokenizer of PaliGemma's structure from its characters and learned merges.
+
+    Args:
+        characters: that are pieces of their own, the space's stand-in among them; others are spelt in bytes.
+        learned: merges within words, in the order in which they were learned.
+        locations: `<loc0000>` and following; PaliGemma has 1024.
+        segments: `<seg000>` and following; PaliGemma has 128.
+        adds_bos: with PaliGemma 1's post-processor, which puts BOS before every text; PaliGemma 2 has none.
+    """
+    fixed = _fixed(characters)
+    runs = [*_merges_of_runs("\n", len(_NEWLINES)), *_merges_of_runs(SPACE, len(_SPACES) + 1)]
+    vocabulary = {piece: index for index, piece in enumerate([*fixed, *map("".join, learned)])}
     tokenizer = Tokenizer(
         BPE(vocab=vocabulary, merges=[*runs, *learned], unk_token="<unk>", fuse_unk=True, byte_fallback=True)
     )
-    tokenizer.normalizer = normalizers.Replace(" ", _SPACE)
+    tokenizer.normalizer = normalizers.Replace(" ", SPACE)
     tokenizer.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_previous")
     tokenizer.decoder = decoders.Sequence(
-        [decoders.Replace(_SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
+        [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
     )
     tokenizer.add_special_tokens([_added(piece, special=True) for piece in _CONTROLS])
     tokenizer.add_tokens([_added(piece) for piece in ("<mask>", *_NEWLINES, *_SPACES)])
@@ -80,6 +103,11 @@ def build_sample_tokenizer(
             special_tokens=[("<bos>", vocabulary["<bos>"])],
         )
     return tokenizer
+
+
+def _fixed(characters: Sequence[str]) -> list[str]:
+    """The pieces in front of the learned ones."""
+    return [*_CONTROLS, "<mask>", *_NEWLINES, *_SPACES, *_BYTES, *characters]
 
 
 def write_sample_tokenizer(

@@ -46,48 +46,58 @@ def clip_loss_of_logits(logits: Tensor) -> Tensor:
 
 
 def siglip_loss(
-    images: Tensor, texts: Tensor, log_scale: Tensor, bias: Tensor, *, chunk: int | None = None
+    images: Tensor,
+    texts: Tensor,
+    log_scale: Tensor,
+    bias: Tensor,
+    *,
+    own: Tensor | None = None,
+    chunk: int | None = None,
 ) -> Tensor:
     """Sum over captions of -log sigmoid(+-logit), averaged over pictures.
 
     Args:
         images: float[B, E].
-        texts: float[B, E].
+        texts: float[C, E].
         log_scale: float[], logarithm of the inverse temperature; learned.
         bias: float[], makes the many pairs that do not belong together likely at the start; learned.
+        own: int64[B], which caption each picture has; several may have one. None: the b-th has the b-th.
         chunk: captions looked at together; memory grows with B * chunk, in the backward pass too. None
             looks at all at once.
 
     Returns:
         float32[].
     """
+    own = torch.arange(len(images), device=images.device) if own is None else own
     size = chunk or len(texts)
     total = images.new_zeros((), dtype=torch.float32)
     for start in range(0, len(texts), size):
         piece = texts[start : start + size]
         if chunk is None:
-            total = total + _pairs(images, piece, log_scale, bias, start)
+            total = total + _pairs(images, piece, log_scale, bias, own - start)
         else:  # logits are computed again for the backward pass, not kept
-            total = total + checkpoint(_pairs, images, piece, log_scale, bias, start, use_reentrant=False)
+            pairs = checkpoint(_pairs, images, piece, log_scale, bias, own - start, use_reentrant=False)
+            total = total + pairs
     return total / len(images)
 
 
-def siglip_loss_of_logits(logits: Tensor, first_caption: int = 0) -> Tensor:
+def siglip_loss_of_logits(logits: Tensor, own: Tensor | None = None) -> Tensor:
     """Sum of -log sigmoid(z * logit) with z = 1 where picture and caption belong together, else -1.
 
     Args:
-        logits: float[B, C], C captions of the batch from `first_caption` on.
-        first_caption: number of the first of them.
+        logits: float[B, C].
+        own: int64[B], column of each picture's caption; outside [0, C) where it is not among them. None:
+            the b-th has the b-th.
 
     Returns:
         float32[], not yet averaged.
     """
-    rows = torch.arange(logits.shape[0], device=logits.device)[:, None]
-    columns = torch.arange(logits.shape[1], device=logits.device)[None, :] + first_caption
-    sign = torch.where(rows == columns, 1.0, -1.0)
+    own = torch.arange(logits.shape[0], device=logits.device) if own is None else own
+    columns = torch.arange(logits.shape[1], device=logits.device)
+    sign = torch.where(own[:, None] == columns[None, :], 1.0, -1.0)
     return -F.logsigmoid(sign * logits.float()).sum()
 
 
-def _pairs(images: Tensor, texts: Tensor, log_scale: Tensor, bias: Tensor, first_caption: int) -> Tensor:
+def _pairs(images: Tensor, texts: Tensor, log_scale: Tensor, bias: Tensor, own: Tensor) -> Tensor:
     logits = similarity(images, texts) * log_scale.float().exp() + bias.float()
-    return siglip_loss_of_logits(logits, first_caption)
+    return siglip_loss_of_logits(logits, own)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from .answer import FinishReason
 from .cancellation import Cancellation
 from .errors import NumericsError
-from .graphs import Array, GraphRunner
+from .graphs import Array, Runner
 from .manifest import Recipe
 from .sampling import SamplingOptions, sample
 
@@ -40,7 +40,7 @@ class Clock:
 
 
 def decode_batch(
-    runner: GraphRunner,
+    runner: Runner,
     image_features: Array,
     prompts: Sequence[Sequence[int]],
     *,

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,26 @@ from .shortage import shortage
 
 Array = NDArray[np.float32]
 Ids = NDArray[np.int64]
+
+
+class Runner(Protocol):
+    """The three graphs' calls, from whoever computes them; `GraphRunner` documents shapes."""
+
+    @property
+    def manifest(self) -> Manifest: ...  # noqa: D102  facts of the model
+
+    @property
+    def placement(self) -> Placement: ...  # noqa: D102  where it runs
+
+    def encode_image(self, pixel_values: Array, cancel: Cancellation) -> Array: ...  # noqa: D102
+
+    def prefill(  # noqa: D102
+        self, input_ids: Ids, image_features: Array, text_lengths: Ids, cancel: Cancellation
+    ) -> tuple[Array, Cache]: ...
+
+    def decode(  # noqa: D102
+        self, input_ids: Ids, cache: Cache, cancel: Cancellation
+    ) -> tuple[Array, Cache]: ...
 
 
 @dataclass(frozen=True)

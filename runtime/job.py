@@ -18,7 +18,7 @@ from .answer import FinishReason, Generation, Images, Options, Request, Timings
 from .cancellation import Cancellation, Cancelled
 from .decoding import Clock, decode_batch
 from .errors import OptionError, PromptError
-from .graphs import Array, GraphRunner
+from .graphs import Array, Runner
 from .image import DEFAULT_MAX_PIXELS, ImageInput, open_image, preprocess
 from .manifest import Manifest
 from .sampling import SEEDS, SamplingOptions, fresh_seed, rng_for
@@ -176,7 +176,7 @@ def _as_sequence(images: Images) -> Sequence[ImageInput]:
     return pictures
 
 
-def run(job: Job, runner: GraphRunner) -> Iterator[tuple[Row, str]]:
+def run(job: Job, runner: Runner) -> Iterator[tuple[Row, str]]:
     """Answer a job; yields each piece of text with its row.
 
     A cancelled job ends quietly: its rows keep what they have, and say so.
@@ -207,7 +207,7 @@ def _by_picture_count(rows: Sequence[Row]) -> list[list[Row]]:
 
 
 def _run_rows(
-    job: Job, rows: list[Row], features: Sequence[Array], runner: GraphRunner
+    job: Job, rows: list[Row], features: Sequence[Array], runner: Runner
 ) -> Iterator[tuple[Row, str]]:
     clock = Clock()
     for row in rows:

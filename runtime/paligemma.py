@@ -15,7 +15,7 @@ from typing import Unpack
 
 from .answer import Generation, Images, Options, Request
 from .errors import ProviderError
-from .graphs import GraphRunner
+from .graphs import GraphRunner, Runner
 from .job import Job, Row, plan, run
 from .manifest import Manifest, read_manifest
 from .session import Device, Placement, place
@@ -43,9 +43,7 @@ class Stream:
 class PaliGemma:
     """A loaded bundle. Several threads may ask at the same time."""
 
-    def __init__(
-        self, manifest: Manifest, tokenizer: PromptTokenizer, runner: GraphRunner, load_s: float
-    ) -> None:
+    def __init__(self, manifest: Manifest, tokenizer: PromptTokenizer, runner: Runner, load_s: float) -> None:
         self.manifest = manifest
         self.tokenizer = tokenizer
         self.runner = runner
@@ -74,7 +72,7 @@ class PaliGemma:
             tokenizer = PromptTokenizer.load(folder / manifest.tokens.file)
             placement = place(device, threads)
             try:
-                runner = GraphRunner.open(folder, manifest, placement)
+                runner: Runner = GraphRunner.open(folder, manifest, placement)
             except ProviderError as error:
                 if device != "auto" or placement.device == "cpu":
                     raise

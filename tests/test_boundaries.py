@@ -70,6 +70,15 @@ def hidden_imports(tree: ast.Module, package: str) -> Iterator[tuple[int, str]]:
                 yield node.lineno, f"names {text}"
 
 
+def test_what_is_installed_does_not_need_what_is_not() -> None:
+    """training/ stays in the repository."""
+    for part in ("model", "export", "runtime"):
+        for file in (ROOT / part).rglob("*.py"):
+            tree = ast.parse(file.read_text(encoding="utf-8"))
+            tops = {name.partition(".")[0] for _, name in imports(tree, f"paligemma_onnx.{part}")}
+            assert not tops & {"training", "tests"}, file
+
+
 @pytest.mark.parametrize("part", ALLOWED)
 def test_every_import_statement_is_allowed(part: str) -> None:
     assert strangers(ROOT / part, part) == []

@@ -77,6 +77,17 @@ def test_siglip_is_numpy() -> None:
     assert float(siglip_loss_of_logits(logits())) == pytest.approx(right, rel=1e-6)
 
 
+@pytest.mark.parametrize("chunk", [None, 2])
+def test_pictures_may_share_a_caption(chunk: int | None) -> None:
+    own = torch.tensor([1, 0, 1, 3, 3, 1])  # of four captions, one of which nobody has
+    sign = np.where(own.numpy()[:, None] == np.arange(4), 1, -1)
+    texts = embeddings(1)[:4]
+    scores = (similarity(embeddings(0), texts) * LOG_SCALE.exp() + BIAS).double().numpy()
+    right = -log_expit(sign * scores).sum() / BATCH
+    found = siglip_loss(embeddings(0), texts, LOG_SCALE, BIAS, own=own, chunk=chunk)
+    assert float(found) == pytest.approx(right, rel=1e-6)
+
+
 @pytest.mark.parametrize("chunk", [1, 4, BATCH, 100])
 def test_chunks_equal_the_whole(chunk: int) -> None:
     def loss_and_gradients(size: int | None) -> list[torch.Tensor]:

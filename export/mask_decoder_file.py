@@ -1,0 +1,39 @@
+"""Reads a mask decoder from an `.npz` with the names of the published `vae-oid.npz`."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from paligemma_onnx.model.errors import CheckpointError
+from paligemma_onnx.model.mask_decoder import MaskDecoder
+
+ENCODER = "encoder."  # the published file holds the other half too, which nothing here needs
+RUNNING_MEANS = ("_vq_vae._ema_",)  # and what moved its codebook while it was trained
+
+
+def read_mask_decoder(path: Path) -> MaskDecoder:
+    """Open a mask decoder.
+
+    Raises:
+        CheckpointError: the file is missing, damaged, or of another model.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as arrays:  # a single array is no context: TypeError
+            weights = {
+                name: torch.from_numpy(arrays[name])
+                for name in arrays.files
+                if not name.startswith((ENCODER, *RUNNING_MEANS))
+            }
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror or 'it is no .npz file'})") from None
+    except (ValueError, TypeError, EOFError, zipfile.BadZipFile):
+        raise CheckpointError(f"{path}: is damaged or no .npz file of plain arrays") from None
+    try:
+        return MaskDecoder.of(weights)
+    except (KeyError, RuntimeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise CheckpointError(f"{path}: is no mask decoder: {reason}") from None

@@ -1,0 +1,77 @@
+"""A torch model behind the driver's loop: the reference can be asked in the same way as a bundle."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from paligemma_onnx.model.cache import KeyValue
+from paligemma_onnx.model.load import load_model
+from paligemma_onnx.runtime.cache import Cache
+from paligemma_onnx.runtime.cancellation import Cancellation
+from paligemma_onnx.runtime.graphs import Array, Ids
+from paligemma_onnx.runtime.manifest import Manifest
+from paligemma_onnx.runtime.paligemma import PaliGemma
+from paligemma_onnx.runtime.session import Placement, place
+from paligemma_onnx.runtime.tokenizer import PromptTokenizer
+
+from .exporter import draft, open_source
+from .facts import TOKENIZER
+from .record import Reference
+
+
+@dataclass(frozen=True)
+class ReferenceRunner:
+    """The three graphs' calls, answered by a reference; see runtime/graphs.py for shapes."""
+
+    reference: Reference
+    manifest: Manifest
+    placement: Placement
+
+    @torch.inference_mode()
+    def encode_image(self, pixel_values: Array, cancel: Cancellation) -> Array:
+        """float32[B, 3, S, S] -> float32[B, I, D]."""
+        cancel.check()
+        features: Array = self.reference.encode_image(torch.from_numpy(pixel_values)).numpy()
+        return features
+
+    @torch.inference_mode()
+    def prefill(
+        self, input_ids: Ids, image_features: Array, text_lengths: Ids, cancel: Cancellation
+    ) -> tuple[Array, Cache]:
+        """Read the prompts of a batch."""
+        cancel.check()
+        logits, cache = self.reference.prefill(
+            torch.from_numpy(input_ids), torch.from_numpy(image_features), torch.from_numpy(text_lengths)
+        )
+        values = tuple(tensor for layer in cache for tensor in layer)
+        return logits.numpy(), Cache(values, image_features.shape[1] + text_lengths)
+
+    @torch.inference_mode()
+    def decode(self, input_ids: Ids, cache: Cache, cancel: Cancellation) -> tuple[Array, Cache]:
+        """Add one token to each row."""
+        cancel.check()
+        past = tuple(map(KeyValue, cache.values[::2], cache.values[1::2]))
+        logits, grown = self.reference.decode_step(
+            torch.from_numpy(input_ids), torch.from_numpy(cache.lengths), past
+        )
+        return logits.numpy(), cache.grown(tuple(tensor for layer in grown for tensor in layer))
+
+
+def open_as_reference(folder: Path, reference: Reference | None = None) -> PaliGemma:
+    """A checkpoint with the driver's Python front, computed by torch in float32.
+
+    Args:
+        folder: the checkpoint.
+        reference: who computes; None takes our own model.
+
+    Raises:
+        CheckpointError: the checkpoint is incomplete, damaged or of another model.
+    """
+    source = open_source(folder, None)
+    manifest = draft(source, "fp32")
+    model = reference or load_model(source.config, source.checkpoint)
+    runner = ReferenceRunner(model, manifest, place("cpu", None))
+    return PaliGemma(manifest, PromptTokenizer.load(folder / TOKENIZER), runner, 0.0)

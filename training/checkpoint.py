@@ -1,0 +1,90 @@
+"""Writes the trained model as PaliGemma is published: names, files and settings that transformers reads."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from tokenizers import Tokenizer
+
+from paligemma_onnx.export.sample_tokenizer import write_sample_tokenizer
+from paligemma_onnx.export.shipped import MASK_DECODER
+from paligemma_onnx.model.config import PaliGemmaConfig
+from paligemma_onnx.model.mask_decoder import MaskDecoder
+from paligemma_onnx.model.paligemma import PaliGemma
+
+# Half the room of float32, and with 11 bits of precision for 8 a rounding error an eighth of bfloat16's. No
+# weight of so small a model comes near its range.
+STORED = torch.float16
+PUBLISHED_NAMES = {  # ours -> theirs
+    "language_model.": "language_model.model.",
+    "vision_tower.": "vision_tower.vision_model.",
+}
+GENERATION: dict[str, object] = {
+    "bos_token_id": 2,
+    "eos_token_id": 1,
+    "pad_token_id": 0,
+    "max_new_tokens": 160,
+}
+
+
+def write_model(folder: Path, model: PaliGemma, tokenizer: Tokenizer, masks: MaskDecoder) -> None:
+    """Write the checkpoint in the published layout, and the mask decoder with the names of vae-oid.npz.
+
+    Args:
+        folder: replaced if it is there.
+        model: trained.
+        tokenizer: its own.
+        masks: the decoder of its `<seg>` codes.
+    """
+    partly = folder.with_name(f"{folder.name}.partly")
+    shutil.rmtree(partly, ignore_errors=True)
+    partly.mkdir(parents=True)
+    weights = {
+        _published(name): weight.detach().to(STORED).contiguous() for name, weight in model.named_parameters()
+    }
+    save_file(weights, partly / "model.safetensors", metadata={"format": "pt"})
+    (partly / "model.safetensors").chmod(0o644)
+    _write_json(partly / "config.json", _as_published(model.config))
+    _write_json(partly / "generation_config.json", GENERATION)
+    vision = model.config.vision_config
+    write_sample_tokenizer(partly, tokenizer, image_size=vision.image_size, patch_size=vision.patch_size)
+    decoder = {name: weight.detach().numpy() for name, weight in masks.state_dict().items()}
+    np.savez(partly / MASK_DECODER, allow_pickle=False, **decoder)
+    shutil.rmtree(folder, ignore_errors=True)
+    partly.rename(folder)
+
+
+def _write_json(path: Path, value: dict[str, object]) -> None:
+    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+
+
+def _published(name: str) -> str:
+    for ours, theirs in PUBLISHED_NAMES.items():
+        if name.startswith(ours):
+            return theirs + name.removeprefix(ours)
+    return name
+
+
+def _as_published(config: PaliGemmaConfig) -> dict[str, object]:
+    text, vision = asdict(config.text_config), asdict(config.vision_config)
+    if text["model_type"] == "gemma":
+        del text["query_pre_attn_scalar"]  # Gemma's is always head_dim
+    return {
+        "architectures": ["PaliGemmaForConditionalGeneration"],
+        "model_type": "paligemma",
+        "image_token_index": config.image_token_index,
+        "projection_dim": text["hidden_size"],
+        "text_config": {name: value for name, value in text.items() if value is not None},
+        "vision_config": vision
+        | {
+            "model_type": "siglip_vision_model",
+            "projection_dim": text["hidden_size"],
+            "vision_use_head": False,
+        },
+    }

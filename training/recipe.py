@@ -1,0 +1,124 @@
+"""Every number that makes the shipped model what it is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from paligemma_onnx.model.config import PaliGemmaConfig, TextConfig, VisionConfig
+
+from .album import Split
+from .mask_codes import MaskRecipe
+from .scenes import COUNTS
+from .tasks import Kind
+
+MOST_ITEMS = len(COUNTS)  # in a scene
+UNTRAINED_ROWS = 64  # of the table, from `<image>` on, as published checkpoints have
+
+
+def small_config(image_token: int) -> PaliGemmaConfig:
+    """PaliGemma 1 in small: 64 image tokens, 4 query heads on 2 key-value heads."""
+    vision = VisionConfig(
+        hidden_size=192,
+        intermediate_size=768,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        image_size=112,
+        patch_size=14,
+    )
+    text = TextConfig(
+        model_type="gemma",
+        vocab_size=image_token + UNTRAINED_ROWS,
+        hidden_size=192,
+        intermediate_size=576,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=48,
+        query_pre_attn_scalar=48.0,
+        max_position_embeddings=512,
+    )
+    return PaliGemmaConfig(vision, text, image_token)
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How a stage goes through its steps: the rate rises linearly, then falls as a cosine to nothing."""
+
+    steps: int
+    pictures: int  # a step
+    peak_rate: float
+    warmup: int  # steps
+    tower_from: int = 0  # step until which the vision tower is kept as it is
+    tower_ramp: int = 1  # steps over which its rate then rises linearly to the others'
+    weight_decay: float = 0.05  # of matrices
+    largest_gradient: float = 1.0  # norm beyond which gradients are scaled down
+    measure_every: int = 500  # steps between two measurements on held-out scenes
+    save_every: int = 250  # steps
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The whole training."""
+
+    train: Split
+    held_out: Split  # measured on while training; the scores come from other seeds
+    masks: MaskRecipe
+    stage1: Schedule
+    stage2: Schedule
+    seed: int = 0
+    tokenizer_scenes: int = 2_000
+    whitening_scenes: int = 1_000
+    mask_scenes: int = 20_000
+    text_width: int = 128  # of stage 1's text tower
+    text_layers: int = 2
+    text_tokens: int = 56  # longest description
+    captions_at_once: int | None = None  # of the SigLIP loss; None: all of a batch
+    prompts_a_picture: int = 2  # in a step of stage 2
+    curriculum: tuple[tuple[int, int], ...] = (
+        (400, 1),
+        (1_000, 2),
+        (1_800, 3),
+    )  # until a step, the most objects
+    kinds: dict[Kind, float] = field(
+        default_factory=lambda: {
+            "caption": 0.22,
+            "detect": 0.17,
+            "segment": 0.14,
+            "colour": 0.05,
+            "shape": 0.08,
+            "texture": 0.04,
+            "count": 0.08,
+            "position": 0.08,
+            "text": 0.14,  # only a third of the scenes have any
+        }
+    )
+    location_blur: float = 5.0  # tokens: standard deviation of the target around the true location
+    config: Callable[[int], PaliGemmaConfig] = small_config  # id of `<image>` -> sizes
+
+
+FULL = Recipe(
+    train=Split(0, 120_000),
+    held_out=Split(9_000_000, 512),
+    masks=MaskRecipe(),
+    stage1=Schedule(steps=2_000, pictures=64, peak_rate=3e-3, warmup=100),
+    stage2=Schedule(steps=8_000, pictures=24, peak_rate=3e-3, warmup=100, tower_from=1_500, tower_ramp=3_000),
+)
+# A few minutes on one core: enough to see the losses fall, not to answer anything.
+SMOKE = Recipe(
+    train=Split(0, 512),
+    held_out=Split(9_000_000, 64),
+    tokenizer_scenes=200,
+    masks=MaskRecipe(steps=60, batch=64),
+    stage1=Schedule(steps=20, pictures=48, peak_rate=3e-3, warmup=5, measure_every=10, save_every=10),
+    stage2=Schedule(steps=40, pictures=16, peak_rate=3e-3, warmup=5, measure_every=20, save_every=10),
+)
+
+
+def most_items(step: int, recipe: Recipe) -> int:
+    """Objects that scenes of a step have at most: first one, then a few, then all.
+
+    With one object there is nothing to confuse; what is learned from it (colours, shapes, places) makes the
+    harder question, which object a prompt means, much quicker to learn.
+    """
+    return next((most for until, most in recipe.curriculum if step < until), MOST_ITEMS)
