@@ -22,17 +22,18 @@ from paligemma_onnx.export.mask_decoder_file import read_mask_decoder
 from paligemma_onnx.export.reference_runner import open_as_reference
 from paligemma_onnx.export.shipped import MASK_DECODER, shipped_model
 from paligemma_onnx.runtime import PaliGemma, Request
+from paligemma_onnx.runtime.boxes import SEGMENTS
 from paligemma_onnx.runtime.manifest import MANIFEST
 
 from .album import Split
 from .scenes import Drawing, draw
 from .scores import DecodeMasks, Outcome, outcome, summary
-from .tasks import CODES, QUESTIONS, Example, Kind, example
+from .tasks import QUESTIONS, Example, Kind, example
 
 # 1,000 scenes in all, of seeds that neither training nor its measurements use.
 SEEN = Split(10_000_000, 750)
 HELD_OUT = Split(11_000_000, 250, "held-out")
-MASK_PROMPT = [[0] * CODES] * 5  # true codes are not known here, and masks are compared as masks
+MASK_PROMPT = [[0] * SEGMENTS] * 5  # true codes are not known here, and masks are compared as masks
 MOST_NEW_TOKENS = 160  # five objects with masks take 5 * 23
 PICTURES = 24  # asked about together
 # Prompts whose answers are of like length go together: a batch takes as long as its longest answer.
@@ -101,8 +102,7 @@ def mask_decoder(folder: Path) -> DecodeMasks:
     else:
         with shipped_model() as shipped:
             decoder = read_mask_decoder(shipped / MASK_DECODER)
-    with torch.inference_mode():
-        return lambda codes: decoder(torch.from_numpy(codes)).numpy()
+    return lambda codes: decoder(torch.from_numpy(codes)).numpy()
 
 
 def report(seen: Sequence[Outcome], held_out: Sequence[Outcome]) -> Scores:

@@ -6,10 +6,12 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from paligemma_onnx.model.mask_decoder import SIDE as CROP  # pixels, both ways
+
 from .scenes import Box
 from .shapes import Mask
 
-CROP = 64  # pixels, both ways: what 4 x 4 codes decode to
+__all__ = ["CROP", "crop", "paste"]
 
 
 def crop(mask: Mask, box: Box) -> Mask:

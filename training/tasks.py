@@ -20,7 +20,6 @@ QUESTIONS: tuple[Kind, ...] = ("colour", "shape", "texture", "count", "position"
 LOCATIONS = 1024  # `<loc0000>` to `<loc1023>` go from one edge of the picture to the other
 IN_DOUBT = 10  # pixels around the middle where something is neither left nor right
 NOTHING = 10  # percent of detections that ask for something that is not there
-CODES = 16  # `<seg>` tokens of a mask
 
 
 @dataclass(frozen=True)
@@ -83,7 +82,7 @@ def boxed(item: Item) -> str:
 
 def described(item: Item) -> str:
     """An object as captions name it."""
-    words = f"{item.colour} {item.shape}" if item.texture == "plain" else f"{item.texture} {item.name}"
+    words = item.name if item.texture == "plain" else f"{item.texture} {item.name}"
     return f"an {words}" if words[0] in "aeiou" else f"a {words}"
 
 
