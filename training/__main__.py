@@ -18,13 +18,11 @@ from .initial import fresh_model, whiten_patches
 from .mask_codes import MaskAutoencoder, mean_iou, train_mask_autoencoder
 from .pictures import pixel_values
 from .prefix_lm import Ids
-from .recipe import FULL, SMOKE, Recipe
+from .recipe import FULL, IMAGE_SIDE, SMOKE, Recipe, without_stage1
 from .shapes import Levels
 from .stage1 import pretrain
 from .stage2 import finetune
 from .tokenizer import train_tokenizer
-
-IMAGE_SIDE = 112  # pixels, of every recipe's model
 
 
 @click.command()
@@ -67,6 +65,8 @@ def train(recipe: Recipe, output: Path, albums: Path, workers: int, *, stage1: b
     whiten_patches(model, pixel_values(seen.pixels[: recipe.whitening_scenes]))
     if stage1:
         pretrain(model.vision_tower, config, seen, held_out, ids, recipe, output)
+    else:
+        recipe = without_stage1(recipe)
     finetune(model, seen, codes, held_out, ids, recipe, output)
     write_model(output / "model", model, tokenizer, masks.decoder)
     return output / "model"

@@ -18,18 +18,14 @@ from paligemma_onnx.model.config import PaliGemmaConfig
 from paligemma_onnx.model.mask_decoder import MaskDecoder
 from paligemma_onnx.model.paligemma import PaliGemma
 
+from .tasks import MOST_NEW_TOKENS
+
 # Half the room of float32, and with 11 bits of precision for 8 a rounding error an eighth of bfloat16's. No
 # weight of so small a model comes near its range.
 STORED = torch.float16
 PUBLISHED_NAMES = {  # ours -> theirs
     "language_model.": "language_model.model.",
     "vision_tower.": "vision_tower.vision_model.",
-}
-GENERATION: dict[str, object] = {
-    "bos_token_id": 2,
-    "eos_token_id": 1,
-    "pad_token_id": 0,
-    "max_new_tokens": 160,
 }
 
 
@@ -51,7 +47,7 @@ def write_model(folder: Path, model: PaliGemma, tokenizer: Tokenizer, masks: Mas
     save_file(weights, partly / "model.safetensors", metadata={"format": "pt"})
     (partly / "model.safetensors").chmod(0o644)
     _write_json(partly / "config.json", _as_published(model.config))
-    _write_json(partly / "generation_config.json", GENERATION)
+    _write_json(partly / "generation_config.json", _generation(tokenizer))
     vision = model.config.vision_config
     write_sample_tokenizer(partly, tokenizer, image_size=vision.image_size, patch_size=vision.patch_size)
     decoder = {name: weight.detach().numpy() for name, weight in masks.state_dict().items()}
@@ -69,6 +65,11 @@ def _published(name: str) -> str:
         if name.startswith(ours):
             return theirs + name.removeprefix(ours)
     return name
+
+
+def _generation(tokenizer: Tokenizer) -> dict[str, object]:
+    controls = {f"{name}_token_id": tokenizer.token_to_id(f"<{name}>") for name in ("bos", "eos", "pad")}
+    return {**controls, "max_new_tokens": MOST_NEW_TOKENS}
 
 
 def _as_published(config: PaliGemmaConfig) -> dict[str, object]:

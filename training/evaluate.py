@@ -28,13 +28,12 @@ from paligemma_onnx.runtime.manifest import MANIFEST
 from .album import Split
 from .scenes import Drawing, draw
 from .scores import DecodeMasks, Outcome, outcome, summary
-from .tasks import QUESTIONS, Example, Kind, example
+from .tasks import MOST_NEW_TOKENS, QUESTIONS, Example, Kind, example
 
 # 1,000 scenes in all, of seeds that neither training nor its measurements use.
 SEEN = Split(10_000_000, 750)
 HELD_OUT = Split(11_000_000, 250, "held-out")
 MASK_PROMPT = [[0] * SEGMENTS] * 5  # true codes are not known here, and masks are compared as masks
-MOST_NEW_TOKENS = 160  # five objects with masks take 5 * 23
 PICTURES = 24  # asked about together
 # Prompts whose answers are of like length go together: a batch takes as long as its longest answer.
 TOGETHER: tuple[tuple[Kind, ...], ...] = (QUESTIONS, ("caption", "detect"), ("segment",))

@@ -15,5 +15,5 @@ ARITHMETIC = torch.bfloat16
 
 def pixel_values(pixels: Levels) -> Tensor:
     """uint8[B, S, S, 3] -> bfloat16[B, 3, S, S] in [-1, 1]."""
-    levels = torch.from_numpy(np.ascontiguousarray(pixels)).permute(0, 3, 1, 2)
+    levels = torch.from_numpy(np.array(pixels)).permute(0, 3, 1, 2)  # an album's pixels are read-only
     return (levels.float() / 127.5 - 1).to(ARITHMETIC)

@@ -40,6 +40,10 @@ class Ids:
         names = ("<bos>", "<eos>", "<pad>", "<loc0000>", "<image>")
         return cls(tokenizer, *(tokenizer.get_vocab()[name] for name in names))
 
+    def located(self, tokens: Tensor) -> Tensor:
+        """Which tokens are locations: int64[A] -> bool[A]."""
+        return (tokens >= self.first_location) & (tokens < self.first_location + LOCATIONS)
+
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """Ids of texts, without BOS."""
         return [found.ids for found in self.tokenizer.encode_batch(list(texts), add_special_tokens=False)]
@@ -116,7 +120,7 @@ def answer_logits(model: PaliGemma, image_features: Tensor, batch: Batch) -> Ten
     return decoder.logits(x.flatten(0, 1)[batch.places])
 
 
-def loss(logits: Tensor, batch: Batch, first_location: int, blur: float) -> Tensor:
+def loss(logits: Tensor, batch: Batch, ids: Ids, blur: float) -> Tensor:
     """Weighted sum of how far predictions are from their targets: float[A, V] -> float32[].
 
     Cross-entropy, except for locations: their target is not a token alone but a bell around it, since being
@@ -126,15 +130,15 @@ def loss(logits: Tensor, batch: Batch, first_location: int, blur: float) -> Tens
     Args:
         logits: scores.
         batch: what they should say.
-        first_location: id of `<loc0000>`.
+        ids: which targets are locations.
         blur: standard deviation of the bell, tokens.
     """
     logs = F.log_softmax(logits.float(), dim=-1)
     named = F.nll_loss(logs, batch.targets, reduction="none")
-    where = batch.targets - first_location
-    (located,) = torch.where((where >= 0) & (where < LOCATIONS))
-    steps = torch.arange(LOCATIONS)[None] - where[located, None]
+    (located,) = torch.where(ids.located(batch.targets))
+    places = torch.arange(ids.first_location, ids.first_location + LOCATIONS)
+    steps = places[None] - batch.targets[located, None]
     bell = F.log_softmax(-(steps**2) / (2 * blur**2), dim=1)
-    said = logs[located, first_location : first_location + LOCATIONS]
+    said = logs[located][:, places]
     blurred = F.kl_div(said, bell, reduction="none", log_target=True).sum(dim=1)
     return (named.index_copy(0, located, blurred) * batch.weights).sum()

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from paligemma_onnx.model.paligemma import PaliGemma
+from paligemma_onnx.runtime.boxes import LAST_LOCATION
 
 from .album import Album
 from .loop import run, tower_share
@@ -18,7 +19,7 @@ from .pictures import pixel_values
 from .prefix_lm import Batch, Ids, answer_logits, collate, loss
 from .recipe import MOST_ITEMS, Recipe, most_items
 from .shapes import Levels
-from .tasks import LOCATIONS, QUESTIONS, Example, Kind, example
+from .tasks import QUESTIONS, Example, Kind, example
 
 MEASURED_AT_ONCE = 64  # pictures
 LENGTH_SHARES = (0.0, 0.5, 0.86, 1.0)  # where a step's rows, sorted by length, are cut
@@ -59,7 +60,7 @@ def finetune(
             part = drawn[start:stop]
             batch = collate([one for _, one in part], ids, image_tokens)
             logits = answer_logits(model, features[[picture for picture, _ in part]], batch)
-            total = total + loss(logits, batch, ids.first_location, recipe.location_blur)
+            total = total + loss(logits, batch, ids, recipe.location_blur)
             weight = weight + batch.weights.sum()
         return total / weight
 
@@ -130,6 +131,5 @@ def _whole(said: Tensor, batch: Batch, rows: int) -> list[bool]:
 
 def _distance(said: Tensor, batch: Batch, ids: Ids) -> Tensor:
     """Of each location from the true one, as a share of the picture's side; what is no location is 1 off."""
-    where = batch.targets - ids.first_location
-    located = (where >= 0) & (where < LOCATIONS)
-    return ((said - batch.targets)[located].abs().float() / (LOCATIONS - 1)).clamp(max=1.0)
+    steps = (said - batch.targets)[ids.located(batch.targets)].abs()
+    return (steps / LAST_LOCATION).clamp(max=1.0)

@@ -12,13 +12,16 @@ from typing import Literal
 
 import numpy as np
 
+from paligemma_onnx.runtime.boxes import LAST_LOCATION
+
 from .scenes import SIDE, Item, Scene
 from .vocabulary import COLOURS, HELD_OUT, SHAPES
 
 Kind = Literal["caption", "colour", "shape", "texture", "count", "position", "text", "detect", "segment"]
 QUESTIONS: tuple[Kind, ...] = ("colour", "shape", "texture", "count", "position", "text")
-LOCATIONS = 1024  # `<loc0000>` to `<loc1023>` go from one edge of the picture to the other
-IN_DOUBT = 10  # pixels around the middle where something is neither left nor right
+LOCATIONS = LAST_LOCATION + 1  # from one edge of the picture to the other
+MOST_NEW_TOKENS = 160  # of an answer: five objects with masks take 5 * 23 and an end
+IN_DOUBT = 20  # pixels around the middle, or from one to the other, where top and bottom are not plain to see
 NOTHING = 10  # percent of detections that ask for something that is not there
 
 
@@ -71,7 +74,7 @@ def example(
 
 def location(at: float, side: int = SIDE) -> str:
     """The token of a coordinate in pixels; the far edge is the last one (arXiv 2407.07726, section 3.2.1)."""
-    return f"<loc{round(at / side * (LOCATIONS - 1)):04d}>"
+    return f"<loc{round(at / side * LAST_LOCATION):04d}>"
 
 
 def boxed(item: Item) -> str:
@@ -161,25 +164,25 @@ def plural(shape: str) -> str:
 
 
 def _position(scene: Scene) -> list[Example]:
-    found, called = [], _called(scene)
-    middle = SIDE / 2
+    places, sides = list[Example](), list[Example]()
+    called, middle = _called(scene), SIDE / 2
     for i, name in called:
         x, y = scene.items[i].centre
         if abs(x - middle) > IN_DOUBT and abs(y - middle) > IN_DOUBT:
             where = f"{'top' if y < middle else 'bottom'} {'left' if x < middle else 'right'}"
-            found.append(Example("position", f"answer en where is the {name}?", where, (i,)))
+            places.append(Example("position", f"answer en where is the {name}?", where, (i,)))
         for j, other in called:
             if i == j:
                 continue
             other_x, other_y = scene.items[j].centre
             side = "left" if x < other_x else "right"
             ask = f"answer en is the {name} left or right of the {other}?"
-            found.append(Example("position", ask, side, (i, j)))
+            sides.append(Example("position", ask, side, (i, j)))
             if abs(y - other_y) > IN_DOUBT:
                 side = "above" if y < other_y else "below"
                 ask = f"answer en is the {name} above or below the {other}?"
-                found.append(Example("position", ask, side, (i, j)))
-    return found
+                sides.append(Example("position", ask, side, (i, j)))
+    return places * 3 + sides  # of pairs there are many more than of objects
 
 
 def _text(scene: Scene) -> list[Example]:
