@@ -146,4 +146,4 @@ def test_the_rate_rises_and_falls() -> None:
 
 
 def test_scenes_grow() -> None:
-    assert [most_items(step, FULL) for step in (0, 599, 600, 2_500, 4_500)] == [1, 1, 2, 3, 5]
+    assert [most_items(step, FULL.lessons2) for step in (0, 599, 600, 2_500, 4_500)] == [1, 1, 2, 3, 5]

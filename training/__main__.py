@@ -67,7 +67,8 @@ def train(recipe: Recipe, output: Path, albums: Path, workers: int, *, stage1: b
         pretrain(model.vision_tower, config, seen, held_out, ids, recipe, output)
     else:
         recipe = without_stage1(recipe)
-    finetune(model, seen, codes, held_out, ids, recipe, output)
+    finetune("stage2", model, seen, codes, held_out, ids, recipe, output)
+    finetune("stage3", model, seen, codes, held_out, ids, recipe, output)
     write_model(output / "model", model, tokenizer, masks.decoder)
     return output / "model"
 

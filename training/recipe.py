@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 
 from paligemma_onnx.model.config import PaliGemmaConfig, TextConfig, VisionConfig
 
@@ -14,6 +14,7 @@ from .tasks import Kind
 
 IMAGE_SIDE = 112  # pixels
 MOST_ITEMS = len(COUNTS)  # in a scene
+CROWD = 4  # objects from which a scene is crowded
 UNTRAINED_ROWS = 64  # of the table, from `<image>` on, as published checkpoints have
 
 
@@ -59,6 +60,50 @@ class Schedule:
 
 
 @dataclass(frozen=True)
+class Lessons:
+    """What the whole model is asked while it is trained."""
+
+    kinds: Mapping[Kind, float]  # shares of the prompts
+    curriculum: tuple[tuple[int, int], ...] = ()  # until a step, the most objects
+    crowded: float = 0.0  # share of the pictures that must have CROWD objects or more
+    # Share of the answers in which what comes next sees other colours than were said. Some pairs of colour
+    # and shape are never shown, so a decoder learns that no "triangle" follows "blue", whatever it looks at.
+    other_colours: float = 0.0
+    prompts_a_picture: int = 2
+
+
+BROAD = Lessons(
+    kinds={
+        "caption": 0.20,
+        "detect": 0.13,
+        "segment": 0.11,
+        "colour": 0.04,
+        "shape": 0.06,
+        "texture": 0.04,
+        "count": 0.08,
+        "position": 0.18,  # two objects to find and compare: the slowest to learn
+        "text": 0.26,  # only a third of the scenes have any
+    },
+    curriculum=((600, 1), (2_500, 2), (4_500, 3)),
+)
+HARD = Lessons(  # what is still wrong after stage 2: which object is which where there are many
+    kinds={
+        "caption": 0.26,
+        "detect": 0.28,
+        "segment": 0.18,
+        "colour": 0.02,
+        "shape": 0.04,
+        "texture": 0.02,
+        "count": 0.08,
+        "position": 0.08,
+        "text": 0.04,
+    },
+    crowded=0.6,
+    other_colours=0.3,
+)
+
+
+@dataclass(frozen=True)
 class Recipe:
     """The whole training."""
 
@@ -67,6 +112,7 @@ class Recipe:
     masks: MaskRecipe
     stage1: Schedule
     stage2: Schedule
+    stage3: Schedule  # goes on from stage 2 with harder lessons
     seed: int = 0
     tokenizer_scenes: int = 2_000
     whitening_scenes: int = 1_000
@@ -75,25 +121,8 @@ class Recipe:
     text_layers: int = 2
     text_tokens: int = 56  # longest description
     captions_at_once: int | None = None  # of the SigLIP loss; None: all of a batch
-    prompts_a_picture: int = 2  # in a step of stage 2
-    curriculum: tuple[tuple[int, int], ...] = (
-        (600, 1),
-        (2_500, 2),
-        (4_500, 3),
-    )  # until a step, the most objects
-    kinds: dict[Kind, float] = field(
-        default_factory=lambda: {
-            "caption": 0.20,
-            "detect": 0.13,
-            "segment": 0.11,
-            "colour": 0.04,
-            "shape": 0.06,
-            "texture": 0.04,
-            "count": 0.08,
-            "position": 0.18,  # two objects to find and compare: the slowest to learn
-            "text": 0.26,  # only a third of the scenes have any
-        }
-    )
+    lessons2: Lessons = BROAD
+    lessons3: Lessons = HARD
     location_blur: float = 5.0  # tokens: standard deviation of the target around the true location
     config: Callable[[int], PaliGemmaConfig] = small_config  # id of `<image>` -> sizes
 
@@ -106,6 +135,7 @@ FULL = Recipe(
     stage2=Schedule(
         steps=12_000, pictures=24, peak_rate=3e-3, warmup=100, tower_from=1_500, tower_ramp=3_000
     ),
+    stage3=Schedule(steps=2_600, pictures=24, peak_rate=1.5e-3, warmup=100),
 )
 # A few minutes on one core: enough to see the losses fall, not to answer anything.
 SMOKE = Recipe(
@@ -115,6 +145,7 @@ SMOKE = Recipe(
     masks=MaskRecipe(steps=60, batch=64),
     stage1=Schedule(steps=20, pictures=48, peak_rate=3e-3, warmup=5, measure_every=10, save_every=10),
     stage2=Schedule(steps=40, pictures=16, peak_rate=3e-3, warmup=5, measure_every=20, save_every=10),
+    stage3=Schedule(steps=10, pictures=16, peak_rate=1e-3, warmup=2, measure_every=10, save_every=10),
 )
 
 
@@ -123,10 +154,10 @@ def without_stage1(recipe: Recipe) -> Recipe:
     return replace(recipe, stage2=replace(recipe.stage2, tower_from=0, tower_ramp=1))
 
 
-def most_items(step: int, recipe: Recipe) -> int:
+def most_items(step: int, lessons: Lessons) -> int:
     """Objects that scenes of a step have at most: first one, then a few, then all.
 
     With one object there is nothing to confuse; what is learned from it (colours, shapes, places) makes the
     harder question, which object a prompt means, much quicker to learn.
     """
-    return next((most for until, most in recipe.curriculum if step < until), MOST_ITEMS)
+    return next((most for until, most in lessons.curriculum if step < until), MOST_ITEMS)

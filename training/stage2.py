@@ -1,10 +1,12 @@
-"""Stage 2: the whole model learns to answer prompts about scenes."""
+"""Stages 2 and 3: the whole model learns to answer prompts about scenes, then about crowded ones."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -17,15 +19,17 @@ from .album import Album
 from .loop import run, tower_share
 from .pictures import pixel_values
 from .prefix_lm import Batch, Ids, answer_logits, collate, loss
-from .recipe import MOST_ITEMS, Recipe, most_items
+from .recipe import CROWD, MOST_ITEMS, Lessons, Recipe, most_items
 from .shapes import Levels
 from .tasks import QUESTIONS, Example, Kind, example
+from .vocabulary import COLOURS
 
 MEASURED_AT_ONCE = 64  # pictures
 LENGTH_SHARES = (0.0, 0.5, 0.86, 1.0)  # where a step's rows, sorted by length, are cut
 
 
 def finetune(
+    name: Literal["stage2", "stage3"],
     model: PaliGemma,
     train: Album,
     train_codes: Levels,
@@ -35,23 +39,31 @@ def finetune(
     folder: Path,
 ) -> None:
     """Train the model in place."""
-    schedule, image_tokens = recipe.stage2, model.config.vision_config.num_patches
+    schedule, lessons, number = {
+        "stage2": (recipe.stage2, recipe.lessons2, 2),
+        "stage3": (recipe.stage3, recipe.lessons3, 3),
+    }[name]
+    image_tokens, colours = model.config.vision_config.num_patches, _colour_ids(ids)
 
-    by_items = [
-        np.flatnonzero([len(scene.items) <= most for scene in train.scenes]) for most in range(MOST_ITEMS + 1)
-    ]
+    items = np.array([len(scene.items) for scene in train.scenes])
+    by_items = [np.flatnonzero(items <= most) for most in range(MOST_ITEMS + 1)]
+    crowded = np.flatnonzero(items >= CROWD)
 
     def step_loss(step: int) -> Tensor:
-        rng = np.random.RandomState([recipe.seed, 2, step])
-        allowed = by_items[most_items(step, recipe)]
-        chosen = allowed[rng.randint(len(allowed), size=schedule.pictures)].tolist()
+        rng = np.random.RandomState([recipe.seed, number, step])
+        many = round(lessons.crowded * schedule.pictures)
+        allowed = by_items[most_items(step, lessons)]
+        chosen = [
+            *allowed[rng.randint(len(allowed), size=schedule.pictures - many)].tolist(),
+            *crowded[rng.randint(len(crowded), size=many)].tolist(),
+        ]
         with torch.set_grad_enabled(tower_share(step, schedule) > 0):
             patches = model.vision_tower(pixel_values(train.pixels[chosen]))
         features = model.multi_modal_projector(patches)
         drawn = [
             (picture, one)
             for picture, index in enumerate(chosen)
-            for one in _drawn(train, train_codes, index, rng, recipe)
+            for one in _drawn(train, train_codes, index, rng, lessons)
         ]
         # Short rows and long ones go through the model apart, so that few are padded much.
         drawn.sort(key=lambda pair: len(pair[1].suffix))
@@ -59,6 +71,8 @@ def finetune(
         for start, stop in pairwise(round(share * len(drawn)) for share in LENGTH_SHARES):
             part = drawn[start:stop]
             batch = collate([one for _, one in part], ids, image_tokens)
+            if lessons.other_colours:
+                batch = with_other_colours(batch, colours, lessons.other_colours, rng)
             logits = answer_logits(model, features[[picture for picture, _ in part]], batch)
             total = total + loss(logits, batch, ids, recipe.location_blur)
             weight = weight + batch.weights.sum()
@@ -67,7 +81,7 @@ def finetune(
     def measure() -> Mapping[str, float]:
         return _measure(model, held_out, ids)
 
-    run("stage2", folder, model, schedule, step_loss, measure)
+    run(name, folder, model, schedule, step_loss, measure)
 
 
 def codes_of(album: Album, codes: Levels, index: int) -> list[list[int]]:
@@ -78,17 +92,33 @@ def codes_of(album: Album, codes: Levels, index: int) -> list[list[int]]:
 
 
 def _drawn(
-    album: Album, codes: Levels, index: int, rng: np.random.RandomState, recipe: Recipe
+    album: Album, codes: Levels, index: int, rng: np.random.RandomState, lessons: Lessons
 ) -> list[Example]:
     """As many examples about one scene as a step takes, of kinds that it has."""
-    kinds, shares = list(recipe.kinds), np.cumsum(list(recipe.kinds.values()))
+    kinds, shares = list(lessons.kinds), np.cumsum(list(lessons.kinds.values()))
     found: list[Example] = []
-    while len(found) < recipe.prompts_a_picture:
+    while len(found) < lessons.prompts_a_picture:
         kind = kinds[int(np.searchsorted(shares, rng.random_sample() * shares[-1], side="right"))]
         one = example(album.scenes[index], kind, rng, codes_of(album, codes, index))
         if one is not None and one not in found:
             found.append(one)
     return found
+
+
+def _colour_ids(ids: Ids) -> Tensor:
+    """The token of each colour behind a space: int64[COLOURS]."""
+    tokens = ids.encode([f"a {colour}" for colour in COLOURS])
+    return torch.tensor([text[1] for text in tokens])
+
+
+def with_other_colours(batch: Batch, colours: Tensor, share: float, rng: np.random.RandomState) -> Batch:
+    """In a share of the answers, let what comes next see any colour for one that was said; targets stay."""
+    inputs = batch.input_ids
+    rows = torch.from_numpy(rng.random_sample(len(inputs)) < share)
+    answers = torch.arange(inputs.shape[1]) >= batch.prefix[:, None]
+    said = torch.isin(inputs, colours) & answers & rows[:, None]
+    others = colours[torch.from_numpy(rng.randint(len(colours), size=tuple(inputs.shape)))]
+    return replace(batch, input_ids=torch.where(said, others, inputs))
 
 
 @torch.inference_mode()
