@@ -1,4 +1,4 @@
-# make demo    a small model, exported and asked, offline
+# make demo    the small model that ships, exported and asked, offline
 # make test    every test
 # make lint    ruff and mypy
 #

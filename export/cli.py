@@ -108,9 +108,16 @@ def validate(
 
 
 @click.command()
-@click.option("--output", type=click.Path(path_type=Path), help="Keep checkpoint and bundle here.")
-def demo(output: Path | None) -> None:
-    """Make a small checkpoint with random weights, export it, and ask about a drawing. Offline."""
+@click.option("--output", type=click.Path(path_type=Path), help="Keep the bundle in this folder.")
+@click.option(
+    "--picture",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default="paligemma-onnx-demo.png",
+    show_default=True,
+    help="File of the scene with what was found.",
+)
+def demo(output: Path | None, picture: Path) -> None:
+    """Export the small model that ships with the project and ask it about a drawn scene. Offline."""
     from .commands import run_demo_in  # noqa: PLC0415  so that help needs no torch
 
-    run_demo_in(output)
+    run_demo_in(output, picture)

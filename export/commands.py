@@ -29,6 +29,8 @@ from .report import as_json as validation_json
 from .report import first_failure, table
 from .validation import validate
 
+PICTURES = (".png", ".jpg", ".jpeg", ".webp")  # what the demo's picture can be
+
 
 def run_export(
     checkpoint: str,
@@ -121,12 +123,18 @@ def _reference(kind: str, source: Source, adapter: Path | None) -> tuple[str, Re
     return model.name, model
 
 
-def run_demo_in(output: Path | None) -> None:
+def run_demo_in(output: Path | None, picture: Path) -> None:
     """Run the demo in a folder that is kept, or in one that is removed.
 
     Raises:
-        OptionError: the folder is not empty, or cannot be made.
+        OptionError: the folder is not empty or cannot be made, or the picture cannot be written.
     """
+    if picture.suffix.lower() not in PICTURES:
+        raise OptionError(
+            f"{picture}: its name must end in one of {', '.join(PICTURES)}; choose another --picture"
+        )
+    if not picture.absolute().parent.is_dir():
+        raise OptionError(f"{picture.parent}: no such folder; choose another --picture")
     if output is not None:
         try:
             output.mkdir(parents=True, exist_ok=True)
@@ -138,4 +146,4 @@ def run_demo_in(output: Path | None) -> None:
         if occupied:
             raise OptionError(f"{output}: is not empty; choose another --output")
     with TerminalProgress() as progress:
-        run_demo(output, progress)
+        run_demo(output, picture, progress)

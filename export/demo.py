@@ -1,67 +1,76 @@
-"""The whole path in a minute, offline: a checkpoint, its bundle, an answer about a shipped drawing."""
+"""The whole path in a minute, offline: the shipped model, its bundle, its answers about a shipped scene."""
 
 from __future__ import annotations
 
 import tempfile
 from contextlib import nullcontext
-from dataclasses import replace
 from functools import partial
 from importlib.resources import as_file, files
 from pathlib import Path
 
 import click
 
-from paligemma_onnx.model.config import PaliGemmaConfig, VisionConfig
-from paligemma_onnx.model.presets import tiny_gemma2
+from paligemma_onnx.runtime.answer import Generation
+from paligemma_onnx.runtime.boxes import Found, read_objects
+from paligemma_onnx.runtime.errors import OptionError
+from paligemma_onnx.runtime.image import open_image
 from paligemma_onnx.runtime.paligemma import PaliGemma
+from paligemma_onnx.runtime.terminal import say
 
+from .demo_picture import marked
 from .exporter import ExportRequest, Progress, export
-from .sample_checkpoint import LOCATIONS, SEGMENTS, write_sample_checkpoint
+from .mask_decoder_file import read_mask_decoder
 from .self_check import self_check
+from .shipped import MASK_DECODER, shipped_model
 
-DRAWING = "scene.png"
-PROMPTS = ("caption en", "answer en how many shapes are there?")
-MAX_NEW_TOKENS = 24
-PIECES = 600  # of the sample tokenizer
-UNTRAINED_ROWS = 64  # of the table, from `<image>` on, as the published checkpoints have
-
-
-def demo_config() -> PaliGemmaConfig:
-    """PaliGemma 2 in small: a 224-pixel picture becomes 256 tokens, as in the published model."""
-    image_token = PIECES + LOCATIONS + SEGMENTS
-    text = replace(
-        tiny_gemma2().text_config,
-        vocab_size=image_token + UNTRAINED_ROWS,
-        attn_logit_softcapping=50.0,  # Gemma 2's own caps: words must differ by more than rounding
-        final_logit_softcapping=30.0,
-    )
-    vision = VisionConfig(
-        hidden_size=48,
-        intermediate_size=96,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        image_size=224,
-        patch_size=14,
-    )
-    return PaliGemmaConfig(vision, text, image_token)
+SCENE = "scene.png"
+PROMPTS = (
+    "caption en",
+    "answer en how many objects are there?",
+    "answer en what does it say?",
+    "detect circle ; star",
+    "segment blue ring",
+)
 
 
-def run_demo(output: Path | None, progress: Progress) -> None:
-    """Make a checkpoint and its bundle under `output`, or in a folder that is removed, and ask it."""
-    with (
-        tempfile.TemporaryDirectory(prefix="paligemma-onnx-")
-        if output is None
-        else nullcontext(output) as kept
-    ):
-        checkpoint, bundle = Path(kept) / "checkpoint", Path(kept) / "bundle"
-        progress.stage("making a small checkpoint with random weights")
-        write_sample_checkpoint(demo_config(), checkpoint)
+def run_demo(output: Path | None, picture: Path, progress: Progress) -> None:
+    """Export the shipped model, ask it about the shipped scene, and draw what it found.
 
+    Args:
+        output: gets the bundle; None puts it in a folder that is removed.
+        picture: file of the scene with boxes and masks.
+        progress: told what happens.
+
+    Raises:
+        OptionError: the picture cannot be written.
+    """
+    temporary = tempfile.TemporaryDirectory(prefix="paligemma-onnx-")
+    with shipped_model() as checkpoint, temporary if output is None else nullcontext(output) as kept:
+        bundle = Path(kept) / "bundle"
         export(ExportRequest(checkpoint, bundle), progress, partial(self_check, progress=progress.stage))
-        progress.stage("asking about the drawing")
+        progress.stage("asking about the scene")
         model = PaliGemma.load(bundle)
-        with as_file(files("paligemma_onnx.export") / DRAWING) as drawing:
+        found: list[Found] = []
+        with as_file(files("paligemma_onnx.export") / SCENE) as scene:
             for prompt in PROMPTS:
-                answer = model.generate(drawing, prompt, max_new_tokens=MAX_NEW_TOKENS)
+                answer = model.generate(scene, prompt)
+                found += read_objects(answer.text).found
                 click.echo(f"{prompt!r}: {answer.text!r}")
-        click.echo("The weights are random, and so are the words. The path they came by is the real one.")
+                say(_timings(answer))
+            image = open_image(scene).rgb
+        try:
+            marked(image, found, read_mask_decoder(checkpoint / MASK_DECODER)).save(picture)
+        except OSError as error:
+            raise OptionError(
+                f"{picture}: cannot be written ({error.strerror}); choose another --picture"
+            ) from error
+        click.echo(f"{picture}: the scene with {len(found)} boxes and masks drawn in")
+        click.echo("The model is small and knows drawn scenes like this one, not photographs.")
+
+
+def _timings(answer: Generation) -> str:
+    seconds = answer.timings
+    return (
+        f"  vision {seconds.vision_s * 1e3:.0f} ms, prefill {seconds.prefill_s * 1e3:.0f} ms, "
+        f"{len(answer.token_ids)} tokens at {seconds.tokens_per_second:.0f} a second"
+    )

@@ -10,6 +10,7 @@ from checkpoints import CASES, write_checkpoint
 
 from paligemma_onnx.export.exporter import ExportRequest, export
 from paligemma_onnx.export.self_check import self_check
+from paligemma_onnx.export.shipped import shipped_model
 
 
 class Silent:
@@ -66,3 +67,17 @@ def bundle(
         return made[name]
 
     return get
+
+
+@pytest.fixture(scope="session")
+def shipped_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bundle of the model that ships; read only."""
+    folder, progress = tmp_path_factory.mktemp("shipped") / "bundle", Silent()
+    with shipped_model() as checkpoint:
+        export(
+            ExportRequest(checkpoint, folder),
+            progress,
+            lambda path, manifest, source: self_check(path, manifest, source, progress.stage),
+        )
+    assert not progress.warnings
+    return folder
