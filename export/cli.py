@@ -9,7 +9,7 @@ import click
 
 from paligemma_onnx.runtime.session import DEVICES, MOST_THREADS, Device
 
-from .facts import PRECISIONS
+from .recipes import PRECISIONS
 
 
 class _Lines(click.types.StringParamType):

@@ -96,7 +96,7 @@ def run_validate(
         validation = validate(
             bundle,
             manifest,
-            source=source.checkpoint,
+            source=source.weights(manifest.recipe.precision),
             constants=source.constants,
             reference=lambda: _reference(reference, source, adapter),
             questions=questions,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Protocol
@@ -33,9 +33,13 @@ from paligemma_onnx.runtime.manifest import (
 from paligemma_onnx.runtime.shortage import resources, shortage
 
 from . import facts
+from .channels import Balanced
+from .encodings import TensorSource
 from .graphs import Verb, declare, specs
+from .quantize import Laid, form_of, lay_out
+from .recipes import PRECISIONS
 from .staging import staged
-from .trace import OPSET, Traced, trace
+from .trace import OPSET, trace
 from .weights import WeightFile, plan_file, refer, write_file
 
 # Tokens an answer gets when nobody says: captions and answers are shorter, twenty objects' boxes are not.
@@ -79,6 +83,10 @@ class Source:
     checkpoint: Checkpoint
     constants: dict[str, torch.Tensor]  # in the graphs, but no weights
 
+    def weights(self, precision: str) -> TensorSource:
+        """The weights that a precision stores: rounded ones come from channels of a common range."""
+        return self.checkpoint if precision == "fp32" else Balanced(self.checkpoint, self.config)
+
 
 def open_source(folder: Path, adapter: Path | None) -> Source:
     """Open a checkpoint; raises CheckpointError."""
@@ -105,10 +113,9 @@ def export(
         ResourceError: out of disk or memory.
         MismatchError: the check failed; nothing is left behind.
     """
-    if request.precision not in facts.PRECISIONS:
-        raise OptionError(
-            f"precision {request.precision!r} is unknown; choose from {', '.join(facts.PRECISIONS)}"
-        )
+    if request.precision not in PRECISIONS:
+        raise OptionError(f"precision {request.precision!r} is unknown; choose from {', '.join(PRECISIONS)}")
+    precision = PRECISIONS[request.precision]
     for given in (request.checkpoint, request.adapter):
         if given is not None and _overlap(given, request.output):
             raise OptionError(f"{request.output}: lies inside {given} or holds it; choose another --output")
@@ -118,16 +125,18 @@ def export(
         manifest = draft(source, request.precision)
     with resources(str(request.output)), staged(request.output, force=request.force) as staging:
         _report_non_finite(request, source, progress)
-        traced, model = [], skeleton(source.config)
+        graphs, model = [], skeleton(source.config)
         for name, verb in declare(source.config).items():
             progress.stage(f"tracing {name}")
-            traced.append((verb, trace(verb, model)))
-        files = _write_weights(staging, source, traced, progress)
+            laid = lay_out(trace(verb, model), form_of(precision, name), precision.table)
+            graphs.append((verb, laid))
+        weights = source.weights(request.precision)
+        files = _write_weights(staging, weights, source.constants, graphs, progress)
         progress.stage("writing graphs")
         tokenizer = (source.folder / facts.TOKENIZER).read_bytes()
         (staging / manifest.tokens.file).write_bytes(tokenizer)
         files[manifest.tokens.file] = _file_spec(tokenizer)
-        manifest = _write_graphs(staging, replace(manifest, files=files), traced)
+        manifest = _write_graphs(staging, replace(manifest, files=files), graphs)
         (staging / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
         if check is not None:
             check(staging, manifest, source)
@@ -151,7 +160,7 @@ def draft(source: Source, precision: str) -> Manifest:
         tokens=facts.token_facts(source.folder, config),
         cache=facts.cache_facts(config),
         graphs=specs(declare(config)),
-        recipe=Recipe(precision, OPSET),
+        recipe=Recipe(precision, OPSET, facts.matrices(PRECISIONS[precision])),
         generation=GenerationDefaults(min(MAX_NEW_TOKENS, config.text_config.max_position_embeddings)),
         producer=facts.producer(),
         files={},
@@ -168,14 +177,18 @@ def _report_non_finite(request: ExportRequest, source: Source, progress: Progres
 
 
 def _write_weights(
-    staging: Path, source: Source, traced: list[tuple[Verb, Traced]], progress: Progress
+    staging: Path,
+    weights: TensorSource,
+    constants: Mapping[str, torch.Tensor],
+    graphs: list[tuple[Verb, Laid]],
+    progress: Progress,
 ) -> dict[str, FileSpec]:
     plans: list[WeightFile] = []
-    for file in dict.fromkeys(verb.weight_file for verb, _ in traced):
-        sharing = [graph for verb, graph in traced if verb.weight_file == file]
+    for file in dict.fromkeys(verb.weight_file for verb, _ in graphs):
+        sharing = [laid for verb, laid in graphs if verb.weight_file == file]
         plans.append(plan_file(file, sharing))
-        for graph in sharing:
-            refer(graph, plans[-1])
+        for laid in sharing:
+            refer(laid, plans[-1])
     needed, free = sum(plan.length for plan in plans), shutil.disk_usage(staging).free
     if needed > free:
         raise _no_room(staging, needed, free)
@@ -184,7 +197,7 @@ def _write_weights(
     for plan in plans:
         progress.stage(f"writing {plan.file}")
         try:
-            files[plan.file] = write_file(plan, staging, source.checkpoint, source.constants, progress.wrote)
+            files[plan.file] = write_file(plan, staging, weights, constants, progress.wrote)
         except OSError as error:  # someone else took the room, or this user may not have so much
             if shortage(error) is None:
                 raise
@@ -199,9 +212,9 @@ def _no_room(staging: Path, needed: int, free: int) -> ResourceError:
     )
 
 
-def _write_graphs(staging: Path, draft: Manifest, traced: list[tuple[Verb, Traced]]) -> Manifest:
+def _write_graphs(staging: Path, draft: Manifest, laid: list[tuple[Verb, Laid]]) -> Manifest:
     """Name the bundle after all it holds, write that name into every graph, and complete the manifest."""
-    digests = {verb.spec.file: hashlib.sha256(_serialized(graph)).hexdigest() for verb, graph in traced}
+    digests = {verb.spec.file: hashlib.sha256(_serialized(graph)).hexdigest() for verb, graph in laid}
     graphs = {
         field.name: replace(spec, digest=digests[spec.file])
         for field in fields(draft.graphs)
@@ -210,7 +223,7 @@ def _write_graphs(staging: Path, draft: Manifest, traced: list[tuple[Verb, Trace
     draft = replace(draft, graphs=Graphs(**graphs))
     bundle_id = identity(draft)
     files = dict(draft.files)
-    for verb, graph in traced:
+    for verb, graph in laid:
         graph.model.metadata_props[BUNDLE_ID_KEY] = bundle_id
         serialized = _serialized(graph)
         (staging / verb.spec.file).write_bytes(serialized)
@@ -218,7 +231,7 @@ def _write_graphs(staging: Path, draft: Manifest, traced: list[tuple[Verb, Trace
     return replace(draft, bundle_id=bundle_id, files=files)
 
 
-def _serialized(graph: Traced) -> bytes:
+def _serialized(graph: Laid) -> bytes:
     serialized: bytes = ir.to_proto(graph.model).SerializeToString(deterministic=True)
     return serialized
 

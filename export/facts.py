@@ -11,10 +11,19 @@ from paligemma_onnx.model.config import PaliGemmaConfig
 from paligemma_onnx.model.errors import CheckpointError, shown
 from paligemma_onnx.model.strict_json import read_json
 from paligemma_onnx.runtime.errors import BundleError
-from paligemma_onnx.runtime.manifest import CacheFacts, ImageFacts, Manifest, ModelFacts, Producer, TokenFacts
+from paligemma_onnx.runtime.manifest import (
+    CacheFacts,
+    ImageFacts,
+    Manifest,
+    Matrices,
+    ModelFacts,
+    Producer,
+    TokenFacts,
+)
 from paligemma_onnx.runtime.tokenizer import PromptTokenizer
 
-PRECISIONS = ("fp32",)
+from .recipes import Precision
+
 TOKENIZER = "tokenizer.json"
 MAX_JSON_BYTES = 1 << 20  # of a settings file; published ones are under 2 kB
 
@@ -43,6 +52,11 @@ def cache_facts(config: PaliGemmaConfig) -> CacheFacts:
     """Shape of the key-value cache."""
     text = config.text_config
     return CacheFacts(text.num_hidden_layers, text.num_key_value_heads, text.head_dim, "float32")
+
+
+def matrices(precision: Precision) -> Matrices:
+    """How the manifest words a recipe."""
+    return Matrices(**{graph: str(form) for graph, form in vars(precision).items()})
 
 
 def first_difference(bundle: Manifest, checkpoint: Manifest) -> str | None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import asdict
+from statistics import fmean
 from typing import Any
 
-from .compare import Difference
+from .compare import Comparison, Difference
 from .validation import Validation
 
 SCHEMA_VERSION = 1
@@ -19,11 +21,13 @@ def first_failure(validation: Validation) -> str:
         return f"{len(names)} of {total} stored tensors differ from the checkpoint, first {names[0]}"
     failed = [difference for difference in validation.comparison.differences if not difference.passed]
     if failed:
-        worst = max(failed, key=lambda difference: difference.relative)
-        return (
-            f"{worst.stage} {worst.name} is off by {worst.relative:.1e} of its largest value "
-            f"(allowed {worst.limit:.0e})"
-        )
+        if validation.comparison.exact:
+            worst = max(failed, key=lambda difference: difference.relative)
+            off, of, allowed = worst.relative, "largest value", worst.limits.worst
+        else:
+            worst = max(failed, key=lambda difference: difference.rms)
+            off, of, allowed = worst.rms, "root mean square", worst.limits.rms
+        return f"{worst.stage} {worst.name} is off by {off:.1e} of its {of} (allowed {allowed:.0e})"
     for agreement in validation.comparison.agreements:
         if not agreement.passed:
             return (
@@ -43,44 +47,56 @@ def as_json(validation: Validation) -> dict[str, Any]:
 def table(validation: Validation) -> str:
     """Worst errors by graph, agreement of words, and the verdict."""
     comparison = validation.comparison
+    exact = comparison.exact
     lines = [
         f"bundle     {validation.bundle_id} ({validation.precision}, {validation.device})",
         f"reference  {validation.reference}",
         "",
         f"weights    {validation.weights.tensors} tensors, {len(validation.weights.different)} different",
         "",
-        f"{'':<10} {'worst absolute':>15} {'share of largest':>17} {'allowed':>9}   where",
+        f"{'':<10} {'worst absolute':>15} {'share of largest':>17} {'of rms':>9} {'allowed':>8}   where",
     ]
-    lines += [_row(name, worst) for name, worst in _worst(comparison.differences).items()]
-    top1 = sum(agreement.top1 for agreement in comparison.agreements)
-    ties = sum(agreement.near_tie and not agreement.top1 for agreement in comparison.agreements)
-    top10 = min((agreement.top10 for agreement in comparison.agreements), default=0)
-    lines += [
-        "",
-        f"first word {top1} of {len(comparison.agreements)} agree, {ties} near ties; "
-        f"at least {top10} of the first 10 shared",
-    ]
-    for run in comparison.free_runs:
-        words = f"{len(run.reference)} greedy ids"
-        if run.parted is None:
-            lines.append(f"row {run.row}      {words} equal")
-        else:
-            lines.append(
-                f"row {run.row}      {words} part at {run.parted}{', a near tie' if run.near_tie else ''}"
-            )
+    worst = _worst(comparison.differences, exact=exact)
+    lines += [_row(name, difference, exact=exact) for name, difference in worst.items()]
+    lines += ["", *_words(comparison)]
     verdict = "PASSED" if validation.passed else f"FAILED: {first_failure(validation)}"
     return "\n".join([*lines, "", verdict])
 
 
-def _worst(differences: tuple[Difference, ...]) -> dict[str, Difference]:
+def _words(comparison: Comparison) -> Iterator[str]:
+    """What the reference and the bundle would say."""
+    agreements, exact = comparison.agreements, comparison.exact
+    top1 = sum(agreement.top1 for agreement in agreements)
+    ties = sum(agreement.near_tie and not agreement.top1 for agreement in agreements)
+    top10 = min((agreement.top10 for agreement in agreements), default=0)
+    near = f", {ties} near ties" if exact else ""
+    yield f"first word {top1} of {len(agreements)} agree{near}; at least {top10} of the first 10 shared"
+    divergences = [agreement.divergence for agreement in agreements]
+    if divergences:
+        yield f"divergence {fmean(divergences):.2e} nats in the mean, {max(divergences):.2e} at most"
+    for run in comparison.free_runs:
+        words = f"{len(run.reference)} greedy ids"
+        if run.parted is None:
+            yield f"row {run.row}      {words} equal"
+        else:
+            tie = ", a near tie" if exact and run.near_tie else ""
+            yield f"row {run.row}      {words} part at {run.parted}{tie}"
+
+
+def _worst(differences: tuple[Difference, ...], *, exact: bool) -> dict[str, Difference]:
     groups: dict[str, list[Difference]] = defaultdict(list)
     for difference in differences:
         graph = "decode" if difference.stage.startswith("step.") else difference.stage
         kind = difference.name.rpartition(".")[2]
         groups[graph if graph == "vision" else f"{graph} {kind}"].append(difference)
-    return {name: max(group, key=lambda item: item.relative) for name, group in groups.items()}
+    return {
+        name: max(group, key=lambda item: item.relative if exact else item.rms)
+        for name, group in groups.items()
+    }
 
 
-def _row(name: str, worst: Difference) -> str:
+def _row(name: str, worst: Difference, *, exact: bool) -> str:
     where = f"{worst.stage} {worst.name} {list(worst.where)}"
-    return f"{name:<15} {worst.worst:>10.2e} {worst.relative:>17.2e} {worst.limit:>9.0e}   {where}"
+    allowed = worst.limits.worst if exact else worst.limits.rms
+    errors = f"{worst.worst:>10.2e} {worst.relative:>17.2e} {worst.rms:>9.2e}"
+    return f"{name:<15} {errors} {allowed:>8.0e}   {where}"

@@ -69,7 +69,7 @@ def self_check(
     validation = validate(
         folder,
         manifest,
-        source=source.checkpoint,
+        source=source.weights(manifest.recipe.precision),
         constants=source.constants,
         reference=lambda: torch_reference(source),
         questions=questions_for(manifest, tokenizer, picture, PROMPTS, STEPS),

@@ -5,6 +5,7 @@ A weight that is off by one per cent may hide below any tolerance of the outputs
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,10 @@ from torch import Tensor
 
 from paligemma_onnx.runtime.manifest import Manifest
 
-from .weights import Placed, TensorSource, pieces
+from .encodings import TensorSource, encode, layouts
+from .recipes import Blocks, Float32, Form, Outputs
+
+_SUFFIX = re.compile(r"(?P<tensor>.+)\.int(?P<bits>[48])(x(?P<size>\d+))?(?P<kind>\.scales|\.rows|)")
 
 
 @dataclass(frozen=True)
@@ -38,42 +42,77 @@ def compare_weights(
     constants: Mapping[str, Tensor],
     progress: Callable[[str], object],
 ) -> WeightComparison:
-    """Compare the weights that the three graphs refer to with what the checkpoint holds in float32."""
+    """Compare all that the three graphs read from files with what the checkpoint's tensors become.
+
+    Args:
+        folder: the bundle.
+        manifest: its manifest.
+        source: the weights, as this precision stores them (`Source.weights`).
+        constants: tensors that are no weights.
+        progress: told what is done.
+    """
     progress("weights: every stored number against the checkpoint")
-    references = dict.fromkeys(_references(folder, manifest))  # prefill and decode refer to the same places
-    different = []
-    for file, placed in references:
-        tensor = constants.get(placed.name)
-        if tensor is None:
-            tensor = source.tensor(placed.name)
-        if not _equal(folder / file, placed, tensor):
-            different.append(placed.name)
-    return WeightComparison(len(references), tuple(dict.fromkeys(different)))
+    read_from: dict[tuple[Path, str, Form, bool], dict[int, set[ir.ExternalTensor]]] = {}
+    for name, value in _initializers(folder, manifest):
+        stored = value.const_value
+        if isinstance(stored, ir.ExternalTensor):
+            tensor, form, array = _named(name)
+            # MatMul reads [in, out], the checkpoint stores [out, in].
+            transposed = form == Float32() and any(use.node.op_type == "MatMul" for use in value.uses())
+            arrays = read_from.setdefault((folder / str(stored.location), tensor, form, transposed), {})
+            arrays.setdefault(array, set()).add(stored)
+    different = [
+        name
+        for (path, name, form, transposed), arrays in read_from.items()
+        if not _equal(path, arrays, _tensor(name, source, constants), form, transposed=transposed)
+    ]
+    return WeightComparison(len(read_from), tuple(dict.fromkeys(different)))
 
 
-def _references(folder: Path, manifest: Manifest) -> Iterator[tuple[str, Placed]]:
+def _initializers(folder: Path, manifest: Manifest) -> Iterator[tuple[str, ir.Value]]:
     graphs = manifest.graphs
     for graph in (graphs.vision_encoder, graphs.prefill, graphs.decode):
-        for name, value in ir.load(folder / graph.file).graph.initializers.items():
-            stored = value.const_value
-            if isinstance(stored, ir.ExternalTensor):
-                # MatMul reads [in, out], the checkpoint stores [out, in].
-                transposed = any(use.node.op_type == "MatMul" for use in value.uses())
-                shape = tuple(stored.shape.numpy())
-                yield (
-                    str(stored.location),
-                    Placed(name, shape, transposed, stored.offset or 0, stored.length or 0),
-                )
+        yield from ir.load(folder / graph.file).graph.initializers.items()
 
 
-def _equal(path: Path, placed: Placed, tensor: Tensor) -> bool:
-    shape = tuple(reversed(tensor.shape)) if placed.transposed else tuple(tensor.shape)
-    if shape != placed.shape:
+def _named(name: str) -> tuple[str, Form, int]:
+    """What an initialiser reads, by its name: the tensor, its form and which of its arrays."""
+    found = _SUFFIX.fullmatch(name)
+    if found is None:
+        return name, Float32(), 0
+    scales = found["kind"] == ".scales"
+    if found["size"] is None:
+        return found["tensor"], Outputs(), 0 if scales else 1
+    return found["tensor"], Blocks(4 if found["bits"] == "4" else 8, int(found["size"])), int(scales)
+
+
+def _tensor(name: str, source: TensorSource, constants: Mapping[str, Tensor]) -> Tensor:
+    constant = constants.get(name)
+    return source.tensor(name) if constant is None else constant
+
+
+def _equal(
+    path: Path, arrays: dict[int, set[ir.ExternalTensor]], tensor: Tensor, form: Form, *, transposed: bool
+) -> bool:
+    expected = layouts(tuple(tensor.shape), form, transposed=transposed)
+    if set(arrays) != set(range(len(expected))):
         return False
-    stored = np.memmap(path, dtype=np.uint8, mode="r", offset=placed.offset, shape=(placed.length,))
-    position = 0
-    for piece in pieces(tensor, placed):
-        if not np.array_equal(stored[position : position + len(piece)], np.frombuffer(piece, np.uint8)):
+    places = {}
+    for array, layout in enumerate(expected):
+        spots = {(stored.offset or 0, stored.length or 0, stored.dtype) for stored in arrays[array]}
+        if {length for _, length, _ in spots} != {layout.length} or len(spots) > 1:
             return False
-        position += len(piece)
-    return position == placed.length
+        ((offset, length, dtype),) = spots
+        if dtype != layout.dtype:
+            return False
+        shapes = {tuple(stored.shape.numpy()) for stored in arrays[array]}
+        if isinstance(form, Float32) and shapes != {layout.shape}:
+            return False
+        places[array] = np.memmap(path, dtype=np.uint8, mode="r", offset=offset, shape=(length,))
+    positions = dict.fromkeys(places, 0)
+    for array, piece in encode(tensor, form, transposed=transposed):
+        start = positions[array]
+        if not np.array_equal(places[array][start : start + len(piece)], np.frombuffer(piece, np.uint8)):
+            return False
+        positions[array] += len(piece)
+    return all(positions[array] == len(places[array]) for array in places)

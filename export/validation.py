@@ -15,9 +15,9 @@ from paligemma_onnx.runtime.manifest import Manifest
 from paligemma_onnx.runtime.session import Placement
 
 from .compare import Comparison, compare
+from .encodings import TensorSource
 from .record import Questions, Reference, record
 from .stored_weights import WeightComparison, compare_weights
-from .weights import TensorSource
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def validate(
     Args:
         folder: the bundle.
         manifest: its manifest.
-        source: the checkpoint's weights.
+        source: the weights, as this precision stores them (`Source.weights`).
         constants: tensors that are no weights.
         reference: makes the model to compare with; called once, and let go before the bundle is opened.
         questions: what both sides are asked.

@@ -1,55 +1,39 @@
 """Weights on their way from the checkpoint to the bundle, one piece of one tensor at a time.
 
 A file is planned first: which tensor lies where. Then each tensor is read from the memory-mapped
-checkpoint, widened, turned if the graph wants it turned, and written; no more than one piece is ever in
-memory, so the size of the model does not matter.
+checkpoint, encoded and written piece by piece, so the size of the model does not matter.
 """
 
 from __future__ import annotations
 
 import hashlib
-import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
-from typing import Protocol
 
 import onnx_ir as ir
-import torch
 from torch import Tensor
 
 from paligemma_onnx.runtime.manifest import FileSpec
 
-from .trace import Traced
+from .encodings import TensorSource, encode
+from .quantize import Laid, Reference, Stored
 
-PAGE = 4096  # bytes; a tensor that starts on a page can be mapped as it is
-LINE = 64  # bytes; a cache line, enough for tensors smaller than a page
-PIECE = 64 << 20  # bytes written at once
-FLOAT32 = 4  # bytes
-
-
-class TensorSource(Protocol):
-    """Where weights come from: a checkpoint."""
-
-    def tensor(self, name: str) -> Tensor:
-        """One tensor in the dtype it is stored in."""
+PAGE = 4096  # bytes; an array that starts on a page can be mapped as it is
+LINE = 64  # bytes; a cache line, enough for arrays smaller than a page
 
 
 @dataclass(frozen=True)
 class Placed:
-    """A tensor and its place in a weight file."""
+    """A tensor and the places of its arrays in a weight file."""
 
-    name: str
-    shape: tuple[int, ...]  # as stored in the bundle
-    transposed: bool
-    offset: int  # bytes
-    length: int  # bytes
+    stored: Stored
+    offsets: tuple[int, ...]  # bytes, one an array
 
 
 @dataclass(frozen=True)
 class WeightFile:
-    """The plan of one file of float32 tensors."""
+    """The plan of one file."""
 
     file: str
     tensors: tuple[Placed, ...]
@@ -58,45 +42,40 @@ class WeightFile:
     def length(self) -> int:
         """Size of the file in bytes."""
         last = self.tensors[-1]
-        return last.offset + last.length
+        return last.offsets[-1] + last.stored.layouts[-1].length
 
 
-def plan_file(file: str, graphs: list[Traced]) -> WeightFile:
-    """Lay out every weight that the graphs use, each once, in the order of its name's first use."""
-    shapes: dict[str, tuple[int, ...]] = {}
-    turned: dict[str, bool] = {}
-    for traced in graphs:
-        for name, value in traced.model.graph.initializers.items():
-            if value.const_value is not None:
-                continue  # a constant of the graph itself
-            shape = value.shape.numpy() if value.shape is not None else ()
-            transposed = name in traced.transposed
-            if shapes.setdefault(name, shape) != shape or turned.setdefault(name, transposed) != transposed:
-                raise RuntimeError(f"{name}: two graphs that share a file want it stored differently")
-    placed, offset = [], 0
-    for name, shape in shapes.items():
-        length = math.prod(shape) * FLOAT32
-        alignment = PAGE if length >= PAGE else LINE
-        offset = -(-offset // alignment) * alignment
-        placed.append(Placed(name, shape, turned[name], offset, length))
-        offset += length
+def plan_file(file: str, graphs: list[Laid]) -> WeightFile:
+    """Lay out every tensor that the graphs read, each once, in the order of its first use."""
+    wanted = dict.fromkeys(reference.stored for laid in graphs for reference in laid.references.values())
+    names = [(stored.name, stored.form) for stored in wanted]
+    if len(set(names)) < len(names):
+        twice = next(name for name, form in names if names.count((name, form)) > 1)
+        raise RuntimeError(f"{twice}: two graphs that share a file want it stored differently")
+    placed, end = [], 0
+    for stored in wanted:
+        offsets = []
+        for layout in stored.layouts:
+            alignment = PAGE if layout.length >= PAGE else LINE
+            offsets.append(-(-end // alignment) * alignment)
+            end = offsets[-1] + layout.length
+        placed.append(Placed(stored, tuple(offsets)))
     return WeightFile(file, tuple(placed))
 
 
-def refer(traced: Traced, plan: WeightFile) -> None:
+def refer(laid: Laid, plan: WeightFile) -> None:
     """Point the graph's initialisers to their places in the file."""
-    places = {placed.name: placed for placed in plan.tensors}
-    for name, value in traced.model.graph.initializers.items():
-        if value.const_value is None:
-            placed = places[name]
-            value.const_value = ir.ExternalTensor(
-                plan.file,
-                placed.offset,
-                placed.length,
-                ir.DataType.FLOAT,
-                shape=ir.Shape(placed.shape),
-                name=name,
-            )
+    places = {placed.stored: placed for placed in plan.tensors}
+    for name, value in laid.model.graph.initializers.items():
+        reference = laid.references.get(name)
+        if reference is not None:
+            value.const_value = _external(name, reference, places[reference.stored], plan.file)
+
+
+def _external(name: str, reference: Reference, placed: Placed, file: str) -> ir.ExternalTensor:
+    layout, shape = reference.stored.layouts[reference.array], ir.Shape(reference.shape)
+    offset = placed.offsets[reference.array]
+    return ir.ExternalTensor(file, offset, layout.length, layout.dtype, shape=shape, name=name)
 
 
 def write_file(
@@ -120,24 +99,31 @@ def write_file(
     """
     digest, position = hashlib.sha256(), 0
     with (folder / plan.file).open("wb") as file:
+
+        def put(content: memoryview) -> None:
+            nonlocal position
+            file.write(content)
+            digest.update(content)
+            progress(len(content))
+            position += len(content)
+
         for placed in plan.tensors:
-            tensor = constants.get(placed.name)
-            if tensor is None:
-                tensor = source.tensor(placed.name)
-            padding = memoryview(bytes(placed.offset - position))
-            for piece in chain([padding], pieces(tensor, placed)):
-                file.write(piece)
-                digest.update(piece)
-                progress(len(piece))
-            position = placed.offset + placed.length
+            stored = placed.stored
+            begun = -1
+            for array, piece in encode(
+                read(stored, source, constants), stored.form, transposed=stored.transposed
+            ):
+                if array != begun:
+                    put(memoryview(bytes(placed.offsets[array] - position)))
+                    begun = array
+                put(piece)
     return FileSpec(position, digest.hexdigest())
 
 
-def pieces(tensor: Tensor, placed: Placed) -> Iterator[memoryview[int]]:
-    """The bytes of a tensor as the bundle stores it, float32, at most PIECE bytes at a time."""
-    view = tensor.t() if placed.transposed else tensor
-    if tuple(view.shape) != placed.shape:
-        raise RuntimeError(f"{placed.name}: planned as {placed.shape}, found {tuple(view.shape)}")
-    row = math.prod(view.shape[1:]) * FLOAT32
-    for block in view.split(max(1, PIECE // row)):
-        yield memoryview(block.to(torch.float32).contiguous().numpy()).cast("B")
+def read(stored: Stored, source: TensorSource, constants: Mapping[str, Tensor]) -> Tensor:
+    """The tensor to be stored, held against the shape that was planned."""
+    constant = constants.get(stored.name)
+    tensor = source.tensor(stored.name) if constant is None else constant
+    if tuple(tensor.shape) != stored.shape:
+        raise RuntimeError(f"{stored.name}: planned as {stored.shape}, found {tuple(tensor.shape)}")
+    return tensor

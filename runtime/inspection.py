@@ -44,6 +44,7 @@ def table(manifest: Manifest) -> str:
         f"{model.vocab_size:,} words, context {model.context_length} tokens",
         f"image       {image.size} x {image.size} pixels become {image.tokens} tokens",
         f"precision   {manifest.recipe.precision}, ONNX opset {manifest.recipe.opset}",
+        *(f"            {graph} {form}" for graph, form in vars(manifest.recipe.matrices).items()),
         f"cache       {cache.layers} layers x {cache.heads} heads x {cache.head_dim}: "
         f"{cache_bytes(manifest, 1) / 1024:.0f} KiB a token, "
         f"{cache_bytes(manifest, one_image) / MIB:.1f} MiB for one image and a short answer",

@@ -109,11 +109,27 @@ class CacheFacts:
 
 
 @dataclass(frozen=True)
+class Matrices:
+    """How the matrices of each graph are stored, in words; "float32" is as the checkpoint computes."""
+
+    vision_encoder: str
+    prefill: str
+    decode: str
+    table: str  # embedding and head
+
+
+@dataclass(frozen=True)
 class Recipe:
     """How the numbers are stored."""
 
     precision: str
     opset: int
+    matrices: Matrices
+
+    @property
+    def is_float32(self) -> bool:
+        """Whether every matrix is as the checkpoint computes."""
+        return set(vars(self.matrices).values()) == {"float32"}
 
 
 @dataclass(frozen=True)

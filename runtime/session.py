@@ -100,7 +100,7 @@ def open_session(folder: Path, graph: GraphSpec, manifest: Manifest, placement: 
     try:
         session = ort.InferenceSession(
             str(path),
-            _session_options(ort, placement),
+            _session_options(ort, placement, manifest),
             providers=[wanted],
             enable_fallback=0,  # it would print its troubles on stdout
         )
@@ -114,13 +114,15 @@ def open_session(folder: Path, graph: GraphSpec, manifest: Manifest, placement: 
     return session
 
 
-def _session_options(ort: Any, placement: Placement) -> Any:
+def _session_options(ort: Any, placement: Placement, manifest: Manifest) -> Any:
     options = ort.SessionOptions()
     options.intra_op_num_threads = placement.threads
     options.log_severity_level = 4  # only what ends the process: errors are raised, and told by us
-    # Prepacking copies every weight into private memory, once for prefill and once for decode. Without
-    # it both sessions map the same file and the weights are resident once, in the file cache.
-    options.add_session_config_entry("session.disable_prepacking", "1")
+    if manifest.recipe.is_float32:
+        # Prepacking copies every weight into private memory, once for prefill and once for decode. Without
+        # it both sessions map the same file and the weights are resident once, in the file cache. Products
+        # of fewer bits need it: their fast kernels read no other order.
+        options.add_session_config_entry("session.disable_prepacking", "1")
     return options
 
 

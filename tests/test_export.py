@@ -13,8 +13,9 @@ from conftest import Silent
 from reused_graphs import graphs_of
 from safetensors.torch import load_file, save_file
 
-from paligemma_onnx.export import exporter, weights
+from paligemma_onnx.export import encodings, exporter, weights
 from paligemma_onnx.export.exporter import ExportRequest, Source, export
+from paligemma_onnx.export.recipes import Form
 from paligemma_onnx.export.self_check import self_check
 from paligemma_onnx.model.errors import CheckpointError
 from paligemma_onnx.runtime.manifest import Manifest
@@ -69,18 +70,18 @@ def test_weights_are_written_in_pieces(
     monkeypatch: pytest.MonkeyPatch, checkpoint: Folders, bundle: Folders, tmp_path: Path, piece: int
 ) -> None:
     """Never more than a piece is in memory, or than a row where rows are longer, and no byte shows it."""
-    expected, real = contents(bundle(CASE)), weights.pieces
+    expected, real = contents(bundle(CASE)), weights.encode
     written: list[int] = []
 
-    def listened(tensor: torch.Tensor, placed: weights.Placed) -> Iterator[memoryview[int]]:
-        row = 4 * placed.shape[1] if len(placed.shape) == 2 else 4
-        for part in real(tensor, placed):
-            assert len(part) <= max(piece, row if len(placed.shape) < 4 else 4 * tensor[0].numel())
+    def listened(tensor: torch.Tensor, form: Form, *, transposed: bool) -> Iterator[tuple[int, memoryview]]:
+        stored = tensor.t() if transposed else tensor
+        for array, part in real(tensor, form, transposed=transposed):
+            assert len(part) <= max(piece, 4 * stored[0].numel())
             written.append(len(part))
-            yield part
+            yield array, part
 
-    monkeypatch.setattr(weights, "PIECE", piece)
-    monkeypatch.setattr(weights, "pieces", listened)
+    monkeypatch.setattr(encodings, "PIECE", piece)
+    monkeypatch.setattr(weights, "encode", listened)
     progress = quick(monkeypatch, bundle(CASE), ExportRequest(checkpoint(CASE), tmp_path / "bundle"))
     assert contents(tmp_path / "bundle") == expected
     assert progress.written == progress.expected  # the bar ends at its end

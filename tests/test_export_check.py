@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,9 @@ from reused_graphs import graphs_of
 from paligemma_onnx.export import exporter, weights
 from paligemma_onnx.export.cli import export as export_command
 from paligemma_onnx.export.compare import Comparison, compare
+from paligemma_onnx.export.encodings import TensorSource
 from paligemma_onnx.export.exporter import ExportRequest, Source, export, open_source
+from paligemma_onnx.export.quantize import Stored
 from paligemma_onnx.export.record import Questions, record
 from paligemma_onnx.export.self_check import PROMPTS, STEPS, questions_for, self_check, synthetic_picture
 from paligemma_onnx.model.load import load_model
@@ -49,12 +51,13 @@ def transposed(tensor: torch.Tensor) -> torch.Tensor:
 
 def write_wrongly(monkeypatch: pytest.MonkeyPatch, name: str, change: Change) -> None:
     """One tensor is altered on its way into the weight file."""
-    real = weights.pieces
+    real = weights.read
 
-    def altered(tensor: torch.Tensor, placed: weights.Placed) -> Iterator[memoryview[int]]:
-        return real(change(tensor) if placed.name == name else tensor, placed)
+    def altered(stored: Stored, source: TensorSource, constants: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        tensor = real(stored, source, constants)
+        return change(tensor) if stored.name == name else tensor
 
-    monkeypatch.setattr(weights, "pieces", altered)
+    monkeypatch.setattr(weights, "read", altered)
 
 
 def checked_export(checkpoint: Path, output: Path) -> Manifest:

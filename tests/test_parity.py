@@ -207,7 +207,7 @@ def test_validation_against_transformers_passes(checkpoint: Folders, bundle: Fol
     validation = validate(
         bundle(name),
         model.manifest,
-        source=source.checkpoint,
+        source=source.weights(model.manifest.recipe.precision),
         constants=source.constants,
         reference=lambda: ("transformers", TransformersReference(checkpoint(name))),
         questions=questions_for(model.manifest, model.tokenizer, np.stack([picture, -picture]), PROMPTS, 8),

@@ -1,0 +1,159 @@
+"""Channels brought to a common range: nothing changes in float32, and injected outliers change no code."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from closeness import assert_close
+
+from paligemma_onnx.export.channels import INPUT_SCALES, Balanced
+from paligemma_onnx.export.encodings import TensorSource, decoded
+from paligemma_onnx.export.exporter import open_source
+from paligemma_onnx.export.recipes import Blocks, Outputs
+from paligemma_onnx.export.shipped import shipped_model
+from paligemma_onnx.model.config import PaliGemmaConfig
+from paligemma_onnx.model.load import load_model, skeleton
+from paligemma_onnx.model.paligemma import PaliGemma
+
+Folders = Callable[[str], Path]
+FAMILIES = ["gemma_one_kv_head", "gemma_two_kv_heads", "gemma2_window"]
+OUTLIER = 64.0
+
+
+class Changed:
+    """A source with other numbers in some tensors."""
+
+    def __init__(self, source: TensorSource, config: PaliGemmaConfig) -> None:
+        names = [name for name, _ in skeleton(config).named_parameters()]
+        self.tensors = {name: source.tensor(name).to(torch.float32).clone() for name in names}
+
+    def tensor(self, name: str) -> torch.Tensor:
+        return self.tensors[name]
+
+
+def model_of(config: PaliGemmaConfig, source: TensorSource) -> PaliGemma:
+    """The torch model on these weights; where a graph multiplies a matrix's input, its columns are."""
+    weights = {}
+    for name, _ in skeleton(config).named_parameters():
+        weights[name] = source.tensor(name).to(torch.float32)
+        if name.endswith(".o_proj.weight") and isinstance(source, Balanced):
+            weights[name] = weights[name] * source.tensor(f"{name.removesuffix('.weight')}.{INPUT_SCALES}")
+    model = PaliGemma(config).eval()
+    model.load_state_dict(weights, strict=True)
+    return model.requires_grad_(False)
+
+
+def outputs(model: PaliGemma) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    side = model.config.vision_config.image_size
+    generator = torch.Generator().manual_seed(0)
+    features = model.encode_image(torch.rand(1, 3, side, side, generator=generator) * 2 - 1)
+    logits, cache = model.prefill(torch.tensor([[2, 5, 300, 108]]), features, torch.tensor([4]))
+    return features, logits, cache[-1].value
+
+
+def inject(changed: Changed, config: PaliGemmaConfig) -> None:
+    """Move a factor from columns of weights to what stands before them, in a few channels of every kind.
+
+    What stands before them: norm gains, value rows, up rows.
+    """
+    generator = torch.Generator().manual_seed(1)
+    tensors, text = changed.tensors, config.text_config
+
+    def some(width: int) -> torch.Tensor:
+        factor = torch.ones(width)
+        factor[torch.randperm(width, generator=generator)[: max(1, width // 100)]] = OUTLIER
+        return factor
+
+    for index in range(text.num_hidden_layers):
+        layer = f"language_model.layers.{index}"
+        before_mlp = "pre_feedforward_layernorm" if text.has_post_norms else "post_attention_layernorm"
+        for norm, readers in (
+            ("input_layernorm", [f"self_attn.{name}_proj" for name in "qkv"]),
+            (before_mlp, ["mlp.gate_proj", "mlp.up_proj"]),
+        ):
+            factor = some(text.hidden_size)
+            gain = tensors[f"{layer}.{norm}.weight"]
+            tensors[f"{layer}.{norm}.weight"] = (1 + gain) * factor - 1
+            for reader in readers:
+                tensors[f"{layer}.{reader}.weight"] /= factor
+        value, out = f"{layer}.self_attn.v_proj.weight", f"{layer}.self_attn.o_proj.weight"
+        factor = some(len(tensors[value]))
+        tensors[value] *= factor[:, None]
+        heads = factor.view(-1, 1, text.head_dim).expand(-1, text.query_groups, -1)
+        tensors[out] /= heads.flatten()
+        factor = some(text.intermediate_size)
+        tensors[f"{layer}.mlp.up_proj.weight"] *= factor[:, None]
+        tensors[f"{layer}.mlp.down_proj.weight"] /= factor
+    for index in range(config.vision_config.num_hidden_layers):
+        layer = f"vision_tower.encoder.layers.{index}"
+        for norm, readers in (
+            ("layer_norm1", [f"self_attn.{name}_proj" for name in "qkv"]),
+            ("layer_norm2", ["mlp.fc1"]),
+        ):
+            factor = some(config.vision_config.hidden_size)
+            for kind in ("weight", "bias"):
+                tensors[f"{layer}.{norm}.{kind}"] *= factor
+            for reader in readers:
+                tensors[f"{layer}.{reader}.weight"] /= factor
+        factor = some(config.vision_config.hidden_size)
+        tensors[f"{layer}.self_attn.v_proj.weight"] *= factor[:, None]
+        tensors[f"{layer}.self_attn.v_proj.bias"] *= factor
+        tensors[f"{layer}.self_attn.out_proj.weight"] /= factor
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_balanced_weights_compute_what_they_did(checkpoint: Folders, name: str) -> None:
+    source = open_source(checkpoint(name), None)
+    plain = outputs(load_model(source.config, source.checkpoint))
+    balanced = Balanced(source.checkpoint, source.config)
+    kinds = ("features", "logits", "cached values")
+    for what, ours, theirs in zip(kinds, outputs(model_of(source.config, balanced)), plain, strict=True):
+        assert_close(f"{name}: {what}", ours, theirs, 5e-6)
+    changed = [
+        key
+        for key, _ in skeleton(source.config).named_parameters()
+        if not torch.equal(balanced.tensor(key).float(), source.checkpoint.tensor(key).float())
+    ]
+    assert len(changed) > 10
+
+
+@pytest.mark.parametrize("name", [*FAMILIES, "shipped"])
+def test_injected_outliers_change_no_code(checkpoint: Folders, name: str) -> None:
+    if name == "shipped":
+        with shipped_model() as folder:
+            source = open_source(folder, None)
+    else:
+        source = open_source(checkpoint(name), None)
+    changed = Changed(source.checkpoint, source.config)
+    plain = Balanced(source.checkpoint, source.config)
+    inject(changed, source.config)
+    for what, ours, theirs in zip(
+        ("features", "logits"),
+        outputs(model_of(source.config, changed))[:2],
+        outputs(load_model(source.config, source.checkpoint))[:2],
+        strict=True,
+    ):
+        assert_close(f"{name}: {what} of the injected model", ours, theirs, 5e-6)
+    injected = Balanced(changed, source.config)
+    for key, parameter in skeleton(source.config).named_parameters():
+        if key.endswith(("_proj.weight", "fc1.weight", "linear.weight")) and parameter.dim() == 2:
+            before, after = plain.tensor(key), injected.tensor(key)
+            for form in (Outputs(), Blocks(4, 32)):
+                # The cache keeps the value rows' own scale; relative to it, nothing moved.
+                rows = decoded(before, form).abs().amax(dim=1) / decoded(after, form).abs().amax(dim=1)
+                assert_close(
+                    f"{key} {form}", decoded(after, form) * rows[:, None], decoded(before, form), 1e-5
+                )
+
+
+def test_without_balance_they_change(checkpoint: Folders) -> None:
+    source = open_source(checkpoint(FAMILIES[0]), None)
+    changed = Changed(source.checkpoint, source.config)
+    inject(changed, source.config)
+    key = "language_model.layers.0.mlp.down_proj.weight"
+    before, after = source.checkpoint.tensor(key).float(), changed.tensor(key)
+    moved = decoded(after, Outputs()) * (before / after) - decoded(before, Outputs())
+    assert moved.abs().max() > 0.02 * before.abs().max()

@@ -1,0 +1,165 @@
+"""Matrices in fewer bits: against NumPy, and against what onnxruntime's operators make of the bytes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import onnxruntime
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from paligemma_onnx.export import encodings
+from paligemma_onnx.export.encodings import decoded, encode, layouts
+from paligemma_onnx.export.recipes import Blocks, Float32, Form, Outputs
+
+FORMS = [Outputs(), Blocks(4, 16), Blocks(4, 32), Blocks(4, 128), Blocks(8, 32), Blocks(8, 128)]
+SHAPES = [(24, 64), (40, 200), (7, 33)]  # whole blocks, half a block left, odd
+
+
+def matrix(shape: tuple[int, int], seed: int = 0) -> torch.Tensor:
+    weights = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+    return weights * torch.linspace(0.1, 3, shape[0])[:, None]  # outputs of different ranges
+
+
+def arrays(tensor: torch.Tensor, form: Form, *, transposed: bool = False) -> dict[str, NDArray[Any]]:
+    """What lies in the file, by the suffix of its name."""
+    laid = layouts(tuple(tensor.shape), form, transposed=transposed)
+    content = [b"" for _ in laid]
+    for array, piece in encode(tensor, form, transposed=transposed):
+        content[array] += bytes(piece)
+    assert [len(part) for part in content] == [layout.length for layout in laid]
+    return {
+        layout.suffix: np.frombuffer(part, layout.dtype.numpy()).reshape(layout.shape)
+        for layout, part in zip(laid, content, strict=True)
+    }
+
+
+def by_numpy(stored: dict[str, NDArray[Any]], form: Form, shape: tuple[int, int]) -> NDArray[Any]:
+    """Codes times scales, as the operators' contract describes them."""
+    if isinstance(form, Outputs):
+        return (stored[".int8"] * stored[".int8.scales"]).T
+    assert isinstance(form, Blocks)
+    name = f".int{form.bits}x{form.size}"
+    codes = stored[name].astype(np.int64)
+    if form.bits == 4:
+        codes = np.stack([codes % 16, codes // 16], axis=-1).reshape(*codes.shape[:2], -1)
+    values = (codes - 2 ** (form.bits - 1)) * stored[f"{name}.scales"][:, :, None]
+    return values.reshape(shape[0], -1)[:, : shape[1]]
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("form", FORMS, ids=str)
+def test_codes_times_scales_are_the_weights(form: Form, shape: tuple[int, int]) -> None:
+    weights = matrix(shape)
+    found = by_numpy(arrays(weights, form), form, shape)
+    np.testing.assert_allclose(found, decoded(weights, form).numpy(), rtol=1e-6, atol=1e-7)
+    bits = 4 if isinstance(form, Blocks) and form.bits == 4 else 8
+    error = np.abs(found - weights.numpy()).max(axis=1) / np.abs(weights.numpy()).max(axis=1)
+    step = 2.0 ** (1 - bits)
+    assert (error <= 1.5 * step).all()  # the least squares of a block may give up its outermost weight
+    assert np.median(error) <= 0.75 * step
+
+
+@pytest.mark.parametrize(("bits", "share"), [(4, 0.8), (8, 1.0)])
+def test_less_is_lost_than_by_dividing_by_the_largest(bits: Any, share: float) -> None:
+    weights = matrix((64, 512)).numpy()
+    blocks = weights.reshape(64, -1, 32)
+    step = np.abs(blocks).max(axis=2, keepdims=True) / (2 ** (bits - 1) - 1)
+    usual = np.square(np.round(blocks / step) * step - blocks).mean()
+    ours = np.square(decoded(torch.from_numpy(weights), Blocks(bits, 32)).numpy() - weights).mean()
+    print(f"int{bits}: squared error {ours / usual:.2f} of the usual rounding's")
+    assert ours < share * usual
+
+
+def test_what_fits_is_exact() -> None:
+    codes = torch.arange(-8, 8.0).repeat(3, 2)
+    scales = torch.tensor([[0.5], [3.0], [-2.0]])
+    assert torch.equal(decoded(codes * scales, Blocks(4, 32)), codes * scales)
+    assert torch.equal(decoded(torch.zeros(2, 32), Blocks(4, 16)), torch.zeros(2, 32))
+    assert torch.equal(decoded(torch.zeros(2, 32), Outputs()), torch.zeros(2, 32))
+
+
+@pytest.mark.parametrize("form", [Float32(), *FORMS], ids=str)
+@pytest.mark.parametrize("transposed", [False, True])
+def test_pieces_do_not_show(monkeypatch: pytest.MonkeyPatch, form: Form, transposed: bool) -> None:
+    weights = matrix((40, 200)).to(torch.bfloat16)
+    whole = arrays(weights, form, transposed=transposed)
+    monkeypatch.setattr(encodings, "PIECE", 1000)  # one row
+    for suffix, array in arrays(weights, form, transposed=transposed).items():
+        assert np.array_equal(array, whole[suffix])
+
+
+@pytest.mark.parametrize("broken", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("form", [Outputs(), Blocks(4, 32), Blocks(8, 32)], ids=str)
+def test_a_weight_that_is_no_number_stays_none(form: Form, broken: float) -> None:
+    weights = matrix((4, 64))
+    weights[2, 5] = broken
+    with np.errstate(invalid="ignore"):
+        found = by_numpy(arrays(weights, form), form, (4, 64))
+    assert not np.isfinite(found[2, :32]).any()
+    assert np.isfinite(found[[0, 1, 3]]).all()
+
+
+def operator(name: str, inputs: dict[str, NDArray[Any]], attributes: dict[str, int]) -> NDArray[Any]:
+    """What one node of onnxruntime's own domain computes; `x` is fed, the others are stored."""
+    values = {
+        key: ir.Value(
+            name=key,
+            shape=ir.Shape(array.shape),
+            type=ir.TensorType(ir.DataType.from_numpy(array.dtype)),
+            const_value=None if key == "x" else ir.tensor(array, name=key),
+        )
+        for key, array in inputs.items()
+    }
+    node = ir.node(name, list(values.values()), attributes, domain="com.microsoft")
+    node.outputs[0].name = "y"
+    node.outputs[0].type = ir.TensorType(ir.DataType.FLOAT)
+    stored = [value for key, value in values.items() if key != "x"]
+    graph = ir.Graph(
+        [values["x"]] if "x" in values else [],
+        node.outputs,
+        nodes=[node],
+        initializers=stored,
+        opset_imports={"": 20, "com.microsoft": 1},
+        name="one",
+    )
+    model = ir.to_proto(ir.Model(graph, ir_version=10)).SerializeToString()
+    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+    result: NDArray[Any] = session.run(None, {"x": inputs["x"]})[0]
+    return result
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("form", [form for form in FORMS if isinstance(form, Blocks)], ids=str)
+def test_matmulnbits_reads_blocks(form: Blocks, shape: tuple[int, int]) -> None:
+    weights, x = matrix(shape), matrix((5, shape[1]), seed=1).numpy()
+    codes, scales = arrays(weights, form).values()
+    attributes = {"K": shape[1], "N": shape[0], "bits": form.bits, "block_size": form.size}
+    found = operator("MatMulNBits", {"x": x, "codes": codes, "scales": scales}, attributes)
+    expected = x @ decoded(weights, form).numpy().T
+    np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("form", [Blocks(4, 16), Blocks(4, 64), Blocks(8, 64)], ids=str)
+def test_gatherblockquantized_reads_rows(form: Blocks) -> None:
+    table, ids = matrix((24, 64)), np.array([[3, 0], [23, 3]])
+    codes, scales = arrays(table, form).values()
+    attributes = {"bits": form.bits, "block_size": form.size, "gather_axis": 0, "quantize_axis": 1}
+    inputs = {"rows": codes.reshape(24, -1), "x": ids, "scales": scales}
+    found = operator("GatherBlockQuantized", inputs, attributes)
+    np.testing.assert_allclose(found, decoded(table, form).numpy()[ids], rtol=1e-6)
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_dynamicquantizematmul_reads_outputs(shape: tuple[int, int]) -> None:
+    weights = matrix(shape)
+    # Whole numbers that fill the range of 8 bits are not rounded.
+    x = np.random.default_rng(0).integers(-127, 129, (5, shape[1])).astype(np.float32)
+    x[0, :2] = -127, 128
+    scales, codes = arrays(weights, Outputs()).values()
+    found = operator("DynamicQuantizeMatMul", {"x": x, "codes": codes, "scales": scales}, {})
+    expected = x @ decoded(weights, Outputs()).numpy().T
+    np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max())
