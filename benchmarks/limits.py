@@ -14,7 +14,6 @@ from onnx import TensorProto, helper, numpy_helper
 
 from .figures import Figures
 
-BUFFER = 1 << 30  # bytes, more than any cache holds
 ROWS, INNER, OUTER = 264, 2048, 16_384  # PaliGemma 1's gate projection behind a picture of 224 pixels
 REPEATS = 5  # the fastest counts
 OPERATIONS = 2 * ROWS * INNER * OUTER  # a product is a multiplication and an addition
@@ -24,7 +23,9 @@ CONTRIB = "com.microsoft"
 class Limits:
     """Measures as the contenders are measured: in a process of its own, once a round."""
 
-    def __init__(self, threads: int) -> None:
+    def __init__(self, threads: int, buffer: int) -> None:
+        """Take so many threads, and so many bytes to read."""
+        self._buffer = buffer
         torch.set_num_threads(threads)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
@@ -46,9 +47,9 @@ class Limits:
         }
 
     def _read(self) -> float:
-        """A sum over a buffer that no cache holds."""
-        buffer = torch.ones(BUFFER // 4)
-        return BUFFER / fastest(buffer.sum)
+        """A sum over a buffer."""
+        values = torch.ones(self._buffer // 4)
+        return values.nbytes / fastest(values.sum)
 
     def _bf16(self) -> float:
         rows = torch.from_numpy(self._rows).bfloat16()

@@ -33,6 +33,8 @@ from .rounds import first_starts, run_rounds
 from .sizes import FAMILIES, SIDES, SIZES, Family, Size, subject
 
 LIMITS = "limits"
+BUFFER = 1 << 30  # bytes that are read to see how fast: more than any cache of a processor holds
+TRIAL_BUFFER = 1 << 26  # of a miniature, whose figures mean nothing
 PASTS = (264, 1024, 4096)  # slots of cache: about what one picture of 224, of 448 and of 896 pixels takes
 SHARE = 0.8  # of the memory that is free, for the processes that are kept between rounds
 GB = 10**9  # bytes
@@ -65,11 +67,12 @@ def measure(work: Path, plan: Plan, store: Store) -> None:
             say(f"{contender.name}: {failed}")
 
     limits = Result(LIMITS)
+    asked = {"threads": plan.threads, "buffer": TRIAL_BUFFER if plan.subject.is_tiny else BUFFER}
     prompt = PromptTokenizer.load(checkpoint / "tokenizer.json").encode(PROMPT, plan.subject.pieces)
     config = plan.subject.config
     operations = prefill_operations(config, config.vision_config.num_patches + len(prompt))
     run_rounds(
-        [*contenders, Contender(LIMITS, "benchmarks.limits", "Limits", {"threads": plan.threads})],
+        [*contenders, Contender(LIMITS, "benchmarks.limits", "Limits", asked)],
         results | {LIMITS: limits},
         rounds=plan.rounds,
         batches=plan.batches,

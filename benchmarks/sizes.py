@@ -27,6 +27,11 @@ class Subject:
     config: PaliGemmaConfig
 
     @property
+    def is_tiny(self) -> bool:
+        """A miniature, which runs and whose figures mean nothing."""
+        return self.pieces == TINY_PIECES
+
+    @property
     def pieces(self) -> int:
         """Ids of the tokenizer in front of `<loc0000>`."""
         return self.config.image_token_index - LOCATIONS - SEGMENTS
