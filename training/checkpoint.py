@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +11,9 @@ import torch
 from safetensors.torch import save_file
 from tokenizers import Tokenizer
 
+from paligemma_onnx.export.published_layout import published_config, published_name
 from paligemma_onnx.export.sample_tokenizer import write_sample_tokenizer
 from paligemma_onnx.export.shipped import MASK_DECODER
-from paligemma_onnx.model.config import PaliGemmaConfig
 from paligemma_onnx.model.mask_decoder import MaskDecoder
 from paligemma_onnx.model.paligemma import PaliGemma
 
@@ -23,10 +22,6 @@ from .tasks import MOST_NEW_TOKENS
 # Half the room of float32, and with 11 bits of precision for 8 a rounding error an eighth of bfloat16's. No
 # weight of so small a model comes near its range.
 STORED = torch.float16
-PUBLISHED_NAMES = {  # ours -> theirs
-    "language_model.": "language_model.model.",
-    "vision_tower.": "vision_tower.vision_model.",
-}
 
 
 def write_model(folder: Path, model: PaliGemma, tokenizer: Tokenizer, masks: MaskDecoder) -> None:
@@ -42,11 +37,12 @@ def write_model(folder: Path, model: PaliGemma, tokenizer: Tokenizer, masks: Mas
     shutil.rmtree(partly, ignore_errors=True)
     partly.mkdir(parents=True)
     weights = {
-        _published(name): weight.detach().to(STORED).contiguous() for name, weight in model.named_parameters()
+        published_name(name): weight.detach().to(STORED).contiguous()
+        for name, weight in model.named_parameters()
     }
     save_file(weights, partly / "model.safetensors", metadata={"format": "pt"})
     (partly / "model.safetensors").chmod(0o644)
-    _write_json(partly / "config.json", _as_published(model.config))
+    _write_json(partly / "config.json", published_config(model.config))
     _write_json(partly / "generation_config.json", _generation(tokenizer))
     vision = model.config.vision_config
     write_sample_tokenizer(partly, tokenizer, image_size=vision.image_size, patch_size=vision.patch_size)
@@ -60,32 +56,6 @@ def _write_json(path: Path, value: dict[str, object]) -> None:
     path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
 
 
-def _published(name: str) -> str:
-    for ours, theirs in PUBLISHED_NAMES.items():
-        if name.startswith(ours):
-            return theirs + name.removeprefix(ours)
-    return name
-
-
 def _generation(tokenizer: Tokenizer) -> dict[str, object]:
     controls = {f"{name}_token_id": tokenizer.token_to_id(f"<{name}>") for name in ("bos", "eos", "pad")}
     return {**controls, "max_new_tokens": MOST_NEW_TOKENS}
-
-
-def _as_published(config: PaliGemmaConfig) -> dict[str, object]:
-    text, vision = asdict(config.text_config), asdict(config.vision_config)
-    if text["model_type"] == "gemma":
-        del text["query_pre_attn_scalar"]  # Gemma's is always head_dim
-    return {
-        "architectures": ["PaliGemmaForConditionalGeneration"],
-        "model_type": "paligemma",
-        "image_token_index": config.image_token_index,
-        "projection_dim": text["hidden_size"],
-        "text_config": {name: value for name, value in text.items() if value is not None},
-        "vision_config": vision
-        | {
-            "model_type": "siglip_vision_model",
-            "projection_dim": text["hidden_size"],
-            "vision_use_head": False,
-        },
-    }

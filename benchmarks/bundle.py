@@ -1,0 +1,70 @@
+"""A bundle behind the driver: no torch in this process.
+
+Legend: B rows, K key-value heads, N image tokens, T prompt tokens, P slots, H head width, D width.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+from paligemma_onnx.runtime import Cancellation, PaliGemma
+from paligemma_onnx.runtime.benchmark import Benchmark, pictures_for
+from paligemma_onnx.runtime.cache import Cache
+from paligemma_onnx.runtime.session import import_onnxruntime
+
+from .figures import PROMPT, Figures, figures_of, step_at_past
+
+IMAGE_TOKENS = 64  # whose cache is repeated until it is as long as is asked
+STEPS = 5  # timed behind each past, after one that is not
+
+
+class Bundle:
+    """A loaded bundle."""
+
+    def __init__(self, folder: str, threads: int, tokens: int) -> None:
+        self._model = PaliGemma.load(Path(folder), device="cpu", threads=threads)
+        self._benchmark, self._tokens = Benchmark(self._model), tokens
+
+    def once(self) -> None:
+        """Answer about one picture."""
+        self._benchmark.ask(pictures_for(None, 1), PROMPT, self._tokens)
+
+    def round(self, batches: list[int], pasts: list[int]) -> Figures:
+        """Requests of each number of pictures, then steps behind each length of cache."""
+        pictures, figures = pictures_for(None, max(batches)), Figures()
+        for size in batches:
+            cost = self._benchmark.ask(pictures[:size], PROMPT, self._tokens)
+            figures |= figures_of(cost)
+            if size == 1:
+                figures["own_share"] = cost.own_share
+        return figures | {step_at_past(slots): self._step_s(slots) for slots in pasts}
+
+    def _step_s(self, slots: int) -> float:
+        """Median seconds of a decode step that starts with P slots of cache."""
+        runner, cancel = self._benchmark.runner, Cancellation()
+        width = self._model.manifest.model.hidden_size
+        features = np.random.default_rng(0).standard_normal((1, IMAGE_TOKENS, width), dtype=np.float32)
+        prompt = np.array([self._model.tokenizer.encode(PROMPT, slots)], dtype=np.int64)
+        length = np.array([prompt.shape[1]], dtype=np.int64)
+        _, cache = runner.prefill(prompt, features, length, cancel)
+        cache = Cache(
+            tuple(_repeated(value, slots) for value in cache.values), np.array([slots], dtype=np.int64)
+        )
+        seconds = []
+        for _ in range(1 + STEPS):
+            started = time.perf_counter()
+            _, cache = runner.decode(prompt[:, -1:], cache, cancel)
+            seconds.append(time.perf_counter() - started)
+        return median(seconds[1:])
+
+
+def _repeated(value: Any, slots: int) -> Any:
+    """A cache tensor [1, K, N + T, H] again and again until it has P slots."""
+    array = value.numpy()
+    times = -(-slots // array.shape[2])
+    return import_onnxruntime().OrtValue.ortvalue_from_numpy(np.tile(array, (1, 1, times, 1))[:, :, :slots])

@@ -1,0 +1,203 @@
+"""Measures a model of full size with random weights, as bundles and in transformers.
+
+python -m benchmarks.real_size --work DIR --json figures.json
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import cast
+
+import click
+
+from paligemma_onnx.runtime.session import MOST_THREADS, available_threads
+from paligemma_onnx.runtime.terminal import say
+from paligemma_onnx.runtime.tokenizer import PromptTokenizer
+
+from . import machine, plot
+from .checkpoint import make_checkpoint
+from .contender import Contender, ContenderFailed
+from .entrants import BYTES, Plan, bundles, references
+from .exports import known_precisions
+from .figures import PROMPT
+from .floors import prefill_operations
+from .memory import available_memory
+from .report import Bounds, bounds, rows, table
+from .results import Result
+from .rounds import first_starts, run_rounds
+from .sizes import FAMILIES, SIDES, SIZES, Family, Size, subject
+
+LIMITS = "limits"
+BUFFER = 1 << 30  # bytes that are read to see how fast: more than any cache of a processor holds
+TRIAL_BUFFER = 1 << 26  # of a miniature, whose figures mean nothing
+PASTS = (264, 1024, 4096)  # slots of cache: about what one picture of 224, of 448 and of 896 pixels takes
+SHARE = 0.8  # of the memory that is free, for the processes that are kept between rounds
+GB = 10**9  # bytes
+
+Store = Callable[[Mapping[str, Result], Result, Bounds | None], object]
+
+
+def measure(work: Path, plan: Plan, store: Store) -> None:
+    """Do all of it.
+
+    Args:
+        work: holds checkpoint, bundles and logs.
+        plan: what to measure.
+        store: takes the contenders' results, those of the limits, and what follows from these, after each
+            round.
+    """
+    logs = work / "logs"
+    logs.mkdir(parents=True, exist_ok=True)
+    say(f"checkpoint {work / plan.subject.name}")
+    checkpoint = make_checkpoint(work, plan.subject, lambda _: None)
+    entrants = [*bundles(checkpoint, plan, logs, say), *references(checkpoint, plan)]
+    results = {result.name: result for result, _ in entrants}
+    contenders = [contender for _, contender in entrants if contender is not None]
+    for contender in contenders:
+        say(f"starts: {contender.name}")
+        try:
+            first_starts(contender, results[contender.name], logs / f"{contender.name}.log")
+        except ContenderFailed as failed:
+            results[contender.name].failure = str(failed)
+            say(f"{contender.name}: {failed}")
+
+    limits = Result(LIMITS)
+    asked = {"threads": plan.threads, "buffer": TRIAL_BUFFER if plan.subject.is_tiny else BUFFER}
+    prompt = PromptTokenizer.load(checkpoint / "tokenizer.json").encode(PROMPT, plan.subject.pieces)
+    config = plan.subject.config
+    operations = prefill_operations(config, config.vision_config.num_patches + len(prompt))
+    run_rounds(
+        [*contenders, Contender(LIMITS, "benchmarks.limits", "Limits", asked)],
+        results | {LIMITS: limits},
+        rounds=plan.rounds,
+        batches=plan.batches,
+        pasts=plan.pasts,
+        room=plan.room,
+        logs=logs,
+        say=say,
+        finished=lambda: store(results, limits, bounds(limits, operations)),
+    )
+
+
+def write_json(
+    file: Path,
+    plan: Plan,
+    started: float,
+    results: Mapping[str, Result],
+    limits: Result,
+    limit: Bounds | None,
+) -> None:
+    """All that is known so far; a run that is killed leaves its finished rounds."""
+    document = {
+        "machine": machine.describe(),
+        "plan": {**asdict(plan), "subject": plan.subject.name},
+        "seconds": round(time.perf_counter() - started, 1),
+        "limits": limits.as_json(),
+        "bounds": None if limit is None else asdict(limit) | {"prefill_s": limit.prefill_s()},
+        "contenders": {name: result.as_json() for name, result in results.items()},
+    }
+    file.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+
+
+def _listed(
+    known: Sequence[str], _context: click.Context, _option: click.Parameter, text: str | None
+) -> tuple[str, ...]:
+    """Names between commas; all that are known if nothing is said, none if nothing is named."""
+    names = tuple(known) if text is None else tuple(name.strip() for name in text.split(",") if name.strip())
+    for name in names:
+        if name not in known:
+            raise click.BadParameter(f"{name!r} is not one of {', '.join(known)}")
+    return names
+
+
+def _numbers(_context: click.Context, _option: click.Parameter, text: str) -> tuple[int, ...]:
+    """Numbers between commas, 1 upwards."""
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    if not all(part.isdecimal() and int(part) > 0 for part in parts):
+        raise click.BadParameter(f"{text!r} is not a list of numbers such as 1,4")
+    return tuple(dict.fromkeys(map(int, parts)))
+
+
+@click.command(context_settings={"show_default": True, "max_content_width": 110})
+@click.option("--work", type=click.Path(path_type=Path), required=True, help="For checkpoint, bundles, logs.")
+@click.option("--family", type=click.Choice(FAMILIES), default="paligemma", help="Which PaliGemma.")
+@click.option("--side", type=click.Choice([str(side) for side in SIDES]), default="224", help="Pixels.")
+@click.option("--size", type=click.Choice(SIZES), default="3b", help="`tiny` tries the harness.")
+@click.option(
+    "--precisions", callback=partial(_listed, known_precisions()), help="Of bundles.  [default: all]"
+)
+@click.option(
+    "--reference", default="bf16,fp32", callback=partial(_listed, tuple(BYTES)), help="transformers."
+)
+@click.option("--batches", default="1,4,8", callback=_numbers, help="Pictures of a request.")
+@click.option(
+    "--pasts", default=",".join(map(str, PASTS)), callback=_numbers, help="Slots of cache to step behind."
+)
+@click.option("--rounds", type=click.IntRange(1), default=5, help="Medians of so many are reported.")
+@click.option("--tokens", type=click.IntRange(2, 1000), default=20, help="Of each answer.")
+@click.option("--threads", type=click.IntRange(1, MOST_THREADS), help="[default: all processors]")
+@click.option(
+    "--memory",
+    type=click.IntRange(1),
+    help="GB for processes kept between rounds.  [default: 80 % of what is free]",
+)
+@click.option("--export-again", is_flag=True, help="Do not take bundles of an earlier run.")
+@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write all figures here.")
+@click.option("--plot", "plot_file", type=click.Path(path_type=Path), help="Draw the main ones here.")
+def main(
+    work: Path,
+    family: str,
+    side: str,
+    size: str,
+    precisions: tuple[str, ...],
+    reference: tuple[str, ...],
+    batches: tuple[int, ...],
+    pasts: tuple[int, ...],
+    rounds: int,
+    tokens: int,
+    threads: int | None,
+    memory: int | None,
+    export_again: bool,
+    json_file: Path | None,
+    plot_file: Path | None,
+) -> None:
+    """Export a random model, run it beside transformers, and hold both against what the machine can do.
+
+    Linux only. A model of 3B needs 6 GB of disk, each bundle up to 12 more. Everything in the work folder is
+    used again by the next run.
+    """
+    if plot_file is not None and not plot.is_installed():
+        raise click.UsageError(plot.ADVICE)
+    plan = Plan(
+        subject=subject(cast(Family, family), cast(Size, size), int(side)),
+        precisions=precisions,
+        references=reference,
+        batches=tuple(dict.fromkeys((1, *batches))),
+        pasts=pasts,
+        rounds=rounds,
+        tokens=tokens,
+        threads=threads or available_threads(),
+        room=int(available_memory() * SHARE) if memory is None else memory * GB,
+        export_again=export_again,
+    )
+    started, text = time.perf_counter(), ""
+
+    def store(results: Mapping[str, Result], limits: Result, limit: Bounds | None) -> None:
+        nonlocal text
+        text = table(results, rows(plan.batches, plan.pasts, limit), limit)
+        if json_file is not None:
+            write_json(json_file, plan, started, results, limits, limit)
+        if plot_file is not None:
+            plot.draw(plot_file, results, plan.pasts, limit)
+
+    measure(work.resolve(), plan, store)
+    click.echo(text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,108 @@
+"""transformers' PaliGemma as a careful user runs it on a CPU: fused attention, a cache, one pass a batch.
+
+Legend: B rows, S image side in pixels, I tokens an image, D width, T prompt tokens, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from numpy.typing import NDArray
+from torch import Tensor
+from transformers.cache_utils import DynamicCache
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+from paligemma_onnx.export.facts import image_facts
+from paligemma_onnx.model.config_json import read_config
+from paligemma_onnx.runtime.benchmark import Cost, pictures_for
+from paligemma_onnx.runtime.image import open_image, preprocess
+from paligemma_onnx.runtime.tokenizer import PromptTokenizer
+
+from .figures import PROMPT, Figures, figures_of
+
+DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
+
+
+class Reference:
+    """`PaliGemmaForConditionalGeneration`, greedy, by its three stages."""
+
+    def __init__(self, folder: str, dtype: str, threads: int, tokens: int) -> None:
+        torch.set_num_threads(threads)
+        transformers.utils.logging.disable_progress_bar()
+        self._dtype, self._tokens = DTYPES[dtype], tokens
+        self._model = transformers.PaliGemmaForConditionalGeneration.from_pretrained(
+            folder, dtype=self._dtype, attn_implementation="sdpa", local_files_only=True
+        ).eval()
+        self._facts = image_facts(Path(folder), read_config(Path(folder)))
+        tokenizer = PromptTokenizer.load(Path(folder) / "tokenizer.json")
+        # One prompt for all rows: none is padded, whatever transformers would make of that.
+        self._prompt = tokenizer.encode(PROMPT, self._tokens + 100)
+
+    def once(self) -> None:
+        """Answer about one picture."""
+        self.ask(pictures_for(None, 1))
+
+    def round(self, batches: list[int], pasts: list[int]) -> Figures:
+        """Requests of each number of pictures; steps behind other lengths of cache are not measured."""
+        del pasts
+        pictures, figures = pictures_for(None, max(batches)), Figures()
+        for size in batches:
+            figures |= figures_of(self.ask(pictures[:size]))
+        return figures
+
+    @torch.inference_mode()
+    def ask(self, pictures: Sequence[NDArray[np.uint8]]) -> Cost:
+        """Answer one request of B pictures."""
+        started = time.perf_counter()
+        pixels = torch.from_numpy(np.stack([self._pixels(picture) for picture in pictures]))
+        looked = time.perf_counter()
+        features = self._model.get_image_features(pixels.to(self._dtype)).pooler_output
+        seen = time.perf_counter()
+        cache = DynamicCache(config=self._model.config.get_text_config())
+        token = self._prefill(features, cache)
+        read = time.perf_counter()
+        for _ in range(self._tokens - 1):
+            token = self._step(token, cache)
+        ended = time.perf_counter()
+        return Cost(
+            pictures=len(pictures),
+            tokens=self._tokens,
+            vision_s=(seen - looked) / len(pictures),
+            prefill_s=read - seen,
+            time_to_first_token_s=read - started,
+            token_s=(ended - read) / (self._tokens - 1),
+            own_s=0.0,  # what is transformers' own is not told apart
+            total_s=ended - started,
+        )
+
+    def _pixels(self, picture: NDArray[np.uint8]) -> NDArray[np.float32]:
+        facts = self._facts
+        return preprocess(open_image(picture).rgb, facts.size, facts.mean, facts.std, facts.rescale_factor)
+
+    def _prefill(self, features: Tensor, cache: DynamicCache) -> Tensor:
+        """The first ids, int64[B, 1], from features [B, I, D]."""
+        placeholders = torch.full(features.shape[:2], self._model.config.image_token_id)
+        prompt = torch.tensor(self._prompt).expand(len(features), -1)
+        ids = torch.cat([placeholders, prompt], dim=1)
+        return self._call(
+            ids,
+            cache,
+            # Zeros mark the prefix, which sees itself both ways.
+            token_type_ids=torch.zeros_like(ids),
+            mm_encoder_outputs={"image": BaseModelOutputWithPooling(pooler_output=features)},
+        )
+
+    def _step(self, ids: Tensor, cache: DynamicCache) -> Tensor:
+        return self._call(ids, cache)
+
+    def _call(self, ids: Tensor, cache: DynamicCache, **inputs: Any) -> Tensor:
+        """The likeliest next ids, int64[B, 1]; EOS is one like others."""
+        output = self._model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1, **inputs)
+        chosen: Tensor = output.logits[:, -1].argmax(dim=-1, keepdim=True)
+        return chosen

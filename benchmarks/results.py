@@ -1,0 +1,33 @@
+"""What became of each contender."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from statistics import median
+
+from .exports import Export
+from .figures import Figures
+from .memory import Memory
+
+
+@dataclass
+class Result:
+    """One contender's figures while they come in."""
+
+    name: str
+    export: Export | None = None
+    starts: list[float] = field(default_factory=list)  # seconds from nothing to loaded, first and second
+    peak: Memory | None = None  # of a process that loaded and answered once
+    rounds: list[Figures] = field(default_factory=list)
+    decoder_bytes: int | None = None  # of weights that a decode step reads
+    failure: str | None = None
+
+    def typical(self, figure: str) -> float | None:
+        """Median of the rounds; None where it was not measured."""
+        found = [one[figure] for one in self.rounds if figure in one]
+        return median(found) if found else None
+
+    def as_json(self) -> dict[str, object]:
+        """All of it, medians too."""
+        names = dict.fromkeys(name for figures in self.rounds for name in figures)
+        return asdict(self) | {"medians": {name: self.typical(name) for name in names}}
