@@ -11,7 +11,15 @@ from paligemma_onnx.model.config import PaliGemmaConfig
 from paligemma_onnx.model.errors import CheckpointError, shown
 from paligemma_onnx.model.strict_json import read_json
 from paligemma_onnx.runtime.errors import BundleError
-from paligemma_onnx.runtime.manifest import CacheFacts, ImageFacts, Manifest, ModelFacts, Producer, TokenFacts
+from paligemma_onnx.runtime.manifest import (
+    CacheFacts,
+    CacheUpdate,
+    ImageFacts,
+    Manifest,
+    ModelFacts,
+    Producer,
+    TokenFacts,
+)
 from paligemma_onnx.runtime.tokenizer import PromptTokenizer
 
 PRECISIONS = ("fp32",)
@@ -39,10 +47,10 @@ def model_facts(config: PaliGemmaConfig, parameters: int) -> ModelFacts:
     )
 
 
-def cache_facts(config: PaliGemmaConfig) -> CacheFacts:
-    """Shape of the key-value cache."""
+def cache_facts(config: PaliGemmaConfig, update: CacheUpdate) -> CacheFacts:
+    """Shape of the key-value cache, and how it is updated."""
     text = config.text_config
-    return CacheFacts(text.num_hidden_layers, text.num_key_value_heads, text.head_dim, "float32")
+    return CacheFacts(text.num_hidden_layers, text.num_key_value_heads, text.head_dim, "float32", update)
 
 
 def first_difference(bundle: Manifest, checkpoint: Manifest) -> str | None:
