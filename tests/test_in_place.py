@@ -7,7 +7,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -17,7 +16,6 @@ from checkpoints import CASES, write_checkpoint
 from closeness import assert_close, relative_error
 from conftest import Silent
 from damage import copied, edit_manifest, endless
-from scripted import ids_of, scripted
 
 from paligemma_onnx.export import exporter
 from paligemma_onnx.export.exporter import ExportRequest, draft, export
@@ -246,32 +244,6 @@ def test_rows_that_fill_the_context_beside_rows_that_do_not(
     long, short = (len(answer.token_ids) for answer in together)
     assert (long, short) == (40 - together[0].prompt_tokens, 38)
     assert short > 2 * long
-
-
-@pytest.mark.parametrize(
-    ("max_new_tokens", "free", "slots"),
-    [
-        (1, 100, 1),
-        (9, 100, 9),
-        (9, 9, 9),
-        (9, 8, 8),  # the context is full before the answer is
-        (50, 1, 1),
-    ],
-)
-def test_room_for_the_longest_row_and_its_answer(
-    bundle: Folders, max_new_tokens: int, free: int, slots: int
-) -> None:
-    """As far as the context reaches; the shorter row may go on beside it."""
-    model = PaliGemma.load(bundle("gemma_one_kv_head"), device="cpu")
-    words = ids_of(model, "left of red, right of blue")
-    prefix = model.manifest.image.tokens + len(ids_of(model, "caption en")) + 2
-    talker = scripted(model, words[:slots], words, context_length=prefix + free)
-    # The request passes the check of its options, so that the loop meets the context.
-    talker.manifest = replace(talker.manifest, model=replace(talker.manifest.model, context_length=8192))
-    requests = [Request(PICTURES[0], "caption en"), Request(PICTURES[1], "")]
-    talker.generate_batch(requests, max_new_tokens=max_new_tokens)
-    runner: Any = talker.runner
-    assert runner.slots == prefix + slots
 
 
 @both_families
