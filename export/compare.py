@@ -133,11 +133,14 @@ def compare(
     progress("bundle: prefill")
     flat = reference.reshape(-1, reference.shape[2])  # [M * I, D]
     shared = np.broadcast_to(flat, (len(questions.prompts), *flat.shape))
-    logits, cache = started = runner.prefill(questions.input_ids, shared, questions.text_lengths, never)
+    lengths = questions.text_lengths
+    room = len(flat) + int(lengths.max()) + questions.steps
+    logits, cache = started = runner.prefill(questions.input_ids, shared, lengths, room, never)
     differences.append(difference("prefill", "logits", logits, kept["prefill.logits"], limits))
     agreements += _agreements("prefill", logits, kept["prefill.logits"], questions, limits)
     for name, value in _named(cache):
-        ours, theirs = value.numpy(), kept[f"prefill.{name}"]
+        theirs = kept[f"prefill.{name}"]
+        ours = value.numpy()[:, :, : theirs.shape[2]]  # behind are free slots
         real = np.arange(ours.shape[2]) < cache.lengths[:, None]  # padding slots hold nothing
         keep = real[:, None, :, None]
         differences.append(
@@ -154,6 +157,8 @@ def compare(
             written = value.numpy()[np.arange(len(slots)), :, slots]
             differences.append(difference(stage, name, written, kept[f"{stage}.{name}"], limits))
 
+    # The same start once more. Where the steps above wrote into its slots, it writes over what they wrote
+    # before it reads there.
     progress("bundle: free generation")
     free_runs = tuple(_free_runs(runner, started, questions, kept, limits))
     return Comparison(exact, tuple(differences), tuple(agreements), free_runs)

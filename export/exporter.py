@@ -23,6 +23,7 @@ from paligemma_onnx.runtime.manifest import (
     BUNDLE_ID_KEY,
     MANIFEST,
     SCHEMA_VERSION,
+    CacheUpdate,
     FileSpec,
     GenerationDefaults,
     Graphs,
@@ -126,7 +127,7 @@ def export(
     with resources(str(request.output)), staged(request.output, force=request.force) as staging:
         _report_non_finite(request, source, progress)
         graphs, model = [], skeleton(source.config)
-        for name, verb in declare(source.config).items():
+        for name, verb in declare(source.config, manifest.cache.update).items():
             progress.stage(f"tracing {name}")
             laid = lay_out(trace(verb, model), form_of(precision, name), precision.table)
             graphs.append((verb, laid))
@@ -149,8 +150,8 @@ def _overlap(one: Path, other: Path) -> bool:
     return real == place or real in place.parents or place in real.parents
 
 
-def draft(source: Source, precision: str) -> Manifest:
-    """What the manifest says before a file is written; raises CheckpointError."""
+def draft(source: Source, precision: str, update: CacheUpdate = "grow") -> Manifest:
+    """What the manifest says before a file is written; raises CheckpointError and what `declare` raises."""
     config = source.config
     return Manifest(
         schema_version=SCHEMA_VERSION,
@@ -158,8 +159,8 @@ def draft(source: Source, precision: str) -> Manifest:
         model=facts.model_facts(config, sum(weight.numel() for weight in skeleton(config).parameters())),
         image=facts.image_facts(source.folder, config),
         tokens=facts.token_facts(source.folder, config),
-        cache=facts.cache_facts(config),
-        graphs=specs(declare(config)),
+        cache=facts.cache_facts(config, update),
+        graphs=specs(declare(config, update)),
         recipe=Recipe(precision, OPSET, facts.matrices(PRECISIONS[precision])),
         generation=GenerationDefaults(min(MAX_NEW_TOKENS, config.text_config.max_position_embeddings)),
         producer=facts.producer(),

@@ -13,6 +13,7 @@ from paligemma_onnx.model.strict_json import read_json
 from paligemma_onnx.runtime.errors import BundleError
 from paligemma_onnx.runtime.manifest import (
     CacheFacts,
+    CacheUpdate,
     ImageFacts,
     Manifest,
     Matrices,
@@ -48,10 +49,10 @@ def model_facts(config: PaliGemmaConfig, parameters: int) -> ModelFacts:
     )
 
 
-def cache_facts(config: PaliGemmaConfig) -> CacheFacts:
-    """Shape of the key-value cache."""
+def cache_facts(config: PaliGemmaConfig, update: CacheUpdate) -> CacheFacts:
+    """Shape of the key-value cache, and how it is updated."""
     text = config.text_config
-    return CacheFacts(text.num_hidden_layers, text.num_key_value_heads, text.head_dim, "float32")
+    return CacheFacts(text.num_hidden_layers, text.num_key_value_heads, text.head_dim, "float32", update)
 
 
 def matrices(precision: Precision) -> Matrices:

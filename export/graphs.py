@@ -8,18 +8,22 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
+from paligemma_onnx.model.attention import AttentionCore, eager_attention
 from paligemma_onnx.model.cache import KeyValue
 from paligemma_onnx.model.config import PaliGemmaConfig
 from paligemma_onnx.model.paligemma import PaliGemma
-from paligemma_onnx.runtime.manifest import Graphs, GraphSpec, TensorSpec
+from paligemma_onnx.runtime.manifest import CacheUpdate, Graphs, GraphSpec, TensorSpec
+
+from .in_place import check_in_place, in_place_attention, with_room
 
 # Varying dimensions and the sizes they are traced with: all different, and neither 0 nor 1, which the
 # tracer would take for constants.
-EXAMPLE_SIZES = {"batch": 2, "text_tokens": 7, "image_tokens": 11, "past_slots": 5}
+EXAMPLE_SIZES = {"batch": 2, "text_tokens": 7, "image_tokens": 11, "past_slots": 5, "cache_slots": 5}
 
 
 @dataclass(frozen=True)
@@ -50,20 +54,44 @@ class _Prefill(nn.Module):
         return logits, *(tensor for layer in cache for tensor in layer)
 
 
-class _DecodeStep(nn.Module):
+class _PrefillWithRoom(nn.Module):
     def __init__(self, model: PaliGemma) -> None:
         super().__init__()
         self.model = model
 
+    def forward(
+        self, input_ids: Tensor, image_features: Tensor, text_lengths: Tensor, cache_slots: Tensor
+    ) -> tuple[Tensor, ...]:
+        logits, cache = self.model.prefill(input_ids, image_features, text_lengths)
+        return logits, *(tensor for layer in with_room(cache, cache_slots) for tensor in layer)
+
+
+class _DecodeStep(nn.Module):
+    def __init__(self, model: PaliGemma, core: AttentionCore) -> None:
+        super().__init__()
+        self.model, self.core = model, core
+
     def forward(self, input_ids: Tensor, past_lengths: Tensor, *past: Tensor) -> tuple[Tensor, ...]:
         cache = tuple(KeyValue(*pair) for pair in zip(past[::2], past[1::2], strict=True))
-        logits, cache = self.model.decode_step(input_ids, past_lengths, cache)
+        logits, cache = self.model.decode_step(input_ids, past_lengths, cache, self.core)
         return logits, *(tensor for layer in cache for tensor in layer)
 
 
-def declare(config: PaliGemmaConfig) -> dict[str, Verb]:
-    """The three graphs of a configuration, by their names in the manifest."""
+def declare(config: PaliGemmaConfig, update: CacheUpdate = "grow") -> dict[str, Verb]:
+    """The three graphs of a configuration, by their names in the manifest.
+
+    Args:
+        config: the model.
+        update: whether decode gives a cache that is a slot longer, or writes into the one it gets; prefill
+            then makes one of `cache_slots` slots, so that nobody has to move it.
+
+    Raises:
+        OptionError: the cache of this model cannot be updated in place.
+    """
     vision, text = config.vision_config, config.text_config
+    in_place = update == "in_place"
+    if in_place:
+        check_in_place(text)
     side, width = vision.image_size, text.hidden_size
     ids = TensorSpec("input_ids", "int64", ("batch", "text_tokens"))
     logits = TensorSpec("logits", "float32", ("batch", text.vocab_size))
@@ -84,11 +112,15 @@ def declare(config: PaliGemmaConfig) -> dict[str, Verb]:
                     ids,
                     TensorSpec("image_features", "float32", ("batch", "image_tokens", width)),
                     TensorSpec("text_lengths", "int64", ("batch",)),
+                    *((TensorSpec("cache_slots", "int64", (1,)),) if in_place else ()),
                 ),
-                (logits, *_cache("present", config, "image_tokens + text_tokens")),
+                (
+                    logits,
+                    *_cache("present", config, "cache_slots" if in_place else "image_tokens + text_tokens"),
+                ),
             ),
             "decoder.data",
-            _Prefill,
+            _PrefillWithRoom if in_place else _Prefill,
         ),
         "decode": Verb(
             GraphSpec(
@@ -96,12 +128,12 @@ def declare(config: PaliGemmaConfig) -> dict[str, Verb]:
                 (
                     TensorSpec("input_ids", "int64", ("batch", 1)),
                     TensorSpec("past_lengths", "int64", ("batch",)),
-                    *_cache("past_key_values", config, "past_slots"),
+                    *_cache("past_key_values", config, "cache_slots" if in_place else "past_slots"),
                 ),
-                (logits, *_cache("present", config, "past_slots + 1")),
+                (logits, *_cache("present", config, "cache_slots" if in_place else "past_slots + 1")),
             ),
             "decoder.data",
-            _DecodeStep,
+            partial(_DecodeStep, core=in_place_attention if in_place else eager_attention),
         ),
     }
 

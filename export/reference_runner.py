@@ -39,7 +39,12 @@ class ReferenceRunner:
 
     @torch.inference_mode()
     def prefill(
-        self, input_ids: Ids, image_features: Array, text_lengths: Ids, cancel: Cancellation
+        self,
+        input_ids: Ids,
+        image_features: Array,
+        text_lengths: Ids,
+        slots: int,  # noqa: ARG002  this cache grows
+        cancel: Cancellation,
     ) -> tuple[Array, Cache]:
         """Read the prompts of a batch."""
         cancel.check()

@@ -1,7 +1,6 @@
 """The Gemma and Gemma 2 decoders (arXiv 2403.08295, arXiv 2408.00118).
 
-Legend: B batch, T tokens of this call, S cache slots, D width, K key-value heads, G query heads for each of
-them, H head width, V vocabulary.
+Legend: B batch, T tokens of this call, S cache slots, D width, V vocabulary.
 """
 
 from __future__ import annotations
@@ -10,10 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .cache import Cache, KeyValue, append
+from .attention import Attention, AttentionCore, eager_attention, softcap
+from .cache import Cache, KeyValue
 from .config import TextConfig
 from .linear import Linear, TiedEmbedding
-from .rotary import Rotation, inverse_frequencies, rotate, rotation
+from .rotary import Rotation, inverse_frequencies, rotation
 
 
 class RMSNorm(nn.Module):
@@ -29,59 +29,6 @@ class RMSNorm(nn.Module):
         wide = x.float()
         normed = wide * torch.rsqrt(wide.square().mean(dim=-1, keepdim=True) + self.eps)
         return (normed * (1.0 + self.weight.float())).to(x.dtype)
-
-
-def softcap(x: Tensor, cap: float | None) -> Tensor:
-    """Squeeze x smoothly into (-cap, cap) (arXiv 2408.00118, section 2)."""
-    return x if cap is None else cap * torch.tanh(x / cap)
-
-
-class Attention(nn.Module):
-    """Grouped-query attention over the cache (arXiv 2305.13245)."""
-
-    def __init__(self, config: TextConfig) -> None:
-        super().__init__()
-        self.config = config
-        query_width = config.num_attention_heads * config.head_dim
-        key_value_width = config.num_key_value_heads * config.head_dim
-        self.q_proj = Linear(config.hidden_size, query_width, bias=False)
-        self.k_proj = Linear(config.hidden_size, key_value_width, bias=False)
-        self.v_proj = Linear(config.hidden_size, key_value_width, bias=False)
-        self.o_proj = Linear(query_width, config.hidden_size, bias=False)
-
-    def forward(
-        self, x: Tensor, by: Rotation, mask: Tensor, past: KeyValue | None, lengths: Tensor
-    ) -> tuple[Tensor, KeyValue]:
-        """Attend from this call's tokens to the cache and to themselves.
-
-        Args:
-            x: float[B, T, D].
-            by: the tokens' rotation.
-            mask: bool[B, 1, 1, S], the slots they may see.
-            past: this layer's cache, or None when the call starts it.
-            lengths: int64[B], slots in use before the call; read only with a cache.
-
-        Returns:
-            float[B, T, D] and the layer's cache of S slots.
-        """
-        query = rotate(self._heads(self.q_proj(x)), by)
-        new = KeyValue(rotate(self._heads(self.k_proj(x)), by), self._heads(self.v_proj(x)))
-        key, value = seen = new if past is None else append(past, new, lengths)
-
-        # Queries that share a key head stand below each other, so the cache is never repeated for them.
-        groups, tokens = self.config.query_groups, x.shape[1]
-        query = query.unflatten(1, (-1, groups)).flatten(2, 3)  # [B, K, G*T, H]
-        scores = (query @ key.transpose(2, 3)) * self.config.query_pre_attn_scalar**-0.5
-        scores = softcap(scores, self.config.attn_logit_softcapping)
-        # The cap comes before the mask: a capped minus infinity would be visible again.
-        scores = torch.where(mask, scores, torch.finfo(scores.dtype).min)
-        mixed = scores.float().softmax(dim=-1).to(x.dtype) @ value
-        heads = mixed.unflatten(2, (groups, tokens)).flatten(1, 2)  # [B, K*G, T, H]
-        return self.o_proj(heads.transpose(1, 2).flatten(2)), seen
-
-    def _heads(self, x: Tensor) -> Tensor:
-        """[B, T, A*H] -> [B, A, T, H]."""
-        return torch.unflatten(x, 2, (-1, self.config.head_dim)).transpose(1, 2)
 
 
 class MLP(nn.Module):
@@ -106,9 +53,9 @@ class DecoderLayer(nn.Module):
     adds to the stream, and the MLP has a pair of norms of its own. The names are the checkpoint's.
     """
 
-    def __init__(self, config: TextConfig) -> None:
+    def __init__(self, config: TextConfig, window: int | None) -> None:
         super().__init__()
-        self.self_attn = Attention(config)
+        self.self_attn = Attention(config, window)
         self.mlp = MLP(config)
         self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
@@ -118,10 +65,16 @@ class DecoderLayer(nn.Module):
             self.post_feedforward_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
 
     def forward(
-        self, x: Tensor, by: Rotation, mask: Tensor, past: KeyValue | None, lengths: Tensor
+        self,
+        x: Tensor,
+        by: Rotation,
+        mask: Tensor,
+        past: KeyValue | None,
+        lengths: Tensor,
+        core: AttentionCore = eager_attention,
     ) -> tuple[Tensor, KeyValue]:
         """As Attention.forward."""
-        attended, seen = self.self_attn(self.input_layernorm(x), by, mask, past, lengths)
+        attended, seen = self.self_attn(self.input_layernorm(x), by, mask, past, lengths, core)
         if self.has_post_norms:
             x = x + self.post_attention_layernorm(attended)
             x = x + self.post_feedforward_layernorm(self.mlp(self.pre_feedforward_layernorm(x)))
@@ -140,7 +93,9 @@ class Gemma(nn.Module):
         super().__init__()
         self.config = config
         self.embed_tokens = TiedEmbedding(config.vocab_size, config.hidden_size)
-        self.layers = nn.ModuleList(DecoderLayer(config) for _ in range(config.num_hidden_layers))
+        self.layers = nn.ModuleList(
+            DecoderLayer(config, config.window(layer)) for layer in range(config.num_hidden_layers)
+        )
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         # A constant of the model, not a weight: checkpoints do not store it.
         frequencies = inverse_frequencies(config.head_dim, config.rope_theta)
@@ -156,7 +111,13 @@ class Gemma(nn.Module):
         return vectors
 
     def forward(
-        self, x: Tensor, positions: Tensor, masks: tuple[Tensor, ...], past: Cache | None, lengths: Tensor
+        self,
+        x: Tensor,
+        positions: Tensor,
+        masks: tuple[Tensor, ...],
+        past: Cache | None,
+        lengths: Tensor,
+        core: AttentionCore = eager_attention,
     ) -> tuple[Tensor, Cache]:
         """Run every layer.
 
@@ -166,14 +127,15 @@ class Gemma(nn.Module):
             masks: one bool[B, 1, 1, S] a layer.
             past: the cache, or None when the call starts it.
             lengths: int64[B], slots in use before the call.
+            core: how attention is computed between its projections.
 
         Returns:
-            float[B, T, D] before the last norm, and the cache of S slots.
+            float[B, T, D] before the last norm, and the cache.
         """
         by = rotation(positions, self.frequencies)
         cache: list[KeyValue] = []
         for index, (layer, mask) in enumerate(zip(self.layers, masks, strict=True)):
-            x, seen = layer(x, by, mask, None if past is None else past[index], lengths)
+            x, seen = layer(x, by, mask, None if past is None else past[index], lengths, core)
             cache.append(seen)
         return x, tuple(cache)
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -76,8 +76,10 @@ def decode_batch(
     for row, prompt in enumerate(prompts):
         input_ids[row, : len(prompt)] = prompt
 
+    context = runner.manifest.model.context_length
+    slots = min(image_features.shape[1] + int(lengths.max()) + max_new_tokens, context)
     started = time.perf_counter()
-    logits, cache = runner.prefill(input_ids, image_features, lengths, cancel)
+    logits, cache = runner.prefill(input_ids, image_features, lengths, slots, cancel)
     clock.prefill_s = time.perf_counter() - started
 
     counts = [0] * len(prompts)
@@ -86,7 +88,7 @@ def decode_batch(
         cancel.check()
         # Rows that have ended go on as padding; nothing of theirs is read.
         chosen = np.full((len(prompts), 1), tokens.pad, dtype=np.int64)
-        room = runner.manifest.model.context_length - cache.lengths
+        room = context - cache.lengths
         going_on = []
         for row in active:
             token = _choose(logits[row], sampling, generators[row], suppressed, runner.manifest.recipe)
@@ -104,7 +106,11 @@ def decode_batch(
         if not active:
             return
         started = time.perf_counter()
+        before = cache.lengths
         logits, cache = runner.decode(chosen, cache, cancel)
+        # Padding is written to the same slot again and again, so that it never leaves the cache.
+        advancing = np.isin(np.arange(len(prompts)), active)
+        cache = replace(cache, lengths=np.where(advancing, cache.lengths, before))
         clock.decode_s += time.perf_counter() - started
         clock.decoded_tokens += len(active)
 

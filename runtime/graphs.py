@@ -6,9 +6,10 @@ longest row, D width, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import numpy as np
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from .cache import Cache
 from .cancellation import Cancellation
 from .errors import BundleError, PaliGemmaError, ResourceError
-from .manifest import GraphSpec, Manifest
+from .manifest import GraphSpec, Manifest, TensorSpec
 from .session import Placement, import_onnxruntime, open_session
 from .shortage import shortage
 
@@ -37,7 +38,7 @@ class Runner(Protocol):
     def encode_image(self, pixel_values: Array, cancel: Cancellation) -> Array: ...  # noqa: D102
 
     def prefill(  # noqa: D102
-        self, input_ids: Ids, image_features: Array, text_lengths: Ids, cancel: Cancellation
+        self, input_ids: Ids, image_features: Array, text_lengths: Ids, slots: int, cancel: Cancellation
     ) -> tuple[Array, Cache]: ...
 
     def decode(  # noqa: D102
@@ -74,7 +75,7 @@ class GraphRunner:
         return np.asarray(features.numpy(), dtype=np.float32)
 
     def prefill(
-        self, input_ids: Ids, image_features: Array, text_lengths: Ids, cancel: Cancellation
+        self, input_ids: Ids, image_features: Array, text_lengths: Ids, slots: int, cancel: Cancellation
     ) -> tuple[Array, Cache]:
         """Read the prompts of a batch.
 
@@ -82,6 +83,7 @@ class GraphRunner:
             input_ids: int64[B, T], padded on the right.
             image_features: float32[B, N, D].
             text_lengths: int64[B], real tokens of each row.
+            slots: the most that any row will use, N + T or more; a cache that grows does not need to know.
             cancel: stops the run from another thread.
 
         Returns:
@@ -92,18 +94,29 @@ class GraphRunner:
             "image_features": image_features,
             "text_lengths": text_lengths,
         }
+        if self._in_place:
+            fed["cache_slots"] = np.array([slots], dtype=np.int64)
         graph = self.manifest.graphs.prefill
         logits, *values = self._run(self.prefill_session, graph, fed, {}, cancel, give_back=True)
         return logits.numpy(), Cache(tuple(values), image_features.shape[1] + text_lengths)
 
     def decode(self, input_ids: Ids, cache: Cache, cancel: Cancellation) -> tuple[Array, Cache]:
-        """Add one token to each row: int64[B, 1] -> logits float32[B, V] and the longer cache."""
+        """Add one token to each row: int64[B, 1] -> logits float32[B, V] and the cache with it.
+
+        A cache that is updated in place is the same memory before and after. The one handed in still holds
+        what it held, since each step writes its slot before it reads it: one may go back and decode again
+        from there, but not go on from both.
+        """
         graph = self.manifest.graphs.decode
         fed: dict[str, NDArray[Any]] = {"input_ids": input_ids, "past_lengths": cache.lengths}
-        names = [spec.name for spec in graph.inputs if spec.name not in fed]
-        bound = dict(zip(names, cache.values, strict=True))
-        logits, *values = self._run(self.decode_session, graph, fed, bound, cancel)
+        bound = _by_name([spec for spec in graph.inputs if spec.name not in fed], cache)
+        written = _by_name(graph.outputs[1:], cache) if self._in_place else {}
+        logits, *values = self._run(self.decode_session, graph, fed, bound, cancel, written=written)
         return logits.numpy(), cache.grown(tuple(values))
+
+    @property
+    def _in_place(self) -> bool:
+        return self.manifest.cache.update == "in_place"
 
     def _run(
         self,
@@ -113,10 +126,12 @@ class GraphRunner:
         bound: Mapping[str, Any],
         cancel: Cancellation,
         *,
+        written: Mapping[str, Any] = MappingProxyType({}),
         give_back: bool = False,
     ) -> tuple[Any, ...]:
         """Run a graph on arrays and bound values; the first output comes to the CPU, the cache stays.
 
+        Outputs go into the values of `written` where it names them, else into new ones.
         With `give_back` the memory of the run's inner values returns to the system: attention over the 4096
         patches of an 896-pixel image takes gigabytes that decoding never needs again.
         """
@@ -130,7 +145,10 @@ class GraphRunner:
         first, *rest = graph.outputs
         binding.bind_output(first.name, "cpu")
         for spec in rest:
-            binding.bind_output(spec.name, self.placement.device)
+            if spec.name in written:
+                binding.bind_ortvalue_output(spec.name, written[spec.name])
+            else:
+                binding.bind_output(spec.name, self.placement.device)
         try:
             with cancel.watching(self._run_options(give_back=give_back)) as options:
                 session.run_with_iobinding(binding, options)
@@ -151,3 +169,7 @@ class GraphRunner:
             arena = "cpu:0" if self.placement.device == "cpu" else "cpu:0;gpu:0"
             options.add_run_config_entry("memory.enable_memory_arena_shrinkage", arena)
         return options
+
+
+def _by_name(specs: Sequence[TensorSpec], cache: Cache) -> dict[str, Any]:
+    return {spec.name: value for spec, value in zip(specs, cache.values, strict=True)}

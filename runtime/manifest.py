@@ -98,14 +98,20 @@ class TokenFacts:
     template: Literal["<bos>{prompt}\n"] = "<bos>{prompt}\n"  # prompt and newline are tokenised together
 
 
+# How a step of decode adds its token: it gives a cache that is a slot longer, or it writes into the one it
+# is given, whose slots were all there from the start.
+CacheUpdate = Literal["grow", "in_place"]
+
+
 @dataclass(frozen=True)
 class CacheFacts:
-    """Shape of the key-value cache: layers times key and value of [B, heads, slots, head_dim]."""
+    """The key-value cache: layers times key and value of [B, heads, slots, head_dim]."""
 
     layers: int
     heads: int
     head_dim: int
     dtype: Literal["float32"]
+    update: CacheUpdate
 
 
 @dataclass(frozen=True)

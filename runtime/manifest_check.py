@@ -91,6 +91,8 @@ def _check_graphs(manifest: Manifest) -> None:
         "image_features": (None, None, model.hidden_size),
         "text_lengths": (None,),
     }
+    if cache.update == "in_place":
+        asked["cache_slots"] = (1,)
     _check_tensors("prefill", graphs.prefill.inputs, asked)
     _check_tensors("prefill", graphs.prefill.outputs, {"logits": logits, **slots("present")})
     step: dict[str, Shape] = {"input_ids": (None, 1), "past_lengths": (None,)}

@@ -21,7 +21,7 @@ class Scripted:
 
     def __init__(self, model: PaliGemma, script: Sequence[Sequence[Any]]) -> None:
         self.manifest, self.placement = model.manifest, model.runner.placement
-        self.script, self.images, self.steps = script, 0, 0
+        self.script, self.images, self.steps, self.slots = script, 0, 0, 0
 
     def encode_image(self, pixel_values: NDArray[np.float32], cancel: Cancellation) -> NDArray[np.float32]:
         cancel.check()
@@ -34,9 +34,11 @@ class Scripted:
         input_ids: NDArray[np.int64],
         image_features: NDArray[np.float32],
         text_lengths: NDArray[np.int64],
+        slots: int,
         cancel: Cancellation,
     ) -> tuple[NDArray[np.float32], Cache]:
         cancel.check()
+        self.slots = slots
         assert len(input_ids) == len(self.script)
         return self._logits(0), Cache((), image_features.shape[1] + text_lengths)
 
@@ -48,6 +50,7 @@ class Scripted:
             if self.steps < len(ids) and ids[self.steps] != STOP:
                 assert input_ids[row, 0] == ids[self.steps]  # each row is fed what it was given
         self.steps += 1
+        assert max(cache.lengths) < self.slots  # each row has room for the token
         return self._logits(self.steps), cache.grown(())
 
     def _logits(self, step: int) -> NDArray[np.float32]:

@@ -175,7 +175,7 @@ def test_what_is_declared_to_vary_varies(
     ids = random.integers(4, 600, (rows, longest))
     features = random.normal(size=(rows, image_tokens, width)).astype(np.float32)
     lengths = np.array([longest - row % longest for row in range(rows)])
-    ours, cache = runner.prefill(ids, features, lengths, never)
+    ours, cache = runner.prefill(ids, features, lengths, image_tokens + longest + 3, never)
     theirs, reference = model.prefill(*map(torch.from_numpy, (ids, features, lengths)))
     assert_close("prefill", ours, theirs, BOUND)
     slots = torch.from_numpy(lengths + image_tokens)

@@ -83,6 +83,31 @@ def test_the_context_ends_an_answer(model: PaliGemma) -> None:
         assert (len(answer.token_ids), answer.finish_reason) == (room, "length")
 
 
+@pytest.mark.parametrize(
+    ("max_new_tokens", "free", "slots"),
+    [
+        (1, 100, 1),
+        (9, 100, 9),
+        (9, 9, 9),
+        (9, 8, 8),  # the context is full before the answer is
+        (50, 1, 1),
+    ],
+)
+def test_the_cache_has_room_for_the_longest_row_and_its_answer(
+    model: PaliGemma, max_new_tokens: int, free: int, slots: int
+) -> None:
+    """As far as the context reaches; the shorter row may go on beside it."""
+    words = ids_of(model, "left of red, right of blue")
+    prefix = model.manifest.image.tokens + len(ids_of(model, "caption en")) + 2
+    talker = scripted(model, words[:slots], words, context_length=prefix + free)
+    # The request passes the check of its options, so that the loop meets the context.
+    talker.manifest = replace(talker.manifest, model=replace(talker.manifest.model, context_length=8192))
+    requests = [Request(PICTURES[0], "caption en"), Request(PICTURES[1], "")]
+    talker.generate_batch(requests, max_new_tokens=max_new_tokens)
+    runner: Any = talker.runner
+    assert runner.slots == prefix + slots
+
+
 def test_the_context_of_a_real_bundle(bundle: Folders, tmp_path: Path) -> None:
     folder = copied(bundle(CASE), tmp_path / "bundle")
 

@@ -17,8 +17,9 @@ from transformers.cache_utils import DynamicCache
 from transformers.models.gemma.modeling_gemma import apply_rotary_pos_emb
 from twins import twins
 
+from paligemma_onnx.model.attention import softcap
 from paligemma_onnx.model.cache import KeyValue
-from paligemma_onnx.model.gemma import Gemma, RMSNorm, softcap
+from paligemma_onnx.model.gemma import Gemma, RMSNorm
 from paligemma_onnx.model.mask import prefix_mask, step_mask
 from paligemma_onnx.model.presets import tiny_gemma
 from paligemma_onnx.model.rotary import inverse_frequencies, rotate, rotation
