@@ -51,20 +51,22 @@ class Bundle:
         features = np.random.default_rng(0).standard_normal((1, IMAGE_TOKENS, width), dtype=np.float32)
         prompt = np.array([self._model.tokenizer.encode(PROMPT, slots)], dtype=np.int64)
         length = np.array([prompt.shape[1]], dtype=np.int64)
-        _, cache = runner.prefill(prompt, features, length, cancel)
-        cache = Cache(
-            tuple(_repeated(value, slots) for value in cache.values), np.array([slots], dtype=np.int64)
-        )
+        used, steps = IMAGE_TOKENS + int(length[0]), 1 + STEPS
+        room = steps if self._model.manifest.cache.update == "in_place" else 0
+        _, cache = runner.prefill(prompt, features, length, used, cancel)
+        values = tuple(_repeated(value, used, slots, room) for value in cache.values)
+        cache = Cache(values, np.array([slots], dtype=np.int64))
         seconds = []
-        for _ in range(1 + STEPS):
+        for _ in range(steps):
             started = time.perf_counter()
             _, cache = runner.decode(prompt[:, -1:], cache, cancel)
             seconds.append(time.perf_counter() - started)
         return median(seconds[1:])
 
 
-def _repeated(value: Any, slots: int) -> Any:
-    """A cache tensor [1, K, N + T, H] again and again until it has P slots."""
-    array = value.numpy()
-    times = -(-slots // array.shape[2])
-    return import_onnxruntime().OrtValue.ortvalue_from_numpy(np.tile(array, (1, 1, times, 1))[:, :, :slots])
+def _repeated(value: Any, used: int, slots: int, room: int) -> Any:
+    """A cache tensor's first `used` slots again and again until it has P of them, and room behind."""
+    times = -(-slots // used)
+    array = np.tile(value.numpy()[:, :, :used], (1, 1, times, 1))[:, :, :slots]
+    array = np.pad(array, ((0, 0), (0, 0), (0, room), (0, 0)))
+    return import_onnxruntime().OrtValue.ortvalue_from_numpy(array)

@@ -92,9 +92,10 @@ def test_each_graph_multiplies_with_its_codes(
     errors = {"vision": rms_error(runner.encode_image(pixels, never), features)}
 
     shared = features.expand(2, -1, -1)
+    room = shared.shape[1] + PROMPTS.shape[1] + STEPS
     reader = rounded_model(source, precision, "prefill")
     expected, _ = reader.prefill(torch.from_numpy(PROMPTS), shared, torch.from_numpy(LENGTHS))
-    logits, cache = runner.prefill(PROMPTS, shared.numpy(), LENGTHS, never)
+    logits, cache = runner.prefill(PROMPTS, shared.numpy(), LENGTHS, room, never)
     errors["prefill"] = rms_error(logits, expected)
 
     writer = rounded_model(source, precision, "decode")
