@@ -177,11 +177,13 @@ def test_the_engine_obeys_in_the_middle_of_a_run(model: PaliGemma) -> None:
         answer = model.generate(PICTURE, prompt, cancel=cancel, max_new_tokens=1)
         return time.monotonic() - began, answer.finish_reason, len(answer.token_ids)
 
-    whole, reason, count = timed(None)
-    assert (reason, count) == ("length", 1)
-    seconds, reason, count = timed(whole / 4)
+    # The machine may be busy with other things in one of the runs: the shortest says when to stop, the
+    # longest what not to reach.
+    runs = [timed(None) for _ in range(3)]
+    assert {(reason, count) for _, reason, count in runs} == {("length", 1)}
+    seconds, reason, count = timed(min(runs)[0] / 8)
     assert (reason, count) == ("cancelled", 0)
-    assert seconds < 0.9 * whole
+    assert seconds < 0.9 * max(runs)[0]
 
 
 def test_cancelled_within_one_token(model: PaliGemma) -> None:
