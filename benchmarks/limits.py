@@ -12,12 +12,13 @@ import torch
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from paligemma_onnx.export.contrib import DOMAIN, VERSION
+
 from .figures import Figures
 
 ROWS, INNER, OUTER = 264, 2048, 16_384  # PaliGemma 1's gate projection behind a picture of 224 pixels
 REPEATS = 5  # the fastest counts
 OPERATIONS = 2 * ROWS * INNER * OUTER  # a product is a multiplication and an addition
-CONTRIB = "com.microsoft"
 
 
 class Limits:
@@ -77,7 +78,7 @@ def int8_product(inner: int, outer: int) -> onnx.ModelProto:
         "scale": np.full(outer, 1 / 127, np.float32),
         "zero_point": np.zeros(outer, np.int8),
     }
-    node = helper.make_node("DynamicQuantizeMatMul", ["x", *arrays], ["y"], domain=CONTRIB)
+    node = helper.make_node("DynamicQuantizeMatMul", ["x", *arrays], ["y"], domain=DOMAIN)
     graph = helper.make_graph(
         [node],
         "int8_product",
@@ -85,5 +86,5 @@ def int8_product(inner: int, outer: int) -> onnx.ModelProto:
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["R", outer])],
         [numpy_helper.from_array(array, name) for name, array in arrays.items()],
     )
-    opsets = [helper.make_opsetid("", 20), helper.make_opsetid(CONTRIB, 1)]
+    opsets = [helper.make_opsetid("", 20), helper.make_opsetid(DOMAIN, VERSION)]
     return helper.make_model(graph, opset_imports=opsets, ir_version=10)

@@ -25,6 +25,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Literal
 
 import torch
@@ -60,12 +61,11 @@ class Balanced:
         """One tensor: as the source has it, or in float32 where a channel of it changed."""
         module, _, kind = name.rpartition(".")
         if kind == INPUT_SCALES:
-            return self._factor(_reading(self.config)[module])
+            return self._factor(self._read_by[module])
         tensor = self.source.tensor(name)
-        readers, makers = _reading(self.config), _making(self.config)
-        if kind == "weight" and module in readers and tensor.dim() == 2:
-            tensor = tensor.to(torch.float32) / self._factor(readers[module])
-        made = makers.get(module)
+        if kind == "weight" and module in self._read_by and tensor.dim() == 2:
+            tensor = tensor.to(torch.float32) / self._factor(self._read_by[module])
+        made = self._made_by.get(module)
         if made is None or made.kind == "heads":
             return tensor
         factor, wide = self._factor(made), tensor.to(torch.float32)
@@ -76,6 +76,14 @@ class Balanced:
                 return wide * factor[:, None]
             case _:
                 return wide * factor
+
+    @cached_property
+    def _read_by(self) -> dict[str, Channels]:
+        return {reader: channels for channels in _all(self.config) for reader in channels.readers}
+
+    @cached_property
+    def _made_by(self) -> dict[str, Channels]:
+        return {channels.maker: channels for channels in _all(self.config)}
 
     def _factor(self, channels: Channels) -> Tensor:
         """What each channel is multiplied by: float32[K], powers of two."""
@@ -104,7 +112,7 @@ class Balanced:
                 return self.source.tensor(weight).to(torch.float32).abs()
         # The maker reads balanced channels itself; its own rows are what is balanced here.
         rows = self.source.tensor(weight).to(torch.float32)
-        before = _reading(self.config).get(channels.maker)
+        before = self._read_by.get(channels.maker)
         if before is not None:
             rows = rows / self._factor(before)
         largest = rows.abs().amax(dim=1)
@@ -114,14 +122,6 @@ class Balanced:
         text = self.config.text_config
         repeated: Tensor = largest.view(-1, 1, text.head_dim).expand(-1, text.query_groups, -1).flatten()
         return repeated
-
-
-def _reading(config: PaliGemmaConfig) -> dict[str, Channels]:
-    return {reader: channels for channels in _all(config) for reader in channels.readers}
-
-
-def _making(config: PaliGemmaConfig) -> dict[str, Channels]:
-    return {channels.maker: channels for channels in _all(config)}
 
 
 def _all(config: PaliGemmaConfig) -> Iterator[Channels]:

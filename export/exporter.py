@@ -7,6 +7,7 @@ import os
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
@@ -86,7 +87,12 @@ class Source:
 
     def weights(self, precision: str) -> TensorSource:
         """The weights that a precision stores: rounded ones come from channels of a common range."""
-        return self.checkpoint if precision == "fp32" else Balanced(self.checkpoint, self.config)
+        return self._balanced if PRECISIONS[precision].rounds else self.checkpoint
+
+    @cached_property
+    def _balanced(self) -> Balanced:
+        """One for writing and for checking: its factors take a pass over all weights."""
+        return Balanced(self.checkpoint, self.config)
 
 
 def open_source(folder: Path, adapter: Path | None) -> Source:

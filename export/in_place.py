@@ -19,7 +19,8 @@ from paligemma_onnx.model.config import TextConfig
 from paligemma_onnx.model.rotary import Rotation
 from paligemma_onnx.runtime.errors import OptionError
 
-DOMAIN, VERSION = "com.microsoft", 1
+from .contrib import DOMAIN, VERSION
+
 HEAD_DIM_MULTIPLE = 8  # of the operator's heads
 
 

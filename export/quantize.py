@@ -24,12 +24,11 @@ from numpy.typing import NDArray
 from paligemma_onnx.model.tensor_names import EMBEDDING
 
 from .channels import INPUT_SCALES
+from .contrib import DOMAIN, VERSION
 from .encodings import Layout, layouts
 from .recipes import Blocks, Float32, Form, Precision
 from .trace import Traced
 
-DOMAIN = "com.microsoft"
-DOMAIN_VERSION = 1
 # MatMulNBits: activations as 8-bit integers (its contract's `accuracy_level` 4).
 INT8_ACTIVATIONS = 4
 # Matrices whose input is no norm's output, so that rows (tokens) differ in range.
@@ -95,7 +94,7 @@ def lay_out(traced: Traced, matrices: Form, table: Float32 | Blocks) -> Laid:
             layer.replace(use.node)
         graph.initializers.pop(name)
     if any(node.domain == DOMAIN for node in graph):
-        graph.opset_imports[DOMAIN] = DOMAIN_VERSION
+        graph.opset_imports[DOMAIN] = VERSION
     return Laid(traced.model, references)
 
 

@@ -54,6 +54,11 @@ class Precision:
     decode: Form
     table: Float32 | Blocks  # embedding and head, the same numbers, shared by prefill and decode
 
+    @property
+    def rounds(self) -> bool:
+        """Whether any matrix has fewer bits than the checkpoint computes with."""
+        return any(not isinstance(form, Float32) for form in vars(self).values())
+
 
 PRECISIONS = {
     "fp32": Precision(Float32(), Float32(), Float32(), Float32()),

@@ -18,6 +18,7 @@ from paligemma_onnx.runtime.manifest import Manifest
 
 from .encodings import TensorSource, encode, layouts
 from .recipes import Blocks, Float32, Form, Outputs
+from .weights import lookup
 
 _SUFFIX = re.compile(r"(?P<tensor>.+)\.int(?P<bits>[48])(x(?P<size>\d+))?(?P<kind>\.scales|\.rows|)")
 
@@ -64,7 +65,7 @@ def compare_weights(
     different = [
         name
         for (path, name, form, transposed), arrays in read_from.items()
-        if not _equal(path, arrays, _tensor(name, source, constants), form, transposed=transposed)
+        if not _equal(path, arrays, lookup(name, source, constants), form, transposed=transposed)
     ]
     return WeightComparison(len(read_from), tuple(dict.fromkeys(different)))
 
@@ -84,11 +85,6 @@ def _named(name: str) -> tuple[str, Form, int]:
     if found["size"] is None:
         return found["tensor"], Outputs(), 0 if scales else 1
     return found["tensor"], Blocks(4 if found["bits"] == "4" else 8, int(found["size"])), int(scales)
-
-
-def _tensor(name: str, source: TensorSource, constants: Mapping[str, Tensor]) -> Tensor:
-    constant = constants.get(name)
-    return source.tensor(name) if constant is None else constant
 
 
 def _equal(

@@ -122,8 +122,13 @@ def write_file(
 
 def read(stored: Stored, source: TensorSource, constants: Mapping[str, Tensor]) -> Tensor:
     """The tensor to be stored, held against the shape that was planned."""
-    constant = constants.get(stored.name)
-    tensor = source.tensor(stored.name) if constant is None else constant
+    tensor = lookup(stored.name, source, constants)
     if tuple(tensor.shape) != stored.shape:
         raise RuntimeError(f"{stored.name}: planned as {stored.shape}, found {tuple(tensor.shape)}")
     return tensor
+
+
+def lookup(name: str, source: TensorSource, constants: Mapping[str, Tensor]) -> Tensor:
+    """A tensor by name: a constant, or else a weight."""
+    constant = constants.get(name)
+    return source.tensor(name) if constant is None else constant

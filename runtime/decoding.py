@@ -106,11 +106,11 @@ def decode_batch(
         if not active:
             return
         started = time.perf_counter()
-        before = cache.lengths
+        used = cache.lengths.copy()
+        used[active] += 1
         logits, cache = runner.decode(chosen, cache, cancel)
         # Padding is written to the same slot again and again, so that it never leaves the cache.
-        advancing = np.isin(np.arange(len(prompts)), active)
-        cache = replace(cache, lengths=np.where(advancing, cache.lengths, before))
+        cache = replace(cache, lengths=used)
         clock.decode_s += time.perf_counter() - started
         clock.decoded_tokens += len(active)
 

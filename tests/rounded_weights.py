@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 
 from paligemma_onnx.export.channels import INPUT_SCALES
-from paligemma_onnx.export.encodings import decoded
+from paligemma_onnx.export.encodings import TensorSource, decoded
 from paligemma_onnx.export.exporter import Source
-from paligemma_onnx.export.quantize import table_form
-from paligemma_onnx.export.recipes import PRECISIONS, Form
-from paligemma_onnx.model.load import load_model, skeleton
+from paligemma_onnx.export.quantize import form_of, table_form
+from paligemma_onnx.export.recipes import PRECISIONS
+from paligemma_onnx.model.config import PaliGemmaConfig
+from paligemma_onnx.model.load import skeleton
 from paligemma_onnx.model.paligemma import PaliGemma
 from paligemma_onnx.model.tensor_names import EMBEDDING
 
@@ -17,18 +20,33 @@ from paligemma_onnx.model.tensor_names import EMBEDDING
 def rounded_model(source: Source, precision: str, graph: str) -> PaliGemma:
     """As one graph of a bundle would compute if activations were not rounded."""
     recipe = PRECISIONS[precision]
-    matrices: Form = getattr(recipe, graph)
-    stored = source.weights(precision)
-    weights = {}
-    for name, parameter in skeleton(source.config).named_parameters():
+    matrices, stored = form_of(recipe, graph), source.weights(precision)
+
+    def rounded(name: str) -> torch.Tensor:
         tensor = stored.tensor(name)
         if name == EMBEDDING:
-            tensor = decoded(tensor, table_form(recipe.table, tensor.shape[1]))
-        elif parameter.dim() == 2 and "embedding" not in name:
-            tensor = decoded(tensor, matrices)
-        if name.endswith(".o_proj.weight"):
-            tensor = tensor * stored.tensor(f"{name.removesuffix('.weight')}.{INPUT_SCALES}")
-        weights[name] = tensor.to(torch.float32)
-    model = load_model(source.config, source.checkpoint)
-    model.load_state_dict(weights, strict=True, assign=True)
+            return decoded(tensor, table_form(recipe.table, tensor.shape[1]))
+        is_matrix = tensor.dim() == 2 and "embedding" not in name
+        return decoded(tensor, matrices) if is_matrix else tensor
+
+    return model_of(source.config, rounded, scales=stored)
+
+
+def model_of(
+    config: PaliGemmaConfig, tensor: Callable[[str], torch.Tensor], scales: TensorSource | None = None
+) -> PaliGemma:
+    """The torch model on such weights.
+
+    Args:
+        config: the model.
+        tensor: a weight by name.
+        scales: has what a bundle's graphs multiply the input of a matrix by; here its columns are.
+    """
+    weights = {}
+    for name, _ in skeleton(config).named_parameters():
+        weights[name] = tensor(name).to(torch.float32)
+        if name.endswith(".o_proj.weight") and scales is not None:
+            weights[name] = weights[name] * scales.tensor(f"{name.removesuffix('.weight')}.{INPUT_SCALES}")
+    model = PaliGemma(config).eval()
+    model.load_state_dict(weights, strict=True)
     return model.requires_grad_(False)

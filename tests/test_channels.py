@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 from closeness import assert_close
+from rounded_weights import model_of
 
-from paligemma_onnx.export.channels import INPUT_SCALES, Balanced
+from paligemma_onnx.export.channels import Balanced
 from paligemma_onnx.export.encodings import TensorSource, decoded
 from paligemma_onnx.export.exporter import open_source
 from paligemma_onnx.export.recipes import Blocks, Outputs
@@ -32,18 +33,6 @@ class Changed:
 
     def tensor(self, name: str) -> torch.Tensor:
         return self.tensors[name]
-
-
-def model_of(config: PaliGemmaConfig, source: TensorSource) -> PaliGemma:
-    """The torch model on these weights; where a graph multiplies a matrix's input, its columns are."""
-    weights = {}
-    for name, _ in skeleton(config).named_parameters():
-        weights[name] = source.tensor(name).to(torch.float32)
-        if name.endswith(".o_proj.weight") and isinstance(source, Balanced):
-            weights[name] = weights[name] * source.tensor(f"{name.removesuffix('.weight')}.{INPUT_SCALES}")
-    model = PaliGemma(config).eval()
-    model.load_state_dict(weights, strict=True)
-    return model.requires_grad_(False)
 
 
 def outputs(model: PaliGemma) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -110,7 +99,9 @@ def test_balanced_weights_compute_what_they_did(checkpoint: Folders, name: str) 
     plain = outputs(load_model(source.config, source.checkpoint))
     balanced = Balanced(source.checkpoint, source.config)
     kinds = ("features", "logits", "cached values")
-    for what, ours, theirs in zip(kinds, outputs(model_of(source.config, balanced)), plain, strict=True):
+    for what, ours, theirs in zip(
+        kinds, outputs(model_of(source.config, balanced.tensor, scales=balanced)), plain, strict=True
+    ):
         assert_close(f"{name}: {what}", ours, theirs, 5e-6)
     changed = [
         key
@@ -132,7 +123,7 @@ def test_injected_outliers_change_no_code(checkpoint: Folders, name: str) -> Non
     inject(changed, source.config)
     for what, ours, theirs in zip(
         ("features", "logits"),
-        outputs(model_of(source.config, changed))[:2],
+        outputs(model_of(source.config, changed.tensor))[:2],
         outputs(load_model(source.config, source.checkpoint))[:2],
         strict=True,
     ):
