@@ -81,9 +81,7 @@ def run_validate(
     check_files(bundle, manifest)
     placement = place(device, threads)
     source = open_source(resolve_checkpoint(checkpoint), adapter)
-    if different := first_difference(
-        manifest, draft(source, manifest.recipe.precision, manifest.cache.update)
-    ):
+    if different := first_difference(manifest, draft(source, manifest.recipe.precision)):
         raise MismatchError(f"{bundle} is not {checkpoint}: {different}")
     tokenizer = PromptTokenizer.load(bundle / manifest.tokens.file)
     facts = manifest.image

@@ -24,7 +24,6 @@ from paligemma_onnx.runtime.manifest import (
     BUNDLE_ID_KEY,
     MANIFEST,
     SCHEMA_VERSION,
-    CacheUpdate,
     FileSpec,
     GenerationDefaults,
     Graphs,
@@ -39,9 +38,9 @@ from .channels import Balanced
 from .encodings import TensorSource
 from .graphs import Verb, declare, specs
 from .quantize import Laid, form_of, lay_out
-from .recipes import PRECISIONS
+from .recipes import PRECISIONS, Precision
 from .staging import staged
-from .trace import OPSET, trace
+from .trace import OPSET, Traced, trace
 from .weights import WeightFile, plan_file, refer, write_file
 
 # Tokens an answer gets when nobody says: captions and answers are shorter, twenty objects' boxes are not.
@@ -132,11 +131,7 @@ def export(
         manifest = draft(source, request.precision)
     with resources(str(request.output)), staged(request.output, force=request.force) as staging:
         _report_non_finite(request, source, progress)
-        graphs, model = [], skeleton(source.config)
-        for name, verb in declare(source.config, manifest.cache.update).items():
-            progress.stage(f"tracing {name}")
-            laid = lay_out(trace(verb, model), form_of(precision, name), precision.table)
-            graphs.append((verb, laid))
+        graphs = _graphs(source.config, precision, progress)
         weights = source.weights(request.precision)
         files = _write_weights(staging, weights, source.constants, graphs, progress)
         progress.stage("writing graphs")
@@ -156,22 +151,33 @@ def _overlap(one: Path, other: Path) -> bool:
     return real == place or real in place.parents or place in real.parents
 
 
-def draft(source: Source, precision: str, update: CacheUpdate = "grow") -> Manifest:
+def draft(source: Source, precision: str) -> Manifest:
     """What the manifest says before a file is written; raises CheckpointError and what `declare` raises."""
-    config = source.config
+    config, recipe = source.config, PRECISIONS[precision]
     return Manifest(
         schema_version=SCHEMA_VERSION,
         bundle_id="",
         model=facts.model_facts(config, sum(weight.numel() for weight in skeleton(config).parameters())),
         image=facts.image_facts(source.folder, config),
         tokens=facts.token_facts(source.folder, config),
-        cache=facts.cache_facts(config, update),
-        graphs=specs(declare(config, update)),
-        recipe=Recipe(precision, OPSET, facts.matrices(PRECISIONS[precision])),
+        cache=facts.cache_facts(config, recipe.cache),
+        graphs=specs(declare(config, recipe.cache)),
+        recipe=Recipe(precision, OPSET, facts.matrices(recipe), recipe.wide_batch),
         generation=GenerationDefaults(min(MAX_NEW_TOKENS, config.text_config.max_position_embeddings)),
         producer=facts.producer(),
         files={},
     )
+
+
+def _graphs(config: PaliGemmaConfig, precision: Precision, progress: Progress) -> list[tuple[Verb, Laid]]:
+    """Each verb's graph, traced once where two verbs are the same, in the precision's arithmetic."""
+    model, traces, graphs = skeleton(config), dict[str, Traced](), []
+    for name, verb in declare(config, precision.cache).items():
+        if verb.name not in traces:
+            progress.stage(f"tracing {verb.name}")
+            traces[verb.name] = trace(verb, model)
+        graphs.append((verb, lay_out(traces[verb.name].copy(), form_of(precision, name), precision.table)))
+    return graphs
 
 
 def _report_non_finite(request: ExportRequest, source: Source, progress: Progress) -> None:

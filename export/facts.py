@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from importlib.metadata import version
 from pathlib import Path
 
@@ -57,7 +57,7 @@ def cache_facts(config: PaliGemmaConfig, update: CacheUpdate) -> CacheFacts:
 
 def matrices(precision: Precision) -> Matrices:
     """How the manifest words a recipe."""
-    return Matrices(**{graph: str(form) for graph, form in vars(precision).items()})
+    return Matrices(**{part.name: str(getattr(precision, part.name)) for part in fields(Matrices)})
 
 
 def first_difference(bundle: Manifest, checkpoint: Manifest) -> str | None:

@@ -8,28 +8,29 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-from paligemma_onnx.model.attention import AttentionCore, eager_attention
 from paligemma_onnx.model.cache import KeyValue
 from paligemma_onnx.model.config import PaliGemmaConfig
 from paligemma_onnx.model.paligemma import PaliGemma
 from paligemma_onnx.runtime.manifest import CacheUpdate, Graphs, GraphSpec, TensorSpec
 
-from .in_place import check_in_place, in_place_attention, with_room
+from .in_place import DecodeInPlace, check_in_place
 
 # Varying dimensions and the sizes they are traced with: all different, and neither 0 nor 1, which the
 # tracer would take for constants.
 EXAMPLE_SIZES = {"batch": 2, "text_tokens": 7, "image_tokens": 11, "past_slots": 5, "cache_slots": 5}
+DECODER_DATA = "decoder.data"
+PAST_LENGTHS = TensorSpec("past_lengths", "int64", ("batch",))
 
 
 @dataclass(frozen=True)
 class Verb:
     """A graph to be: what it takes and gives, and the module that computes it."""
 
+    name: str  # of the graph; two of one name are the same before a precision is put into them
     spec: GraphSpec
     weight_file: str  # prefill and decode share one
     module: Callable[[PaliGemma], nn.Module]
@@ -54,26 +55,14 @@ class _Prefill(nn.Module):
         return logits, *(tensor for layer in cache for tensor in layer)
 
 
-class _PrefillWithRoom(nn.Module):
+class _DecodeStep(nn.Module):
     def __init__(self, model: PaliGemma) -> None:
         super().__init__()
         self.model = model
 
-    def forward(
-        self, input_ids: Tensor, image_features: Tensor, text_lengths: Tensor, cache_slots: Tensor
-    ) -> tuple[Tensor, ...]:
-        logits, cache = self.model.prefill(input_ids, image_features, text_lengths)
-        return logits, *(tensor for layer in with_room(cache, cache_slots) for tensor in layer)
-
-
-class _DecodeStep(nn.Module):
-    def __init__(self, model: PaliGemma, core: AttentionCore) -> None:
-        super().__init__()
-        self.model, self.core = model, core
-
     def forward(self, input_ids: Tensor, past_lengths: Tensor, *past: Tensor) -> tuple[Tensor, ...]:
         cache = tuple(KeyValue(*pair) for pair in zip(past[::2], past[1::2], strict=True))
-        logits, cache = self.model.decode_step(input_ids, past_lengths, cache, self.core)
+        logits, cache = self.model.decode_step(input_ids, past_lengths, cache)
         return logits, *(tensor for layer in cache for tensor in layer)
 
 
@@ -82,21 +71,18 @@ def declare(config: PaliGemmaConfig, update: CacheUpdate = "grow") -> dict[str, 
 
     Args:
         config: the model.
-        update: whether decode gives a cache that is a slot longer, or writes into the one it gets; prefill
-            then makes one of `cache_slots` slots, so that nobody has to move it.
+        update: whether decode gives a cache that is a slot longer, or writes into the one it gets. Prefill
+            then does so, too, and both are the same verb.
 
     Raises:
         OptionError: the cache of this model cannot be updated in place.
     """
-    vision, text = config.vision_config, config.text_config
-    in_place = update == "in_place"
-    if in_place:
-        check_in_place(text)
-    side, width = vision.image_size, text.hidden_size
-    ids = TensorSpec("input_ids", "int64", ("batch", "text_tokens"))
-    logits = TensorSpec("logits", "float32", ("batch", text.vocab_size))
+    vision, width = config.vision_config, config.text_config.hidden_size
+    side = vision.image_size
+    decoder = _in_place(config) if update == "in_place" else _grow(config)
     return {
         "vision_encoder": Verb(
+            "vision_encoder",
             GraphSpec(
                 "vision_encoder.onnx",
                 (TensorSpec("pixel_values", "float32", ("batch", 3, side, side)),),
@@ -105,37 +91,54 @@ def declare(config: PaliGemmaConfig, update: CacheUpdate = "grow") -> dict[str, 
             "vision_encoder.data",
             _EncodeImage,
         ),
-        "prefill": Verb(
-            GraphSpec(
-                "prefill.onnx",
-                (
-                    ids,
-                    TensorSpec("image_features", "float32", ("batch", "image_tokens", width)),
-                    TensorSpec("text_lengths", "int64", ("batch",)),
-                    *((TensorSpec("cache_slots", "int64", (1,)),) if in_place else ()),
-                ),
-                (
-                    logits,
-                    *_cache("present", config, "cache_slots" if in_place else "image_tokens + text_tokens"),
-                ),
-            ),
-            "decoder.data",
-            _PrefillWithRoom if in_place else _Prefill,
-        ),
-        "decode": Verb(
-            GraphSpec(
-                "decode.onnx",
-                (
-                    TensorSpec("input_ids", "int64", ("batch", 1)),
-                    TensorSpec("past_lengths", "int64", ("batch",)),
-                    *_cache("past_key_values", config, "cache_slots" if in_place else "past_slots"),
-                ),
-                (logits, *_cache("present", config, "cache_slots" if in_place else "past_slots + 1")),
-            ),
-            "decoder.data",
-            partial(_DecodeStep, core=in_place_attention if in_place else eager_attention),
-        ),
+        **decoder,
     }
+
+
+def _grow(config: PaliGemmaConfig) -> dict[str, Verb]:
+    """Prefill makes a cache, decode a longer one: standard operators only."""
+    prefill = GraphSpec(
+        "prefill.onnx",
+        _prompt(config),
+        (_logits(config), *_cache("present", config, "image_tokens + text_tokens")),
+    )
+    decode = GraphSpec(
+        "decode.onnx",
+        (
+            TensorSpec("input_ids", "int64", ("batch", 1)),
+            PAST_LENGTHS,
+            *_cache("past_key_values", config, "past_slots"),
+        ),
+        (_logits(config), *_cache("present", config, "past_slots + 1")),
+    )
+    return {
+        "prefill": Verb("prefill", prefill, DECODER_DATA, _Prefill),
+        "decode": Verb("decode", decode, DECODER_DATA, _DecodeStep),
+    }
+
+
+def _in_place(config: PaliGemmaConfig) -> dict[str, Verb]:
+    """Prefill and decode write into the cache they are given."""
+    check_in_place(config.text_config)
+    inputs = (*_prompt(config), PAST_LENGTHS, *_cache("past_key_values", config, "cache_slots"))
+    outputs = (_logits(config), *_cache("present", config, "cache_slots"))
+    return {
+        name: Verb("decoder", GraphSpec(f"{name}.onnx", inputs, outputs), DECODER_DATA, DecodeInPlace)
+        for name in ("prefill", "decode")
+    }
+
+
+def _prompt(config: PaliGemmaConfig) -> tuple[TensorSpec, ...]:
+    features = ("batch", "image_tokens", config.text_config.hidden_size)
+    return (
+        TensorSpec("input_ids", "int64", ("batch", "text_tokens")),
+        TensorSpec("image_features", "float32", features),
+        TensorSpec("text_lengths", "int64", ("batch",)),
+    )
+
+
+def _logits(config: PaliGemmaConfig) -> TensorSpec:
+    return TensorSpec("logits", "float32", ("batch", config.text_config.vocab_size))
 
 
 def specs(verbs: dict[str, Verb]) -> Graphs:

@@ -11,6 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from paligemma_onnx.runtime.manifest import CacheUpdate
+
 
 @dataclass(frozen=True)
 class Float32:
@@ -53,16 +55,19 @@ class Precision:
     prefill: Form
     decode: Form
     table: Float32 | Blocks  # embedding and head, the same numbers, shared by prefill and decode
+    cache: CacheUpdate
+    wide_batch: int | None = None  # rows from which decode is limited by arithmetic and takes prefill's
 
     @property
     def rounds(self) -> bool:
         """Whether any matrix has fewer bits than the checkpoint computes with."""
-        return any(not isinstance(form, Float32) for form in vars(self).values())
+        forms = (self.vision_encoder, self.prefill, self.decode, self.table)
+        return any(not isinstance(form, Float32) for form in forms)
 
 
 PRECISIONS = {
-    "fp32": Precision(Float32(), Float32(), Float32(), Float32()),
-    "int8": Precision(Outputs(), Outputs(), Outputs(), Blocks(8, 128)),
-    "int4": Precision(Outputs(), Outputs(), Blocks(4, 128), Blocks(4, 128)),
-    "int4-compact": Precision(Outputs(), Blocks(4, 128), Blocks(4, 128), Blocks(4, 128)),
+    "fp32": Precision(Float32(), Float32(), Float32(), Float32(), "grow"),
+    "int8": Precision(Outputs(), Outputs(), Outputs(), Blocks(8, 128), "in_place"),
+    "int4": Precision(Outputs(), Outputs(), Blocks(4, 128), Blocks(4, 128), "in_place", wide_batch=4),
+    "int4-compact": Precision(Outputs(), Blocks(4, 128), Blocks(4, 128), Blocks(4, 128), "in_place"),
 }

@@ -36,6 +36,10 @@ class Traced:
     model: ir.Model
     transposed: frozenset[str]  # weights stored [in, out], the order MatMul reads
 
+    def copy(self) -> Traced:
+        """One that can be changed without the other."""
+        return Traced(self.model.clone(), self.transposed)
+
 
 def trace(verb: Verb, model: PaliGemma) -> Traced:
     """Trace one verb of a model that is on the meta device."""
@@ -65,7 +69,7 @@ def trace(verb: Verb, model: PaliGemma) -> Traced:
         _forget_intermediate_types(graph_model.graph)
         ClearMetadataAndDocStringPass()(graph_model)
         NameFixPass()(graph_model)
-        graph_model.graph.name = verb.spec.file.removesuffix(".onnx")
+        graph_model.graph.name = verb.name
         graph_model.metadata_props.clear()
     return Traced(graph_model, transposed)
 

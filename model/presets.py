@@ -72,7 +72,7 @@ def paligemma2_28b(image_size: int) -> PaliGemmaConfig:
         num_hidden_layers=46,
         num_attention_heads=32,
         num_key_value_heads=16,
-        head_dim=128,
+        head_dim=168,
         query_pre_attn_scalar=144.0,
     )
     return PaliGemmaConfig(_so400m(image_size), text, IMAGE_TOKEN)
@@ -97,7 +97,7 @@ def tiny_gemma(num_key_value_heads: int = 1) -> PaliGemmaConfig:
 def tiny_gemma2() -> PaliGemmaConfig:
     """A PaliGemma 2 in miniature, none of whose features are asleep.
 
-    Soft caps low enough to bend the values of random weights, 8 query heads on 4 KV heads, a head width (12)
+    Soft caps low enough to bend the values of random weights, 8 query heads on 4 KV heads, a head width (16)
     that is not hidden / heads (8), a scalar that is neither, a window (7) shorter than the 16 image tokens.
     """
     text = TextConfig(
@@ -108,7 +108,7 @@ def tiny_gemma2() -> PaliGemmaConfig:
         num_hidden_layers=4,
         num_attention_heads=8,
         num_key_value_heads=4,
-        head_dim=12,
+        head_dim=16,
         query_pre_attn_scalar=10.0,
         attn_logit_softcapping=2.0,
         final_logit_softcapping=3.0,

@@ -77,10 +77,10 @@ class TimedSession:
         self._session.run_with_iobinding(binding, options)
         self.runs.append((started, time.perf_counter()))
 
-    @property
-    def seconds(self) -> float:
-        """Mean of the noted runs."""
-        return sum(ended - started for started, ended in self.runs) / len(self.runs)
+
+def mean_seconds(runs: Sequence[tuple[float, float]]) -> float:
+    """Seconds of noted runs."""
+    return sum(ended - started for started, ended in runs) / len(runs)
 
 
 class Benchmark:
@@ -121,18 +121,20 @@ class Benchmark:
         ended = time.perf_counter()
         if (got := len(answers[0].token_ids)) < tokens:
             raise OptionError(f"{tokens} tokens do not fit into the context, which has room for {got}")
-        vision, prefill, decode = self.sessions
+        vision, *decoder = self.sessions
+        # Steps of many rows may run through the prefill's session.
+        prefill, *steps = sorted(run for session in decoder for run in session.runs)
         # The first step starts when every row's first id is known.
-        first = decode.runs[0][0]
-        token_s = (ended - first) / len(decode.runs)
+        first = steps[0][0]
+        token_s = (ended - first) / len(steps)
         return Cost(
             pictures=len(pictures),
             tokens=tokens,
-            vision_s=vision.seconds,
-            prefill_s=prefill.seconds,
+            vision_s=mean_seconds(vision.runs),
+            prefill_s=mean_seconds([prefill]),
             time_to_first_token_s=first - started,
             token_s=token_s,
-            own_s=token_s - decode.seconds,
+            own_s=token_s - mean_seconds(steps),
             total_s=ended - started,
         )
 

@@ -7,6 +7,7 @@ longest row, D width, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -58,11 +59,20 @@ class GraphRunner:
 
     @classmethod
     def open(cls, folder: Path, manifest: Manifest, placement: Placement) -> GraphRunner:
-        """Open the three sessions; raises what `open_session` raises."""
+        """Open the sessions; raises what `open_session` raises.
+
+        Where prefill and decode are the same graph one session serves both, and holds its weights once.
+        """
         graphs = manifest.graphs
+        different = {graph.digest: graph for graph in (graphs.vision_encoder, graphs.prefill, graphs.decode)}
+        # Each takes its time with one thread: to bring weights into the order that its kernels read.
+        with ThreadPoolExecutor(len(different)) as threads:
+            opened = {
+                digest: threads.submit(open_session, folder, graph, manifest, placement)
+                for digest, graph in different.items()
+            }
         vision, prefill, decode = (
-            open_session(folder, graph, manifest, placement)
-            for graph in (graphs.vision_encoder, graphs.prefill, graphs.decode)
+            opened[graph.digest].result() for graph in (graphs.vision_encoder, graphs.prefill, graphs.decode)
         )
         return cls(manifest, placement, vision, prefill, decode)
 
@@ -84,6 +94,7 @@ class GraphRunner:
             image_features: float32[B, N, D].
             text_lengths: int64[B], real tokens of each row.
             slots: the most that any row will use, N + T or more; a cache that grows does not need to know.
+                What stands in free slots is left as it was found, and never read.
             cancel: stops the run from another thread.
 
         Returns:
@@ -94,11 +105,13 @@ class GraphRunner:
             "image_features": image_features,
             "text_lengths": text_lengths,
         }
+        graph, lengths = self.manifest.graphs.prefill, image_features.shape[1] + text_lengths
         if self._in_place:
-            fed["cache_slots"] = np.array([slots], dtype=np.int64)
-        graph = self.manifest.graphs.prefill
-        logits, *values = self._run(self.prefill_session, graph, fed, {}, cancel, give_back=True)
-        return logits.numpy(), Cache(tuple(values), image_features.shape[1] + text_lengths)
+            empty = Cache(self._room(len(input_ids), slots), np.zeros_like(text_lengths))
+            logits, values = self._write(self.prefill_session, graph, fed, empty, cancel, give_back=True)
+        else:
+            logits, *values = self._run(self.prefill_session, graph, fed, {}, cancel, give_back=True)
+        return logits.numpy(), Cache(tuple(values), lengths)
 
     def decode(self, input_ids: Ids, cache: Cache, cancel: Cancellation) -> tuple[Array, Cache]:
         """Add one token to each row: int64[B, 1] -> logits float32[B, V] and the cache with it.
@@ -107,12 +120,46 @@ class GraphRunner:
         what it held, since each step writes its slot before it reads it: one may go back and decode again
         from there, but not go on from both.
         """
-        graph = self.manifest.graphs.decode
-        fed: dict[str, NDArray[Any]] = {"input_ids": input_ids, "past_lengths": cache.lengths}
-        bound = _by_name([spec for spec in graph.inputs if spec.name not in fed], cache)
-        written = _by_name(graph.outputs[1:], cache) if self._in_place else {}
-        logits, *values = self._run(self.decode_session, graph, fed, bound, cancel, written=written)
+        graph, rows = self.manifest.graphs.decode, len(input_ids)
+        fed: dict[str, NDArray[Any]] = {"input_ids": input_ids}
+        if self._in_place:
+            fed["image_features"] = np.zeros((rows, 0, self.manifest.model.hidden_size), dtype=np.float32)
+            fed["text_lengths"] = np.ones(rows, dtype=np.int64)
+            wide = self.manifest.recipe.wide_batch
+            session = self.decode_session if wide is None or rows < wide else self.prefill_session
+            logits, values = self._write(session, graph, fed, cache, cancel)
+        else:
+            fed["past_lengths"] = cache.lengths
+            bound = _by_name(graph.inputs[len(fed) :], cache)
+            logits, *values = self._run(self.decode_session, graph, fed, bound, cancel)
         return logits.numpy(), cache.grown(tuple(values))
+
+    def _room(self, rows: int, slots: int) -> tuple[Any, ...]:
+        """Memory for a cache, float32[B, K, C, H] for each key and value; raises ResourceError."""
+        facts, make = self.manifest.cache, import_onnxruntime().OrtValue.ortvalue_from_shape_and_type
+        shape = (rows, facts.heads, slots, facts.head_dim)
+        try:
+            return tuple(make(shape, np.float32, self.placement.device) for _ in range(2 * facts.layers))
+        except Exception as error:  # the engine has no common base for what it raises
+            if words := shortage(error):
+                raise ResourceError(f"a cache of {slots} slots for {rows} rows: {words}") from error
+            raise
+
+    def _write(
+        self,
+        session: Any,
+        graph: GraphSpec,
+        fed: Mapping[str, NDArray[Any]],
+        cache: Cache,
+        cancel: Cancellation,
+        *,
+        give_back: bool = False,
+    ) -> tuple[Any, Sequence[Any]]:
+        """Run a graph that writes into the cache it reads: logits, and the cache's values."""
+        fed = {**fed, "past_lengths": cache.lengths}
+        bound, written = _by_name(graph.inputs[len(fed) :], cache), _by_name(graph.outputs[1:], cache)
+        logits, *values = self._run(session, graph, fed, bound, cancel, written=written, give_back=give_back)
+        return logits, values
 
     @property
     def _in_place(self) -> bool:

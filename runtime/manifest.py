@@ -131,6 +131,9 @@ class Recipe:
     precision: str
     opset: int
     matrices: Matrices
+    # From so many rows on a decode step runs through the prefill graph, whose arithmetic suits many rows;
+    # None: never. Both graphs have the same inputs and outputs where the cache is updated in place.
+    wide_batch: int | None = None
 
     @property
     def is_float32(self) -> bool:

@@ -48,6 +48,7 @@ def _check_numbers(manifest: Manifest) -> None:
         "cache.heads": cache.heads,
         "cache.head_dim": cache.head_dim,
         "generation.max_new_tokens": manifest.generation.max_new_tokens,
+        "recipe.wide_batch": 1 if manifest.recipe.wide_batch is None else manifest.recipe.wide_batch,
     }
     for field, value in at_least_1.items():
         if value < 1:
@@ -86,17 +87,20 @@ def _check_graphs(manifest: Manifest) -> None:
         "vision_encoder", graphs.vision_encoder.inputs, {"pixel_values": (None, 3, image.size, image.size)}
     )
     _check_tensors("vision_encoder", graphs.vision_encoder.outputs, {"image_features": features})
-    asked: dict[str, Shape] = {
+    prompt: dict[str, Shape] = {
         "input_ids": (None, None),
         "image_features": (None, None, model.hidden_size),
         "text_lengths": (None,),
     }
+    past: dict[str, Shape] = {"past_lengths": (None,), **slots("past_key_values")}
+    step: dict[str, Shape] = {"input_ids": (None, 1), **past}
     if cache.update == "in_place":
-        asked["cache_slots"] = (1,)
-    _check_tensors("prefill", graphs.prefill.inputs, asked)
+        prompt = step = prompt | past
+    elif manifest.recipe.wide_batch is not None:
+        raise ValueError("recipe.wide_batch asks for a cache that is updated in place")
+    _check_tensors("prefill", graphs.prefill.inputs, prompt)
     _check_tensors("prefill", graphs.prefill.outputs, {"logits": logits, **slots("present")})
-    step: dict[str, Shape] = {"input_ids": (None, 1), "past_lengths": (None,)}
-    _check_tensors("decode", graphs.decode.inputs, step | slots("past_key_values"))
+    _check_tensors("decode", graphs.decode.inputs, step)
     _check_tensors("decode", graphs.decode.outputs, {"logits": logits, **slots("present")})
 
 

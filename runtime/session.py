@@ -123,6 +123,10 @@ def _session_options(ort: Any, placement: Placement, manifest: Manifest) -> Any:
         # it both sessions map the same file and the weights are resident once, in the file cache. Products
         # of fewer bits need it: their fast kernels read no other order.
         options.add_session_config_entry("session.disable_prepacking", "1")
+    # x86 before VNNI adds pairs of 8-bit products in 16 bits, where those of signed weights overflow: every
+    # answer would be wrong by tenths. Told so, the engine takes unsigned weights on such a processor, and
+    # does as before on all others.
+    options.add_session_config_entry("session.x64quantprecision", "1")
     return options
 
 

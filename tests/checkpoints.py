@@ -60,7 +60,7 @@ CASES = {
                 "model_type": "gemma2",
                 "num_attention_heads": 8,
                 "num_key_value_heads": 4,
-                "head_dim": 12,  # 8 x 12 is not the hidden size
+                "head_dim": 16,  # 8 x 16 is not the hidden size
                 "query_pre_attn_scalar": 10,
                 "sliding_window": 5,  # shorter than the answer, far shorter than the prefix
                 "attn_logit_softcapping": 4.0,

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from checkpoints import CASES, write_checkpoint
 
 from paligemma_onnx.export.exporter import ExportRequest, export
+from paligemma_onnx.export.recipes import PRECISIONS
 from paligemma_onnx.export.self_check import self_check
 from paligemma_onnx.export.shipped import shipped_model
 
@@ -63,6 +65,30 @@ def bundle(
                 progress,
                 lambda path, manifest, source: self_check(path, manifest, source, progress.stage),
             )
+            made[name] = folder / name
+        return made[name]
+
+    return get
+
+
+@pytest.fixture(scope="session")
+def in_place_bundle(
+    tmp_path_factory: pytest.TempPathFactory, checkpoint: Callable[[str], Path]
+) -> Callable[[str], Path]:
+    """As `bundle`, with a cache that is updated in place; float32, which no precision on offer is then."""
+    folder, made = tmp_path_factory.mktemp("in_place"), dict[str, Path]()
+    exact = replace(PRECISIONS["fp32"], cache="in_place")
+
+    def get(name: str) -> Path:
+        if name not in made:
+            progress = Silent()
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setitem(PRECISIONS, "fp32", exact)
+                export(
+                    ExportRequest(checkpoint(name), folder / name),
+                    progress,
+                    lambda path, manifest, source: self_check(path, manifest, source, progress.stage),
+                )
             made[name] = folder / name
         return made[name]
 

@@ -9,7 +9,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 import pytest
 import torch
 from click.testing import CliRunner
@@ -151,9 +150,7 @@ def test_a_step_reads_the_decoder_once(bundle: Folders, graph: str, checkpoint: 
 
 
 def test_integer_product_is_the_product() -> None:
-    session = onnxruntime.InferenceSession(
-        limits.int8_product(64, 32).SerializeToString(), providers=["CPUExecutionProvider"]
-    )
+    session = limits.int8_session(64, 32, threads=1)
     rows_ = np.random.default_rng(1).standard_normal((5, 64), dtype=np.float32)
     weights = np.random.default_rng(0).integers(-127, 128, (64, 32), dtype=np.int8) / np.float32(127)
     (found,) = session.run(None, {"x": rows_})

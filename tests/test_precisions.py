@@ -44,7 +44,7 @@ STEPS = 3
 
 @pytest.fixture(scope="module")
 def rounded(
-    tmp_path_factory: pytest.TempPathFactory, checkpoint: Folders, bundle: Folders
+    tmp_path_factory: pytest.TempPathFactory, checkpoint: Folders, in_place_bundle: Folders
 ) -> Callable[[str, str], Path]:
     """A case's bundle in a precision, checked as an export is; read only."""
     folder, made = tmp_path_factory.mktemp("rounded"), dict[tuple[str, str], Path]()
@@ -52,7 +52,7 @@ def rounded(
     def get(name: str, precision: str) -> Path:
         if (name, precision) not in made:
             made[name, precision] = write(
-                checkpoint(name), bundle(name), folder / name / precision, precision
+                checkpoint(name), in_place_bundle(name), folder / name / precision, precision
             )
         return made[name, precision]
 
@@ -109,6 +109,32 @@ def test_each_graph_multiplies_with_its_codes(
         errors[f"step {step}"] = rms_error(logits, expected)
     print(f"{name} {precision}: " + ", ".join(f"{part} {error:.1e}" for part, error in errors.items()))
     assert max(errors.values()) < ACTIVATIONS
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("rows", [3, 4])
+def test_steps_of_many_rows_take_prefills_weights(
+    rounded: Callable[[str, str], Path], checkpoint: Folders, name: str, rows: int
+) -> None:
+    """From four rows on, `int4` multiplies with the 8-bit weights that prefill holds."""
+    folder, source = rounded(name, "int4"), open_source(checkpoint(name), None)
+    manifest, never = read_manifest(folder), Cancellation()
+    assert manifest.recipe.wide_batch == 4
+    runner = GraphRunner.open(folder, manifest, place("cpu", None))
+    random, lengths = np.random.default_rng(1), np.array([5, 3, 4, 2])[:rows]
+    features = random.normal(size=(rows, 6, manifest.model.hidden_size)).astype(np.float32)
+    _, cache = runner.prefill(random.integers(4, 600, (rows, 5)), features, lengths, 12, never)
+    values = [torch.from_numpy(value.numpy()) for value in cache.values]
+    past, ids = tuple(map(KeyValue, values[::2], values[1::2])), random.integers(4, 600, (rows, 1))
+    logits, _ = runner.decode(ids, cache, never)
+    errors = {}
+    for graph in ("prefill", "decode"):
+        model = rounded_model(source, "int4", graph)
+        expected, _ = model.decode_step(torch.from_numpy(ids), torch.from_numpy(cache.lengths), past)
+        errors[graph] = rms_error(logits, expected)
+    print(f"{name}, {rows} rows: error against the weights of " + str(errors))
+    assert min(errors, key=errors.__getitem__) == ("prefill" if rows >= 4 else "decode")
+    assert min(errors.values()) < ACTIVATIONS
 
 
 @pytest.mark.parametrize("precision", ROUNDED)

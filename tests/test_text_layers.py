@@ -67,7 +67,7 @@ def test_rotation() -> None:
     theirs, config = twins("gemma2_window").theirs.model.language_model, tiny_gemma().text_config
     positions = torch.tensor([[0, 1, 2, 3, 700, 8191], [5, 6, 7, 8, 9, 10]])
     cos, sin = theirs.rotary_emb(noise(1), positions)
-    x, width = noise(2, 8, 6, 12), twins("gemma2_window").ours.config.text_config.head_dim
+    x, width = noise(2, 8, 6, 16), twins("gemma2_window").ours.config.text_config.head_dim
     by_them, _ = apply_rotary_pos_emb(x, x, cos, sin)
     ours = rotate(x, rotation(positions, inverse_frequencies(width, config.rope_theta)))
     assert_close("rotated", ours, by_them, BOUND)
