@@ -127,7 +127,7 @@ def compare(
 
     progress("bundle: vision")
     reference = kept["vision"]
-    features = np.concatenate([runner.encode_image(pixels[None], never) for pixels in questions.pixel_values])
+    features = runner.encode_image(questions.pixel_values, never)
     differences.append(difference("vision", "image_features", features, reference, limits))
 
     progress("bundle: prefill")

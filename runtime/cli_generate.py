@@ -35,6 +35,7 @@ from .terminal import say
 @click.option(
     "--max-image-pixels", type=int, default=DEFAULT_MAX_PIXELS, help="Refuse larger images before decoding."
 )
+@click.option("--release-vision", is_flag=True, help="Hold the vision graph only while it runs.")
 @click.option("--json", is_flag=True, help="Print one JSON object when the answer is complete.")
 @click.option("--stats", is_flag=True, help="Print timings on stderr.")
 @click.option("--no-stream", is_flag=True, help="Print the text when it is complete.")
@@ -50,6 +51,7 @@ def generate(
     device: str,
     threads: int | None,
     max_image_pixels: int,
+    release_vision: bool,
     json: bool,
     stats: bool,
     no_stream: bool,
@@ -71,7 +73,9 @@ def generate(
     )
     if max_new_tokens is not None:
         options["max_new_tokens"] = max_new_tokens
-    loaded = PaliGemma.load(model, device=cast(Device, device), threads=threads)
+    loaded = PaliGemma.load(
+        model, device=cast(Device, device), threads=threads, keep_vision=not release_vision
+    )
     stream = loaded.stream(list(image), prompt, **options)
     for warning in stream.result.warnings:
         say(f"warning: {warning}")

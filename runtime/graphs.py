@@ -51,38 +51,45 @@ class Runner(Protocol):
 class GraphRunner:
     """Open sessions of one bundle."""
 
+    folder: Path
     manifest: Manifest
     placement: Placement
-    vision: Any
+    vision: Any | None  # None: opened for the pictures of a request and let go behind them
     prefill_session: Any
     decode_session: Any
 
     @classmethod
-    def open(cls, folder: Path, manifest: Manifest, placement: Placement) -> GraphRunner:
+    def open(
+        cls, folder: Path, manifest: Manifest, placement: Placement, *, keep_vision: bool = True
+    ) -> GraphRunner:
         """Open the sessions; raises what `open_session` raises.
 
         Where prefill and decode are the same graph one session serves both, and holds its weights once.
         """
         graphs = manifest.graphs
-        different = {graph.digest: graph for graph in (graphs.vision_encoder, graphs.prefill, graphs.decode)}
+        wanted = (graphs.prefill, graphs.decode, *((graphs.vision_encoder,) if keep_vision else ()))
+        different = {graph.digest: graph for graph in wanted}
         # Each takes its time with one thread: to bring weights into the order that its kernels read.
         with ThreadPoolExecutor(len(different)) as threads:
             opened = {
                 digest: threads.submit(open_session, folder, graph, manifest, placement)
                 for digest, graph in different.items()
             }
-        vision, prefill, decode = (
-            opened[graph.digest].result() for graph in (graphs.vision_encoder, graphs.prefill, graphs.decode)
-        )
-        return cls(manifest, placement, vision, prefill, decode)
+        prefill, decode, *vision = (opened[graph.digest].result() for graph in wanted)
+        return cls(folder, manifest, placement, vision[0] if vision else None, prefill, decode)
 
     def encode_image(self, pixel_values: Array, cancel: Cancellation) -> Array:
-        """float32[B, 3, S, S] -> float32[B, I, D]."""
+        """Look at pictures, one after the other: float32[B, 3, S, S] -> float32[B, I, D].
+
+        More at once would cost memory and, on a CPU, gain no time.
+        """
         graph = self.manifest.graphs.vision_encoder
-        (features,) = self._run(
-            self.vision, graph, {"pixel_values": pixel_values}, {}, cancel, give_back=True
-        )
-        return np.asarray(features.numpy(), dtype=np.float32)
+        session = self.vision or open_session(self.folder, graph, self.manifest, self.placement)
+        seen = [
+            self._run(session, graph, {"pixel_values": pixels}, {}, cancel, give_back=True)[0].numpy()
+            for pixels in pixel_values[:, None]
+        ]
+        return np.concatenate(seen)
 
     def prefill(
         self, input_ids: Ids, image_features: Array, text_lengths: Ids, slots: int, cancel: Cancellation

@@ -50,13 +50,23 @@ class PaliGemma:
         self.load_s = load_s
 
     @classmethod
-    def load(cls, folder: str | Path, *, device: Device = "auto", threads: int | None = None) -> PaliGemma:
+    def load(
+        cls,
+        folder: str | Path,
+        *,
+        device: Device = "auto",
+        threads: int | None = None,
+        keep_vision: bool = True,
+    ) -> PaliGemma:
         """Open a bundle.
 
         Args:
             folder: what `paligemma-onnx export` wrote.
             device: `auto` takes CUDA when it loads, else the CPU, with a warning if CUDA was there.
             threads: for one operator on the CPU; None takes every processor this process may use.
+            keep_vision: whether the vision graph stays in memory. Otherwise each request opens it for its
+                pictures, which takes a moment, and lets it go: 0.4 GB less while text is written, of a 3B
+                model in 8 bits.
 
         Raises:
             OptionError: threads is out of range.
@@ -72,12 +82,13 @@ class PaliGemma:
             tokenizer = PromptTokenizer.load(folder / manifest.tokens.file)
             placement = place(device, threads)
             try:
-                runner: Runner = GraphRunner.open(folder, manifest, placement)
+                runner: Runner = GraphRunner.open(folder, manifest, placement, keep_vision=keep_vision)
             except ProviderError as error:
                 if device != "auto" or placement.device == "cpu":
                     raise
                 warnings.warn(f"running on the CPU, since CUDA does not load: {error}", stacklevel=2)
-                runner = GraphRunner.open(folder, manifest, Placement("cpu", placement.threads))
+                cpu = Placement("cpu", placement.threads)
+                runner = GraphRunner.open(folder, manifest, cpu, keep_vision=keep_vision)
         return cls(manifest, tokenizer, runner, time.perf_counter() - started)
 
     @property

@@ -165,12 +165,15 @@ def test_what_is_declared_to_vary_varies(
     """Batch 1 is what a tracer likes to fix, and so is a cache as long as the example's."""
     runner, never = PaliGemma.load(bundle(name)).runner, Cancellation()
     assert isinstance(runner, GraphRunner)
+    assert runner.vision is not None
     model = load_model(*open_checkpoint(checkpoint(name)))
     width, side = runner.manifest.model.hidden_size, runner.manifest.image.size
     random = np.random.default_rng(rows)
     pixels = random.uniform(-1, 1, (rows, 3, side, side)).astype(np.float32)
     expected = model.encode_image(torch.from_numpy(pixels))
-    assert_close("vision", runner.encode_image(pixels, never), expected, BOUND)
+    (features,) = runner.vision.run(None, {"pixel_values": pixels})
+    assert_close("vision", features, expected, BOUND)
+    assert_close("vision, one by one", runner.encode_image(pixels, never), expected, BOUND)
 
     ids = random.integers(4, 600, (rows, longest))
     features = random.normal(size=(rows, image_tokens, width)).astype(np.float32)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from paligemma_onnx.runtime import PaliGemma
+import pytest
+
+from paligemma_onnx.runtime import PaliGemma, graphs
+from paligemma_onnx.runtime.session import open_session
 
 SHRINKAGE = "memory.enable_memory_arena_shrinkage"  # onnxruntime_run_options_config_keys.h
 SCENE = Path(__file__).parent.parent / "export" / "scene.png"
@@ -29,6 +33,26 @@ class Watched:
         except RuntimeError:  # no such entry
             self.runs.append(False)
         self.session.run_with_iobinding(binding, options)
+
+
+def test_vision_is_let_go(bundle: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is opened for each request, and nothing holds it when the first word comes."""
+    folder, opened = bundle("gemma_one_kv_head"), list[weakref.ref[object]]()
+
+    def noted(*args: Any) -> object:
+        session = open_session(*args)
+        opened.append(weakref.ref(session))
+        return session
+
+    expected = PaliGemma.load(folder, device="cpu").generate(SCENE, "caption en", max_new_tokens=4)
+    model = PaliGemma.load(folder, device="cpu", keep_vision=False)
+    monkeypatch.setattr(graphs, "open_session", noted)
+    for request in (1, 2):
+        stream = model.stream([SCENE, SCENE], "caption en", max_new_tokens=4)
+        next(iter(stream))
+        assert len(opened) == request
+        assert opened[-1]() is None
+    assert model.generate(SCENE, "caption en", max_new_tokens=4).token_ids == expected.token_ids
 
 
 def test_only_decode_steps_keep_their_memory(bundle: Callable[[str], Path]) -> None:
