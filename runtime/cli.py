@@ -23,6 +23,7 @@ COMMANDS = {
     "validate": ("paligemma_onnx.export.cli", "export", "Hold a bundle against its checkpoint."),
     "verify": ("paligemma_onnx.runtime.cli_bundle", None, "Check sizes, hashes, graph inputs and outputs."),
     "inspect": ("paligemma_onnx.runtime.cli_bundle", None, "Show what is in a bundle."),
+    "prepare": ("paligemma_onnx.runtime.cli_bundle", None, "Make a bundle open quickly on this machine."),
     "bench": ("paligemma_onnx.runtime.cli_bench", None, "Measure a bundle on this machine."),
     "demo": ("paligemma_onnx.export.cli", "export", "Make, export and ask a small model, offline."),
     "doctor": ("paligemma_onnx.runtime.cli_bundle", None, "Show versions, devices and what is missing."),

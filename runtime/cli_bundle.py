@@ -1,4 +1,4 @@
-"""Commands about a bundle or this machine: verify, inspect, doctor."""
+"""Commands about a bundle or this machine: verify, inspect, prepare, doctor."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from . import doctor as installation
-from . import inspection
+from . import inspection, prepared
 from .manifest import read_manifest
 from .verification import verify as verify_bundle
 
@@ -36,6 +36,31 @@ def inspect(bundle: Path, json: bool) -> None:
     """Show what is in BUNDLE."""
     manifest = read_manifest(bundle)
     click.echo(dumps(inspection.facts(manifest)) if json else inspection.table(manifest))
+
+
+@click.command()
+@BUNDLE
+@click.option("--remove", is_flag=True, help="Remove what an earlier `prepare` wrote.")
+@JSON
+def prepare(bundle: Path, remove: bool, json: bool) -> None:
+    """Write BUNDLE's graphs as this machine's processor wants them, so that they open quickly.
+
+    They go into the user's cache (or the folder that PALIGEMMA_ONNX_CACHE names) and take about twice the
+    bundle's room. Whoever opens the bundle on this machine from then on takes them. The first time takes as
+    long and as much memory as opening it twice.
+    """
+    if remove:
+        gone = prepared.forget(bundle)
+        if json:
+            click.echo(dumps({"removed": None if gone is None else str(gone)}))
+        else:
+            click.echo(f"{bundle}: nothing was prepared" if gone is None else f"{bundle}: removed {gone}")
+        return
+    done = prepared.prepare(bundle, lambda text: click.echo(text, err=True))
+    if json:
+        click.echo(dumps(asdict(done)))
+    else:
+        click.echo(f"{bundle}: {done.bytes / 1e9:.2f} GB in {done.folder}, {done.seconds:.1f} s")
 
 
 @click.command()

@@ -52,6 +52,7 @@ class GraphRunner:
     """Open sessions of one bundle."""
 
     folder: Path
+    prepared: Path | None  # where graphs are opened instead
     manifest: Manifest
     placement: Placement
     vision: Any | None  # None: opened for the pictures of a request and let go behind them
@@ -60,7 +61,13 @@ class GraphRunner:
 
     @classmethod
     def open(
-        cls, folder: Path, manifest: Manifest, placement: Placement, *, keep_vision: bool = True
+        cls,
+        folder: Path,
+        manifest: Manifest,
+        placement: Placement,
+        *,
+        keep_vision: bool = True,
+        prepared: Path | None = None,
     ) -> GraphRunner:
         """Open the sessions; raises what `open_session` raises.
 
@@ -72,11 +79,11 @@ class GraphRunner:
         # Each takes its time with one thread: to bring weights into the order that its kernels read.
         with ThreadPoolExecutor(len(different)) as threads:
             opened = {
-                digest: threads.submit(open_session, folder, graph, manifest, placement)
+                digest: threads.submit(open_session, folder, graph, manifest, placement, prepared=prepared)
                 for digest, graph in different.items()
             }
         prefill, decode, *vision = (opened[graph.digest].result() for graph in wanted)
-        return cls(folder, manifest, placement, vision[0] if vision else None, prefill, decode)
+        return cls(folder, prepared, manifest, placement, vision[0] if vision else None, prefill, decode)
 
     def encode_image(self, pixel_values: Array, cancel: Cancellation) -> Array:
         """Look at pictures, one after the other: float32[B, 3, S, S] -> float32[B, I, D].
@@ -84,7 +91,9 @@ class GraphRunner:
         More at once would cost memory and, on a CPU, gain no time.
         """
         graph = self.manifest.graphs.vision_encoder
-        session = self.vision or open_session(self.folder, graph, self.manifest, self.placement)
+        session = self.vision or open_session(
+            self.folder, graph, self.manifest, self.placement, prepared=self.prepared
+        )
         seen = [
             self._run(session, graph, {"pixel_values": pixels}, {}, cancel, give_back=True)[0].numpy()
             for pixels in pixel_values[:, None]

@@ -18,6 +18,7 @@ from .errors import ProviderError
 from .graphs import GraphRunner, Runner
 from .job import Job, Row, plan, run
 from .manifest import Manifest, read_manifest
+from .prepared import find_prepared
 from .session import Device, Placement, place
 from .shortage import resources
 from .tokenizer import PromptTokenizer
@@ -82,7 +83,10 @@ class PaliGemma:
             tokenizer = PromptTokenizer.load(folder / manifest.tokens.file)
             placement = place(device, threads)
             try:
-                runner: Runner = GraphRunner.open(folder, manifest, placement, keep_vision=keep_vision)
+                prepared = find_prepared(manifest, placement)
+                runner: Runner = GraphRunner.open(
+                    folder, manifest, placement, keep_vision=keep_vision, prepared=prepared
+                )
             except ProviderError as error:
                 if device != "auto" or placement.device == "cpu":
                     raise

@@ -15,6 +15,7 @@ Device = Literal["auto", "cpu", "cuda"]
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 DEVICES = ("auto", *PROVIDERS)
 MOST_THREADS = 256  # each session starts as many; thousands would stall the machine
+SMALLEST_OUTSIDE = 1024  # bytes of a tensor that is written beside a prepared graph, not into it
 _DTYPES = {"tensor(float)": "float32", "tensor(int64)": "int64"}
 
 
@@ -82,8 +83,22 @@ def place(device: Device, threads: int | None) -> Placement:
     return Placement(device, threads or available_threads())
 
 
-def open_session(folder: Path, graph: GraphSpec, manifest: Manifest, placement: Placement) -> Any:
+def open_session(
+    folder: Path,
+    graph: GraphSpec,
+    manifest: Manifest,
+    placement: Placement,
+    *,
+    prepared: Path | None = None,
+) -> Any:
     """Open one graph as an `onnxruntime.InferenceSession` and hold it against the manifest.
+
+    Args:
+        folder: the bundle.
+        graph: one of the manifest's.
+        manifest: the bundle's.
+        placement: where to run.
+        prepared: a folder with what `write_session` made of the graph, to open that instead.
 
     Raises:
         BundleError: the graph does not load, belongs to another bundle, or has other inputs or outputs.
@@ -91,16 +106,51 @@ def open_session(folder: Path, graph: GraphSpec, manifest: Manifest, placement: 
         ResourceError: out of memory.
     """
     ort = import_onnxruntime()
-    path = folder / graph.file
+    options, path = _session_options(ort, placement, manifest), folder / graph.file
+    if prepared is not None:
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL  # it is optimised
+        path = prepared / _prepared_name(graph)
+    session = _create(ort, path, options, placement)
+    _check_session(session, path, graph, manifest.bundle_id)
+    return session
+
+
+def write_session(
+    folder: Path, graph: GraphSpec, manifest: Manifest, placement: Placement, prepared: Path
+) -> None:
+    """Write a graph as the engine has it once it is open: optimised, with matrices in its kernels' order.
+
+    Raises:
+        BundleError: the graph does not load.
+        ResourceError: out of disk or memory.
+    """
+    ort = import_onnxruntime()
+    options, name = _session_options(ort, placement, manifest), _prepared_name(graph)
+    options.optimized_model_filepath = str(prepared / name)
+    entries = {
+        "session.save_external_prepacked_constant_initializers": "1",
+        "session.optimized_model_external_initializers_file_name": f"{name}.data",
+        "session.optimized_model_external_initializers_min_size_in_bytes": str(SMALLEST_OUTSIDE),
+    }
+    for key, value in entries.items():
+        options.add_session_config_entry(key, value)
+    _create(ort, folder / graph.file, options, placement)
+
+
+def _prepared_name(graph: GraphSpec) -> str:
+    return f"{graph.digest}.onnx"
+
+
+def _create(ort: Any, path: Path, options: Any, placement: Placement) -> Any:
     try:
         str(path).encode()
     except UnicodeEncodeError:  # the engine takes paths as UTF-8
-        raise BundleError(f"{str(folder)!a}: the folder's name is not UTF-8; rename it") from None
+        raise BundleError(f"{str(path.parent)!a}: the folder's name is not UTF-8; rename it") from None
     wanted = PROVIDERS[placement.device]
     try:
         session = ort.InferenceSession(
             str(path),
-            _session_options(ort, placement, manifest),
+            options,
             providers=[wanted],
             enable_fallback=0,  # it would print its troubles on stdout
         )
@@ -109,8 +159,7 @@ def open_session(folder: Path, graph: GraphSpec, manifest: Manifest, placement: 
     actual = session.get_providers()[0]
     if actual != wanted:
         # onnxruntime only warns when a provider cannot be loaded.
-        raise ProviderError(f"{graph.file}: asked for {wanted} but got {actual}; see `paligemma-onnx doctor`")
-    _check_session(session, path, graph, manifest.bundle_id)
+        raise ProviderError(f"{path.name}: asked for {wanted} but got {actual}; see `paligemma-onnx doctor`")
     return session
 
 

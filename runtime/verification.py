@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
 from .errors import BundleError
+from .files import file_problem
 from .graphs import GraphRunner
 from .manifest import Manifest, read_manifest
 from .session import place
@@ -25,7 +25,8 @@ def check_files(folder: Path, manifest: Manifest) -> None:
     """
     graphs = manifest.graphs
     small = (graphs.vision_encoder.file, graphs.prefill.file, graphs.decode.file, manifest.tokens.file)
-    _raise(folder, [_problem(folder, manifest, name, hashed=name in small) for name in manifest.files])
+    files = manifest.files.items()
+    _raise(folder, [file_problem(folder / name, spec, hashed=name in small) for name, spec in files])
 
 
 def verify(folder: Path, progress: Callable[[str], object]) -> Manifest:
@@ -36,33 +37,13 @@ def verify(folder: Path, progress: Callable[[str], object]) -> Manifest:
     """
     manifest = read_manifest(folder)
     problems = []
-    for name in manifest.files:
+    for name, spec in manifest.files.items():
         progress(name)
-        problems.append(_problem(folder, manifest, name, hashed=True))
+        problems.append(file_problem(folder / name, spec, hashed=True))
     _raise(folder, problems)
     progress("graphs")
     GraphRunner.open(folder, manifest, place("cpu", None))
     return manifest
-
-
-def _problem(folder: Path, manifest: Manifest, name: str, *, hashed: bool) -> str | None:
-    path, expected = folder / name, manifest.files[name]
-    try:
-        if not path.is_file():
-            return f"{name} is missing"
-        size = path.stat().st_size
-        if size != expected.bytes:
-            return f"{name} has {size} bytes instead of {expected.bytes}"
-        if hashed and _sha256(path) != expected.sha256:
-            return f"{name} is altered (another SHA-256)"
-    except OSError as error:
-        return f"{name} cannot be read ({error.strerror})"
-    return None
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _raise(folder: Path, found: list[str | None]) -> None:

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 from checkpoints import CASES, write_checkpoint
+from reused_graphs import graphs_of
 
+from paligemma_onnx.export import exporter
 from paligemma_onnx.export.exporter import ExportRequest, export
 from paligemma_onnx.export.recipes import PRECISIONS
 from paligemma_onnx.export.self_check import self_check
@@ -91,6 +93,31 @@ def in_place_bundle(
                 )
             made[name] = folder / name
         return made[name]
+
+    return get
+
+
+@pytest.fixture(scope="session")
+def rounded(
+    tmp_path_factory: pytest.TempPathFactory,
+    checkpoint: Callable[[str], Path],
+    in_place_bundle: Callable[[str], Path],
+) -> Callable[[str, str], Path]:
+    """A case's bundle in a precision of fewer bits, checked as an export is; read only."""
+    folder, made = tmp_path_factory.mktemp("rounded"), dict[tuple[str, str], Path]()
+
+    def get(name: str, precision: str) -> Path:
+        if (name, precision) not in made:
+            output = made[name, precision] = folder / name / precision
+            output.parent.mkdir(exist_ok=True)
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(exporter, "trace", graphs_of(in_place_bundle(name)))
+                export(
+                    ExportRequest(checkpoint(name), output, precision=precision),
+                    Silent(),
+                    lambda path, manifest, source: self_check(path, manifest, source, lambda _: None),
+                )
+        return made[name, precision]
 
     return get
 

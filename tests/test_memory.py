@@ -39,8 +39,8 @@ def test_vision_is_let_go(bundle: Callable[[str], Path], monkeypatch: pytest.Mon
     """It is opened for each request, and nothing holds it when the first word comes."""
     folder, opened = bundle("gemma_one_kv_head"), list[weakref.ref[object]]()
 
-    def noted(*args: Any) -> object:
-        session = open_session(*args)
+    def noted(*args: Any, **options: Any) -> object:
+        session = open_session(*args, **options)
         opened.append(weakref.ref(session))
         return session
 

@@ -15,13 +15,10 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 import torch
-from conftest import Silent
 from numpy.typing import NDArray
-from reused_graphs import graphs_of
 from rounded_weights import rounded_model
 
-from paligemma_onnx.export import exporter
-from paligemma_onnx.export.exporter import ExportRequest, export, open_source
+from paligemma_onnx.export.exporter import open_source
 from paligemma_onnx.export.recipes import PRECISIONS
 from paligemma_onnx.export.self_check import self_check, synthetic_picture
 from paligemma_onnx.model.cache import KeyValue
@@ -40,35 +37,6 @@ ACTIVATIONS = 0.06
 PROMPTS = np.array([[2, 5, 300, 17, 108], [2, 40, 108, 0, 0]])
 LENGTHS = np.array([5, 3])
 STEPS = 3
-
-
-@pytest.fixture(scope="module")
-def rounded(
-    tmp_path_factory: pytest.TempPathFactory, checkpoint: Folders, in_place_bundle: Folders
-) -> Callable[[str, str], Path]:
-    """A case's bundle in a precision, checked as an export is; read only."""
-    folder, made = tmp_path_factory.mktemp("rounded"), dict[tuple[str, str], Path]()
-
-    def get(name: str, precision: str) -> Path:
-        if (name, precision) not in made:
-            made[name, precision] = write(
-                checkpoint(name), in_place_bundle(name), folder / name / precision, precision
-            )
-        return made[name, precision]
-
-    return get
-
-
-def write(checkpoint: Path, traced: Path, output: Path, precision: str) -> Path:
-    output.parent.mkdir(exist_ok=True)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(exporter, "trace", graphs_of(traced))
-        export(
-            ExportRequest(checkpoint, output, precision=precision),
-            Silent(),
-            lambda path, manifest, source: self_check(path, manifest, source, lambda _: None),
-        )
-    return output
 
 
 def rms_error(ours: NDArray[Any], theirs: torch.Tensor) -> float:
