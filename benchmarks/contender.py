@@ -35,6 +35,7 @@ class Contender:
     kind: str  # the class in that module
     arguments: dict[str, Any]
     files: tuple[Path, ...] = ()  # what loading reads
+    bundle: Path | None = None  # that can be prepared to open quickly
 
 
 class Running:

@@ -6,6 +6,7 @@ python -m benchmarks.real_size --work DIR --json figures.json
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
@@ -15,6 +16,7 @@ from typing import cast
 
 import click
 
+from paligemma_onnx.runtime.prepared import CACHE
 from paligemma_onnx.runtime.session import MOST_THREADS, available_threads
 from paligemma_onnx.runtime.terminal import say
 from paligemma_onnx.runtime.tokenizer import PromptTokenizer
@@ -29,7 +31,7 @@ from .floors import prefill_operations
 from .memory import available_memory
 from .report import Bounds, bounds, rows, table
 from .results import Result
-from .rounds import first_starts, run_rounds
+from .rounds import first_starts, prepared_start, run_rounds
 from .sizes import FAMILIES, SIDES, SIZES, Family, Size, subject
 
 LIMITS = "limits"
@@ -53,6 +55,7 @@ def measure(work: Path, plan: Plan, store: Store) -> None:
     """
     logs = work / "logs"
     logs.mkdir(parents=True, exist_ok=True)
+    os.environ[CACHE] = str(work / "prepared")  # of the processes that are started
     say(f"checkpoint {work / plan.subject.name}")
     checkpoint = make_checkpoint(work, plan.subject, lambda _: None)
     entrants = [*bundles(checkpoint, plan, logs, say), *references(checkpoint, plan)]
@@ -61,7 +64,10 @@ def measure(work: Path, plan: Plan, store: Store) -> None:
     for contender in contenders:
         say(f"starts: {contender.name}")
         try:
-            first_starts(contender, results[contender.name], logs / f"{contender.name}.log")
+            log = logs / f"{contender.name}.log"
+            first_starts(contender, results[contender.name], log)
+            if contender.bundle is not None:
+                prepared_start(contender, results[contender.name], log)
         except ContenderFailed as failed:
             results[contender.name].failure = str(failed)
             say(f"{contender.name}: {failed}")

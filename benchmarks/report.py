@@ -9,7 +9,7 @@ from typing import Literal
 from .exports import Export
 from .figures import step_at_past
 from .floors import decode_floor_s, prefill_floor_s
-from .results import Result
+from .results import Prepared, Result
 
 Better = Literal["less", "more"]
 Value = Callable[[Result], float | None]
@@ -75,6 +75,9 @@ def rows(batches: Sequence[int], pasts: Sequence[int], limit: Bounds | None) -> 
     def start(which: int) -> Value:
         return lambda result: result.starts[which] if len(result.starts) > which else None
 
+    def prepared(value: Callable[[Prepared], float]) -> Value:
+        return lambda result: None if result.prepared is None else value(result.prepared)
+
     found = [
         Row("bundle, GB", made(lambda export: export.bytes / GB), ".2f"),
         Row("export, s", made(lambda export: export.seconds), ".0f"),
@@ -85,6 +88,11 @@ def rows(batches: Sequence[int], pasts: Sequence[int], limit: Bounds | None) -> 
         Row("memory, anonymous, GB", peak("anonymous"), ".2f", "less"),
         Row("memory, files, GB", peak("file"), ".2f"),
         Row("memory, VmHWM, GB", peak("resident"), ".2f", "less"),
+        Row("prepared: start, s", prepared(lambda made: made.start_s), ".2f"),
+        Row("prepared: memory, anonymous, GB", prepared(lambda made: made.peak.anonymous / GB), ".2f"),
+        Row("prepared: memory, each page once, GB", prepared(lambda got: got.peak.proportional / GB), ".2f"),
+        Row("prepared: files, GB", prepared(lambda made: made.bytes / GB), ".2f"),
+        Row("prepared: to write them, s", prepared(lambda made: made.seconds), ".0f"),
         Row("vision, s a picture", typical("vision_s"), ".3f", "less"),
         Row("prefill, s", typical("prefill_s"), ".3f", "less"),
         Row("first token, s", typical("time_to_first_token_s"), ".3f", "less"),

@@ -10,6 +10,16 @@ from .figures import Figures
 from .memory import Memory
 
 
+@dataclass(frozen=True)
+class Prepared:
+    """What it cost to prepare a bundle, and what that gave."""
+
+    seconds: float
+    bytes: int
+    start_s: float  # from nothing to loaded
+    peak: Memory  # of a process that loaded and answered once
+
+
 @dataclass
 class Result:
     """One contender's figures while they come in."""
@@ -18,6 +28,7 @@ class Result:
     export: Export | None = None
     starts: list[float] = field(default_factory=list)  # seconds from nothing to loaded, first and second
     peak: Memory | None = None  # of a process that loaded and answered once
+    prepared: Prepared | None = None
     rounds: list[Figures] = field(default_factory=list)
     decoder_bytes: int | None = None  # of weights that a decode step reads
     failure: str | None = None

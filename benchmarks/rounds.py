@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from .contender import Contender, ContenderFailed, Running, forget
-from .results import Result
+from .contender import Contender, ContenderFailed, Running, forget, how_it_ended
+from .exports import COMMAND
+from .results import Prepared, Result
 
 Say = Callable[[str], object]
 
@@ -25,6 +29,29 @@ def first_starts(contender: Contender, result: Result, log: Path) -> None:
     with Running(contender, log, watched=True) as running:
         running.call("once")
         result.peak = running.peak()
+
+
+def prepared_start(contender: Contender, result: Result, log: Path) -> None:
+    """Prepare a bundle as its users do, start once more, and remove what was written: it is large.
+
+    Raises:
+        ContenderFailed: it cannot be prepared, or does not load or answer.
+    """
+    command = [sys.executable, "-c", COMMAND, "prepare", str(contender.bundle)]
+    with log.open("ab") as errors:
+        done = subprocess.run([*command, "--json"], check=False, stdout=subprocess.PIPE, stderr=errors)
+        if done.returncode != 0:
+            raise ContenderFailed(f"prepare: {how_it_ended(done.returncode)}")
+        made = json.loads(done.stdout)
+        try:
+            with Running(contender, log):
+                pass  # its files are read from the disk, as a bundle's are before a second start
+            with Running(contender, log, watched=True) as running:
+                running.call("once")
+                peak = running.peak()
+        finally:
+            subprocess.run([*command, "--remove"], check=True, stdout=errors, stderr=errors)
+    result.prepared = Prepared(made["seconds"], made["bytes"], running.start_s, peak)
 
 
 def who_stays(needs: Mapping[str, int], room: int) -> frozenset[str]:
