@@ -35,6 +35,7 @@ class Contender:
     kind: str  # the class in that module
     arguments: dict[str, Any]
     files: tuple[Path, ...] = ()  # what loading reads
+    interpreter: str = sys.executable  # that of an environment which has what the class imports
 
 
 class Running:
@@ -56,7 +57,7 @@ class Running:
         arguments = [contender.module, contender.kind, json.dumps(contender.arguments)]
         with log.open("ab") as errors:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "benchmarks.worker", *arguments],
+                [contender.interpreter, "-m", "benchmarks.worker", *arguments],
                 cwd=ROOT,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
