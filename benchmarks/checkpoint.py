@@ -9,10 +9,11 @@ from __future__ import annotations
 import json
 import shutil
 import struct
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from paligemma_onnx.export.published_layout import published_config, published_name
 from paligemma_onnx.export.sample_tokenizer import write_sample_tokenizer
@@ -30,6 +31,9 @@ INDEX = "model.safetensors.index.json"
 CENTRED_AT_ONE = ("layer_norm1.weight", "layer_norm2.weight", "post_layernorm.weight")
 
 Shapes = Mapping[str, tuple[int, ...]]
+Pieces = Callable[
+    [str, tuple[int, ...]], Iterable[Tensor]
+]  # name and shape of a tensor -> its values in turn
 
 
 def make_checkpoint(work: Path, subject: Subject, wrote: Callable[[int], object]) -> Path:
@@ -46,7 +50,7 @@ def make_checkpoint(work: Path, subject: Subject, wrote: Callable[[int], object]
     shutil.rmtree(partly, ignore_errors=True)
     partly.mkdir(parents=True)
     config = subject.config
-    _write_json(partly / "config.json", published_config(config))
+    write_json(partly / "config.json", published_config(config))
     adds_bos = config.text_config.model_type == "gemma"
     tokenizer = build_vocabulary(subject.pieces, adds_bos=adds_bos)
     vision = config.vision_config
@@ -54,22 +58,43 @@ def make_checkpoint(work: Path, subject: Subject, wrote: Callable[[int], object]
     shapes = {
         published_name(name): tuple(weight.shape) for name, weight in skeleton(config).named_parameters()
     }
-    _write_weights(partly, shapes, wrote)
+    write_weights(partly, shapes, random_pieces(), wrote)
     partly.rename(folder)
     return folder
 
 
-def _write_weights(folder: Path, shapes: Shapes, wrote: Callable[[int], object]) -> None:
-    """The shards and the index that says which tensor is where."""
+def random_pieces() -> Pieces:
+    """Values drawn as a model is initialised, the same at every run."""
     generator = torch.Generator().manual_seed(0)
+
+    def pieces(name: str, shape: tuple[int, ...]) -> Iterator[Tensor]:
+        mean = 1.0 if name.endswith(CENTRED_AT_ONE) else 0.0
+        left = torch.Size(shape).numel()
+        while left:
+            values = torch.empty(min(left, PIECE), dtype=torch.bfloat16)
+            yield values.normal_(mean, SPREAD, generator=generator)
+            left -= len(values)
+
+    return pieces
+
+
+def write_weights(folder: Path, shapes: Shapes, pieces: Pieces, wrote: Callable[[int], object]) -> None:
+    """The shards and the index that says which tensor is where.
+
+    Args:
+        folder: where they go; it exists.
+        shapes: of each tensor, by name.
+        pieces: give a tensor's values, bfloat16, no more at once than memory should hold.
+        wrote: told bytes written since the last call.
+    """
     shards = list(_shards(shapes))
     weight_map: dict[str, str] = {}
     for number, shard in enumerate(shards, start=1):
         file = folder / f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-        _write_shard(file, shard, generator, wrote)
+        _write_shard(file, shard, pieces, wrote)
         weight_map |= dict.fromkeys(shard, file.name)
     size = sum(_bytes(shape) for shape in shapes.values())
-    _write_json(folder / INDEX, {"metadata": {"total_size": size}, "weight_map": weight_map})
+    write_json(folder / INDEX, {"metadata": {"total_size": size}, "weight_map": weight_map})
 
 
 def _shards(shapes: Shapes) -> Iterator[Shapes]:
@@ -85,9 +110,7 @@ def _shards(shapes: Shapes) -> Iterator[Shapes]:
     yield shard
 
 
-def _write_shard(
-    file: Path, shapes: Shapes, generator: torch.Generator, wrote: Callable[[int], object]
-) -> None:
+def _write_shard(file: Path, shapes: Shapes, pieces: Pieces, wrote: Callable[[int], object]) -> None:
     """One safetensors file: length of the header, header, tensors (huggingface.co/docs/safetensors)."""
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
     offset = 0
@@ -100,18 +123,14 @@ def _write_shard(
     with file.open("wb") as out:
         out.write(struct.pack("<Q", len(text)) + text)
         for name, shape in shapes.items():
-            mean = 1.0 if name.endswith(CENTRED_AT_ONE) else 0.0
-            left = _bytes(shape) // BYTES
-            while left:
-                values = torch.empty(min(left, PIECE), dtype=torch.bfloat16)
-                values.normal_(mean, SPREAD, generator=generator)
+            for values in pieces(name, shape):
                 wrote(out.write(values.view(torch.uint8).numpy().data))
-                left -= len(values)
 
 
 def _bytes(shape: tuple[int, ...]) -> int:
     return torch.Size(shape).numel() * BYTES
 
 
-def _write_json(path: Path, value: Mapping[str, object]) -> None:
+def write_json(path: Path, value: Mapping[str, object]) -> None:
+    """One file of a checkpoint's settings."""
     path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")

@@ -36,6 +36,7 @@ class Contender:
     arguments: dict[str, Any]
     files: tuple[Path, ...] = ()  # what loading reads
     bundle: Path | None = None  # that can be prepared to open quickly
+    interpreter: str = sys.executable  # that of an environment which has what the class imports
 
 
 class Running:
@@ -57,7 +58,7 @@ class Running:
         arguments = [contender.module, contender.kind, json.dumps(contender.arguments)]
         with log.open("ab") as errors:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "benchmarks.worker", *arguments],
+                [contender.interpreter, "-m", "benchmarks.worker", *arguments],
                 cwd=ROOT,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,

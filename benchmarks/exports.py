@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -14,10 +16,12 @@ import click
 from paligemma_onnx.export.cli import export
 from paligemma_onnx.runtime.manifest import read_manifest
 
-from .contender import how_it_ended
+from .contender import ROOT, how_it_ended
 from .memory import Memory, PeakWatch
+from .worker import LONGEST
 
 COMMAND = "from paligemma_onnx.runtime.cli import main; main()"  # what `paligemma-onnx` is
+ERROR = re.compile(r"(?:error|ERROR): (.+)|((?:\w+\.)*\w*(?:Error|Exception)\b.*)")
 
 
 @dataclass(frozen=True)
@@ -47,28 +51,61 @@ def make_bundle(checkpoint: Path, precision: str, *, log: Path, again: bool) -> 
         ExportFailed: with the command's own line.
     """
     bundle = checkpoint.with_name(f"{checkpoint.name}-{precision}")
-    notes = bundle.with_name(f"{bundle.name}.export.json")
-    if bundle.exists() and notes.exists() and not again:
-        noted = json.loads(notes.read_text(encoding="utf-8"))
-        return bundle, Export(**{**noted, "peak": Memory(**noted["peak"])})
+    if not again and (earlier := noted(bundle)) is not None:
+        return bundle, earlier
     arguments = ["export", str(checkpoint), "--output", str(bundle), "--precision", precision, "--force"]
-    started = time.perf_counter()
-    with log.open("wb") as errors:
-        process = subprocess.Popen([sys.executable, "-c", COMMAND, *arguments], stdout=errors, stderr=errors)
-    watch = PeakWatch(process.pid)
-    watch.start()
-    code = process.wait()
-    peak = watch.stop()
-    seconds = time.perf_counter() - started
-    if code != 0:
-        raise ExportFailed(_last_error(log) or how_it_ended(code))
+    seconds, peak = watch([sys.executable, "-c", COMMAND, *arguments], log)
     size = sum(spec.bytes for spec in read_manifest(bundle).files.values())
     made = Export(seconds, peak, size)
-    notes.write_text(json.dumps(asdict(made)) + "\n", encoding="utf-8")
+    note(bundle, made)
     return bundle, made
 
 
+def watch(command: Sequence[str], log: Path) -> tuple[float, Memory]:
+    """Run a command to its end.
+
+    Args:
+        command: program and arguments.
+        log: takes what it prints, and nothing of an earlier run.
+
+    Returns:
+        Seconds it took, and the most memory its process had.
+
+    Raises:
+        ExportFailed: with the command's own line.
+    """
+    started = time.perf_counter()
+    with log.open("wb") as output:
+        process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
+    looking = PeakWatch(process.pid)
+    looking.start()
+    code = process.wait()
+    peak = looking.stop()
+    if code != 0:
+        raise ExportFailed(_last_error(log) or how_it_ended(code))
+    return time.perf_counter() - started, peak
+
+
+def noted(output: Path) -> Export | None:
+    """What an output of an earlier run cost, if it is still there."""
+    notes = _notes(output)
+    if not (output.exists() and notes.exists()):
+        return None
+    found = json.loads(notes.read_text(encoding="utf-8"))
+    return Export(**{**found, "peak": Memory(**found["peak"])})
+
+
+def note(output: Path, made: Export) -> None:
+    """Keep what an output cost beside it."""
+    _notes(output).write_text(json.dumps(asdict(made)) + "\n", encoding="utf-8")
+
+
+def _notes(output: Path) -> Path:
+    return output.with_name(f"{output.name}.export.json")
+
+
 def _last_error(log: Path) -> str | None:
+    """The last line that says what was wrong: of our command, of pip, or of a traceback."""
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
-    errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
-    return errors[-1] if errors else None
+    errors = [match[1] or match[2] for line in lines if (match := ERROR.match(line))]
+    return errors[-1][:LONGEST] if errors else None

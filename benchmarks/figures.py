@@ -1,8 +1,14 @@
-"""The figures of one round, by name; the same names whoever is measured."""
+"""The figures of one round, by name; the same names whoever is measured.
+
+Imports the standard library only: processes of other environments use it, too.
+"""
 
 from __future__ import annotations
 
-from paligemma_onnx.runtime.benchmark import Cost
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from paligemma_onnx.runtime.benchmark import Cost
 
 # Eight tokens with the tokenizer of vocabulary.py, BOS and newline among them: with 256 image tokens, 264.
 PROMPT = "detect cat"
@@ -29,3 +35,8 @@ def figures_of(cost: Cost) -> Figures:
 def step_at_past(slots: int) -> str:
     """Name of the seconds of a decode step behind so many slots of cache."""
     return f"step_s_past_{slots}"
+
+
+def prefill_of(tokens: int) -> str:
+    """Name of the seconds of a prefill of so many tokens, where lengths are told apart."""
+    return f"prefill_s_{tokens}"

@@ -110,7 +110,7 @@ def write_json(
     file.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
 
 
-def _listed(
+def listed(
     known: Sequence[str], _context: click.Context, _option: click.Parameter, text: str | None
 ) -> tuple[str, ...]:
     """Names between commas; all that are known if nothing is said, none if nothing is named."""
@@ -135,10 +135,10 @@ def _numbers(_context: click.Context, _option: click.Parameter, text: str) -> tu
 @click.option("--side", type=click.Choice([str(side) for side in SIDES]), default="224", help="Pixels.")
 @click.option("--size", type=click.Choice(SIZES), default="3b", help="`tiny` tries the harness.")
 @click.option(
-    "--precisions", callback=partial(_listed, known_precisions()), help="Of bundles.  [default: all]"
+    "--precisions", callback=partial(listed, known_precisions()), help="Of bundles.  [default: all]"
 )
 @click.option(
-    "--reference", default="bf16,fp32", callback=partial(_listed, tuple(BYTES)), help="transformers."
+    "--reference", default="bf16,fp32", callback=partial(listed, tuple(BYTES)), help="transformers."
 )
 @click.option("--batches", default="1,4,8", callback=_numbers, help="Pictures of a request.")
 @click.option(

@@ -1,4 +1,4 @@
-"""The table: a row a figure, a column a contender, and how many times as good as transformers in bfloat16."""
+"""The table: a row a figure, a column a contender, and how many times as good as one of them."""
 
 from __future__ import annotations
 
@@ -60,34 +60,38 @@ def ratio(value: float | None, baseline: float | None, better: Better) -> float 
     return baseline / value if better == "less" else value / baseline
 
 
+def typical(name: str) -> Value:
+    """A figure's median."""
+    return lambda result: result.typical(name)
+
+
+def made(value: Callable[[Export], float]) -> Value:
+    """Something that the export cost."""
+    return lambda result: None if result.export is None else value(result.export)
+
+
+def peak(kind: str) -> Value:
+    """The most memory of a kind, GB."""
+    return lambda result: None if result.peak is None else getattr(result.peak, kind) / GB
+
+
+def start(which: int) -> Value:
+    """Seconds of the first or second start."""
+    return lambda result: result.starts[which] if len(result.starts) > which else None
+
+
+def prepared(value: Callable[[Prepared], float]) -> Value:
+    """Something about a prepared bundle."""
+    return lambda result: None if result.prepared is None else value(result.prepared)
+
+
 def rows(batches: Sequence[int], pasts: Sequence[int], limit: Bounds | None) -> list[Row]:
     """Every figure that is reported."""
-
-    def typical(name: str) -> Value:
-        return lambda result: result.typical(name)
-
-    def made(value: Callable[[Export], float]) -> Value:
-        return lambda result: None if result.export is None else value(result.export)
-
-    def peak(kind: str) -> Value:
-        return lambda result: None if result.peak is None else getattr(result.peak, kind) / GB
-
-    def start(which: int) -> Value:
-        return lambda result: result.starts[which] if len(result.starts) > which else None
-
-    def prepared(value: Callable[[Prepared], float]) -> Value:
-        return lambda result: None if result.prepared is None else value(result.prepared)
-
     found = [
         Row("bundle, GB", made(lambda export: export.bytes / GB), ".2f"),
         Row("export, s", made(lambda export: export.seconds), ".0f"),
         Row("export, anonymous GB", made(lambda export: export.peak.anonymous / GB), ".2f"),
-        Row("first start, s", start(0), ".2f", "less"),
-        Row("second start, s", start(1), ".2f", "less"),
-        Row("memory, each page once, GB", peak("proportional"), ".2f", "less"),
-        Row("memory, anonymous, GB", peak("anonymous"), ".2f", "less"),
-        Row("memory, files, GB", peak("file"), ".2f"),
-        Row("memory, VmHWM, GB", peak("resident"), ".2f", "less"),
+        *process_rows(),
         Row("prepared: start, s", prepared(lambda made: made.start_s), ".2f"),
         Row("prepared: memory, anonymous, GB", prepared(lambda made: made.peak.anonymous / GB), ".2f"),
         Row("prepared: memory, each page once, GB", prepared(lambda got: got.peak.proportional / GB), ".2f"),
@@ -118,14 +122,26 @@ def rows(batches: Sequence[int], pasts: Sequence[int], limit: Bounds | None) -> 
     return found
 
 
+def process_rows() -> Iterator[Row]:
+    """Starting a process and its memory."""
+    yield Row("first start, s", start(0), ".2f", "less")
+    yield Row("second start, s", start(1), ".2f", "less")
+    yield Row("memory, each page once, GB", peak("proportional"), ".2f", "less")
+    yield Row("memory, anonymous, GB", peak("anonymous"), ".2f", "less")
+    yield Row("memory, files, GB", peak("file"), ".2f")
+    yield Row("memory, VmHWM, GB", peak("resident"), ".2f", "less")
+
+
 def over(value: float | None, floor: float | None) -> float | None:
     """How many times the floor; None where either is unknown."""
     return None if value is None or not floor else value / floor
 
 
-def table(results: Mapping[str, Result], found: Sequence[Row], limit: Bounds | None) -> str:
-    """Markdown. Behind a figure stands how many times as good as the baseline it is."""
-    baseline = results.get(BASELINE)
+def table(
+    results: Mapping[str, Result], found: Sequence[Row], limit: Bounds | None, against: str = BASELINE
+) -> str:
+    """Markdown. Behind a figure stands how many times as good as that of the one named `against` it is."""
+    baseline = results.get(against)
 
     def cell(row: Row, result: Result) -> str:
         value = row.value(result)
@@ -150,7 +166,7 @@ def table(results: Mapping[str, Result], found: Sequence[Row], limit: Bounds | N
                 f"at {limit.operations_per_s / 1e9:.0f} GFLOP/s, a prefill takes {limit.prefill_s():.3f} s."
             )
         if baseline is not None:
-            yield f"In brackets: times as good as {BASELINE}; over 1 is faster or smaller."
+            yield f"In brackets: times as good as {against}; over 1 is faster or smaller."
         for result in results.values():
             if result.failure is not None:
                 yield f"{result.name} FAILED: {result.failure}"

@@ -31,6 +31,7 @@ class Result:
     prepared: Prepared | None = None
     rounds: list[Figures] = field(default_factory=list)
     decoder_bytes: int | None = None  # of weights that a decode step reads
+    tool: str | None = None  # and its version, if it is not this project's
     failure: str | None = None
 
     def typical(self, figure: str) -> float | None:

@@ -16,6 +16,8 @@ SIDES = (224, 448, 896)  # pixels, as published
 
 LOCATIONS, SEGMENTS = 1024, 128  # `<loc>` and `<seg>` tokens behind the pieces
 TINY_PIECES = 600
+# Other tools take rows of whole blocks of 32 values only, and no narrower heads.
+TINY_INTERMEDIATE, TINY_HEAD = 64, 16
 UNTRAINED = presets.VOCABULARY - presets.IMAGE_TOKEN  # rows of the table from `<image>` on
 
 
@@ -45,5 +47,11 @@ def subject(family: Family, size: Size, side: int) -> Subject:
         return Subject(f"{family}-{side}", config)
     config = presets.tiny_gemma() if first else presets.tiny_gemma2()
     image_token = TINY_PIECES + LOCATIONS + SEGMENTS  # the presets' 120 ids have no room for 256 bytes
-    text = replace(config.text_config, vocab_size=image_token + UNTRAINED)
+    text = replace(
+        config.text_config,
+        vocab_size=image_token + UNTRAINED,
+        intermediate_size=TINY_INTERMEDIATE,
+        head_dim=TINY_HEAD,
+        query_pre_attn_scalar=TINY_HEAD,
+    )
     return Subject(f"{family}-tiny", replace(config, text_config=text, image_token_index=image_token))
