@@ -10,7 +10,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from paligemma_onnx.runtime.graphs import GraphRunner
+from paligemma_onnx.runtime.heap import trim
 from paligemma_onnx.runtime.manifest import Manifest
 from paligemma_onnx.runtime.session import Placement
 
@@ -18,6 +18,7 @@ from .compare import Comparison, compare
 from .encodings import TensorSource
 from .record import Questions, Reference, record
 from .stored_weights import WeightComparison, compare_weights
+from .turns import open_by_turns
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,8 @@ def validate(
         kept = record(model, questions, Path(kept_in), progress)
         del model  # the two sides are never in memory together
         gc.collect()
-        runner = GraphRunner.open(folder, manifest, placement)
+        trim()
+        runner = open_by_turns(folder, manifest, placement)
         comparison = compare(runner, questions, kept, progress)
     return Validation(
         bundle_id=manifest.bundle_id,

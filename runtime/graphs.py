@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from .cache import Cache
 from .cancellation import Cancellation
 from .errors import BundleError, PaliGemmaError, ResourceError
+from .heap import trim
 from .manifest import GraphSpec, Manifest, TensorSpec
 from .session import Placement, import_onnxruntime, open_session
 from .shortage import shortage
@@ -83,6 +84,7 @@ class GraphRunner:
                 for digest, graph in different.items()
             }
         prefill, decode, *vision = (opened[graph.digest].result() for graph in wanted)
+        trim()
         return cls(folder, prepared, manifest, placement, vision[0] if vision else None, prefill, decode)
 
     def encode_image(self, pixel_values: Array, cancel: Cancellation) -> Array:
@@ -98,6 +100,9 @@ class GraphRunner:
             self._run(session, graph, {"pixel_values": pixels}, {}, cancel, give_back=True)[0].numpy()
             for pixels in pixel_values[:, None]
         ]
+        if self.vision is None:
+            del session
+            trim()
         return np.concatenate(seen)
 
     def prefill(

@@ -1,0 +1,54 @@
+"""A bundle's sessions by turns: the check holds one graph in memory, not all of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from paligemma_onnx.runtime.graphs import GraphRunner
+from paligemma_onnx.runtime.heap import trim
+from paligemma_onnx.runtime.manifest import GraphSpec, Manifest
+from paligemma_onnx.runtime.session import Placement, open_session
+
+
+class Turns:
+    """Opens the graph that is asked for, and lets the one before it go."""
+
+    def __init__(self, folder: Path, manifest: Manifest, placement: Placement) -> None:
+        self._bundle = (folder, manifest, placement)
+        self._session: Any = None
+        self._digest = ""  # of the graph that is open
+
+    def session(self, graph: GraphSpec) -> Any:
+        """A graph's session, for the next run only; raises what `open_session` raises."""
+        if graph.digest != self._digest:
+            folder, manifest, placement = self._bundle
+            self._session, self._digest = None, ""
+            trim()
+            self._session = open_session(folder, graph, manifest, placement)
+            self._digest = graph.digest
+        return self._session
+
+
+class InTurn:
+    """What a runner takes for a session: opened when it runs."""
+
+    def __init__(self, turns: Turns, graph: GraphSpec) -> None:
+        self._turns, self._graph = turns, graph
+
+    def io_binding(self) -> Any:
+        """The session's."""
+        return self._turns.session(self._graph).io_binding()
+
+    def run_with_iobinding(self, binding: Any, options: Any) -> None:
+        """As the session."""
+        self._turns.session(self._graph).run_with_iobinding(binding, options)
+
+
+def open_by_turns(folder: Path, manifest: Manifest, placement: Placement) -> GraphRunner:
+    """A runner that needs the memory of its largest graph; changing from one to another takes its time."""
+    turns, graphs = Turns(folder, manifest, placement), manifest.graphs
+    vision, prefill, decode = (
+        InTurn(turns, graph) for graph in (graphs.vision_encoder, graphs.prefill, graphs.decode)
+    )
+    return GraphRunner(folder, None, manifest, placement, vision, prefill, decode)
