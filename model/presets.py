@@ -72,7 +72,7 @@ def paligemma2_28b(image_size: int) -> PaliGemmaConfig:
         num_hidden_layers=46,
         num_attention_heads=32,
         num_key_value_heads=16,
-        head_dim=168,
+        head_dim=128,
         query_pre_attn_scalar=144.0,
     )
     return PaliGemmaConfig(_so400m(image_size), text, IMAGE_TOKEN)

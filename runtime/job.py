@@ -185,6 +185,8 @@ def run(job: Job, runner: Runner) -> Iterator[tuple[Row, str]]:
         NumericsError: the graphs answered with values that are not numbers.
         ResourceError: out of memory.
     """
+    if not job.rows:
+        return
     job.started = time.perf_counter()
     try:
         features = runner.encode_image(np.stack(job.pictures), job.cancel)

@@ -82,17 +82,18 @@ class PaliGemma:
             check_files(folder, manifest)
             tokenizer = PromptTokenizer.load(folder / manifest.tokens.file)
             placement = place(device, threads)
+
+            def opened(where: Placement) -> Runner:
+                prepared = find_prepared(manifest, where)
+                return GraphRunner.open(folder, manifest, where, keep_vision=keep_vision, prepared=prepared)
+
             try:
-                prepared = find_prepared(manifest, placement)
-                runner: Runner = GraphRunner.open(
-                    folder, manifest, placement, keep_vision=keep_vision, prepared=prepared
-                )
+                runner = opened(placement)
             except ProviderError as error:
                 if device != "auto" or placement.device == "cpu":
                     raise
                 warnings.warn(f"running on the CPU, since CUDA does not load: {error}", stacklevel=2)
-                cpu = Placement("cpu", placement.threads)
-                runner = GraphRunner.open(folder, manifest, cpu, keep_vision=keep_vision)
+                runner = opened(Placement("cpu", placement.threads))
         return cls(manifest, tokenizer, runner, time.perf_counter() - started)
 
     @property

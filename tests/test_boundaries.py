@@ -15,7 +15,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 ALLOWED = {
     "model": {"torch", "safetensors"},
-    "runtime": {"numpy", "onnxruntime", "PIL", "tokenizers", "click", "dacite"},
+    "runtime": {"numpy", "onnxruntime", "PIL", "tokenizers", "click", "dacite", "platformdirs"},
 }
 HEAVY = (
     "torch, transformers, onnx, onnx_ir, onnxscript, safetensors, paligemma_onnx.model, paligemma_onnx.export"
