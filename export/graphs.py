@@ -17,7 +17,7 @@ from paligemma_onnx.model.config import PaliGemmaConfig
 from paligemma_onnx.model.paligemma import PaliGemma
 from paligemma_onnx.runtime.manifest import CacheUpdate, Graphs, GraphSpec, TensorSpec
 
-from .in_place import DecodeInPlace, check_in_place
+from .in_place import DecoderInPlace, check_in_place
 
 # Varying dimensions and the sizes they are traced with: all different, and neither 0 nor 1, which the
 # tracer would take for constants.
@@ -123,7 +123,7 @@ def _in_place(config: PaliGemmaConfig) -> dict[str, Verb]:
     inputs = (*_prompt(config), PAST_LENGTHS, *_cache("past_key_values", config, "cache_slots"))
     outputs = (_logits(config), *_cache("present", config, "cache_slots"))
     return {
-        name: Verb("decoder", GraphSpec(f"{name}.onnx", inputs, outputs), DECODER_DATA, DecodeInPlace)
+        name: Verb("decoder", GraphSpec(f"{name}.onnx", inputs, outputs), DECODER_DATA, DecoderInPlace)
         for name in ("prefill", "decode")
     }
 

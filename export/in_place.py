@@ -40,7 +40,7 @@ def check_in_place(config: TextConfig) -> None:
         )
 
 
-class DecodeInPlace(nn.Module):
+class DecoderInPlace(nn.Module):
     """Image features and tokens behind what the cache holds; to be traced only."""
 
     def __init__(self, model: PaliGemma) -> None:

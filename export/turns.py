@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,8 @@ class InTurn:
 def open_by_turns(folder: Path, manifest: Manifest, placement: Placement) -> GraphRunner:
     """A runner that needs the memory of its largest graph; changing from one to another takes its time."""
     turns, graphs = Turns(folder, manifest, placement), manifest.graphs
+    # Each graph is held against the reference, so steps of many rows are decode's, too.
+    manifest = replace(manifest, recipe=replace(manifest.recipe, wide_batch=None))
     vision, prefill, decode = (
         InTurn(turns, graph) for graph in (graphs.vision_encoder, graphs.prefill, graphs.decode)
     )

@@ -22,7 +22,7 @@ JSON = click.option("--json", is_flag=True, help="Print one JSON object.")
 @JSON
 def verify(bundle: Path, json: bool) -> None:
     """Check every byte of BUNDLE against its manifest, and its graphs' inputs and outputs."""
-    manifest = verify_bundle(bundle, lambda name: click.echo(f"checking {name}", err=True))
+    manifest = verify_bundle(bundle, lambda text: click.echo(text, err=True))
     if json:
         click.echo(dumps({"bundle_id": manifest.bundle_id, "files": len(manifest.files), "passed": True}))
     else:
@@ -46,8 +46,8 @@ def prepare(bundle: Path, remove: bool, json: bool) -> None:
     """Write BUNDLE's graphs as this machine's processor wants them, so that they open quickly.
 
     They go into the user's cache (or the folder that PALIGEMMA_ONNX_CACHE names) and take about twice the
-    bundle's room. Whoever opens the bundle on this machine from then on takes them. The first time takes as
-    long and as much memory as opening it twice.
+    bundle's room. Whoever opens the bundle on this machine from then on takes them. Every byte of the bundle
+    is checked first; then one graph after the other is opened and written.
     """
     if remove:
         gone = prepared.forget(bundle)

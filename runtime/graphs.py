@@ -48,6 +48,13 @@ class Runner(Protocol):
     ) -> tuple[Array, Cache]: ...
 
 
+def different_graphs(manifest: Manifest) -> tuple[GraphSpec, ...]:
+    """A bundle's graphs, each once: prefill and decode may be the same."""
+    graphs = manifest.graphs
+    ordered = (graphs.vision_encoder, graphs.prefill, graphs.decode)
+    return tuple({graph.digest: graph for graph in reversed(ordered)}.values())[::-1]
+
+
 @dataclass(frozen=True)
 class GraphRunner:
     """Open sessions of one bundle."""
@@ -76,12 +83,14 @@ class GraphRunner:
         """
         graphs = manifest.graphs
         wanted = (graphs.prefill, graphs.decode, *((graphs.vision_encoder,) if keep_vision else ()))
-        different = {graph.digest: graph for graph in wanted}
+        different = [graph for graph in different_graphs(manifest) if graph in wanted]
         # Each takes its time with one thread: to bring weights into the order that its kernels read.
         with ThreadPoolExecutor(len(different)) as threads:
             opened = {
-                digest: threads.submit(open_session, folder, graph, manifest, placement, prepared=prepared)
-                for digest, graph in different.items()
+                graph.digest: threads.submit(
+                    open_session, folder, graph, manifest, placement, prepared=prepared
+                )
+                for graph in different
             }
         prefill, decode, *vision = (opened[graph.digest].result() for graph in wanted)
         trim()
@@ -93,9 +102,7 @@ class GraphRunner:
         More at once would cost memory and, on a CPU, gain no time.
         """
         graph = self.manifest.graphs.vision_encoder
-        session = self.vision or open_session(
-            self.folder, graph, self.manifest, self.placement, prepared=self.prepared
-        )
+        session = self.vision or self._opened(graph)
         seen = [
             self._run(session, graph, {"pixel_values": pixels}, {}, cancel, give_back=True)[0].numpy()
             for pixels in pixel_values[:, None]
@@ -147,13 +154,20 @@ class GraphRunner:
             fed["image_features"] = np.zeros((rows, 0, self.manifest.model.hidden_size), dtype=np.float32)
             fed["text_lengths"] = np.ones(rows, dtype=np.int64)
             wide = self.manifest.recipe.wide_batch
-            session = self.decode_session if wide is None or rows < wide else self.prefill_session
+            session = self.decode_session
+            if wide is not None and rows >= wide:
+                session, graph = self.prefill_session, self.manifest.graphs.prefill
             logits, values = self._write(session, graph, fed, cache, cancel)
         else:
             fed["past_lengths"] = cache.lengths
             bound = _by_name(graph.inputs[len(fed) :], cache)
             logits, *values = self._run(self.decode_session, graph, fed, bound, cancel)
         return logits.numpy(), cache.grown(tuple(values))
+
+    def _opened(self, graph: GraphSpec) -> Any:
+        """A session for now; prepared graphs may have been removed since the others were opened."""
+        prepared = self.prepared if self.prepared is not None and self.prepared.exists() else None
+        return open_session(self.folder, graph, self.manifest, self.placement, prepared=prepared)
 
     def _room(self, rows: int, slots: int) -> tuple[Any, ...]:
         """Memory for a cache, float32[B, K, C, H] for each key and value; raises ResourceError."""

@@ -133,7 +133,7 @@ class Recipe:
     matrices: Matrices
     # From so many rows on a decode step runs through the prefill graph, whose arithmetic suits many rows;
     # None: never. Both graphs have the same inputs and outputs where the cache is updated in place.
-    wide_batch: int | None = None
+    wide_batch: int | None
 
     @property
     def is_float32(self) -> bool:

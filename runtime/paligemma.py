@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Unpack
 
 from .answer import Generation, Images, Options, Request
-from .errors import ProviderError
+from .errors import BundleError, ProviderError
 from .graphs import GraphRunner, Runner
 from .job import Job, Row, plan, run
 from .manifest import Manifest, read_manifest
@@ -84,8 +84,15 @@ class PaliGemma:
             placement = place(device, threads)
 
             def opened(where: Placement) -> Runner:
-                prepared = find_prepared(manifest, where)
-                return GraphRunner.open(folder, manifest, where, keep_vision=keep_vision, prepared=prepared)
+                if prepared := find_prepared(manifest, where):
+                    try:
+                        return GraphRunner.open(
+                            folder, manifest, where, keep_vision=keep_vision, prepared=prepared
+                        )
+                    except BundleError:
+                        told = f"prepared graphs do not open; run `paligemma-onnx prepare {folder}` again"
+                        warnings.warn(told, stacklevel=3)
+                return GraphRunner.open(folder, manifest, where, keep_vision=keep_vision)
 
             try:
                 runner = opened(placement)
@@ -129,7 +136,10 @@ class PaliGemma:
         return Stream(pieces, job, job.rows[0])
 
     def generate_batch(self, requests: Sequence[Request], **options: Unpack[Options]) -> list[Generation]:
-        """Answer several requests at once; each row is what it would be alone.
+        """Answer several requests at once; in fp32 each row is what it would be alone.
+
+        With fewer bits that is so up to rounding: rows share the range of activations, and steps of many
+        rows may run through the weights of the prefill graph (the manifest's `recipe.wide_batch`).
 
         Pictures, prompts and the number of pictures may differ. Row r of a sampled batch draws as the
         same request alone would with seed + r.

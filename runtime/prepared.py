@@ -23,11 +23,13 @@ from pathlib import Path
 
 from platformdirs import user_cache_path
 
-from .errors import OptionError, ResourceError
+from .errors import BundleError, OptionError, ResourceError
 from .files import file_problem, record_file
+from .graphs import different_graphs
 from .manifest import FileSpec, Manifest, read_manifest
-from .session import Placement, import_onnxruntime, open_session, place, write_session
+from .session import Placement, import_onnxruntime, open_session, place, prepared_name, write_session
 from .shortage import resources
+from .verification import check_every_byte
 
 CACHE = "PALIGEMMA_ONNX_CACHE"  # environment variable: a folder to use in place of the system's
 CONTENT = "content.json"  # written last: a folder without it is not complete
@@ -35,6 +37,8 @@ GRAPH = ".onnx"
 KEY_LENGTH = 32  # hexadecimal digits
 # The engine writes every matrix twice, as it was and in its new order, which has scales or sums beside it.
 ROOM = 2.5  # times the bundle
+FULL = 1 << 24  # bytes: a disk with less is full
+FORMAT = "1"  # of what stands in the files; another one when the options of sessions change
 STALE = 86_400.0  # seconds after which an unfinished folder is one of a process that was killed
 
 
@@ -60,7 +64,8 @@ def find_prepared(manifest: Manifest, placement: Placement) -> Path | None:
         ]
     except (OSError, ValueError, TypeError, AttributeError):
         return None
-    return None if any(problems) else folder
+    missing = {prepared_name(graph) for graph in different_graphs(manifest)} - specs.keys()
+    return None if missing or any(problems) else folder
 
 
 def prepare(bundle: Path, progress: Callable[[str], object]) -> Preparation:
@@ -81,6 +86,7 @@ def prepare(bundle: Path, progress: Callable[[str], object]) -> Preparation:
     manifest = read_manifest(bundle)
     if manifest.recipe.is_float32:
         raise OptionError(f"{bundle}: fp32 graphs are mapped as they are; there is nothing to prepare")
+    check_every_byte(bundle, manifest, progress)  # what is made from a damaged file would outlive it
     placement = place("cpu", None)
     final = _folder(manifest)
     with resources(str(final.parent)), _partly(final) as folder:
@@ -91,15 +97,21 @@ def prepare(bundle: Path, progress: Callable[[str], object]) -> Preparation:
                 f"{final.parent}: prepared graphs need about {needed:,} bytes, {free:,} are free; "
                 f"free space, or set {CACHE} to another folder"
             )
-        graphs = manifest.graphs
-        different = {graph.digest: graph for graph in (graphs.vision_encoder, graphs.prefill, graphs.decode)}
-        for graph in different.values():
+        for graph in different_graphs(manifest):
             progress(f"preparing {graph.file}")
-            write_session(bundle, graph, manifest, placement, folder)
-            open_session(bundle, graph, manifest, placement, prepared=folder)  # raises where it is not whole
+            try:
+                write_session(bundle, graph, manifest, placement, folder)
+                open_session(bundle, graph, manifest, placement, prepared=folder)  # raises if not whole
+            except BundleError as error:  # the engine says the same of a full disk
+                if shutil.disk_usage(folder).free < FULL:
+                    raise ResourceError(f"{final.parent}: the disk is full; free space there") from error
+                raise
         written = {
             path.name: record_file(path, hashed=path.suffix == GRAPH) for path in sorted(folder.iterdir())
         }
+        for path in folder.iterdir():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())  # a folder that has its name is whole, whatever happens next
         content = json.dumps({name: asdict(spec) for name, spec in written.items()})
         (folder / CONTENT).write_text(content, encoding="utf-8")
         _put(folder, final)
@@ -119,10 +131,10 @@ def forget(bundle: Path) -> Path | None:
 def _folder(manifest: Manifest) -> Path:
     """Where prepared graphs of a bundle are; the name holds everything that decides what is in them."""
     ort = import_onnxruntime()
-    facts = (manifest.bundle_id, ort.__version__, ort.get_build_info(), _processor())
+    facts = (FORMAT, manifest.bundle_id, ort.__version__, ort.get_build_info(), _processor())
     key = hashlib.sha256("\n".join(facts).encode()).hexdigest()[:KEY_LENGTH]
     root = os.environ.get(CACHE)
-    return (Path(root) if root else user_cache_path("paligemma-onnx")) / key
+    return (Path(root) if root else user_cache_path("paligemma-onnx")) / "prepared" / key
 
 
 def _processor() -> str:
@@ -142,9 +154,10 @@ def _partly(final: Path) -> Iterator[Path]:
     """A folder beside the final one to write into, which is gone in the end unless it got its name."""
     try:
         final.parent.mkdir(parents=True, exist_ok=True)
-        for left in final.parent.glob(".*"):
-            if time.time() - left.stat().st_mtime > STALE:
-                shutil.rmtree(left, ignore_errors=True)
+        for left in final.parent.glob(f".{'[0-9a-f]' * KEY_LENGTH}.*"):  # as the next line but one names them
+            with suppress(FileNotFoundError):  # another process has finished
+                if time.time() - left.stat().st_mtime > STALE:
+                    shutil.rmtree(left, ignore_errors=True)
         folder = Path(tempfile.mkdtemp(prefix=f".{final.name}.", dir=final.parent))
     except OSError as error:
         raise OptionError(

@@ -113,7 +113,7 @@ def open_session(
     options, path = _session_options(ort, placement, manifest), folder / graph.file
     if prepared is not None:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL  # it is optimised
-        path = prepared / _prepared_name(graph)
+        path = prepared / prepared_name(graph)
     session = _create(ort, path, options, placement)
     _check_session(session, path, graph, manifest.bundle_id)
     return session
@@ -129,7 +129,7 @@ def write_session(
         ResourceError: out of disk or memory.
     """
     ort = import_onnxruntime()
-    options, name = _session_options(ort, placement, manifest), _prepared_name(graph)
+    options, name = _session_options(ort, placement, manifest), prepared_name(graph)
     options.optimized_model_filepath = str(prepared / name)
     entries = {
         "session.save_external_prepacked_constant_initializers": "1",
@@ -141,7 +141,8 @@ def write_session(
     _create(ort, folder / graph.file, options, placement)
 
 
-def _prepared_name(graph: GraphSpec) -> str:
+def prepared_name(graph: GraphSpec) -> str:
+    """The file that `write_session` writes."""
     return f"{graph.digest}.onnx"
 
 

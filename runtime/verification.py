@@ -29,6 +29,19 @@ def check_files(folder: Path, manifest: Manifest) -> None:
     _raise(folder, [file_problem(folder / name, spec, hashed=name in small) for name, spec in files])
 
 
+def check_every_byte(folder: Path, manifest: Manifest, progress: Callable[[str], object]) -> None:
+    """Every file is the exporter's.
+
+    Raises:
+        BundleError: naming each file that is missing, of another size, or altered.
+    """
+    problems = []
+    for name, spec in manifest.files.items():
+        progress(name)
+        problems.append(file_problem(folder / name, spec, hashed=True))
+    _raise(folder, problems)
+
+
 def verify(folder: Path, progress: Callable[[str], object]) -> Manifest:
     """Every byte is the exporter's, and every graph has the inputs and outputs the manifest declares.
 
@@ -36,12 +49,8 @@ def verify(folder: Path, progress: Callable[[str], object]) -> Manifest:
         BundleError: naming each file that is missing, of another size, or altered.
     """
     manifest = read_manifest(folder)
-    problems = []
-    for name, spec in manifest.files.items():
-        progress(name)
-        problems.append(file_problem(folder / name, spec, hashed=True))
-    _raise(folder, problems)
-    progress("graphs")
+    check_every_byte(folder, manifest, lambda name: progress(f"checking {name}"))
+    progress("checking graphs")
     GraphRunner.open(folder, manifest, place("cpu", None))
     return manifest
 

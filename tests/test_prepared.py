@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ import pytest
 from command_line import ran, ran_here, started
 
 from paligemma_onnx.runtime import BundleError, OptionError, PaliGemma, ResourceError, prepared
+from paligemma_onnx.runtime.files import record_file
 from paligemma_onnx.runtime.graphs import GraphRunner
 from paligemma_onnx.runtime.manifest import read_manifest
 from paligemma_onnx.runtime.session import Placement
@@ -23,7 +25,7 @@ PICTURE = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
 CPU = Placement("cpu", 2)
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "a" / "cache"
     monkeypatch.setenv(prepared.CACHE, str(folder))
@@ -45,7 +47,7 @@ def opened_prepared(model: PaliGemma) -> bool:
 
 
 @pytest.mark.parametrize("precision", ["int8", "int4", "int4-compact"])
-def test_prepared_graphs_answer_alike(rounded: Rounded, cache: Path, precision: str) -> None:
+def test_prepared_graphs_answer_alike(rounded: Rounded, precision: str) -> None:
     bundle = rounded(CASE, precision)
     before = sorted(bundle.iterdir())
     model, expected = answer(bundle)
@@ -57,7 +59,7 @@ def test_prepared_graphs_answer_alike(rounded: Rounded, cache: Path, precision: 
     graphs = 2 if precision != "int4" else 3  # prefill and decode are the same, or are not
     assert len(list(folder.glob("*.onnx"))) == graphs
     assert sorted(bundle.iterdir()) == before
-    assert [path.name for path in cache.iterdir()] == [folder.name]
+    assert [path.name for path in folder.parent.iterdir()] == [folder.name]
 
 
 def test_sessions_take_the_written_graphs(rounded: Rounded, cache: Path) -> None:
@@ -86,13 +88,19 @@ def unfinished(folder: Path) -> None:
     (folder / prepared.CONTENT).unlink()
 
 
+def forgotten(folder: Path) -> None:
+    content = json.loads((folder / prepared.CONTENT).read_text())
+    content.pop(next(name for name in content if name.endswith(".onnx")))
+    (folder / prepared.CONTENT).write_text(json.dumps(content))
+
+
 def nonsense(folder: Path) -> None:
     (folder / prepared.CONTENT).write_text(json.dumps([{"a": 1}]))
 
 
-@pytest.mark.parametrize("damage", [truncate, flip, unfinished, nonsense])
+@pytest.mark.parametrize("damage", [truncate, flip, unfinished, forgotten, nonsense])
 def test_damaged_ones_are_left_alone_until_they_are_written_anew(
-    rounded: Rounded, cache: Path, damage: Callable[[Path], None]
+    rounded: Rounded, damage: Callable[[Path], None]
 ) -> None:
     bundle = rounded(CASE, "int4")
     folder = prepare(bundle)
@@ -103,7 +111,45 @@ def test_damaged_ones_are_left_alone_until_they_are_written_anew(
     model, found = answer(bundle)
     assert opened_prepared(model)
     assert found == expected
-    assert [path.name for path in cache.iterdir()] == [folder.name]
+    assert [path.name for path in folder.parent.iterdir()] == [folder.name]
+
+
+def test_graphs_that_do_not_open_are_not_used(rounded: Rounded) -> None:
+    """Whole as far as anybody recorded, and yet no graphs."""
+    bundle = rounded(CASE, "int4")
+    _, expected = answer(bundle)
+    folder = prepare(bundle)
+    content = json.loads((folder / prepared.CONTENT).read_text())
+    for path in folder.glob("*.onnx"):
+        path.write_bytes(b"no graph")
+        content[path.name] = asdict(record_file(path, hashed=True))
+    (folder / prepared.CONTENT).write_text(json.dumps(content))
+    with pytest.warns(
+        UserWarning, match=f"prepared graphs do not open; run `paligemma-onnx prepare {bundle}`"
+    ):
+        model, found = answer(bundle)
+    assert not opened_prepared(model)
+    assert found == expected
+
+
+def test_a_damaged_bundle_is_not_prepared(rounded: Rounded, cache: Path, tmp_path: Path) -> None:
+    bundle = tmp_path / "bundle"
+    shutil.copytree(rounded(CASE, "int4"), bundle)
+    content = bytearray((bundle / "decoder.data").read_bytes())
+    content[len(content) // 2] ^= 1
+    (bundle / "decoder.data").write_bytes(content)
+    with pytest.raises(BundleError, match=r"decoder\.data is altered"):
+        prepare(bundle)
+    assert not cache.exists()
+
+
+def test_vision_is_opened_again_where_prepared_graphs_went(rounded: Rounded) -> None:
+    bundle = rounded(CASE, "int4")
+    _, expected = answer(bundle)
+    prepare(bundle)
+    model = PaliGemma.load(bundle, device="cpu", keep_vision=False)
+    prepared.forget(bundle)
+    assert model.generate(PICTURE, "caption en", max_new_tokens=12).token_ids == expected
 
 
 def test_another_processor_or_bundle_has_its_own(
@@ -115,7 +161,7 @@ def test_another_processor_or_bundle_has_its_own(
     monkeypatch.setattr(prepared, "_processor", lambda: "another")
     assert not opened_prepared(answer(bundle)[0])
     other = prepare(bundle)
-    assert other.parent == folder.parent == cache
+    assert other.parent == folder.parent == cache / "prepared"
     assert other != folder
 
 
@@ -125,17 +171,22 @@ def test_several_processes_at_once(rounded: Rounded, cache: Path) -> None:
     errors = [process.communicate()[1] for process in processes]
     assert [process.returncode for process in processes] == [0, 0, 0], errors
     assert opened_prepared(answer(bundle)[0])
-    assert len(list(cache.iterdir())) == 1
+    assert len(list((cache / "prepared").iterdir())) == 1
 
 
-def test_what_a_killed_process_left_goes(rounded: Rounded, cache: Path) -> None:
-    recent, old = cache / ".recent", cache / ".old"
-    for left in (recent, old):
-        left.mkdir(parents=True)
+def test_what_a_killed_process_left_goes(rounded: Rounded) -> None:
+    bundle = rounded(CASE, "int4")
+    folder = prepare(bundle)
+    recent, old, others = (
+        folder.with_name(name) for name in (f".{folder.name}.a", f".{folder.name}.b", ".git")
+    )
+    for left in (recent, old, others):
+        left.mkdir()
         (left / "half.data").write_bytes(b"half")
-    os.utime(old, (0, 0))
-    folder = prepare(rounded(CASE, "int4"))
-    assert sorted(path.name for path in cache.iterdir()) == sorted([recent.name, folder.name])
+    for left in (old, others):
+        os.utime(left, (0, 0))
+    assert prepare(bundle) == folder
+    assert sorted(folder.parent.iterdir()) == sorted([recent, others, folder])
 
 
 def test_fp32_has_nothing_to_prepare(cache: Path, in_place_bundle: Callable[[str], Path]) -> None:
@@ -159,7 +210,7 @@ def test_a_disk_without_room(rounded: Rounded, cache: Path, monkeypatch: pytest.
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10, 9, 1))
     with pytest.raises(ResourceError, match="1 are free"):
         prepare(rounded(CASE, "int4"))
-    assert not list(cache.iterdir())
+    assert not list((cache / "prepared").iterdir())
 
 
 def test_the_command(rounded: Rounded, cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -167,5 +218,5 @@ def test_the_command(rounded: Rounded, cache: Path, capsys: pytest.CaptureFixtur
     done = ran("prepare", bundle, "--json")
     assert json.loads(done.out)["folder"].startswith(str(cache)), done.err
     assert json.loads(ran_here(capsys, "prepare", bundle, "--remove", "--json").out)["removed"]
-    assert not list(cache.iterdir())
+    assert not list((cache / "prepared").iterdir())
     assert "nothing was prepared" in ran_here(capsys, "prepare", bundle, "--remove").out
