@@ -46,9 +46,12 @@ class Bounds:
 
 
 def bounds(limits: Result, operations: int) -> Bounds | None:
-    """From the measured limits; None where they were not measured. The faster kind of product counts."""
-    read = limits.typical("read_bytes_per_s")
-    products = [limits.typical(f"{kind}_operations_per_s") for kind in ("bf16", "int8")]
+    """From the measured limits; None where they were not measured. The faster kind of product counts.
+
+    A limit is what the machine does at best, so of the rounds the fastest counts.
+    """
+    read = limits.most("read_bytes_per_s")
+    products = [limits.most(f"{kind}_operations_per_s") for kind in ("bf16", "int8")]
     known = [rate for rate in products if rate is not None]
     return Bounds(read, max(known), operations) if read is not None and known else None
 

@@ -39,6 +39,10 @@ class Result:
         found = [one[figure] for one in self.rounds if figure in one]
         return median(found) if found else None
 
+    def most(self, figure: str) -> float | None:
+        """Largest of the rounds; None where it was not measured."""
+        return max((one[figure] for one in self.rounds if figure in one), default=None)
+
     def as_json(self) -> dict[str, object]:
         """All of it, medians too."""
         names = dict.fromkeys(name for figures in self.rounds for name in figures)
