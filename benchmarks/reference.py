@@ -36,10 +36,13 @@ class Reference:
         torch.set_num_threads(threads)
         transformers.utils.logging.disable_progress_bar()
         self._dtype, self._tokens = DTYPES[dtype], tokens
+        config = read_config(Path(folder))
+        # Gemma 2 caps its scores, which torch's fused attention cannot; transformers refuses it there.
+        attention = "sdpa" if config.text_config.attn_logit_softcapping is None else "eager"
         self._model = transformers.PaliGemmaForConditionalGeneration.from_pretrained(
-            folder, dtype=self._dtype, attn_implementation="sdpa", local_files_only=True
+            folder, dtype=self._dtype, attn_implementation=attention, local_files_only=True
         ).eval()
-        self._facts = image_facts(Path(folder), read_config(Path(folder)))
+        self._facts = image_facts(Path(folder), config)
         tokenizer = PromptTokenizer.load(Path(folder) / "tokenizer.json")
         # One prompt for all rows: none is padded, whatever transformers would make of that.
         self._prompt = tokenizer.encode(PROMPT, self._tokens + 100)
