@@ -10,7 +10,6 @@ from pathlib import Path
 
 from torch import Tensor
 
-from paligemma_onnx.runtime.heap import trim
 from paligemma_onnx.runtime.manifest import Manifest
 from paligemma_onnx.runtime.session import Placement
 
@@ -73,7 +72,6 @@ def validate(
         kept = record(model, questions, Path(kept_in), progress)
         del model  # the two sides are never in memory together
         gc.collect()
-        trim()
         runner = open_by_turns(folder, manifest, placement)
         comparison = compare(runner, questions, kept, progress)
     return Validation(

@@ -37,7 +37,7 @@ def check_every_byte(folder: Path, manifest: Manifest, progress: Callable[[str],
     """
     problems = []
     for name, spec in manifest.files.items():
-        progress(name)
+        progress(f"checking {name}")
         problems.append(file_problem(folder / name, spec, hashed=True))
     _raise(folder, problems)
 
@@ -49,7 +49,7 @@ def verify(folder: Path, progress: Callable[[str], object]) -> Manifest:
         BundleError: naming each file that is missing, of another size, or altered.
     """
     manifest = read_manifest(folder)
-    check_every_byte(folder, manifest, lambda name: progress(f"checking {name}"))
+    check_every_byte(folder, manifest, progress)
     progress("checking graphs")
     GraphRunner.open(folder, manifest, place("cpu", None))
     return manifest

@@ -39,6 +39,17 @@ class Silent:
         self.warnings.append(text)
 
 
+def exported(checkpoint: Path, output: Path, precision: str = "fp32") -> Path:
+    """A bundle, checked as a user's would be."""
+    progress = Silent()
+    export(
+        ExportRequest(checkpoint, output, precision=precision),
+        progress,
+        lambda path, manifest, source: self_check(path, manifest, source, progress.stage),
+    )
+    return output
+
+
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """The checkpoint folder of a case in checkpoints.py; read only."""
@@ -61,13 +72,7 @@ def bundle(
 
     def get(name: str) -> Path:
         if name not in made:
-            progress = Silent()
-            export(
-                ExportRequest(checkpoint(name), folder / name),
-                progress,
-                lambda path, manifest, source: self_check(path, manifest, source, progress.stage),
-            )
-            made[name] = folder / name
+            made[name] = exported(checkpoint(name), folder / name)
         return made[name]
 
     return get
@@ -83,15 +88,9 @@ def in_place_bundle(
 
     def get(name: str) -> Path:
         if name not in made:
-            progress = Silent()
             with pytest.MonkeyPatch.context() as patch:
                 patch.setitem(PRECISIONS, "fp32", exact)
-                export(
-                    ExportRequest(checkpoint(name), folder / name),
-                    progress,
-                    lambda path, manifest, source: self_check(path, manifest, source, progress.stage),
-                )
-            made[name] = folder / name
+                made[name] = exported(checkpoint(name), folder / name)
         return made[name]
 
     return get
@@ -108,15 +107,11 @@ def rounded(
 
     def get(name: str, precision: str) -> Path:
         if (name, precision) not in made:
-            output = made[name, precision] = folder / name / precision
+            output = folder / name / precision
             output.parent.mkdir(exist_ok=True)
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr(exporter, "trace", graphs_of(in_place_bundle(name)))
-                export(
-                    ExportRequest(checkpoint(name), output, precision=precision),
-                    Silent(),
-                    lambda path, manifest, source: self_check(path, manifest, source, lambda _: None),
-                )
+                made[name, precision] = exported(checkpoint(name), output, precision)
         return made[name, precision]
 
     return get
