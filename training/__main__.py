@@ -33,7 +33,7 @@ from .tokenizer import train_tokenizer
     "--albums", type=click.Path(path_type=Path), help="Folder of drawn scenes.  [default: OUTPUT/albums]"
 )
 @click.option(
-    "--recipe", type=click.Choice(["full", "smoke"]), default="full", help="smoke: two minutes, no more."
+    "--recipe", type=click.Choice(["full", "smoke"]), default="full", help="smoke: a minute or two, no more."
 )
 @click.option("--stage1/--no-stage1", default=True, help="Contrastive pretraining of the vision tower.")
 @click.option("--threads", type=click.IntRange(1), help="[default: all processors]")
