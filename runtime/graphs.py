@@ -189,12 +189,13 @@ class GraphRunner:
         cancel: Cancellation,
         *,
         give_back: bool = False,
-    ) -> tuple[Any, Sequence[Any]]:
+    ) -> tuple[Any, tuple[Any, ...]]:
         """Run a graph that writes into the cache it reads: logits, and the cache's values."""
         fed = {**fed, "past_lengths": cache.lengths}
         bound, written = _by_name(graph.inputs[len(fed) :], cache), _by_name(graph.outputs[1:], cache)
-        logits, *values = self._run(session, graph, fed, bound, cancel, written=written, give_back=give_back)
-        return logits, values
+        logits, *_ = self._run(session, graph, fed, bound, cancel, written=written, give_back=give_back)
+        # Not the handles that the engine gives back: these keep its session, weights and all, in memory.
+        return logits, cache.values
 
     @property
     def _in_place(self) -> bool:
