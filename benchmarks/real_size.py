@@ -5,10 +5,9 @@ python -m benchmarks.real_size --work DIR --json figures.json
 
 from __future__ import annotations
 
-import json
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -17,29 +16,26 @@ from typing import cast
 import click
 
 from paligemma_onnx.runtime.prepared import CACHE
-from paligemma_onnx.runtime.session import MOST_THREADS, available_threads
 from paligemma_onnx.runtime.terminal import say
 from paligemma_onnx.runtime.tokenizer import PromptTokenizer
 
-from . import machine, plot
+from . import plot
 from .checkpoint import make_checkpoint
 from .contender import Contender, ContenderFailed
 from .entrants import BYTES, Plan, bundles, references
 from .exports import known_precisions
 from .figures import PROMPT
 from .floors import prefill_operations
-from .memory import available_memory
+from .options import benchmark, listed, write_json
 from .report import Bounds, bounds, rows, table
 from .results import Result
 from .rounds import first_starts, prepared_start, run_rounds
-from .sizes import FAMILIES, SIDES, SIZES, Family, Size, subject
+from .sizes import SIDES, Family, Size, subject
 
 LIMITS = "limits"
 BUFFER = 1 << 30  # bytes that are read to see how fast: more than any cache of a processor holds
 TRIAL_BUFFER = 1 << 26  # of a miniature, whose figures mean nothing
 PASTS = (264, 1024, 4096)  # slots of cache: about what one picture of 224, of 448 and of 896 pixels takes
-SHARE = 0.8  # of the memory that is free, for the processes that are kept between rounds
-GB = 10**9  # bytes
 
 Store = Callable[[Mapping[str, Result], Result, Bounds | None], object]
 
@@ -90,37 +86,6 @@ def measure(work: Path, plan: Plan, store: Store) -> None:
     )
 
 
-def write_json(
-    file: Path,
-    plan: Plan,
-    started: float,
-    results: Mapping[str, Result],
-    limits: Result,
-    limit: Bounds | None,
-) -> None:
-    """All that is known so far; a run that is killed leaves its finished rounds."""
-    document = {
-        "machine": machine.describe(),
-        "plan": {**asdict(plan), "subject": plan.subject.name},
-        "seconds": round(time.perf_counter() - started, 1),
-        "limits": limits.as_json(),
-        "bounds": None if limit is None else asdict(limit) | {"prefill_s": limit.prefill_s()},
-        "contenders": {name: result.as_json() for name, result in results.items()},
-    }
-    file.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
-
-
-def listed(
-    known: Sequence[str], _context: click.Context, _option: click.Parameter, text: str | None
-) -> tuple[str, ...]:
-    """Names between commas; all that are known if nothing is said, none if nothing is named."""
-    names = tuple(known) if text is None else tuple(name.strip() for name in text.split(",") if name.strip())
-    for name in names:
-        if name not in known:
-            raise click.BadParameter(f"{name!r} is not one of {', '.join(known)}")
-    return names
-
-
 def _numbers(_context: click.Context, _option: click.Parameter, text: str) -> tuple[int, ...]:
     """Numbers between commas, 1 upwards."""
     parts = [part.strip() for part in text.split(",") if part.strip()]
@@ -129,11 +94,8 @@ def _numbers(_context: click.Context, _option: click.Parameter, text: str) -> tu
     return tuple(dict.fromkeys(map(int, parts)))
 
 
-@click.command(context_settings={"show_default": True, "max_content_width": 110})
-@click.option("--work", type=click.Path(path_type=Path), required=True, help="For checkpoint, bundles, logs.")
-@click.option("--family", type=click.Choice(FAMILIES), default="paligemma", help="Which PaliGemma.")
+@benchmark
 @click.option("--side", type=click.Choice([str(side) for side in SIDES]), default="224", help="Pixels.")
-@click.option("--size", type=click.Choice(SIZES), default="3b", help="`tiny` tries the harness.")
 @click.option(
     "--precisions", callback=partial(listed, known_precisions()), help="Of bundles.  [default: all]"
 )
@@ -144,16 +106,7 @@ def _numbers(_context: click.Context, _option: click.Parameter, text: str) -> tu
 @click.option(
     "--pasts", default=",".join(map(str, PASTS)), callback=_numbers, help="Slots of cache to step behind."
 )
-@click.option("--rounds", type=click.IntRange(1), default=5, help="Medians of so many are reported.")
 @click.option("--tokens", type=click.IntRange(2, 1000), default=20, help="Of each answer.")
-@click.option("--threads", type=click.IntRange(1, MOST_THREADS), help="[default: all processors]")
-@click.option(
-    "--memory",
-    type=click.IntRange(1),
-    help="GB for processes kept between rounds.  [default: 80 % of what is free]",
-)
-@click.option("--export-again", is_flag=True, help="Do not take bundles of an earlier run.")
-@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write all figures here.")
 @click.option("--plot", "plot_file", type=click.Path(path_type=Path), help="Draw the main ones here.")
 def main(
     work: Path,
@@ -166,8 +119,8 @@ def main(
     pasts: tuple[int, ...],
     rounds: int,
     tokens: int,
-    threads: int | None,
-    memory: int | None,
+    threads: int,
+    room: int,
     export_again: bool,
     json_file: Path | None,
     plot_file: Path | None,
@@ -187,8 +140,8 @@ def main(
         pasts=pasts,
         rounds=rounds,
         tokens=tokens,
-        threads=threads or available_threads(),
-        room=int(available_memory() * SHARE) if memory is None else memory * GB,
+        threads=threads,
+        room=room,
         export_again=export_again,
     )
     started, text = time.perf_counter(), ""
@@ -197,7 +150,12 @@ def main(
         nonlocal text
         text = table(results, rows(plan.batches, plan.pasts, limit), limit)
         if json_file is not None:
-            write_json(json_file, plan, started, results, limits, limit)
+            figures = {
+                "limits": limits.as_json(),
+                "bounds": None if limit is None else asdict(limit) | {"prefill_s": limit.prefill_s()},
+                "contenders": {name: result.as_json() for name, result in results.items()},
+            }
+            write_json(json_file, asdict(plan) | {"subject": plan.subject.name}, started, figures)
         if plot_file is not None:
             plot.draw(plot_file, results, plan.pasts, limit)
 

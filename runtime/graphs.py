@@ -138,8 +138,9 @@ class GraphRunner:
             empty = Cache(self._room(len(input_ids), slots), np.zeros_like(text_lengths))
             logits, values = self._write(self.prefill_session, graph, fed, empty, cancel, give_back=True)
         else:
-            logits, *values = self._run(self.prefill_session, graph, fed, {}, cancel, give_back=True)
-        return logits.numpy(), Cache(tuple(values), lengths)
+            logits, *new = self._run(self.prefill_session, graph, fed, {}, cancel, give_back=True)
+            values = tuple(new)
+        return logits.numpy(), Cache(values, lengths)
 
     def decode(self, input_ids: Ids, cache: Cache, cancel: Cancellation) -> tuple[Array, Cache]:
         """Add one token to each row: int64[B, 1] -> logits float32[B, V] and the cache with it.
@@ -161,8 +162,9 @@ class GraphRunner:
         else:
             fed["past_lengths"] = cache.lengths
             bound = _by_name(graph.inputs[len(fed) :], cache)
-            logits, *values = self._run(self.decode_session, graph, fed, bound, cancel)
-        return logits.numpy(), cache.grown(tuple(values))
+            logits, *new = self._run(self.decode_session, graph, fed, bound, cancel)
+            values = tuple(new)
+        return logits.numpy(), cache.grown(values)
 
     def _opened(self, graph: GraphSpec) -> Any:
         """A session for now; prepared graphs may have been removed since the others were opened."""

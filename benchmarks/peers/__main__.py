@@ -5,7 +5,6 @@ python -m benchmarks.peers --work DIR --json figures.json
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
@@ -15,18 +14,15 @@ from typing import cast
 
 import click
 
-from benchmarks import machine
 from benchmarks.checkpoint import make_checkpoint
 from benchmarks.contender import ContenderFailed
 from benchmarks.exports import known_precisions
 from benchmarks.figures import prefill_of, step_at_past
-from benchmarks.memory import available_memory
-from benchmarks.real_size import GB, SHARE, listed
+from benchmarks.options import GB, benchmark, listed, write_json
 from benchmarks.report import Row, made, process_rows, table, typical
 from benchmarks.results import Result
 from benchmarks.rounds import first_starts, run_rounds
-from benchmarks.sizes import FAMILIES, SIZES, Family, Size, subject
-from paligemma_onnx.runtime.session import MOST_THREADS, available_threads
+from benchmarks.sizes import Family, Size, subject
 from paligemma_onnx.runtime.terminal import say
 
 from .catalogue import PEERS
@@ -96,23 +92,7 @@ def report(results: Results, plan: Plan) -> str:
     return "\n".join(lines())
 
 
-def write_json(file: Path, plan: Plan, started: float, results: Results) -> None:
-    """All that is known so far; a run that is killed leaves its finished rounds."""
-    document = {
-        "machine": machine.describe(),
-        "plan": {**asdict(plan), "subject": plan.subject.name, "tokens": TOKENS},
-        "seconds": round(time.perf_counter() - started, 1),
-        "contenders": {name: result.as_json() for name, result in results.items()},
-    }
-    file.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
-
-
-@click.command(context_settings={"show_default": True, "max_content_width": 110})
-@click.option(
-    "--work", type=click.Path(path_type=Path), required=True, help="For all that is made, and logs."
-)
-@click.option("--family", type=click.Choice(FAMILIES), default="paligemma", help="Which PaliGemma.")
-@click.option("--size", type=click.Choice(SIZES), default="3b", help="`tiny` tries the harness.")
+@benchmark
 @click.option("--peers", callback=partial(listed, tuple(PEERS)), help="Tools.  [default: all]")
 @click.option(
     "--bundles",
@@ -120,18 +100,9 @@ def write_json(file: Path, plan: Plan, started: float, results: Results) -> None
     callback=partial(listed, known_precisions()),
     help="Precisions of ours; the others are compared with the first.",
 )
-@click.option("--rounds", type=click.IntRange(1), default=5, help="Medians of so many are reported.")
 @click.option(
     "--steps", type=click.IntRange(1, 1000), default=20, help="Timed in a round; their median counts."
 )
-@click.option("--threads", type=click.IntRange(1, MOST_THREADS), help="[default: all processors]")
-@click.option(
-    "--memory",
-    type=click.IntRange(1),
-    help="GB for processes kept between rounds.  [default: 80 % of what is free]",
-)
-@click.option("--export-again", is_flag=True, help="Do not take bundles of an earlier run.")
-@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write all figures here.")
 def main(
     work: Path,
     family: str,
@@ -140,8 +111,8 @@ def main(
     bundles: tuple[str, ...],
     rounds: int,
     steps: int,
-    threads: int | None,
-    memory: int | None,
+    threads: int,
+    room: int,
     export_again: bool,
     json_file: Path | None,
 ) -> None:
@@ -157,8 +128,8 @@ def main(
         peers=peers,
         rounds=rounds,
         steps=steps,
-        threads=threads or available_threads(),
-        room=int(available_memory() * SHARE) if memory is None else memory * GB,
+        threads=threads,
+        room=room,
         export_again=export_again,
     )
     started, text = time.perf_counter(), ""
@@ -167,7 +138,9 @@ def main(
         nonlocal text
         text = report(results, plan)
         if json_file is not None:
-            write_json(json_file, plan, started, results)
+            described = asdict(plan) | {"subject": plan.subject.name, "tokens": TOKENS}
+            contenders = {name: result.as_json() for name, result in results.items()}
+            write_json(json_file, described, started, {"contenders": contenders})
 
     measure(work.resolve(), plan, store)
     click.echo(text)
