@@ -36,11 +36,11 @@ from paligemma_onnx.runtime.shortage import resources, shortage
 from . import facts
 from .channels import Balanced
 from .encodings import TensorSource
-from .graphs import Verb, declare, specs
+from .graphs import OPSETS, Verb, declare, specs
 from .quantize import Laid, form_of, lay_out
 from .recipes import PRECISIONS, Precision
 from .staging import staged
-from .trace import OPSET, Traced, trace
+from .trace import Traced, trace
 from .weights import WeightFile, plan_file, refer, write_file
 
 # Tokens an answer gets when nobody says: captions and answers are shorter, twenty objects' boxes are not.
@@ -152,7 +152,7 @@ def _overlap(one: Path, other: Path) -> bool:
 
 
 def draft(source: Source, precision: str) -> Manifest:
-    """What the manifest says before a file is written; raises CheckpointError and what `declare` raises."""
+    """What the manifest says before a file is written; raises CheckpointError."""
     config, recipe = source.config, PRECISIONS[precision]
     return Manifest(
         schema_version=SCHEMA_VERSION,
@@ -162,7 +162,7 @@ def draft(source: Source, precision: str) -> Manifest:
         tokens=facts.token_facts(source.folder, config),
         cache=facts.cache_facts(config, recipe.cache),
         graphs=specs(declare(config, recipe.cache)),
-        recipe=Recipe(precision, OPSET, facts.matrices(recipe), recipe.wide_batch),
+        recipe=Recipe(precision, OPSETS[recipe.cache], facts.matrices(recipe), recipe.wide_batch),
         generation=GenerationDefaults(min(MAX_NEW_TOKENS, config.text_config.max_position_embeddings)),
         producer=facts.producer(),
         files={},

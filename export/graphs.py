@@ -17,13 +17,16 @@ from paligemma_onnx.model.config import PaliGemmaConfig
 from paligemma_onnx.model.paligemma import PaliGemma
 from paligemma_onnx.runtime.manifest import CacheUpdate, Graphs, GraphSpec, TensorSpec
 
-from .in_place import DecoderInPlace, check_in_place
+from .in_place import DecoderInPlace
 
 # Varying dimensions and the sizes they are traced with: all different, and neither 0 nor 1, which the
 # tracer would take for constants.
 EXAMPLE_SIZES = {"batch": 2, "text_tokens": 7, "image_tokens": 11, "past_slots": 5, "cache_slots": 5}
 DECODER_DATA = "decoder.data"
 PAST_LENGTHS = TensorSpec("past_lengths", "int64", ("batch",))
+# For a cache that grows, the newest opset that onnxruntime, its web build, the ONNX reference evaluator and
+# OpenVINO all run whole. It has Gelu (20) and LayerNormalization (17). In place needs TensorScatter (24).
+OPSETS: dict[CacheUpdate, int] = {"grow": 20, "in_place": 24}
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,7 @@ class Verb:
     spec: GraphSpec
     weight_file: str  # prefill and decode share one
     module: Callable[[PaliGemma], nn.Module]
+    opset: int = OPSETS["grow"]
 
 
 class _EncodeImage(nn.Module):
@@ -73,9 +77,6 @@ def declare(config: PaliGemmaConfig, update: CacheUpdate = "grow") -> dict[str, 
         config: the model.
         update: whether decode gives a cache that is a slot longer, or writes into the one it gets. Prefill
             then does so, too, and both are the same verb.
-
-    Raises:
-        OptionError: the cache of this model cannot be updated in place.
     """
     vision, width = config.vision_config, config.text_config.hidden_size
     side = vision.image_size
@@ -90,6 +91,7 @@ def declare(config: PaliGemmaConfig, update: CacheUpdate = "grow") -> dict[str, 
             ),
             "vision_encoder.data",
             _EncodeImage,
+            OPSETS[update],
         ),
         **decoder,
     }
@@ -119,11 +121,16 @@ def _grow(config: PaliGemmaConfig) -> dict[str, Verb]:
 
 def _in_place(config: PaliGemmaConfig) -> dict[str, Verb]:
     """Prefill and decode write into the cache they are given."""
-    check_in_place(config.text_config)
     inputs = (*_prompt(config), PAST_LENGTHS, *_cache("past_key_values", config, "cache_slots"))
     outputs = (_logits(config), *_cache("present", config, "cache_slots"))
     return {
-        name: Verb("decoder", GraphSpec(f"{name}.onnx", inputs, outputs), DECODER_DATA, DecoderInPlace)
+        name: Verb(
+            "decoder",
+            GraphSpec(f"{name}.onnx", inputs, outputs),
+            DECODER_DATA,
+            DecoderInPlace,
+            OPSETS["in_place"],
+        )
         for name in ("prefill", "decode")
     }
 

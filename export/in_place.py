@@ -1,20 +1,20 @@
 """A cache that is updated in place: all its slots are allocated once, and a call writes those of its tokens.
 
-`com.microsoft.GroupQueryAttention` reads a past and gives a present. Where both are bound to the same memory
-it writes the new tokens' keys and values into their slots and leaves the rest alone; and it reads no slot
-behind a row's length, whatever stands there. So a step costs what it reads, and copies nothing.
+`TensorScatter` (ONNX 24) gives a past with some slots written. Where both are bound to the same memory, the
+engine writes these slots and copies nothing. `Attention` (ONNX 24) then reads the whole memory and gives what
+stands behind a row's length a weight of nothing; so a slot that was never written has to hold finite numbers.
 
 Prefill and step are then one graph. A prefill reads many tokens behind no slot, a step one token behind
 many, and in both a token sees every slot of its row that is in use after the call: a prefix is read in both
 directions, and behind a single token nothing stands yet. Only Gemma 2's window asks for a mask.
 
 Legend: B batch, N image tokens of a row, T prompt tokens of the longest row, M tokens of a call (N + T), A
-query heads, K key-value heads, H head width, C cache slots, S of them in use in the longest row, D width, V
-vocabulary.
+query heads, K key-value heads, F folded heads, H head width, C cache slots, D width, V vocabulary.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -25,19 +25,11 @@ from paligemma_onnx.model.cache import KeyValue
 from paligemma_onnx.model.config import TextConfig
 from paligemma_onnx.model.paligemma import PaliGemma
 from paligemma_onnx.model.rotary import Rotation
-from paligemma_onnx.runtime.errors import OptionError
 
-from .contrib import DOMAIN, VERSION
-
-HEAD_DIM_MULTIPLE = 8  # of the operator's heads
-
-
-def check_in_place(config: TextConfig) -> None:
-    """Raise OptionError for a model whose heads the operator does not take; no published one has such."""
-    if config.head_dim % HEAD_DIM_MULTIPLE:
-        raise OptionError(
-            f"head_dim is {config.head_dim}: a cache updated in place wants a multiple of {HEAD_DIM_MULTIPLE}"
-        )
+# Query heads that read the same keys are put below each other, as if they were tokens of one head: the engine
+# reads keys once for all of these. It spreads heads over threads; four leave PaliGemma 1, whose eight share
+# one key head, something to spread.
+MOST_FOLDED = 4
 
 
 class DecoderInPlace(nn.Module):
@@ -72,13 +64,13 @@ class DecoderInPlace(nn.Module):
         x = torch.cat([image_features, text], dim=1)
         rows, tokens = x.shape[:2]
         new = image_features.shape[1] + text_lengths
-        longest = past_lengths.max() + tokens
-        core = InPlaceAttention((past_lengths + new - 1).to(torch.int32), longest.to(torch.int32))
+        core = InPlaceAttention(past_lengths + new)
         positions = past_lengths[:, None] + torch.arange(tokens, device=x.device)
         nothing = torch.zeros((), device=x.device)
         window = config.sliding_window
-        slots = past[0].shape[2]
-        masked = nothing if window is None else _window(past_lengths, tokens, slots, window, longest)
+        masked = nothing
+        if window is not None:
+            masked = _window(past_lengths, tokens * _folded(config), past[0].shape[2], window)
         masks = tuple(
             nothing if config.window(layer) is None else masked for layer in range(config.num_hidden_layers)
         )
@@ -91,14 +83,12 @@ class DecoderInPlace(nn.Module):
 
 @dataclass(frozen=True)
 class InPlaceAttention:
-    """An AttentionCore of the engine's operator; past and present have the same C slots.
+    """An AttentionCore of three standard operators; past and present have the same C slots.
 
-    Its mask is what is added to scores of a sliding layer, float[B, 1, M, S]; a global layer needs
-    none.
+    Its mask is that of a sliding layer, bool[B, 1, M*F, C]; a global layer needs none.
     """
 
-    last_slots: Tensor  # int32[B], of each row after the call: the operator's `seqlens_k`
-    longest: Tensor  # int32[], slots of the longest row after the call: its `total_sequence_length`
+    lengths_after: Tensor  # int64[B], slots of each row that are in use after the call
 
     def __call__(
         self,
@@ -108,59 +98,66 @@ class InPlaceAttention:
         by: Rotation,
         mask: Tensor,
         past: KeyValue | None,
-        lengths: Tensor,  # noqa: ARG002  the operator takes those after the call
+        lengths: Tensor,
         config: TextConfig,
         window: int | None,
     ) -> tuple[Tensor, KeyValue]:
         """As AttentionCore."""
         if past is None:
             raise ValueError("a cache that is updated in place has to be there")
-        query, key = _rotated(query, by, config), _rotated(key, by, config)
+        new = KeyValue(_heads(_rotated(key, by, config), config), _heads(value, config))
+        keys, values = (_scattered(into, added, lengths) for into, added in zip(past, new, strict=True))
+        folded, tokens = _folded(config), query.shape[1]
+        # [B, M, A*H] -> [B, A/F, M*F, H]
+        query = _rotated(query, by, config).unflatten(2, (-1, folded, config.head_dim))
+        query = query.transpose(1, 2).flatten(2, 3)
         attributes = {
-            "num_heads": config.num_attention_heads,
-            "kv_num_heads": config.num_key_value_heads,
             "scale": config.query_pre_attn_scalar**-0.5,
             "softcap": config.attn_logit_softcapping or 0.0,  # 0: no cap
-            "causal": 0,
+            "is_causal": 0,
         }
-        # Between lengths and mask are three inputs the operator is better without: tables to rotate by.
-        masked = () if window is None else (None, None, None, mask)
-        mixed, keys, values = _operator(
-            f"{DOMAIN}::GroupQueryAttention",
-            (query, key, value, *past, self.last_slots, self.longest, *masked),
+        hidden = None if window is None else mask
+        (mixed,) = _operator(
+            "Attention",
+            (query, keys, values, hidden, None, None, self.lengths_after),
             attributes,
-            like=(query, *past),
+            like=(query,),
         )
+        mixed = mixed.unflatten(2, (tokens, folded)).transpose(1, 2).flatten(2)
         return mixed, KeyValue(keys, values)
 
 
-def _window(past_lengths: Tensor, tokens: int, slots: int, window: int, longest: Tensor) -> Tensor:
-    """What hides the slots a generated token has left behind: float32[B, 1, M, S].
+def _folded(config: TextConfig) -> int:
+    """How many query heads of a key head are put below each other, as if they were tokens."""
+    return math.gcd(config.query_groups, MOST_FOLDED)
+
+
+def _heads(x: Tensor, config: TextConfig) -> Tensor:
+    """[B, M, K*H] -> [B, K, M, H]."""
+    return torch.unflatten(x, 2, (-1, config.head_dim)).transpose(1, 2)
+
+
+def _scattered(past: Tensor, new: Tensor, lengths: Tensor) -> Tensor:
+    """Write a call's tokens behind each row's slots: float[B, K, C, H]."""
+    (present,) = _operator("TensorScatter", (past, new, lengths), {"axis": 2}, like=(past,))
+    return present
+
+
+def _window(past_lengths: Tensor, tokens: int, slots: int, window: int) -> Tensor:
+    """The slots that a generated token sees, for each of M*F folded tokens alike: bool[B, 1, M*F, C].
 
     As in step_mask; behind no slot, that is in a prefill, it hides nothing.
     """
     slot = torch.arange(slots, device=past_lengths.device)
-    hidden = slot <= past_lengths[:, None] - window  # [B, C]
-    least = torch.finfo(torch.float32).min
-    mask = torch.where(hidden, least, 0.0)[:, None, None, :].expand(-1, -1, tokens, -1)
-    start, end, axis = torch.zeros_like(longest)[None], longest[None], torch.full_like(longest, 3)[None]
-    # Its last axis has `longest` slots and is declared C: an input's value is not a size the tracer knows.
-    (cut,) = _operator("::Slice", (mask, start, end, axis), {}, like=(mask,))
-    return cut
+    seen = slot > past_lengths[:, None] - window
+    return seen[:, None, None, :].expand(-1, -1, tokens, -1)
 
 
 def _rotated(x: Tensor, by: Rotation, config: TextConfig) -> Tensor:
-    """`rotate` as one operator: float[B, M, A*H] -> the same.
-
-    The operator looks angles up in a table by position. The angles of this call are such a table, in which
-    those of row b's token m stand at b * M + m. (GroupQueryAttention can rotate as well, but wants the table
-    of all positions.)
-    """
-    rows, tokens = x.shape[:2]
-    places = torch.arange(rows * tokens, device=x.device).view(rows, tokens)
-    cos, sin = by.cos.flatten(0, 2), by.sin.flatten(0, 2)
+    """`rotate` as one operator: float[B, M, A*H] -> the same."""
     attributes = {"num_heads": x.shape[2] // config.head_dim}
-    (rotated,) = _operator(f"{DOMAIN}::RotaryEmbedding", (x, places, cos, sin), attributes, like=(x,))
+    angles = by.cos.squeeze(1), by.sin.squeeze(1)
+    (rotated,) = _operator("RotaryEmbedding", (x, *angles), attributes, like=(x,))
     return rotated
 
 
@@ -172,12 +169,11 @@ def _operator(
 ) -> tuple[Tensor, ...]:
     """An operator that torch has not; its outputs have the dtypes and shapes of `like`."""
     outputs = torch.onnx.ops.symbolic_multi_out(
-        name,
+        f"::{name}",
         inputs,
         dict(attributes),
         dtypes=[tensor.dtype for tensor in like],
         shapes=[tensor.shape for tensor in like],
-        version=VERSION if name.startswith(DOMAIN) else None,
     )
     # The tracer thinks they are on the CPU.
     return tuple(output.to(tensor.device) for output, tensor in zip(outputs, like, strict=True))

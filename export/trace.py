@@ -22,9 +22,6 @@ from paligemma_onnx.runtime.manifest import TensorSpec
 
 from .graphs import Verb, example
 
-# The newest opset that onnxruntime, its web build, the ONNX reference evaluator and OpenVINO all run whole.
-# It has Gelu (20) and LayerNormalization (17); fused attention (23) is not portable yet.
-OPSET = 20
 _PARAMETER_PREFIX = "model."  # of the wrapping module in graphs.py
 _NOISY = ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")
 
@@ -52,7 +49,7 @@ def trace(verb: Verb, model: PaliGemma) -> Traced:
             program,
             (),
             dynamo=True,
-            opset_version=OPSET,
+            opset_version=verb.opset,
             optimize=False,  # would read the weights, which are not there
             verbose=False,
         )

@@ -122,7 +122,6 @@ class GraphRunner:
             image_features: float32[B, N, D].
             text_lengths: int64[B], real tokens of each row.
             slots: the most that any row will use, N + T or more; a cache that grows does not need to know.
-                What stands in free slots is left as it was found, and never read.
             cancel: stops the run from another thread.
 
         Returns:
@@ -172,11 +171,18 @@ class GraphRunner:
         return open_session(self.folder, graph, self.manifest, self.placement, prepared=prepared)
 
     def _room(self, rows: int, slots: int) -> tuple[Any, ...]:
-        """Memory for a cache, float32[B, K, C, H] for each key and value; raises ResourceError."""
-        facts, make = self.manifest.cache, import_onnxruntime().OrtValue.ortvalue_from_shape_and_type
+        """Memory for a cache, float32[B, K, C, H] for each key and value; raises ResourceError.
+
+        Zeros: a free slot has no weight in what is read, but nothing times NaN would be NaN. The system gives
+        the pages when they are written.
+        """
+        facts, make = self.manifest.cache, import_onnxruntime().OrtValue.ortvalue_from_numpy
         shape = (rows, facts.heads, slots, facts.head_dim)
         try:
-            return tuple(make(shape, np.float32, self.placement.device) for _ in range(2 * facts.layers))
+            return tuple(
+                make(np.zeros(shape, dtype=np.float32), self.placement.device)
+                for _ in range(2 * facts.layers)
+            )
         except Exception as error:  # the engine has no common base for what it raises
             if words := shortage(error):
                 raise ResourceError(f"a cache of {slots} slots for {rows} rows: {words}") from error
