@@ -18,10 +18,10 @@ from paligemma_onnx.export.shipped import shipped_model
 from paligemma_onnx.model.config import PaliGemmaConfig
 from paligemma_onnx.model.load import load_model, skeleton
 from paligemma_onnx.model.paligemma import PaliGemma
+from training.outliers import inject
 
 Folders = Callable[[str], Path]
 FAMILIES = ["gemma_one_kv_head", "gemma_two_kv_heads", "gemma2_window"]
-OUTLIER = 64.0
 
 
 class Changed:
@@ -41,56 +41,6 @@ def outputs(model: PaliGemma) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]
     features = model.encode_image(torch.rand(1, 3, side, side, generator=generator) * 2 - 1)
     logits, cache = model.prefill(torch.tensor([[2, 5, 300, 108]]), features, torch.tensor([4]))
     return features, logits, cache[-1].value
-
-
-def inject(changed: Changed, config: PaliGemmaConfig) -> None:
-    """Move a factor from columns of weights to what stands before them, in a few channels of every kind.
-
-    What stands before them: norm gains, value rows, up rows.
-    """
-    generator = torch.Generator().manual_seed(1)
-    tensors, text = changed.tensors, config.text_config
-
-    def some(width: int) -> torch.Tensor:
-        factor = torch.ones(width)
-        factor[torch.randperm(width, generator=generator)[: max(1, width // 100)]] = OUTLIER
-        return factor
-
-    for index in range(text.num_hidden_layers):
-        layer = f"language_model.layers.{index}"
-        before_mlp = "pre_feedforward_layernorm" if text.has_post_norms else "post_attention_layernorm"
-        for norm, readers in (
-            ("input_layernorm", [f"self_attn.{name}_proj" for name in "qkv"]),
-            (before_mlp, ["mlp.gate_proj", "mlp.up_proj"]),
-        ):
-            factor = some(text.hidden_size)
-            gain = tensors[f"{layer}.{norm}.weight"]
-            tensors[f"{layer}.{norm}.weight"] = (1 + gain) * factor - 1
-            for reader in readers:
-                tensors[f"{layer}.{reader}.weight"] /= factor
-        value, out = f"{layer}.self_attn.v_proj.weight", f"{layer}.self_attn.o_proj.weight"
-        factor = some(len(tensors[value]))
-        tensors[value] *= factor[:, None]
-        heads = factor.view(-1, 1, text.head_dim).expand(-1, text.query_groups, -1)
-        tensors[out] /= heads.flatten()
-        factor = some(text.intermediate_size)
-        tensors[f"{layer}.mlp.up_proj.weight"] *= factor[:, None]
-        tensors[f"{layer}.mlp.down_proj.weight"] /= factor
-    for index in range(config.vision_config.num_hidden_layers):
-        layer = f"vision_tower.encoder.layers.{index}"
-        for norm, readers in (
-            ("layer_norm1", [f"self_attn.{name}_proj" for name in "qkv"]),
-            ("layer_norm2", ["mlp.fc1"]),
-        ):
-            factor = some(config.vision_config.hidden_size)
-            for kind in ("weight", "bias"):
-                tensors[f"{layer}.{norm}.{kind}"] *= factor
-            for reader in readers:
-                tensors[f"{layer}.{reader}.weight"] /= factor
-        factor = some(config.vision_config.hidden_size)
-        tensors[f"{layer}.self_attn.v_proj.weight"] *= factor[:, None]
-        tensors[f"{layer}.self_attn.v_proj.bias"] *= factor
-        tensors[f"{layer}.self_attn.out_proj.weight"] /= factor
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -120,7 +70,7 @@ def test_injected_outliers_change_no_code(checkpoint: Folders, name: str) -> Non
         source = open_source(checkpoint(name), None)
     changed = Changed(source.checkpoint, source.config)
     plain = Balanced(source.checkpoint, source.config)
-    inject(changed, source.config)
+    inject(changed.tensors, source.config)
     for what, ours, theirs in zip(
         ("features", "logits"),
         outputs(model_of(source.config, changed.tensor))[:2],
@@ -143,7 +93,7 @@ def test_injected_outliers_change_no_code(checkpoint: Folders, name: str) -> Non
 def test_without_balance_they_change(checkpoint: Folders) -> None:
     source = open_source(checkpoint(FAMILIES[0]), None)
     changed = Changed(source.checkpoint, source.config)
-    inject(changed, source.config)
+    inject(changed.tensors, source.config)
     key = "language_model.layers.0.mlp.down_proj.weight"
     before, after = source.checkpoint.tensor(key).float(), changed.tensor(key)
     moved = decoded(after, Outputs()) * (before / after) - decoded(before, Outputs())

@@ -17,7 +17,9 @@ from transformers.models.siglip.image_processing_pil_siglip import SiglipImagePr
 
 from paligemma_onnx.export.reference_runner import open_as_reference
 from paligemma_onnx.export.shipped import shipped_model
+from paligemma_onnx.model.load import open_checkpoint
 from paligemma_onnx.runtime import PaliGemma, Request
+from training.outliers import OUTLIER, write_with_outliers
 from training.tasks import QUESTIONS
 
 # transformers' processor, when it makes labels nobody asked for.
@@ -108,3 +110,17 @@ def test_in_a_padded_batch(torch_model: PaliGemma, onnx_model: PaliGemma, chosen
 
 def test_the_texts_are_those_of_the_ids(onnx_model: PaliGemma) -> None:
     assert all(onnx_model.tokenizer.decode(entry["ids"]) == entry["text"] for entry in GOLDEN)
+
+
+def test_outliers_inside_change_no_id(tmp_path: Path) -> None:
+    """A hundredth of the channels is 64 times as large, and what reads them as much smaller."""
+    with shipped_model() as folder:
+        write_with_outliers(folder, tmp_path / "outliers")
+        _, plain = open_checkpoint(folder)
+    _, changed = open_checkpoint(tmp_path / "outliers")
+    gain = "language_model.layers.0.input_layernorm.weight"
+    growth = (1 + changed.tensor(gain)) / (1 + plain.tensor(gain).float())
+    assert float(growth.max()) == pytest.approx(OUTLIER)
+    model = open_as_reference(tmp_path / "outliers")
+    for chosen in BATCHES:
+        assert ask(model, chosen) == [golden_ids(index) for index in chosen]
