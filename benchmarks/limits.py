@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from paligemma_onnx.export.contrib import DOMAIN, VERSION
+from paligemma_onnx.export.quantize import DOMAIN, VERSION
 from paligemma_onnx.runtime.session import WITHOUT_OVERFLOW
 
 from .figures import Figures

@@ -24,11 +24,11 @@ from numpy.typing import NDArray
 from paligemma_onnx.model.tensor_names import EMBEDDING
 
 from .channels import INPUT_SCALES
-from .contrib import DOMAIN, VERSION
 from .encodings import Layout, layouts
 from .recipes import Blocks, Float32, Form, Precision
 from .trace import Traced
 
+DOMAIN, VERSION = "com.microsoft", 1  # onnxruntime's own operators (onnxruntime, docs/ContribOperators.md)
 # MatMulNBits: activations as 8-bit integers (its contract's `accuracy_level` 4).
 INT8_ACTIVATIONS = 4
 # Matrices whose input is no norm's output, so that rows (tokens) differ in range.
