@@ -16,7 +16,7 @@ from . import machine
 from .memory import available_memory
 from .sizes import FAMILIES, SIZES
 
-SHARE = 0.8  # of the memory that is free, for the processes that are kept between rounds
+_SHARE = 0.8  # of the memory that is free, for the processes that are kept between rounds
 GB = 10**9  # bytes
 
 Command = Callable[..., Any]
@@ -39,10 +39,10 @@ def _threads(_context: click.Context, _option: click.Parameter, threads: int | N
 
 def _room(_context: click.Context, _option: click.Parameter, memory: int | None) -> int:
     """Bytes."""
-    return int(available_memory() * SHARE) if memory is None else memory * GB
+    return int(available_memory() * _SHARE) if memory is None else memory * GB
 
 
-OPTIONS = (
+_OPTIONS = (
     click.option(
         "--work", type=click.Path(path_type=Path), required=True, help="For all that is made, and logs."
     ),
@@ -69,7 +69,7 @@ OPTIONS = (
 
 def benchmark(command: Command) -> click.Command:
     """Make a command of a function, with these options in front of its own."""
-    for option in reversed(OPTIONS):
+    for option in reversed(_OPTIONS):
         command = option(command)
     return click.command(context_settings={"show_default": True, "max_content_width": 110})(command)
 

@@ -27,8 +27,8 @@ from paligemma_onnx.model.paligemma import PaliGemma
 from paligemma_onnx.model.rotary import Rotation
 
 # Query heads that read the same keys are put below each other, as if they were tokens of one head: the engine
-# reads keys once for all of these. It spreads heads over threads; four leave PaliGemma 1, whose eight share
-# one key head, something to spread.
+# reads keys once for all of these. It spreads what is left over threads: of PaliGemma 1, whose eight heads
+# share one key head, two a row.
 MOST_FOLDED = 4
 
 
@@ -116,10 +116,10 @@ class InPlaceAttention:
             "softcap": config.attn_logit_softcapping or 0.0,  # 0: no cap
             "is_causal": 0,
         }
-        hidden = None if window is None else mask
+        seen = None if window is None else mask
         (mixed,) = _operator(
             "Attention",
-            (query, keys, values, hidden, None, None, self.lengths_after),
+            (query, keys, values, seen, None, None, self.lengths_after),
             attributes,
             like=(query,),
         )

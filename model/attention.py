@@ -1,7 +1,7 @@
 """Grouped-query attention over the cache (arXiv 2305.13245): four projections around a core.
 
-What happens between the projections is an argument, so that the same layers can be traced with a core that
-an engine has as one operator.
+What happens between the projections is an argument, so that the same layers can be traced with a core of an
+engine's own operators.
 
 Legend: B batch, T tokens of this call, S cache slots, D width, A query heads, K key-value heads, G query
 heads for each of them, H head width.

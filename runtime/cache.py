@@ -14,7 +14,8 @@ class Cache:
     """What earlier tokens left behind.
 
     The values are bound `OrtValue`s: a step reads them and makes new ones, or writes into them, and no byte
-    of them passes through Python. Row b owns the slots [0, lengths[b]); what lies behind is padding.
+    of them passes through Python. Row b owns the slots [0, lengths[b]); what lies behind is padding, and
+    finite: attention gives it no weight, but nothing times NaN is NaN.
     """
 
     values: tuple[Any, ...]  # key and value of each layer in turn, float32[B, K, P, H]

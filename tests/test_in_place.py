@@ -175,6 +175,15 @@ def test_one_may_go_back(pair: Callable[[str], Pair], family: str) -> None:
         assert worst_error(runner, model, started, tokens(STEPS - seed, seed)) <= BOUND
 
 
+def test_free_slots_are_zeros(pair: Callable[[str], Pair]) -> None:
+    """Whatever stood in the memory before: attention gives a free slot no weight, and 0 * NaN is NaN."""
+    runner = pair("gemma").runner
+    for _ in range(3):
+        used = [np.full_like(value.numpy(), np.nan) for value in runner._room(3, 60)]
+        del used
+        assert all((value.numpy() == 0).all() for value in runner._room(3, 60))
+
+
 def test_a_row_without_room_is_refused(pair: Callable[[str], Pair]) -> None:
     """Nothing is written outside the memory, whatever the caller counts."""
     runner, model = pair("gemma").runner, pair("gemma").model

@@ -1,4 +1,4 @@
-"""The same model with outliers: a few channels of large activations, which change nothing in float32.
+"""The same model with outliers: a few channels of large activations, which change nothing but rounding.
 
 python -m training.outliers OUTPUT, then export OUTPUT in a precision and score it as any other.
 """
@@ -20,7 +20,7 @@ from paligemma_onnx.model.config import PaliGemmaConfig
 from paligemma_onnx.model.load import open_checkpoint, skeleton
 
 SHARE = 0.01  # of the channels
-OUTLIER = 64.0  # times; a power of two, so that every weight keeps its digits
+OUTLIER = 64.0  # times; a power of two, so that matrices keep every digit
 WEIGHTS = "model.safetensors"
 
 
