@@ -1,4 +1,4 @@
-"""A cache that is updated in place: all its slots are allocated once, and a call writes those of its tokens.
+"""A cache that is updated in place: slots are allocated ahead, and a call writes those of its tokens.
 
 `TensorScatter` (ONNX 24) gives a past with some slots written. Where both are bound to the same memory, the
 engine writes these slots and copies nothing. `Attention` (ONNX 24) then reads the whole memory and gives what

@@ -24,6 +24,10 @@ from .manifest import GraphSpec, Manifest, TensorSpec
 from .session import Placement, import_onnxruntime, open_session
 from .shortage import shortage
 
+# Slots that a cache in place has to spare behind a prompt, and gets more of when they are used up. Attention
+# reads every slot there is, so there are not all that a request allows.
+SPARE_SLOTS = 128
+
 Array = NDArray[np.float32]
 Ids = NDArray[np.int64]
 
@@ -121,7 +125,8 @@ class GraphRunner:
             input_ids: int64[B, T], padded on the right.
             image_features: float32[B, N, D].
             text_lengths: int64[B], real tokens of each row.
-            slots: the most that any row will use, N + T or more; a cache that grows does not need to know.
+            slots: the most that any row may use, N + T or more; a cache in place has no more, and at first
+                no more than it soon needs.
             cancel: stops the run from another thread.
 
         Returns:
@@ -134,7 +139,9 @@ class GraphRunner:
         }
         graph, lengths = self.manifest.graphs.prefill, image_features.shape[1] + text_lengths
         if self._in_place:
-            empty = Cache(self._room(len(input_ids), slots), np.zeros_like(text_lengths))
+            taken = image_features.shape[1] + input_ids.shape[1]
+            room = self._room(len(input_ids), min(slots, taken + SPARE_SLOTS))
+            empty = Cache(room, np.zeros_like(text_lengths))
             logits, values = self._write(self.prefill_session, graph, fed, empty, cancel, give_back=True)
         else:
             logits, *new = self._run(self.prefill_session, graph, fed, {}, cancel, give_back=True)
@@ -144,7 +151,8 @@ class GraphRunner:
     def decode(self, input_ids: Ids, cache: Cache, cancel: Cancellation) -> tuple[Array, Cache]:
         """Add one token to each row: int64[B, 1] -> logits float32[B, V] and the cache with it.
 
-        A cache that is updated in place is the same memory before and after. The one handed in still holds
+        A cache that is updated in place is the same memory before and after, until a row has used its last
+        slot; then it moves to a larger one. The one handed in still holds
         what it held, since each step writes its slot before it reads it: one may go back and decode again
         from there, but not go on from both.
         """
@@ -153,6 +161,7 @@ class GraphRunner:
         if self._in_place:
             fed["image_features"] = np.zeros((rows, 0, self.manifest.model.hidden_size), dtype=np.float32)
             fed["text_lengths"] = np.ones(rows, dtype=np.int64)
+            cache = self._with_room(cache)
             wide = self.manifest.recipe.wide_batch
             session = self.decode_session
             if wide is not None and rows >= wide:
@@ -187,6 +196,18 @@ class GraphRunner:
             if words := shortage(error):
                 raise ResourceError(f"a cache of {slots} slots for {rows} rows: {words}") from error
             raise
+
+    def _with_room(self, cache: Cache) -> Cache:
+        """A cache in which every row has a free slot: the one given, or a larger copy."""
+        rows, _, slots, _ = cache.values[0].shape()
+        if cache.lengths.max() < slots:
+            return cache
+        room = self._room(rows, slots + SPARE_SLOTS)
+        for value, larger in zip(cache.values, room, strict=True):
+            content = larger.numpy()
+            content[:, :, :slots] = value.numpy()
+            larger.update_inplace(content)
+        return Cache(room, cache.lengths)
 
     def _write(
         self,

@@ -21,7 +21,7 @@ from paligemma_onnx.model.load import load_model, open_checkpoint
 from paligemma_onnx.model.paligemma import PaliGemma as Model
 from paligemma_onnx.runtime import Cancellation, PaliGemma, Request
 from paligemma_onnx.runtime.cache import Cache
-from paligemma_onnx.runtime.graphs import GraphRunner
+from paligemma_onnx.runtime.graphs import SPARE_SLOTS, GraphRunner
 from paligemma_onnx.runtime.manifest import read_manifest
 
 Folders = Callable[[str], Path]
@@ -184,14 +184,26 @@ def test_free_slots_are_zeros(pair: Callable[[str], Pair]) -> None:
         assert all((value.numpy() == 0).all() for value in runner._room(3, 60))
 
 
-def test_a_row_without_room_is_refused(pair: Callable[[str], Pair]) -> None:
-    """Nothing is written outside the memory, whatever the caller counts."""
-    runner, model = pair("gemma").runner, pair("gemma").model
+@both_families
+def test_it_moves_when_it_is_full(pair: Callable[[str], Pair], family: str) -> None:
+    """Steps beyond the memory of the prefill; what was handed in stays as it was."""
+    runner, model = pair(family).runner, pair(family).model
     started = start(runner, model)
+    assert worst_error(runner, model, started, tokens(STEPS + 3)) <= BOUND
     full = replace(started.cache, lengths=np.array([IMAGE_TOKENS + max(LENGTHS) + STEPS, 3, 3]))
-    with pytest.raises(Exception, match="the engine failed in it"):
-        runner.decode(tokens(1)[0], full, NEVER)
-    assert worst_error(runner, model, started, tokens(STEPS)) <= BOUND
+    before = [value.numpy().copy() for value in started.cache.values]
+    _, moved = runner.decode(tokens(1)[0], full, NEVER)
+    for old, given, new in zip(before, started.cache.values, moved.values, strict=True):
+        assert np.array_equal(given.numpy(), old)
+        assert new.shape()[2] == old.shape[2] + SPARE_SLOTS
+
+
+def test_a_request_that_allows_much_takes_little(pair: Callable[[str], Pair]) -> None:
+    runner = pair("gemma").runner
+    ids, lengths = np.full((1, 5), 7), np.array([5])
+    features = np.zeros((1, IMAGE_TOKENS, runner.manifest.model.hidden_size), dtype=np.float32)
+    _, cache = runner.prefill(ids, features, lengths, 100_000, NEVER)
+    assert cache.values[0].shape()[2] == IMAGE_TOKENS + 5 + SPARE_SLOTS
 
 
 @both_families
