@@ -37,7 +37,7 @@ class Verb:
     spec: GraphSpec
     weight_file: str  # prefill and decode share one
     module: Callable[[PaliGemma], nn.Module]
-    opset: int = OPSETS["grow"]
+    opset: int
 
 
 class _EncodeImage(nn.Module):
@@ -114,8 +114,8 @@ def _grow(config: PaliGemmaConfig) -> dict[str, Verb]:
         (_logits(config), *_cache("present", config, "past_slots + 1")),
     )
     return {
-        "prefill": Verb("prefill", prefill, DECODER_DATA, _Prefill),
-        "decode": Verb("decode", decode, DECODER_DATA, _DecodeStep),
+        "prefill": Verb("prefill", prefill, DECODER_DATA, _Prefill, OPSETS["grow"]),
+        "decode": Verb("decode", decode, DECODER_DATA, _DecodeStep, OPSETS["grow"]),
     }
 
 

@@ -15,7 +15,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from .attention import AttentionCore, eager_attention
 from .cache import Cache
 from .config import PaliGemmaConfig
 from .gemma import Gemma
@@ -84,7 +83,6 @@ class PaliGemma(nn.Module):
         input_ids: Tensor,
         past_lengths: Tensor,
         past: Cache,
-        core: AttentionCore = eager_attention,
     ) -> tuple[Tensor, Cache]:
         """Add one token to each row.
 
@@ -92,10 +90,9 @@ class PaliGemma(nn.Module):
             input_ids: int64[B, 1].
             past_lengths: int64[B], slots of each row's cache that are in use: where the token is written.
             past: the cache of P slots.
-            core: how attention is computed, and with it where the token's key and value go.
 
         Returns:
-            logits float[B, V], and the cache: of P + 1 slots from eager attention.
+            logits float[B, V], and the cache of P + 1 slots.
         """
         x = self.language_model.embed(input_ids, past[0].key.dtype)
         slots = past[0].key.shape[2] + 1
@@ -110,5 +107,5 @@ class PaliGemma(nn.Module):
             everything if config.window(layer) is None else sliding
             for layer in range(config.num_hidden_layers)
         )
-        x, cache = self.language_model(x, past_lengths[:, None], masks, past, past_lengths, core)
+        x, cache = self.language_model(x, past_lengths[:, None], masks, past, past_lengths)
         return self.language_model.logits(x[:, 0]), cache

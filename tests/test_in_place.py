@@ -198,6 +198,16 @@ def test_it_moves_when_it_is_full(pair: Callable[[str], Pair], family: str) -> N
         assert new.shape()[2] == old.shape[2] + SPARE_SLOTS
 
 
+def test_a_row_beyond_all_room_is_refused(pair: Callable[[str], Pair]) -> None:
+    """Nothing is written outside the memory, whatever the caller counts."""
+    runner, model = pair("gemma").runner, pair("gemma").model
+    started = start(runner, model)
+    slots = started.cache.values[0].shape()[2] + SPARE_SLOTS
+    with pytest.raises(Exception, match="the engine failed in it"):
+        runner.decode(tokens(1)[0], replace(started.cache, lengths=np.array([slots, 3, 3])), NEVER)
+    assert worst_error(runner, model, started, tokens(STEPS)) <= BOUND
+
+
 def test_a_request_that_allows_much_takes_little(pair: Callable[[str], Pair]) -> None:
     runner = pair("gemma").runner
     ids, lengths = np.full((1, 5), 7), np.array([5])
