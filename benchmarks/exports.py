@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import subprocess
@@ -45,20 +46,26 @@ def known_precisions() -> tuple[str, ...]:
 
 
 def make_bundle(checkpoint: Path, precision: str, *, log: Path, again: bool) -> tuple[Path, Export]:
-    """The bundle beside its checkpoint and what it cost, from an earlier run if both are there.
+    """The bundle beside its checkpoint and what it cost, from an earlier run if today's code made it.
 
     Raises:
         ExportFailed: with the command's own line.
     """
-    bundle = checkpoint.with_name(f"{checkpoint.name}-{precision}")
-    if not again and (earlier := noted(bundle)) is not None:
+    bundle, code = checkpoint.with_name(f"{checkpoint.name}-{precision}"), exporting_code()
+    if not again and (earlier := noted(bundle, code)) is not None:
         return bundle, earlier
     arguments = ["export", str(checkpoint), "--output", str(bundle), "--precision", precision, "--force"]
     seconds, peak = watch([sys.executable, "-c", COMMAND, *arguments], log)
     size = sum(spec.bytes for spec in read_manifest(bundle).files.values())
     made = Export(seconds, peak, size)
-    note(bundle, made)
+    note(bundle, made, code)
     return bundle, made
+
+
+def exporting_code() -> str:
+    """SHA-256 of the sources that decide what a bundle is."""
+    sources = sorted(path for package in ("export", "model") for path in (ROOT / package).glob("*.py"))
+    return hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
 
 
 def watch(command: Sequence[str], log: Path) -> tuple[float, Memory]:
@@ -86,18 +93,20 @@ def watch(command: Sequence[str], log: Path) -> tuple[float, Memory]:
     return time.perf_counter() - started, peak
 
 
-def noted(output: Path) -> Export | None:
-    """What an output of an earlier run cost, if it is still there."""
+def noted(output: Path, code: str = "") -> Export | None:
+    """What an output of an earlier run cost, if it is still there and the same code made it."""
     notes = _notes(output)
     if not (output.exists() and notes.exists()):
         return None
     found = json.loads(notes.read_text(encoding="utf-8"))
+    if found.pop("code", "") != code:
+        return None
     return Export(**{**found, "peak": Memory(**found["peak"])})
 
 
-def note(output: Path, made: Export) -> None:
-    """Keep what an output cost beside it."""
-    _notes(output).write_text(json.dumps(asdict(made)) + "\n", encoding="utf-8")
+def note(output: Path, made: Export, code: str = "") -> None:
+    """Keep beside an output what it cost, and what made it."""
+    _notes(output).write_text(json.dumps({**asdict(made), "code": code}) + "\n", encoding="utf-8")
 
 
 def _notes(output: Path) -> Path:

@@ -27,7 +27,7 @@ class Limits:
     """What errors a precision may have, as shares of the reference's values."""
 
     worst: float  # largest error, of the largest value
-    rms: float  # root mean square of the errors, of the root mean square of the values
+    rms: float  # root mean square of the errors, of that of the values; outlying channels scaled down
 
 
 # float32: both sides compute the same arithmetic in another order. Sums of up to 36,864 products over up to
@@ -52,7 +52,7 @@ class Difference:
     worst: float  # largest absolute error
     relative: float  # the same as a share of the reference's largest value
     where: tuple[int, ...]  # its index
-    rms: float  # root mean square of the errors, as a share of the reference's root mean square
+    rms: float  # root mean square of the errors, as a share of the reference's; see difference()
     limits: Limits
 
     @property
@@ -128,7 +128,7 @@ def compare(
     progress("bundle: vision")
     reference = kept["vision"]
     features = runner.encode_image(questions.pixel_values, never)
-    differences.append(difference("vision", "image_features", features, reference, limits))
+    differences.append(difference("vision", "image_features", features, reference, limits, (0, 1)))
 
     progress("bundle: prefill")
     flat = reference.reshape(-1, reference.shape[2])  # [M * I, D]
@@ -143,9 +143,8 @@ def compare(
         ours = value.numpy()[:, :, : theirs.shape[2]]  # behind are free slots
         real = np.arange(ours.shape[2]) < cache.lengths[:, None]  # padding slots hold nothing
         keep = real[:, None, :, None]
-        differences.append(
-            difference("prefill", name, np.where(keep, ours, 0), np.where(keep, theirs, 0), limits)
-        )
+        ours, theirs = np.where(keep, ours, 0), np.where(keep, theirs, 0)
+        differences.append(difference("prefill", name, ours, theirs, limits, (0, 2)))
 
     for step in range(questions.steps):
         progress(f"bundle: step {step + 1} of {questions.steps}")
@@ -155,7 +154,7 @@ def compare(
         agreements += _agreements(stage, logits, kept[f"{stage}.logits"], questions, limits)
         for name, value in _named(cache):
             written = value.numpy()[np.arange(len(slots)), :, slots]
-            differences.append(difference(stage, name, written, kept[f"{stage}.{name}"], limits))
+            differences.append(difference(stage, name, written, kept[f"{stage}.{name}"], limits, (0,)))
 
     # The same start once more. Where the steps above wrote into its slots, it writes over what they wrote
     # before it reads there.
@@ -164,11 +163,28 @@ def compare(
     return Comparison(exact, tuple(differences), tuple(agreements), free_runs)
 
 
-def difference(stage: str, name: str, ours: NDArray[Any], theirs: NDArray[Any], limits: Limits) -> Difference:
+def difference(
+    stage: str,
+    name: str,
+    ours: NDArray[Any],
+    theirs: NDArray[Any],
+    limits: Limits,
+    positions: tuple[int, ...] | None = None,
+) -> Difference:
     """Measure one tensor against the reference's; a number on one side only is infinitely wrong.
 
     Values that are NaN, or the same infinity, on both sides agree: a checkpoint with such weights is exported
     with a warning, and its bundle is as broken as it is.
+
+    Args:
+        stage: which call it is of.
+        name: which of its outputs.
+        ours: of any shape.
+        theirs: of the same shape.
+        limits: what it may be off by.
+        positions: axes along which one channel is repeated (rows, tokens). Root mean squares are then taken
+            of values divided by the size of their channel, where that is above the median: a channel 64 times
+            as large as the others would otherwise be all that is measured. None: as they are.
     """
     with np.errstate(invalid="ignore"):
         error = np.abs(ours.astype(np.float64) - theirs)
@@ -177,9 +193,13 @@ def difference(stage: str, name: str, ours: NDArray[Any], theirs: NDArray[Any], 
     where = np.unravel_index(int(error.argmax()), error.shape)
     worst, largest = float(error[where]), float(np.abs(theirs).max(where=np.isfinite(theirs), initial=0.0))
     relative = worst / largest if largest > 0 else (0.0 if worst == 0 else np.inf)
-    numbers = np.isfinite(theirs)
-    size = math.sqrt(np.mean(np.square(theirs, dtype=np.float64), where=numbers)) if numbers.any() else 0.0
-    missed = math.sqrt(np.mean(np.square(error)))
+    values = np.where(np.isfinite(theirs), theirs, 0.0).astype(np.float64)
+    if positions is not None:
+        sizes = np.sqrt(np.mean(np.square(values), axis=positions, keepdims=True))
+        sizes = np.maximum(sizes, np.median(sizes))
+        shares = np.divide(1.0, sizes, out=np.ones_like(sizes), where=sizes > 0)
+        values, error = values * shares, error * shares
+    size, missed = (math.sqrt(np.mean(np.square(array))) for array in (values, error))
     rms = missed / size if size > 0 else (0.0 if missed == 0 else np.inf)
     return Difference(stage, name, worst, relative, tuple(int(axis) for axis in where), rms, limits)
 

@@ -26,9 +26,9 @@ from paligemma_onnx.model.config import TextConfig
 from paligemma_onnx.model.paligemma import PaliGemma
 from paligemma_onnx.model.rotary import Rotation
 
-# Query heads that read the same keys are put below each other, as if they were tokens of one head: the engine
-# reads keys once for all of these. It spreads what is left over threads: of PaliGemma 1, whose eight heads
-# share one key head, two a row.
+# In a step, query heads that read the same keys are put below each other, as if they were tokens of one head:
+# the engine reads keys once for all of these. It spreads what is left over threads: of PaliGemma 1, whose
+# eight heads share one key head, two a row. A prefill reads keys for many tokens anyway, and folds none.
 MOST_FOLDED = 4
 
 
@@ -64,13 +64,14 @@ class DecoderInPlace(nn.Module):
         x = torch.cat([image_features, text], dim=1)
         rows, tokens = x.shape[:2]
         new = image_features.shape[1] + text_lengths
-        core = InPlaceAttention(past_lengths + new)
+        folded = torch.where(torch.full((), tokens) == 1, _most_folded(config), 1)
+        core = InPlaceAttention(past_lengths + new, folded)
         positions = past_lengths[:, None] + torch.arange(tokens, device=x.device)
         nothing = torch.zeros((), device=x.device)
         window = config.sliding_window
         masked = nothing
         if window is not None:
-            masked = _window(past_lengths, tokens * _folded(config), past[0].shape[2], window)
+            masked = _window(past_lengths, tokens * folded, past[0].shape[2], window)
         masks = tuple(
             nothing if config.window(layer) is None else masked for layer in range(config.num_hidden_layers)
         )
@@ -89,6 +90,7 @@ class InPlaceAttention:
     """
 
     lengths_after: Tensor  # int64[B], slots of each row that are in use after the call
+    folded: Tensor  # int64[], F: heads put below each other
 
     def __call__(
         self,
@@ -107,10 +109,7 @@ class InPlaceAttention:
             raise ValueError("a cache that is updated in place has to be there")
         new = KeyValue(_heads(_rotated(key, by, config), config), _heads(value, config))
         keys, values = (_scattered(into, added, lengths) for into, added in zip(past, new, strict=True))
-        folded, tokens = _folded(config), query.shape[1]
-        # [B, M, A*H] -> [B, A/F, M*F, H]
-        query = _rotated(query, by, config).unflatten(2, (-1, folded, config.head_dim))
-        query = query.transpose(1, 2).flatten(2, 3)
+        query = _folded(_rotated(query, by, config), self.folded, config)
         attributes = {
             "scale": config.query_pre_attn_scalar**-0.5,
             "softcap": config.attn_logit_softcapping or 0.0,  # 0: no cap
@@ -123,13 +122,44 @@ class InPlaceAttention:
             attributes,
             like=(query,),
         )
-        mixed = mixed.unflatten(2, (tokens, folded)).transpose(1, 2).flatten(2)
-        return mixed, KeyValue(keys, values)
+        return _unfolded(mixed, self.folded, config), KeyValue(keys, values)
 
 
-def _folded(config: TextConfig) -> int:
-    """How many query heads of a key head are put below each other, as if they were tokens."""
+def _most_folded(config: TextConfig) -> int:
+    """How many query heads of a key head a step puts below each other."""
     return math.gcd(config.query_groups, MOST_FOLDED)
+
+
+def _folded(query: Tensor, folded: Tensor, config: TextConfig) -> Tensor:
+    """[B, M, A*H] -> [B, A/F, M*F, H]."""
+    rows, tokens = query.shape[:2]
+    most = _most_folded(config)
+    apart = query.unflatten(2, (-1, most, config.head_dim))
+    apart = _reshaped(query, (0, 0, -1, folded, config.head_dim), like=apart).transpose(1, 2)
+    below = query.new_empty(rows, apart.shape[1], tokens * most, config.head_dim)
+    return _reshaped(apart, (0, 0, -1, config.head_dim), like=below)
+
+
+def _unfolded(mixed: Tensor, folded: Tensor, config: TextConfig) -> Tensor:
+    """[B, A/F, M*F, H] -> [B, M, A*H]."""
+    apart = mixed.unflatten(2, (-1, _most_folded(config)))
+    return _reshaped(mixed, (0, 0, -1, folded, config.head_dim), like=apart).transpose(1, 2).flatten(2)
+
+
+def _reshaped(x: Tensor, shape: Sequence[int | Tensor], like: Tensor) -> Tensor:
+    """Reshape to sizes that are known when the graph runs: 0 keeps one, -1 is what remains.
+
+    The tracer has to know sizes at once: it is shown those of a step, by `like`, and what it notes of them
+    is dropped.
+    """
+    (reshaped,) = _operator("Reshape", (x, _sizes(shape)), {}, like=(like,))
+    return reshaped
+
+
+def _sizes(shape: Sequence[int | Tensor]) -> Tensor:
+    """int64[rank]; filled one by one, for a tensor made of literals would be a weight of the graph."""
+    filled = [torch.full((1,), size) if isinstance(size, int) else size[None] for size in shape]
+    return torch.cat(filled)
 
 
 def _heads(x: Tensor, config: TextConfig) -> Tensor:
@@ -143,14 +173,15 @@ def _scattered(past: Tensor, new: Tensor, lengths: Tensor) -> Tensor:
     return present
 
 
-def _window(past_lengths: Tensor, tokens: int, slots: int, window: int) -> Tensor:
+def _window(past_lengths: Tensor, tokens: Tensor, slots: int, window: int) -> Tensor:
     """The slots that a generated token sees, for each of M*F folded tokens alike: bool[B, 1, M*F, C].
 
     As in step_mask; behind no slot, that is in a prefill, it hides nothing.
     """
     slot = torch.arange(slots, device=past_lengths.device)
-    seen = slot > past_lengths[:, None] - window
-    return seen[:, None, None, :].expand(-1, -1, tokens, -1)
+    seen = (slot > past_lengths[:, None] - window)[:, None, None, :]
+    (expanded,) = _operator("Expand", (seen, _sizes((1, 1, tokens, 1))), {}, like=(seen,))
+    return expanded
 
 
 def _rotated(x: Tensor, by: Rotation, config: TextConfig) -> Tensor:

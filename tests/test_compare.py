@@ -61,6 +61,22 @@ def test_rounded_values_pass_and_unrelated_ones_do_not() -> None:
     assert not difference("vision", "image_features", np.full_like(theirs, NAN), theirs, ROUNDED).passed
 
 
+def test_an_outlying_channel_counts_as_one_channel() -> None:
+    """One channel of fifty is 64 times as large, and wrong; then all the others are wrong."""
+    rng = np.random.default_rng(0)
+    theirs, unrelated = rng.normal(size=(2, 3, 20, 50)).astype(np.float32)
+    theirs[..., 7] *= 64
+    wrong = theirs.copy()
+    wrong[..., 7] = 64 * unrelated[..., 7]
+    assert not difference("prefill", "0.value", wrong, theirs, ROUNDED).passed
+    found = difference("prefill", "0.value", wrong, theirs, ROUNDED, (0, 1))
+    assert found.passed
+    assert found.rms == pytest.approx(np.sqrt(2 / 50), rel=0.2)
+    unrelated[..., 7] = theirs[..., 7]
+    assert difference("prefill", "0.value", unrelated, theirs, ROUNDED).passed
+    assert not difference("prefill", "0.value", unrelated, theirs, ROUNDED, (0, 1)).passed
+
+
 def test_divergence_is_scipys() -> None:
     ours, theirs = np.random.default_rng(1).normal(size=(2, 50)).astype(np.float32)
     expected = scipy.stats.entropy(scipy.special.softmax(theirs), scipy.special.softmax(ours))

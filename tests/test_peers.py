@@ -230,6 +230,7 @@ def test_notes_go_with_what_they_are_about(tmp_path: Path) -> None:
     assert noted(tmp_path / "model") is None  # it is gone
     (tmp_path / "model").mkdir()
     assert noted(tmp_path / "model") == made
+    assert noted(tmp_path / "model", "of other code") is None
 
 
 def test_table_of_fixed_figures() -> None:
