@@ -18,6 +18,7 @@ from .errors import (
     ResourceError,
 )
 from .paligemma import PaliGemma, Stream
+from .picture import Picture
 
 __all__ = [
     "BundleError",
@@ -29,6 +30,7 @@ __all__ = [
     "Options",
     "PaliGemma",
     "PaliGemmaError",
+    "Picture",
     "PromptError",
     "ProviderError",
     "Request",

@@ -8,9 +8,10 @@ from typing import Literal, TypedDict
 
 from .cancellation import Cancellation
 from .image import ImageInput
+from .picture import Picture
 
 FinishReason = Literal["stop", "length", "cancelled"]
-Images = ImageInput | Sequence[ImageInput]  # one picture, or several in reading order
+Images = ImageInput | Picture | Sequence[ImageInput | Picture]  # one picture, or several in reading order
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,9 @@ from .cancellation import Cancellation, Cancelled
 from .decoding import Clock, decode_batch
 from .errors import OptionError, PromptError
 from .graphs import Array, Runner
-from .image import DEFAULT_MAX_PIXELS, ImageInput, open_image, preprocess
+from .image import DEFAULT_MAX_PIXELS, ImageInput
 from .manifest import Manifest
+from .picture import Picture, open_picture
 from .sampling import SEEDS, SamplingOptions, fresh_seed, rng_for
 from .tokenizer import Detokenizer, PromptTokenizer
 
@@ -153,24 +154,23 @@ class _Album:
         self.pictures: list[Array] = []
         self.warnings: list[str] = []
 
-    def add(self, source: ImageInput) -> int:
+    def add(self, source: ImageInput | Picture) -> int:
         path = fspath(source) if isinstance(source, str | PathLike) else None
         if path is not None and path in self._of_path:
             return self._of_path[path]
-        opened = open_image(source, max_pixels=self._max_pixels)
-        facts = self._facts
-        pixels = preprocess(opened.rgb, facts.size, facts.mean, facts.std, facts.rescale_factor)
-        index = self._of_pixels.setdefault(hashlib.sha256(pixels.data).digest(), len(self.pictures))
+        picture = open_picture(source, self._facts, max_pixels=self._max_pixels)
+        digest = hashlib.sha256(np.ascontiguousarray(picture.pixels).data).digest()
+        index = self._of_pixels.setdefault(digest, len(self.pictures))
         if index == len(self.pictures):
-            self.pictures.append(pixels)
-        self.warnings += [warning for warning in opened.warnings if warning not in self.warnings]
+            self.pictures.append(picture.pixels)
+        self.warnings += [warning for warning in picture.warnings if warning not in self.warnings]
         if path is not None:
             self._of_path[path] = index
         return index
 
 
-def _as_sequence(images: Images) -> Sequence[ImageInput]:
-    pictures: Sequence[ImageInput] = images if isinstance(images, list | tuple) else [images]  # type: ignore[list-item]
+def _as_sequence(images: Images) -> Sequence[ImageInput | Picture]:
+    pictures: Sequence[ImageInput | Picture] = images if isinstance(images, list | tuple) else [images]  # type: ignore[list-item]
     if not pictures:
         raise PromptError("no image given; PaliGemma answers about at least one")
     return pictures

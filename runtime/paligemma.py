@@ -16,8 +16,10 @@ from typing import Unpack
 from .answer import Generation, Images, Options, Request
 from .errors import BundleError, ProviderError
 from .graphs import GraphRunner, Runner
+from .image import DEFAULT_MAX_PIXELS, ImageInput
 from .job import Job, Row, plan, run
 from .manifest import Manifest, read_manifest
+from .picture import Picture, open_picture
 from .prepared import find_prepared
 from .session import Device, Placement, place
 from .shortage import resources
@@ -108,11 +110,21 @@ class PaliGemma:
         """Where the graphs run."""
         return self.runner.placement.device
 
+    def open(self, image: ImageInput, *, max_image_pixels: int = DEFAULT_MAX_PIXELS) -> Picture:
+        """Open a picture ahead, in any thread; it can then stand wherever a picture is asked for.
+
+        Raises:
+            ImageError: the picture cannot be used.
+            OptionError: `max_image_pixels` is not a positive whole number.
+            ResourceError: out of memory.
+        """
+        return open_picture(image, self.manifest.image, max_pixels=max_image_pixels)
+
     def generate(self, images: Images, prompt: str, **options: Unpack[Options]) -> Generation:
         """Answer a prompt about one picture, or several in reading order.
 
         Args:
-            images: a path, a PIL image, an array uint8[H, W, 3], or a sequence of these.
+            images: a path, a PIL image, an array uint8[H, W, 3], what `open` gave, or a sequence of these.
             prompt: as PaliGemma was trained: `caption en`, `answer en QUESTION`, `detect A ; B`, ...
             options: see `Options`.
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from paligemma_onnx.runtime import OptionError, PaliGemma, PromptError
+from paligemma_onnx.runtime import ImageError, OptionError, PaliGemma, PromptError
 
 Folders = Callable[[str], Path]
 CASE = "gemma_one_kv_head"
@@ -81,3 +81,15 @@ def test_strange_prompts_are_answered(model: PaliGemma, prompt: str) -> None:
 def test_prompts_that_cannot_be(model: PaliGemma, prompt: Any, words: str) -> None:
     with pytest.raises(PromptError, match=words):
         model.generate(PICTURE, prompt)
+
+
+def test_a_picture_opened_ahead(model: PaliGemma, bundle: Folders) -> None:
+    opened = model.open(PICTURE)
+    assert (opened.width, opened.height) == (50, 40)
+    assert (
+        model.generate(opened, "", max_new_tokens=3).text
+        == model.generate(PICTURE, "", max_new_tokens=3).text
+    )
+    other = PaliGemma.load(bundle("gemma_two_kv_heads"), device="cpu")
+    with pytest.raises(ImageError, match="was opened for a bundle of 28 pixels, this one has 56"):
+        other.generate(opened, "")
