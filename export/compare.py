@@ -128,7 +128,9 @@ def compare(
     progress("bundle: vision")
     reference = kept["vision"]
     features = runner.encode_image(questions.pixel_values, never)
-    differences.append(difference("vision", "image_features", features, reference, limits, (0, 1)))
+    differences.append(
+        difference("vision", "image_features", features, reference, limits, _sizes(reference, (0, 1)))
+    )
 
     progress("bundle: prefill")
     flat = reference.reshape(-1, reference.shape[2])  # [M * I, D]
@@ -137,6 +139,7 @@ def compare(
     room = len(flat) + int(lengths.max()) + questions.steps
     logits, cache = started = runner.prefill(questions.input_ids, shared, lengths, room, never)
     differences.append(difference("prefill", "logits", logits, kept["prefill.logits"], limits))
+    channels = dict[str, NDArray[np.float64]]()  # sizes float64[1, K, 1, H] of each layer's keys and values
     agreements += _agreements("prefill", logits, kept["prefill.logits"], questions, limits)
     for name, value in _named(cache):
         theirs = kept[f"prefill.{name}"]
@@ -144,7 +147,8 @@ def compare(
         real = np.arange(ours.shape[2]) < cache.lengths[:, None]  # padding slots hold nothing
         keep = real[:, None, :, None]
         ours, theirs = np.where(keep, ours, 0), np.where(keep, theirs, 0)
-        differences.append(difference("prefill", name, ours, theirs, limits, (0, 2)))
+        channels[name] = _sizes(theirs, (0, 2))
+        differences.append(difference("prefill", name, ours, theirs, limits, channels[name]))
 
     for step in range(questions.steps):
         progress(f"bundle: step {step + 1} of {questions.steps}")
@@ -154,7 +158,8 @@ def compare(
         agreements += _agreements(stage, logits, kept[f"{stage}.logits"], questions, limits)
         for name, value in _named(cache):
             written = value.numpy()[np.arange(len(slots)), :, slots]
-            differences.append(difference(stage, name, written, kept[f"{stage}.{name}"], limits, (0,)))
+            theirs, sizes = kept[f"{stage}.{name}"], channels[name][:, :, 0]
+            differences.append(difference(stage, name, written, theirs, limits, sizes))
 
     # The same start once more. Where the steps above wrote into its slots, it writes over what they wrote
     # before it reads there.
@@ -169,7 +174,7 @@ def difference(
     ours: NDArray[Any],
     theirs: NDArray[Any],
     limits: Limits,
-    positions: tuple[int, ...] | None = None,
+    sizes: NDArray[np.float64] | None = None,
 ) -> Difference:
     """Measure one tensor against the reference's; a number on one side only is infinitely wrong.
 
@@ -182,9 +187,9 @@ def difference(
         ours: of any shape.
         theirs: of the same shape.
         limits: what it may be off by.
-        positions: axes along which one channel is repeated (rows, tokens). Root mean squares are then taken
-            of values divided by the size of their channel, where that is above the median: a channel 64 times
-            as large as the others would otherwise be all that is measured. None: as they are.
+        sizes: of channels, as `theirs` or repeated along its axes. Root mean squares are then taken of values
+            divided by the size of their channel, where that is above the median: a channel 64 times as large
+            as the others would otherwise be all that is measured. None: as they are.
     """
     with np.errstate(invalid="ignore"):
         error = np.abs(ours.astype(np.float64) - theirs)
@@ -193,15 +198,25 @@ def difference(
     where = np.unravel_index(int(error.argmax()), error.shape)
     worst, largest = float(error[where]), float(np.abs(theirs).max(where=np.isfinite(theirs), initial=0.0))
     relative = worst / largest if largest > 0 else (0.0 if worst == 0 else np.inf)
-    values = np.where(np.isfinite(theirs), theirs, 0.0).astype(np.float64)
-    if positions is not None:
-        sizes = np.sqrt(np.mean(np.square(values), axis=positions, keepdims=True))
+    values = _numbers(theirs)
+    if sizes is not None:
         sizes = np.maximum(sizes, np.median(sizes))
         shares = np.divide(1.0, sizes, out=np.ones_like(sizes), where=sizes > 0)
         values, error = values * shares, error * shares
     size, missed = (math.sqrt(np.mean(np.square(array))) for array in (values, error))
     rms = missed / size if size > 0 else (0.0 if missed == 0 else np.inf)
     return Difference(stage, name, worst, relative, tuple(int(axis) for axis in where), rms, limits)
+
+
+def _sizes(theirs: NDArray[Any], positions: tuple[int, ...]) -> NDArray[np.float64]:
+    """Root mean square of each channel over all positions: those axes have length 1."""
+    size: NDArray[np.float64] = np.sqrt(np.mean(np.square(_numbers(theirs)), axis=positions, keepdims=True))
+    return size
+
+
+def _numbers(values: NDArray[Any]) -> NDArray[np.float64]:
+    """As float64, 0 for NaN and infinity."""
+    return np.nan_to_num(values.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
 
 
 def _agreements(
