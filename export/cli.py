@@ -22,12 +22,20 @@ ADAPTER = click.option(
     "--adapter", type=click.Path(path_type=Path), help="PEFT LoRA folder to merge into the weights."
 )
 
+MASK_DECODER = click.option(
+    "--mask-decoder",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Weights that turn <seg> codes into masks, as in vae-oid.npz.  [default: mask_decoder.npz beside "
+    "the checkpoint, if there is one]",
+)
+
 
 @click.command()
 @click.argument("checkpoint")
 @click.option("--output", type=click.Path(path_type=Path), required=True, help="Folder of the bundle.")
 @click.option("--precision", type=click.Choice(PRECISIONS), default="fp32", help="How numbers are stored.")
 @ADAPTER
+@MASK_DECODER
 @click.option("--force", is_flag=True, help="Replace the bundle that is there.")
 @click.option("--strict", is_flag=True, help="Fail on NaN or infinity in the weights.")
 @click.option("--validate/--no-validate", default=True, help="Check the graphs against torch.")
@@ -36,6 +44,7 @@ def export(
     output: Path,
     precision: str,
     adapter: Path | None,
+    mask_decoder: Path | None,
     force: bool,
     strict: bool,
     validate: bool,
@@ -52,6 +61,7 @@ def export(
         output,
         precision=precision,
         adapter=adapter,
+        mask_decoder=mask_decoder,
         force=force,
         strict=strict,
         validate=validate,
@@ -62,6 +72,7 @@ def export(
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option("--checkpoint", required=True, help="What the bundle was exported from: folder or hub id.")
 @ADAPTER
+@MASK_DECODER
 @click.option(
     "--image", type=click.Path(), multiple=True, help="Image to ask about.  [default: a synthetic one]"
 )
@@ -79,6 +90,7 @@ def validate(
     bundle: Path,
     checkpoint: str,
     adapter: Path | None,
+    mask_decoder: Path | None,
     image: tuple[str, ...],
     prompt: tuple[str, ...],
     steps: int,
@@ -97,6 +109,7 @@ def validate(
         bundle,
         checkpoint,
         adapter=adapter,
+        mask_decoder=mask_decoder,
         images=image,
         prompts=prompt,
         steps=steps,

@@ -10,6 +10,7 @@ import click
 import numpy as np
 
 from paligemma_onnx.model.errors import CheckpointError
+from paligemma_onnx.runtime.drawing import check_picture_file
 from paligemma_onnx.runtime.errors import MismatchError, OptionError
 from paligemma_onnx.runtime.image import open_image, preprocess
 from paligemma_onnx.runtime.manifest import read_manifest
@@ -29,8 +30,6 @@ from .report import as_json as validation_json
 from .report import first_failure, table
 from .validation import validate
 
-PICTURES = (".png", ".jpg", ".jpeg", ".webp")  # what the demo's picture can be
-
 
 def run_export(
     checkpoint: str,
@@ -38,6 +37,7 @@ def run_export(
     *,
     precision: str,
     adapter: Path | None,
+    mask_decoder: Path | None,
     force: bool,
     strict: bool,
     validate: bool,
@@ -48,6 +48,7 @@ def run_export(
         output,
         precision=precision,
         adapter=adapter,
+        mask_decoder=mask_decoder,
         force=force,
         strict=strict,
     )
@@ -64,6 +65,7 @@ def run_validate(
     checkpoint: str,
     *,
     adapter: Path | None,
+    mask_decoder: Path | None,
     images: tuple[str, ...],
     prompts: tuple[str, ...],
     steps: int,
@@ -80,7 +82,9 @@ def run_validate(
     manifest = read_manifest(bundle)
     check_files(bundle, manifest)
     placement = place(device, threads)
-    source = open_source(resolve_checkpoint(checkpoint), adapter)
+    source = open_source(resolve_checkpoint(checkpoint), adapter, mask_decoder)
+    if manifest.graphs.mask_decoder is not None and source.mask_decoder is None:
+        raise OptionError(f"{bundle} has a mask decoder and {checkpoint} has none; give its --mask-decoder")
     if different := first_difference(manifest, draft(source, manifest.recipe.precision)):
         raise MismatchError(f"{bundle} is not {checkpoint}: {different}")
     tokenizer = PromptTokenizer.load(bundle / manifest.tokens.file)
@@ -99,6 +103,7 @@ def run_validate(
             source=source.weights(manifest.recipe.precision),
             constants=source.constants,
             reference=lambda: _reference(reference, source, adapter),
+            mask_decoder=None if manifest.graphs.mask_decoder is None else source.mask_decoder,
             questions=questions,
             placement=placement,
             progress=progress.stage,
@@ -129,12 +134,7 @@ def run_demo_in(output: Path | None, picture: Path) -> None:
     Raises:
         OptionError: the folder is not empty or cannot be made, or the picture cannot be written.
     """
-    if picture.suffix.lower() not in PICTURES:
-        raise OptionError(
-            f"{picture}: its name must end in one of {', '.join(PICTURES)}; choose another --picture"
-        )
-    if not picture.absolute().parent.is_dir():
-        raise OptionError(f"{picture.parent}: no such folder; choose another --picture")
+    check_picture_file(picture, "--picture")
     if output is not None:
         try:
             output.mkdir(parents=True, exist_ok=True)

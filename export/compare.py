@@ -132,6 +132,11 @@ def compare(
         difference("vision", "image_features", features, reference, limits, _sizes(reference, (0, 1)))
     )
 
+    if runner.manifest.graphs.mask_decoder is not None:
+        progress("bundle: mask decoder")
+        maps = runner.decode_masks(kept["mask.codes"], never)
+        differences.append(difference("mask_decoder", "masks", maps, kept["mask.maps"], EXACT))
+
     progress("bundle: prefill")
     flat = reference.reshape(-1, reference.shape[2])  # [M * I, D]
     shared = np.broadcast_to(flat, (len(questions.prompts), *flat.shape))

@@ -9,19 +9,18 @@ from importlib.resources import as_file, files
 from pathlib import Path
 
 import click
+from PIL import Image
 
 from paligemma_onnx.runtime.answer import Generation
-from paligemma_onnx.runtime.boxes import Found, read_objects
-from paligemma_onnx.runtime.errors import OptionError
+from paligemma_onnx.runtime.detection import Detection
+from paligemma_onnx.runtime.drawing import draw, save_picture
 from paligemma_onnx.runtime.image import open_image
 from paligemma_onnx.runtime.paligemma import PaliGemma
 from paligemma_onnx.runtime.terminal import say
 
-from .demo_picture import marked
 from .exporter import ExportRequest, Progress, export
-from .mask_decoder_file import read_mask_decoder
 from .self_check import self_check
-from .shipped import MASK_DECODER, shipped_model
+from .shipped import shipped_model
 
 SCENE = "scene.png"
 PROMPTS = (
@@ -31,6 +30,7 @@ PROMPTS = (
     "detect circle ; star",
     "segment blue ring",
 )
+ZOOM = 3  # scenes are small, and labels are to be read
 
 
 def run_demo(output: Path | None, picture: Path, progress: Progress) -> None:
@@ -50,20 +50,23 @@ def run_demo(output: Path | None, picture: Path, progress: Progress) -> None:
         export(ExportRequest(checkpoint, bundle), progress, partial(self_check, progress=progress.stage))
         progress.stage("asking about the scene")
         model = PaliGemma.load(bundle)
-        found: list[Found] = []
         with as_file(files("paligemma_onnx.export") / SCENE) as scene:
+            found = list[Detection]()
             for prompt in PROMPTS:
-                answer = model.generate(scene, prompt)
-                found += read_objects(answer.text).found
+                task, _, labels = prompt.partition(" ")
+                if task in ("detect", "segment"):
+                    objects = (
+                        model.detect(scene, labels) if task == "detect" else model.segment(scene, labels)
+                    )
+                    found += objects
+                    answer = objects.generation
+                else:
+                    answer = model.generate(scene, prompt)
                 click.echo(f"{prompt!r}: {answer.text!r}")
                 say(_timings(answer))
             image = open_image(scene).rgb
-        try:
-            marked(image, found, read_mask_decoder(checkpoint / MASK_DECODER)).save(picture)
-        except OSError as error:
-            raise OptionError(
-                f"{picture}: cannot be written ({error.strerror}); choose another --picture"
-            ) from error
+        enlarged = image.resize((ZOOM * image.width, ZOOM * image.height), Image.Resampling.LANCZOS)
+        save_picture(draw(enlarged, found), picture, "--picture")
         click.echo(f"{picture}: the scene with {len(found)} boxes and masks drawn in")
         click.echo("The model is small and knows drawn scenes like this one, not photographs.")
 

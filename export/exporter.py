@@ -18,6 +18,7 @@ from paligemma_onnx.model.checkpoint import Checkpoint, find_non_finite
 from paligemma_onnx.model.config import PaliGemmaConfig
 from paligemma_onnx.model.errors import CheckpointError, listed
 from paligemma_onnx.model.load import open_checkpoint, skeleton
+from paligemma_onnx.model.mask_decoder import MaskDecoder
 from paligemma_onnx.model.rotary import inverse_frequencies
 from paligemma_onnx.runtime.errors import OptionError, ResourceError
 from paligemma_onnx.runtime.manifest import (
@@ -37,6 +38,7 @@ from . import facts
 from .channels import Balanced
 from .encodings import TensorSource
 from .graphs import OPSETS, Verb, declare, specs
+from .mask_decoder_file import MASK_DECODER, read_mask_decoder
 from .quantize import Laid, form_of, lay_out
 from .recipes import PRECISIONS, Precision
 from .staging import staged
@@ -71,6 +73,7 @@ class ExportRequest:
     output: Path
     precision: str = "fp32"
     adapter: Path | None = None
+    mask_decoder: Path | None = None  # None: the one that lies beside the checkpoint's weights, if any
     force: bool = False  # replace an existing bundle
     strict: bool = False  # weights that are not finite are an error, not a warning
 
@@ -82,7 +85,8 @@ class Source:
     folder: Path
     config: PaliGemmaConfig
     checkpoint: Checkpoint
-    constants: dict[str, torch.Tensor]  # in the graphs, but no weights
+    constants: dict[str, torch.Tensor]  # in the graphs, but no weights of the checkpoint
+    mask_decoder: MaskDecoder | None
 
     def weights(self, precision: str) -> TensorSource:
         """The weights that a precision stores: rounded ones come from channels of a common range."""
@@ -94,12 +98,17 @@ class Source:
         return Balanced(self.checkpoint, self.config)
 
 
-def open_source(folder: Path, adapter: Path | None) -> Source:
-    """Open a checkpoint; raises CheckpointError."""
+def open_source(folder: Path, adapter: Path | None, mask_decoder: Path | None = None) -> Source:
+    """Open a checkpoint and the mask decoder that is given or lies beside it; raises CheckpointError."""
     config, checkpoint = open_checkpoint(folder, adapter)
     text = config.text_config
     frequencies = inverse_frequencies(text.head_dim, text.rope_theta)
-    return Source(folder, config, checkpoint, {"language_model.frequencies": frequencies})
+    constants, beside = {"language_model.frequencies": frequencies}, folder / MASK_DECODER
+    if mask_decoder is None and not beside.exists():
+        return Source(folder, config, checkpoint, constants, None)
+    masks = read_mask_decoder(mask_decoder or beside)
+    weights = {f"mask_decoder.{name}": tensor for name, tensor in masks.state_dict().items()}
+    return Source(folder, config, checkpoint, constants | weights, masks)
 
 
 def export(
@@ -122,16 +131,16 @@ def export(
     if request.precision not in PRECISIONS:
         raise OptionError(f"precision {request.precision!r} is unknown; choose from {', '.join(PRECISIONS)}")
     precision = PRECISIONS[request.precision]
-    for given in (request.checkpoint, request.adapter):
+    for given in (request.checkpoint, request.adapter, request.mask_decoder):
         if given is not None and _overlap(given, request.output):
             raise OptionError(f"{request.output}: lies inside {given} or holds it; choose another --output")
     progress.stage("reading checkpoint")
     with resources(str(request.checkpoint)):
-        source = open_source(request.checkpoint, request.adapter)
+        source = open_source(request.checkpoint, request.adapter, request.mask_decoder)
         manifest = draft(source, request.precision)
     with resources(str(request.output)), staged(request.output, force=request.force) as staging:
         _report_non_finite(request, source, progress)
-        graphs = _graphs(source.config, precision, progress)
+        graphs = _graphs(source, precision, progress)
         weights = source.weights(request.precision)
         files = _write_weights(staging, weights, source.constants, graphs, progress)
         progress.stage("writing graphs")
@@ -161,7 +170,7 @@ def draft(source: Source, precision: str) -> Manifest:
         image=facts.image_facts(source.folder, config),
         tokens=facts.token_facts(source.folder, config),
         cache=facts.cache_facts(config, recipe.cache),
-        graphs=specs(declare(config, recipe.cache)),
+        graphs=specs(declare(config, recipe.cache, source.mask_decoder)),
         recipe=Recipe(precision, OPSETS[recipe.cache], facts.matrices(recipe), recipe.wide_batch),
         generation=GenerationDefaults(min(MAX_NEW_TOKENS, config.text_config.max_position_embeddings)),
         producer=facts.producer(),
@@ -169,10 +178,10 @@ def draft(source: Source, precision: str) -> Manifest:
     )
 
 
-def _graphs(config: PaliGemmaConfig, precision: Precision, progress: Progress) -> list[tuple[Verb, Laid]]:
+def _graphs(source: Source, precision: Precision, progress: Progress) -> list[tuple[Verb, Laid]]:
     """Each verb's graph, traced once where two verbs are the same, in the precision's arithmetic."""
-    model, traces, graphs = skeleton(config), dict[str, Traced](), []
-    for name, verb in declare(config, precision.cache).items():
+    model, traces, graphs = skeleton(source.config), dict[str, Traced](), []
+    for name, verb in declare(source.config, precision.cache, source.mask_decoder).items():
         if verb.name not in traces:
             progress.stage(f"tracing {verb.name}")
             traces[verb.name] = trace(verb, model)
@@ -182,7 +191,11 @@ def _graphs(config: PaliGemmaConfig, precision: Precision, progress: Progress) -
 
 def _report_non_finite(request: ExportRequest, source: Source, progress: Progress) -> None:
     progress.stage("looking for NaN and infinity")
-    if not_finite := find_non_finite(source.checkpoint):
+    not_finite = [
+        *find_non_finite(source.checkpoint),
+        *(name for name, constant in source.constants.items() if not constant.isfinite().all()),
+    ]
+    if not_finite:
         message = f"{request.checkpoint}: weights hold NaN or infinity: {listed(not_finite)}"
         if request.strict:
             raise CheckpointError(message)
@@ -231,7 +244,7 @@ def _write_graphs(staging: Path, draft: Manifest, laid: list[tuple[Verb, Laid]])
     graphs = {
         field.name: replace(spec, digest=digests[spec.file])
         for field in fields(draft.graphs)
-        for spec in [getattr(draft.graphs, field.name)]
+        if (spec := getattr(draft.graphs, field.name)) is not None
     }
     draft = replace(draft, graphs=Graphs(**graphs))
     bundle_id = identity(draft)

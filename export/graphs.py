@@ -1,4 +1,4 @@
-"""The three graphs: their inputs and outputs, declared once, and the verb each one is.
+"""The graphs: their inputs and outputs, declared once, and the verb each one is.
 
 The declaration feeds the trace (example inputs, varying dimensions, names), the manifest, and through the
 manifest the check at load.
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from paligemma_onnx.model.cache import KeyValue
 from paligemma_onnx.model.config import PaliGemmaConfig
+from paligemma_onnx.model.mask_decoder import GRID, SIDE, MaskDecoder
 from paligemma_onnx.model.paligemma import PaliGemma
 from paligemma_onnx.runtime.manifest import CacheUpdate, Graphs, GraphSpec, TensorSpec
 
@@ -21,7 +22,14 @@ from .in_place import DecoderInPlace
 
 # Varying dimensions and the sizes they are traced with: all different, and neither 0 nor 1, which the
 # tracer would take for constants.
-EXAMPLE_SIZES = {"batch": 2, "text_tokens": 7, "image_tokens": 11, "past_slots": 5, "cache_slots": 5}
+EXAMPLE_SIZES = {
+    "batch": 2,
+    "text_tokens": 7,
+    "image_tokens": 11,
+    "past_slots": 5,
+    "cache_slots": 5,
+    "masks": 3,
+}
 DECODER_DATA = "decoder.data"
 PAST_LENGTHS = TensorSpec("past_lengths", "int64", ("batch",))
 # For a cache that grows, the newest opset that onnxruntime, its web build, the ONNX reference evaluator and
@@ -70,13 +78,26 @@ class _DecodeStep(nn.Module):
         return logits, *(tensor for layer in cache for tensor in layer)
 
 
-def declare(config: PaliGemmaConfig, update: CacheUpdate = "grow") -> dict[str, Verb]:
-    """The three graphs of a configuration, by their names in the manifest.
+class _DecodeMasks(nn.Module):
+    def __init__(self, mask_decoder: MaskDecoder) -> None:
+        super().__init__()
+        self.mask_decoder = mask_decoder
+
+    def forward(self, codes: Tensor) -> Tensor:
+        masks: Tensor = self.mask_decoder(codes)
+        return masks
+
+
+def declare(
+    config: PaliGemmaConfig, update: CacheUpdate = "grow", mask_decoder: MaskDecoder | None = None
+) -> dict[str, Verb]:
+    """The graphs of a configuration, by their names in the manifest.
 
     Args:
         config: the model.
         update: whether decode gives a cache that is a slot longer, or writes into the one it gets. Prefill
             then does so, too, and both are the same verb.
+        mask_decoder: becomes a graph of its own, if there is one.
     """
     vision, width = config.vision_config, config.text_config.hidden_size
     side = vision.image_size
@@ -94,7 +115,19 @@ def declare(config: PaliGemmaConfig, update: CacheUpdate = "grow") -> dict[str, 
             OPSETS[update],
         ),
         **decoder,
+        **({} if mask_decoder is None else {"mask_decoder": _masks(mask_decoder, OPSETS[update])}),
     }
+
+
+def _masks(decoder: MaskDecoder, opset: int) -> Verb:
+    """Codes of a mask become a map; its sizes are the decoder's own."""
+    spec = GraphSpec(
+        "mask_decoder.onnx",
+        (TensorSpec("codes", "int64", ("masks", GRID * GRID)),),
+        (TensorSpec("masks", "float32", ("masks", SIDE, SIDE)),),
+    )
+    without_weights = MaskDecoder(decoder.codebook_width, decoder.width).to("meta")
+    return Verb("mask_decoder", spec, "mask_decoder.data", lambda _: _DecodeMasks(without_weights), opset)
 
 
 def _grow(config: PaliGemmaConfig) -> dict[str, Verb]:

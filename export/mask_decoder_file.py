@@ -11,6 +11,7 @@ import torch
 from paligemma_onnx.model.errors import CheckpointError
 from paligemma_onnx.model.mask_decoder import MaskDecoder
 
+MASK_DECODER = "mask_decoder.npz"  # its name where it lies beside a checkpoint's weights
 ENCODER = "encoder."  # the published file holds the other half too, which nothing here needs
 RUNNING_MEANS = ("_vq_vae._ema_",)  # and what moved its codebook while it was trained
 

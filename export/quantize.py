@@ -99,8 +99,8 @@ def lay_out(traced: Traced, matrices: Form, table: Float32 | Blocks) -> Laid:
 
 
 def form_of(precision: Precision, graph: str) -> Form:
-    """The form of a graph's matrices, by the graph's name in the manifest."""
-    form: Form = getattr(precision, graph)
+    """The form of a graph's matrices, by the graph's name in the manifest; float32 for the mask decoder."""
+    form: Form = getattr(precision, graph, Float32())
     return form
 
 

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from paligemma_onnx.model.cache import Cache
+from paligemma_onnx.model.mask_decoder import CODES, GRID, MaskDecoder
 
 
 class Reference(Protocol):
@@ -123,6 +124,14 @@ def record(
         _keep_cache(kept, f"step.{step}", cache, lengths)
         lengths = lengths + 1
     return kept
+
+
+@torch.inference_mode()
+def record_masks(decoder: MaskDecoder, kept: Record) -> None:
+    """Ask a mask decoder for a few masks of every code there is; the arrays are mask.codes and mask.maps."""
+    codes = torch.arange(CODES).reshape(-1, GRID * GRID)
+    kept.keep("mask.codes", codes.numpy())
+    kept.keep("mask.maps", decoder(codes).numpy())
 
 
 def _keep_cache(kept: Record, stage: str, cache: Cache, slots: Tensor | None = None) -> None:

@@ -9,9 +9,11 @@ import torch
 
 from paligemma_onnx.model.cache import KeyValue
 from paligemma_onnx.model.load import load_model
+from paligemma_onnx.model.mask_decoder import MaskDecoder
 from paligemma_onnx.runtime.cache import Cache
 from paligemma_onnx.runtime.cancellation import Cancellation
-from paligemma_onnx.runtime.graphs import Array, Ids
+from paligemma_onnx.runtime.errors import BundleError
+from paligemma_onnx.runtime.graphs import NO_MASK_DECODER, Array, Ids
 from paligemma_onnx.runtime.manifest import Manifest
 from paligemma_onnx.runtime.paligemma import PaliGemma
 from paligemma_onnx.runtime.session import Placement, place
@@ -24,11 +26,12 @@ from .record import Reference
 
 @dataclass(frozen=True)
 class ReferenceRunner:
-    """The three graphs' calls, answered by a reference; see runtime/graphs.py for shapes."""
+    """The graphs' calls, answered by a reference; see runtime/graphs.py for shapes."""
 
     reference: Reference
     manifest: Manifest
     placement: Placement
+    mask_decoder: MaskDecoder | None
 
     @torch.inference_mode()
     def encode_image(self, pixel_values: Array, cancel: Cancellation) -> Array:
@@ -67,6 +70,15 @@ class ReferenceRunner:
         )
         return logits.numpy(), cache.grown(tuple(tensor for layer in grown for tensor in layer))
 
+    @torch.inference_mode()
+    def decode_masks(self, codes: Ids, cancel: Cancellation) -> Array:
+        """int64[M, 16] -> float32[M, 64, 64]; raises BundleError."""
+        cancel.check()
+        if self.mask_decoder is None:
+            raise BundleError(NO_MASK_DECODER)
+        masks: Array = self.mask_decoder(torch.from_numpy(codes)).numpy()
+        return masks
+
 
 def open_as_reference(folder: Path, reference: Reference | None = None) -> PaliGemma:
     """A checkpoint with the driver's Python front, computed by torch in float32.
@@ -81,5 +93,5 @@ def open_as_reference(folder: Path, reference: Reference | None = None) -> PaliG
     source = open_source(folder, None)
     manifest = draft(source, "fp32")
     model = reference or load_model(source.config, source.checkpoint)
-    runner = ReferenceRunner(model, manifest, place("cpu", None))
+    runner = ReferenceRunner(model, manifest, place("cpu", None), source.mask_decoder)
     return PaliGemma(manifest, PromptTokenizer.load(folder / TOKENIZER), runner, 0.0)

@@ -72,6 +72,7 @@ def self_check(
         source=source.weights(manifest.recipe.precision),
         constants=source.constants,
         reference=lambda: torch_reference(source),
+        mask_decoder=source.mask_decoder,
         questions=questions_for(manifest, tokenizer, picture, PROMPTS, STEPS),
         placement=place("cpu", None),
         progress=progress,

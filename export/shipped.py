@@ -7,7 +7,6 @@ from importlib.resources import as_file, files
 from pathlib import Path
 
 FOLDER = "paligemma-scenes"
-MASK_DECODER = "mask_decoder.npz"  # in that folder, with the names of the published vae-oid.npz
 
 
 def shipped_model() -> AbstractContextManager[Path]:

@@ -43,7 +43,7 @@ def compare_weights(
     constants: Mapping[str, Tensor],
     progress: Callable[[str], object],
 ) -> WeightComparison:
-    """Compare all that the three graphs read from files with what the checkpoint's tensors become.
+    """Compare all that the graphs read from files with what the checkpoint's tensors become.
 
     Args:
         folder: the bundle.
@@ -71,8 +71,7 @@ def compare_weights(
 
 
 def _initializers(folder: Path, manifest: Manifest) -> Iterator[tuple[str, ir.Value]]:
-    graphs = manifest.graphs
-    for graph in (graphs.vision_encoder, graphs.prefill, graphs.decode):
+    for graph in manifest.graphs.every:
         yield from ir.load(folder / graph.file).graph.initializers.items()
 
 

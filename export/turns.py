@@ -54,4 +54,5 @@ def open_by_turns(folder: Path, manifest: Manifest, placement: Placement) -> Gra
     vision, prefill, decode = (
         InTurn(turns, graph) for graph in (graphs.vision_encoder, graphs.prefill, graphs.decode)
     )
-    return GraphRunner(folder, None, manifest, placement, vision, prefill, decode)
+    masks = None if graphs.mask_decoder is None else InTurn(turns, graphs.mask_decoder)
+    return GraphRunner(folder, None, manifest, placement, vision, prefill, decode, masks)

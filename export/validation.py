@@ -10,12 +10,13 @@ from pathlib import Path
 
 from torch import Tensor
 
+from paligemma_onnx.model.mask_decoder import MaskDecoder
 from paligemma_onnx.runtime.manifest import Manifest
 from paligemma_onnx.runtime.session import Placement
 
 from .compare import Comparison, compare
 from .encodings import TensorSource
-from .record import Questions, Reference, record
+from .record import Questions, Reference, record, record_masks
 from .stored_weights import WeightComparison, compare_weights
 from .turns import open_by_turns
 
@@ -46,6 +47,7 @@ def validate(
     source: TensorSource,
     constants: Mapping[str, Tensor],
     reference: Callable[[], tuple[str, Reference]],
+    mask_decoder: MaskDecoder | None,
     questions: Questions,
     placement: Placement,
     progress: Callable[[str], object],
@@ -59,6 +61,7 @@ def validate(
         source: the weights, as this precision stores them (`Source.weights`).
         constants: tensors that are no weights.
         reference: makes the model to compare with; called once, and let go before the bundle is opened.
+        mask_decoder: what the bundle's is compared with; None where it has none.
         questions: what both sides are asked.
         placement: where the bundle runs.
         progress: told what comes next.
@@ -70,6 +73,8 @@ def validate(
         progress("reference: loading")
         name, model = reference()
         kept = record(model, questions, Path(kept_in), progress)
+        if mask_decoder is not None:
+            record_masks(mask_decoder, kept)
         del model  # the two sides are never in memory together
         gc.collect()
         runner = open_by_turns(folder, manifest, placement)

@@ -59,6 +59,7 @@ class MaskDecoder(nn.Module):
 
     def __init__(self, codebook_width: int, width: int) -> None:
         super().__init__()
+        self.codebook_width, self.width = codebook_width, width
         self._vq_vae = Codebook(codebook_width)
         layers: list[nn.Module] = [nn.Conv2d(codebook_width, width, 1), nn.ReLU()]
         layers += [ResidualBlock(width), ResidualBlock(width)]

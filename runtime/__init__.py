@@ -6,7 +6,9 @@ print(model.generate("photo.jpg", "caption en").text)
 """
 
 from .answer import Generation, Options, Request, Timings
+from .boxes import Box
 from .cancellation import Cancellation
+from .detection import Detection, Detections
 from .errors import (
     BundleError,
     ImageError,
@@ -17,14 +19,19 @@ from .errors import (
     ProviderError,
     ResourceError,
 )
+from .masks import Mask
 from .paligemma import PaliGemma, Stream
 from .picture import Picture
 
 __all__ = [
+    "Box",
     "BundleError",
     "Cancellation",
+    "Detection",
+    "Detections",
     "Generation",
     "ImageError",
+    "Mask",
     "NumericsError",
     "OptionError",
     "Options",

@@ -30,6 +30,7 @@ class Options(TypedDict, total=False):
     top_k: int  # sample among the k likeliest tokens; 0, the default, means all
     top_p: float  # sample among the likeliest tokens that together have this probability; default 1
     seed: int | None  # makes a sampled answer repeatable; None, the default, draws one
+    constrained: bool  # after `detect` and `segment`, only what can be read as objects; default False
     max_image_pixels: int  # larger pictures are refused before they are decoded
     cancel: Cancellation  # throw it from another thread to stop within one token
 

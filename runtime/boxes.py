@@ -13,6 +13,7 @@ from dataclasses import dataclass
 LAST_LOCATION = 1023  # `<loc1023>` is the far edge of the picture, `<loc0000>` the near one
 LAST_SEGMENT = 127  # `<seg127>`
 SEGMENTS = 16  # codes of a mask, 4 x 4, row by row
+MASK_SIDE = 64  # pixels of a decoded mask, both ways, before it is resized to its box
 _LOCATION = r"<loc(\d{4})>"
 _OBJECT = re.compile(rf"{_LOCATION * 4}((?:<seg\d{{3}}>)*)([^<]*)")
 

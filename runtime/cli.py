@@ -20,6 +20,8 @@ from .terminal import let_go, run_command, say, take_over
 COMMANDS = {
     "export": ("paligemma_onnx.export.cli", "export", "Turn a checkpoint into a bundle of ONNX graphs."),
     "generate": ("paligemma_onnx.runtime.cli_generate", None, "Answer a prompt about images."),
+    "detect": ("paligemma_onnx.runtime.cli_detect", None, "Find objects in an image, as boxes."),
+    "segment": ("paligemma_onnx.runtime.cli_detect", None, "Find objects in an image, with their masks."),
     "validate": ("paligemma_onnx.export.cli", "export", "Hold a bundle against its checkpoint."),
     "verify": ("paligemma_onnx.runtime.cli_bundle", None, "Check sizes, hashes, graph inputs and outputs."),
     "inspect": ("paligemma_onnx.runtime.cli_bundle", None, "Show what is in a bundle."),

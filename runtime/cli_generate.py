@@ -14,28 +14,31 @@ import click
 
 from .answer import Generation, Options
 from .cancellation import Cancellation
-from .image import DEFAULT_MAX_PIXELS
+from .cli_options import (
+    CONSTRAINED,
+    DEVICE,
+    MAX_IMAGE_PIXELS,
+    MAX_NEW_TOKENS,
+    MODEL,
+    RELEASE_VISION,
+    THREADS,
+    sampling,
+)
 from .paligemma import PaliGemma, Stream
-from .session import DEVICES, MOST_THREADS, Device
+from .session import Device
 from .terminal import say
 
 
 @click.command()
-@click.option("--model", type=click.Path(path_type=Path), required=True, help="Bundle made by `export`.")
+@MODEL
 @click.option("--image", type=click.Path(), required=True, multiple=True, help="Image file; may be repeated.")
-@click.option("--max-new-tokens", type=int, help="Most tokens to generate.  [default: the bundle's]")
-@click.option("--temperature", type=float, default=0.0, help="0 takes the likeliest token, 1 samples.")
-@click.option(
-    "--top-p", type=float, default=1.0, help="Sample among tokens that together have this probability."
-)
-@click.option("--top-k", type=int, default=0, help="Sample among this many likeliest tokens; 0 means all.")
-@click.option("--seed", type=int, help="Repeat a sampled answer.  [default: drawn]")
-@click.option("--device", type=click.Choice(DEVICES), default="auto", help="Where to run.")
-@click.option("--threads", type=click.IntRange(1, MOST_THREADS), help="Threads of the CPU.  [default: all]")
-@click.option(
-    "--max-image-pixels", type=int, default=DEFAULT_MAX_PIXELS, help="Refuse larger images before decoding."
-)
-@click.option("--release-vision", is_flag=True, help="Hold the vision graph only while it runs.")
+@MAX_NEW_TOKENS
+@sampling
+@CONSTRAINED
+@DEVICE
+@THREADS
+@MAX_IMAGE_PIXELS
+@RELEASE_VISION
 @click.option("--json", is_flag=True, help="Print one JSON object when the answer is complete.")
 @click.option("--stats", is_flag=True, help="Print timings on stderr.")
 @click.option("--no-stream", is_flag=True, help="Print the text when it is complete.")
@@ -48,6 +51,7 @@ def generate(
     top_p: float,
     top_k: int,
     seed: int | None,
+    constrained: bool,
     device: str,
     threads: int | None,
     max_image_pixels: int,
@@ -68,6 +72,7 @@ def generate(
         top_p=top_p,
         top_k=top_k,
         seed=seed,
+        constrained=constrained,
         max_image_pixels=max_image_pixels,
         cancel=cancel,
     )

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from .answer import FinishReason
 from .cancellation import Cancellation
+from .constraint import Form, Place
 from .errors import NumericsError
 from .graphs import Array, Runner
 from .manifest import Recipe
@@ -47,6 +48,7 @@ def decode_batch(
     max_new_tokens: int,
     sampling: SamplingOptions,
     generators: Sequence[np.random.Generator],
+    forms: Sequence[Form | None],
     cancel: Cancellation,
     clock: Clock,
 ) -> Iterator[Event]:
@@ -59,6 +61,7 @@ def decode_batch(
         max_new_tokens: the most ids a row gets.
         sampling: how an id is chosen.
         generators: one source of randomness a row, so that no row depends on its neighbours.
+        forms: what each row's answer may look like; None: anything.
         cancel: stops within one run of a graph.
         clock: receives the time spent.
 
@@ -84,6 +87,7 @@ def decode_batch(
 
     counts = [0] * len(prompts)
     active = list(range(len(prompts)))
+    places = [Place()] * len(prompts)  # within what their forms allow
     while True:
         cancel.check()
         # Rows that have ended go on as padding; nothing of theirs is read.
@@ -91,11 +95,17 @@ def decode_batch(
         room = context - cache.lengths
         going_on = []
         for row in active:
-            token = _choose(logits[row], sampling, generators[row], suppressed, runner.manifest.recipe)
+            form, left = forms[row], min(max_new_tokens - counts[row], int(room[row]))
+            allowed = None if form is None else form.allowed(places[row], left)
+            token = _choose(
+                logits[row], sampling, generators[row], suppressed, allowed, runner.manifest.recipe
+            )
             clock.first_token_at = clock.first_token_at or time.perf_counter()
             if token in tokens.stop:
                 yield Event(row, None, "stop")
                 continue
+            if form is not None:
+                places[row] = form.after(places[row], token)
             chosen[row, 0] = token
             counts[row] += 1
             ended = counts[row] == max_new_tokens or room[row] <= 1
@@ -120,10 +130,13 @@ def _choose(
     sampling: SamplingOptions,
     generator: np.random.Generator,
     suppressed: NDArray[np.int64],
+    allowed: NDArray[np.int64] | None,
     recipe: Recipe,
 ) -> int:
-    """`sample`, whose advice is of no use to who has taken it."""
+    """`sample`, whose advice is of no use to who has taken it; among `allowed` ids, where there are any."""
     try:
+        if allowed is not None:
+            return int(allowed[sample(logits[allowed], sampling, generator)])
         return sample(logits, sampling, generator, suppressed)
     except NumericsError as error:
         if recipe.precision != "fp32":

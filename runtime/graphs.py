@@ -1,7 +1,7 @@
-"""The three graphs as three calls; the cache is bound, never copied into Python.
+"""The graphs as calls; the cache is bound, never copied into Python.
 
-Legend: B batch, S image side in pixels, I tokens an image, N image tokens of a row, T prompt tokens of the
-longest row, D width, V vocabulary.
+Legend: B batch, M masks, S image side in pixels, I tokens an image, N image tokens of a row, T prompt
+tokens of the longest row, D width, V vocabulary.
 """
 
 from __future__ import annotations
@@ -28,12 +28,14 @@ from .shortage import shortage
 # reads every slot there is, so there are not all that a request allows.
 SPARE_SLOTS = 128
 
+NO_MASK_DECODER = "the bundle has no mask decoder; export the checkpoint with --mask-decoder"
+
 Array = NDArray[np.float32]
 Ids = NDArray[np.int64]
 
 
 class Runner(Protocol):
-    """The three graphs' calls, from whoever computes them; `GraphRunner` documents shapes."""
+    """The graphs' calls, from whoever computes them; `GraphRunner` documents shapes."""
 
     @property
     def manifest(self) -> Manifest: ...  # noqa: D102  facts of the model
@@ -51,12 +53,12 @@ class Runner(Protocol):
         self, input_ids: Ids, cache: Cache, cancel: Cancellation
     ) -> tuple[Array, Cache]: ...
 
+    def decode_masks(self, codes: Ids, cancel: Cancellation) -> Array: ...  # noqa: D102
+
 
 def different_graphs(manifest: Manifest) -> tuple[GraphSpec, ...]:
     """A bundle's graphs, each once: prefill and decode may be the same."""
-    graphs = manifest.graphs
-    ordered = (graphs.vision_encoder, graphs.prefill, graphs.decode)
-    return tuple({graph.digest: graph for graph in reversed(ordered)}.values())[::-1]
+    return tuple({graph.digest: graph for graph in reversed(manifest.graphs.every)}.values())[::-1]
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,7 @@ class GraphRunner:
     vision: Any | None  # None: opened for the pictures of a request and let go behind them
     prefill_session: Any
     decode_session: Any
+    mask_session: Any | None  # None: the bundle has no mask decoder
 
     @classmethod
     def open(
@@ -86,7 +89,7 @@ class GraphRunner:
         Where prefill and decode are the same graph one session serves both, and holds its weights once.
         """
         graphs = manifest.graphs
-        wanted = (graphs.prefill, graphs.decode, *((graphs.vision_encoder,) if keep_vision else ()))
+        wanted = [graph for graph in graphs.every if keep_vision or graph != graphs.vision_encoder]
         different = [graph for graph in different_graphs(manifest) if graph in wanted]
         # Each takes its time with one thread: to bring weights into the order that its kernels read.
         with ThreadPoolExecutor(len(different)) as threads:
@@ -96,9 +99,18 @@ class GraphRunner:
                 )
                 for graph in different
             }
-        prefill, decode, *vision = (opened[graph.digest].result() for graph in wanted)
+        sessions = {digest: session.result() for digest, session in opened.items()}
         trim()
-        return cls(folder, prepared, manifest, placement, vision[0] if vision else None, prefill, decode)
+        return cls(
+            folder,
+            prepared,
+            manifest,
+            placement,
+            vision=sessions.get(graphs.vision_encoder.digest),
+            prefill_session=sessions[graphs.prefill.digest],
+            decode_session=sessions[graphs.decode.digest],
+            mask_session=None if graphs.mask_decoder is None else sessions[graphs.mask_decoder.digest],
+        )
 
     def encode_image(self, pixel_values: Array, cancel: Cancellation) -> Array:
         """Look at pictures, one after the other: float32[B, 3, S, S] -> float32[B, I, D].
@@ -173,6 +185,18 @@ class GraphRunner:
             logits, *new = self._run(self.decode_session, graph, fed, bound, cancel)
             values = tuple(new)
         return logits.numpy(), cache.grown(values)
+
+    def decode_masks(self, codes: Ids, cancel: Cancellation) -> Array:
+        """Turn `<seg>` codes into maps: int64[M, 16] -> float32[M, 64, 64], positive inside a mask.
+
+        Raises:
+            BundleError: there is no mask decoder in the bundle.
+        """
+        graph = self.manifest.graphs.mask_decoder
+        if graph is None:
+            raise BundleError(NO_MASK_DECODER)
+        masks: Array = self._run(self.mask_session, graph, {"codes": codes}, {}, cancel)[0].numpy()
+        return masks
 
     def _opened(self, graph: GraphSpec) -> Any:
         """A session for now; prepared graphs may have been removed since the others were opened."""

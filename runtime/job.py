@@ -16,6 +16,7 @@ import numpy as np
 
 from .answer import FinishReason, Generation, Images, Options, Request, Timings
 from .cancellation import Cancellation, Cancelled
+from .constraint import Form, form_for
 from .decoding import Clock, decode_batch
 from .errors import OptionError, PromptError
 from .graphs import Array, Runner
@@ -34,6 +35,7 @@ class Row:
     prompt: tuple[int, ...]
     pictures: tuple[int, ...]  # which of the job's pictures, in reading order
     detokenizer: Detokenizer
+    form: Form | None  # what the answer may look like; None: anything
     ids: list[int] = field(default_factory=list)
     pieces: list[str] = field(default_factory=list)
     finish: FinishReason = "cancelled"  # until the loop says otherwise
@@ -118,6 +120,10 @@ def plan(
     if not isinstance(cancel, Cancellation):
         raise OptionError(f"cancel is {type(cancel).__name__}, expected a Cancellation")
 
+    constrained = options.get("constrained", False)
+    if not isinstance(constrained, bool):
+        raise OptionError(f"constrained is {constrained!r}, expected True or False")
+
     album = _Album(options.get("max_image_pixels", DEFAULT_MAX_PIXELS), manifest)
     rows = []
     for index, request in enumerate(requests):
@@ -129,7 +135,8 @@ def plan(
                 f"the context has {limit}; show fewer"
             )
         prompt = tokenizer.encode(request.prompt, room)
-        rows.append(Row(index, prompt, pictures, Detokenizer(tokenizer)))
+        form = form_for(request.prompt, tokenizer, manifest.tokens.stop) if constrained else None
+        rows.append(Row(index, prompt, pictures, Detokenizer(tokenizer), form))
     return Job(
         rows=rows,
         pictures=album.pictures,
@@ -218,6 +225,7 @@ def _run_rows(job: Job, rows: list[Row], features: Array, runner: Runner) -> Ite
         max_new_tokens=job.max_new_tokens,
         sampling=job.sampling,
         generators=[rng_for(job.seed, row.index) for row in rows],
+        forms=[row.form for row in rows],
         cancel=job.cancel,
         clock=clock,
     )

@@ -44,11 +44,18 @@ class GraphSpec:
 
 @dataclass(frozen=True)
 class Graphs:
-    """The three graphs of a bundle."""
+    """The graphs of a bundle: three, and a fourth where a mask decoder was exported with them."""
 
     vision_encoder: GraphSpec
     prefill: GraphSpec
     decode: GraphSpec
+    mask_decoder: GraphSpec | None = None
+
+    @property
+    def every(self) -> tuple[GraphSpec, ...]:
+        """All that there are."""
+        masks = () if self.mask_decoder is None else (self.mask_decoder,)
+        return (self.vision_encoder, self.prefill, self.decode, *masks)
 
 
 @dataclass(frozen=True)
@@ -175,7 +182,10 @@ class Manifest:
 
     def to_json(self) -> str:
         """Serialise; the same manifest always gives the same text."""
-        return json.dumps(asdict(self), indent=2) + "\n"
+        content = asdict(self)
+        if self.graphs.mask_decoder is None:
+            del content["graphs"]["mask_decoder"]
+        return json.dumps(content, indent=2) + "\n"
 
 
 def identity(manifest: Manifest) -> str:
@@ -183,8 +193,7 @@ def identity(manifest: Manifest) -> str:
 
     The digests of the graphs as they were without the id stand for those files.
     """
-    graphs = manifest.graphs
-    carriers = (graphs.vision_encoder.file, graphs.prefill.file, graphs.decode.file)
+    carriers = [graph.file for graph in manifest.graphs.every]
     files = {name: spec for name, spec in sorted(manifest.files.items()) if name not in carriers}
     nameless = replace(manifest, bundle_id="", files=files)
     return hashlib.sha256(nameless.to_json().encode()).hexdigest()[:ID_LENGTH]

@@ -9,6 +9,8 @@ import math
 from pathlib import PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING
 
+from .boxes import MASK_SIDE, SEGMENTS
+
 if TYPE_CHECKING:
     from .manifest import Manifest, TensorSpec
 
@@ -24,8 +26,7 @@ def check_manifest(manifest: Manifest) -> None:
 
 
 def _check_files(manifest: Manifest) -> None:
-    graphs = manifest.graphs
-    used = (graphs.vision_encoder.file, graphs.prefill.file, graphs.decode.file, manifest.tokens.file)
+    used = (*(graph.file for graph in manifest.graphs.every), manifest.tokens.file)
     for name in (*manifest.files, *used):
         plain = PurePosixPath(name).name == name == PureWindowsPath(name).name
         if not plain or name in ("", "..") or not name.isprintable():
@@ -102,6 +103,9 @@ def _check_graphs(manifest: Manifest) -> None:
     _check_tensors("prefill", graphs.prefill.outputs, {"logits": logits, **slots("present")})
     _check_tensors("decode", graphs.decode.inputs, step)
     _check_tensors("decode", graphs.decode.outputs, {"logits": logits, **slots("present")})
+    if (masks := graphs.mask_decoder) is not None:
+        _check_tensors("mask_decoder", masks.inputs, {"codes": (None, SEGMENTS)})
+        _check_tensors("mask_decoder", masks.outputs, {"masks": (None, MASK_SIDE, MASK_SIDE)})
 
 
 def _check_tensors(graph: str, specs: tuple[TensorSpec, ...], expected: dict[str, Shape]) -> None:

@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Unpack
 
 from .answer import Generation, Images, Options, Request
+from .detection import Detections, detections, task_prompt
 from .errors import BundleError, ProviderError
-from .graphs import GraphRunner, Runner
-from .image import DEFAULT_MAX_PIXELS, ImageInput
+from .graphs import NO_MASK_DECODER, GraphRunner, Runner
+from .image import DEFAULT_MAX_PIXELS, ImageInput, open_image
 from .job import Job, Row, plan, run
 from .manifest import Manifest, read_manifest
-from .picture import Picture, open_picture
+from .picture import Picture, open_picture, picture_of
 from .prepared import find_prepared
 from .session import Device, Placement, place
 from .shortage import resources
@@ -163,6 +164,45 @@ class PaliGemma:
         for _ in self._run(job):
             pass
         return [job.result(row) for row in job.rows]
+
+    def detect(
+        self, image: ImageInput, labels: str | Sequence[str], **options: Unpack[Options]
+    ) -> Detections:
+        """Find objects in a picture.
+
+        Args:
+            image: a path, a PIL image or an array uint8[H, W, 3].
+            labels: what to find: `"cat ; dog"` or `["cat", "dog"]`.
+            options: see `Options`; with `constrained` the answer can always be read.
+
+        Raises:
+            As `generate`.
+        """
+        return self._find("detect", image, labels, options)
+
+    def segment(
+        self, image: ImageInput, labels: str | Sequence[str], **options: Unpack[Options]
+    ) -> Detections:
+        """Find objects in a picture, each with its mask.
+
+        Raises:
+            BundleError: the bundle has no mask decoder.
+            As `detect`.
+        """
+        if self.manifest.graphs.mask_decoder is None:
+            raise BundleError(NO_MASK_DECODER)
+        return self._find("segment", image, labels, options)
+
+    def _find(
+        self, task: str, image: ImageInput, labels: str | Sequence[str], options: Options
+    ) -> Detections:
+        asked = task_prompt(task, labels)
+        with resources("this request"):
+            opened = open_image(image, max_pixels=options.get("max_image_pixels", DEFAULT_MAX_PIXELS))
+            picture = picture_of(opened, self.manifest.image)
+        generation = self.generate(picture, asked, **options)
+        with resources("this request"):
+            return detections(generation, opened.rgb, self.runner, masks=task == "segment")
 
     def _plan(self, requests: Sequence[Request], options: Options) -> Job:
         with resources("this request"):

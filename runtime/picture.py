@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import ImageError
-from .image import DEFAULT_MAX_PIXELS, ImageInput, open_image
+from .image import DEFAULT_MAX_PIXELS, ImageInput, OpenedImage, open_image
 from .manifest import ImageFacts
 from .preprocess import preprocess
 
@@ -43,6 +43,10 @@ def open_picture(
                 f"{facts.size}; open it with this one"
             )
         return source
-    opened = open_image(source, max_pixels=max_pixels)
+    return picture_of(open_image(source, max_pixels=max_pixels), facts)
+
+
+def picture_of(opened: OpenedImage, facts: ImageFacts) -> Picture:
+    """What a bundle sees of an open image."""
     pixels = preprocess(opened.rgb, facts.size, facts.mean, facts.std, facts.rescale_factor)
     return Picture(pixels, opened.width, opened.height, opened.warnings)

@@ -23,8 +23,7 @@ def check_files(folder: Path, manifest: Manifest) -> None:
     Raises:
         BundleError: naming each file that is missing, of another size, or altered.
     """
-    graphs = manifest.graphs
-    small = (graphs.vision_encoder.file, graphs.prefill.file, graphs.decode.file, manifest.tokens.file)
+    small = (*(graph.file for graph in manifest.graphs.every), manifest.tokens.file)
     files = manifest.files.items()
     _raise(folder, [file_problem(folder / name, spec, hashed=name in small) for name, spec in files])
 

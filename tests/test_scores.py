@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from PIL import Image
 
+from paligemma_onnx.runtime import Generation, Timings
+from paligemma_onnx.runtime.detection import detections
 from training.scenes import SIDE, Drawing, Item, Scene
 from training.scores import Outcome, box_iou, mask_iou, matched, outcome, summary
 from training.tasks import Example
@@ -39,7 +45,11 @@ def whole(codes: NDArray[np.int64]) -> NDArray[np.float32]:
 
 
 def scored(example: Example, text: str) -> Outcome:
-    return outcome(HERE, example, text, whole)
+    runner: Any = SimpleNamespace(decode_masks=lambda codes, _: whole(codes))
+    times = Timings(0, 0, 0, 0, 0, 0)
+    answer = Generation(text, (), "stop", 0, 0, 0, "cpu", times, ())
+    picture = Image.fromarray(HERE.pixels)
+    return outcome(HERE, example, text, detections(answer, picture, runner, masks=example is SEGMENT))
 
 
 def test_a_text_is_right_to_the_letter() -> None:

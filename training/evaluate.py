@@ -14,20 +14,18 @@ from pathlib import Path
 
 import click
 import numpy as np
-import torch
 from PIL import Image
 from tqdm import tqdm
 
-from paligemma_onnx.export.mask_decoder_file import read_mask_decoder
 from paligemma_onnx.export.reference_runner import open_as_reference
-from paligemma_onnx.export.shipped import MASK_DECODER, shipped_model
 from paligemma_onnx.runtime import PaliGemma, Request
 from paligemma_onnx.runtime.boxes import SEGMENTS
+from paligemma_onnx.runtime.detection import detections
 from paligemma_onnx.runtime.manifest import MANIFEST
 
 from .album import Split
 from .scenes import Drawing, draw
-from .scores import DecodeMasks, Outcome, outcome, summary
+from .scores import Outcome, outcome, summary
 from .tasks import MOST_NEW_TOKENS, QUESTIONS, Example, Kind, example
 
 # 1,000 scenes in all, of seeds that neither training nor its measurements use.
@@ -58,16 +56,16 @@ def prompts_for(drawing: Drawing) -> list[Asked]:
     return [Asked(drawing, one) for one in found if one is not None]
 
 
-def evaluate(
-    model: PaliGemma, split: Split, decode_masks: DecodeMasks, asked: Callable[[int], object]
-) -> list[Outcome]:
+def evaluate(model: PaliGemma, split: Split, asked: Callable[[int], object]) -> list[Outcome]:
     """Ask about every scene of a split.
 
     Args:
         model: to ask.
         split: the scenes.
-        decode_masks: turns codes into maps.
         asked: told how many scenes have been asked about since the last call.
+
+    Raises:
+        BundleError: the model has no mask decoder.
     """
     outcomes: list[Outcome] = []
     every = split.seeds()
@@ -78,10 +76,10 @@ def evaluate(
             chosen = [one for one in prompts if one.example.kind in kinds]
             requests = [Request(Image.fromarray(one.drawing.pixels), one.example.prompt) for one in chosen]
             answers = model.generate_batch(requests, max_new_tokens=MOST_NEW_TOKENS)
-            outcomes += [
-                outcome(one.drawing, one.example, answer.text, decode_masks)
-                for one, answer in zip(chosen, answers, strict=True)
-            ]
+            for one, answer in zip(chosen, answers, strict=True):
+                masks, picture = one.example.kind == "segment", Image.fromarray(one.drawing.pixels)
+                found = detections(answer, picture, model.runner, masks=masks)
+                outcomes.append(outcome(one.drawing, one.example, answer.text, found))
         asked(len(seeds))
     return outcomes
 
@@ -91,17 +89,6 @@ def open_model(folder: Path) -> PaliGemma:
     return (
         PaliGemma.load(folder, device="auto") if (folder / MANIFEST).exists() else open_as_reference(folder)
     )
-
-
-def mask_decoder(folder: Path) -> DecodeMasks:
-    """The mask decoder beside a checkpoint, or the shipped model's."""
-    beside = folder / MASK_DECODER
-    if beside.exists():
-        decoder = read_mask_decoder(beside)
-    else:
-        with shipped_model() as shipped:
-            decoder = read_mask_decoder(shipped / MASK_DECODER)
-    return lambda codes: decoder(torch.from_numpy(codes)).numpy()
 
 
 def report(seen: Sequence[Outcome], held_out: Sequence[Outcome]) -> Scores:
@@ -138,9 +125,8 @@ def main(model: Path, json_file: Path | None, scenes: int) -> None:
     splits = [Split(SEEN.first, scenes - scenes // 4), Split(HELD_OUT.first, scenes // 4, "held-out")]
     started = time.perf_counter()
     opened = open_model(model)
-    decode_masks = mask_decoder(model)
     with tqdm(total=scenes, desc="scenes", file=sys.stderr) as bar:
-        seen, held_out = (evaluate(opened, split, decode_masks, bar.update) for split in splits)
+        seen, held_out = (evaluate(opened, split, bar.update) for split in splits)
     scores = report(seen, held_out)
     click.echo(table(scores))
     if json_file is not None:

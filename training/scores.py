@@ -5,15 +5,15 @@ Legend: G objects that are there, P objects that were said, IoU area of the over
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from paligemma_onnx.runtime.boxes import Found, read_objects
+from paligemma_onnx.runtime import Detection
+from paligemma_onnx.runtime.boxes import read_objects
 
-from .masks import paste
 from .scenes import SIDE, Box, Drawing
 from .shapes import Mask
 from .tasks import QUESTIONS, Example
@@ -21,9 +21,6 @@ from .tasks import QUESTIONS, Example
 HIT = (
     0.5  # IoU from which a box counts as found, as in PASCAL VOC (doi 10.1007/s11263-009-0275-4, section 4.2)
 )
-
-# int64[P, 16] -> float32[P, 64, 64]
-DecodeMasks = Callable[[npt.NDArray[np.int64]], npt.NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
@@ -40,15 +37,14 @@ class Outcome:
     mask_iou: float = 0.0  # the same of masks
 
 
-def outcome(drawing: Drawing, example: Example, text: str, decode_masks: DecodeMasks) -> Outcome:
-    """Compare an answer with the scene."""
+def outcome(drawing: Drawing, example: Example, text: str, said: Sequence[Detection]) -> Outcome:
+    """Compare an answer, and the objects in it, with the scene."""
     items = [drawing.scene.items[index] for index in example.items]
     held_out, right = any(item.is_held_out for item in items), text == example.suffix
     if example.kind not in ("detect", "segment"):
         return Outcome(example.kind, held_out, right)
-    said = read_objects(text).found
     labels = [found.label for found in read_objects(example.suffix).found]
-    boxes = [found.box.pixels(SIDE, SIDE) for found in said]
+    boxes = [found.pixels for found in said]
     overlaps = np.array([[box_iou(item.box, box) for box in boxes] for item in items]).reshape(
         len(items), len(boxes)
     )
@@ -56,7 +52,7 @@ def outcome(drawing: Drawing, example: Example, text: str, decode_masks: DecodeM
     pairs = matched(overlaps * agree)
     masks = 0.0
     if example.kind == "segment":
-        painted = _painted(said, decode_masks)
+        painted = [_painted(found) for found in said]
         masks = sum(mask_iou(drawing.masks[example.items[item]], painted[found]) for item, found in pairs)
     return Outcome(
         example.kind,
@@ -94,15 +90,9 @@ def mask_iou(one: Mask, other: Mask) -> float:
     return float((one & other).sum() / (one | other).sum())
 
 
-def _painted(said: Sequence[Found], decode_masks: DecodeMasks) -> list[Mask]:
-    """Each object's mask in the scene; empty for an object without one."""
-    with_codes = [found.codes for found in said if found.codes is not None]
-    levels = iter(decode_masks(np.array(with_codes, np.int64)) if with_codes else ())
-    empty = np.zeros((SIDE, SIDE), np.bool_)
-    return [
-        empty if found.codes is None else paste(next(levels), found.box.pixels(SIDE, SIDE), SIDE, SIDE)
-        for found in said
-    ]
+def _painted(found: Detection) -> Mask:
+    """An object's mask in the scene; empty for an object without one."""
+    return np.zeros((SIDE, SIDE), np.bool_) if found.mask is None else found.mask.array
 
 
 def summary(outcomes: Sequence[Outcome]) -> dict[str, float | int | None]:

@@ -1,0 +1,128 @@
+"""`detect` and `segment`: objects on stdout, drawn into the picture on request."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from json import dumps
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+import click
+
+from .answer import Options
+from .cli_options import (
+    CONSTRAINED,
+    DEVICE,
+    MAX_IMAGE_PIXELS,
+    MAX_NEW_TOKENS,
+    MODEL,
+    RELEASE_VISION,
+    THREADS,
+    sampling,
+)
+from .detection import Detections
+from .drawing import check_picture_file, save_picture
+from .paligemma import PaliGemma
+from .session import Device
+from .terminal import say
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def _options(command: Command) -> Command:
+    for option in (
+        click.argument("labels"),
+        click.option("--json", is_flag=True, help="Print one JSON object."),
+        RELEASE_VISION,
+        MAX_IMAGE_PIXELS,
+        THREADS,
+        DEVICE,
+        sampling,
+        MAX_NEW_TOKENS,
+        CONSTRAINED,
+        click.option(
+            "--draw",
+            type=click.Path(path_type=Path, dir_okay=False),
+            help="Write the picture with what was found here (PNG, JPEG or WebP).",
+        ),
+        click.option("--image", type=click.Path(), required=True, help="Image file."),
+        MODEL,
+    ):
+        command = option(command)
+    return command
+
+
+@click.command()
+@_options
+def detect(**given: Any) -> None:
+    """Find objects: LABELS is `cat`, or several: `cat ; dog`.
+
+    Prints a line for each: label, then left, top, right and bottom in pixels, with tabs between them.
+    """
+    _run("detect", **given)
+
+
+@click.command()
+@_options
+def segment(**given: Any) -> None:
+    """Find objects with their masks: LABELS is `cat`, or several: `cat ; dog`.
+
+    Prints a line for each: label, then left, top, right and bottom in pixels, and how many pixels the mask
+    has, with tabs between them; with --json masks are COCO's run lengths. The bundle needs a mask decoder
+    (`export --mask-decoder`).
+    """
+    _run("segment", **given)
+
+
+def _run(
+    task: str,
+    *,
+    model: Path,
+    image: str,
+    labels: str,
+    draw: Path | None,
+    constrained: bool,
+    max_new_tokens: int | None,
+    temperature: float,
+    top_p: float,
+    top_k: int,
+    seed: int | None,
+    device: str,
+    threads: int | None,
+    max_image_pixels: int,
+    release_vision: bool,
+    json: bool,
+) -> None:
+    if draw is not None:
+        check_picture_file(draw, "--draw")
+    options = Options(
+        temperature=temperature,
+        top_p=top_p,
+        top_k=top_k,
+        seed=seed,
+        constrained=constrained,
+        max_image_pixels=max_image_pixels,
+    )
+    if max_new_tokens is not None:
+        options["max_new_tokens"] = max_new_tokens
+    loaded = PaliGemma.load(
+        model, device=cast(Device, device), threads=threads, keep_vision=not release_vision
+    )
+    ask = loaded.segment if task == "segment" else loaded.detect
+    found = ask(image, labels, **options)
+    for warning in found.warnings:
+        say(f"warning: {warning}")
+    if draw is not None:
+        save_picture(found.drawn(), draw, "--draw")
+    click.echo(dumps(found.as_json()) if json else _lines(found), nl=json or bool(found))
+
+
+def _lines(found: Detections) -> str:
+    """One object a line."""
+    lines = []
+    for one in found.objects:
+        numbers = [f"{edge:.1f}" for edge in one.pixels]
+        if one.mask is not None:
+            numbers.append(str(int(one.mask.array.sum())))
+        lines.append("\t".join([" ".join(one.label.split()), *numbers]))
+    return "\n".join(lines)

@@ -1,0 +1,121 @@
+"""What `detect` and `segment` give back: objects in a picture, to be read, stored or looked at."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from .answer import Generation
+from .boxes import Box, Found, read_objects
+from .cancellation import Cancellation
+from .drawing import draw
+from .errors import PromptError
+from .graphs import Runner
+from .masks import Mask
+
+
+@dataclass(frozen=True)
+class Detection:
+    """One object."""
+
+    label: str
+    box: Box  # in shares of the picture
+    pixels: tuple[float, float, float, float]  # left, top, right, bottom, of the displayed picture
+    mask: Mask | None  # None where none was written
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain data; the mask as COCO's run lengths."""
+        return {
+            "label": self.label,
+            "box": list(self.pixels),
+            "mask": None if self.mask is None else self.mask.rle,
+        }
+
+
+@dataclass(frozen=True)
+class Detections(Sequence[Detection]):
+    """All objects of an answer, in the order written; a notebook shows them drawn into the picture."""
+
+    objects: tuple[Detection, ...]
+    width: int  # pixels of the displayed picture
+    height: int
+    warnings: tuple[str, ...]  # of opening the picture, and one for each group that is no object
+    generation: Generation
+    image: Image.Image = field(repr=False, compare=False)  # RGB, upright
+
+    def __len__(self) -> int:
+        """How many objects there are."""
+        return len(self.objects)
+
+    def __getitem__(self, index: Any) -> Any:
+        """One object, or a tuple of several."""
+        return self.objects[index]
+
+    @property
+    def text(self) -> str:
+        """What the model wrote."""
+        return self.generation.text
+
+    def drawn(self) -> Image.Image:
+        """The picture in its own resolution with boxes, labels and masks drawn in."""
+        return draw(self.image, self.objects)
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain data: the answer's, with the picture's size and the objects."""
+        return {
+            **asdict(self.generation),
+            "warnings": list(self.warnings),
+            "width": self.width,
+            "height": self.height,
+            "objects": [one.as_json() for one in self.objects],
+        }
+
+    def _repr_png_(self) -> bytes:
+        """What a notebook shows."""
+        file = io.BytesIO()
+        self.drawn().save(file, "PNG")
+        return file.getvalue()
+
+
+def detections(generation: Generation, image: Image.Image, runner: Runner, *, masks: bool) -> Detections:
+    """Read an answer, and decode its masks where they are wanted.
+
+    Args:
+        generation: the answer.
+        image: the picture in its displayed orientation.
+        runner: decodes masks.
+        masks: whether masks are wanted; without, codes are not looked at.
+
+    Raises:
+        BundleError: masks are wanted, and the bundle has no mask decoder.
+    """
+    read, size = read_objects(generation.text), image.size
+    coded = [found.codes for found in read.found if masks and found.codes is not None]
+    levels = iter(runner.decode_masks(np.array(coded, dtype=np.int64), Cancellation()) if coded else ())
+
+    def detection(found: Found) -> Detection:
+        mask = Mask(next(levels), found.box, *size) if masks and found.codes is not None else None
+        return Detection(found.label, found.box, found.box.pixels(*size), mask)
+
+    objects = tuple(detection(found) for found in read.found)
+    return Detections(objects, *size, (*generation.warnings, *read.warnings), generation, image)
+
+
+def task_prompt(task: str, labels: str | Sequence[str]) -> str:
+    """The prompt that asks for objects: the labels separated by ` ; `, after the task's name.
+
+    Raises:
+        PromptError: there is no label.
+    """
+    named = labels.split(";") if isinstance(labels, str) else list(labels)
+    if not all(isinstance(label, str) for label in named):
+        raise PromptError("labels must be text (str), one or several")
+    kept = [label.strip() for label in named if label.strip()]
+    if not kept:
+        raise PromptError(f"nothing to {task} was named; give labels, such as 'cat ; dog'")
+    return f"{task} {' ; '.join(kept)}"
