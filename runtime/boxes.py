@@ -14,8 +14,8 @@ LAST_LOCATION = 1023  # `<loc1023>` is the far edge of the picture, `<loc0000>` 
 LAST_SEGMENT = 127  # `<seg127>`
 SEGMENTS = 16  # codes of a mask, 4 x 4, row by row
 MASK_SIDE = 64  # pixels of a decoded mask, both ways, before it is resized to its box
-_LOCATION = r"<loc(\d{4})>"
-_OBJECT = re.compile(rf"{_LOCATION * 4}((?:<seg\d{{3}}>)*)([^<]*)")
+_LOCATION = r"<loc([0-9]{4})>"  # \d would take the digits of every script
+_OBJECT = re.compile(rf"{_LOCATION * 4}((?:<seg[0-9]{{3}}>)*)([^<]*)")
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def _read(group: str) -> Found | str:
         return f"has a location beyond {LAST_LOCATION}"
     if bottom <= top or right <= left:
         return "is a box without area"
-    codes = tuple(int(code) for code in re.findall(r"\d{3}", segments))
+    codes = tuple(int(code) for code in re.findall(r"[0-9]{3}", segments))
     if codes and (len(codes) != SEGMENTS or max(codes) > LAST_SEGMENT):
         return f"has not {SEGMENTS} <seg> tokens of 0 to {LAST_SEGMENT}"
     shares = (edge / LAST_LOCATION for edge in (top, left, bottom, right))

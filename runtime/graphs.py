@@ -203,19 +203,25 @@ class GraphRunner:
         prepared = self.prepared if self.prepared is not None and self.prepared.exists() else None
         return open_session(self.folder, graph, self.manifest, self.placement, prepared=prepared)
 
-    def _room(self, rows: int, slots: int) -> tuple[Any, ...]:
+    def _room(self, rows: int, slots: int, held: Sequence[Any] = ()) -> tuple[Any, ...]:
         """Memory for a cache, float32[B, K, C, H] for each key and value; raises ResourceError.
 
-        Zeros: a free slot has no weight in what is read, but nothing times NaN would be NaN. The system gives
-        the pages when they are written.
+        It begins with the slots of the values `held`, of a smaller cache; the rest are zeros: a free slot has no
+        weight in what is read, but nothing times NaN would be NaN. The system gives the pages when they are
+        written.
         """
         facts, make = self.manifest.cache, import_onnxruntime().OrtValue.ortvalue_from_numpy
         shape = (rows, facts.heads, slots, facts.head_dim)
+
+        def value(index: int) -> Any:
+            content = np.zeros(shape, dtype=np.float32)
+            if held:
+                before = held[index].numpy()
+                content[:, :, : before.shape[2]] = before
+            return make(content, self.placement.device)
+
         try:
-            return tuple(
-                make(np.zeros(shape, dtype=np.float32), self.placement.device)
-                for _ in range(2 * facts.layers)
-            )
+            return tuple(value(index) for index in range(2 * facts.layers))
         except Exception as error:  # the engine has no common base for what it raises
             if words := shortage(error):
                 raise ResourceError(f"a cache of {slots} slots for {rows} rows: {words}") from error
@@ -226,12 +232,7 @@ class GraphRunner:
         rows, _, slots, _ = cache.values[0].shape()
         if cache.lengths.max() < slots:
             return cache
-        room = self._room(rows, slots + SPARE_SLOTS)
-        for value, larger in zip(cache.values, room, strict=True):
-            content = larger.numpy()
-            content[:, :, :slots] = value.numpy()
-            larger.update_inplace(content)
-        return Cache(room, cache.lengths)
+        return Cache(self._room(rows, slots + SPARE_SLOTS, cache.values), cache.lengths)
 
     def _write(
         self,

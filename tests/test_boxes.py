@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from paligemma_onnx.runtime.boxes import Box, Found, Objects, read_objects
@@ -42,6 +42,7 @@ def test_nothing(text: str) -> None:
         f"cat {BOX}",
         f"{BOX} cat <loc0001>",
         "<loc00> cat",
+        "<loc\u0660\u0661\u0660\u0660><loc0100><loc1023><loc0400> digits of another script",
     ],
 )
 def test_what_is_no_object_is_said_and_left_out(group: str) -> None:
@@ -56,6 +57,7 @@ PIECES = st.sampled_from(
 )
 
 
+@settings(max_examples=500)
 @given(
     st.lists(
         st.one_of(PIECES, st.sampled_from([" ; ", ";", " cat", BOX, CODES]), st.text(max_size=4)), max_size=30

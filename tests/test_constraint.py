@@ -1,4 +1,4 @@
-"""Constrained decoding: whatever the numbers are, the answer is objects, whole and of the labels asked for."""
+"""Constrained decoding: whatever the numbers are, the answer is whole objects of the labels asked for."""
 
 from __future__ import annotations
 
@@ -19,7 +19,9 @@ Folders = Callable[[str], Path]
 CASES = ("gemma_one_kv_head", "gemma2_window")
 PICTURE = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
 PROMPTS = ("detect cat ; dog", "segment cat", "detect circle", "segment red square ; square ; star", "detect")
-LABELS = st.lists(st.text(st.characters(exclude_characters="<;", codec="utf-8"), max_size=12), max_size=4)
+# U+2581 stands for a space in the vocabulary, and comes back as one.
+LETTERS = st.characters(exclude_characters="<;\u2581", codec="utf-8")
+LABELS = st.lists(st.text(LETTERS, max_size=12), max_size=4)
 
 
 @pytest.fixture(scope="module", params=CASES)
@@ -88,10 +90,7 @@ def test_any_walk_parses(
         place = form.after(place, token)
     objects = read_objects(model.tokenizer.decode(ids))
     assert objects.warnings == ()
-    wanted = {label.strip() for label in labels} or {""}
-    assert {" ".join(found.label.split()) for found in objects.found} <= {
-        " ".join(one.split()) for one in wanted
-    }
+    assert {found.label for found in objects.found} <= {label.strip() for label in labels or [""]}
     sizes = {len(found.codes or ()) for found in objects.found}
     assert sizes <= {SEGMENTS if task == "segment" else 0}
 

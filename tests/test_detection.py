@@ -145,10 +145,9 @@ def test_nothing_to_find(model: PaliGemma, labels: Any) -> None:
 
 def test_labels_and_pictures_of_every_kind(model: PaliGemma) -> None:
     picture = np.zeros((4, 4, 3), np.uint8)
-    asked = [
-        model.detect(picture, labels).generation.prompt_tokens for labels in ("a ; b", "a;b", ["a", "b"])
-    ]
-    assert len(set(asked)) == 1
+    ways: tuple[Any, ...] = ("a ; b", "a;b", ["a", "b"])
+    asked = {model.detect(picture, labels).generation.prompt_tokens for labels in ways}
+    assert len(asked) == 1
     with pytest.raises(ImageError):
         model.detect("absent.png", "cat")
     with pytest.raises(PromptError, match="must be text"):
@@ -156,9 +155,7 @@ def test_labels_and_pictures_of_every_kind(model: PaliGemma) -> None:
 
 
 @pytest.mark.parametrize("size", [(1, 1), (20, 15), (1, 3000), (2000, 1500)])
-@pytest.mark.parametrize(
-    "label", ["cat", "", "a label that is longer than any picture " * 3, "\N{CAT}\n\u202e"]
-)
+@pytest.mark.parametrize("label", ["cat", "", "longer than any picture " * 5, "\N{CAT}\n\u202e"])
 def test_drawing_keeps_the_resolution(model: PaliGemma, size: tuple[int, int], label: str) -> None:
     image = Image.new("RGB", size, (90, 90, 90))
     found = segmented(model, SEEN.first)
