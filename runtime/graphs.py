@@ -206,9 +206,9 @@ class GraphRunner:
     def _room(self, rows: int, slots: int, held: Sequence[Any] = ()) -> tuple[Any, ...]:
         """Memory for a cache, float32[B, K, C, H] for each key and value; raises ResourceError.
 
-        It begins with the slots of the values `held`, of a smaller cache; the rest are zeros: a free slot has no
-        weight in what is read, but nothing times NaN would be NaN. The system gives the pages when they are
-        written.
+        It begins with the slots of the values `held`, of a smaller cache; the rest are zeros: a free slot has
+        no weight in what is read, but nothing times NaN would be NaN. The system gives the pages when they
+        are written.
         """
         facts, make = self.manifest.cache, import_onnxruntime().OrtValue.ortvalue_from_numpy
         shape = (rows, facts.heads, slots, facts.head_dim)
