@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from paligemma_onnx.export.quantize import DOMAIN, VERSION
-from paligemma_onnx.runtime.session import WITHOUT_OVERFLOW
+from paligemma_onnx.runtime.overflow import guard
 
 from .figures import Figures
 
@@ -70,7 +70,7 @@ def int8_session(inner: int, outer: int, threads: int) -> onnxruntime.InferenceS
     """A session of `int8_product`, with the options of a bundle's (runtime/session.py)."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    options.add_session_config_entry(*WITHOUT_OVERFLOW)
+    guard(options, onnxruntime)
     product = int8_product(inner, outer).SerializeToString()
     return onnxruntime.InferenceSession(product, options, providers=["CPUExecutionProvider"])
 

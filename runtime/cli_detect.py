@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from json import dumps
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -10,6 +11,7 @@ from typing import Any, TypeVar, cast
 import click
 
 from .answer import Options
+from .cancellation import Cancellation
 from .cli_options import (
     CONSTRAINED,
     DEVICE,
@@ -95,6 +97,7 @@ def _run(
 ) -> None:
     if draw is not None:
         check_picture_file(draw, "--draw")
+    cancel = Cancellation()
     options = Options(
         temperature=temperature,
         top_p=top_p,
@@ -102,6 +105,7 @@ def _run(
         seed=seed,
         constrained=constrained,
         max_image_pixels=max_image_pixels,
+        cancel=cancel,
     )
     if max_new_tokens is not None:
         options["max_new_tokens"] = max_new_tokens
@@ -109,7 +113,13 @@ def _run(
         model, device=cast(Device, device), threads=threads, keep_vision=not release_vision
     )
     ask = loaded.segment if task == "segment" else loaded.detect
-    found = ask(image, labels, **options)
+    # Signals reach the main thread between bytecodes: a graph that ran there would keep Ctrl-C waiting.
+    with ThreadPoolExecutor(1) as worker:
+        answer = worker.submit(ask, image, labels, **options)
+        try:
+            found = answer.result()
+        finally:
+            cancel.cancel()
     for warning in found.warnings:
         say(f"warning: {warning}")
     if draw is not None:

@@ -38,7 +38,7 @@ KEY_LENGTH = 32  # hexadecimal digits
 # The engine writes every matrix twice, as it was and in its new order, which has scales or sums beside it.
 ROOM = 2.5  # times the bundle
 FULL = 1 << 24  # bytes: a disk with less is full
-FORMAT = "1"  # of what stands in the files; another one when the options of sessions change
+FORMAT = "2"  # of what stands in the files; another one when the options of sessions change
 STALE = 86_400.0  # seconds after which an unfinished folder is one of a process that was killed
 
 

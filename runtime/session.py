@@ -9,16 +9,13 @@ from typing import Any, Literal
 
 from .errors import BundleError, OptionError, ProviderError, ResourceError
 from .manifest import BUNDLE_ID_KEY, GraphSpec, Manifest, TensorSpec
+from .overflow import guard
 from .shortage import shortage
 
 Device = Literal["auto", "cpu", "cuda"]
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 DEVICES = ("auto", *PROVIDERS)
 MOST_THREADS = 256  # each session starts as many; thousands would stall the machine
-# x86 before VNNI adds pairs of 8-bit products in 16 bits, where those of signed weights overflow: every
-# answer would be wrong by tenths. Told so, the engine takes unsigned weights on such a processor, and does as
-# before on all others.
-WITHOUT_OVERFLOW = ("session.x64quantprecision", "1")
 SMALLEST_OUTSIDE = 1024  # bytes of a tensor that is written beside a prepared graph, not into it
 _DTYPES = {"tensor(float)": "float32", "tensor(int64)": "int64"}
 
@@ -177,7 +174,8 @@ def _session_options(ort: Any, placement: Placement, manifest: Manifest) -> Any:
         # it both sessions map the same file and the weights are resident once, in the file cache. Products
         # of fewer bits need it: their fast kernels read no other order.
         options.add_session_config_entry("session.disable_prepacking", "1")
-    options.add_session_config_entry(*WITHOUT_OVERFLOW)
+    elif placement.device == "cpu":
+        guard(options, ort)
     return options
 
 

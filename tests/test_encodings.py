@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from paligemma_onnx.export import encodings
 from paligemma_onnx.export.encodings import decoded, encode, layouts
 from paligemma_onnx.export.recipes import Blocks, Float32, Form, Outputs
-from paligemma_onnx.runtime.session import WITHOUT_OVERFLOW
+from paligemma_onnx.runtime.overflow import guard
 
 FORMS = [Outputs(), Blocks(4, 16), Blocks(4, 32), Blocks(4, 128), Blocks(8, 32), Blocks(8, 128)]
 SHAPES = [(24, 64), (40, 200), (7, 33)]  # whole blocks, half a block left, odd
@@ -129,7 +129,7 @@ def operator(name: str, inputs: dict[str, NDArray[Any]], attributes: dict[str, i
     )
     model = ir.to_proto(ir.Model(graph, ir_version=10)).SerializeToString()
     options = onnxruntime.SessionOptions()
-    options.add_session_config_entry(*WITHOUT_OVERFLOW)
+    guard(options, onnxruntime)
     session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     result: NDArray[Any] = session.run(None, {"x": inputs["x"]})[0]
     return result

@@ -87,6 +87,29 @@ graphs.GraphRunner.decode = decode
     assert 50 - prefix <= len(answer["token_ids"]) < 8000 // 4
 
 
+@pytest.mark.parametrize(("number", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
+def test_a_signal_ends_a_detection(
+    talkative: Path, picture: Path, tmp_path: Path, number: str, code: int
+) -> None:
+    """Within a step, and nothing is drawn."""
+    before = f"""
+import os, signal
+from paligemma_onnx.runtime import graphs
+original = graphs.GraphRunner.decode
+def decode(self, ids, cache, cancel):
+    if cache.lengths[0] == 50:
+        os.kill(os.getpid(), signal.{number})
+    assert cache.lengths[0] < 4000
+    return original(self, ids, cache, cancel)
+graphs.GraphRunner.decode = decode
+"""
+    asked = ("detect", "--model", str(talkative), "--image", str(picture), *SAMPLED, "cat")
+    drawn = ("--draw", str(tmp_path / "drawn.png"), "--max-new-tokens", "8000")
+    ended = ran(*asked, *drawn, before=before)
+    assert (ended.code, ended.out, ended.err) == (code, "", "")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_closed_pipe_ends_quietly(talkative: Path, picture: Path) -> None:
     process = started(*asking(talkative, picture, "--max-new-tokens", "8000"))
     assert process.stdout is not None

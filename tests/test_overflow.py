@@ -1,0 +1,75 @@
+"""Whether 8-bit products overflow is asked of the engine, and decides what its sessions are told."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from importlib.resources import files
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from numpy.typing import NDArray
+from onnx import numpy_helper
+
+from paligemma_onnx.runtime.overflow import LARGEST, PROBE, UNSIGNED, WIDTH, guard, overflows
+
+RIGHT = np.full((8, WIDTH), WIDTH * LARGEST, np.float32)
+SATURATED = RIGHT * (2**15 - 1) / (2 * 255 * 127)  # pairs of products that stop at 32,767
+
+
+class Engine(SimpleNamespace):
+    """Stands for onnxruntime on a processor whose products come out as `answer`."""
+
+    def __hash__(self) -> int:
+        return id(self)
+
+
+def engine(answer: NDArray[np.float32]) -> Any:
+    session = SimpleNamespace(run=lambda _, fed: [answer[: len(fed["x"])]])
+    return Engine(SessionOptions=SimpleNamespace, InferenceSession=lambda *_, **__: session)
+
+
+@pytest.fixture(autouse=True)
+def forget() -> Iterator[None]:
+    overflows.cache_clear()
+    yield
+    overflows.cache_clear()
+
+
+def test_the_probe_is_what_it_is_said_to_be() -> None:
+    model = onnx.load_from_string((files("paligemma_onnx.runtime") / PROBE).read_bytes())
+    (node,) = model.graph.node
+    assert (node.op_type, list(node.input)) == ("DynamicQuantizeMatMul", ["x", "weights", "scales"])
+    weights, scales = map(numpy_helper.to_array, model.graph.initializer)
+    assert (weights.dtype, weights.shape, set(weights.ravel())) == (np.int8, (WIDTH, WIDTH), {LARGEST})
+    assert set(scales) == {1}
+
+
+@pytest.mark.parametrize(("answer", "expected"), [(RIGHT, False), (SATURATED, True)], ids=["right", "off"])
+def test_what_sessions_are_told(answer: NDArray[np.float32], expected: bool) -> None:
+    told = dict[str, str]()
+    options = SimpleNamespace(add_session_config_entry=lambda key, value: told.update({key: value}))
+    guard(options, engine(answer))
+    assert told == (dict([UNSIGNED]) if expected else {})
+
+
+def test_only_many_rows_overflow() -> None:
+    half = RIGHT.copy()
+    half[1:] = SATURATED[1:]
+    assert overflows(engine(half))
+
+
+def test_here_products_are_right_when_guarded() -> None:
+    """Random numbers, on whatever processor this is."""
+    rng = np.random.default_rng(0)
+    model = onnx.load_from_string((files("paligemma_onnx.runtime") / PROBE).read_bytes())
+    weights = rng.choice(np.array([-127, 127], np.int8), (WIDTH, WIDTH))
+    model.graph.initializer[0].CopyFrom(numpy_helper.from_array(weights, "weights"))
+    options = onnxruntime.SessionOptions()
+    guard(options, onnxruntime)
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options)
+    x = rng.choice(np.array([0, 1], np.float32), (16, WIDTH))
+    assert np.allclose(session.run(None, {"x": x})[0], x @ weights, atol=1e-2)
