@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from .errors import OptionError
@@ -27,10 +28,10 @@ INK = (
     (204, 121, 167),
 )
 VEIL = 0.45  # share of a mask's colour over the picture
-LINE = 350  # the picture's shorter side by the thickness of a line
-TEXT = 32  # the picture's shorter side by the height of a label
+LINE = 250  # the picture's shorter side by the thickness of a line
+TEXT = 28  # the picture's shorter side by the height of a label
 SMALLEST_TEXT = 11  # pixels; the font is not legible below
-LABEL_ROOM = 0.5  # of the picture's height, which a label must leave free
+LABEL_ROOM = 0.2  # of the picture's height, which a label may take
 FORMATS = (".png", ".jpg", ".jpeg", ".webp")  # of a drawn picture's file
 HALF_BRIGHT = 140  # of 255: black letters are easier to read on brighter colours
 
@@ -39,21 +40,24 @@ def draw(image: Image.Image, objects: Sequence[Detection]) -> Image.Image:
     """A copy of a picture with objects drawn in.
 
     Masks lie lowest, then boxes, labels on top, so that none hides under another object's. Where a label
-    would cover half of a tiny picture, it is left out.
+    would cover much of a tiny picture, it is left out.
 
     Args:
         image: RGB, in its displayed orientation; of any size, since boxes are shares of it.
         objects: in the order of their colours.
     """
     inks = [INK[index % len(INK)] for index in range(len(objects))]
-    picture = _veiled(image, objects, inks)
-    canvas, side = ImageDraw.Draw(picture), min(image.size)
+    side = min(image.size)
     line = max(1, round(side / LINE)) + (side > 100)  # two pixels at least, where there is room for them
+    picture = _veiled(image, objects, inks, line)
+    canvas = ImageDraw.Draw(picture)
     for one, ink in zip(objects, inks, strict=True):
         left, top, right, bottom = _corners(one, image)
         # A dark seam keeps a bright colour apart from a bright background.
         if side > 100:
-            canvas.rectangle((left - 1, top - 1, right + 1, bottom + 1), outline="black", width=line + 2)
+            seam = max(1, line // 4)
+            around = (left - seam, top - seam, right + seam, bottom + seam)
+            canvas.rectangle(around, outline="black", width=line + 2 * seam)
         canvas.rectangle((left, top, right, bottom), outline=ink, width=line)
     font = ImageFont.load_default(max(SMALLEST_TEXT, round(side / TEXT)))
     for one, ink in zip(objects, inks, strict=True):
@@ -99,16 +103,30 @@ def _corners(one: Detection, image: Image.Image) -> tuple[int, int, int, int]:
 
 
 def _veiled(
-    image: Image.Image, objects: Sequence[Detection], inks: Sequence[tuple[int, int, int]]
+    image: Image.Image, objects: Sequence[Detection], inks: Sequence[tuple[int, int, int]], line: int
 ) -> Image.Image:
+    """Masks as veils with an edge, which shows where the colours of veil and object are alike."""
     picture = image.copy()
     for one, ink in zip(objects, inks, strict=True):
         if one.mask is not None:
             box = one.box.pixels(*image.size)
             inside = paste(one.mask.levels, box, image.height, image.width)
-            veil = Image.fromarray(inside.astype(np.uint8) * round(255 * VEIL))
-            picture.paste(ink, (0, 0), veil)
+            strength = np.where(inside, np.uint8(255 * VEIL), np.uint8(0))
+            strength[inside & ~_inner(inside, line)] = 255
+            picture.paste(ink, (0, 0), Image.fromarray(strength))
     return picture
+
+
+def _inner(inside: NDArray[np.bool_], line: int) -> NDArray[np.bool_]:
+    """Pixels of a mask that are not within `line` pixels of its edge, along rows and columns: bool[H, W]."""
+    inner = inside.copy()
+    for axis in (0, 1):
+        for one_way in (slice(line, None), slice(None, -line)):
+            other = slice(None, -line) if one_way.start else slice(line, None)
+            here = (one_way, slice(None)) if axis == 0 else (slice(None), one_way)
+            there = (other, slice(None)) if axis == 0 else (slice(None), other)
+            inner[here] &= inside[there]
+    return inner
 
 
 def _label(
