@@ -26,6 +26,8 @@ from training.scenes import SIDE
 from training.scenes import draw as scene_of
 from training.scores import outcome, summary
 
+# pycocotools' own, of NumPy 2.
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 ROOT = Path(__file__).parent.parent
 SCENES = 40
 MASKS = arrays.arrays(np.bool_, st.tuples(st.integers(1, 20), st.integers(1, 20)))
