@@ -1,0 +1,72 @@
+"""`batch --engine ray` on a local cluster: the rows of a local run, though a worker is killed midway."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from batches import PROMPT, draw, rows_in, told
+from command_line import ran, started
+from damage import copied, edit_manifest, endless
+
+from benchmarks.ray_cluster import cluster, kill_a_worker
+
+WORKERS = 2
+
+
+@pytest.fixture(scope="module")
+def ray() -> Iterator[tuple[str, int]]:
+    """Address of a cluster of this machine, and its first process."""
+    with cluster(WORKERS) as found:
+        yield found
+
+
+def test_a_killed_worker_costs_no_row(
+    ray: tuple[str, int], bundle: Callable[[str], Path], tmp_path: Path
+) -> None:
+    address, head = ray
+    talkative = copied(bundle("gemma_one_kv_head"), tmp_path / "bundle")
+    edit_manifest(talkative, endless)  # long answers, so that there is time to kill
+    pictures = draw(tmp_path / "pictures", 60, broken=(7,))
+    command = (
+        *("batch", "--model", str(talkative), "--input", str(pictures), "--prompt", PROMPT),
+        *("--device", "cpu", "--threads", "1", "--part-rows", "10", "--batch-size", "2"),
+        *("--max-new-tokens", "120", "--temperature", "1", "--seed", "3"),
+    )
+    local = ran(*command, "--output", str(tmp_path / "local"))
+    assert local.code == 7, local.err
+
+    output = tmp_path / "ray"
+    on_ray = ("--output", str(output), "--engine", "ray", "--ray-address", address, "--workers", str(WORKERS))
+    process = started(*command, *on_ray)
+    while process.poll() is None and len(list(output.glob(".part-*.partial"))) < WORKERS:
+        time.sleep(0.02)
+    assert process.poll() is None, process.communicate()
+    assert kill_a_worker(head) == WORKERS
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 7, (out, err)
+    assert b"60 rows written" in err
+    assert told(rows_in(output)) == told(rows_in(tmp_path / "local"))
+
+    # With everything done, nobody is asked: it answers from the counts alone.
+    again = ran(*command, *on_ray)
+    assert again.code == 7
+    assert again.err.startswith("0 rows written, 60 were there already; 1 of 60 are errors\n")
+
+
+def test_where_there_is_no_cluster(bundle: Callable[[str], Path], tmp_path: Path) -> None:
+    pictures = draw(tmp_path / "pictures", 1)
+    command = (
+        "batch",
+        "--model",
+        str(bundle("gemma_one_kv_head")),
+        "--input",
+        str(pictures),
+        "--prompt",
+        PROMPT,
+    )
+    ended = ran(*command, "--output", str(tmp_path / "out"), "--engine", "ray")
+    assert ended.code == 4
+    assert "no Ray cluster at auto" in ended.error
