@@ -9,18 +9,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
+from functools import cached_property
 from typing import Any
 
-import numpy as np
 from filelock import FileLock
 
+from .. import errors
 from ..errors import PaliGemmaError, ProviderError
 from ..paligemma import PaliGemma
+from ..shortage import resources
 from .parts import Count
 from .work import Parts, Watch, Work, do_part
 
 # Seconds a worker waits for the file of a part: for the system to end the lock of one that died.
 PATIENCE = 120.0
+LONGEST = 500  # characters of an error of Ray's, the last of which say what it is
 
 
 class PartWriter:
@@ -28,18 +31,34 @@ class PartWriter:
 
     def __init__(self, work: Work) -> None:
         self._work = work
-        self._model = PaliGemma.load(work.bundle, device=work.device, threads=work.threads)
         self._parts = Parts(work)
 
-    def __call__(self, batch: Mapping[str, Iterable[Any]]) -> dict[str, Any]:
-        """Write a part; int64[1] in, int64[1] of rows and errors out."""
-        (number,) = (int(number) for number in batch["number"])
-        part = self._work.part(number)
-        with FileLock(part.folder / f".{part.name}.lock", timeout=PATIENCE):
-            watch = Watch(passed=_ignored, answered=_ignored, stopped=lambda: False)
-            do_part(part, self._parts.items(number), self._model, self._work.asking, watch)
-        found = part.finished() or Count()
-        return {"rows": np.array([found.rows]), "errors": np.array([found.errors])}
+    @cached_property
+    def _model(self) -> PaliGemma:
+        """Opened behind the first number: what is wrong with it can then be told."""
+        return PaliGemma.load(self._work.bundle, device=self._work.device, threads=self._work.threads)
+
+    def __call__(self, batch: Mapping[str, Iterable[int]]) -> dict[str, list[int] | list[str]]:
+        """Write a part.
+
+        Returns:
+            A row of its rows and errors, and class and message of the error that ends the run, if one does:
+            of one that is raised Ray loses the class.
+        """
+        (number,) = batch["number"]
+        part = self._work.part(int(number))
+        try:
+            with resources(str(part.folder)), FileLock(part.folder / f".{part.name}.lock", timeout=PATIENCE):
+                watch = Watch(passed=_ignored, answered=_ignored, stopped=lambda: False)
+                do_part(part, self._parts.items(part.number), self._model, self._work.asking, watch)
+                found = part.finished() or Count()
+        except PaliGemmaError as error:
+            return _result(Count(), type(error).__name__, str(error))
+        return _result(found)
+
+
+def _result(count: Count, kind: str = "", message: str = "") -> dict[str, list[int] | list[str]]:
+    return {"rows": [count.rows], "errors": [count.errors], "kind": [kind], "message": [message]}
 
 
 def do_shard_on_ray(work: Work, rows: int, watch: Watch, *, address: str, workers: int | None) -> None:
@@ -65,7 +84,7 @@ def do_shard_on_ray(work: Work, rows: int, watch: Watch, *, address: str, worker
                 if watch.stopped():
                     return
     except ray.exceptions.RayError as error:
-        raise (_own_error(error) or ProviderError(f"Ray: {' '.join(str(error).split())[:500]}")) from error
+        raise ProviderError(f"Ray: {' '.join(str(error).split())[-LONGEST:]}") from error
     finally:
         ray.shutdown()  # leaves the cluster; workers of ours end, their parts go on another time
 
@@ -108,21 +127,15 @@ def _counts(ray: Any, work: Work, missing: list[int], workers: int) -> Iterator[
         PartWriter,
         fn_constructor_args=(work,),
         batch_size=1,
-        concurrency=min(workers, len(missing)),
+        # One part in hand, none in waiting: the last ones are spread, too.
+        compute=ray.data.ActorPoolStrategy(size=min(workers, len(missing)), max_tasks_in_flight_per_actor=1),
         num_cpus=work.threads or 1,
         num_gpus=1 if work.device == "cuda" else 0,
-        scheduling_strategy="SPREAD",
     )
     for found in done.iter_rows():
+        if found["kind"]:
+            raise getattr(errors, found["kind"])(found["message"])
         yield Count(int(found["rows"]), int(found["errors"]))
-
-
-def _own_error(error: BaseException) -> PaliGemmaError | None:
-    """The error of ours that a worker met, from inside Ray's."""
-    inner: BaseException | None = error
-    while inner is not None and not isinstance(inner, PaliGemmaError):
-        inner = getattr(inner, "cause", None) or inner.__cause__
-    return inner
 
 
 def _ignored(_count: Count) -> None:
