@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from functools import partial
 from json import dumps
 from pathlib import Path
 from typing import Any, cast, get_args
@@ -147,13 +148,12 @@ def batch(
             device=cast(Device, device),
             threads=threads,
         )
+        if engine == "ray":
+            do = partial(do_shard_on_ray, work, record.rows, address=ray_address, workers=workers)
+        else:
+            do = partial(do_shard, work, PaliGemma.load(work.bundle, device=work.device, threads=threads))
         with Progress(round(record.rows / num_shards), exact=num_shards == 1) as progress:
-            watch = Watch(progress.passed, _limited(progress, max_error_rate), stop)
-            if engine == "ray":
-                do_shard_on_ray(work, record.rows, watch, address=ray_address, workers=workers)
-            else:
-                loaded = PaliGemma.load(work.bundle, device=work.device, threads=threads)
-                do_shard(work, loaded, watch)
+            do(watch=Watch(progress.passed, _limited(progress, max_error_rate), stop))
         if json:
             click.echo(dumps(_summary(progress, record)))
         stop.raise_if_stopped()

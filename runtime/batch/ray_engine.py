@@ -61,7 +61,7 @@ def _result(count: Count, kind: str = "", message: str = "") -> dict[str, list[i
     return {"rows": [count.rows], "errors": [count.errors], "kind": [kind], "message": [message]}
 
 
-def do_shard_on_ray(work: Work, rows: int, watch: Watch, *, address: str, workers: int | None) -> None:
+def do_shard_on_ray(work: Work, rows: int, *, watch: Watch, address: str, workers: int | None) -> None:
     """Have a cluster write what is missing of the only shard.
 
     Args:
