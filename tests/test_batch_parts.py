@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import math
 import os
+import tracemalloc
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -196,21 +198,21 @@ def test_a_batch_that_fails_costs_only_the_guilty_row(work: Work, model: Stub) -
 
 
 def test_memory_does_not_grow_with_the_input(work: Work, model: Stub) -> None:
-    import tracemalloc
+    work.source.path.write_text("".join(f"{number}.png\n" for number in range(1900)))
+    work = replace(work, part_rows=100, asking=replace(work.asking, batch_size=20))
+    rows, alive = 0, dict[int, int]()
 
-    def most(inputs: int) -> int:
-        output = work.output / str(inputs)
-        output.mkdir()
-        listed = output / "list.txt"
-        listed.write_text("".join(f"{number}.png\n" for number in range(inputs)))
-        source = Source(listed, "list", PROMPT, listed)
-        tracemalloc.start()
-        do(replace(work, output=output, source=source, part_rows=100), model)
-        peak = tracemalloc.get_traced_memory()[1]
+    def answered(count: Count) -> None:
+        nonlocal rows
+        rows += count.rows
+        if rows % 600 == 0:
+            gc.collect()
+            alive[rows] = tracemalloc.get_traced_memory()[0]
+
+    tracemalloc.start()
+    try:
+        do(work, model, answered)
+    finally:
         tracemalloc.stop()
-        assert len(rows_in(output)) == inputs
-        return peak
-
-    most(100)
-    few = most(400)
-    assert most(4000) < few + 100_000  # bytes; rows kept would be a thousand each
+    assert list(alive) == [600, 1200, 1800]
+    assert alive[1800] < alive[600] + 20_000  # bytes; ids alone would be 70,000
