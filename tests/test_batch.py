@@ -195,6 +195,10 @@ def test_what_cannot_start_leaves_nothing(
         ended = ran_here(capsys, *arguments)
         assert (ended.code, words in ended.error) == (code, True), ended
     assert not (tmp_path / "out").exists()
+    (tmp_path / "empty").mkdir()
+    ended = ran_here(capsys, *good, "--input", tmp_path / "empty")
+    assert (ended.code, "holds no input" in ended.error) == (2, True)
+    assert not (tmp_path / "out" / "run.json").exists()
 
 
 @pytest.mark.parametrize(

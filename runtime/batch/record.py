@@ -13,7 +13,7 @@ from filelock import FileLock, Timeout
 from ..errors import OptionError
 from ..sampling import fresh_seed
 from ..shortage import shortage
-from .folder import write_listing
+from .folder import SUFFIXES, write_listing
 from .inputs import Source, count_items
 from .parts import Format, sync
 from .shards import Shard
@@ -109,6 +109,10 @@ def _agree(output: Path, wanted: Record, source: Source, *, force: bool) -> Reco
     if wanted.temperature > 0 and wanted.seed is None:
         wanted = replace(wanted, seed=fresh_seed())
     record = replace(wanted, rows=count_items(source))
+    if record.rows == 0:
+        raise OptionError(
+            f"{source.path}: holds no input; pictures in a folder end in {', '.join(sorted(SUFFIXES))}"
+        )
     unfinished = output / f".{RECORD}.writing"
     unfinished.write_text(f"{json.dumps(asdict(record), indent=1)}\n", encoding="ascii")
     sync(unfinished)
