@@ -213,8 +213,9 @@ def rows_of(output: Path) -> Rows:
 
 def compared(name: str, rows: Rows, expected: Rows) -> int:
     """How many rows are missing, too many, or of another text."""
-    other = len(rows.keys() ^ expected.keys())
-    other += sum(rows[key]["text"] != expected[key]["text"] for key in rows.keys() & expected.keys())
+    other: int = len(rows.keys() ^ expected.keys()) + sum(
+        rows[key]["text"] != expected[key]["text"] for key in rows.keys() & expected.keys()
+    )
     say(f"{name}: {len(rows)} rows, {other} lost, twice or other than those of one run")
     return other
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Protocol, Unpack
 
@@ -85,7 +85,7 @@ def answers(model: Model, items: Iterator[Item], asking: Asking) -> Iterator[lis
 
 def open_ahead(
     items: Iterator[Item], opened: Callable[[Item], Opened], decoders: int, ahead: int
-) -> Iterator[Opened]:
+) -> Generator[Opened, None, None]:
     """Open items in threads, in order, never more than `ahead` before they are asked for."""
     pool = ThreadPoolExecutor(decoders, "decoder")
     waiting: deque[Future[Opened]] = deque()
@@ -140,30 +140,32 @@ def _ask(model: Model, askable: Sequence[Opened], asking: Asking) -> list[Genera
 
 
 def _row(model: Model, one: Opened, found: Generation | Fault | None, asking: Asking, batch: int) -> Row:
-    generation = found if isinstance(found, Generation) else None
     picture = one.picture
-    boxes, malformed = (
-        boxes_in(generation.text, picture.width, picture.height) if generation and picture else ((), ())
-    )
-    timings = generation and Seconds(
-        open=one.seconds,
-        vision=generation.timings.vision_s,
-        prefill=generation.timings.prefill_s,
-        decode=generation.timings.decode_s,
-        batch=batch,
-    )
-    return Row(
+    row = Row(
         id=one.item.id,
         path=one.item.path,
         prompt=None if one.item.prompt is None else readable(one.item.prompt),
-        width=picture and picture.width,
-        height=picture and picture.height,
-        text=generation and generation.text,
-        boxes=boxes,
-        finish_reason=generation and generation.finish_reason,
-        seed=generation.seed if generation and asking.seed is not None else None,
+        width=None if picture is None else picture.width,
+        height=None if picture is None else picture.height,
+        text=None,
+        boxes=(),
+        finish_reason=None,
+        seed=None,
         error=found if isinstance(found, Fault) else None,
-        warnings=(*(picture.warnings if picture else ()), *malformed),
-        timings=timings,
+        warnings=() if picture is None else picture.warnings,
+        timings=None,
         bundle_id=model.manifest.bundle_id,
+    )
+    if picture is None or not isinstance(found, Generation):
+        return row
+    boxes, malformed = boxes_in(found.text, picture.width, picture.height)
+    spent = found.timings
+    return replace(
+        row,
+        text=found.text,
+        boxes=boxes,
+        finish_reason=found.finish_reason,
+        seed=None if asking.seed is None else found.seed,
+        warnings=row.warnings + malformed,
+        timings=Seconds(one.seconds, spent.vision_s, spent.prefill_s, spent.decode_s, batch),
     )

@@ -25,7 +25,7 @@ class Progress:
         self._started = self._shown = time.monotonic()
         self._bar: tqdm[Any] | None = None
         if sys.stderr.isatty():
-            self._bar = tqdm[Any](total=total, unit="image", smoothing=0, dynamic_ncols=True, file=sys.stderr)
+            self._bar = tqdm(total=total, unit="image", smoothing=0, dynamic_ncols=True, file=sys.stderr)
 
     def __enter__(self) -> Progress:
         """Use it as a context, so that the bar is closed whatever happens."""

@@ -50,7 +50,7 @@ def _members(path: Path) -> Iterator[_Member]:
     try:
         with path.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
             while (found := tar.next()) is not None:
-                tar.members.clear()  # it would keep them all
+                tar.members.clear()  # type: ignore[attr-defined]  # it would keep them all
                 if found.isreg():
                     name = found.name
                     yield _Member(*_split(name), Slice(path, found.offset_data, found.size))
