@@ -1,7 +1,7 @@
 """One file of the output: `rows` consecutive inputs of a shard, there whole or not at all.
 
-.NAME.partial   rows so far, a line of JSON each, appended to and synced batch by batch; a kill in the very end
-                may leave that of a Parquet part, which harms nobody
+.NAME.partial   rows so far, a line of JSON each, appended to and synced batch by batch; a kill at the very
+                end may leave that of a Parquet part, which harms nobody
 .NAME.count     how many rows and errors the part has, written before the part appears
 NAME.FORMAT     the part; from then on it is neither read nor written again
 

@@ -7,7 +7,10 @@ the file ends. Ray stays the user's: a cluster is joined and left, never started
 
 from __future__ import annotations
 
+import logging
 import math
+import os
+import socket
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from typing import Any
@@ -23,6 +26,7 @@ from .work import Parts, Watch, Work, do_part
 
 # Seconds a worker waits for the file of a part: for the system to end the lock of one that died.
 PATIENCE = 120.0
+ANSWERS_WITHIN = 10.0  # seconds, a cluster that is there
 LONGEST = 500  # characters of an error of Ray's, the last of which say what it is
 
 
@@ -104,14 +108,24 @@ def _joined(address: str) -> Any:
         import ray.data  # noqa: PLC0415
     except ModuleNotFoundError as error:
         raise ProviderError("--engine ray needs Ray: run `pip install 'paligemma-onnx[cpu,ray]'`") from error
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # it warns of what Ray Data does
     try:
+        _knock(address)
         ray.init(address=address, log_to_driver=False, logging_level="error")
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         raise ProviderError(
             f"no Ray cluster at {address}; start one with `ray start --head`, or give its --ray-address"
         ) from error
     ray.data.DataContext.get_current().enable_progress_bars = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
     return ray
+
+
+def _knock(address: str) -> None:
+    """Raise OSError where nobody listens at `host:port`: Ray would try for ten minutes."""
+    host, colon, port = address.rpartition(":")
+    if colon and port.isdigit() and "//" not in host:
+        socket.create_connection((host, int(port)), timeout=ANSWERS_WITHIN).close()
 
 
 def _machines(ray: Any) -> int:
