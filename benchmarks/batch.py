@@ -31,7 +31,7 @@ from paligemma_onnx.runtime.terminal import say
 from training.scenes import draw
 
 from .exports import COMMAND
-from .ray_cluster import cluster, kill_a_worker
+from .ray_cluster import cluster, kill_a_writer
 
 PROMPT = "caption en"
 FIRST_SEED = 3_000_000_000  # of scenes that neither training nor evaluation draws
@@ -194,9 +194,10 @@ def run_on_ray(bundle: Path, pictures: Path, output: Path, *options: str) -> Row
         process = subprocess.Popen(
             command(bundle, pictures, output, *options, *on_ray), stdout=subprocess.DEVNULL
         )
-        while process.poll() is None and not list(output.glob("part-*")):
-            time.sleep(0.1)
-        kill_a_worker(head)
+        while process.poll() is None and not (
+            list(output.glob("part-*")) and kill_a_writer(head, output.absolute())
+        ):
+            time.sleep(0.02)
         if code := process.wait():
             raise click.ClickException(f"Ray ended with {code}")
     return rows_of(output)

@@ -14,7 +14,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-WORKER = b"PartWriter"  # in the name that Ray gives the process
 LONGEST = 60.0  # seconds until a cluster answers
 
 
@@ -53,11 +52,16 @@ def cluster(processors: int) -> Iterator[tuple[str, int]]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def kill_a_worker(head: int) -> int:
-    """End one of the processes that write parts, at once; how many there were."""
-    workers = [one for one in descendants(head) if WORKER in _command(one)]
-    os.kill(workers[0], signal.SIGKILL)
-    return len(workers)
+def kill_a_writer(head: int, output: Path) -> bool:
+    """End a process that is amid a part of an output, at once; whether there was one."""
+    for process in descendants(head):
+        with suppress(OSError):  # it has ended
+            held = [descriptor.readlink() for descriptor in Path(f"/proc/{process}/fd").iterdir()]
+            locks = [file for file in held if file.parent == output and file.name.startswith(".part-")]
+            if any(lock.with_suffix(".partial").exists() for lock in locks):
+                os.kill(process, signal.SIGKILL)
+                return True
+    return False
 
 
 def descendants(process: int) -> list[int]:
@@ -67,12 +71,6 @@ def descendants(process: int) -> list[int]:
         for child in map(int, tasks.read_text().split()):
             found += [child, *descendants(child)]
     return found
-
-
-def _command(process: int) -> bytes:
-    with suppress(OSError):
-        return Path(f"/proc/{process}/cmdline").read_bytes()
-    return b""
 
 
 def _listens(port: int) -> bool:
