@@ -20,6 +20,7 @@ class Request:
 
     images: Images
     prompt: str
+    seed: int | None = None  # of this row, wherever it stands; None: the call's seed + its place in the batch
 
 
 class Options(TypedDict, total=False):

@@ -22,6 +22,7 @@ COMMANDS = {
     "generate": ("paligemma_onnx.runtime.cli_generate", None, "Answer a prompt about images."),
     "detect": ("paligemma_onnx.runtime.cli_detect", None, "Find objects in an image, as boxes."),
     "segment": ("paligemma_onnx.runtime.cli_detect", None, "Find objects in an image, with their masks."),
+    "batch": ("paligemma_onnx.runtime.cli_batch", None, "Answer about millions of images, resumable."),
     "validate": ("paligemma_onnx.export.cli", "export", "Hold a bundle against its checkpoint."),
     "verify": ("paligemma_onnx.runtime.cli_bundle", None, "Check sizes, hashes, graph inputs and outputs."),
     "inspect": ("paligemma_onnx.runtime.cli_bundle", None, "Show what is in a bundle."),
@@ -89,7 +90,7 @@ def cli(debug: bool) -> None:
 
     Every option can be set by an environment variable, PALIGEMMA_ONNX_COMMAND_OPTION, for example
     PALIGEMMA_ONNX_GENERATE_MODEL. Exit codes: 2 usage, 3 image or prompt, 4 checkpoint, bundle or device,
-    5 memory or disk, 6 validation mismatch, 130 interrupted.
+    5 memory or disk, 6 validation mismatch, 7 failed rows of a batch, 130 interrupted.
     """
     del debug  # read by LazyGroup when something goes wrong
 

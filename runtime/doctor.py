@@ -14,7 +14,7 @@ from .session import available_devices, available_threads
 RUNTIME = ("paligemma-onnx", "numpy", "pillow", "tokenizers", "click", "dacite")
 ENGINES = ("onnxruntime", "onnxruntime-gpu")
 EXPORT = ("torch", "onnx", "onnxscript", "onnx-ir", "safetensors")
-OPTIONAL = ("transformers", "huggingface_hub")
+OPTIONAL = ("transformers", "huggingface_hub", "pyarrow", "ray")
 GIB = 1 << 30  # bytes
 
 

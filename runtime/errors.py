@@ -56,3 +56,9 @@ class MismatchError(PaliGemmaError):
     """A comparison with the reference failed."""
 
     exit_code = 6
+
+
+class FailedRowsError(PaliGemmaError):
+    """A batch has ended, or was ended, with rows that hold an error in place of an answer."""
+
+    exit_code = 7

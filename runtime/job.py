@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from numbers import Integral
 from os import PathLike, fspath
 
@@ -31,9 +31,9 @@ from .tokenizer import Detokenizer, PromptTokenizer
 class Row:
     """One answer while it is written."""
 
-    index: int
     prompt: tuple[int, ...]
     pictures: tuple[int, ...]  # which of the job's pictures, in reading order
+    seed: int
     detokenizer: Detokenizer
     form: Form | None  # what the answer may look like; None: anything
     ids: list[int] = field(default_factory=list)
@@ -50,7 +50,6 @@ class Job:
     pictures: list[Array]  # float32[3, S, S], each different picture once
     warnings: tuple[str, ...]
     sampling: SamplingOptions
-    seed: int
     max_new_tokens: int
     cancel: Cancellation
     image_tokens: int  # of one picture
@@ -68,7 +67,7 @@ class Job:
             finish_reason=row.finish,
             prompt_tokens=len(row.prompt),
             image_tokens=len(row.pictures) * self.image_tokens,
-            seed=(self.seed + row.index) % SEEDS,
+            seed=row.seed,
             device=self.device,
             timings=Timings(
                 load_s=self.load_s,
@@ -124,6 +123,7 @@ def plan(
     if not isinstance(constrained, bool):
         raise OptionError(f"constrained is {constrained!r}, expected True or False")
 
+    seed = fresh_seed() if sampling.seed is None else int(sampling.seed)
     album = _Album(options.get("max_image_pixels", DEFAULT_MAX_PIXELS), manifest)
     rows = []
     for index, request in enumerate(requests):
@@ -135,14 +135,15 @@ def plan(
                 f"the context has {limit}; show fewer"
             )
         prompt = tokenizer.encode(request.prompt, room)
+        own = replace(sampling, seed=request.seed).seed  # refuses a seed out of range
+        drawn = (seed + index) % SEEDS if own is None else int(own)
         form = form_for(request.prompt, tokenizer, manifest.tokens.stop) if constrained else None
-        rows.append(Row(index, prompt, pictures, Detokenizer(tokenizer), form))
+        rows.append(Row(prompt, pictures, drawn, Detokenizer(tokenizer), form))
     return Job(
         rows=rows,
         pictures=album.pictures,
         warnings=tuple(album.warnings),
         sampling=sampling,
-        seed=fresh_seed() if sampling.seed is None else int(sampling.seed),
         max_new_tokens=int(max_new_tokens),
         cancel=cancel,
         image_tokens=manifest.image.tokens,
@@ -224,7 +225,7 @@ def _run_rows(job: Job, rows: list[Row], features: Array, runner: Runner) -> Ite
         [row.prompt for row in rows],
         max_new_tokens=job.max_new_tokens,
         sampling=job.sampling,
-        generators=[rng_for(job.seed, row.index) for row in rows],
+        generators=[rng_for(row.seed, 0) for row in rows],
         forms=[row.form for row in rows],
         cancel=job.cancel,
         clock=clock,

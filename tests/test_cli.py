@@ -43,8 +43,8 @@ HEAVY = (
     "onnxscript",
     "safetensors",
     "transformers",
-    "tqdm",
-    "filelock",
+    "pyarrow",
+    "ray",
 )
 PAGES = """
 import io, json, contextlib

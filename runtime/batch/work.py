@@ -1,0 +1,106 @@
+"""The work of a shard, part by part: what is done is counted and passed over, the rest is answered."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import chain, count, islice
+from pathlib import Path
+
+from ..session import Device
+from .answers import Asking, Model, answers
+from .inputs import Source, items_of
+from .item import Item
+from .parts import Count, Format, Part, count_of
+from .shards import Shard
+
+
+@dataclass(frozen=True)
+class Work:
+    """Everything that decides the rows of a shard, and how they are made; goes to other machines as it is."""
+
+    source: Source
+    output: Path
+    shard: Shard
+    format: Format
+    part_rows: int
+    asking: Asking
+    bundle: Path
+    device: Device
+    threads: int | None
+
+    def part(self, number: int) -> Part:
+        """Where rows go."""
+        return Part(self.output, self.shard, number, self.format)
+
+
+@dataclass(frozen=True)
+class Watch:
+    """Who is told of rows, and says when to stop."""
+
+    passed: Callable[[Count], object]  # rows of an earlier run
+    answered: Callable[[Count], object]
+    stopped: Callable[[], bool]
+
+
+class Parts:
+    """Items of a shard, a part at a time: forward as they come, backward by starting again."""
+
+    def __init__(self, work: Work) -> None:
+        self._work = work
+        self._start()
+
+    def items(self, number: int) -> Iterator[Item]:
+        """The items of a part; none behind the last one. An iterator ends the one handed out before."""
+        rows = self._work.part_rows
+        if number * rows < self._position:
+            self._start()
+        for _ in self._until(number * rows):
+            pass
+        return self._until((number + 1) * rows)
+
+    def _start(self) -> None:
+        self._position = 0
+        self._stream = self._work.shard.items(items_of(self._work.source))
+
+    def _until(self, end: int) -> Iterator[Item]:
+        while self._position < end and (item := next(self._stream, None)) is not None:
+            self._position += 1
+            yield item
+
+
+def do_shard(work: Work, model: Model, watch: Watch) -> None:
+    """Answer what is left of a shard, or as much of it as there is time for.
+
+    Raises:
+        BundleError, ProviderError, OptionError, OSError: the run cannot go on; what is written stays.
+    """
+    parts = Parts(work)
+    for number in count():
+        items = parts.items(number)
+        first = next(items, None)
+        if first is None or watch.stopped():
+            return
+        do_part(work.part(number), chain([first], items), model, work.asking, watch)
+
+
+def do_part(part: Part, items: Iterator[Item], model: Model, asking: Asking, watch: Watch) -> Count:
+    """Write what is left of a part, unless the watch says stop before that; raises as `do_shard`.
+
+    Returns:
+        What was written now, and not in an earlier run.
+    """
+    if (finished := part.finished()) is not None:
+        watch.passed(finished)
+        return Count()
+    begun = part.begun()
+    watch.passed(begun)
+    written = Count()
+    for rows in answers(model, islice(items, begun.rows, None), asking):
+        part.append(rows)
+        written += count_of(rows)
+        watch.answered(count_of(rows))
+        if watch.stopped():
+            return written
+    part.finish(begun + written)
+    return written

@@ -1,0 +1,211 @@
+"""Where the items of a batch come from: folders, lists, tables and tars, in an order that stays."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+
+from paligemma_onnx.runtime import OptionError
+from paligemma_onnx.runtime.batch.folder import write_listing
+from paligemma_onnx.runtime.batch.inputs import Source, count_items, items_of, kind_of
+from paligemma_onnx.runtime.batch.item import Item, Slice
+from paligemma_onnx.runtime.batch.rows import Fault
+from paligemma_onnx.runtime.batch.shards import Shard
+
+
+def items(path: Path, prompt: str | None = "caption en") -> list[Item]:
+    source = Source(path, kind_of(path), prompt, path.parent / "listing")
+    if source.kind == "folder":
+        write_listing(path, source.listing)
+    found = list(items_of(source))
+    assert list(items_of(source)) == found  # a stream can be read again
+    assert count_items(source) == len(found)
+    return found
+
+
+def message(item: Item) -> str:
+    assert isinstance(item.image, Fault)
+    assert item.image.code == "input"
+    return item.image.message
+
+
+def test_a_folder(tmp_path: Path) -> None:
+    folder = tmp_path / "pictures"
+    names = ["a.jpg", "b/c.PNG", "b/d/e f.webp", "line\nfeed.gif", "é.tiff"]
+    for name in [*names, "b/notes.txt", "README", ".jpg"]:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+    (folder / "loop").symlink_to(folder)
+    odd = os.fsdecode(b"odd\xff.bmp")
+    (folder / odd).touch()
+    found = items(folder)
+    assert sorted(item.id for item in found) == sorted([*names, "odd\\udcff.bmp"])
+    assert {item.image for item in found} == {folder / name for name in [*names, odd]}
+    assert all(item.path == item.id and item.prompt == "caption en" for item in found)
+
+
+def test_a_listing_stays_as_it_is(tmp_path: Path) -> None:
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    (folder / "a.jpg").touch()
+    source = Source(folder, "folder", None, tmp_path / "listing")
+    write_listing(folder, source.listing)
+    (folder / "0.jpg").touch()
+    assert [item.id for item in items_of(source)] == ["a.jpg"]
+
+
+def test_a_list(tmp_path: Path) -> None:
+    path = tmp_path / "list.txt"
+    path.write_bytes(b"\xef\xbb\xbfa.jpg\r\n\n/b/c d.png\nodd\xff.jpg\na.jpg")
+    found = items(path)
+    assert [item.id for item in found] == ["a.jpg", "/b/c d.png", "odd\\udcff.jpg", "a.jpg"]
+    assert [item.image for item in found] == [
+        tmp_path / "a.jpg",
+        Path("/b/c d.png"),
+        tmp_path / os.fsdecode(b"odd\xff.jpg"),
+        tmp_path / "a.jpg",
+    ]
+
+
+def test_a_table_of_json_lines(tmp_path: Path) -> None:
+    path = tmp_path / "table.jsonl"
+    lines = [
+        '{"image": "a.jpg"}',
+        '{"image": "/b.jpg", "prompt": "detect cat", "id": "two"}',
+        '{"image": "c.jpg", "id": 3, "more": [1]}',
+        "",
+        '{"image": "d.jpg"',
+        "[1]",
+        '{"id": "no image"}',
+        '{"image": "e.jpg", "prompt": 7}',
+        '{"image": "f.jpg", "prompt": null, "id": null}',
+        "[" * 100_000,
+    ]
+    path.write_text("\n".join(lines))
+    found = items(path)
+    assert [item.id for item in found] == [
+        *("a.jpg", "two", "3", "row-5", "row-6", "no image", "e.jpg", "f.jpg", "row-10")
+    ]
+    assert [item.prompt for item in found[:3]] == ["caption en", "detect cat", "caption en"]
+    assert [item.image for item in found[:3]] == [tmp_path / "a.jpg", Path("/b.jpg"), tmp_path / "c.jpg"]
+    assert message(found[3]).startswith("line 5 is not JSON")
+    assert message(found[4]).startswith("line 6 is no JSON object")
+    assert message(found[5]).startswith("row 7: `image` is missing")
+    assert message(found[6]) == "row 8: `prompt` is int, not text"
+    assert (found[7].prompt, found[7].image) == ("caption en", tmp_path / "f.jpg")
+    assert message(found[8]).startswith("line 10 is not JSON")
+
+
+@pytest.mark.parametrize("group", [1, 1000])
+def test_parquet(tmp_path: Path, group: int) -> None:
+    path = tmp_path / "table.parquet"
+    rows = [
+        {"image": {"bytes": b"\x89PNG", "path": "a.png"}, "id": "one", "prompt": "detect cat"},
+        {"image": {"bytes": None, "path": "b.png"}, "id": None, "prompt": None},
+        {"image": {"bytes": b"GIF", "path": None}, "id": None, "prompt": ""},
+        {"image": None, "id": None, "prompt": None},
+    ] * 10
+    pyarrow.parquet.write_table(pa.Table.from_pylist(rows), path, row_group_size=group)
+    found = items(path)
+    assert [item.image for item in found[:3]] == [b"\x89PNG", tmp_path / "b.png", b"GIF"]
+    assert [item.id for item in found[:4]] == ["one", "b.png", "row-3", "row-4"]
+    assert [item.id for item in found[38:]] == ["row-39", "row-40"]
+    assert [item.path for item in found[:4]] == ["a.png", "b.png", None, None]
+    assert [item.prompt for item in found[:3]] == ["detect cat", "caption en", ""]
+    assert message(found[3]).startswith("row 4: `image` is missing")
+
+
+@pytest.mark.parametrize("image", ["a.png", b"\x89PNG"])
+def test_parquet_with_plain_columns(tmp_path: Path, image: str | bytes) -> None:
+    path = tmp_path / "table.parquet"
+    pyarrow.parquet.write_table(pa.table({"image": [image], "other": [1]}), path)
+    (item,) = items(path)
+    assert item.image == (tmp_path / "a.png" if isinstance(image, str) else image)
+
+
+def archive(path: Path, members: dict[str, bytes]) -> Path:
+    with tarfile.open(path, "w") as tar:
+        for name, content in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    return path
+
+
+def test_a_tar(tmp_path: Path) -> None:
+    members = {
+        "a.json": json.dumps({"prompt": "detect cat"}).encode(),
+        "a.seg.jpg": b"picture of a",
+        "a.txt": b"a cat on a mat",
+        "sub/a.png": b"picture of sub/a",
+        "sub/a.txt": b"answer en why?\n",
+        "b.txt": b"no picture",
+        "c.jpg": b"",
+        "c.json": b"{",
+        "x" * 200 + ".png": b"long name",
+    }
+    path = archive(tmp_path / "set.tar", members)
+    found = items(path)
+    assert [item.id for item in found] == ["a", "sub/a", "b", "c", "x" * 200]
+    assert [item.path for item in found] == ["a.seg.jpg", "sub/a.png", None, "c.jpg", "x" * 200 + ".png"]
+    pictures = [item.image for item in found]
+    assert isinstance(pictures[0], Slice)
+    assert isinstance(pictures[1], Slice)
+    assert (pictures[0].read(), pictures[1].read()) == (b"picture of a", b"picture of sub/a")
+    assert [item.prompt for item in found[:2]] == ["detect cat", "caption en"]
+    assert [item.prompt for item in items(path, None)[:2]] == ["detect cat", "answer en why?"]
+    assert message(found[2]) == "b: has no member with a picture's suffix"
+    assert message(found[3]) == "c: c.json is not JSON"
+
+
+@pytest.mark.parametrize("cut", [0, 100, 600, 1536, 2000])
+def test_a_damaged_tar_is_refused(tmp_path: Path, cut: int) -> None:
+    path = archive(tmp_path / "set.tar", {"a.png": bytes(600), "b.png": bytes(600)})
+    path.write_bytes(path.read_bytes()[:cut])
+    with pytest.raises(OptionError, match=r"set.tar: is compressed, or damaged behind"):
+        items(path)
+
+
+def test_a_tar_with_a_damaged_header_is_refused(tmp_path: Path) -> None:
+    path = archive(tmp_path / "set.tar", {"a.png": bytes(600), "b.png": bytes(600)})
+    content = bytearray(path.read_bytes())
+    content[1536 + 10] ^= 1  # in the header of b.png
+    path.write_bytes(content)
+    with pytest.raises(OptionError, match=r"damaged behind a.png"):
+        items(path)
+
+
+def test_what_is_no_input_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "photo.jpg").touch()
+    (tmp_path / "table.parquet").write_bytes(b"no parquet")
+    pyarrow.parquet.write_table(pa.table({"picture": ["a.png"]}), tmp_path / "other.parquet")
+    for name, words in (
+        ("absent", "does not exist"),
+        ("photo.jpg", "is neither a folder nor a file named"),
+        ("table.parquet", "is damaged"),
+        ("other.parquet", "has no column `image`"),
+    ):
+        with pytest.raises(OptionError, match=words):
+            items(tmp_path / name)
+
+
+def test_shards_share_out_the_items_by_a_hash_that_stays() -> None:
+    def one(number: int) -> Item:
+        return Item(f"picture {number}", None, None, b"")
+
+    everything = [one(number) for number in range(200)]
+    shards = [list(Shard(index, 3).items(everything)) for index in range(3)]
+    assert sorted((item for shard in shards for item in shard), key=everything.index) == everything
+    assert all(40 < len(shard) < 100 for shard in shards)
+    assert list(Shard(0, 1).items(everything)) == everything
+    digest: Any = hashlib.sha256(b"picture 7").hexdigest()
+    assert everything[7] in shards[int(digest[:16], 16) % 3]
