@@ -23,13 +23,13 @@ from .batch.record import LISTING, Record, begun, input_facts
 from .batch.shards import Shard
 from .batch.stopping import Stop
 from .batch.work import Watch, Work, do_shard
+from .cli_options import CONSTRAINED, DEVICE, MAX_IMAGE_PIXELS, MAX_NEW_TOKENS, MODEL, THREADS, sampling
 from .errors import FailedRowsError, OptionError
-from .image import DEFAULT_MAX_PIXELS
 from .job import plan
 from .manifest import Manifest, read_manifest
 from .paligemma import PaliGemma
 from .picture import Picture
-from .session import DEVICES, MOST_THREADS, Device
+from .session import Device
 from .tokenizer import PromptTokenizer
 
 FEW_ROWS = 100  # before so many, a share of errors says little
@@ -37,7 +37,7 @@ DECODERS = min(4, os.cpu_count() or 1)  # threads; a picture is opened many time
 
 
 @click.command()
-@click.option("--model", type=click.Path(path_type=Path), required=True, help="Bundle made by `export`.")
+@MODEL
 @click.option(
     "--input", type=click.Path(path_type=Path), required=True, help="Folder, .txt, .jsonl, .parquet or .tar."
 )
@@ -54,16 +54,12 @@ DECODERS = min(4, os.cpu_count() or 1)  # threads; a picture is opened many time
 @click.option("--engine", type=click.Choice(("local", "ray")), default="local", help="Who does the work.")
 @click.option("--ray-address", default="auto", help="Of a running cluster.")
 @click.option("--workers", type=click.IntRange(min=1), help="On Ray.  [default: one a machine]")
-@click.option("--max-new-tokens", type=int, help="Of a row.  [default: the bundle's]")
-@click.option("--temperature", type=float, default=0.0, help="0 takes the likeliest token.")
-@click.option("--top-p", type=float, default=1.0, help="As in `generate`.")
-@click.option("--top-k", type=int, default=0, help="As in `generate`.")
-@click.option("--seed", type=int, help="Repeat sampled answers.")
-@click.option("--device", type=click.Choice(DEVICES), default="auto", help="Where to run.")
-@click.option("--threads", type=click.IntRange(1, MOST_THREADS), help="Of the CPU.")
-@click.option(
-    "--max-image-pixels", type=click.IntRange(min=1), default=DEFAULT_MAX_PIXELS, help="Refuse larger ones."
-)
+@MAX_NEW_TOKENS
+@sampling
+@CONSTRAINED
+@DEVICE
+@THREADS
+@MAX_IMAGE_PIXELS
 @click.option("--json", is_flag=True, help="Print one JSON object at the end.")
 def batch(
     model: Path,
@@ -86,6 +82,7 @@ def batch(
     top_p: float,
     top_k: int,
     seed: int | None,
+    constrained: bool,
     device: str,
     threads: int | None,
     max_image_pixels: int,
@@ -115,6 +112,7 @@ def batch(
         temperature=temperature,
         top_p=top_p,
         top_k=top_k,
+        constrained=constrained,
         max_image_pixels=max_image_pixels,
     )
     _check(options, seed, prompt, manifest, model)
@@ -130,6 +128,7 @@ def batch(
         top_p=top_p,
         top_k=top_k,
         seed=seed if temperature > 0 else None,
+        constrained=constrained,
         max_image_pixels=max_image_pixels,
         format=cast(Format, format),
         part_rows=part_rows,
@@ -168,7 +167,9 @@ def _check(options: Options, seed: int | None, prompt: str | None, manifest: Man
     """Refuse options and a prompt that no row could be asked with; raises OptionError, PromptError."""
     blank = Picture(np.zeros((3, manifest.image.size, manifest.image.size), np.float32), 1, 1)
     tokenizer = PromptTokenizer.load(bundle / manifest.tokens.file)
-    plan([Request(blank, prompt or "", seed)], options, manifest, tokenizer, device="", load_s=0.0)
+    if prompt is None:  # each row has its own, and is checked when it comes
+        prompt, options = "", {**options, "constrained": False}
+    plan([Request(blank, prompt, seed)], options, manifest, tokenizer, device="", load_s=0.0)
 
 
 def _limited(progress: Progress, most: float | None) -> Callable[[Count], None]:

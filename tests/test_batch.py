@@ -68,6 +68,29 @@ def test_rows_are_what_generate_says(
         assert row["bundle_id"] == summary["bundle_id"]
 
 
+def test_constrained_rows_are_objects(
+    bundle: Folders, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = tmp_path / "table.jsonl"
+    asked = [("0000.png", "detect cat"), ("0001.png", "segment dog ; cat"), ("0002.png", "caption en")]
+    lines = [json.dumps({"image": str(pictures / name), "prompt": prompt}) for name, prompt in asked]
+    table.write_text("\n".join(lines), encoding="utf-8")
+    given = ("batch", "--model", bundle(CASE), "--input", table, "--device", "cpu", *SAMPLED)
+    output = ("--output", tmp_path / "out", "--max-new-tokens", "60")
+    ended = ran_here(capsys, *given, *output, "--constrained")
+    assert ended.code == 7
+    *objects, caption = rows_in(tmp_path / "out")
+    for row in objects:
+        assert row["warnings"] == []
+        assert {box["label"] for box in row["boxes"]} <= {"cat", "dog"}
+    assert any(row["boxes"] for row in objects)
+    assert caption["error"]["code"] == "prompt"
+    assert "begin with `detect` or `segment`" in caption["error"]["message"]
+    other = ran_here(capsys, *given, *output)
+    assert other.code == 2
+    assert "was begun with constrained True and not False" in other.error
+
+
 def test_broken_files_are_rows_with_errors(
     bundle: Folders,
     broken: Path,

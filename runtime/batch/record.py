@@ -37,6 +37,7 @@ class Record:
     top_p: float
     top_k: int
     seed: int | None  # None where answers are greedy; drawn where sampled ones have none
+    constrained: bool
     max_image_pixels: int
     format: Format
     part_rows: int

@@ -7,11 +7,17 @@ from dataclasses import asdict, dataclass
 
 from ..answer import FinishReason
 from ..boxes import read_objects
-from ..errors import ImageError, NumericsError, PaliGemmaError, PromptError, ResourceError
+from ..errors import ImageError, NumericsError, OptionError, PaliGemmaError, PromptError, ResourceError
 from ..shortage import shortage
 
 # The first that fits; an error of another class than these is a defect of ours or of a library.
-_CODES = {ImageError: "image", PromptError: "prompt", NumericsError: "numerics", ResourceError: "resources"}
+_CODES = {
+    ImageError: "image",
+    PromptError: "prompt",
+    OptionError: "prompt",  # a prompt that an option of the run does not suit
+    NumericsError: "numerics",
+    ResourceError: "resources",
+}
 
 
 @dataclass(frozen=True)
