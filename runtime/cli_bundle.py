@@ -33,9 +33,9 @@ def verify(bundle: Path, json: bool) -> None:
 @BUNDLE
 @JSON
 def inspect(bundle: Path, json: bool) -> None:
-    """Show what is in BUNDLE."""
-    manifest = read_manifest(bundle)
-    click.echo(dumps(inspection.facts(manifest)) if json else inspection.table(manifest))
+    """Show what is in BUNDLE: graphs, operators, bits by layer, and the memory that it takes here."""
+    found = inspection.inspect_bundle(bundle, read_manifest(bundle))
+    click.echo(dumps(inspection.facts(found)) if json else inspection.table(found))
 
 
 @click.command()
