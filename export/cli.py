@@ -19,13 +19,20 @@ class _Lines(click.types.StringParamType):
 
 
 ADAPTER = click.option(
-    "--adapter", type=click.Path(path_type=Path), help="PEFT LoRA folder to merge into the weights."
+    "--adapter",
+    type=click.Path(path_type=Path),
+    help="PEFT LoRA folder to merge into the weights.",
 )
 
 
 @click.command()
 @click.argument("checkpoint")
-@click.option("--output", type=click.Path(path_type=Path), required=True, help="Folder of the bundle.")
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="Folder of the bundle.",
+)
 @click.option("--precision", type=click.Choice(PRECISIONS), default="fp32", help="How numbers are stored.")
 @ADAPTER
 @click.option("--force", is_flag=True, help="Replace the bundle that is there.")
@@ -60,7 +67,11 @@ def export(
 
 @click.command()
 @click.argument("bundle", type=click.Path(path_type=Path))
-@click.option("--checkpoint", required=True, help="What the bundle was exported from: folder or hub id.")
+@click.option(
+    "--checkpoint",
+    required=True,
+    help="What the bundle was exported from: folder or hub id.",
+)
 @ADAPTER
 @click.option(
     "--image", type=click.Path(), multiple=True, help="Image to ask about.  [default: a synthetic one]"
@@ -75,6 +86,7 @@ def export(
 @click.option("--device", type=click.Choice(DEVICES), default="cpu", help="Where the bundle runs.")
 @click.option("--threads", type=click.IntRange(1, MOST_THREADS), help="Threads of the CPU.  [default: all]")
 @click.option("--json", is_flag=True, help="Print one JSON object.")
+@click.option("--html", type=click.Path(path_type=Path), help="Write the report as a page, too.")
 def validate(
     bundle: Path,
     checkpoint: str,
@@ -86,6 +98,7 @@ def validate(
     device: str,
     threads: int | None,
     json: bool,
+    html: Path | None,
 ) -> None:
     """Hold BUNDLE against its checkpoint: weights, each graph, each layer's cache, each step.
 
@@ -104,11 +117,16 @@ def validate(
         device=cast(Device, device),
         threads=threads,
         as_json=json,
+        html=html,
     )
 
 
 @click.command()
-@click.option("--output", type=click.Path(path_type=Path), help="Keep the bundle in this folder.")
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path),
+    help="Keep the bundle in this folder.",
+)
 @click.option(
     "--picture",
     type=click.Path(path_type=Path, dir_okay=False),
