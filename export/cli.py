@@ -7,6 +7,7 @@ from typing import cast
 
 import click
 
+from paligemma_onnx.runtime.cli_completion import complete_folders
 from paligemma_onnx.runtime.session import DEVICES, MOST_THREADS, Device
 
 from .recipes import PRECISIONS
@@ -21,16 +22,18 @@ class _Lines(click.types.StringParamType):
 ADAPTER = click.option(
     "--adapter",
     type=click.Path(path_type=Path),
+    shell_complete=complete_folders,
     help="PEFT LoRA folder to merge into the weights.",
 )
 
 
 @click.command()
-@click.argument("checkpoint")
+@click.argument("checkpoint", shell_complete=complete_folders)
 @click.option(
     "--output",
     type=click.Path(path_type=Path),
     required=True,
+    shell_complete=complete_folders,
     help="Folder of the bundle.",
 )
 @click.option("--precision", type=click.Choice(PRECISIONS), default="fp32", help="How numbers are stored.")
@@ -66,10 +69,11 @@ def export(
 
 
 @click.command()
-@click.argument("bundle", type=click.Path(path_type=Path))
+@click.argument("bundle", type=click.Path(path_type=Path), shell_complete=complete_folders)
 @click.option(
     "--checkpoint",
     required=True,
+    shell_complete=complete_folders,
     help="What the bundle was exported from: folder or hub id.",
 )
 @ADAPTER
@@ -125,6 +129,7 @@ def validate(
 @click.option(
     "--output",
     type=click.Path(path_type=Path),
+    shell_complete=complete_folders,
     help="Keep the bundle in this folder.",
 )
 @click.option(

@@ -14,6 +14,7 @@ import click
 
 from .answer import Generation, Options
 from .cancellation import Cancellation
+from .cli_completion import complete_folders
 from .image import DEFAULT_MAX_PIXELS
 from .paligemma import PaliGemma, Stream
 from .session import DEVICES, MOST_THREADS, Device
@@ -21,7 +22,13 @@ from .terminal import say
 
 
 @click.command()
-@click.option("--model", type=click.Path(path_type=Path), required=True, help="Bundle made by `export`.")
+@click.option(
+    "--model",
+    type=click.Path(path_type=Path),
+    required=True,
+    shell_complete=complete_folders,
+    help="Bundle made by `export`.",
+)
 @click.option("--image", type=click.Path(), required=True, multiple=True, help="Image file; may be repeated.")
 @click.option("--max-new-tokens", type=int, help="Most tokens to generate.  [default: the bundle's]")
 @click.option("--temperature", type=float, default=0.0, help="0 takes the likeliest token, 1 samples.")
