@@ -47,7 +47,7 @@ class TerminalProgress:
             self._line(text, same=same)
             return
         if self._bar is None:
-            plain = "{desc} [{elapsed}]"  # until there are bytes to count
+            plain = "{desc}[{elapsed}]"  # until there are bytes to count
             self._bar = tqdm(
                 total=0, unit="B", unit_scale=True, file=sys.stderr, leave=False, bar_format=plain
             )

@@ -17,8 +17,7 @@ LEFT, RIGHT, TOP, BOTTOM = 44, 12, 28, 34  # around the plot, for labels
 ROW = 30  # of a bar chart's row
 NAMES = 104  # left of a row, for its name
 LABEL_CHARS = 15  # that fit there
-SIZE = 4  # half the width of a mark
-# Half a mark around its middle, as a path; series differ by shape first, by colour besides.
+# Marks, as paths around their middle; series differ by shape first, by colour besides.
 SHAPES = {
     "circle": "m-4,0a4,4 0 1,0 8,0a4,4 0 1,0 -8,0",
     "square": "m-3.5,-3.5h7v7h-7z",

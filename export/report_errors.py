@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from .compare import Comparison, Difference, Limits
 from .grouping import by_layer, by_output, largest
@@ -11,9 +12,48 @@ from .markup import Markup, joined, table, tag
 from .report_charts import Bar, Limit, Point, Series, bars, legend, plot
 from .report_scales import LinearScale, log_scale, power
 
-WORST = "worst: the largest error, as a share of the largest value"
-TYPICAL = "typical: the root mean square of the errors, as a share of that of the values"
 FAILED = "over its limit"
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One of the two ways in which a tensor is off."""
+
+    word: str
+    field: str  # of Difference
+    limit: str  # of Limits
+    look: Series  # of a mark
+
+    def most(self, group: Sequence[Difference]) -> float:
+        """The largest of a group; what is no number is infinitely large."""
+        values = [float(getattr(one, self.field)) for one in group]
+        return math.inf if any(map(math.isnan, values)) else max(values)
+
+    def point(self, name: str, x: float, group: Sequence[Difference]) -> Point:
+        """The largest of a group, to be drawn."""
+        passed = all(getattr(one, self.field) <= getattr(one.limits, self.limit) for one in group)
+        value = self.most(group)
+        return Point(x, value, f"{name}, {self.word}: {words_of(value)}", failed=not passed)
+
+
+WORST = Measure(
+    "worst",
+    "relative",
+    "worst",
+    Series("worst: the largest error, as a share of the largest value", "diamond", 1, True, ()),
+)
+TYPICAL = Measure(
+    "typical",
+    "rms",
+    "rms",
+    Series(
+        "typical: the root mean square of the errors, as a share of that of the values",
+        "circle",
+        0,
+        False,
+        (),
+    ),
+)
 
 
 def errors(comparison: Comparison) -> Markup:
@@ -25,12 +65,13 @@ def errors(comparison: Comparison) -> Markup:
 
 def _by_graph(comparison: Comparison) -> Markup:
     groups, exact = by_output(comparison.differences), comparison.exact
-    worst, typical = Series("", "diamond", 1, True, ()), Series("", "circle", 0, False, ())
-    rows = [Bar(name, tuple(_marks(group, (typical, worst), name))) for name, group in groups.items()]
+    rows = [
+        Bar(name, tuple((one.look, one.point(name, 0, group)) for one in (TYPICAL, WORST)))
+        for name, group in groups.items()
+    ]
     limits = _limits(comparison.differences)
     scale = log_scale([*_values(comparison.differences), *(limit.value for limit in limits)])
     chart = bars("Errors by graph and output", "share of the reference, log scale", rows, scale, limits)
-    named = (Series(WORST, "diamond", 1, True, ()), Series(TYPICAL, "circle", 0, False, ()))
     cells = [
         (
             name,
@@ -49,7 +90,7 @@ def _by_graph(comparison: Comparison) -> Markup:
         "section",
         tag("h2", "Errors by graph"),
         tag("p", "Each graph got the reference's own inputs, so that an error shows where it arises."),
-        legend(named, FAILED),
+        legend((WORST.look, TYPICAL.look), FAILED),
         tag("div", chart, class_="charts"),
         table("Of each output the tensor that is farthest off", columns, cells),
     )
@@ -61,16 +102,14 @@ def _by_layer(comparison: Comparison) -> Markup:
     for graph, kinds in by_layer(comparison.differences).items():
         inside = [one for layers in kinds.values() for group in layers.values() for one in group]
         series = [
-            _layers(name, group, typical=typical)
-            for name, group in kinds.items()
-            for typical in (False, True)
+            _layers(kind, layers, measure) for kind, layers in kinds.items() for measure in (WORST, TYPICAL)
         ]
         numbers = [layer for layers in kinds.values() for layer in layers]
         x = LinearScale(min(numbers), max(numbers))
         y = log_scale([*_values(inside), *(limit.value for limit in limits)])
         charts.append(plot(f"{graph}: errors by layer", "layer", "share, log scale", series, x, y, limits))
         cells = [
-            (f"{layer} {name}", number(_most(group, "relative")), number(_most(group, "rms")))
+            (f"{layer} {name}", number(WORST.most(group)), number(TYPICAL.most(group)))
             for name, layers in kinds.items()
             for layer, group in layers.items()
         ]
@@ -102,41 +141,10 @@ def verdict(passed: bool) -> Markup:
     return tag("span", "passed" if passed else "FAILED", class_="good" if passed else "bad")
 
 
-def _layers(kind: str, layers: Mapping[int, list[Difference]], *, typical: bool) -> Series:
-    field, word = ("rms", "typical") if typical else ("relative", "worst")
-    points = tuple(
-        Point(
-            layer,
-            _most(group, field),
-            f"layer {layer} {kind}, {word}: {words_of(_most(group, field))}",
-            failed=_over(group, field),
-        )
-        for layer, group in sorted(layers.items())
-    )
+def _layers(kind: str, layers: Mapping[int, list[Difference]], measure: Measure) -> Series:
+    points = (measure.point(f"layer {layer} {kind}", layer, group) for layer, group in sorted(layers.items()))
     shape, colour = ("square", 2) if kind == "value" else ("circle", 0)
-    return Series(f"{kind}, {word}", shape, colour, not typical, points)
-
-
-def _marks(
-    group: Sequence[Difference], looks: tuple[Series, Series], name: str
-) -> list[tuple[Series, Point]]:
-    marks = []
-    for look, field, word in zip(looks, ("rms", "relative"), ("typical", "worst"), strict=True):
-        value = _most(group, field)
-        marks.append(
-            (look, Point(0, value, f"{name}, {word}: {words_of(value)}", failed=_over(group, field)))
-        )
-    return marks
-
-
-def _most(group: Sequence[Difference], field: str) -> float:
-    values = [float(getattr(one, field)) for one in group]
-    return math.inf if any(map(math.isnan, values)) else max(values)
-
-
-def _over(group: Sequence[Difference], field: str) -> bool:
-    limit = "worst" if field == "relative" else "rms"
-    return not all(getattr(one, field) <= getattr(one.limits, limit) for one in group)
+    return Series(f"{kind}, {measure.word}", shape, colour, measure.look.filled, tuple(points))
 
 
 def _values(differences: Sequence[Difference]) -> list[float]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pty
 import select
+import subprocess
 import termios
 import time
 from collections.abc import Mapping, Sequence
@@ -19,17 +20,24 @@ class Terminal:
     def __init__(self, command: Sequence[str], env: Mapping[str, str]) -> None:
         """Start it; its standard streams are the terminal."""
         self.shown = ""
-        self._process, self._end = pty.fork()
-        if self._process == 0:
-            termios.tcsetwinsize(0, SIZE)
-            os.execvpe(command[0], list(command), dict(env))
+        self._end, other = pty.openpty()
+        termios.tcsetwinsize(other, SIZE)
+        self._process = subprocess.Popen(
+            command,
+            stdin=other,
+            stdout=other,
+            stderr=other,
+            env=env,
+            start_new_session=True,
+        )
+        os.close(other)
 
     def __enter__(self) -> Terminal:
         return self
 
     def __exit__(self, *_: object) -> None:
         os.close(self._end)  # hangs up
-        os.waitpid(self._process, 0)
+        self._process.wait(LONGEST)
 
     def type(self, keys: str) -> None:
         """As somebody at the keyboard; what was shown before is forgotten."""
@@ -40,7 +48,7 @@ class Terminal:
         """What has been shown once one of the words was; or all, when the process has ended."""
         deadline = time.monotonic() + LONGEST
         while not any(word in self.shown for word in words):
-            ready, _, _ = select.select([self._end], [], [], deadline - time.monotonic())
+            ready, _, _ = select.select([self._end], [], [], max(0.0, deadline - time.monotonic()))
             assert ready, f"waited for {words}, saw {self.shown!r}"
             try:
                 read = os.read(self._end, 1 << 16)

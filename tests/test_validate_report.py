@@ -114,7 +114,8 @@ def test_a_place_that_takes_no_page_is_told_at_once(
     def computed(*_: object, **__: object) -> None:
         raise AssertionError("computed first")
 
-    monkeypatch.setattr(commands, "validate", computed)
+    for work in ("resolve_checkpoint", "open_source", "validate"):
+        monkeypatch.setattr(commands, work, computed)
     ended = validate(checkpoint(CASE), "--html", tmp_path / name)
     assert (ended.code, ended.out) == (2, "")
     assert "choose another --html" in ended.error
