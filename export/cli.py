@@ -7,6 +7,7 @@ from typing import cast
 
 import click
 
+from paligemma_onnx.runtime.cli_completion import complete_folders
 from paligemma_onnx.runtime.session import DEVICES, MOST_THREADS, Device
 
 from .recipes import PRECISIONS
@@ -19,7 +20,10 @@ class _Lines(click.types.StringParamType):
 
 
 ADAPTER = click.option(
-    "--adapter", type=click.Path(path_type=Path), help="PEFT LoRA folder to merge into the weights."
+    "--adapter",
+    type=click.Path(path_type=Path),
+    shell_complete=complete_folders,
+    help="PEFT LoRA folder to merge into the weights.",
 )
 
 MASK_DECODER = click.option(
@@ -31,8 +35,14 @@ MASK_DECODER = click.option(
 
 
 @click.command()
-@click.argument("checkpoint")
-@click.option("--output", type=click.Path(path_type=Path), required=True, help="Folder of the bundle.")
+@click.argument("checkpoint", shell_complete=complete_folders)
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path),
+    required=True,
+    shell_complete=complete_folders,
+    help="Folder of the bundle.",
+)
 @click.option("--precision", type=click.Choice(PRECISIONS), default="fp32", help="How numbers are stored.")
 @ADAPTER
 @MASK_DECODER
@@ -69,8 +79,13 @@ def export(
 
 
 @click.command()
-@click.argument("bundle", type=click.Path(path_type=Path))
-@click.option("--checkpoint", required=True, help="What the bundle was exported from: folder or hub id.")
+@click.argument("bundle", type=click.Path(path_type=Path), shell_complete=complete_folders)
+@click.option(
+    "--checkpoint",
+    required=True,
+    shell_complete=complete_folders,
+    help="What the bundle was exported from: folder or hub id.",
+)
 @ADAPTER
 @MASK_DECODER
 @click.option(
@@ -86,6 +101,7 @@ def export(
 @click.option("--device", type=click.Choice(DEVICES), default="cpu", help="Where the bundle runs.")
 @click.option("--threads", type=click.IntRange(1, MOST_THREADS), help="Threads of the CPU.  [default: all]")
 @click.option("--json", is_flag=True, help="Print one JSON object.")
+@click.option("--html", type=click.Path(path_type=Path), help="Write the report as a page, too.")
 def validate(
     bundle: Path,
     checkpoint: str,
@@ -98,6 +114,7 @@ def validate(
     device: str,
     threads: int | None,
     json: bool,
+    html: Path | None,
 ) -> None:
     """Hold BUNDLE against its checkpoint: weights, each graph, each layer's cache, each step.
 
@@ -117,11 +134,17 @@ def validate(
         device=cast(Device, device),
         threads=threads,
         as_json=json,
+        html=html,
     )
 
 
 @click.command()
-@click.option("--output", type=click.Path(path_type=Path), help="Keep the bundle in this folder.")
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path),
+    shell_complete=complete_folders,
+    help="Keep the bundle in this folder.",
+)
 @click.option(
     "--picture",
     type=click.Path(path_type=Path, dir_okay=False),

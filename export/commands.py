@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import json
+import time
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -12,7 +13,6 @@ import numpy as np
 from paligemma_onnx.model.errors import CheckpointError
 from paligemma_onnx.runtime.drawing import check_picture_file
 from paligemma_onnx.runtime.errors import MismatchError, OptionError
-from paligemma_onnx.runtime.image import open_image, preprocess
 from paligemma_onnx.runtime.manifest import read_manifest
 from paligemma_onnx.runtime.session import Device, place
 from paligemma_onnx.runtime.shortage import resources
@@ -23,11 +23,15 @@ from . import self_check as checks
 from .demo import run_demo
 from .exporter import ExportRequest, Source, draft, export, open_source
 from .facts import first_difference
+from .findings import find
 from .hub import resolve_checkpoint
 from .progress import TerminalProgress
 from .record import Reference
-from .report import as_json as validation_json
-from .report import first_failure, table
+from .replaced_file import replaced_file
+from .report import table
+from .report_json import as_json as validation_json
+from .report_page import page
+from .seen import see
 from .validation import validate
 
 
@@ -73,44 +77,60 @@ def run_validate(
     device: Device,
     threads: int | None,
     as_json: bool,
+    html: Path | None,
 ) -> None:
-    """Validate, and print the report.
+    """Validate, print the report, and write it as a page.
 
     Raises:
-        MismatchError: they are not the same model.
+        MismatchError: they are not the same model; both reports are there all the same, unless they differ
+            in shape, so that nothing can be compared.
+        OptionError: the page cannot be written; nothing has been computed then.
     """
     manifest = read_manifest(bundle)
     check_files(bundle, manifest)
     placement = place(device, threads)
-    source = open_source(resolve_checkpoint(checkpoint), adapter, mask_decoder)
-    if manifest.graphs.mask_decoder is not None and source.mask_decoder is None:
-        raise OptionError(f"{bundle} has a mask decoder and {checkpoint} has none; give its --mask-decoder")
-    if different := first_difference(manifest, draft(source, manifest.recipe.precision)):
-        raise MismatchError(f"{bundle} is not {checkpoint}: {different}")
-    tokenizer = PromptTokenizer.load(bundle / manifest.tokens.file)
-    facts = manifest.image
-    pictures = [
-        preprocess(open_image(image).rgb, facts.size, facts.mean, facts.std, facts.rescale_factor)
-        for image in images
-    ] or [checks.synthetic_picture(facts.size)]
-    questions = checks.questions_for(
-        manifest, tokenizer, np.stack(pictures), prompts or checks.PROMPTS, steps
-    )
-    with TerminalProgress() as progress, resources(str(bundle)):
-        validation = validate(
-            bundle,
+    with replaced_file(html, "--html") if html is not None else nullcontext() as write:
+        started = time.perf_counter()
+        source = open_source(resolve_checkpoint(checkpoint), adapter, mask_decoder)
+        if manifest.graphs.mask_decoder is not None and source.mask_decoder is None:
+            raise OptionError(
+                f"{bundle} has a mask decoder and {checkpoint} has none; give its --mask-decoder"
+            )
+        if different := first_difference(manifest, draft(source, manifest.recipe.precision)):
+            raise MismatchError(f"{bundle} is not {checkpoint}: {different}")
+        tokenizer = PromptTokenizer.load(bundle / manifest.tokens.file)
+        seen = [see(image, manifest.image) for image in images or (None,)]
+        pixel_values, prompts = np.stack([one.pixels for one in seen]), prompts or checks.PROMPTS
+        questions = checks.questions_for(manifest, tokenizer, pixel_values, prompts, steps)
+        with TerminalProgress() as progress, resources(str(bundle)):
+            validation = validate(
+                bundle,
+                manifest,
+                source=source.weights(manifest.recipe.precision),
+                constants=source.constants,
+                reference=lambda: _reference(reference, source, adapter),
+                mask_decoder=None if manifest.graphs.mask_decoder is None else source.mask_decoder,
+                questions=questions,
+                placement=placement,
+                progress=progress.stage,
+            )
+        findings = find(
+            validation,
             manifest,
-            source=source.weights(manifest.recipe.precision),
-            constants=source.constants,
-            reference=lambda: _reference(reference, source, adapter),
-            mask_decoder=None if manifest.graphs.mask_decoder is None else source.mask_decoder,
-            questions=questions,
-            placement=placement,
-            progress=progress.stage,
+            tokenizer,
+            prompts=prompts,
+            pictures=tuple(one.pictured for one in seen),
+            checkpoint=checkpoint,
+            adapter=None if adapter is None else str(adapter),
+            seconds=time.perf_counter() - started,
         )
-    click.echo(json.dumps(validation_json(validation)) if as_json else table(validation))
-    if not validation.passed:
-        raise MismatchError(f"{bundle} is not {checkpoint}: {first_failure(validation)}")
+        try:
+            if write is not None:
+                write(page(findings, [one.embedded for one in seen]))
+        finally:  # a full disk does not cost the answer
+            click.echo(validation_json(findings) if as_json else table(validation))
+    if findings.problem is not None:
+        raise MismatchError(f"{bundle} is not {checkpoint}: {findings.problem}")
 
 
 def _reference(kind: str, source: Source, adapter: Path | None) -> tuple[str, Reference]:

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from paligemma_onnx.runtime.cache import Cache
 from paligemma_onnx.runtime.cancellation import Cancellation
-from paligemma_onnx.runtime.graphs import Array, GraphRunner
+from paligemma_onnx.runtime.graphs import GraphRunner
+from paligemma_onnx.runtime.runner import Array
 
 from .record import Questions, Record
 
@@ -87,6 +88,7 @@ class FreeRun:
     bundle: tuple[int, ...]
     parted: int | None  # the first step at which they differ
     near_tie: bool
+    margin: float | None  # there, the reference's logit of its own id less that of the bundle's
 
     @property
     def passed(self) -> bool:
@@ -264,11 +266,12 @@ def _free_runs(
     for row in range(ours.shape[1]):
         apart = np.flatnonzero(ours[:, row] != theirs[:, row])
         parted = int(apart[0]) if len(apart) else None
-        tie = True
+        tie, margin = True, None
         if parted is not None:
             stage = "prefill" if parted == 0 else f"step.{parted - 1}"
-            tie = _near_tie(kept[f"{stage}.logits"][row], ours[parted, row], theirs[parted, row], limits)
-        yield FreeRun(row, tuple(theirs[:, row].tolist()), tuple(ours[:, row].tolist()), parted, tie)
+            scores, mine, right = kept[f"{stage}.logits"][row], ours[parted, row], theirs[parted, row]
+            tie, margin = _near_tie(scores, mine, right, limits), float(scores[right] - scores[mine])
+        yield FreeRun(row, tuple(theirs[:, row].tolist()), tuple(ours[:, row].tolist()), parted, tie, margin)
 
 
 def _named(cache: Cache) -> Iterator[tuple[str, Any]]:

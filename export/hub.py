@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 
 from paligemma_onnx.model.errors import CheckpointError, shown
@@ -33,10 +34,13 @@ def resolve_checkpoint(checkpoint: str) -> Path:
         raise CheckpointError(f"{checkpoint}: no such folder")
     try:
         from huggingface_hub import snapshot_download  # noqa: PLC0415  optional
+        from huggingface_hub.utils.tqdm import disable_progress_bars  # noqa: PLC0415
     except ModuleNotFoundError:
         raise CheckpointError(
             f"{checkpoint}: no such folder; to download it from the hub, `pip install 'paligemma-onnx[hub]'`"
         ) from None
+    if sys.stderr is None or not sys.stderr.isatty():  # bars are for terminals
+        disable_progress_bars()
     with resources(checkpoint):
         try:
             return Path(snapshot_download(named[1], revision=named[2], allow_patterns=list(FILES)))

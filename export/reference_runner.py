@@ -13,9 +13,10 @@ from paligemma_onnx.model.mask_decoder import MaskDecoder
 from paligemma_onnx.runtime.cache import Cache
 from paligemma_onnx.runtime.cancellation import Cancellation
 from paligemma_onnx.runtime.errors import BundleError
-from paligemma_onnx.runtime.graphs import NO_MASK_DECODER, Array, Ids
+from paligemma_onnx.runtime.graphs import NO_MASK_DECODER
 from paligemma_onnx.runtime.manifest import Manifest
 from paligemma_onnx.runtime.paligemma import PaliGemma
+from paligemma_onnx.runtime.runner import Array, Ids
 from paligemma_onnx.runtime.session import Placement, place
 from paligemma_onnx.runtime.tokenizer import PromptTokenizer
 

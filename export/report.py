@@ -1,17 +1,13 @@
-"""A validation as a table for people and as data for machines."""
+"""A validation as a table for people."""
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import asdict
 from statistics import fmean
-from typing import Any
 
 from .compare import Comparison, Difference
+from .grouping import by_output, largest
 from .validation import Validation
-
-SCHEMA_VERSION = 1
 
 
 def first_failure(validation: Validation) -> str:
@@ -39,11 +35,6 @@ def first_failure(validation: Validation) -> str:
     return "nothing"
 
 
-def as_json(validation: Validation) -> dict[str, Any]:
-    """The whole validation as plain data."""
-    return {"schema_version": SCHEMA_VERSION, "passed": validation.passed, **asdict(validation)}
-
-
 def table(validation: Validation) -> str:
     """Worst errors by graph, agreement of words, and the verdict."""
     comparison = validation.comparison
@@ -56,8 +47,8 @@ def table(validation: Validation) -> str:
         "",
         f"{'':<10} {'worst absolute':>15} {'share of largest':>17} {'of rms':>9} {'allowed':>8}   where",
     ]
-    worst = _worst(comparison.differences, exact=exact)
-    lines += [_row(name, difference, exact=exact) for name, difference in worst.items()]
+    groups = by_output(comparison.differences).items()
+    lines += [_row(name, largest(group, exact=exact), exact=exact) for name, group in groups]
     lines += ["", *_words(comparison)]
     verdict = "PASSED" if validation.passed else f"FAILED: {first_failure(validation)}"
     return "\n".join([*lines, "", verdict])
@@ -81,18 +72,6 @@ def _words(comparison: Comparison) -> Iterator[str]:
         else:
             tie = ", a near tie" if exact and run.near_tie else ""
             yield f"row {run.row}      {words} part at {run.parted}{tie}"
-
-
-def _worst(differences: tuple[Difference, ...], *, exact: bool) -> dict[str, Difference]:
-    groups: dict[str, list[Difference]] = defaultdict(list)
-    for difference in differences:
-        graph = "decode" if difference.stage.startswith("step.") else difference.stage
-        kind = difference.name.rpartition(".")[2]
-        groups[graph if graph == "vision" else f"{graph} {kind}"].append(difference)
-    return {
-        name: max(group, key=lambda item: item.relative if exact else item.rms)
-        for name, group in groups.items()
-    }
 
 
 def _row(name: str, worst: Difference, *, exact: bool) -> str:

@@ -16,6 +16,7 @@ import click
 from .errors import ProviderError
 from .terminal import let_go, run_command, say, take_over
 
+VARIABLES = "PALIGEMMA_ONNX"  # how the names of variables begin that set options
 # name -> module, extra it needs, one line of help
 COMMANDS = {
     "export": ("paligemma_onnx.export.cli", "export", "Turn a checkpoint into a bundle of ONNX graphs."),
@@ -30,6 +31,7 @@ COMMANDS = {
     "bench": ("paligemma_onnx.runtime.cli_bench", None, "Measure a bundle on this machine."),
     "demo": ("paligemma_onnx.export.cli", "export", "Make, export and ask a small model, offline."),
     "doctor": ("paligemma_onnx.runtime.cli_bundle", None, "Show versions, devices and what is missing."),
+    "completion": ("paligemma_onnx.runtime.cli_completion", None, "Print what makes a shell complete."),
 }
 
 
@@ -45,7 +47,10 @@ class LazyGroup(click.Group):
         if cmd_name not in COMMANDS:
             return None
         command: Any = getattr(importlib.import_module(COMMANDS[cmd_name][0]), cmd_name)
-        return command if isinstance(command, click.Command) else None
+        if not isinstance(command, click.Command):
+            return None
+        command.epilog = _variables(cmd_name, command)
+        return command
 
     def invoke(self, ctx: click.Context) -> int:
         """Run a command; what it raises ends here, where --debug is known, and not in click."""
@@ -74,10 +79,22 @@ class LazyGroup(click.Group):
             formatter.write_dl([(name, text) for name, (_, _, text) in COMMANDS.items()])
 
 
+def _variables(name: str, command: click.Command) -> str | None:
+    """The rule by which variables set a command's options, with its first one as the example."""
+    option = next((one for one in command.params if isinstance(one, click.Option)), None)
+    if option is None or option.name is None:
+        return None
+    prefix = f"{VARIABLES}_{name.upper()}"
+    return (
+        f"Variables set options: {prefix}_OPTION, so {prefix}_{option.name.upper()} sets {option.opts[0]}; "
+        "of a flag, 1 or 0."
+    )
+
+
 @click.group(
     cls=LazyGroup,
     context_settings={
-        "auto_envvar_prefix": "PALIGEMMA_ONNX",
+        "auto_envvar_prefix": VARIABLES,
         "help_option_names": ["-h", "--help"],
         "show_default": True,
         "max_content_width": 110,

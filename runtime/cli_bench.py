@@ -11,6 +11,7 @@ from typing import cast
 import click
 
 from .benchmark import Benchmark, Cost, peak_bytes, pictures_for
+from .cli_completion import complete_folders
 from .paligemma import PaliGemma
 from .session import DEVICES, MOST_THREADS, Device
 from .terminal import say
@@ -52,7 +53,7 @@ def batch_sizes(_context: click.Context, _option: click.Parameter, text: str) ->
 
 
 @click.command()
-@click.argument("bundle", type=click.Path(path_type=Path))
+@click.argument("bundle", type=click.Path(path_type=Path), shell_complete=complete_folders)
 @click.option("--image", type=click.Path(), help="Image file to ask about.  [default: a drawn one]")
 @click.option("--tokens", type=click.IntRange(2, 4096), default=20, help="Tokens of each answer.")
 @click.option("--rounds", type=click.IntRange(1, 1000), default=5, help="Requests; medians are reported.")

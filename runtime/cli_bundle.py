@@ -10,10 +10,11 @@ import click
 
 from . import doctor as installation
 from . import inspection, prepared
+from .cli_completion import complete_folders
 from .manifest import read_manifest
 from .verification import verify as verify_bundle
 
-BUNDLE = click.argument("bundle", type=click.Path(path_type=Path))
+BUNDLE = click.argument("bundle", type=click.Path(path_type=Path), shell_complete=complete_folders)
 JSON = click.option("--json", is_flag=True, help="Print one JSON object.")
 
 
@@ -33,9 +34,9 @@ def verify(bundle: Path, json: bool) -> None:
 @BUNDLE
 @JSON
 def inspect(bundle: Path, json: bool) -> None:
-    """Show what is in BUNDLE."""
-    manifest = read_manifest(bundle)
-    click.echo(dumps(inspection.facts(manifest)) if json else inspection.table(manifest))
+    """Show what is in BUNDLE: graphs, operators, bits by layer, and the memory that it takes here."""
+    found = inspection.inspect_bundle(bundle, read_manifest(bundle))
+    click.echo(dumps(inspection.facts(found)) if json else inspection.table(found))
 
 
 @click.command()

@@ -16,8 +16,8 @@ from .answer import FinishReason
 from .cancellation import Cancellation
 from .constraint import Form, Place
 from .errors import NumericsError
-from .graphs import Array, Runner
 from .manifest import Recipe
+from .runner import Array, Runner
 from .sampling import SamplingOptions, sample
 
 

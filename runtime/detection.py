@@ -15,8 +15,8 @@ from .boxes import Box, Found, read_objects
 from .cancellation import Cancellation
 from .drawing import draw
 from .errors import PromptError
-from .graphs import Runner
 from .masks import Mask
+from .runner import Runner
 
 
 @dataclass(frozen=True)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import platform
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
 
 from .errors import ProviderError, ResourceError
-from .session import available_devices, available_threads
+from .machine import this_machine
+from .session import available_devices
 
 RUNTIME = ("paligemma-onnx", "numpy", "pillow", "tokenizers", "click", "dacite")
 ENGINES = ("onnxruntime", "onnxruntime-gpu")
@@ -39,6 +38,7 @@ class Diagnosis:
 def diagnose() -> Diagnosis:
     """Look around; never raises for what is missing."""
     versions = {name: _version(name) for name in (*RUNTIME, *ENGINES, *EXPORT, *OPTIONAL)}
+    machine = this_machine()
     advice = []
     devices: tuple[str, ...] = ()
     try:
@@ -64,8 +64,8 @@ def diagnose() -> Diagnosis:
         system=f"{platform.system()} {platform.machine()}",
         versions=versions,
         devices=devices,
-        threads=available_threads(),
-        memory_bytes=_memory(),
+        threads=machine.threads,
+        memory_bytes=machine.memory_bytes,
         advice=tuple(advice),
     )
 
@@ -90,10 +90,3 @@ def _version(name: str) -> str | None:
         return version(name)
     except PackageNotFoundError:
         return None
-
-
-def _memory() -> int | None:
-    names: dict[str, Any] = getattr(os, "sysconf_names", {})
-    if "SC_PHYS_PAGES" not in names:
-        return None
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,7 @@ from .cancellation import Cancellation
 from .errors import BundleError, PaliGemmaError, ResourceError
 from .heap import trim
 from .manifest import GraphSpec, Manifest, TensorSpec
+from .runner import Array, Ids
 from .session import Placement, import_onnxruntime, open_session
 from .shortage import shortage
 
@@ -29,31 +30,6 @@ from .shortage import shortage
 SPARE_SLOTS = 128
 
 NO_MASK_DECODER = "the bundle has no mask decoder; export the checkpoint with --mask-decoder"
-
-Array = NDArray[np.float32]
-Ids = NDArray[np.int64]
-
-
-class Runner(Protocol):
-    """The graphs' calls, from whoever computes them; `GraphRunner` documents shapes."""
-
-    @property
-    def manifest(self) -> Manifest: ...  # noqa: D102  facts of the model
-
-    @property
-    def placement(self) -> Placement: ...  # noqa: D102  where it runs
-
-    def encode_image(self, pixel_values: Array, cancel: Cancellation) -> Array: ...  # noqa: D102
-
-    def prefill(  # noqa: D102
-        self, input_ids: Ids, image_features: Array, text_lengths: Ids, slots: int, cancel: Cancellation
-    ) -> tuple[Array, Cache]: ...
-
-    def decode(  # noqa: D102
-        self, input_ids: Ids, cache: Cache, cancel: Cancellation
-    ) -> tuple[Array, Cache]: ...
-
-    def decode_masks(self, codes: Ids, cancel: Cancellation) -> Array: ...  # noqa: D102
 
 
 def different_graphs(manifest: Manifest) -> tuple[GraphSpec, ...]:

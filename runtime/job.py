@@ -19,10 +19,10 @@ from .cancellation import Cancellation, Cancelled
 from .constraint import Form, form_for
 from .decoding import Clock, decode_batch
 from .errors import OptionError, PromptError
-from .graphs import Array, Runner
 from .image import DEFAULT_MAX_PIXELS, ImageInput
 from .manifest import Manifest
 from .picture import Picture, open_picture
+from .runner import Array, Runner
 from .sampling import SEEDS, SamplingOptions, fresh_seed, rng_for
 from .tokenizer import Detokenizer, PromptTokenizer
 

@@ -16,12 +16,13 @@ from typing import Unpack
 from .answer import Generation, Images, Options, Request
 from .detection import Detections, detections, task_prompt
 from .errors import BundleError, ProviderError
-from .graphs import NO_MASK_DECODER, GraphRunner, Runner
+from .graphs import NO_MASK_DECODER, GraphRunner
 from .image import DEFAULT_MAX_PIXELS, ImageInput, open_image
 from .job import Job, Row, plan, run
 from .manifest import Manifest, read_manifest
 from .picture import Picture, open_picture, picture_of
 from .prepared import find_prepared
+from .runner import Runner
 from .session import Device, Placement, place
 from .shortage import resources
 from .tokenizer import PromptTokenizer

@@ -59,8 +59,11 @@ def run_command(command: Callable[[], object], *, debug: bool = False) -> int:
 
 
 def take_over() -> None:
-    """Prepare the process: SIGTERM ends it as Ctrl-C does, and no character is too strange for a terminal."""
+    """Prepare the process: SIGTERM ends it as Ctrl-C does, no character is too strange for a terminal, and
+    who wants no colours gets none."""
     signal.signal(signal.SIGTERM, _terminate)
+    if os.environ.get("NO_COLOR"):  # no-color.org; colours come only from bars that are told to have one
+        os.environ.pop("TQDM_COLOUR", None)
     # Pillow warns of odd tags in images that it reads all the same; what matters we say ourselves.
     warnings.filterwarnings("ignore", module="PIL")
     for stream in (sys.stdout, sys.stderr):

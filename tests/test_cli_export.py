@@ -14,6 +14,7 @@ import pytest
 from command_line import ran_here
 from damage import copied, edit_json, edit_tensors
 from huggingface_hub import errors
+from huggingface_hub import utils as hub
 from reused_graphs import graphs_of
 
 from paligemma_onnx.export import exporter
@@ -86,8 +87,10 @@ def test_a_hub_id_is_downloaded(
 ) -> None:
     """Only what an export reads, and no pickles."""
     asked: list[tuple[str, Any]] = []
+    hub.enable_progress_bars()
 
     def download(name: str, *, allow_patterns: Any, **_: Any) -> str:
+        assert hub.are_progress_bars_disabled()  # nobody looks on
         asked.append((name, allow_patterns))
         return str(checkpoint(CASE))
 

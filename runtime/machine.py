@@ -1,0 +1,71 @@
+"""The machine at hand: its processor, and the memory that a process here may have."""
+
+from __future__ import annotations
+
+import os
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+
+from .session import available_threads
+
+KIB = 1 << 10  # bytes; the unit of /proc/meminfo
+# What a container may use (Linux, cgroup v2, then v1); a number of bytes, or a word where there is no limit.
+LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where this process runs."""
+
+    system: str
+    processor: str
+    threads: int  # processors this process may use
+    memory_bytes: int | None  # of the machine, or of the container where that is less; None: unknown
+    free_bytes: int | None  # what the system can give without swapping; None: unknown
+
+
+def this_machine() -> Machine:
+    """Look around; never raises."""
+    memory, free = _memory(), _meminfo("MemAvailable")
+    return Machine(
+        system=f"{platform.system()} {platform.machine()}",
+        processor=_processor(),
+        threads=available_threads(),
+        memory_bytes=memory,
+        free_bytes=free if free is None or memory is None else min(free, memory),
+    )
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:  # not Linux
+        lines = []
+    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(named, "") or platform.processor() or platform.machine()
+
+
+def _memory() -> int | None:
+    total = None
+    if "SC_PHYS_PAGES" in getattr(os, "sysconf_names", {}):
+        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    known = [size for size in (total, *map(_limit, LIMITS)) if size is not None]
+    return min(known, default=None)
+
+
+def _limit(path: str) -> int | None:
+    try:
+        text = Path(path).read_text(encoding="ascii").strip()
+    except (OSError, ValueError):
+        return None
+    return int(text) if text.isdigit() else None
+
+
+def _meminfo(name: str) -> int | None:
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii", errors="replace").splitlines()
+    except OSError:  # not Linux
+        return None
+    sizes = (line.split()[1] for line in lines if line.startswith(f"{name}:"))
+    return next((int(size) * KIB for size in sizes if size.isdigit()), None)

@@ -1,0 +1,98 @@
+"""How much memory a bundle takes on this machine, before it is opened."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from .machine import Machine
+from .manifest import Manifest
+
+FLOAT32 = 4  # bytes
+ANSWER = 64  # tokens of a prompt and a short answer
+BATCHES = (1, 8)  # requests at once that the table is for
+LENGTHS = (1024, 4096)  # tokens: images of 448 and of 896 pixels become so many
+
+# Measured with benchmarks/real_size on bundles of 1.8 to 3.8 GB (benchmarks/measured); a test holds the
+# estimate against those figures.
+PACKED = 1.22  # memory of a byte in a weight file, once matrices lie in the order of the kernels
+REST = 300_000_000  # bytes: Python, the engine, and what it computes with at 224 pixels
+VISION_HEADS = 16  # of every published vision tower, each of which attends from all patches to all
+
+
+@dataclass(frozen=True)
+class MemoryEstimate:
+    """Bytes that a process which answers one request has resident at its peak."""
+
+    # mapped: files as they are, shared between processes. prepared: likewise, in the kernels' order.
+    # packed: private memory, in the kernels' order.
+    weights: Literal["mapped", "prepared", "packed"]
+    weights_bytes: int
+    cache_bytes: int  # one picture and a short answer
+    other_bytes: int
+    total_bytes: int
+    machine_bytes: int | None  # None: unknown
+    free_bytes: int | None
+    fits: bool | None  # whether the machine has so much memory; None: unknown
+    fits_now: bool | None  # whether so much is free
+
+
+@dataclass(frozen=True)
+class CacheSize:
+    """Memory of a key-value cache."""
+
+    tokens: int  # of each row, image tokens included
+    batch: int
+    bytes: int
+
+
+def cache_bytes(manifest: Manifest, tokens: int) -> int:
+    """Memory of the key-value cache of one request that holds so many tokens."""
+    cache = manifest.cache
+    return 2 * cache.layers * cache.heads * cache.head_dim * FLOAT32 * tokens
+
+
+def one_picture(manifest: Manifest) -> int:
+    """Tokens of a picture, a prompt and a short answer."""
+    return min(manifest.image.tokens + ANSWER, manifest.model.context_length)
+
+
+def cache_sizes(manifest: Manifest) -> tuple[CacheSize, ...]:
+    """For one picture, some round lengths and the full context; alone and in a batch."""
+    full = manifest.model.context_length
+    lengths = sorted({one_picture(manifest), *(length for length in LENGTHS if length < full), full})
+    return tuple(
+        CacheSize(tokens, batch, batch * cache_bytes(manifest, tokens))
+        for tokens in lengths
+        for batch in BATCHES
+    )
+
+
+def estimate_memory(manifest: Manifest, machine: Machine, *, prepared: bool) -> MemoryEstimate:
+    """What a process needs that loads the bundle and answers about one picture.
+
+    Args:
+        manifest: the bundle's.
+        machine: where it will run, on the CPU.
+        prepared: whether `prepare` has written its graphs for this machine.
+    """
+    size = sum(spec.bytes for spec in manifest.files.values())
+    mapped = manifest.recipe.is_float32
+    weights = size if mapped else int(PACKED * size)
+    cache = cache_bytes(manifest, one_picture(manifest))
+    if manifest.cache.update == "grow":
+        cache *= 2  # a step copies it, and has both
+    attention = 2 * VISION_HEADS * manifest.image.tokens**2 * FLOAT32  # scores, and their softmax
+    other = REST + attention
+    total = weights + cache + other
+    return MemoryEstimate(
+        weights="mapped" if mapped else "prepared" if prepared else "packed",
+        weights_bytes=weights,
+        cache_bytes=cache,
+        other_bytes=other,
+        total_bytes=total,
+        machine_bytes=machine.memory_bytes,
+        free_bytes=machine.free_bytes,
+        fits=None if machine.memory_bytes is None else total <= machine.memory_bytes,
+        fits_now=None if machine.free_bytes is None else total <= machine.free_bytes,
+    )

@@ -1,0 +1,38 @@
+"""What the driver's loop needs of a model: the graphs' calls, from whoever computes them."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .cache import Cache
+from .cancellation import Cancellation
+from .manifest import Manifest
+from .session import Placement
+
+Array = NDArray[np.float32]
+Ids = NDArray[np.int64]
+
+
+class Runner(Protocol):
+    """The graphs' calls, from whoever computes them; `GraphRunner` documents shapes."""
+
+    @property
+    def manifest(self) -> Manifest: ...  # noqa: D102  facts of the model
+
+    @property
+    def placement(self) -> Placement: ...  # noqa: D102  where it runs
+
+    def encode_image(self, pixel_values: Array, cancel: Cancellation) -> Array: ...  # noqa: D102
+
+    def prefill(  # noqa: D102
+        self, input_ids: Ids, image_features: Array, text_lengths: Ids, slots: int, cancel: Cancellation
+    ) -> tuple[Array, Cache]: ...
+
+    def decode(  # noqa: D102
+        self, input_ids: Ids, cache: Cache, cancel: Cancellation
+    ) -> tuple[Array, Cache]: ...
+
+    def decode_masks(self, codes: Ids, cancel: Cancellation) -> Array: ...  # noqa: D102

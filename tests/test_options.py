@@ -1,0 +1,109 @@
+"""Every option of every command: help that fits a screen, and a variable of its own."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+from click.core import ParameterSource
+from command_line import ran_here
+
+from paligemma_onnx.runtime.cli import COMMANDS, VARIABLES, cli
+
+SCREEN, COLUMNS = 40, 100  # lines, characters
+ROOT = click.Context(cli, info_name="paligemma-onnx", **cli.context_settings)
+
+
+def command(name: str) -> click.Command:
+    found = cli.get_command(ROOT, name)
+    assert found is not None
+    return found
+
+
+def options() -> Iterator[tuple[str, click.Option]]:
+    for name in COMMANDS:
+        for one in command(name).params:
+            if isinstance(one, click.Option):
+                yield name, one
+
+
+ALL = list(options())
+
+
+def test_there_are_options_of_every_kind() -> None:
+    kinds = {(type(option.type).__name__, option.multiple, option.is_flag) for _, option in ALL}
+    assert len(ALL) > 30
+    assert {name for name, *_ in kinds} >= {"Path", "Choice", "IntRange", "StringParamType", "BoolParamType"}
+    assert {multiple for _, multiple, _ in kinds} == {False, True}
+
+
+def sample(option: click.Option) -> tuple[str, Any]:
+    """A value for a variable that is not the default, and what the command gets of it."""
+    if option.name == "batches":
+        return "3,5", (3, 5)
+    if option.is_flag:
+        return ("0", False) if option.default is True else ("1", True)
+    given, value = one_of(option.type)
+    if not option.multiple:
+        return given, value
+    between = ":" if isinstance(option.type, click.Path) else "\n"
+    return between.join((given, given)), (value, value)
+
+
+def one_of(kind: click.ParamType) -> tuple[str, Any]:
+    """A value that fits a type, as text and as it is."""
+    match kind:
+        case click.Choice():
+            return str(kind.choices[-1]), kind.choices[-1]
+        case click.Path():
+            return "a.png", kind.coerce_path_result("a.png")
+        case click.types.IntParamType():  # ranges, too
+            return "3", 3
+        case click.types.FloatParamType():
+            return "0.25", 0.25
+    return "one", "one"
+
+
+@pytest.mark.parametrize(("name", "option"), ALL, ids=[f"{name} {one.opts[0]}" for name, one in ALL])
+def test_a_variable_sets_it(name: str, option: click.Option, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the rule alone; required options and arguments are given, too."""
+    assert option.name is not None
+    given, expected = sample(option)
+    monkeypatch.setenv(f"{VARIABLES}_{name.upper()}_{option.name.upper()}", given)
+    arguments = []
+    for other in command(name).params:
+        if other.required and other is not option:
+            arguments += [other.opts[0], "x"] if isinstance(other, click.Option) else ["x"]
+    context = command(name).make_context(name, arguments, parent=ROOT)
+    assert context.get_parameter_source(option.name) == ParameterSource.ENVIRONMENT
+    assert context.params[option.name] == expected
+    assert option.get_default(context) != expected
+
+
+def test_a_variable_of_no_command(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(f"{VARIABLES}_DEBUG", "1")
+    assert "Traceback" in ran_here(capsys, "inspect", Path("absent")).err
+
+
+@pytest.mark.parametrize("name", ["", *COMMANDS])
+def test_help(name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A screenful that names the rule with an option that the command has, and describes every option."""
+    monkeypatch.setenv("COLUMNS", str(COLUMNS))
+    page = ran_here(capsys, *name.split(), "--help").out
+    lines = page.splitlines()
+    assert len(lines) <= SCREEN
+    assert max(map(len, lines)) <= COLUMNS
+    mine = [option for owner, option in ALL if owner == name]
+    if mine:
+        variable, flag = re.search(rf"({VARIABLES}\w+)\s+sets\s+(--[\w-]+)", page).groups()  # type: ignore[union-attr]
+        named = {f"{VARIABLES}_{name.upper()}_{option.name.upper()}": option.opts for option in mine}  # type: ignore[union-attr]
+        assert flag in named[variable]
+    for option in mine:
+        assert option.help
+        assert option.opts[0] in page

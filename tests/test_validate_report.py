@@ -1,0 +1,146 @@
+"""`validate --html`: a page for a sound bundle and for a wrong one, whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import torch
+from command_line import Ended, ran_here
+from damage import copied, edit_tensors
+from PIL import Image
+from test_report_json import SCHEMA, refuse
+
+from paligemma_onnx.export import commands
+from paligemma_onnx.export.exporter import open_source
+from paligemma_onnx.export.replaced_file import replaced_file
+from paligemma_onnx.export.self_check import questions_for, synthetic_picture
+from paligemma_onnx.model.load import load_model
+from paligemma_onnx.runtime.errors import OptionError
+from paligemma_onnx.runtime.manifest import read_manifest
+from paligemma_onnx.runtime.tokenizer import PromptTokenizer
+
+Folders = Callable[[str], Path]
+Validate = Callable[..., Ended]
+CASE = "gemma_one_kv_head"
+EMBEDDING = "language_model.model.embed_tokens.weight"
+
+
+@pytest.fixture
+def validate(bundle: Folders, capsys: pytest.CaptureFixture[str]) -> Validate:
+    def run(checkpoint: Path, *options: object) -> Ended:
+        return ran_here(
+            capsys, "validate", bundle(CASE), "--checkpoint", checkpoint, "--steps", "2", *options
+        )
+
+    return run
+
+
+def test_a_sound_bundle(validate: Validate, checkpoint: Folders, bundle: Folders, tmp_path: Path) -> None:
+    picture, report = tmp_path / "a <b> & c.png", tmp_path / "report.html"
+    Image.new("RGB", (900, 300), "red").save(picture)
+    report.write_text("an older one")
+    options = ("--html", report, "--json", "--image", picture, "--prompt", "detect <b>")
+    ended = validate(checkpoint(CASE), *options)
+    assert ended.code == 0
+    data = json.loads(ended.out, parse_constant=refuse)
+    jsonschema.Draft202012Validator(SCHEMA).validate(data)
+    assert data["pictures"] == [{"name": str(picture), "width": 900, "height": 300}]
+    assert [answer["prompt"] for answer in data["answers"]] == ["detect <b>"]
+    assert data["files"] == json.loads((bundle(CASE) / "manifest.json").read_text())["files"]
+    tokenizer = PromptTokenizer.load(bundle(CASE) / "tokenizer.json")
+    ids = data["comparison"]["free_runs"][0]["reference"]
+    stop = next((place for place, token in enumerate(ids) if token == tokenizer.eos_id), None)
+    assert data["answers"][0]["reference"]["text"] == tokenizer.decode(ids[:stop])
+    text = report.read_text(encoding="utf-8")
+    for words in ("✓ Passed", data["bundle_id"], "detect &lt;b&gt;", "a &lt;b&gt; &amp; c.png", "900 x 300"):
+        assert words in text
+    assert all(spec["sha256"] in text for spec in data["files"].values())
+    assert sorted(tmp_path.iterdir()) == [picture, report]
+
+
+@pytest.fixture
+def other(checkpoint: Folders, tmp_path: Path) -> Path:
+    """A checkpoint whose rows of the table are in another order, so that its first words are others."""
+    folder = copied(checkpoint(CASE), tmp_path / "checkpoint")
+    edit_tensors(folder, lambda tensors: tensors.update({EMBEDDING: tensors[EMBEDDING].roll(5, 0)}))
+    return folder
+
+
+def test_a_wrong_bundle_gets_its_page(
+    validate: Validate, other: Path, bundle: Folders, tmp_path: Path
+) -> None:
+    report = tmp_path / "report.html"
+    ended = validate(other, "--html", report, "--json")
+    assert ended.code == 6
+    data: Any = json.loads(ended.out, parse_constant=refuse)
+    jsonschema.Draft202012Validator(SCHEMA).validate(data)
+    assert data["passed"] is False
+    assert data["problem"] in ended.error
+    text = report.read_text(encoding="utf-8")
+    assert "✗ FAILED" in text
+    assert "language_model.embed_tokens.weight" in text
+    # The margin is that of the torch model's own logits.
+    manifest, source = read_manifest(bundle(CASE)), open_source(other, None)
+    tokenizer = PromptTokenizer.load(bundle(CASE) / manifest.tokens.file)
+    prompts = tuple(answer["prompt"] for answer in data["answers"])
+    picture = synthetic_picture(manifest.image.size)[None]
+    questions = questions_for(manifest, tokenizer, picture, prompts, 2)
+    model = load_model(source.config, source.checkpoint)
+    with torch.inference_mode():
+        features = model.encode_image(torch.from_numpy(picture)).expand(len(prompts), -1, -1)
+        ids, lengths = torch.from_numpy(questions.input_ids), torch.from_numpy(questions.text_lengths)
+        logits, _ = model.prefill(ids, features, lengths)
+    at_once = [run for run in data["comparison"]["free_runs"] if run["parted"] == 0]
+    assert at_once
+    for run in at_once:
+        scores = logits[run["row"]]
+        margin = float(scores[run["reference"][0]] - scores[run["bundle"][0]])
+        assert run["margin"] == pytest.approx(margin, rel=1e-4)
+        assert data["answers"][run["row"]]["parting"]["margin"] == run["margin"]
+
+
+@pytest.mark.parametrize("name", ["absent/report.html", ".", "bundle", "x" * 300, "/dev/null"])
+def test_a_place_that_takes_no_page_is_told_at_once(
+    validate: Validate, checkpoint: Folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    (tmp_path / "bundle").mkdir()
+
+    def computed(*_: object, **__: object) -> None:
+        raise AssertionError("computed first")
+
+    for work in ("resolve_checkpoint", "open_source", "validate"):
+        monkeypatch.setattr(commands, work, computed)
+    ended = validate(checkpoint(CASE), "--html", tmp_path / name)
+    assert (ended.code, ended.out) == (2, "")
+    assert "choose another --html" in ended.error
+    assert os.listdir(tmp_path) == ["bundle"]  # noqa: PTH208
+    assert Path("/dev/null").is_char_device()
+
+
+def test_what_was_there_stays_until_the_new_one_is_whole(tmp_path: Path) -> None:
+    kept, link = tmp_path / "kept.html", tmp_path / "link.html"
+    kept.write_text("old")
+    link.symlink_to(kept)
+
+    def fail() -> None:
+        with replaced_file(link, "--html"):
+            assert len(list(tmp_path.iterdir())) == 3
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fail()
+    assert sorted(tmp_path.iterdir()) == [kept, link]
+    assert kept.read_text() == "old"
+    with replaced_file(link, "--html") as write:
+        write("new ü")
+    assert sorted(tmp_path.iterdir()) == [kept, link]
+    assert link.is_symlink()
+    assert kept.read_text(encoding="utf-8") == "new ü"
+    with pytest.raises(OptionError, match="choose another --html"), replaced_file(Path("a\0b"), "--html"):
+        pass
