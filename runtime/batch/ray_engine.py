@@ -80,13 +80,14 @@ def do_shard_on_ray(work: Work, rows: int, *, watch: Watch, address: str, worker
         BundleError, OptionError: as `do_shard`.
     """
     missing = list(_missing(work, rows, watch))
+    if not missing:
+        return
     ray = _joined(address)
     try:
-        if missing:
-            for found in _counts(ray, work, missing, workers or _machines(ray)):
-                watch.answered(found)
-                if watch.stopped():
-                    return
+        for found in _counts(ray, work, missing, workers or _machines(ray)):
+            watch.answered(found)
+            if watch.stopped():
+                return
     except ray.exceptions.RayError as error:
         raise ProviderError(f"Ray: {' '.join(str(error).split())[-LONGEST:]}") from error
     finally:
@@ -108,7 +109,7 @@ def _joined(address: str) -> Any:
         import ray.data  # noqa: PLC0415
     except ModuleNotFoundError as error:
         raise ProviderError("--engine ray needs Ray: run `pip install 'paligemma-onnx[cpu,ray]'`") from error
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # it warns of what Ray Data does
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # else it calls what Ray Data does an error
     try:
         _knock(address)
         ray.init(address=address, log_to_driver=False, logging_level="error")
