@@ -44,7 +44,8 @@ class GraphContents:
 
 def graph_specs(manifest: Manifest) -> dict[str, GraphSpec]:
     """A manifest's graphs by name, in order."""
-    return {field.name: getattr(manifest.graphs, field.name) for field in fields(manifest.graphs)}
+    named = {field.name: getattr(manifest.graphs, field.name) for field in fields(manifest.graphs)}
+    return {name: graph for name, graph in named.items() if graph is not None}
 
 
 def read_graphs(folder: Path, manifest: Manifest) -> dict[str, GraphContents]:

@@ -70,6 +70,7 @@ def facts(found: Inspection) -> dict[str, Any]:
             **asdict(found.graphs[name]),
         }
         for name, graph in full.pop("graphs").items()
+        if graph is not None
     }
     return {
         **full,

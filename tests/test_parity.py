@@ -210,6 +210,7 @@ def test_validation_against_transformers_passes(checkpoint: Folders, bundle: Fol
         source=source.weights(model.manifest.recipe.precision),
         constants=source.constants,
         reference=lambda: ("transformers", TransformersReference(checkpoint(name))),
+        mask_decoder=None,
         questions=questions_for(model.manifest, model.tokenizer, np.stack([picture, -picture]), PROMPTS, 8),
         placement=place("cpu", None),
         progress=lambda _: None,
