@@ -59,7 +59,7 @@ def export(
     strict: bool,
     validate: bool,
 ) -> None:
-    """Turn CHECKPOINT into a bundle of three ONNX graphs that runs without torch.
+    """Turn CHECKPOINT into a bundle of ONNX graphs that runs without torch.
 
     CHECKPOINT is a folder in Hugging Face layout (config.json, safetensors, tokenizer.json), or a hub id.
     The folder appears only when the graphs have been checked against torch.

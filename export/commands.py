@@ -11,9 +11,10 @@ import click
 import numpy as np
 
 from paligemma_onnx.model.errors import CheckpointError
-from paligemma_onnx.runtime.drawing import check_picture_file
 from paligemma_onnx.runtime.errors import MismatchError, OptionError
 from paligemma_onnx.runtime.manifest import read_manifest
+from paligemma_onnx.runtime.picture_file import picture_file
+from paligemma_onnx.runtime.replaced_file import replaced_file
 from paligemma_onnx.runtime.session import Device, place
 from paligemma_onnx.runtime.shortage import resources
 from paligemma_onnx.runtime.tokenizer import PromptTokenizer
@@ -27,7 +28,6 @@ from .findings import find
 from .hub import resolve_checkpoint
 from .progress import TerminalProgress
 from .record import Reference
-from .replaced_file import replaced_file
 from .report import table
 from .report_json import as_json as validation_json
 from .report_page import page
@@ -126,7 +126,7 @@ def run_validate(
         )
         try:
             if write is not None:
-                write(page(findings, [one.embedded for one in seen]))
+                write(page(findings, [one.embedded for one in seen]).encode())
         finally:  # a full disk does not cost the answer
             click.echo(validation_json(findings) if as_json else table(validation))
     if findings.problem is not None:
@@ -154,16 +154,18 @@ def run_demo_in(output: Path | None, picture: Path) -> None:
     Raises:
         OptionError: the folder is not empty or cannot be made, or the picture cannot be written.
     """
-    check_picture_file(picture, "--picture")
-    if output is not None:
-        try:
-            output.mkdir(parents=True, exist_ok=True)
-            occupied = any(output.iterdir())
-        except OSError as error:
-            raise OptionError(
-                f"{output}: cannot be made ({error.strerror}); choose another --output"
-            ) from error
-        if occupied:
-            raise OptionError(f"{output}: is not empty; choose another --output")
-    with TerminalProgress() as progress:
-        run_demo(output, picture, progress)
+    with picture_file(picture, "--picture") as save:
+        if output is not None:
+            try:
+                output.mkdir(parents=True, exist_ok=True)
+                occupied = any(output.iterdir())
+            except OSError as error:
+                raise OptionError(
+                    f"{output}: cannot be made ({error.strerror}); choose another --output"
+                ) from error
+            if occupied:
+                raise OptionError(f"{output}: is not empty; choose another --output")
+        with TerminalProgress() as progress:
+            save(run_demo(output, progress))
+        click.echo(f"{picture}: the scene with boxes and masks drawn in")
+        click.echo("The model is small and knows drawn scenes like this one, not photographs.")

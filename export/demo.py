@@ -13,7 +13,7 @@ from PIL import Image
 
 from paligemma_onnx.runtime.answer import Generation
 from paligemma_onnx.runtime.detection import Detection
-from paligemma_onnx.runtime.drawing import draw, save_picture
+from paligemma_onnx.runtime.drawing import draw
 from paligemma_onnx.runtime.image import open_image
 from paligemma_onnx.runtime.paligemma import PaliGemma
 from paligemma_onnx.runtime.terminal import say
@@ -33,16 +33,15 @@ PROMPTS = (
 ZOOM = 3  # scenes are small, and labels are to be read
 
 
-def run_demo(output: Path | None, picture: Path, progress: Progress) -> None:
+def run_demo(output: Path | None, progress: Progress) -> Image.Image:
     """Export the shipped model, ask it about the shipped scene, and draw what it found.
 
     Args:
         output: gets the bundle; None puts it in a folder that is removed.
-        picture: file of the scene with boxes and masks.
         progress: told what happens.
 
-    Raises:
-        OptionError: the picture cannot be written.
+    Returns:
+        The scene with boxes and masks, enlarged.
     """
     temporary = tempfile.TemporaryDirectory(prefix="paligemma-onnx-")
     with shipped_model() as checkpoint, temporary if output is None else nullcontext(output) as kept:
@@ -66,9 +65,7 @@ def run_demo(output: Path | None, picture: Path, progress: Progress) -> None:
                 say(_timings(answer))
             image = open_image(scene).rgb
         enlarged = image.resize((ZOOM * image.width, ZOOM * image.height), Image.Resampling.LANCZOS)
-        save_picture(draw(enlarged, found), picture, "--picture")
-        click.echo(f"{picture}: the scene with {len(found)} boxes and masks drawn in")
-        click.echo("The model is small and knows drawn scenes like this one, not photographs.")
+        return draw(enlarged, found)
 
 
 def _timings(answer: Generation) -> str:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 CODES = 128  # `<seg000>` to `<seg127>`
 GRID = 4  # codes, both ways
 DOUBLINGS = 4  # of the side, from the grid to the map
+FIRST = "decoder.0.weight"  # the convolution whose shape says both widths
 SIDE = GRID * 2**DOUBLINGS  # pixels, both ways
 
 
@@ -79,12 +80,24 @@ class MaskDecoder(nn.Module):
             weights: every parameter by its published name.
 
         Raises:
-            KeyError: the first convolution is missing.
-            RuntimeError: a parameter is missing, unexpected or misshapen; the message names it.
+            ValueError: a parameter is missing, unexpected or misshapen; the message names it.
         """
-        width, codebook_width = weights["decoder.0.weight"].shape[:2]
-        decoder = cls(codebook_width, width)
-        decoder.load_state_dict(dict(weights), strict=True)
+        first = weights.get(FIRST)
+        if first is None or first.ndim != 4:
+            raise ValueError(f"{FIRST} is missing or has not four axes")
+        width, codebook_width = first.shape[:2]
+        with torch.device("meta"):  # shapes only: the file may ask for any width
+            decoder = cls(codebook_width, width)
+        shapes = {name: tuple(weight.shape) for name, weight in decoder.state_dict().items()}
+        for name in sorted(shapes.keys() | weights.keys()):
+            if name not in weights:
+                raise ValueError(f"{name} is missing")
+            if name not in shapes:
+                raise ValueError(f"{name} is not expected")
+            if tuple(weights[name].shape) != shapes[name]:
+                raise ValueError(f"{name} is {list(weights[name].shape)}, expected {list(shapes[name])}")
+        floats = {name: weight.to(torch.float32) for name, weight in weights.items()}
+        decoder.load_state_dict(floats, strict=True, assign=True)
         return decoder.eval().requires_grad_(False)
 
     def forward(self, codes: Tensor) -> Tensor:

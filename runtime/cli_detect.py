@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from json import dumps
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -23,8 +24,8 @@ from .cli_options import (
     sampling,
 )
 from .detection import Detections
-from .drawing import check_picture_file, save_picture
 from .paligemma import PaliGemma
+from .picture_file import picture_file
 from .session import Device
 from .terminal import say
 
@@ -95,8 +96,6 @@ def _run(
     release_vision: bool,
     json: bool,
 ) -> None:
-    if draw is not None:
-        check_picture_file(draw, "--draw")
     cancel = Cancellation()
     options = Options(
         temperature=temperature,
@@ -109,22 +108,25 @@ def _run(
     )
     if max_new_tokens is not None:
         options["max_new_tokens"] = max_new_tokens
-    loaded = PaliGemma.load(
-        model, device=cast(Device, device), threads=threads, keep_vision=not release_vision
-    )
-    ask = loaded.segment if task == "segment" else loaded.detect
-    # Signals reach the main thread between bytecodes: a graph that ran there would keep Ctrl-C waiting.
-    with ThreadPoolExecutor(1) as worker:
-        answer = worker.submit(ask, image, labels, **options)
+    with picture_file(draw, "--draw") if draw is not None else nullcontext() as save:
+        loaded = PaliGemma.load(
+            model, device=cast(Device, device), threads=threads, keep_vision=not release_vision
+        )
+        ask = loaded.segment if task == "segment" else loaded.detect
+        # Signals reach the main thread between bytecodes: a graph that ran there would keep Ctrl-C waiting.
+        with ThreadPoolExecutor(1) as worker:
+            answer = worker.submit(ask, image, labels, **options)
+            try:
+                found = answer.result()
+            finally:
+                cancel.cancel()
+        for warning in found.warnings:
+            say(f"warning: {warning}")
         try:
-            found = answer.result()
-        finally:
-            cancel.cancel()
-    for warning in found.warnings:
-        say(f"warning: {warning}")
-    if draw is not None:
-        save_picture(found.drawn(), draw, "--draw")
-    click.echo(dumps(found.as_json()) if json else _lines(found), nl=json or bool(found))
+            if save is not None:
+                save(found.drawn())
+        finally:  # a picture that cannot be written does not cost the answer
+            click.echo(dumps(found.as_json()) if json else _lines(found), nl=json or bool(found))
 
 
 def _lines(found: Detections) -> str:

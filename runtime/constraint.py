@@ -99,11 +99,13 @@ def form_for(prompt: str, tokenizer: PromptTokenizer, stop: Sequence[int]) -> Fo
     """
     task, _, rest = prompt.strip().partition(" ")
     if task not in TASKS:
-        raise OptionError("constrained works for prompts that begin with `detect` or `segment`")
+        raise OptionError("constrained works for prompts that begin with `detect` or `segment` and a space")
     labels = dict.fromkeys(label.strip() for label in rest.split(";"))
     for label in labels:
         if "<" in label:
             raise OptionError(f"constrained: the label {label[:40]!r} holds a `<`, which begins a token")
+        if tokenizer.decode(_ids(tokenizer, f" {label}" if label else "")).strip() != label:
+            raise OptionError(f"constrained: the label {label[:40]!r} is not what the vocabulary gives back")
     locations = _pieces(tokenizer, [f"<loc{number:04d}>" for number in range(LAST_LOCATION + 1)])
     segments = _pieces(tokenizer, [f"<seg{number:03d}>" for number in range(LAST_SEGMENT + 1)])
     if len(locations) < 2 or not len(segments):

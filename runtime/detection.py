@@ -14,7 +14,7 @@ from .answer import Generation
 from .boxes import Box, Found, read_objects
 from .cancellation import Cancellation
 from .drawing import draw
-from .errors import PromptError
+from .errors import NumericsError, PromptError
 from .masks import Mask
 from .runner import Runner
 
@@ -93,10 +93,17 @@ def detections(generation: Generation, image: Image.Image, runner: Runner, *, ma
 
     Raises:
         BundleError: masks are wanted, and the bundle has no mask decoder.
+        NumericsError: it answered with values that are not numbers.
     """
     read, size = read_objects(generation.text), image.size
     coded = [found.codes for found in read.found if masks and found.codes is not None]
-    levels = iter(runner.decode_masks(np.array(coded, dtype=np.int64), Cancellation()) if coded else ())
+    decoded = runner.decode_masks(np.array(coded, dtype=np.int64), Cancellation()) if coded else np.zeros(0)
+    if not np.isfinite(decoded).all():
+        raise NumericsError(
+            "the mask decoder answered with values that are not numbers; `paligemma-onnx export --strict` "
+            "tells whether its weights hold NaN or infinity"
+        )
+    levels = iter(decoded)
 
     def detection(found: Found) -> Detection:
         mask = Mask(next(levels), found.box, *size) if masks and found.codes is not None else None
@@ -110,11 +117,13 @@ def task_prompt(task: str, labels: str | Sequence[str]) -> str:
     """The prompt that asks for objects: the labels separated by ` ; `, after the task's name.
 
     Raises:
-        PromptError: there is no label.
+        PromptError: there is no label, or one is no text or holds a semicolon.
     """
-    named = labels.split(";") if isinstance(labels, str) else list(labels)
-    if not all(isinstance(label, str) for label in named):
-        raise PromptError("labels must be text (str), one or several")
+    named = labels.split(";") if isinstance(labels, str) else labels
+    if not isinstance(named, list | tuple) or not all(isinstance(label, str) for label in named):
+        raise PromptError("labels must be text (str), one or a list of several")
+    if any(";" in label for label in named):
+        raise PromptError("a label holds a semicolon, which separates labels; give them one by one")
     kept = [label.strip() for label in named if label.strip()]
     if not kept:
         raise PromptError(f"nothing to {task} was named; give labels, such as 'cat ; dog'")

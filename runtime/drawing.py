@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from .errors import OptionError
 from .masks import paste
 
 if TYPE_CHECKING:
@@ -32,7 +30,7 @@ LINE = 250  # the picture's shorter side by the thickness of a line
 TEXT = 28  # the picture's shorter side by the height of a label
 SMALLEST_TEXT = 11  # pixels; the font is not legible below
 LABEL_ROOM = 0.2  # of the picture's height, which a label may take
-FORMATS = (".png", ".jpg", ".jpeg", ".webp")  # of a drawn picture's file
+LONGEST_LABEL = 120  # characters; more would fit into no picture
 HALF_BRIGHT = 140  # of 255: black letters are easier to read on brighter colours
 
 
@@ -53,46 +51,17 @@ def draw(image: Image.Image, objects: Sequence[Detection]) -> Image.Image:
     canvas = ImageDraw.Draw(picture)
     for one, ink in zip(objects, inks, strict=True):
         left, top, right, bottom = _corners(one, image)
+        thick = max(1, min(line, min(right - left, bottom - top) // 4))  # a small box stays to be seen
         # A dark seam keeps a bright colour apart from a bright background.
         if side > 100:
-            seam = max(1, line // 4)
+            seam = max(1, thick // 4)
             around = (left - seam, top - seam, right + seam, bottom + seam)
-            canvas.rectangle(around, outline="black", width=line + 2 * seam)
-        canvas.rectangle((left, top, right, bottom), outline=ink, width=line)
+            canvas.rectangle(around, outline="black", width=thick + 2 * seam)
+        canvas.rectangle((left, top, right, bottom), outline=ink, width=thick)
     font = ImageFont.load_default(max(SMALLEST_TEXT, round(side / TEXT)))
     for one, ink in zip(objects, inks, strict=True):
         _label(canvas, one.label, _corners(one, image), image.size, font, ink)
     return picture
-
-
-def check_picture_file(path: Path, option: str) -> None:
-    """Refuse a file that a picture cannot be written to, before any work is done.
-
-    Raises:
-        OptionError: its name has another ending, or its folder is not there.
-    """
-    if path.suffix.lower() not in FORMATS:
-        raise OptionError(
-            f"{path}: its name must end in one of {', '.join(FORMATS)}; choose another {option}"
-        )
-    if not path.absolute().parent.is_dir():
-        raise OptionError(f"{path.parent}: no such folder; choose another {option}")
-
-
-def save_picture(picture: Image.Image, path: Path, option: str) -> None:
-    """Write a picture; its name appears when it is whole.
-
-    Raises:
-        OptionError: it cannot be written.
-    """
-    partly = path.with_name(f".{path.stem}.partly{path.suffix}")
-    try:
-        picture.save(partly)
-        partly.replace(path)
-    except OSError as error:
-        raise OptionError(f"{path}: cannot be written ({error.strerror}); choose another {option}") from error
-    finally:
-        partly.unlink(missing_ok=True)
 
 
 def _corners(one: Detection, image: Image.Image) -> tuple[int, int, int, int]:
@@ -164,7 +133,7 @@ def _shortened(
 ) -> str:
     """One line of text that takes three quarters of the picture's width at most."""
     text = " ".join("".join(char if char.isprintable() else " " for char in text).split())
-    whole = text
+    whole, text = text, text[:LONGEST_LABEL]
     while text and canvas.textlength(text if text == whole else f"{text}...", font=font) > 0.75 * width:
         text = text[:-1]
     return text if text == whole or not text else f"{text}..."

@@ -113,7 +113,7 @@ class PaliGemma:
         return self.runner.placement.device
 
     def open(self, image: ImageInput, *, max_image_pixels: int = DEFAULT_MAX_PIXELS) -> Picture:
-        """Open a picture ahead, in any thread; it can then stand wherever a picture is asked for.
+        """Open a picture ahead, in any thread, for `generate`, `stream` and `generate_batch`.
 
         Raises:
             ImageError: the picture cannot be used.

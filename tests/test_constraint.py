@@ -101,6 +101,7 @@ def test_any_walk_parses(
         ("caption en", "begin with `detect` or `segment`"),
         ("", "begin with `detect` or `segment`"),
         ("detect <loc0000>", "holds a `<`"),
+        ("detect a\u2581b", "is not what the vocabulary gives back"),
     ],
 )
 def test_prompts_without_a_form(model: PaliGemma, prompt: str, said: str) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import os
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,8 +19,9 @@ from hypothesis.extra import numpy as arrays
 from numpy.typing import NDArray
 from PIL import Image
 
-from paligemma_onnx.runtime import Box, Detections, ImageError, Mask, PaliGemma, PromptError
+from paligemma_onnx.runtime import Box, Detections, ImageError, Mask, NumericsError, PaliGemma, PromptError
 from paligemma_onnx.runtime.boxes import read_objects
+from paligemma_onnx.runtime.detection import detections
 from paligemma_onnx.runtime.drawing import INK, draw
 from paligemma_onnx.runtime.rle import encode
 from training.evaluate import SEEN, prompts_for
@@ -152,12 +155,16 @@ def test_labels_and_pictures_of_every_kind(model: PaliGemma) -> None:
     assert len(asked) == 1
     with pytest.raises(ImageError):
         model.detect("absent.png", "cat")
-    with pytest.raises(PromptError, match="must be text"):
-        model.detect(picture, [1])  # type: ignore[list-item]
+    for wrong in ([1], None, 5, True, {"cat": 1}):
+        labels: Any = wrong
+        with pytest.raises(PromptError, match="must be text"):
+            model.detect(picture, labels)
+    with pytest.raises(PromptError, match="holds a semicolon"):
+        model.detect(picture, ["a ; b", "c"])
 
 
 @pytest.mark.parametrize("size", [(1, 1), (20, 15), (1, 3000), (2000, 1500)])
-@pytest.mark.parametrize("label", ["cat", "", "longer than any picture " * 5, "\N{CAT}\n\u202e"])
+@pytest.mark.parametrize("label", ["cat", "", "longer than any picture " * 500, "\N{CAT}\n\u202e"])
 def test_drawing_keeps_the_resolution(model: PaliGemma, size: tuple[int, int], label: str) -> None:
     image = Image.new("RGB", size, (90, 90, 90))
     found = segmented(model, SEEN.first)
@@ -203,13 +210,54 @@ def test_the_commands(
 
 @pytest.mark.parametrize(
     ("draw_to", "said"),
-    [("absent/found.png", "no such folder"), ("found.tiff", "its name must end in"), (".", "is a directory")],
+    [
+        ("absent/found.png", "No such file or directory"),
+        ("found.tiff", "its name must end in"),
+        (".", "is a directory"),
+        ("fifo.png", "is not a regular file"),
+        (f"{'a' * 300}.png", "File name too long"),
+    ],
 )
 def test_a_picture_that_cannot_be_written(
     capsys: pytest.CaptureFixture[str], shipped_bundle: Path, tmp_path: Path, draw_to: str, said: str
 ) -> None:
     """Refused before anything runs: there is not even such an image."""
+    os.mkfifo(tmp_path / "fifo.png")
     given = ("--model", shipped_bundle, "--image", "absent.png", "--draw", tmp_path / draw_to)
     ended = ran_here(capsys, "detect", *given, "cat")
     assert ended.code == 2
     assert said in ended.error
+    assert [file.name for file in tmp_path.iterdir()] == ["fifo.png"]
+
+
+@pytest.mark.parametrize(("suffix", "side"), [("webp", 20_000), ("jpg", 70_000)])
+def test_a_picture_too_large_for_its_format(
+    capsys: pytest.CaptureFixture[str], shipped_bundle: Path, tmp_path: Path, suffix: str, side: int
+) -> None:
+    """What was found is printed all the same."""
+    Image.new("RGB", (side, 10), "white").save(tmp_path / "wide.png")
+    given = ("--model", shipped_bundle, "--image", tmp_path / "wide.png", "--device", "cpu", "--json")
+    ended = ran_here(capsys, "detect", *given, "--draw", tmp_path / f"found.{suffix}", "circle")
+    assert ended.code == 2
+    assert f"pixels a side at most, the picture has {side}" in ended.error
+    assert json.loads(ended.out)["width"] == side
+    assert [file.name for file in tmp_path.iterdir()] == ["wide.png"]
+
+
+def test_a_long_name_and_a_link(
+    capsys: pytest.CaptureFixture[str], shipped_bundle: Path, tmp_path: Path
+) -> None:
+    longest, link = tmp_path / f"{'a' * 251}.png", tmp_path / "link.png"
+    link.symlink_to(tmp_path / "target.png")
+    given = ("--model", shipped_bundle, "--image", ROOT / "export" / "scene.png", "--device", "cpu")
+    for path in (longest, link):
+        assert ran_here(capsys, "detect", *given, "--draw", path, "circle").code == 0
+        assert Image.open(path).size == (SIDE, SIDE)
+    assert link.is_symlink()
+
+
+def test_masks_that_are_no_numbers(model: PaliGemma) -> None:
+    spoiled: Any = SimpleNamespace(decode_masks=lambda codes, _: np.full((len(codes), 64, 64), np.nan))
+    found = segmented(model, SEEN.first)
+    with pytest.raises(NumericsError, match="the mask decoder answered with values that are not numbers"):
+        detections(found.generation, found.image, spoiled, masks=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +49,44 @@ def test_a_file_of_another_model_is_refused(tmp_path: Path, spoil: object, compl
     with pytest.raises(CheckpointError, match=complaint) as error:
         read_mask_decoder(tmp_path / "vae.npz")
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("dtype", [np.complex64, np.int8, np.bool_, np.uint16])
+def test_numbers_of_another_kind_are_refused(tmp_path: Path, dtype: type) -> None:
+    weights = random_weights(32, 16)
+    np.savez(tmp_path / "vae.npz", **{name: array.astype(dtype) for name, array in weights.items()})
+    with pytest.raises(CheckpointError, match="plain arrays of floats"):
+        read_mask_decoder(tmp_path / "vae.npz")
+
+
+@pytest.mark.parametrize("dtype", [">f4", "f2", "f8"])
+def test_floats_of_every_width_and_order_are_taken(tmp_path: Path, dtype: str) -> None:
+    weights = {name: array.astype(np.float16).astype(dtype) for name, array in random_weights(32, 16).items()}
+    np.savez(tmp_path / "vae.npz", allow_pickle=False, **weights)
+    decoder = read_mask_decoder(tmp_path / "vae.npz")
+    for name, weight in decoder.state_dict().items():
+        assert weight.dtype == torch.float32
+        assert np.array_equal(weight.numpy(), weights[name].astype(np.float32))
+
+
+def test_a_width_that_a_file_of_kilobytes_asks_for_costs_nothing(tmp_path: Path) -> None:
+    np.savez(tmp_path / "wide.npz", **{"decoder.0.weight": np.zeros((20_000, 1, 1, 1), np.float32)})
+    with pytest.raises(CheckpointError, match=r"is no mask decoder: _vq_vae\._embedding is missing"):
+        read_mask_decoder(tmp_path / "wide.npz")
+
+
+def test_flipped_bytes_are_one_error(tmp_path: Path) -> None:
+    """Of headers and of compressed data, wherever they are: read as they were meant, or refused in words."""
+    rng = np.random.default_rng(0)
+    for save in (np.savez, np.savez_compressed):
+        save(tmp_path / "whole.npz", **random_weights(8, 8))
+        whole = (tmp_path / "whole.npz").read_bytes()
+        for _ in range(150):
+            spoiled = bytearray(whole)
+            spoiled[rng.integers(len(whole))] ^= 1 << int(rng.integers(8))
+            (tmp_path / "bad.npz").write_bytes(spoiled)
+            with suppress(CheckpointError):
+                read_mask_decoder(tmp_path / "bad.npz")
 
 
 def test_what_is_no_file_of_arrays_is_refused(tmp_path: Path) -> None:

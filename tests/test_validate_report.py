@@ -18,11 +18,11 @@ from test_report_json import SCHEMA, refuse
 
 from paligemma_onnx.export import commands
 from paligemma_onnx.export.exporter import open_source
-from paligemma_onnx.export.replaced_file import replaced_file
 from paligemma_onnx.export.self_check import questions_for, synthetic_picture
 from paligemma_onnx.model.load import load_model
 from paligemma_onnx.runtime.errors import OptionError
 from paligemma_onnx.runtime.manifest import read_manifest
+from paligemma_onnx.runtime.replaced_file import replaced_file
 from paligemma_onnx.runtime.tokenizer import PromptTokenizer
 
 Folders = Callable[[str], Path]
@@ -138,7 +138,7 @@ def test_what_was_there_stays_until_the_new_one_is_whole(tmp_path: Path) -> None
     assert sorted(tmp_path.iterdir()) == [kept, link]
     assert kept.read_text() == "old"
     with replaced_file(link, "--html") as write:
-        write("new ü")
+        write("new ü".encode())
     assert sorted(tmp_path.iterdir()) == [kept, link]
     assert link.is_symlink()
     assert kept.read_text(encoding="utf-8") == "new ü"

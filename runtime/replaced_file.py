@@ -7,14 +7,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from paligemma_onnx.runtime.errors import OptionError
+from .errors import OptionError
 
 
 @contextmanager
-def replaced_file(path: Path, option: str) -> Iterator[Callable[[str], None]]:
+def replaced_file(path: Path, option: str) -> Iterator[Callable[[bytes], None]]:
     """A function that gives a file its content; until it is called, what was there stays.
 
-    The text goes to a file beside it, made at once and gone in the end, which then takes its name.
+    The content goes to a file beside it, made at once and gone in the end, which then takes its name.
 
     Args:
         path: the file; a link stays one, and what it leads to is replaced.
@@ -26,15 +26,14 @@ def replaced_file(path: Path, option: str) -> Iterator[Callable[[str], None]]:
     try:
         final = Path(os.path.realpath(path))
         partial = final.with_name(f".{final.name[:50]}.{os.getpid()}.partial")  # a name has 255 bytes at most
-        if final.exists() and not final.is_file():
-            raise OptionError(f"{path}: is not a regular file; choose another {option}")
-        file = partial.open("w", encoding="utf-8", newline="\n")
+        regular = final.is_file() or not final.exists()
+        file = partial.open("wb")
     except (OSError, ValueError) as error:
         why = error.strerror if isinstance(error, OSError) else "not a possible file name"
         raise OptionError(f"{path}: cannot be written ({why}); choose another {option}") from None
 
-    def write(text: str) -> None:
-        file.write(text)
+    def write(content: bytes) -> None:
+        file.write(content)
         file.flush()
         os.fsync(file.fileno())  # a file that has its name is whole, whatever happens next
         file.close()
@@ -42,6 +41,8 @@ def replaced_file(path: Path, option: str) -> Iterator[Callable[[str], None]]:
 
     try:
         with file:
+            if not regular:
+                raise OptionError(f"{path}: is not a regular file; choose another {option}")
             yield write
     finally:
         partial.unlink(missing_ok=True)
