@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from .answer import Generation
@@ -103,7 +104,7 @@ def detections(generation: Generation, image: Image.Image, runner: Runner, *, ma
             "the mask decoder answered with values that are not numbers; `paligemma-onnx export --strict` "
             "tells whether its weights hold NaN or infinity"
         )
-    levels = iter(decoded)
+    levels: Iterator[NDArray[np.float32]] = iter(decoded)
 
     def detection(found: Found) -> Detection:
         mask = Mask(next(levels), found.box, *size) if masks and found.codes is not None else None
