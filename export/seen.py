@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from paligemma_onnx.runtime.image import open_image, preprocess
+from paligemma_onnx.runtime.image import open_image
 from paligemma_onnx.runtime.manifest import ImageFacts
+from paligemma_onnx.runtime.picture import picture_of
 
 from .findings import Pictured
 from .report_pictures import Embedded, embed
@@ -39,7 +40,7 @@ def see(image: str | None, facts: ImageFacts) -> Seen:
         pixels = synthetic_picture(facts.size)
         rgb = Image.fromarray(((pixels + 1) * 127.5).astype(np.uint8).transpose(1, 2, 0))
     else:
-        rgb = open_image(image).rgb
-        pixels = preprocess(rgb, facts.size, facts.mean, facts.std, facts.rescale_factor)
+        opened = open_image(image)
+        rgb, pixels = opened.rgb, picture_of(opened, facts).pixels
     label = f"{image or 'a synthetic picture'}, {rgb.width} x {rgb.height} pixels"
     return Seen(pixels, Pictured(image, rgb.width, rgb.height), embed(rgb, label))

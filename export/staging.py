@@ -17,6 +17,7 @@ from pathlib import Path
 import filelock
 
 from paligemma_onnx.runtime.errors import OptionError
+from paligemma_onnx.runtime.files import sync
 from paligemma_onnx.runtime.manifest import MANIFEST
 
 from .facts import TOKENIZER
@@ -116,8 +117,8 @@ def _is_of_a_bundle(entry: Path) -> bool:
 
 def _publish(staging: Path, output: Path, previous: Path) -> None:
     for file in staging.iterdir():
-        _flush(file)
-    _flush(staging)
+        sync(file)
+    sync(staging)
     if output.exists():
         output.rename(previous)
     try:
@@ -126,16 +127,5 @@ def _publish(staging: Path, output: Path, previous: Path) -> None:
         if previous.exists() and not output.exists():  # a signal may fall behind the rename
             previous.rename(output)
         raise
-    _flush(output.parent)
+    sync(output.parent)
     shutil.rmtree(previous, ignore_errors=True)
-
-
-def _flush(path: Path) -> None:
-    """Have the system put a file or folder on the disk, so that a power cut finds it whole."""
-    if os.name != "posix" and path.is_dir():
-        return  # Windows opens no folders
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

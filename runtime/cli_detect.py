@@ -11,7 +11,6 @@ from typing import Any, TypeVar, cast
 
 import click
 
-from .answer import Options
 from .cancellation import Cancellation
 from .cli_options import (
     CONSTRAINED,
@@ -21,6 +20,7 @@ from .cli_options import (
     MODEL,
     RELEASE_VISION,
     THREADS,
+    options_of,
     sampling,
 )
 from .detection import Detections
@@ -97,7 +97,8 @@ def _run(
     json: bool,
 ) -> None:
     cancel = Cancellation()
-    options = Options(
+    options = options_of(
+        max_new_tokens=max_new_tokens,
         temperature=temperature,
         top_p=top_p,
         top_k=top_k,
@@ -106,8 +107,6 @@ def _run(
         max_image_pixels=max_image_pixels,
         cancel=cancel,
     )
-    if max_new_tokens is not None:
-        options["max_new_tokens"] = max_new_tokens
     with picture_file(draw, "--draw") if draw is not None else nullcontext() as save:
         loaded = PaliGemma.load(
             model, device=cast(Device, device), threads=threads, keep_vision=not release_vision

@@ -12,7 +12,7 @@ from typing import cast
 
 import click
 
-from .answer import Generation, Options
+from .answer import Generation
 from .cancellation import Cancellation
 from .cli_options import (
     CONSTRAINED,
@@ -22,6 +22,7 @@ from .cli_options import (
     MODEL,
     RELEASE_VISION,
     THREADS,
+    options_of,
     sampling,
 )
 from .paligemma import PaliGemma, Stream
@@ -67,7 +68,8 @@ def generate(
     `segment A`.
     """
     cancel = Cancellation()
-    options = Options(
+    options = options_of(
+        max_new_tokens=max_new_tokens,
         temperature=temperature,
         top_p=top_p,
         top_k=top_k,
@@ -76,8 +78,6 @@ def generate(
         max_image_pixels=max_image_pixels,
         cancel=cancel,
     )
-    if max_new_tokens is not None:
-        options["max_new_tokens"] = max_new_tokens
     loaded = PaliGemma.load(
         model, device=cast(Device, device), threads=threads, keep_vision=not release_vision
     )

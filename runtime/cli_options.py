@@ -8,6 +8,8 @@ from typing import Any, TypeVar
 
 import click
 
+from .answer import Options
+from .cancellation import Cancellation
 from .cli_completion import complete_folders
 from .image import DEFAULT_MAX_PIXELS
 from .session import DEVICES, MOST_THREADS
@@ -33,6 +35,32 @@ RELEASE_VISION = click.option(
     "--release-vision", is_flag=True, help="Hold the vision graph only while it runs."
 )
 CONSTRAINED = click.option("--constrained", is_flag=True, help="Write only what reads as objects.")
+
+
+def options_of(
+    *,
+    max_new_tokens: int | None,
+    temperature: float,
+    top_p: float,
+    top_k: int,
+    seed: int | None,
+    constrained: bool,
+    max_image_pixels: int,
+    cancel: Cancellation,
+) -> Options:
+    """What one request is asked with; without `max_new_tokens` the bundle's default holds."""
+    options = Options(
+        temperature=temperature,
+        top_p=top_p,
+        top_k=top_k,
+        seed=seed,
+        constrained=constrained,
+        max_image_pixels=max_image_pixels,
+        cancel=cancel,
+    )
+    if max_new_tokens is not None:
+        options["max_new_tokens"] = max_new_tokens
+    return options
 
 
 def sampling(command: Command) -> Command:

@@ -1,8 +1,9 @@
-"""A file held against what is recorded of it."""
+"""A file held against what is recorded of it, and put on the disk."""
 
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 
 from .manifest import FileSpec
@@ -32,3 +33,14 @@ def sha256(path: Path) -> str:
     """In hexadecimal digits; raises OSError."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sync(path: Path) -> None:
+    """Have the system put a file or folder on the disk, so that a power cut finds it whole."""
+    if os.name != "posix" and path.is_dir():
+        return  # Windows opens no folders
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

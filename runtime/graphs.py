@@ -65,8 +65,8 @@ class GraphRunner:
         Where prefill and decode are the same graph one session serves both, and holds its weights once.
         """
         graphs = manifest.graphs
-        wanted = [graph for graph in graphs.every if keep_vision or graph != graphs.vision_encoder]
-        different = [graph for graph in different_graphs(manifest) if graph in wanted]
+        every = different_graphs(manifest)
+        different = [graph for graph in every if keep_vision or graph != graphs.vision_encoder]
         # Each takes its time with one thread: to bring weights into the order that its kernels read.
         with ThreadPoolExecutor(len(different)) as threads:
             opened = {

@@ -24,7 +24,7 @@ from pathlib import Path
 from platformdirs import user_cache_path
 
 from .errors import BundleError, OptionError, ResourceError
-from .files import file_problem, record_file
+from .files import file_problem, record_file, sync
 from .graphs import different_graphs
 from .manifest import FileSpec, Manifest, read_manifest
 from .session import Placement, import_onnxruntime, open_session, place, prepared_name, write_session
@@ -110,8 +110,7 @@ def prepare(bundle: Path, progress: Callable[[str], object]) -> Preparation:
             path.name: record_file(path, hashed=path.suffix == GRAPH) for path in sorted(folder.iterdir())
         }
         for path in folder.iterdir():
-            with path.open("rb") as file:
-                os.fsync(file.fileno())  # a folder that has its name is whole, whatever happens next
+            sync(path)  # a folder that has its name is whole, whatever happens next
         content = json.dumps({name: asdict(spec) for name, spec in written.items()})
         (folder / CONTENT).write_text(content, encoding="utf-8")
         _put(folder, final)

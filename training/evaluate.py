@@ -74,10 +74,12 @@ def evaluate(model: PaliGemma, split: Split, asked: Callable[[int], object]) -> 
         prompts = [one for seed in seeds for one in prompts_for(draw(seed, split.combinations))]
         for kinds in TOGETHER:
             chosen = [one for one in prompts if one.example.kind in kinds]
-            requests = [Request(Image.fromarray(one.drawing.pixels), one.example.prompt) for one in chosen]
+            pictures = [Image.fromarray(one.drawing.pixels) for one in chosen]
+            prompted = zip(pictures, chosen, strict=True)
+            requests = [Request(picture, one.example.prompt) for picture, one in prompted]
             answers = model.generate_batch(requests, max_new_tokens=MOST_NEW_TOKENS)
-            for one, answer in zip(chosen, answers, strict=True):
-                masks, picture = one.example.kind == "segment", Image.fromarray(one.drawing.pixels)
+            for picture, one, answer in zip(pictures, chosen, answers, strict=True):
+                masks = one.example.kind == "segment"
                 found = detections(answer, picture, model.runner, masks=masks)
                 outcomes.append(outcome(one.drawing, one.example, answer.text, found))
         asked(len(seeds))

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Literal
 
 from ..errors import OptionError
+from ..files import sync
 from .arrow import write_parquet
 from .rows import Row
 from .shards import Shard
@@ -136,14 +137,3 @@ def _write_whole(path: Path, content: bytes) -> None:
 def _publish(unfinished: Path, path: Path) -> None:
     sync(unfinished)
     unfinished.replace(path)
-
-
-def sync(path: Path) -> None:
-    """Have the system put a file or folder on the disk."""
-    if os.name != "posix" and path.is_dir():
-        return  # Windows opens no folders
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

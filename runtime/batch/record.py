@@ -11,11 +11,12 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from ..errors import OptionError
+from ..files import sync
 from ..sampling import fresh_seed
 from ..shortage import shortage
 from .folder import SUFFIXES, write_listing
 from .inputs import Source, count_items
-from .parts import Format, sync
+from .parts import Format
 from .shards import Shard
 
 RECORD = "run.json"
