@@ -2,18 +2,22 @@
 # make test    every test
 # make lint    ruff and mypy
 #
-# Each builds its own environment in .venv when it is missing or out of date.
+# Each builds its own environment in .venv when it is missing or out of date. On Linux `test` has a second one in
+# .venv-gpu, with the engine for GPUs; what it tests needs no GPU (tests/hollow_cuda).
 
 PYTHON ?= python3
 VENV := .venv
 INSTALLED := $(VENV)/.installed
+GPU_VENV := .venv-gpu
+# The engine for GPUs is there for one kind of machine; elsewhere its tests are skipped.
+GPU_INSTALLED := $(if $(filter Linux-x86_64,$(shell uname -sm | tr ' ' -)),$(GPU_VENV)/.installed)
 
 .PHONY: demo test lint clean
 
 demo: $(INSTALLED)
 	$(VENV)/bin/paligemma-onnx demo
 
-test: $(INSTALLED)
+test: $(INSTALLED) $(GPU_INSTALLED)
 	$(VENV)/bin/pytest
 
 lint: $(INSTALLED)
@@ -26,6 +30,11 @@ lint: $(INSTALLED)
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[cpu,export,dev]'
+	@touch $@
+
+$(GPU_VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(GPU_VENV)
+	$(GPU_VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[gpu]'
 	@touch $@
 
 clean:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import cast
 
 import click
 
 from paligemma_onnx.runtime.cli_completion import complete_folders
-from paligemma_onnx.runtime.session import DEVICES, MOST_THREADS, Device
+from paligemma_onnx.runtime.cli_types import DeviceType
+from paligemma_onnx.runtime.manifest import Device
+from paligemma_onnx.runtime.session import MOST_THREADS
 
-from .recipes import PRECISIONS
+from .recipes import DEFAULTS, PRECISIONS, choose
 
 
 class _Lines(click.types.StringParamType):
@@ -43,7 +44,12 @@ MASK_DECODER = click.option(
     shell_complete=complete_folders,
     help="Folder of the bundle.",
 )
-@click.option("--precision", type=click.Choice(PRECISIONS), default="fp32", help="How numbers are stored.")
+@click.option(
+    "--precision",
+    type=click.Choice(PRECISIONS),
+    help="How numbers are stored.  [default: fp32; with --device cuda bf16]",
+)
+@click.option("--device", type=click.Choice(DEFAULTS), help="What the bundle is for.  [default: any it can]")
 @ADAPTER
 @MASK_DECODER
 @click.option("--force", is_flag=True, help="Replace the bundle that is there.")
@@ -52,7 +58,8 @@ MASK_DECODER = click.option(
 def export(
     checkpoint: str,
     output: Path,
-    precision: str,
+    precision: str | None,
+    device: Device | None,
     adapter: Path | None,
     mask_decoder: Path | None,
     force: bool,
@@ -69,7 +76,7 @@ def export(
     run_export(
         checkpoint,
         output,
-        precision=precision,
+        precision=choose(precision, device),
         adapter=adapter,
         mask_decoder=mask_decoder,
         force=force,
@@ -98,7 +105,7 @@ def export(
 @click.option(
     "--reference", type=click.Choice(["torch", "transformers"]), default="torch", help="Who is right."
 )
-@click.option("--device", type=click.Choice(DEVICES), default="cpu", help="Where the bundle runs.")
+@click.option("--device", type=DeviceType(), default="cpu", help="auto, cpu, cuda or cuda:N.")
 @click.option("--threads", type=click.IntRange(1, MOST_THREADS), help="Threads of the CPU.  [default: all]")
 @click.option("--json", is_flag=True, help="Print one JSON object.")
 @click.option("--html", type=click.Path(path_type=Path), help="Write the report as a page, too.")
@@ -131,7 +138,7 @@ def validate(
         prompts=prompt,
         steps=steps,
         reference=reference,
-        device=cast(Device, device),
+        device=device,
         threads=threads,
         as_json=json,
         html=html,

@@ -39,8 +39,12 @@ class Limits:
 # of words, divergence, the step of the first other word. The limits tell a bundle of the wrong graph from one
 # that is only rounded: unrelated values of the same size are sqrt(2) apart. Every stored number is held
 # against the checkpoint besides (stored_weights.py).
+#
+# Half precision: each product rounds to 8 (bfloat16) or 11 bits (float16), and errors add up over the layers:
+# measured are root mean squares of 0.7 % and 0.07 % over 4 layers, and 1.5 % of bfloat16 over 18 wide ones.
 EXACT = Limits(1e-4, 1e-4)
 ROUNDED = Limits(math.inf, 0.7)
+LIMITS = {"fp32": EXACT, "bf16": Limits(0.1, 0.05), "fp16": Limits(0.02, 0.01)}  # others: ROUNDED
 TOP = 10  # words compared as a set
 
 
@@ -122,14 +126,14 @@ def compare(
     make the prefill look wrong.
     """
     exact = runner.manifest.recipe.is_float32
-    limits = EXACT if exact else ROUNDED
+    limits = LIMITS.get(runner.manifest.recipe.precision, ROUNDED)
     never = Cancellation()
     differences: list[Difference] = []
     agreements: list[Agreement] = []
 
     progress("bundle: vision")
     reference = kept["vision"]
-    features = runner.encode_image(questions.pixel_values, never)
+    features = runner.encode_image(questions.pixel_values, never).numpy()
     differences.append(
         difference("vision", "image_features", features, reference, limits, _sizes(reference, (0, 1)))
     )

@@ -19,11 +19,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .recipes import Blocks, Float32, Form, Outputs
+from paligemma_onnx.model.errors import CheckpointError
+
+from .recipes import Blocks, Float32, Form, Half, HalfType, Outputs
 
 PIECE = 64 << 20  # bytes of float32 weights in memory at once
 FLOAT32 = 4  # bytes
 LARGEST_INT8 = 127  # -128 is left out, so that codes are symmetric
+HALVES: dict[HalfType, ir.DataType] = {"bfloat16": ir.DataType.BFLOAT16, "float16": ir.DataType.FLOAT16}
+MARKS: dict[HalfType, str] = {
+    "bfloat16": "bf16",
+    "float16": "fp16",
+}  # behind a block's size, in names of tensors
 
 
 class TensorSource(Protocol):
@@ -55,8 +62,9 @@ def layouts(shape: tuple[int, ...], form: Form, *, transposed: bool) -> tuple[La
         form: how it is stored.
         transposed: float32 only: stored [K, N], the order MatMul reads.
     """
-    if isinstance(form, Float32):
-        return (Layout("", ir.DataType.FLOAT, tuple(reversed(shape)) if transposed else shape),)
+    if isinstance(form, Float32 | Half):
+        dtype = ir.DataType.FLOAT if isinstance(form, Float32) else HALVES[form.dtype]
+        return (Layout("", dtype, tuple(reversed(shape)) if transposed else shape),)
     outputs, inputs = shape
     if isinstance(form, Outputs):
         return (
@@ -64,10 +72,11 @@ def layouts(shape: tuple[int, ...], form: Form, *, transposed: bool) -> tuple[La
             Layout(".int8", ir.DataType.INT8, (inputs, outputs)),
         )
     blocks = -(-inputs // form.size)
-    name = f".int{form.bits}x{form.size}"
+    name = f".int{form.bits}x{form.size}" + (MARKS[form.dtype] if form.dtype != "float32" else "")
+    scales = ir.DataType.FLOAT if form.dtype == "float32" else HALVES[form.dtype]
     return (
         Layout(name, ir.DataType.UINT8, (outputs, blocks, form.size * form.bits // 8)),
-        Layout(f"{name}.scales", ir.DataType.FLOAT, (outputs, blocks)),
+        Layout(f"{name}.scales", scales, (outputs, blocks)),
     )
 
 
@@ -77,6 +86,9 @@ def encode(tensor: Tensor, form: Form, *, transposed: bool) -> Iterator[tuple[in
         case Float32():
             for block in _pieces(tensor.t() if transposed else tensor):
                 yield 0, _bytes(block.to(torch.float32))
+        case Half(dtype):
+            for block in _pieces(tensor.t() if transposed else tensor):
+                yield 0, _bytes(narrowed(block, dtype).view(torch.int16))
         case Outputs():
             scales = torch.cat([_output_scales(rows.to(torch.float32)) for rows in _pieces(tensor)])
             yield 0, _bytes(scales)
@@ -89,7 +101,26 @@ def encode(tensor: Tensor, form: Form, *, transposed: bool) -> Iterator[tuple[in
                 codes, scales = block_codes(rows.to(torch.float32), form)
                 kept.append(scales)
                 yield 0, _bytes(_packed(codes, form))
-            yield 1, _bytes(torch.cat(kept))
+            scales = torch.cat(kept)
+            yield (
+                1,
+                _bytes(scales if form.dtype == "float32" else narrowed(scales, form.dtype).view(torch.int16)),
+            )
+
+
+def narrowed(tensor: Tensor, dtype: HalfType) -> Tensor:
+    """Rounded to half precision, to the nearest number.
+
+    Raises:
+        CheckpointError: a number is too large for it.
+    """
+    half = tensor.to(getattr(torch, dtype))
+    if dtype == "float16" and half.isinf().sum() > tensor.isinf().sum():
+        raise CheckpointError(
+            f"a weight of {tensor.abs().max().item():.3g} is over float16's largest number, 65504; "
+            "export with --precision bf16"
+        )
+    return half
 
 
 def block_codes(rows: Tensor, form: Blocks) -> tuple[Tensor, Tensor]:
@@ -108,6 +139,8 @@ def block_codes(rows: Tensor, form: Blocks) -> tuple[Tensor, Tensor]:
     squares = codes.square().sum(dim=2, keepdim=True)
     fitted = (blocks * codes).sum(dim=2, keepdim=True) / squares
     scales = torch.where(squares > 0, fitted, scales)
+    if form.dtype != "float32":
+        scales = _usable(narrowed(scales, form.dtype).to(torch.float32))
     return _rounded(blocks, scales, lowest), scales.squeeze(2)
 
 
@@ -117,6 +150,8 @@ def decoded(tensor: Tensor, form: Form) -> Tensor:
     match form:
         case Float32():
             return wide
+        case Half(dtype):
+            return narrowed(tensor, dtype).to(torch.float32)
         case Outputs():
             scales = _output_scales(wide)[:, None]
             return (wide / scales).round().clamp(-LARGEST_INT8, LARGEST_INT8) * scales

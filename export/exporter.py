@@ -36,9 +36,11 @@ from paligemma_onnx.runtime.shortage import resources, shortage
 
 from . import facts
 from .channels import Balanced
+from .device_model import Packed, device_skeleton, rotations
 from .encodings import TensorSource
 from .graphs import OPSETS, Verb, declare, specs
 from .mask_decoder_file import MASK_DECODER, read_mask_decoder
+from .patches import multiply_patches
 from .quantize import Laid, form_of, lay_out
 from .recipes import PRECISIONS, Precision
 from .staging import staged
@@ -90,7 +92,10 @@ class Source:
 
     def weights(self, precision: str) -> TensorSource:
         """The weights that a precision stores: rounded ones come from channels of a common range."""
-        return self._balanced if PRECISIONS[precision].rounds else self.checkpoint
+        recipe = PRECISIONS[precision]
+        if recipe.half is not None:
+            return Packed(self.checkpoint)
+        return self._balanced if recipe.rounds else self.checkpoint
 
     @cached_property
     def _balanced(self) -> Balanced:
@@ -103,7 +108,8 @@ def open_source(folder: Path, adapter: Path | None, mask_decoder: Path | None = 
     config, checkpoint = open_checkpoint(folder, adapter)
     text = config.text_config
     frequencies = inverse_frequencies(text.head_dim, text.rope_theta)
-    constants, beside = {"language_model.frequencies": frequencies}, folder / MASK_DECODER
+    constants = {"language_model.frequencies": frequencies} | rotations(text)
+    beside = folder / MASK_DECODER
     if mask_decoder is None and not beside.exists():
         return Source(folder, config, checkpoint, constants, None)
     masks = read_mask_decoder(mask_decoder or beside)
@@ -169,9 +175,11 @@ def draft(source: Source, precision: str) -> Manifest:
         model=facts.model_facts(config, sum(weight.numel() for weight in skeleton(config).parameters())),
         image=facts.image_facts(source.folder, config),
         tokens=facts.token_facts(source.folder, config),
-        cache=facts.cache_facts(config, recipe.cache),
-        graphs=specs(declare(config, recipe.cache, source.mask_decoder)),
-        recipe=Recipe(precision, OPSETS[recipe.cache], facts.matrices(recipe), recipe.wide_batch),
+        cache=facts.cache_facts(config, recipe),
+        graphs=specs(declare(config, recipe, source.mask_decoder)),
+        recipe=Recipe(
+            precision, OPSETS[recipe.cache], facts.matrices(recipe), recipe.wide_batch, recipe.devices
+        ),
         generation=GenerationDefaults(min(MAX_NEW_TOKENS, config.text_config.max_position_embeddings)),
         producer=facts.producer(),
         files={},
@@ -180,8 +188,13 @@ def draft(source: Source, precision: str) -> Manifest:
 
 def _graphs(source: Source, precision: Precision, progress: Progress) -> list[tuple[Verb, Laid]]:
     """Each verb's graph, traced once where two verbs are the same, in the precision's arithmetic."""
-    model, traces, graphs = skeleton(source.config), dict[str, Traced](), []
-    for name, verb in declare(source.config, precision.cache, source.mask_decoder).items():
+    config, traces, graphs = source.config, dict[str, Traced](), []
+    if precision.half is None:
+        model = skeleton(config)
+    else:
+        model = device_skeleton(config, getattr(torch, precision.half))
+    multiply_patches(model)
+    for name, verb in declare(config, precision, source.mask_decoder).items():
         if verb.name not in traces:
             progress.stage(f"tracing {verb.name}")
             traces[verb.name] = trace(verb, model)

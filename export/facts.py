@@ -13,7 +13,6 @@ from paligemma_onnx.model.strict_json import read_json
 from paligemma_onnx.runtime.errors import BundleError
 from paligemma_onnx.runtime.manifest import (
     CacheFacts,
-    CacheUpdate,
     ImageFacts,
     Manifest,
     Matrices,
@@ -49,10 +48,16 @@ def model_facts(config: PaliGemmaConfig, parameters: int) -> ModelFacts:
     )
 
 
-def cache_facts(config: PaliGemmaConfig, update: CacheUpdate) -> CacheFacts:
-    """Shape of the key-value cache, and how it is updated."""
+def cache_facts(config: PaliGemmaConfig, precision: Precision) -> CacheFacts:
+    """Shape and dtype of the key-value cache, and how it is updated."""
     text = config.text_config
-    return CacheFacts(text.num_hidden_layers, text.num_key_value_heads, text.head_dim, "float32", update)
+    return CacheFacts(
+        text.num_hidden_layers,
+        text.num_key_value_heads,
+        text.head_dim,
+        precision.activations,
+        precision.cache,
+    )
 
 
 def matrices(precision: Precision) -> Matrices:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +19,10 @@ from paligemma_onnx.model.mask_decoder import GRID, SIDE, MaskDecoder
 from paligemma_onnx.model.paligemma import PaliGemma
 from paligemma_onnx.runtime.manifest import CacheUpdate, Graphs, GraphSpec, TensorSpec
 
+from .device_model import check_width
 from .in_place import DecoderInPlace
+from .on_device import EncodeOnDevice, PrefillOnDevice, StepOnDevice
+from .recipes import HalfType, Precision
 
 # Varying dimensions and the sizes they are traced with: all different, and neither 0 nor 1, which the
 # tracer would take for constants.
@@ -89,19 +93,26 @@ class _DecodeMasks(nn.Module):
 
 
 def declare(
-    config: PaliGemmaConfig, update: CacheUpdate = "grow", mask_decoder: MaskDecoder | None = None
+    config: PaliGemmaConfig, precision: Precision, mask_decoder: MaskDecoder | None = None
 ) -> dict[str, Verb]:
     """The graphs of a configuration, by their names in the manifest.
 
     Args:
         config: the model.
-        update: whether decode gives a cache that is a slot longer, or writes into the one it gets. Prefill
-            then does so, too, and both are the same verb.
+        precision: decides whether decode gives a cache that is a slot longer, or writes into the one it
+            gets. Prefill then does so, too, and both are the same verb; not so in half precision.
         mask_decoder: becomes a graph of its own, if there is one.
+
+    Raises:
+        CheckpointError: the precision's operators do not take such a model.
     """
     vision, width = config.vision_config, config.text_config.hidden_size
     side = vision.image_size
-    decoder = _in_place(config) if update == "in_place" else _grow(config)
+    update = precision.cache
+    if precision.half is not None:
+        decoder = _on_device(config, precision.half)
+    else:
+        decoder = _in_place(config) if update == "in_place" else _grow(config)
     return {
         "vision_encoder": Verb(
             "vision_encoder",
@@ -111,7 +122,7 @@ def declare(
                 (TensorSpec("image_features", "float32", ("batch", vision.num_patches, width)),),
             ),
             "vision_encoder.data",
-            _EncodeImage,
+            _EncodeImage if precision.half is None else EncodeOnDevice,
             OPSETS[update],
         ),
         **decoder,
@@ -168,6 +179,20 @@ def _in_place(config: PaliGemmaConfig) -> dict[str, Verb]:
     }
 
 
+def _on_device(config: PaliGemmaConfig, dtype: HalfType) -> dict[str, Verb]:
+    """As _in_place, but a step is a graph of its own that takes a token and nothing else."""
+    check_width(config.text_config)
+    past = _cache("past_key_values", config, "cache_slots", dtype)
+    outputs = (_logits(config), *_cache("present", config, "cache_slots", dtype))
+    prefill = GraphSpec("prefill.onnx", (*_prompt(config), PAST_LENGTHS, *past), outputs)
+    token = TensorSpec("input_ids", "int64", ("batch", 1))
+    decode = GraphSpec("decode.onnx", (token, PAST_LENGTHS, *past), outputs)
+    return {
+        "prefill": Verb("prefill", prefill, DECODER_DATA, PrefillOnDevice, OPSETS["in_place"]),
+        "decode": Verb("decode", decode, DECODER_DATA, StepOnDevice, OPSETS["in_place"]),
+    }
+
+
 def _prompt(config: PaliGemmaConfig) -> tuple[TensorSpec, ...]:
     features = ("batch", "image_tokens", config.text_config.hidden_size)
     return (
@@ -186,11 +211,13 @@ def specs(verbs: dict[str, Verb]) -> Graphs:
     return Graphs(**{name: verb.spec for name, verb in verbs.items()})
 
 
-def _cache(prefix: str, config: PaliGemmaConfig, slots: str) -> tuple[TensorSpec, ...]:
+def _cache(
+    prefix: str, config: PaliGemmaConfig, slots: str, dtype: Literal["float32"] | HalfType = "float32"
+) -> tuple[TensorSpec, ...]:
     text = config.text_config
     shape = ("batch", text.num_key_value_heads, slots, text.head_dim)
     return tuple(
-        TensorSpec(f"{prefix}.{layer}.{kind}", "float32", shape)
+        TensorSpec(f"{prefix}.{layer}.{kind}", dtype, shape)
         for layer in range(text.num_hidden_layers)
         for kind in KeyValue._fields
     )

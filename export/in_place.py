@@ -15,7 +15,7 @@ query heads, K key-value heads, F folded heads, H head width, C cache slots, D w
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -25,6 +25,8 @@ from paligemma_onnx.model.cache import KeyValue
 from paligemma_onnx.model.config import TextConfig
 from paligemma_onnx.model.paligemma import PaliGemma
 from paligemma_onnx.model.rotary import Rotation
+
+from .operators import operator
 
 # In a step, query heads that read the same keys are put below each other, as if they were tokens of one head:
 # the engine reads keys once for all of these. It spreads what is left over threads: of PaliGemma 1, whose
@@ -116,7 +118,7 @@ class InPlaceAttention:
             "is_causal": 0,
         }
         seen = None if window is None else mask
-        (mixed,) = _operator(
+        (mixed,) = operator(
             "Attention",
             (query, keys, values, seen, None, None, self.lengths_after),
             attributes,
@@ -152,7 +154,7 @@ def _reshaped(x: Tensor, shape: Sequence[int | Tensor], like: Tensor) -> Tensor:
     The tracer has to know sizes at once: it is shown those of a step, by `like`, and what it notes of them
     is dropped.
     """
-    (reshaped,) = _operator("Reshape", (x, _sizes(shape)), {}, like=(like,))
+    (reshaped,) = operator("Reshape", (x, _sizes(shape)), {}, like=(like,))
     return reshaped
 
 
@@ -169,7 +171,7 @@ def _heads(x: Tensor, config: TextConfig) -> Tensor:
 
 def _scattered(past: Tensor, new: Tensor, lengths: Tensor) -> Tensor:
     """Write a call's tokens behind each row's slots: float[B, K, C, H]."""
-    (present,) = _operator("TensorScatter", (past, new, lengths), {"axis": 2}, like=(past,))
+    (present,) = operator("TensorScatter", (past, new, lengths), {"axis": 2}, like=(past,))
     return present
 
 
@@ -180,7 +182,7 @@ def _window(past_lengths: Tensor, tokens: Tensor, slots: int, window: int) -> Te
     """
     slot = torch.arange(slots, device=past_lengths.device)
     seen = (slot > past_lengths[:, None] - window)[:, None, None, :]
-    (expanded,) = _operator("Expand", (seen, _sizes((1, 1, tokens, 1))), {}, like=(seen,))
+    (expanded,) = operator("Expand", (seen, _sizes((1, 1, tokens, 1))), {}, like=(seen,))
     return expanded
 
 
@@ -188,23 +190,5 @@ def _rotated(x: Tensor, by: Rotation, config: TextConfig) -> Tensor:
     """`rotate` as one operator: float[B, M, A*H] -> the same."""
     attributes = {"num_heads": x.shape[2] // config.head_dim}
     angles = by.cos.squeeze(1), by.sin.squeeze(1)
-    (rotated,) = _operator("RotaryEmbedding", (x, *angles), attributes, like=(x,))
+    (rotated,) = operator("RotaryEmbedding", (x, *angles), attributes, like=(x,))
     return rotated
-
-
-def _operator(
-    name: str,
-    inputs: Sequence[Tensor | None],
-    attributes: Mapping[str, int | float],
-    like: Sequence[Tensor],
-) -> tuple[Tensor, ...]:
-    """An operator that torch has not; its outputs have the dtypes and shapes of `like`."""
-    outputs = torch.onnx.ops.symbolic_multi_out(
-        f"::{name}",
-        inputs,
-        dict(attributes),
-        dtypes=[tensor.dtype for tensor in like],
-        shapes=[tensor.shape for tensor in like],
-    )
-    # The tracer thinks they are on the CPU.
-    return tuple(output.to(tensor.device) for output, tensor in zip(outputs, like, strict=True))

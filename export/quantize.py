@@ -8,13 +8,18 @@ In float32 nothing changes. Otherwise each product becomes onnxruntime's own ope
     Gather, Blocks     GatherBlockQuantized    rows of the table become float32 when read
     Gemm, Blocks       MatMulNBits             the same table as the head
 
+and, in half precision, where nothing is quantised but weights:
+
+    MatMul, Half       FusedMatMul             weights as they lie in the checkpoint, [N, K]
+    MatMul, Blocks     MatMulNBits             weights become half when they are used
+
 Legend: T rows of a call, K inputs, N outputs of a matrix, V vocabulary, D width.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -24,8 +29,8 @@ from numpy.typing import NDArray
 from paligemma_onnx.model.tensor_names import EMBEDDING
 
 from .channels import INPUT_SCALES
-from .encodings import Layout, layouts
-from .recipes import Blocks, Float32, Form, Precision
+from .encodings import HALVES, Layout, layouts
+from .recipes import Blocks, Float32, Form, Half, HalfType, Precision
 from .trace import Traced
 
 DOMAIN, VERSION = "com.microsoft", 1  # onnxruntime's own operators (onnxruntime, docs/ContribOperators.md)
@@ -33,6 +38,7 @@ DOMAIN, VERSION = "com.microsoft", 1  # onnxruntime's own operators (onnxruntime
 INT8_ACTIVATIONS = 4
 # Matrices whose input is no norm's output, so that rows (tokens) differ in range.
 UNEVEN_ROWS = ("o_proj", "down_proj", "out_proj", "fc2")
+HALF_OF: dict[ir.DataType | None, HalfType] = {dtype: half for half, dtype in HALVES.items()}
 SMALLEST_RANGE = 1e-30  # a row of zeros is divided by this instead
 
 
@@ -68,11 +74,11 @@ class Laid:
     references: dict[str, Reference]  # by initialiser
 
 
-def lay_out(traced: Traced, matrices: Form, table: Float32 | Blocks) -> Laid:
+def lay_out(traced: Traced, matrices: Form, table: Float32 | Half | Blocks) -> Laid:
     """Put a precision into a graph.
 
     Args:
-        traced: a graph in float32, its initialisers without values.
+        traced: a graph whose initialisers have no values.
         matrices: of linear layers.
         table: of embedding and head.
     """
@@ -89,10 +95,13 @@ def lay_out(traced: Traced, matrices: Form, table: Float32 | Blocks) -> Laid:
         if isinstance(form, Float32):
             references[name] = Reference(stored, 0, shape)
             continue
+        if isinstance(form, Half) and not transposed:
+            references[name] = Reference(stored, 0, shape)  # a bias, or the table, whose Gemm reads it so
+            continue
         layer = _Layer(graph, stored, references)
-        for use in weight.uses():
+        graph.initializers.pop(name)  # first: what takes its place may have its name
+        for use in tuple(weight.uses()):
             layer.replace(use.node)
-        graph.initializers.pop(name)
     if any(node.domain == DOMAIN for node in graph):
         graph.opset_imports[DOMAIN] = VERSION
     return Laid(traced.model, references)
@@ -104,15 +113,25 @@ def form_of(precision: Precision, graph: str) -> Form:
     return form
 
 
-def _form(name: str, weight: ir.Value, matrices: Form, table: Float32 | Blocks, *, transposed: bool) -> Form:
+def _form(
+    name: str, weight: ir.Value, matrices: Form, table: Float32 | Half | Blocks, *, transposed: bool
+) -> Form:
     if name != EMBEDDING:
-        return matrices if transposed else Float32()  # biases, norms and convolutions stay as they are
+        half = HALF_OF.get(weight.dtype)
+        if transposed and (half is not None or not _is_half(matrices)):
+            return matrices
+        return Float32() if half is None else Half(half)  # biases, norms and convolutions stay as they are
     return table_form(table, int(weight.shape.numpy()[1]) if weight.shape is not None else 0)
 
 
-def table_form(table: Float32 | Blocks, width: int) -> Float32 | Blocks:
+def _is_half(form: Form) -> bool:
+    """Whether its activations are in half precision."""
+    return isinstance(form, Half) or (isinstance(form, Blocks) and form.dtype != "float32")
+
+
+def table_form(table: Float32 | Half | Blocks, width: int) -> Float32 | Half | Blocks:
     """The form of a table [V, D]: its rows are looked up in whole blocks, so D sets the largest."""
-    return Blocks(table.bits, math.gcd(table.size, width)) if isinstance(table, Blocks) else table
+    return replace(table, size=math.gcd(table.size, width)) if isinstance(table, Blocks) else table
 
 
 @dataclass(frozen=True)
@@ -144,8 +163,10 @@ class _Layer:
     def _multiplied(self, node: ir.Node, form: Form) -> list[ir.Node]:
         outputs, inputs = self.stored.shape
         x, nodes = node.inputs[0], []
+        if isinstance(form, Half):
+            return [_node("FusedMatMul", [x, self._initializer(0)], {"transB": 1})]
         module = self.stored.name.removesuffix(".weight")
-        if module.endswith(".o_proj"):
+        if module.endswith(".o_proj") and not _is_half(form):
             scaled = ir.node("Mul", [x, self._input_scales(module)])
             nodes.append(scaled)
             x = scaled.outputs[0]
@@ -155,8 +176,9 @@ class _Layer:
                 "N": outputs,
                 "bits": form.bits,
                 "block_size": form.size,
-                "accuracy_level": INT8_ACTIVATIONS,
             }
+            if not _is_half(form):
+                attributes["accuracy_level"] = INT8_ACTIVATIONS
             nodes.append(_node("MatMulNBits", [x, self._initializer(0), self._initializer(1)], attributes))
             return nodes
         uneven = module.rpartition(".")[2] in UNEVEN_ROWS

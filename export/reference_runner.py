@@ -44,6 +44,11 @@ class ReferenceRunner:
         features: Array = torch.cat(seen).numpy()
         return features
 
+    def arrange(self, features: Array, pictures: Ids, cancel: Cancellation) -> Array:
+        """Each row's pictures behind each other: float32[P, I, D], int64[B, k] -> float32[B, k * I, D]."""
+        cancel.check()
+        return features[pictures].reshape(len(pictures), -1, features.shape[2])
+
     @torch.inference_mode()
     def prefill(
         self,
@@ -70,6 +75,9 @@ class ReferenceRunner:
             torch.from_numpy(input_ids), torch.from_numpy(cache.lengths), past
         )
         return logits.numpy(), cache.grown(tuple(tensor for layer in grown for tensor in layer))
+
+    def release(self, cache: Cache, *, sound: bool) -> None:
+        """Nothing is kept behind a request."""
 
     @torch.inference_mode()
     def decode_masks(self, codes: Ids, cancel: Cancellation) -> Array:

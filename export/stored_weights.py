@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import onnx_ir as ir
@@ -16,11 +17,14 @@ from torch import Tensor
 
 from paligemma_onnx.runtime.manifest import Manifest
 
-from .encodings import TensorSource, encode, layouts
-from .recipes import Blocks, Float32, Form, Outputs
+from .encodings import MARKS, TensorSource, encode, layouts
+from .quantize import HALF_OF
+from .recipes import Blocks, Float32, Form, Half, Outputs
 from .weights import lookup
 
-_SUFFIX = re.compile(r"(?P<tensor>.+)\.int(?P<bits>[48])(x(?P<size>\d+))?(?P<kind>\.scales|\.rows|)")
+_SUFFIX = re.compile(
+    r"(?P<tensor>.+)\.int(?P<bits>[48])(x(?P<size>\d+)(?P<mark>bf16|fp16)?)?(?P<kind>\.scales|\.rows|)"
+)
 
 
 @dataclass(frozen=True)
@@ -57,7 +61,7 @@ def compare_weights(
     for name, value in _initializers(folder, manifest):
         stored = value.const_value
         if isinstance(stored, ir.ExternalTensor):
-            tensor, form, array = _named(name)
+            tensor, form, array = _named(name, stored.dtype)
             # MatMul reads [in, out], the checkpoint stores [out, in].
             transposed = form == Float32() and any(use.node.op_type == "MatMul" for use in value.uses())
             arrays = read_from.setdefault((folder / str(stored.location), tensor, form, transposed), {})
@@ -75,15 +79,19 @@ def _initializers(folder: Path, manifest: Manifest) -> Iterator[tuple[str, ir.Va
         yield from ir.load(folder / graph.file).graph.initializers.items()
 
 
-def _named(name: str) -> tuple[str, Form, int]:
+def _named(name: str, dtype: ir.DataType) -> tuple[str, Form, int]:
     """What an initialiser reads, by its name: the tensor, its form and which of its arrays."""
     found = _SUFFIX.fullmatch(name)
     if found is None:
-        return name, Float32(), 0
+        half = HALF_OF.get(dtype)
+        return name, Float32() if half is None else Half(half), 0
     scales = found["kind"] == ".scales"
     if found["size"] is None:
         return found["tensor"], Outputs(), 0 if scales else 1
-    return found["tensor"], Blocks(4 if found["bits"] == "4" else 8, int(found["size"])), int(scales)
+    used: dict[str | None, Literal["float32", "bfloat16", "float16"]] = {None: "float32"}
+    used |= {mark: half for half, mark in MARKS.items()}
+    blocks = Blocks(4 if found["bits"] == "4" else 8, int(found["size"]), used[found["mark"]])
+    return found["tensor"], blocks, int(scales)
 
 
 def _equal(
@@ -101,7 +109,7 @@ def _equal(
         if dtype != layout.dtype:
             return False
         shapes = {tuple(stored.shape.numpy()) for stored in arrays[array]}
-        if isinstance(form, Float32) and shapes != {layout.shape}:
+        if isinstance(form, Float32 | Half) and shapes != {layout.shape}:
             return False
         places[array] = np.memmap(path, dtype=np.uint8, mode="r", offset=offset, shape=(length,))
     positions = dict.fromkeys(places, 0)

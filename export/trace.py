@@ -63,6 +63,7 @@ def trace(verb: Verb, model: PaliGemma) -> Traced:
         transposed = _store_transposed(graph_model.graph)
         RemoveUnusedNodesPass()(graph_model)
         _drop_unused_initializers(graph_model.graph)
+        _leave_out_unused(graph_model.graph)
         _forget_intermediate_types(graph_model.graph)
         ClearMetadataAndDocStringPass()(graph_model)
         NameFixPass()(graph_model)
@@ -127,6 +128,15 @@ def _drop_unused_initializers(graph: ir.Graph) -> None:
     for name, value in list(graph.initializers.items()):
         if not value.uses():
             graph.initializers.pop(name)
+
+
+def _leave_out_unused(graph: ir.Graph) -> None:
+    """An output that nobody reads has no name, and is not computed: operators of other domains only."""
+    outputs = set(graph.outputs)
+    for node in graph:
+        for value in node.outputs:
+            if node.domain and not value.uses() and value not in outputs:
+                value.name = ""
 
 
 def _forget_intermediate_types(graph: ir.Graph) -> None:

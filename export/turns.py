@@ -11,6 +11,8 @@ from paligemma_onnx.runtime.heap import trim
 from paligemma_onnx.runtime.manifest import GraphSpec, Manifest
 from paligemma_onnx.runtime.session import Placement, open_session
 
+from .widened import needs_widening, open_widened
+
 
 class Turns:
     """Opens the graph that is asked for, and lets the one before it go."""
@@ -26,7 +28,10 @@ class Turns:
             folder, manifest, placement = self._bundle
             self._session, self._digest = None, ""
             trim()
-            self._session = open_session(folder, graph, manifest, placement)
+            if graph != manifest.graphs.mask_decoder and needs_widening(manifest, placement):
+                self._session = open_widened(folder, graph, placement)
+            else:
+                self._session = open_session(folder, graph, manifest, placement)
             self._digest = graph.digest
         return self._session
 

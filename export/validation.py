@@ -19,6 +19,7 @@ from .encodings import TensorSource
 from .record import Questions, Reference, record, record_masks
 from .stored_weights import WeightComparison, compare_weights
 from .turns import open_by_turns
+from .widened import needs_widening
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ def validate(
         bundle_id=manifest.bundle_id,
         precision=manifest.recipe.precision,
         reference=name,
-        device=placement.device,
+        device=placement.name + (", as a GPU computes" if needs_widening(manifest, placement) else ""),
         rows=len(questions.prompts),
         steps=questions.steps,
         weights=weights,

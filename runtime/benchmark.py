@@ -32,7 +32,7 @@ class Cost:
 
     pictures: int
     tokens: int  # of each answer
-    vision_s: float  # the vision graph, one picture
+    vision_s: float  # the vision graph, for each picture
     prefill_s: float  # the prefill graph, all rows
     time_to_first_token_s: float  # from the call on: pictures resized, vision, prefill, the choice of an id
     token_s: float  # one decode step and all that the driver does for it, all rows
@@ -78,9 +78,14 @@ class TimedSession:
         self.runs.append((started, time.perf_counter()))
 
 
+def sum_seconds(runs: Sequence[tuple[float, float]]) -> float:
+    """Seconds of noted runs together."""
+    return sum(ended - started for started, ended in runs)
+
+
 def mean_seconds(runs: Sequence[tuple[float, float]]) -> float:
-    """Seconds of noted runs."""
-    return sum(ended - started for started, ended in runs) / len(runs)
+    """Seconds of a noted run."""
+    return sum_seconds(runs) / len(runs)
 
 
 class Benchmark:
@@ -132,7 +137,7 @@ class Benchmark:
         return Cost(
             pictures=len(pictures),
             tokens=tokens,
-            vision_s=mean_seconds(vision.runs),
+            vision_s=sum_seconds(vision.runs) / len(pictures),  # a GPU sees several in a run
             prefill_s=mean_seconds([prefill]),
             time_to_first_token_s=first - started,
             token_s=token_s,

@@ -2,25 +2,63 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from .manifest import CacheFacts
+from .session import Placement
+from .tensors import Tensor
+
+if TYPE_CHECKING:
+    from .rooms import Room
 
 
 @dataclass(frozen=True)
 class Cache:
     """What earlier tokens left behind.
 
-    The values are bound `OrtValue`s: a step reads them and makes new ones, or writes into them, and no byte
-    of them passes through Python. Row b owns the slots [0, lengths[b]); what lies behind is padding, and
-    finite: attention gives it no weight, but nothing times NaN is NaN.
+    A step reads the values and makes new ones, or writes into them, and no byte of them passes through
+    Python. Row b owns the slots [0, lengths[b]); what lies behind is padding, and finite: attention gives it
+    no weight, but nothing times NaN is NaN.
     """
 
-    values: tuple[Any, ...]  # key and value of each layer in turn, float32[B, K, P, H]
+    values: tuple[Any, ...]  # key and value of each layer in turn, float[B, K, P, H]: OrtValues, or Tensors
     lengths: NDArray[np.int64]  # [B]
+    room: Room | None = None  # where the values are, if they stay there behind the request
 
     def grown(self, values: tuple[Any, ...]) -> Cache:
         """The cache after one more token in every row."""
-        return Cache(values, self.lengths + 1)
+        return replace(self, values=values, lengths=self.lengths + 1)
+
+    def named(self, prefix: str) -> dict[str, Any]:
+        """The values under the names that a graph has for them."""
+        kinds = ("key", "value")
+        return {f"{prefix}.{index // 2}.{kinds[index % 2]}": value for index, value in enumerate(self.values)}
+
+
+def cache_memory(
+    facts: CacheFacts, placement: Placement, rows: int, slots: int, held: Sequence[Tensor] = ()
+) -> tuple[Tensor, ...]:
+    """Memory for a cache that is updated in place, float[B, K, C, H] for each key and value.
+
+    It begins with the slots of the values `held`, of a smaller cache; the rest are zeros: a free slot has no
+    weight in what is read, but nothing times NaN would be NaN.
+
+    Raises:
+        ResourceError: there is not so much.
+    """
+    what, shape = f"a cache of {slots} slots for {rows} rows", (rows, facts.heads, slots, facts.head_dim)
+
+    def value(index: int) -> Tensor:
+        if not held:
+            return Tensor.zeros(shape, facts.dtype, placement, what)
+        before = held[index].held()
+        content = np.zeros(shape, before.dtype)
+        content[:, :, : before.shape[2]] = before
+        return Tensor.holding(content, facts.dtype, placement, what)
+
+    return tuple(value(index) for index in range(2 * facts.layers))

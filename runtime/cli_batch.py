@@ -23,13 +23,20 @@ from .batch.record import LISTING, Record, begun, input_facts
 from .batch.shards import Shard
 from .batch.stopping import Stop
 from .batch.work import Watch, Work, do_shard
-from .cli_options import CONSTRAINED, DEVICE, MAX_IMAGE_PIXELS, MAX_NEW_TOKENS, MODEL, THREADS, sampling
+from .cli_options import (
+    CONSTRAINED,
+    DEVICE,
+    GPU_MEMORY,
+    MAX_IMAGE_PIXELS,
+    MAX_NEW_TOKENS,
+    MODEL,
+    THREADS,
+    sampling,
+)
 from .errors import FailedRowsError, OptionError
 from .job import plan
 from .manifest import Manifest, read_manifest
-from .paligemma import PaliGemma
 from .picture import Picture
-from .session import Device
 from .tokenizer import PromptTokenizer
 
 FEW_ROWS = 100  # before so many, a share of errors says little
@@ -45,7 +52,7 @@ DECODERS = min(4, os.cpu_count() or 1)  # threads; a picture is opened many time
 @click.option("--output", type=click.Path(path_type=Path), required=True, help="Folder for the parts.")
 @click.option("--format", type=click.Choice(get_args(Format)), default="jsonl", help="Of the parts.")
 @click.option("--batch-size", type=click.IntRange(min=1), default=8, help="Rows answered at a time.")
-@click.option("--decoders", type=click.IntRange(min=1), default=DECODERS, help="Threads that open pictures.")
+@click.option("--decoders", type=click.IntRange(min=1), default=DECODERS, help="Threads opening pictures.")
 @click.option("--part-rows", type=click.IntRange(min=1), default=1000, help="Rows of a part.")
 @click.option("--num-shards", type=click.IntRange(min=1), default=1, help="Shares of the input.")
 @click.option("--shard-index", type=click.IntRange(min=0), default=0, help="The share to answer.")
@@ -59,6 +66,7 @@ DECODERS = min(4, os.cpu_count() or 1)  # threads; a picture is opened many time
 @CONSTRAINED
 @DEVICE
 @THREADS
+@GPU_MEMORY
 @MAX_IMAGE_PIXELS
 @click.option("--json", is_flag=True, help="Print one JSON object at the end.")
 def batch(
@@ -85,6 +93,7 @@ def batch(
     constrained: bool,
     device: str,
     threads: int | None,
+    gpu_memory: int | None,
     max_image_pixels: int,
     json: bool,
 ) -> None:
@@ -98,6 +107,8 @@ def batch(
         )
     if engine == "ray" and num_shards > 1:
         raise OptionError("--engine ray spreads the parts itself; leave --num-shards out")
+    if engine == "ray" and device.startswith("cuda:"):
+        raise OptionError("--engine ray gives each worker a GPU of its own; say --device cuda")
     path = Path(os.path.abspath(input))  # noqa: PTH100  keeps links, which resolve() would follow
     output = Path(os.path.abspath(output))  # noqa: PTH100
     source = Source(path, kind_of(path), prompt, output / LISTING)
@@ -144,13 +155,14 @@ def batch(
             part_rows=part_rows,
             asking=Asking(options, record.seed, batch_size, decoders),
             bundle=Path(os.path.abspath(model)),  # noqa: PTH100
-            device=cast(Device, device),
+            device=device,
             threads=threads,
+            memory_limit=gpu_memory,
         )
         if engine == "ray":
             do = partial(do_shard_on_ray, work, record.rows, address=ray_address, workers=workers)
         else:
-            do = partial(do_shard, work, PaliGemma.load(work.bundle, device=work.device, threads=threads))
+            do = partial(do_shard, work, work.open())
         with Progress(round(record.rows / num_shards), exact=num_shards == 1) as progress:
             do(watch=Watch(progress.passed, _limited(progress, max_error_rate), stop))
         if json:

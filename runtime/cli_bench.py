@@ -6,14 +6,13 @@ from dataclasses import asdict, dataclass
 from json import dumps
 from pathlib import Path
 from statistics import median
-from typing import cast
 
 import click
 
 from .benchmark import Benchmark, Cost, peak_bytes, pictures_for
 from .cli_completion import complete_folders
+from .cli_options import DEVICE, GPU_MEMORY, THREADS
 from .paligemma import PaliGemma
-from .session import DEVICES, MOST_THREADS, Device
 from .terminal import say
 
 MOST_PICTURES = 256  # of a batch: as many differ in their lowest bits
@@ -57,8 +56,9 @@ def batch_sizes(_context: click.Context, _option: click.Parameter, text: str) ->
 @click.option("--image", type=click.Path(), help="Image file to ask about.  [default: a drawn one]")
 @click.option("--tokens", type=click.IntRange(2, 4096), default=20, help="Tokens of each answer.")
 @click.option("--rounds", type=click.IntRange(1, 1000), default=5, help="Requests; medians are reported.")
-@click.option("--device", type=click.Choice(DEVICES), default="auto", help="Where to run.")
-@click.option("--threads", type=click.IntRange(1, MOST_THREADS), help="Threads of the CPU.  [default: all]")
+@DEVICE
+@THREADS
+@GPU_MEMORY
 @click.option("--batches", default="1,4", callback=batch_sizes, help="Pictures of a request.")
 @click.option("--json", is_flag=True, help="Print one JSON object.")
 def bench(
@@ -68,6 +68,7 @@ def bench(
     rounds: int,
     device: str,
     threads: int | None,
+    gpu_memory: int | None,
     batches: tuple[int, ...],
     json: bool,
 ) -> None:
@@ -77,7 +78,7 @@ def bench(
     counted comes first.
     """
     pictures = pictures_for(image, max(batches))
-    model = PaliGemma.load(bundle, device=cast(Device, device), threads=threads)
+    model = PaliGemma.load(bundle, device=device, threads=threads, memory_limit=gpu_memory)
     benchmark = Benchmark(model)
     benchmark.ask(pictures[:1], PROMPT, tokens)
     costs: dict[int, list[Cost]] = {size: [] for size in dict.fromkeys((1, *batches))}

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from json import dumps
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import click
 
@@ -15,6 +15,7 @@ from .cancellation import Cancellation
 from .cli_options import (
     CONSTRAINED,
     DEVICE,
+    GPU_MEMORY,
     MAX_IMAGE_PIXELS,
     MAX_NEW_TOKENS,
     MODEL,
@@ -26,7 +27,6 @@ from .cli_options import (
 from .detection import Detections
 from .paligemma import PaliGemma
 from .picture_file import picture_file
-from .session import Device
 from .terminal import say
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -38,6 +38,7 @@ def _options(command: Command) -> Command:
         click.option("--json", is_flag=True, help="Print one JSON object."),
         RELEASE_VISION,
         MAX_IMAGE_PIXELS,
+        GPU_MEMORY,
         THREADS,
         DEVICE,
         sampling,
@@ -92,6 +93,7 @@ def _run(
     seed: int | None,
     device: str,
     threads: int | None,
+    gpu_memory: int | None,
     max_image_pixels: int,
     release_vision: bool,
     json: bool,
@@ -109,7 +111,11 @@ def _run(
     )
     with picture_file(draw, "--draw") if draw is not None else nullcontext() as save:
         loaded = PaliGemma.load(
-            model, device=cast(Device, device), threads=threads, keep_vision=not release_vision
+            model,
+            device=device,
+            threads=threads,
+            keep_vision=not release_vision,
+            memory_limit=gpu_memory,
         )
         ask = loaded.segment if task == "segment" else loaded.detect
         # Signals reach the main thread between bytecodes: a graph that ran there would keep Ctrl-C waiting.

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from json import dumps
 from pathlib import Path
-from typing import cast
 
 import click
 
@@ -17,6 +16,7 @@ from .cancellation import Cancellation
 from .cli_options import (
     CONSTRAINED,
     DEVICE,
+    GPU_MEMORY,
     MAX_IMAGE_PIXELS,
     MAX_NEW_TOKENS,
     MODEL,
@@ -26,7 +26,6 @@ from .cli_options import (
     sampling,
 )
 from .paligemma import PaliGemma, Stream
-from .session import Device
 from .terminal import say
 
 
@@ -38,6 +37,7 @@ from .terminal import say
 @CONSTRAINED
 @DEVICE
 @THREADS
+@GPU_MEMORY
 @MAX_IMAGE_PIXELS
 @RELEASE_VISION
 @click.option("--json", is_flag=True, help="Print one JSON object when the answer is complete.")
@@ -55,6 +55,7 @@ def generate(
     constrained: bool,
     device: str,
     threads: int | None,
+    gpu_memory: int | None,
     max_image_pixels: int,
     release_vision: bool,
     json: bool,
@@ -79,7 +80,11 @@ def generate(
         cancel=cancel,
     )
     loaded = PaliGemma.load(
-        model, device=cast(Device, device), threads=threads, keep_vision=not release_vision
+        model,
+        device=device,
+        threads=threads,
+        keep_vision=not release_vision,
+        memory_limit=gpu_memory,
     )
     stream = loaded.stream(list(image), prompt, **options)
     for warning in stream.result.warnings:

@@ -11,8 +11,9 @@ import click
 from .answer import Options
 from .cancellation import Cancellation
 from .cli_completion import complete_folders
+from .cli_types import AmountType, DeviceType
 from .image import DEFAULT_MAX_PIXELS
-from .session import DEVICES, MOST_THREADS
+from .session import MOST_THREADS
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -24,7 +25,8 @@ MODEL = click.option(
     help="Bundle made by `export`.",
 )
 MAX_NEW_TOKENS = click.option("--max-new-tokens", type=int, help="Of an answer.  [default: the bundle's]")
-DEVICE = click.option("--device", type=click.Choice(DEVICES), default="auto", help="Where to run.")
+DEVICE = click.option("--device", type=DeviceType(), default="auto", help="auto, cpu, cuda or cuda:N.")
+GPU_MEMORY = click.option("--gpu-memory", type=AmountType(), help="Most to take, as 12GiB.")
 THREADS = click.option(
     "--threads", type=click.IntRange(1, MOST_THREADS), help="Threads of the CPU.  [default: all]"
 )

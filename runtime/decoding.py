@@ -13,11 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .answer import FinishReason
-from .cancellation import Cancellation
+from .cache import Cache
+from .cancellation import Cancellation, Cancelled
 from .constraint import Form, Place
 from .errors import NumericsError
 from .manifest import Recipe
-from .runner import Array, Runner
+from .runner import Array, Features, Runner
 from .sampling import SamplingOptions, sample
 
 
@@ -42,7 +43,7 @@ class Clock:
 
 def decode_batch(
     runner: Runner,
-    image_features: Array,
+    image_features: Features,
     prompts: Sequence[Sequence[int]],
     *,
     max_new_tokens: int,
@@ -73,7 +74,6 @@ def decode_batch(
         NumericsError: the logits are not numbers.
     """
     tokens = runner.manifest.tokens
-    suppressed = np.array(tokens.suppressed, dtype=np.int64)
     lengths = np.array([len(prompt) for prompt in prompts], dtype=np.int64)
     input_ids = np.full((len(prompts), lengths.max()), tokens.pad, dtype=np.int64)
     for row, prompt in enumerate(prompts):
@@ -85,13 +85,50 @@ def decode_batch(
     logits, cache = runner.prefill(input_ids, image_features, lengths, slots, cancel)
     clock.prefill_s = time.perf_counter() - started
 
-    counts = [0] * len(prompts)
-    active = list(range(len(prompts)))
-    places = [Place()] * len(prompts)  # within what their forms allow
+    sound = True
+    try:
+        yield from _steps(
+            runner,
+            logits,
+            cache,
+            max_new_tokens=max_new_tokens,
+            sampling=sampling,
+            generators=generators,
+            forms=forms,
+            cancel=cancel,
+            clock=clock,
+        )
+    except (Cancelled, GeneratorExit):
+        raise
+    except Exception:
+        sound = False
+        raise
+    finally:
+        runner.release(cache, sound=sound)
+
+
+def _steps(
+    runner: Runner,
+    logits: Array,
+    cache: Cache,
+    *,
+    max_new_tokens: int,
+    sampling: SamplingOptions,
+    generators: Sequence[np.random.Generator],
+    forms: Sequence[Form | None],
+    cancel: Cancellation,
+    clock: Clock,
+) -> Iterator[Event]:
+    """What `decode_batch` does behind the prefill."""
+    tokens, context = runner.manifest.tokens, runner.manifest.model.context_length
+    suppressed = np.array(tokens.suppressed, dtype=np.int64)
+    counts = [0] * len(logits)
+    active = list(range(len(logits)))
+    places = [Place()] * len(logits)  # within what their forms allow
     while True:
         cancel.check()
         # Rows that have ended go on as padding; nothing of theirs is read.
-        chosen = np.full((len(prompts), 1), tokens.pad, dtype=np.int64)
+        chosen = np.full((len(logits), 1), tokens.pad, dtype=np.int64)
         room = context - cache.lengths
         going_on = []
         for row in active:

@@ -17,7 +17,9 @@ from .onnx_file import OnnxFile, StoredTensor, read_onnx
 BITS = {1: 32, 10: 16, 16: 16, 2: 8, 3: 8, 21: 4, 22: 4}
 # What the export puts behind the name of a matrix of fewer bits; `.rows` is the same bytes in another shape,
 # `.scales` are no matrix.
-_NAME = re.compile(r"(?P<tensor>.+?)(?:\.int(?P<bits>\d+)(?:x\d+)?(?P<beside>\.rows|\.scales)?)?")
+_NAME = re.compile(
+    r"(?P<tensor>.+?)(?:\.int(?P<bits>\d+)(?:x\d+(?:bf16|fp16)?)?(?P<beside>\.rows|\.scales)?)?"
+)
 _LAYER = re.compile(r"(?P<where>.*\blayers)\.(?P<layer>\d+)\..*")
 
 

@@ -30,6 +30,7 @@ WEIGHTS = {
     "mapped": "mapped as they are, shared with other processes",
     "prepared": "mapped as prepared, shared with other processes",
     "packed": "private, in the order of this processor's kernels; `prepare` has them mapped",
+    "device": "on the GPU, each once",
 }
 
 
@@ -93,7 +94,8 @@ def table(found: Inspection) -> str:
         f"model       {model.family}, {model.parameters:,} parameters, width {model.hidden_size}, "
         f"{model.vocab_size:,} words, context {model.context_length} tokens",
         f"image       {image.size} x {image.size} pixels become {image.tokens} tokens",
-        f"precision   {manifest.recipe.precision}, ONNX opset {manifest.recipe.opset}",
+        f"precision   {manifest.recipe.precision}, ONNX opset {manifest.recipe.opset}, "
+        f"for {' and '.join(manifest.recipe.devices)}",
         *(f"            {graph} {form}" for graph, form in vars(manifest.recipe.matrices).items()),
         f"cache       {cache.layers} layers x {cache.heads} heads x {cache.head_dim}: "
         f"{cache_bytes(manifest, 1) / 1024:.0f} KiB a token, "
@@ -142,17 +144,20 @@ def _caches(found: Inspection) -> Iterator[str]:
 
 
 def _memory(memory: MemoryEstimate) -> Iterator[str]:
-    yield f"memory      about {_size(memory.total_bytes)} for one request on the CPU:"
+    place = "GPU" if memory.weights == "device" else "CPU"
+    yield f"memory      about {_size(memory.total_bytes)} for one request on the {place}:"
     yield f"            {_size(memory.weights_bytes)} weights, {WEIGHTS[memory.weights]}"
     yield f"            {_size(memory.cache_bytes)} cache, {_size(memory.other_bytes)} for all else"
     if memory.machine_bytes is None:
-        yield "            how much this machine has is unknown"
+        unknown = "no GPU is here" if place == "GPU" else "how much this machine has is unknown"
+        yield f"            {unknown}"
         return
     free = "" if memory.free_bytes is None else f", {_size(memory.free_bytes)} of it free"
     fits = "it fits" if memory.fits else "it does not fit"
     if memory.fits and memory.fits_now is False:
         fits = "it fits once other programs have given memory back"
-    yield f"            this machine has {_size(memory.machine_bytes)}{free}: {fits}"
+    where = "this machine" if place == "CPU" else "the GPU"
+    yield f"            {where} has {_size(memory.machine_bytes)}{free}: {fits}"
 
 
 def _size(count: int) -> str:

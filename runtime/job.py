@@ -22,7 +22,7 @@ from .errors import OptionError, PromptError
 from .image import DEFAULT_MAX_PIXELS, ImageInput
 from .manifest import Manifest
 from .picture import Picture, open_picture
-from .runner import Array, Runner
+from .runner import Array, Features, Runner
 from .sampling import SEEDS, SamplingOptions, fresh_seed, rng_for
 from .tokenizer import Detokenizer, PromptTokenizer
 
@@ -215,13 +215,13 @@ def _by_picture_count(rows: Sequence[Row]) -> list[list[Row]]:
     return list(groups.values())
 
 
-def _run_rows(job: Job, rows: list[Row], features: Array, runner: Runner) -> Iterator[tuple[Row, str]]:
+def _run_rows(job: Job, rows: list[Row], features: Features, runner: Runner) -> Iterator[tuple[Row, str]]:
     clock = Clock()
     for row in rows:
         row.clock = clock
     events = decode_batch(
         runner,
-        np.stack([np.concatenate([features[picture] for picture in row.pictures]) for row in rows]),
+        runner.arrange(features, np.array([row.pictures for row in rows]), job.cancel),
         [row.prompt for row in rows],
         max_new_tokens=job.max_new_tokens,
         sampling=job.sampling,

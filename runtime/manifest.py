@@ -28,7 +28,7 @@ class TensorSpec:
     """One input or output of a graph; a string in the shape names a dimension that varies."""
 
     name: str
-    dtype: Literal["float32", "int64"]
+    dtype: Literal["float32", "bfloat16", "float16", "int64"]
     shape: tuple[int | str, ...]
 
 
@@ -117,8 +117,11 @@ class CacheFacts:
     layers: int
     heads: int
     head_dim: int
-    dtype: Literal["float32"]
+    dtype: Literal["float32", "bfloat16", "float16"]
     update: CacheUpdate
+
+
+Device = Literal["cpu", "cuda"]
 
 
 @dataclass(frozen=True)
@@ -141,6 +144,7 @@ class Recipe:
     # From so many rows on a decode step runs through the prefill graph, whose arithmetic suits many rows;
     # None: never. Both graphs have the same inputs and outputs where the cache is updated in place.
     wide_batch: int | None
+    devices: tuple[Device, ...]  # that have its operators
 
     @property
     def is_float32(self) -> bool:

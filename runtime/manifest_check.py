@@ -96,7 +96,9 @@ def _check_graphs(manifest: Manifest) -> None:
     past: dict[str, Shape] = {"past_lengths": (None,), **slots("past_key_values")}
     step: dict[str, Shape] = {"input_ids": (None, 1), **past}
     if cache.update == "in_place":
-        prompt = step = prompt | past
+        prompt |= past
+        if "image_features" in {spec.name for spec in graphs.decode.inputs}:
+            step = prompt  # prefill and decode are one graph
     elif manifest.recipe.wide_batch is not None:
         raise ValueError("recipe.wide_batch asks for a cache that is updated in place")
     _check_tensors("prefill", graphs.prefill.inputs, prompt)
@@ -106,6 +108,18 @@ def _check_graphs(manifest: Manifest) -> None:
     if (masks := graphs.mask_decoder) is not None:
         _check_tensors("mask_decoder", masks.inputs, {"codes": (None, SEGMENTS)})
         _check_tensors("mask_decoder", masks.outputs, {"masks": (None, MASK_SIDE, MASK_SIDE)})
+
+    if not manifest.recipe.devices:
+        raise ValueError("recipe.devices is empty, so the bundle would run nowhere")
+    for spec in (
+        *graphs.prefill.inputs,
+        *graphs.decode.inputs,
+        *graphs.prefill.outputs,
+        *graphs.decode.outputs,
+    ):
+        wanted = cache.dtype if spec.name.startswith(("past_key_values.", "present.")) else None
+        if wanted not in (None, spec.dtype):
+            raise ValueError(f"{spec.name} is {spec.dtype}, cache.dtype says {wanted}")
 
 
 def _check_tensors(graph: str, specs: tuple[TensorSpec, ...], expected: dict[str, Shape]) -> None:

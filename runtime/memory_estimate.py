@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from .gpu import Gpu, this_driver
 from .machine import Machine
 from .manifest import Manifest
+from .rooms import SMALLEST
 
 FLOAT32 = 4  # bytes
+SIZES = {"float32": FLOAT32, "bfloat16": 2, "float16": 2}  # bytes of a number in the cache
 ANSWER = 64  # tokens of a prompt and a short answer
 BATCHES = (1, 8)  # requests at once that the table is for
 LENGTHS = (1024, 4096)  # tokens: images of 448 and of 896 pixels become so many
@@ -17,6 +21,9 @@ LENGTHS = (1024, 4096)  # tokens: images of 448 and of 896 pixels become so many
 # estimate against those figures. They are of a processor before VNNI; with it, it is up to a fifth less.
 PACKED = 1.22  # memory of a byte in a weight file, once matrices lie in the order of the kernels
 REST = 300_000_000  # bytes: Python, the engine, and what it computes with at 224 pixels
+# On a GPU: CUDA's own context, its libraries' workspaces and what is computed with. From what NVIDIA and
+# PyTorch say of contexts; not measured.
+REST_ON_DEVICE = 1_000_000_000  # bytes
 VISION_HEADS = 16  # of every published vision tower, each of which attends from all patches to all
 
 
@@ -25,8 +32,8 @@ class MemoryEstimate:
     """Bytes that a process which answers one request has resident at its peak."""
 
     # mapped: files as they are, shared between processes. prepared: likewise, in the kernels' order.
-    # packed: private memory, in the kernels' order.
-    weights: Literal["mapped", "prepared", "packed"]
+    # packed: private memory, in the kernels' order. device: on the GPU, as they are in the files.
+    weights: Literal["mapped", "prepared", "packed", "device"]
     weights_bytes: int
     cache_bytes: int  # one picture and a short answer
     other_bytes: int
@@ -49,7 +56,7 @@ class CacheSize:
 def cache_bytes(manifest: Manifest, tokens: int) -> int:
     """Memory of the key-value cache of one request that holds so many tokens."""
     cache = manifest.cache
-    return 2 * cache.layers * cache.heads * cache.head_dim * FLOAT32 * tokens
+    return 2 * cache.layers * cache.heads * cache.head_dim * SIZES[cache.dtype] * tokens
 
 
 def one_picture(manifest: Manifest) -> int:
@@ -73,9 +80,11 @@ def estimate_memory(manifest: Manifest, machine: Machine, *, prepared: bool) -> 
 
     Args:
         manifest: the bundle's.
-        machine: where it will run, on the CPU.
+        machine: where it will run.
         prepared: whether `prepare` has written its graphs for this machine.
     """
+    if "cpu" not in manifest.recipe.devices:
+        return _on_device(manifest, this_driver().gpus)
     size = sum(spec.bytes for spec in manifest.files.values())
     mapped = manifest.recipe.is_float32
     weights = size if mapped else int(PACKED * size)
@@ -95,4 +104,27 @@ def estimate_memory(manifest: Manifest, machine: Machine, *, prepared: bool) -> 
         free_bytes=machine.free_bytes,
         fits=None if machine.memory_bytes is None else total <= machine.memory_bytes,
         fits_now=None if machine.free_bytes is None else total <= machine.free_bytes,
+    )
+
+
+def _on_device(manifest: Manifest, gpus: Sequence[Gpu]) -> MemoryEstimate:
+    """The same of a GPU's memory, the first one's."""
+    masks = manifest.graphs.mask_decoder
+    weights = sum(
+        spec.bytes
+        for name, spec in manifest.files.items()
+        if name.endswith(".data") and (masks is None or not name.startswith(masks.file.partition(".")[0]))
+    )
+    cache = cache_bytes(manifest, min(max(SMALLEST, one_picture(manifest)), manifest.model.context_length))
+    total, there = weights + cache + REST_ON_DEVICE, gpus[0].memory_bytes if gpus else None
+    return MemoryEstimate(
+        weights="device",
+        weights_bytes=weights,
+        cache_bytes=cache,
+        other_bytes=REST_ON_DEVICE,
+        total_bytes=total,
+        machine_bytes=there,
+        free_bytes=None,
+        fits=None if there is None else total <= there,
+        fits_now=None,
     )

@@ -12,12 +12,14 @@ from pathlib import Path
 from .errors import BundleError
 from .wire import WireError, fields, signed, varints
 
-MODEL_GRAPH = 7
-GRAPH_NODE, GRAPH_INITIALIZER = 1, 5
+MODEL_GRAPH, MODEL_METADATA = 7, 14
+GRAPH_NODE, GRAPH_INITIALIZER, GRAPH_INPUT, GRAPH_OUTPUT = 1, 5, 11, 12
 NODE_OPERATOR, NODE_ATTRIBUTE, NODE_DOMAIN = 4, 5, 7
 ATTRIBUTE_GRAPH, ATTRIBUTE_GRAPHS = 6, 11
 TENSOR_DIMS, TENSOR_TYPE, TENSOR_NAME, TENSOR_EXTERNAL = 1, 2, 8, 13
 ENTRY_KEY, ENTRY_VALUE = 1, 2
+VALUE_NAME, VALUE_TYPE, TYPE_TENSOR, TENSOR_ELEMENT, TENSOR_SHAPE = 1, 2, 1, 1, 2
+SHAPE_DIMENSION, DIMENSION_SIZE, DIMENSION_NAME = 1, 1, 2
 
 LARGEST = 16 << 20  # bytes; the largest graph of a bundle of 46 layers is under 1 MB
 # A file may say anything; with these it takes no more than a second and little memory.
@@ -40,11 +42,23 @@ class StoredTensor:
 
 
 @dataclass(frozen=True)
+class Value:
+    """An input or output."""
+
+    name: str
+    data_type: int  # of TensorProto.DataType
+    shape: tuple[int | str, ...]  # a string names a dimension that varies
+
+
+@dataclass(frozen=True)
 class OnnxFile:
     """One graph."""
 
     operators: dict[str, int]  # how often each occurs; those of another domain than ONNX' with the domain
     tensors: tuple[StoredTensor, ...]
+    inputs: tuple[Value, ...]
+    outputs: tuple[Value, ...]
+    metadata: dict[str, str]
 
 
 def read_onnx(path: Path) -> OnnxFile:
@@ -67,9 +81,14 @@ def read_onnx(path: Path) -> OnnxFile:
         if len(graphs) != 1:
             raise WireError("it has not one graph")
         contents.read_graph(graphs[0], DEEPEST)
+        inputs, outputs = (_values(graphs[0], kind) for kind in (GRAPH_INPUT, GRAPH_OUTPUT))
+        metadata = dict(
+            _entry(_bytes(value)) for number, value in fields(content) if number == MODEL_METADATA
+        )
     except ValueError as error:  # WireError, or text that is not UTF-8
         raise BundleError(f"{path}: is damaged, no ONNX graph ({error}); export again") from None
-    return OnnxFile(dict(contents.operators.most_common()), tuple(contents.tensors))
+    operators = dict(contents.operators.most_common())
+    return OnnxFile(operators, tuple(contents.tensors), inputs, outputs, metadata)
 
 
 @dataclass
@@ -123,12 +142,59 @@ def _tensor(tensor: memoryview) -> StoredTensor:
         elif number == TENSOR_NAME:
             name = _text(value)
         elif number == TENSOR_EXTERNAL:
-            entry = {part: _text(text) for part, text in fields(_bytes(value))}
-            external[entry.get(ENTRY_KEY, "")] = entry.get(ENTRY_VALUE, "")
+            key, text = _entry(_bytes(value))
+            external[key] = text
     offset, length = (int(external.get(key, "0")) for key in ("offset", "length"))
     if min(*shape, 0, offset, length) < 0:
         raise WireError("a tensor has a negative size")
     return StoredTensor(name, data_type, tuple(shape), external.get("location"), offset, length)
+
+
+def _entry(entry: memoryview) -> tuple[str, str]:
+    """A key and its value."""
+    parts = {part: _text(text) for part, text in fields(entry)}
+    return parts.get(ENTRY_KEY, ""), parts.get(ENTRY_VALUE, "")
+
+
+def _values(graph: memoryview, kind: int) -> tuple[Value, ...]:
+    """A graph's inputs or outputs."""
+    found = []
+    for number, value in fields(graph):
+        if number == kind:
+            found.append(_value(_bytes(value)))
+            if len(found) > MOST:
+                raise WireError("it has too many inputs or outputs")
+    return tuple(found)
+
+
+def _value(value: memoryview) -> Value:
+    name, data_type, shape = "", 0, list[int | str]()
+    for number, part in fields(value):
+        if number == VALUE_NAME:
+            name = _text(part)
+        elif number == VALUE_TYPE:
+            for tensor in _inside(part, TYPE_TENSOR):
+                for inner, what in fields(tensor):
+                    if inner == TENSOR_ELEMENT and isinstance(what, int):
+                        data_type = what
+                    elif inner == TENSOR_SHAPE:
+                        shape += [_dimension(one) for one in _inside(what, SHAPE_DIMENSION)]
+    if len(shape) > MOST_DIMENSIONS:
+        raise WireError("an input or output has too many dimensions")
+    return Value(name, data_type, tuple(shape))
+
+
+def _inside(message: int | memoryview, number: int) -> list[memoryview]:
+    return [_bytes(value) for field_number, value in fields(_bytes(message)) if field_number == number]
+
+
+def _dimension(dimension: memoryview) -> int | str:
+    for number, value in fields(dimension):
+        if number == DIMENSION_SIZE and isinstance(value, int):
+            return signed(value)
+        if number == DIMENSION_NAME:
+            return _text(value)
+    return ""  # it has neither, and varies
 
 
 def _bytes(value: int | memoryview) -> memoryview:

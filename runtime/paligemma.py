@@ -23,7 +23,7 @@ from .manifest import Manifest, read_manifest
 from .picture import Picture, open_picture, picture_of
 from .prepared import find_prepared
 from .runner import Runner
-from .session import Device, Placement, place
+from .session import Placement, devices_of, place
 from .shortage import resources
 from .tokenizer import PromptTokenizer
 from .verification import check_files
@@ -59,23 +59,28 @@ class PaliGemma:
         cls,
         folder: str | Path,
         *,
-        device: Device = "auto",
+        device: str = "auto",
         threads: int | None = None,
         keep_vision: bool = True,
+        memory_limit: int | None = None,
     ) -> PaliGemma:
         """Open a bundle.
 
         Args:
             folder: what `paligemma-onnx export` wrote.
-            device: `auto` takes CUDA when it loads, else the CPU, with a warning if CUDA was there.
+            device: `cpu`, `cuda` or `cuda:N`; `auto` takes CUDA when it loads and the bundle is made for it,
+                else the CPU, with a warning if CUDA was there.
             threads: for one operator on the CPU; None takes every processor this process may use.
             keep_vision: whether the vision graph stays in memory. Otherwise each request opens it for its
                 pictures, which takes a moment, and lets it go: 0.4 GB less while text is written, of a 3B
                 model in 8 bits.
+            memory_limit: bytes of the GPU's memory that weights and graphs may take; a request's cache is
+                beside it. None: all there are.
 
         Raises:
-            OptionError: threads is out of range.
-            BundleError: the folder is incomplete, damaged or mixed from two exports.
+            OptionError: device, threads or memory_limit is out of range.
+            BundleError: the folder is incomplete, damaged or mixed from two exports, or not made for the
+                device.
             ProviderError: no engine is installed, or it has not the device asked for.
             ResourceError: out of memory.
         """
@@ -85,7 +90,8 @@ class PaliGemma:
             manifest = read_manifest(folder)
             check_files(folder, manifest)
             tokenizer = PromptTokenizer.load(folder / manifest.tokens.file)
-            placement = place(device, threads)
+            runs_on = devices_of(manifest.recipe)
+            placement = place(device, threads, runs_on=runs_on, memory_limit=memory_limit)
 
             def opened(where: Placement) -> Runner:
                 if prepared := find_prepared(manifest, where):
@@ -101,7 +107,7 @@ class PaliGemma:
             try:
                 runner = opened(placement)
             except ProviderError as error:
-                if device != "auto" or placement.device == "cpu":
+                if device != "auto" or placement.device == "cpu" or "cpu" not in runs_on:
                     raise
                 warnings.warn(f"running on the CPU, since CUDA does not load: {error}", stacklevel=2)
                 runner = opened(Placement("cpu", placement.threads))
@@ -109,8 +115,8 @@ class PaliGemma:
 
     @property
     def device(self) -> str:
-        """Where the graphs run."""
-        return self.runner.placement.device
+        """Where the graphs run: `cpu`, `cuda` or `cuda:N`."""
+        return self.runner.placement.name
 
     def open(self, image: ImageInput, *, max_image_pixels: int = DEFAULT_MAX_PIXELS) -> Picture:
         """Open a picture ahead, in any thread, for `generate`, `stream` and `generate_batch`.

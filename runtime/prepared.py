@@ -86,6 +86,8 @@ def prepare(bundle: Path, progress: Callable[[str], object]) -> Preparation:
     manifest = read_manifest(bundle)
     if manifest.recipe.is_float32:
         raise OptionError(f"{bundle}: fp32 graphs are mapped as they are; there is nothing to prepare")
+    if "cpu" not in manifest.recipe.devices:
+        raise OptionError(f"{bundle}: its graphs are for a GPU; there is nothing to prepare")
     check_every_byte(bundle, manifest, progress)  # what is made from a damaged file would outlive it
     placement = place("cpu", None)
     final = _folder(manifest)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,7 @@ from .session import Placement
 
 Array = NDArray[np.float32]
 Ids = NDArray[np.int64]
+Features = Any  # of pictures, float32[P, I, D] or [B, N, D], wherever the runner has them; NumPy reads them
 
 
 class Runner(Protocol):
@@ -25,14 +26,18 @@ class Runner(Protocol):
     @property
     def placement(self) -> Placement: ...  # noqa: D102  where it runs
 
-    def encode_image(self, pixel_values: Array, cancel: Cancellation) -> Array: ...  # noqa: D102
+    def encode_image(self, pixel_values: Array, cancel: Cancellation) -> Features: ...  # noqa: D102
+
+    def arrange(self, features: Features, pictures: Ids, cancel: Cancellation) -> Features: ...  # noqa: D102
 
     def prefill(  # noqa: D102
-        self, input_ids: Ids, image_features: Array, text_lengths: Ids, slots: int, cancel: Cancellation
+        self, input_ids: Ids, image_features: Features, text_lengths: Ids, slots: int, cancel: Cancellation
     ) -> tuple[Array, Cache]: ...
 
     def decode(  # noqa: D102
         self, input_ids: Ids, cache: Cache, cancel: Cancellation
     ) -> tuple[Array, Cache]: ...
+
+    def release(self, cache: Cache, *, sound: bool) -> None: ...  # noqa: D102
 
     def decode_masks(self, codes: Ids, cancel: Cancellation) -> Array: ...  # noqa: D102

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 from checkpoints import CASES, write_checkpoint
+from exporting import Silent, exported
+from hollow import cuda_bundle, gpu_python, pytest_terminal_summary
 from reused_graphs import graphs_of
 
 from paligemma_onnx.export import exporter
@@ -16,38 +18,7 @@ from paligemma_onnx.export.recipes import PRECISIONS
 from paligemma_onnx.export.self_check import self_check
 from paligemma_onnx.export.shipped import shipped_model
 
-
-class Silent:
-    """A Progress that keeps what it is told."""
-
-    def __init__(self) -> None:
-        self.stages: list[str] = []
-        self.warnings: list[str] = []
-        self.expected = 0
-        self.written = 0
-
-    def stage(self, text: str) -> None:
-        self.stages.append(text)
-
-    def total(self, size: int) -> None:
-        self.expected = size
-
-    def wrote(self, size: int) -> None:
-        self.written += size
-
-    def warn(self, text: str) -> None:
-        self.warnings.append(text)
-
-
-def exported(checkpoint: Path, output: Path, precision: str = "fp32") -> Path:
-    """A bundle, checked as a user's would be."""
-    progress = Silent()
-    export(
-        ExportRequest(checkpoint, output, precision=precision),
-        progress,
-        lambda path, manifest, source: self_check(path, manifest, source, progress.stage),
-    )
-    return output
+__all__ = ["cuda_bundle", "gpu_python", "pytest_terminal_summary"]  # which pytest finds here
 
 
 @pytest.fixture(scope="session")

@@ -22,12 +22,22 @@ class Scripted:
     def __init__(self, model: PaliGemma, script: Sequence[Sequence[Any]]) -> None:
         self.manifest, self.placement = model.manifest, model.runner.placement
         self.script, self.images, self.steps, self.slots = script, 0, 0, 0
+        self.released: bool | None = None
 
     def encode_image(self, pixel_values: NDArray[np.float32], cancel: Cancellation) -> NDArray[np.float32]:
         cancel.check()
         self.images += len(pixel_values)
         facts = self.manifest
         return np.zeros((len(pixel_values), facts.image.tokens, facts.model.hidden_size), np.float32)
+
+    def arrange(
+        self, features: NDArray[np.float32], pictures: NDArray[np.int64], cancel: Cancellation
+    ) -> NDArray[np.float32]:
+        cancel.check()
+        return features[pictures].reshape(len(pictures), -1, features.shape[2])
+
+    def release(self, cache: Cache, *, sound: bool) -> None:  # noqa: ARG002
+        self.released = sound
 
     def prefill(
         self,

@@ -17,7 +17,7 @@ from damage import copied, edit_graph, flip_bit, name_graph
 
 from paligemma_onnx.runtime import BundleError, PaliGemma, ProviderError
 from paligemma_onnx.runtime import session as sessions
-from paligemma_onnx.runtime.graphs import GraphRunner
+from paligemma_onnx.runtime.execution import Executor
 from paligemma_onnx.runtime.session import import_onnxruntime
 from paligemma_onnx.runtime.verification import verify
 
@@ -148,7 +148,7 @@ def test_nothing_runs_before_all_is_checked(copy: Path, monkeypatch: pytest.Monk
     def fail(*_: object) -> None:
         raise AssertionError("a graph ran")
 
-    monkeypatch.setattr(GraphRunner, "_run", fail)
+    monkeypatch.setattr(Executor, "run", fail)
     edit_graph(copy, "decode.onnx", name_graph("0" * 32))
     with pytest.raises(BundleError, match="belongs to bundle"):
         PaliGemma.load(copy).generate(PICTURE, "caption en")
@@ -203,7 +203,7 @@ NO_CUDA = """
 import onnxruntime
 original = onnxruntime.InferenceSession
 def session(path, options, providers, **named):
-    if providers == ["CUDAExecutionProvider"] and {raises}:
+    if providers[0][0] == "CUDAExecutionProvider" and {raises}:
         raise RuntimeError("CUDA failure 35: CUDA driver version is insufficient")
     return original(path, options, providers=["CPUExecutionProvider"], **named)
 onnxruntime.InferenceSession = session

@@ -18,6 +18,8 @@ from huggingface_hub import utils as hub
 from reused_graphs import graphs_of
 
 from paligemma_onnx.export import exporter
+from paligemma_onnx.export.recipes import choose
+from paligemma_onnx.runtime.errors import OptionError
 
 Folders = Callable[[str], Path]
 CASE = "gemma_one_kv_head"
@@ -208,3 +210,12 @@ def test_a_demo_leaves_what_is_there(capsys: pytest.CaptureFixture[str], tmp_pat
         assert ended.code == 2
         assert str(place) in ended.error
     assert [entry.name for entry in tmp_path.iterdir()] == ["mine"]
+
+
+def test_what_a_bundle_is_for() -> None:
+    assert (choose(None, None), choose(None, "cpu"), choose(None, "cuda")) == ("fp32", "fp32", "bf16")
+    assert (choose("int4", None), choose("fp32", "cuda"), choose("int4", "cpu")) == ("int4", "fp32", "int4")
+    with pytest.raises(OptionError, match="not run on cuda; choose from fp32, bf16, fp16, int4-bf16"):
+        choose("int4", "cuda")
+    with pytest.raises(OptionError, match="bf16 does not run on cpu"):
+        choose("bf16", "cpu")

@@ -59,7 +59,7 @@ def bash(place: Path, env: dict[str, str]) -> Iterator[Terminal]:
         ("completion f", "completion fish "),
         ("ins", "inspect "),
         ("validate --ht", "validate --html "),
-        ("export --precision int4-", "--precision int4-compact "),
+        ("export --precision int4-c", "--precision int4-compact "),
         ("generate --device cu", "--device cuda "),
         # a file would also begin with `bun`, but a bundle is a folder
         ("inspect bun", "inspect bundle-of-mine/"),

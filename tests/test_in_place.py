@@ -20,7 +20,7 @@ from paligemma_onnx.model.cache import Cache as TorchCache
 from paligemma_onnx.model.load import load_model, open_checkpoint
 from paligemma_onnx.model.paligemma import PaliGemma as Model
 from paligemma_onnx.runtime import Cancellation, PaliGemma, Request
-from paligemma_onnx.runtime.cache import Cache
+from paligemma_onnx.runtime.cache import Cache, cache_memory
 from paligemma_onnx.runtime.graphs import SPARE_SLOTS, GraphRunner
 from paligemma_onnx.runtime.manifest import read_manifest
 
@@ -79,7 +79,7 @@ def start(runner: GraphRunner, model: Model) -> Started:
     expected, reference = model.prefill(*map(torch.from_numpy, (ids, features, lengths)))
     assert_close("prefill", logits, expected, BOUND)
     for ours, theirs in zip(cache.values, (tensor for layer in reference for tensor in layer), strict=True):
-        assert ours.shape()[2] == room
+        assert ours.shape[2] == room
         assert_close("cache of prefill", ours.numpy()[:, :, : theirs.shape[2]], theirs, BOUND)
     return Started(cache, reference, torch.from_numpy(cache.lengths))
 
@@ -90,7 +90,7 @@ def fill_behind(cache: Cache, number: float) -> None:
         content = value.numpy()
         for row, length in enumerate(cache.lengths):
             content[row, :, length:] = number
-        value.update_inplace(content)
+        value.put(content)
 
 
 def tokens(steps: int, seed: int = 5) -> list[np.ndarray]:
@@ -151,13 +151,13 @@ def test_nothing_is_moved(pair: Callable[[str], Pair], family: str) -> None:
     runner, model = pair(family).runner, pair(family).model
     cache = start(runner, model).cache
     fill_behind(cache, 0)
-    addresses = [value.data_ptr() for value in cache.values]
+    addresses = [value.address for value in cache.values]
     assert len(set(addresses)) == len(addresses)
     for ids in tokens(STEPS):
         before, slots = [value.numpy().copy() for value in cache.values], cache.lengths
         handed_in = cache
         _, cache = runner.decode(ids, cache, NEVER)
-        assert [value.data_ptr() for value in cache.values] == addresses
+        assert [value.address for value in cache.values] == addresses
         for old, value, seen in zip(before, cache.values, handed_in.values, strict=True):
             new, rows = value.numpy(), np.arange(len(slots))
             assert np.array_equal(seen.numpy(), new)
@@ -178,10 +178,11 @@ def test_one_may_go_back(pair: Callable[[str], Pair], family: str) -> None:
 def test_free_slots_are_zeros(pair: Callable[[str], Pair]) -> None:
     """Whatever stood in the memory before: attention gives a free slot no weight, and 0 * NaN is NaN."""
     runner = pair("gemma").runner
+    place = runner.manifest.cache, runner.placement
     for _ in range(3):
-        used = [np.full_like(value.numpy(), np.nan) for value in runner._room(3, 60)]
+        used = [np.full_like(value.numpy(), np.nan) for value in cache_memory(*place, 3, 60)]
         del used
-        assert all((value.numpy() == 0).all() for value in runner._room(3, 60))
+        assert all((value.numpy() == 0).all() for value in cache_memory(*place, 3, 60))
 
 
 @both_families
@@ -195,14 +196,14 @@ def test_it_moves_when_it_is_full(pair: Callable[[str], Pair], family: str) -> N
     _, moved = runner.decode(tokens(1)[0], full, NEVER)
     for old, given, new in zip(before, started.cache.values, moved.values, strict=True):
         assert np.array_equal(given.numpy(), old)
-        assert new.shape()[2] == old.shape[2] + SPARE_SLOTS
+        assert new.shape[2] == old.shape[2] + SPARE_SLOTS
 
 
 def test_a_row_beyond_all_room_is_refused(pair: Callable[[str], Pair]) -> None:
     """Nothing is written outside the memory, whatever the caller counts."""
     runner, model = pair("gemma").runner, pair("gemma").model
     started = start(runner, model)
-    slots = started.cache.values[0].shape()[2] + SPARE_SLOTS
+    slots = started.cache.values[0].shape[2] + SPARE_SLOTS
     with pytest.raises(Exception, match="the engine failed in it"):
         runner.decode(tokens(1)[0], replace(started.cache, lengths=np.array([slots, 3, 3])), NEVER)
     assert worst_error(runner, model, started, tokens(STEPS)) <= BOUND
@@ -213,7 +214,7 @@ def test_a_request_that_allows_much_takes_little(pair: Callable[[str], Pair]) ->
     ids, lengths = np.full((1, 5), 7), np.array([5])
     features = np.zeros((1, IMAGE_TOKENS, runner.manifest.model.hidden_size), dtype=np.float32)
     _, cache = runner.prefill(ids, features, lengths, 100_000, NEVER)
-    assert cache.values[0].shape()[2] == IMAGE_TOKENS + 5 + SPARE_SLOTS
+    assert cache.values[0].shape[2] == IMAGE_TOKENS + 5 + SPARE_SLOTS
 
 
 @both_families

@@ -9,8 +9,9 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from damage import copied, edit_manifest, endless
 from PIL import Image
 
 from paligemma_onnx.runtime import Cancellation, PaliGemma
+from paligemma_onnx.runtime.graphs import GraphRunner
 
 Folders = Callable[[str], Path]
 CASE = "gemma_one_kv_head"
@@ -178,7 +180,7 @@ def test_cancelled_within_a_run(model: PaliGemma, stage: str) -> None:
                 time.sleep(0.001)
             raise RuntimeError("Exiting due to terminate flag being set to true.")
 
-    runner = type(model.runner)(**{**vars(model.runner), name: Waiting()})
+    runner = replace(cast("GraphRunner", model.runner), **{name: cast("Any", Waiting())})
     waiting = PaliGemma(model.manifest, model.tokenizer, runner, 0.0)
     began = time.monotonic()
     answer = waiting.generate(PICTURE, "caption en", cancel=cancel)

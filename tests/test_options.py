@@ -13,6 +13,7 @@ from click.core import ParameterSource
 from command_line import ran_here
 
 from paligemma_onnx.runtime.cli import COMMANDS, VARIABLES, cli
+from paligemma_onnx.runtime.cli_types import AmountType, DeviceType
 
 SCREEN, COLUMNS = 40, 100  # lines, characters
 ROOT = click.Context(cli, info_name="paligemma-onnx", **cli.context_settings)
@@ -38,6 +39,7 @@ def test_there_are_options_of_every_kind() -> None:
     kinds = {(type(option.type).__name__, option.multiple, option.is_flag) for _, option in ALL}
     assert len(ALL) > 30
     assert {name for name, *_ in kinds} >= {"Path", "Choice", "IntRange", "StringParamType", "BoolParamType"}
+    assert {name for name, *_ in kinds} >= {"DeviceType", "AmountType"}
     assert {multiple for _, multiple, _ in kinds} == {False, True}
 
 
@@ -54,6 +56,9 @@ def sample(option: click.Option) -> tuple[str, Any]:
     return between.join((given, given)), (value, value)
 
 
+OURS: dict[type, tuple[str, Any]] = {DeviceType: ("cuda:1", "cuda:1"), AmountType: ("1.5GiB", 3 << 29)}
+
+
 def one_of(kind: click.ParamType) -> tuple[str, Any]:
     """A value that fits a type, as text and as it is."""
     match kind:
@@ -65,7 +70,7 @@ def one_of(kind: click.ParamType) -> tuple[str, Any]:
             return "3", 3
         case click.types.FloatParamType():
             return "0.25", 0.25
-    return "one", "one"
+    return OURS.get(type(kind), ("one", "one"))
 
 
 @pytest.mark.parametrize(("name", "option"), ALL, ids=[f"{name} {one.opts[0]}" for name, one in ALL])
@@ -107,3 +112,20 @@ def test_help(name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest
     for option in mine:
         assert option.help
         assert option.opts[0] in page
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("12GiB", 12 << 30),
+        ("12 gib", 12 << 30),
+        ("12G", 12 * 10**9),
+        ("800MB", 800 * 10**6),
+        ("1.5KiB", 1536),
+        ("4096", 4096),
+        ("4096B", 4096),
+        ("2TiB", 2 << 40),
+    ],
+)
+def test_amounts_of_memory(text: str, size: int) -> None:
+    assert AmountType().convert(text, None, None) == size

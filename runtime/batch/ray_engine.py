@@ -40,7 +40,7 @@ class PartWriter:
     @cached_property
     def _model(self) -> PaliGemma:
         """Opened behind the first number: what is wrong with it can then be told."""
-        return PaliGemma.load(self._work.bundle, device=self._work.device, threads=self._work.threads)
+        return self._work.open()
 
     def __call__(self, batch: Mapping[str, Iterable[int]]) -> dict[str, list[int] | list[str]]:
         """Write a part.

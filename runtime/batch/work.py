@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import chain, count, islice
 from pathlib import Path
 
-from ..session import Device
+from ..paligemma import PaliGemma
 from .answers import Asking, Model, answers
 from .inputs import Source, items_of
 from .item import Item
@@ -26,8 +26,15 @@ class Work:
     part_rows: int
     asking: Asking
     bundle: Path
-    device: Device
+    device: str
     threads: int | None
+    memory_limit: int | None = None  # bytes, of a GPU
+
+    def open(self) -> PaliGemma:
+        """The bundle; raises what `PaliGemma.load` raises."""
+        return PaliGemma.load(
+            self.bundle, device=self.device, threads=self.threads, memory_limit=self.memory_limit
+        )
 
     def part(self, number: int) -> Part:
         """Where rows go."""

@@ -1,0 +1,45 @@
+"""Memory of a GPU that stays between runs, from where sessions take theirs.
+
+The engine's own function for it (`OrtValue.ortvalue_from_shape_and_type`) takes it from an arena of the
+process, which knows no limit, doubles when it grows and keeps what it has had: 5 GB of weights take 8.6 GB.
+So a graph makes it, whose only output it is.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+import numpy as np
+
+from .cuda import alone
+from .session import Placement, import_onnxruntime, open_plain
+
+GRAPH = "zeros.onnx"  # ConstantOfShape: `size` int64[1] -> `memory` uint8[size], all of them 0
+SHRINK = "memory.enable_memory_arena_shrinkage"  # onnxruntime's option of a run
+
+
+def take(size: int, placement: Placement) -> Any:
+    """So many bytes, of zeros, as an OrtValue uint8[size]; they are given back when nobody has it any more.
+
+    Raises what `open_plain` raises, and what the engine raises where there is not so much.
+    """
+    ort, session = import_onnxruntime(), _session(placement)
+    options = ort.RunOptions()
+    if placement.memory_limit is None:
+        # What was given back before goes first. Not so where sessions share the arena: what a recorded step
+        # computes with lies in it, and looks as if it were free.
+        options.add_run_config_entry(SHRINK, f"gpu:{placement.index}")
+    binding, wanted = session.io_binding(), np.array([size], np.int64)
+    binding.bind_cpu_input("size", wanted)
+    binding.bind_output("memory", placement.device, placement.index)
+    with alone(placement.device):
+        session.run_with_iobinding(binding, options)
+    (memory,) = binding.get_outputs()
+    return memory
+
+
+@cache
+def _session(placement: Placement) -> Any:
+    return open_plain((files(__package__) / GRAPH).read_bytes(), placement)

@@ -1,0 +1,113 @@
+"""Memory for caches that stays where it is, with the step that reads and writes it.
+
+A GPU is told of a step once: all kernels with all their addresses are recorded (a CUDA graph), and played
+back from then on, which takes one call where there were hundreds. So the memory of a cache, of the tokens a
+step takes and of the scores it gives must not move, and is kept for the next request of as many rows.
+
+Legend: B rows, K key-value heads, C slots, H head width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from threading import Lock
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .cache import cache_memory
+from .errors import ResourceError
+from .manifest import GraphSpec, Manifest
+from .session import Placement
+from .tensors import Tensor
+
+SMALLEST = 512  # slots; a picture of 224 pixels, a prompt and the default answer fit
+MOST_IDLE = 4  # rooms that wait for the next request
+# Steps that are recorded: what is recorded stays until the session ends, a few megabytes each. Rooms beyond
+# these take their steps kernel by kernel.
+MOST_RECORDED = 16
+NOT_RECORDED = "-1"  # onnxruntime's number (`gpu_graph_id`) of a run that is neither recorded nor played
+
+
+@dataclass(frozen=True)
+class Room:
+    """Memory of one batch's cache and of its steps."""
+
+    values: tuple[Tensor, ...]  # key and value of each layer in turn, half[B, K, C, H]
+    input_ids: Tensor  # int64[B, 1]
+    past_lengths: Tensor  # int64[B]
+    logits: Tensor  # float32[B, V]
+    binding: Any  # of the step's session, to all of these
+    recording: str  # which of the session's
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Rows and slots."""
+        rows, _, slots, _ = self.values[0].shape
+        return rows, slots
+
+    def feed(self, input_ids: NDArray[np.int64], past_lengths: NDArray[np.int64]) -> None:
+        """Say what the next step is of; raises ValueError where a row has no free slot."""
+        if past_lengths.max() >= self.size[1]:
+            raise ValueError(f"a row has used all of its {self.size[1]} slots")
+        self.input_ids.put(input_ids)
+        self.past_lengths.put(past_lengths)
+
+
+@dataclass
+class Rooms:
+    """The rooms of one session; several threads may take and give."""
+
+    manifest: Manifest
+    placement: Placement
+    bind: Callable[[], Any]  # a new binding of the step's session
+    _idle: list[Room] = field(default_factory=list)  # the one used last at the end
+    _made: int = 0
+    _lock: Lock = field(default_factory=Lock)
+
+    def take(self, rows: int, slots: int) -> Room:
+        """A room with so many slots or more, for one batch; raises ResourceError."""
+        size = rows, self._rounded(slots)
+        with self._lock:
+            for room in reversed(self._idle):
+                if room.size == size:
+                    self._idle.remove(room)
+                    return room
+            try:
+                return self._new(*size)
+            except ResourceError:
+                if not self._idle:
+                    raise
+                self._idle.clear()
+                return self._new(*size)
+
+    def give(self, room: Room) -> None:
+        """Back, for the next batch. What is not given goes when nobody has it any more."""
+        with self._lock:
+            self._idle.append(room)
+            del self._idle[:-MOST_IDLE]
+
+    def _rounded(self, slots: int) -> int:
+        """A power of two: few sizes, so that most requests find a room."""
+        return min(max(SMALLEST, 1 << (slots - 1).bit_length()), self.manifest.model.context_length)
+
+    def _new(self, rows: int, slots: int) -> Room:
+        facts, place, what = self.manifest.cache, self.placement, f"a step of {rows} rows"
+        values = cache_memory(facts, place, rows, slots)
+        input_ids = Tensor.zeros((rows, 1), "int64", place, what)
+        past_lengths = Tensor.zeros((rows,), "int64", place, what)
+        logits = Tensor.zeros((rows, self.manifest.model.vocab_size), "float32", place, what)
+        recording = str(self._made) if self._made < MOST_RECORDED else NOT_RECORDED
+        self._made += 1
+        binding, graph = self.bind(), self.manifest.graphs.decode
+        _bind(binding, graph, (input_ids, past_lengths, *values), (logits, *values))
+        return Room(values, input_ids, past_lengths, logits, binding, recording)
+
+
+def _bind(binding: Any, graph: GraphSpec, inputs: tuple[Tensor, ...], outputs: tuple[Tensor, ...]) -> None:
+    for spec, tensor in zip(graph.inputs, inputs, strict=True):
+        tensor.bind_input(binding, spec.name)
+    for spec, tensor in zip(graph.outputs, outputs, strict=True):
+        tensor.bind_output(binding, spec.name)

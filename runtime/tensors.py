@@ -1,0 +1,133 @@
+"""Memory that graphs read and write where it is: on the CPU or on a GPU, by its address."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from .cuda import alone, trouble
+from .gpu_memory import take
+from .session import Placement, import_onnxruntime
+
+DType = Literal["float32", "bfloat16", "float16", "int64", "uint8"]
+# How NumPy holds each, which has no bfloat16; and its number in ONNX (TensorProto.DataType, onnx.proto).
+HELD: dict[DType, DTypeLike] = {
+    "float32": np.float32,
+    "bfloat16": np.uint16,
+    "float16": np.float16,
+    "int64": np.int64,
+    "uint8": np.uint8,
+}
+ONNX_TYPES: dict[DType, int] = {"float32": 1, "uint8": 2, "int64": 7, "float16": 10, "bfloat16": 16}
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """A tensor in memory of its own, or in a part of it; whoever has one keeps the memory."""
+
+    memory: Any  # OrtValue: on a CPU of the type that NumPy holds, on a GPU of bytes
+    dtype: DType
+    shape: tuple[int, ...]
+    placement: Placement
+    offset: int = 0  # bytes from the start of the memory
+
+    @classmethod
+    def empty(cls, shape: Sequence[int], dtype: DType, placement: Placement, what: str) -> Tensor:
+        """New memory that holds anything.
+
+        Raises:
+            ResourceError: there is not so much; `what` says for what.
+        """
+        with _asked(what, placement.device):
+            if placement.device == "cpu":
+                return cls.holding(np.empty(shape, HELD[dtype]), dtype, placement, what)
+            size = math.prod(shape) * np.dtype(HELD[dtype]).itemsize
+            return cls(take(size, placement), dtype, tuple(shape), placement)
+
+    @classmethod
+    def zeros(cls, shape: Sequence[int], dtype: DType, placement: Placement, what: str) -> Tensor:
+        """New memory with zeros in it, the CPU's not touched until it is written; raises ResourceError."""
+        if placement.device != "cpu":
+            return cls.empty(shape, dtype, placement, what)  # it is of zeros
+        with _asked(what, placement.device):
+            return cls.holding(np.zeros(shape, HELD[dtype]), dtype, placement, what)
+
+    @classmethod
+    def holding(cls, content: NDArray[Any], dtype: DType, placement: Placement, what: str) -> Tensor:
+        """What NumPy holds: on a CPU its own memory, on a GPU a copy; raises ResourceError."""
+        if placement.device != "cpu":
+            tensor = cls.empty(content.shape, dtype, placement, what)
+            tensor.put(content)
+            return tensor
+        memory = import_onnxruntime().OrtValue.ortvalue_from_numpy(content)
+        return cls(memory, dtype, content.shape, placement)
+
+    @property
+    def address(self) -> int:
+        """Where it is in its device's memory."""
+        start: int = self.memory.data_ptr()
+        return start + self.offset
+
+    def put(self, content: NDArray[Any]) -> None:
+        """Overwrite all of the memory, which is of the content's size."""
+        whole = np.ascontiguousarray(content)
+        with alone(self.placement.device):
+            self.memory.update_inplace(whole if self.placement.device == "cpu" else _as_bytes(whole))
+
+    def held(self) -> NDArray[Any]:
+        """The numbers as NumPy holds them: on a CPU the memory itself, and only as long as it is there."""
+        with alone(self.placement.device):
+            numbers = _as_bytes(self.memory.numpy()).view(HELD[self.dtype])
+        start = self.offset // numbers.itemsize
+        return numbers[start : start + math.prod(self.shape)].reshape(self.shape)
+
+    def numpy(self) -> NDArray[Any]:
+        """The numbers; float32 in place of half precision."""
+        numbers = self.held()
+        match self.dtype:
+            case "bfloat16":  # the upper half of a float32
+                return (numbers.astype(np.uint32) << 16).view(np.float32)
+            case "float16":
+                return numbers.astype(np.float32)
+        return numbers.copy() if self.placement.device == "cpu" else numbers
+
+    def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> NDArray[Any]:
+        """For NumPy."""
+        return np.array(self.numpy(), dtype=dtype, copy=copy)
+
+    def part(self, start: int, shape: Sequence[int]) -> Tensor:
+        """The numbers from `start` on in another shape, in the same memory."""
+        size = np.dtype(HELD[self.dtype]).itemsize
+        return replace(self, shape=tuple(shape), offset=self.offset + start * size)
+
+    def bind_input(self, binding: Any, name: str) -> None:
+        """Have a graph read it."""
+        binding.bind_input(name, *self._where())
+
+    def bind_output(self, binding: Any, name: str) -> None:
+        """Have a graph write it."""
+        binding.bind_output(name, *self._where())
+
+    def _where(self) -> tuple[str, int, int, list[int], int]:
+        place = self.placement
+        return place.device, place.index, ONNX_TYPES[self.dtype], list(self.shape), self.address
+
+
+def _as_bytes(array: NDArray[Any]) -> NDArray[np.uint8]:
+    return array.reshape(-1).view(np.uint8)
+
+
+@contextmanager
+def _asked(what: str, device: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # the engine has no common base for what it raises
+        if told := trouble(error, what, device):
+            raise told from error
+        raise

@@ -1,0 +1,26 @@
+"""A bundle for a GPU behind the driver's front, on a CPU: the same rooms, the same bindings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from paligemma_onnx.export.widened import open_widened
+from paligemma_onnx.runtime import PaliGemma
+from paligemma_onnx.runtime.graphs import GraphRunner
+from paligemma_onnx.runtime.manifest import read_manifest
+from paligemma_onnx.runtime.rooms import Rooms
+from paligemma_onnx.runtime.session import open_session, place
+from paligemma_onnx.runtime.tokenizer import PromptTokenizer
+
+
+def run_on_cpu(bundle: Path) -> PaliGemma:
+    """As `PaliGemma.load` on a GPU, but for where the graphs run."""
+    manifest, here = read_manifest(bundle), place("cpu", None)
+    graphs = manifest.graphs
+    vision, prefill, decode = (
+        open_widened(bundle, graph, here) for graph in (graphs.vision_encoder, graphs.prefill, graphs.decode)
+    )
+    masks = None if graphs.mask_decoder is None else open_session(bundle, graphs.mask_decoder, manifest, here)
+    rooms = Rooms(manifest, here, decode.io_binding)
+    runner = GraphRunner(bundle, None, manifest, here, vision, prefill, decode, masks, rooms=rooms)
+    return PaliGemma(manifest, PromptTokenizer.load(bundle / manifest.tokens.file), runner, 0.0)

@@ -1,0 +1,106 @@
+"""What requests move and take on a GPU (see hollow.py): nothing of the cache, and nothing that stays."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hollow import COUNTING, ROOT, Hollow
+
+from paligemma_onnx.runtime.manifest import read_manifest
+
+CASE, TOKENS, ROWS = "gemma2_window", 6, 2
+Bundles = Callable[[str, str], Path]
+
+REQUESTS = (
+    COUNTING
+    + """
+import json
+from paligemma_onnx.runtime import PaliGemma, Request
+bundle, picture, times, tokens, rows = sys.argv[1], sys.argv[2], *map(int, sys.argv[3:])
+model = PaliGemma.load(bundle, device="cuda")
+found = {"loaded": counts()}
+for count in range(times):
+    before = counts()
+    prompts = ["caption en", "answer en what is in the picture?"][:rows]
+    model.generate_batch([Request(picture, prompt) for prompt in prompts], max_new_tokens=tokens)
+    after = counts()
+    moved = {name: after[name] - before[name] for name in after if not isinstance(after[name], list)}
+    found[str(count)] = moved | {"live_bytes": after["live_bytes"][0]}
+print(json.dumps(found))
+"""
+)
+
+
+def asked(hollow: Hollow, bundle: Path, times: int, tokens: int, rows: int) -> dict[str, Any]:
+    picture = ROOT / "export" / "scene.png"
+    ended = hollow.script(REQUESTS, bundle, picture, times, tokens, rows)
+    assert (ended.code, ended.err) == (0, ""), ended.err
+    return json.loads(ended.out)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("precision", ["bf16", "int4-bf16", "fp32"])
+def test_scores_come_back_and_nothing_else(gpu_python: Hollow, cuda_bundle: Bundles, precision: str) -> None:
+    """To the CPU: logits of each token. From it: pixels, prompts, a token and a length of each row."""
+    bundle = cuda_bundle(CASE, precision)
+    manifest = read_manifest(bundle)
+    moved = asked(gpu_python, bundle, 2, TOKENS, ROWS)["1"]
+    assert moved["to_host_bytes"] == TOKENS * ROWS * manifest.model.vocab_size * 4
+    pixels = 3 * manifest.image.size**2 * 4
+    assert pixels < moved["to_device_bytes"] < pixels + 4096
+    cache = 2 * manifest.cache.layers * manifest.cache.heads * manifest.cache.head_dim * 2
+    prefix = ROWS * manifest.image.tokens * cache
+    assert moved["to_device_bytes"] - pixels < prefix / 4
+    if precision != "fp32":  # whose cache grows, by copies on the device
+        features = ROWS * manifest.image.tokens * manifest.model.hidden_size * 4
+        assert moved["on_device_bytes"] < 2 * features
+
+
+@pytest.mark.parametrize("precision", ["bf16", "int4-bf16", "fp32"])
+def test_weights_are_there_once(gpu_python: Hollow, cuda_bundle: Bundles, precision: str) -> None:
+    """Prefill and decode read the same memory."""
+    bundle = cuda_bundle(CASE, precision)
+    weights = sum((bundle / f"{name}.data").stat().st_size for name in ("vision_encoder", "decoder"))
+    loaded = asked(gpu_python, bundle, 0, 1, 1)["loaded"]["live_bytes"][0]
+    decoder = (bundle / "decoder.data").stat().st_size
+    assert weights <= loaded < weights + decoder / 2
+
+
+def test_a_thousand_requests_leave_nothing(gpu_python: Hollow, cuda_bundle: Bundles) -> None:
+    found = asked(gpu_python, cuda_bundle(CASE, "bf16"), 1000, 3, ROWS)
+    live = np.array([found[str(count)]["live_bytes"] for count in range(1000)])
+    assert len(set(live[10:])) == 1
+    taken = {found[str(count)]["mallocs"] - found[str(count)]["frees"] for count in range(10, 1000)}
+    assert taken == {0}
+    assert sum(found[str(count)]["captures"] for count in range(1000)) == 1
+
+
+THREADS = (
+    COUNTING
+    + """
+import json
+from concurrent.futures import ThreadPoolExecutor
+from paligemma_onnx.runtime import PaliGemma, Request
+model = PaliGemma.load(sys.argv[1], device="cuda")
+def ask(rows):
+    answers = model.generate_batch([Request(sys.argv[2], "caption en")] * rows, max_new_tokens=5)
+    return [len(answer.token_ids) for answer in answers]
+with ThreadPoolExecutor(6) as threads:
+    answered = list(threads.map(ask, [1, 2, 3, 4] * 6))
+print(json.dumps({"answered": answered, "captures": counts()["captures"]}))
+"""
+)
+
+
+def test_threads_ask_at_once(gpu_python: Hollow, cuda_bundle: Bundles) -> None:
+    """While a step is recorded nothing else may be asked of the GPU; the hollow device refuses it, too."""
+    asking = (THREADS, cuda_bundle(CASE, "bf16"), ROOT / "export" / "scene.png")
+    ended = gpu_python.script(*asking, HOLLOW_CAPTURE=50_000)
+    assert (ended.code, ended.err) == (0, ""), ended.err
+    found = json.loads(ended.out)
+    assert found["answered"] == [[5] * rows for rows in [1, 2, 3, 4] * 6]
+    assert 4 <= found["captures"] <= 16

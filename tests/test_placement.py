@@ -1,0 +1,112 @@
+"""Where sessions run, decided before any is opened; and what is said of a GPU's memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from paligemma_onnx.runtime import BundleError, OptionError, PaliGemma, ProviderError
+from paligemma_onnx.runtime import session as sessions
+from paligemma_onnx.runtime.session import Placement, available_threads, parse_device, place
+from paligemma_onnx.runtime.shortage import shortage
+
+BOTH, GPU, CPU = ("cpu", "cuda"), ("cuda",), ("cpu",)
+
+
+@pytest.fixture
+def engine(monkeypatch: pytest.MonkeyPatch) -> Callable[[tuple[str, ...]], None]:
+    """Makes the engine look as if it were built for some devices."""
+    return lambda present: monkeypatch.setattr(sessions, "available_devices", lambda: present)
+
+
+@pytest.mark.parametrize(
+    ("device", "present", "runs_on", "expected"),
+    [
+        ("auto", BOTH, BOTH, Placement("cuda", 2, 0, 9)),
+        ("auto", CPU, BOTH, Placement("cpu", 2)),
+        ("auto", BOTH, CPU, Placement("cpu", 2)),
+        ("auto", BOTH, GPU, Placement("cuda", 2, 0, 9)),
+        ("cpu", BOTH, BOTH, Placement("cpu", 2)),
+        ("cuda", BOTH, BOTH, Placement("cuda", 2, 0, 9)),
+        ("cuda:0", BOTH, BOTH, Placement("cuda", 2, 0, 9)),
+        ("cuda:12", BOTH, GPU, Placement("cuda", 2, 12, 9)),
+    ],
+)
+def test_placed(
+    engine: Callable[[tuple[str, ...]], None],
+    device: str,
+    present: tuple[str, ...],
+    runs_on: tuple[str, ...],
+    expected: Placement,
+) -> None:
+    engine(present)
+    assert place(device, 2, runs_on=runs_on, memory_limit=9) == expected
+    assert parse_device(expected.name) == (expected.device, expected.index)
+
+
+@pytest.mark.parametrize(
+    ("device", "present", "runs_on", "error", "words"),
+    [
+        ("cuda", BOTH, CPU, BundleError, "runs on cpu, not on cuda; export again with --precision bf16"),
+        ("cuda:1", CPU, CPU, BundleError, "export again with --precision bf16"),
+        ("cpu", BOTH, GPU, BundleError, "not on cpu; export again with --precision fp32, int8 or int4"),
+        ("auto", CPU, GPU, ProviderError, "device 'cuda' is not available here, only: cpu"),
+        ("cuda", CPU, BOTH, ProviderError, r"`pip install 'paligemma-onnx\[gpu,cuda\]'`"),
+        ("cuda:x", BOTH, BOTH, OptionError, "device is 'cuda:x', expected auto, cpu, cuda or cuda:N"),
+        ("cuda:-1", BOTH, BOTH, OptionError, "device is 'cuda:-1'"),
+        ("cuda:٣", BOTH, BOTH, OptionError, "device is"),
+        ("CUDA", BOTH, BOTH, OptionError, "device is 'CUDA'"),
+        (None, BOTH, BOTH, OptionError, "device is None"),
+    ],
+)
+def test_refused(
+    engine: Callable[[tuple[str, ...]], None],
+    device: str,
+    present: tuple[str, ...],
+    runs_on: tuple[str, ...],
+    error: type[Exception],
+    words: str,
+) -> None:
+    engine(present)
+    with pytest.raises(error, match=words):
+        place(device, None, runs_on=runs_on)
+
+
+@pytest.mark.parametrize("limit", [0, -1, 1.5, "12GiB"])
+def test_limits_that_are_none(bundle: Callable[[str], Path], limit: int) -> None:
+    with pytest.raises(OptionError, match=r"memory_limit is .*, expected a number of bytes over 0"):
+        PaliGemma.load(bundle("gemma_one_kv_head"), device="cpu", memory_limit=limit)
+
+
+def test_all_threads_unless_told() -> None:
+    assert place("cpu", None) == Placement("cpu", available_threads())
+
+
+ARENA = "Failed to allocate memory for requested buffer of size 4294967296"
+LIMITED = "Available memory of 4271360 is smaller than requested bytes of 9633792"
+
+
+@pytest.mark.parametrize(
+    ("error", "device", "words"),
+    [
+        (
+            RuntimeError(ARENA),
+            "cuda",
+            "out of GPU memory (4,295.0 MB more were wanted); ask for less",
+        ),
+        (RuntimeError(ARENA), "cpu", "out of memory (4,295.0 MB more were wanted); close other programs"),
+        (RuntimeError("CUDA error cudaErrorMemoryAllocation:out of memory"), "cuda", "out of GPU memory;"),
+        (RuntimeError(LIMITED), "cuda", "out of the GPU memory it may have (9.6 MB more were wanted)"),
+        (
+            MemoryError("Unable to allocate 3.20 GiB for an array with shape (9,)"),
+            "cuda",
+            "out of memory (3.20",
+        ),
+    ],
+)
+def test_whose_memory_ran_out(error: Exception, device: str, words: str) -> None:
+    found = shortage(error, device=device)
+    assert found is not None
+    assert found.startswith(words)
