@@ -36,13 +36,16 @@ Pieces = Callable[
 ]  # name and shape of a tensor -> its values in turn
 
 
-def make_checkpoint(work: Path, subject: Subject, wrote: Callable[[int], object]) -> Path:
+def make_checkpoint(
+    work: Path, subject: Subject, wrote: Callable[[int], object], *, device: str = "cpu"
+) -> Path:
     """The folder of the checkpoint, written unless it is there.
 
     Args:
         work: holds the folder. It gets its name when it is complete.
         subject: the model.
         wrote: told bytes written since the last call.
+        device: torch's name of where numbers are drawn; a GPU draws others than a CPU, and faster.
     """
     folder, partly = work / subject.name, work / f"{subject.name}.partly"
     if folder.exists():
@@ -58,21 +61,21 @@ def make_checkpoint(work: Path, subject: Subject, wrote: Callable[[int], object]
     shapes = {
         published_name(name): tuple(weight.shape) for name, weight in skeleton(config).named_parameters()
     }
-    write_weights(partly, shapes, random_pieces(), wrote)
+    write_weights(partly, shapes, random_pieces(device), wrote)
     partly.rename(folder)
     return folder
 
 
-def random_pieces() -> Pieces:
-    """Values drawn as a model is initialised, the same at every run."""
-    generator = torch.Generator().manual_seed(0)
+def random_pieces(device: str = "cpu") -> Pieces:
+    """Values drawn as a model is initialised, the same at every run on a device."""
+    generator = torch.Generator(device).manual_seed(0)
 
     def pieces(name: str, shape: tuple[int, ...]) -> Iterator[Tensor]:
         mean = 1.0 if name.endswith(CENTRED_AT_ONE) else 0.0
         left = torch.Size(shape).numel()
         while left:
-            values = torch.empty(min(left, PIECE), dtype=torch.bfloat16)
-            yield values.normal_(mean, SPREAD, generator=generator)
+            values = torch.empty(min(left, PIECE), dtype=torch.bfloat16, device=device)
+            yield values.normal_(mean, SPREAD, generator=generator).cpu()
             left -= len(values)
 
     return pieces

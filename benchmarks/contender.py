@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterable
 from contextlib import suppress
@@ -42,13 +43,16 @@ class Contender:
 class Running:
     """A contender's process. Used as a context, it ends with it."""
 
-    def __init__(self, contender: Contender, log: Path, *, watched: bool = False) -> None:
+    def __init__(
+        self, contender: Contender, log: Path, *, watched: bool = False, limit_s: float | None = None
+    ) -> None:
         """Start, and wait until it has loaded.
 
         Args:
             contender: who.
             log: takes what the process writes on stderr.
             watched: look at its memory all the time, which slows it a little.
+            limit_s: seconds after which it is ended, whatever it does; None: never.
 
         Raises:
             ContenderFailed: it does not load.
@@ -67,6 +71,12 @@ class Running:
         self._watch = PeakWatch(self._process.pid)
         if watched:
             self._watch.start()
+        self._too_late: str | None = None
+        self._timer: threading.Timer | None = None
+        if limit_s is not None:
+            self._timer = threading.Timer(limit_s, self._expire, [f"it took longer than {limit_s:.0f} s"])
+            self._timer.daemon = True
+            self._timer.start()
         try:
             self.call(LOAD)
         except BaseException:
@@ -89,7 +99,8 @@ class Running:
             process.stdin.flush()
             reply = process.stdout.readline()
         if not reply:
-            raise ContenderFailed(how_it_ended(process.wait()))
+            ended = how_it_ended(process.wait())
+            raise ContenderFailed(self._too_late or ended)
         answer = json.loads(reply)
         if "error" in answer:
             raise ContenderFailed(answer["error"])
@@ -101,6 +112,8 @@ class Running:
 
     def stop(self) -> None:
         """End the process, by force if it does not want to."""
+        if self._timer is not None:
+            self._timer.cancel()
         self._watch.stop()
         with suppress(OSError, subprocess.TimeoutExpired):
             assert self._process.stdin is not None
@@ -110,6 +123,10 @@ class Running:
         self._process.wait()
         if self._process.stdout is not None:
             self._process.stdout.close()
+
+    def _expire(self, why: str) -> None:
+        self._too_late = why
+        self._process.kill()
 
     def __enter__(self) -> Running:
         """Use it as a context."""

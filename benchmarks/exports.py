@@ -45,8 +45,24 @@ def known_precisions() -> tuple[str, ...]:
     return tuple(map(str, kind.choices))
 
 
-def make_bundle(checkpoint: Path, precision: str, *, log: Path, again: bool) -> tuple[Path, Export]:
+def make_bundle(
+    checkpoint: Path,
+    precision: str,
+    *,
+    log: Path,
+    again: bool,
+    options: Sequence[str] = (),
+    limit_s: float | None = None,
+) -> tuple[Path, Export]:
     """The bundle beside its checkpoint and what it cost, from an earlier run if today's code made it.
+
+    Args:
+        checkpoint: what is exported.
+        precision: how.
+        log: takes what the command prints.
+        again: do not take an earlier run's.
+        options: others of the command.
+        limit_s: seconds that it may take.
 
     Raises:
         ExportFailed: with the command's own line.
@@ -55,7 +71,7 @@ def make_bundle(checkpoint: Path, precision: str, *, log: Path, again: bool) -> 
     if not again and (earlier := noted(bundle, code)) is not None:
         return bundle, earlier
     arguments = ["export", str(checkpoint), "--output", str(bundle), "--precision", precision, "--force"]
-    seconds, peak = watch([sys.executable, "-c", COMMAND, *arguments], log)
+    seconds, peak = watch([sys.executable, "-c", COMMAND, *arguments, *options], log, limit_s)
     size = sum(spec.bytes for spec in read_manifest(bundle).files.values())
     made = Export(seconds, peak, size)
     note(bundle, made, code)
@@ -68,12 +84,13 @@ def exporting_code() -> str:
     return hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
 
 
-def watch(command: Sequence[str], log: Path) -> tuple[float, Memory]:
+def watch(command: Sequence[str], log: Path, limit_s: float | None = None) -> tuple[float, Memory]:
     """Run a command to its end.
 
     Args:
         command: program and arguments.
         log: takes what it prints, and nothing of an earlier run.
+        limit_s: seconds after which it is ended; None: never.
 
     Returns:
         Seconds it took, and the most memory its process had.
@@ -86,8 +103,14 @@ def watch(command: Sequence[str], log: Path) -> tuple[float, Memory]:
         process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
     looking = PeakWatch(process.pid)
     looking.start()
-    code = process.wait()
-    peak = looking.stop()
+    try:
+        code = process.wait(limit_s)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+        raise ExportFailed(f"it took longer than {limit_s:.0f} s") from None
+    finally:
+        peak = looking.stop()
     if code != 0:
         raise ExportFailed(_last_error(log) or how_it_ended(code))
     return time.perf_counter() - started, peak

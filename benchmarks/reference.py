@@ -1,4 +1,4 @@
-"""transformers' PaliGemma as a careful user runs it on a CPU: fused attention, a cache, one pass a batch.
+"""transformers' PaliGemma as a careful user runs it: fused attention, a cache, one pass a batch.
 
 Legend: B rows, S image side in pixels, I tokens an image, D width, T prompt tokens, V vocabulary.
 """
@@ -15,7 +15,7 @@ import torch
 import transformers
 from numpy.typing import NDArray
 from torch import Tensor
-from transformers.cache_utils import DynamicCache
+from transformers.cache_utils import Cache, DynamicCache
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from paligemma_onnx.export.facts import image_facts
@@ -32,8 +32,9 @@ DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 class Reference:
     """`PaliGemmaForConditionalGeneration`, greedy, by its three stages."""
 
-    def __init__(self, folder: str, dtype: str, threads: int, tokens: int) -> None:
+    def __init__(self, folder: str, dtype: str, threads: int, tokens: int, device: str = "cpu") -> None:
         torch.set_num_threads(threads)
+        self._device = torch.device(device)
         transformers.utils.logging.disable_progress_bar()
         self._dtype, self._tokens = DTYPES[dtype], tokens
         config = read_config(Path(folder))
@@ -42,6 +43,7 @@ class Reference:
         self._model = transformers.PaliGemmaForConditionalGeneration.from_pretrained(
             folder, dtype=self._dtype, attn_implementation=attention, local_files_only=True
         ).eval()
+        self._model.to(self._device)
         self._facts = image_facts(Path(folder), config)
         tokenizer = PromptTokenizer.load(Path(folder) / "tokenizer.json")
         # One prompt for all rows: none is padded, whatever transformers would make of that.
@@ -65,14 +67,14 @@ class Reference:
         started = time.perf_counter()
         pixels = torch.from_numpy(np.stack([self._pixels(picture) for picture in pictures]))
         looked = time.perf_counter()
-        features = self._model.get_image_features(pixels.to(self._dtype)).pooler_output
-        seen = time.perf_counter()
-        cache = DynamicCache(config=self._model.config.get_text_config())
+        features = self._model.get_image_features(pixels.to(self._device, self._dtype)).pooler_output
+        seen = self._now()
+        cache = self._cache(len(pictures))
         token = self._prefill(features, cache)
-        read = time.perf_counter()
+        read = self._now()
         for _ in range(self._tokens - 1):
             token = self._step(token, cache)
-        ended = time.perf_counter()
+        ended = self._now()
         return Cost(
             pictures=len(pictures),
             tokens=self._tokens,
@@ -84,14 +86,24 @@ class Reference:
             total_s=ended - started,
         )
 
+    def _now(self) -> float:
+        """By `time.perf_counter`, when all is done that was asked of a GPU."""
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        return time.perf_counter()
+
+    def _cache(self, rows: int) -> Cache:  # noqa: ARG002  this one takes its shape from what is put into it
+        """An empty one."""
+        return DynamicCache(config=self._model.config.get_text_config())
+
     def _pixels(self, picture: NDArray[np.uint8]) -> NDArray[np.float32]:
         facts = self._facts
         return preprocess(open_image(picture).rgb, facts.size, facts.mean, facts.std, facts.rescale_factor)
 
-    def _prefill(self, features: Tensor, cache: DynamicCache) -> Tensor:
+    def _prefill(self, features: Tensor, cache: Cache) -> Tensor:
         """The first ids, int64[B, 1], from features [B, I, D]."""
-        placeholders = torch.full(features.shape[:2], self._model.config.image_token_id)
-        prompt = torch.tensor(self._prompt).expand(len(features), -1)
+        placeholders = torch.full(features.shape[:2], self._model.config.image_token_id, device=self._device)
+        prompt = torch.tensor(self._prompt, device=self._device).expand(len(features), -1)
         ids = torch.cat([placeholders, prompt], dim=1)
         return self._call(
             ids,
@@ -101,10 +113,10 @@ class Reference:
             mm_encoder_outputs={"image": BaseModelOutputWithPooling(pooler_output=features)},
         )
 
-    def _step(self, ids: Tensor, cache: DynamicCache) -> Tensor:
+    def _step(self, ids: Tensor, cache: Cache) -> Tensor:
         return self._call(ids, cache)
 
-    def _call(self, ids: Tensor, cache: DynamicCache, **inputs: Any) -> Tensor:
+    def _call(self, ids: Tensor, cache: Cache, **inputs: Any) -> Tensor:
         """The likeliest next ids, int64[B, 1]; EOS is one like others."""
         output = self._model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1, **inputs)
         chosen: Tensor = output.logits[:, -1].argmax(dim=-1, keepdim=True)
