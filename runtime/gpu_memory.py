@@ -27,10 +27,7 @@ def take(size: int, placement: Placement) -> Any:
     """
     ort, session = import_onnxruntime(), _session(placement)
     options = ort.RunOptions()
-    if placement.memory_limit is None:
-        # What was given back before goes first. Not so where sessions share the arena: what a recorded step
-        # computes with lies in it, and looks as if it were free.
-        options.add_run_config_entry(SHRINK, f"gpu:{placement.index}")
+    options.add_run_config_entry(SHRINK, f"gpu:{placement.index}")  # what was given back before goes first
     binding, wanted = session.io_binding(), np.array([size], np.int64)
     binding.bind_cpu_input("size", wanted)
     binding.bind_output("memory", placement.device, placement.index)

@@ -239,10 +239,14 @@ def _opened(
     provider: str | tuple[str, dict[str, str]] = wanted
     if placement.device == "cuda":
         cuda.start(ort, placement.index)
-        provider = (wanted, cuda.provider_options(placement.index, recorded=recorded))
-        if placement.memory_limit is not None:
+        chosen = cuda.provider_options(placement.index, recorded=recorded)
+        if placement.memory_limit is not None and recorded:
+            # What a recorded step computes with looks free behind it, and must stay: an arena of its own.
+            chosen["gpu_mem_limit"] = str(placement.memory_limit)
+        elif placement.memory_limit is not None:
             entry = cuda.limit_memory(ort, placement.index, placement.memory_limit)
             options.add_session_config_entry(*entry)
+        provider = (wanted, chosen)
     try:
         with cuda.alone(placement.device):
             session = ort.InferenceSession(

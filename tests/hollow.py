@@ -72,12 +72,16 @@ def gpu_python() -> Hollow:
 
 @pytest.fixture(scope="session")
 def cuda_bundle(
-    tmp_path_factory: pytest.TempPathFactory, checkpoint: Callable[[str], Path]
+    tmp_path_factory: pytest.TempPathFactory,
+    checkpoint: Callable[[str], Path],
+    bundle: Callable[[str], Path],
 ) -> Callable[..., Path]:
     """A case's bundle in a precision for CUDA, fp32 unless another is asked for; not checked, read only."""
     folder, made = tmp_path_factory.mktemp("cuda"), dict[tuple[str, str], Path]()
 
     def get(name: str, precision: str = "fp32") -> Path:
+        if precision == "fp32":
+            return bundle(name)
         if (name, precision) not in made:
             output = folder / f"{name}-{precision}"
             export(ExportRequest(checkpoint(name), output, precision=precision), Silent(), None)
