@@ -117,8 +117,8 @@ def narrowed(tensor: Tensor, dtype: HalfType) -> Tensor:
     half = tensor.to(getattr(torch, dtype))
     if dtype == "float16" and half.isinf().sum() > tensor.isinf().sum():
         raise CheckpointError(
-            f"a weight of {tensor.abs().max().item():.3g} is over float16's largest number, 65504; "
-            "export with --precision bf16"
+            f"a weight of {tensor.abs().max().item():.3g} is over float16's largest number, 65504, which the "
+            "table has in bf16, too; export as bf16 or, where it is of the table, as fp32"
         )
     return half
 

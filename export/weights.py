@@ -14,6 +14,7 @@ from pathlib import Path
 import onnx_ir as ir
 from torch import Tensor
 
+from paligemma_onnx.model.errors import CheckpointError
 from paligemma_onnx.runtime.manifest import FileSpec
 
 from .encodings import TensorSource, encode
@@ -96,6 +97,9 @@ def write_file(
 
     Returns:
         Size and SHA-256, computed while writing.
+
+    Raises:
+        CheckpointError: a number is too large for the form it gets.
     """
     digest, position = hashlib.sha256(), 0
     with (folder / plan.file).open("wb") as file:
@@ -110,13 +114,15 @@ def write_file(
         for placed in plan.tensors:
             stored = placed.stored
             begun = -1
-            for array, piece in encode(
-                read(stored, source, constants), stored.form, transposed=stored.transposed
-            ):
-                if array != begun:
-                    put(memoryview(bytes(placed.offsets[array] - position)))
-                    begun = array
-                put(piece)
+            pieces = encode(read(stored, source, constants), stored.form, transposed=stored.transposed)
+            try:
+                for array, piece in pieces:
+                    if array != begun:
+                        put(memoryview(bytes(placed.offsets[array] - position)))
+                        begun = array
+                    put(piece)
+            except CheckpointError as error:
+                raise CheckpointError(f"{stored.name}: {error}") from None
     return FileSpec(position, digest.hexdigest())
 
 

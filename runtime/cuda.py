@@ -26,8 +26,9 @@ PROVIDER = "CUDAExecutionProvider"
 # What the provider is linked with, `{}` for the major version of CUDA that it was built for.
 TOOLKIT = ("libcublasLt.so.{}", "libcublas.so.{}", "libcurand.so.10", "libcudart.so.{}")
 INSTALL = "pip install 'paligemma-onnx[gpu,cuda]'"
+BFLOAT16 = (8, 0)  # compute capability from which GPUs multiply bfloat16: Ampere
 VISIBLE = "CUDA_VISIBLE_DEVICES"  # environment variable that hides GPUs from CUDA
-_FAILURE = re.compile(r"CUDA (?:failure \d+|error \w+): ?([^;\n]+)")
+_FAILURE = re.compile(r"(?:CUDA|CUBLAS|CUBLASLT|CURAND) (?:failure \d+|error \w+): ?([^;\n]+)")
 _ARENA = "Cuda"  # the engine's name of a GPU's memory
 _AS_REQUESTED = 1  # of its arena: grow by what is asked for
 # While a step is recorded, whatever else the process asks of a GPU spoils the recording or is refused
@@ -35,6 +36,17 @@ _AS_REQUESTED = 1  # of its arena: grow by what is asked for
 _asking = RLock()
 _starting = Lock()  # sessions are opened by several threads
 _limits: dict[int, int] = {}  # of the arenas that sessions can share now, by GPU
+
+
+def check_gpu(index: int, dtype: str) -> None:
+    """Raise ProviderError where a GPU has no kernels for a bundle's arithmetic."""
+    gpus = this_driver().gpus
+    if dtype == "bfloat16" and index < len(gpus) and gpus[index].compute < BFLOAT16:
+        gpu = gpus[index]
+        raise ProviderError(
+            f"{gpu.name} has compute capability {gpu.compute[0]}.{gpu.compute[1]}, bfloat16 needs "
+            f"{BFLOAT16[0]}.{BFLOAT16[1]}; export again with --precision fp16"
+        )
 
 
 def provider_options(index: int, *, recorded: bool) -> dict[str, str]:

@@ -85,7 +85,7 @@ def decode_batch(
     logits, cache = runner.prefill(input_ids, image_features, lengths, slots, cancel)
     clock.prefill_s = time.perf_counter() - started
 
-    sound = True
+    sound = False
     try:
         yield from _steps(
             runner,
@@ -98,10 +98,9 @@ def decode_batch(
             cancel=cancel,
             clock=clock,
         )
+        sound = True
     except (Cancelled, GeneratorExit):
-        raise
-    except Exception:
-        sound = False
+        sound = True
         raise
     finally:
         runner.release(cache, sound=sound)

@@ -1,13 +1,13 @@
-"""Weights on a GPU, once for two graphs: the weight file as it is, and where each tensor lies in it.
+"""Weights on a GPU, once for two graphs: the weight file as it is, and where each tensor lies.
 
 Two sessions that read one file would each copy it to the device: 5 GB of a 3B model, twice. So the file is
-copied once, in one piece, and sessions are given addresses in it. (Where prefill and decode are the same
+copied once, in few pieces, and sessions are given addresses in them. (Where prefill and decode are the same
 graph one session serves both, and nothing has to be shared.)
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ import numpy as np
 
 from .errors import BundleError
 from .gather import GATHER, open_gather
+from .gpu_memory import MOST
 from .manifest import GraphSpec, Manifest
 from .onnx_file import StoredTensor, read_onnx
 from .session import Placement
@@ -26,8 +27,8 @@ from .tensors import Tensor
 class DeviceWeights:
     """A weight file on a device, and the tensors in it; to be kept as long as sessions that read it."""
 
-    file: Tensor  # uint8[bytes]
-    tensors: dict[str, Any]  # OrtValues by name, each a part of the file
+    pieces: tuple[Tensor, ...]  # uint8[bytes] each, together the file but for gaps between tensors
+    tensors: dict[str, Any]  # OrtValues by name, each a part of a piece
 
     def of(self, folder: Path, graph: GraphSpec) -> dict[str, Any]:
         """Those that a graph reads, by name."""
@@ -50,19 +51,29 @@ def load_weights(folder: Path, manifest: Manifest, placement: Placement) -> Devi
     if len(shared) != 1:
         return None
     (name,) = shared
-    size = manifest.files[str(name)].bytes
-    content = np.memmap(folder / str(name), np.uint8, mode="r", shape=(size,))
-    file = Tensor.empty((size,), "uint8", placement, f"{folder / str(name)}")
-    file.put(content)
-    view = _View(file)
-    tensors = {}
-    for tensor in (*stored[0].values(), *stored[1].values()):
-        if tensor.file != name:
-            continue
-        if tensor.offset + tensor.length > size:
-            raise BundleError(f"{folder / str(name)}: is shorter than its graphs say; export again")
-        tensors[tensor.name] = view(tensor)
-    return DeviceWeights(file, tensors)
+    path, size = folder / str(name), manifest.files[str(name)].bytes
+    every = {one.name: one for graph in stored for one in graph.values() if one.file == name}
+    if any(one.offset + one.length > size for one in every.values()):
+        raise BundleError(f"{path}: is shorter than its graphs say; export again")
+    pieces, tensors, view = [], dict[str, Any](), _View()
+    for group in _grouped(sorted(every.values(), key=lambda one: one.offset)):
+        start, end = group[0].offset, max(one.offset + one.length for one in group)
+        piece = Tensor.empty((end - start,), "uint8", placement, f"{path}")
+        piece.put(np.memmap(path, np.uint8, mode="r", offset=start, shape=(end - start,)))
+        pieces.append(piece)
+        tensors |= {one.name: view(piece, one, one.offset - start) for one in group}
+    return DeviceWeights(tuple(pieces), tensors)
+
+
+def _grouped(tensors: Sequence[StoredTensor]) -> Iterator[list[StoredTensor]]:
+    """Neighbours that go to the device in one piece."""
+    group: list[StoredTensor] = []
+    for tensor in tensors:
+        if group and tensor.offset + tensor.length - group[0].offset > MOST:
+            yield group
+            group = []
+        group.append(tensor)
+    yield group
 
 
 def _stored(folder: Path, graph: GraphSpec) -> dict[str, StoredTensor]:
@@ -79,15 +90,13 @@ class _View:
     The engine's Python has no function for that. But an output that is bound to an address is one.
     """
 
-    def __init__(self, file: Tensor) -> None:
-        self._file, self._session = file, open_gather(Placement("cpu", 1))
+    def __init__(self) -> None:
+        self._session = open_gather(Placement("cpu", 1))
 
-    def __call__(self, tensor: StoredTensor) -> Any:
-        binding, place = self._session.io_binding(), self._file.placement
-        address = self._file.address + tensor.offset
-        shape = list(tensor.shape)
-        binding.bind_output(
-            GATHER.outputs[0].name, place.device, place.index, tensor.data_type, shape, address
-        )
+    def __call__(self, piece: Tensor, tensor: StoredTensor, offset: int) -> Any:
+        binding, place = self._session.io_binding(), piece.placement
+        shape, address = list(tensor.shape), piece.address + offset
+        output = GATHER.outputs[0].name
+        binding.bind_output(output, place.device, place.index, tensor.data_type, shape, address)
         (value,) = binding.get_outputs()
         return value

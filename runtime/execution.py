@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from functools import cached_property
 from types import MappingProxyType
@@ -96,7 +96,17 @@ class Executor:
             if self._placement.device == "cpu":
                 session.run_with_iobinding(binding, options)
             else:
-                self._lane.submit(session.run_with_iobinding, binding, options).result()
+                self._wait(self._lane.submit(session.run_with_iobinding, binding, options), entries, options)
+
+    def _wait(self, run: Future[None], entries: Mapping[str, str], options: Any) -> None:
+        """Until the run has ended, whatever happens to this thread: the device is not to be left half-way."""
+        try:
+            run.result()
+        except BaseException:  # what the run raised, or Ctrl-C here
+            if entries.get(RECORDING) is None or entries[RECORDING] in self._made:
+                options.terminate = True
+            wait([run])
+            raise
 
     @contextmanager
     def _told(self, graph: GraphSpec, cancel: Cancellation) -> Iterator[None]:

@@ -16,25 +16,36 @@ import numpy as np
 from .cuda import alone
 from .session import Placement, import_onnxruntime, open_plain
 
-GRAPH = "zeros.onnx"  # ConstantOfShape: `size` int64[1] -> `memory` uint8[size], all of them 0
+GRAPH = "zeros.onnx"  # ConstantOfShape: `words` int64[1] -> `memory` int64[words], all of them 0
+WORD = 8  # bytes of an int64
+# The kernel counts in 32 bits, and beyond them writes where it must not.
+MOST = 8 << 30  # bytes at once
 SHRINK = "memory.enable_memory_arena_shrinkage"  # onnxruntime's option of a run
 
 
 def take(size: int, placement: Placement) -> Any:
-    """So many bytes, of zeros, as an OrtValue uint8[size]; they are given back when nobody has it any more.
+    """So many bytes, of zeros, as an OrtValue of whole words; they go back when nobody has it any more.
 
     Raises what `open_plain` raises, and what the engine raises where there is not so much.
     """
+    if size > MOST:
+        raise ValueError(f"{size} bytes are more than {MOST} at once")
     ort, session = import_onnxruntime(), _session(placement)
     options = ort.RunOptions()
     options.add_run_config_entry(SHRINK, f"gpu:{placement.index}")  # what was given back before goes first
-    binding, wanted = session.io_binding(), np.array([size], np.int64)
-    binding.bind_cpu_input("size", wanted)
-    binding.bind_output("memory", placement.device, placement.index)
+    binding, wanted = session.io_binding(), np.array([-(-size // WORD)], np.int64)
     with alone(placement.device):
+        binding.bind_cpu_input("words", wanted)
+        binding.bind_output("memory", placement.device, placement.index)
         session.run_with_iobinding(binding, options)
     (memory,) = binding.get_outputs()
     return memory
+
+
+def give_back(placement: Placement) -> None:
+    """Have memory that nobody has any more leave the engine's hands."""
+    if placement.device == "cuda":
+        take(WORD, placement)
 
 
 @cache

@@ -10,7 +10,7 @@ prompt tokens of the longest row, D width, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -21,13 +21,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .cache import Cache, cache_memory
-from .cancellation import Cancellation
-from .device_weights import DeviceWeights, load_weights
-from .errors import BundleError
+from .cancellation import Cancellation, Cancelled
+from .cuda import alone
+from .device_weights import DeviceWeights
+from .errors import BundleError, ResourceError
 from .execution import Executor
 from .gather import GATHER, open_gather
+from .gpu_memory import give_back
 from .heap import trim
 from .manifest import GraphSpec, Manifest
+from .opening import is_recorded, open_sessions
 from .rooms import Room, Rooms
 from .runner import Array, Features, Ids
 from .session import Placement, open_session
@@ -38,11 +41,6 @@ from .tensors import Tensor
 SPARE_SLOTS = 128
 
 NO_MASK_DECODER = "the bundle has no mask decoder; export the checkpoint with --mask-decoder"
-
-
-def different_graphs(manifest: Manifest) -> tuple[GraphSpec, ...]:
-    """A bundle's graphs, each once: prefill and decode may be the same."""
-    return tuple({graph.digest: graph for graph in reversed(manifest.graphs.every)}.values())[::-1]
 
 
 # Pictures that a GPU looks at together; on a CPU more than one would cost memory and gain no time.
@@ -79,28 +77,8 @@ class GraphRunner:
         Where prefill and decode are the same graph one session serves both, and holds its weights once.
         """
         graphs = manifest.graphs
-        every = different_graphs(manifest)
-        different = [graph for graph in every if keep_vision or graph != graphs.vision_encoder]
-        weights = load_weights(folder, manifest, placement)
-        recorded = placement.device == "cuda" and manifest.cache.update == "in_place"
-
-        def opened(graph: GraphSpec) -> Any:
-            given = {} if weights is None else weights.of(folder, graph)
-            return open_session(
-                folder,
-                graph,
-                manifest,
-                _place(graph, manifest, placement),
-                prepared=prepared,
-                initializers=given,
-                recorded=recorded and graph == graphs.decode,
-            )
-
-        # Each takes its time with one thread: to bring weights into the order that its kernels read.
-        with ThreadPoolExecutor(len(different)) as threads:
-            futures = {graph.digest: threads.submit(opened, graph) for graph in different}
-        sessions = {digest: session.result() for digest, session in futures.items()}
-        trim()
+        different = [graph for graph in graphs.different if keep_vision or graph != graphs.vision_encoder]
+        sessions, weights = open_sessions(folder, different, manifest, placement, prepared)
         decode = sessions[graphs.decode.digest]
         return cls(
             folder,
@@ -112,7 +90,7 @@ class GraphRunner:
             decode_session=decode,
             mask_session=None if graphs.mask_decoder is None else sessions[graphs.mask_decoder.digest],
             weights=weights,
-            rooms=Rooms(manifest, placement, decode.io_binding) if recorded else None,
+            rooms=Rooms(manifest, placement, decode.io_binding) if is_recorded(manifest, placement) else None,
         )
 
     def encode_image(self, pixel_values: Array, cancel: Cancellation) -> Tensor:
@@ -120,7 +98,7 @@ class GraphRunner:
         graph, facts = self.manifest.graphs.vision_encoder, self.manifest
         session = self.vision or self._opened(graph)
         shape = (len(pixel_values), facts.image.tokens, facts.model.hidden_size)
-        features = Tensor.empty(shape, "float32", self.placement, "image features")
+        features = self._features(shape)
         together = 1 if self.placement.device == "cpu" else TOGETHER
         for start in range(0, len(pixel_values), together):
             pixels = pixel_values[start : start + together]
@@ -148,10 +126,19 @@ class GraphRunner:
         arranged = (rows, shown * tokens, width)
         if np.array_equal(pictures.reshape(-1), np.arange(count)):
             return features.part(0, arranged)
-        out = Tensor.empty(arranged, "float32", self.placement, "image features")
+        out = self._features(arranged)
         fed, bound, written = {"pictures": pictures}, {"features": features}, {"rows": out}
         self._executor.run(self._gather, GATHER, fed, bound, cancel, written=written)
         return out
+
+    def _features(self, shape: tuple[int, ...]) -> Tensor:
+        """Memory for image features, float32; rooms that wait go for it."""
+        try:
+            return Tensor.empty(shape, "float32", self.placement, "image features")
+        except ResourceError:
+            if self.rooms is None or not self.rooms.let_go():
+                raise
+        return Tensor.empty(shape, "float32", self.placement, "image features")
 
     @cached_property
     def _gather(self) -> Any:
@@ -190,9 +177,12 @@ class GraphRunner:
             taken = seen + input_ids.shape[1]
             room_for = len(input_ids), min(slots, taken + SPARE_SLOTS)
             empty = Cache(cache_memory(self.manifest.cache, self.placement, *room_for), nothing)
-        logits, values = self._write(
-            self.prefill_session, graph, fed, empty, cancel, bound=bound, give_back=True
-        )
+        try:
+            session = self.prefill_session
+            logits, values = self._write(session, graph, fed, empty, cancel, bound=bound, give_back=True)
+        except Cancelled:
+            self.release(empty, sound=True)
+            raise
         return logits.numpy(), replace(empty, values=values, lengths=seen + text_lengths)
 
     def decode(self, input_ids: Ids, cache: Cache, cancel: Cancellation) -> tuple[Array, Cache]:
@@ -284,6 +274,13 @@ class GraphRunner:
         # Not the handles that the engine gives back: these keep its session, weights and all, in memory.
         return logits, cache.values
 
+    def __del__(self) -> None:
+        """Let go of sessions and weights where nothing is recorded meanwhile, and of their memory."""
+        with suppress(Exception), alone(self.placement.device):  # at exit there may be no engine any more
+            placement = self.placement
+            vars(self).clear()
+            give_back(placement)
+
     @property
     def _in_place(self) -> bool:
         return self.manifest.cache.update == "in_place"
@@ -291,10 +288,3 @@ class GraphRunner:
     @cached_property
     def _executor(self) -> Executor:
         return Executor(self.placement)
-
-
-def _place(graph: GraphSpec, manifest: Manifest, placement: Placement) -> Placement:
-    """Where a graph runs: masks are made on the CPU, in a few milliseconds."""
-    if graph == manifest.graphs.mask_decoder:
-        return Placement("cpu", placement.threads)
-    return placement

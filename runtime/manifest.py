@@ -57,6 +57,11 @@ class Graphs:
         masks = () if self.mask_decoder is None else (self.mask_decoder,)
         return (self.vision_encoder, self.prefill, self.decode, *masks)
 
+    @property
+    def different(self) -> tuple[GraphSpec, ...]:
+        """Each once: prefill and decode may be the same."""
+        return tuple({graph.digest: graph for graph in reversed(self.every)}.values())[::-1]
+
 
 @dataclass(frozen=True)
 class FileSpec:

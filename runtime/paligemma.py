@@ -74,8 +74,8 @@ class PaliGemma:
             keep_vision: whether the vision graph stays in memory. Otherwise each request opens it for its
                 pictures, which takes a moment, and lets it go: 0.4 GB less while text is written, of a 3B
                 model in 8 bits.
-            memory_limit: bytes of the GPU's memory that weights and graphs may take; a request's cache is
-                beside it. None: all there are.
+            memory_limit: bytes of the GPU's memory that weights, graphs and caches together may take; what
+                steps compute with, which is little, comes beside it. None: all there are.
 
         Raises:
             OptionError: device, threads or memory_limit is out of range.

@@ -25,7 +25,6 @@ from platformdirs import user_cache_path
 
 from .errors import BundleError, OptionError, ResourceError
 from .files import file_problem, record_file, sync
-from .graphs import different_graphs
 from .manifest import FileSpec, Manifest, read_manifest
 from .session import Placement, import_onnxruntime, open_session, place, prepared_name, write_session
 from .shortage import resources
@@ -64,7 +63,7 @@ def find_prepared(manifest: Manifest, placement: Placement) -> Path | None:
         ]
     except (OSError, ValueError, TypeError, AttributeError):
         return None
-    missing = {prepared_name(graph) for graph in different_graphs(manifest)} - specs.keys()
+    missing = {prepared_name(graph) for graph in manifest.graphs.different} - specs.keys()
     return None if missing or any(problems) else folder
 
 
@@ -99,7 +98,7 @@ def prepare(bundle: Path, progress: Callable[[str], object]) -> Preparation:
                 f"{final.parent}: prepared graphs need about {needed:,} bytes, {free:,} are free; "
                 f"free space, or set {CACHE} to another folder"
             )
-        for graph in different_graphs(manifest):
+        for graph in manifest.graphs.different:
             progress(f"preparing {graph.file}")
             try:
                 write_session(bundle, graph, manifest, placement, folder)

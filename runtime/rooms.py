@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from threading import Lock
+from threading import RLock
 from typing import Any
 
 import numpy as np
@@ -19,15 +19,16 @@ from numpy.typing import NDArray
 
 from .cache import cache_memory
 from .errors import ResourceError
+from .gpu_memory import give_back
 from .manifest import GraphSpec, Manifest
 from .session import Placement
 from .tensors import Tensor
 
 SMALLEST = 512  # slots; a picture of 224 pixels, a prompt and the default answer fit
-MOST_IDLE = 4  # rooms that wait for the next request
-# Steps that are recorded: what is recorded stays until the session ends, a few megabytes each. Rooms beyond
+MOST_IDLE = 16  # rooms that wait for the next request; they go where memory is short
+# Steps that are recorded: what is recorded stays until the session ends, a megabyte or so each. Rooms beyond
 # these take their steps kernel by kernel.
-MOST_RECORDED = 16
+MOST_RECORDED = 64
 NOT_RECORDED = "-1"  # onnxruntime's number (`gpu_graph_id`) of a run that is neither recorded nor played
 
 
@@ -65,7 +66,7 @@ class Rooms:
     bind: Callable[[], Any]  # a new binding of the step's session
     _idle: list[Room] = field(default_factory=list)  # the one used last at the end
     _made: int = 0
-    _lock: Lock = field(default_factory=Lock)
+    _lock: RLock = field(default_factory=RLock)  # what is let go in `take` may give
 
     def take(self, rows: int, slots: int) -> Room:
         """A room with so many slots or more, for one batch; raises ResourceError."""
@@ -80,8 +81,17 @@ class Rooms:
             except ResourceError:
                 if not self._idle:
                     raise
-                self._idle.clear()
-                return self._new(*size)
+            self.let_go()
+            return self._new(*size)
+
+    def let_go(self) -> bool:
+        """Give back the memory of rooms that wait; whether there were any."""
+        with self._lock:
+            some = bool(self._idle)
+            self._idle.clear()
+            if some:
+                give_back(self.placement)
+            return some
 
     def give(self, room: Room) -> None:
         """Back, for the next batch. What is not given goes when nobody has it any more."""

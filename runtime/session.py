@@ -106,8 +106,8 @@ def place(
             and the graphs are made for it, else the CPU.
         threads: for one operator on the CPU; None takes every processor this process may use.
         runs_on: the devices that the graphs are made for.
-        memory_limit: bytes of the GPU's memory that all sessions together may take; None: all there are. What
-            a request's cache takes is beside it.
+        memory_limit: bytes of the GPU's memory that weights, sessions and caches together may take; what
+            steps compute with, which is little, comes beside it. None: all there are.
 
     Raises:
         OptionError: an argument is out of range.
@@ -134,6 +134,8 @@ def place(
         )
     threads = threads or available_threads()
     if kind == "cpu":
+        if memory_limit is not None and device == "cpu":
+            raise OptionError("memory_limit (--gpu-memory) is of a GPU, and device is 'cpu'")
         return Placement("cpu", threads)
     return Placement("cuda", threads, index, memory_limit)
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from .cuda import alone, trouble
-from .gpu_memory import take
+from .gpu_memory import WORD, take
 from .session import Placement, import_onnxruntime
 
 DType = Literal["float32", "bfloat16", "float16", "int64", "uint8"]
@@ -31,7 +31,7 @@ ONNX_TYPES: dict[DType, int] = {"float32": 1, "uint8": 2, "int64": 7, "float16":
 class Tensor:
     """A tensor in memory of its own, or in a part of it; whoever has one keeps the memory."""
 
-    memory: Any  # OrtValue: on a CPU of the type that NumPy holds, on a GPU of bytes
+    memory: Any  # OrtValue: on a CPU of the type that NumPy holds, on a GPU of int64, whole words
     dtype: DType
     shape: tuple[int, ...]
     placement: Placement
@@ -78,12 +78,14 @@ class Tensor:
         """Overwrite all of the memory, which is of the content's size."""
         whole = np.ascontiguousarray(content)
         with alone(self.placement.device):
-            self.memory.update_inplace(whole if self.placement.device == "cpu" else _as_bytes(whole))
+            self.memory.update_inplace(whole if self.placement.device == "cpu" else _as_words(whole))
 
     def held(self) -> NDArray[Any]:
         """The numbers as NumPy holds them: on a CPU the memory itself, and only as long as it is there."""
         with alone(self.placement.device):
-            numbers = _as_bytes(self.memory.numpy()).view(HELD[self.dtype])
+            held = _as_bytes(self.memory.numpy())
+        size = np.dtype(HELD[self.dtype]).itemsize
+        numbers = held[: len(held) // size * size].view(HELD[self.dtype])
         start = self.offset // numbers.itemsize
         return numbers[start : start + math.prod(self.shape)].reshape(self.shape)
 
@@ -121,6 +123,13 @@ class Tensor:
 
 def _as_bytes(array: NDArray[Any]) -> NDArray[np.uint8]:
     return array.reshape(-1).view(np.uint8)
+
+
+def _as_words(array: NDArray[Any]) -> NDArray[np.int64]:
+    """Of a length that is none of whole words, a copy."""
+    held = _as_bytes(array)
+    missing = -len(held) % WORD
+    return (np.pad(held, (0, missing)) if missing else held).view(np.int64)
 
 
 @contextmanager

@@ -132,8 +132,8 @@ for size in (600, 100, 50):
         said.append(live())
     except Exception as error:
         said.append("refused")
-assert held[0].shape() == [600 * MB] and held[0].device_name() == "cuda"
-held[0].update_inplace(__import__("numpy").ones(600 * MB, "uint8"))
+assert held[0].shape() == [600 * MB // 8] and held[0].device_name() == "cuda"
+held[0].update_inplace(__import__("numpy").ones(600 * MB // 8, "int64"))
 assert held[0].numpy().min() == 1
 del held[:]
 held = gpu_memory.take(10 * MB, place)

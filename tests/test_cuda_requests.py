@@ -104,3 +104,52 @@ def test_threads_ask_at_once(gpu_python: Hollow, cuda_bundle: Bundles) -> None:
     found = json.loads(ended.out)
     assert found["answered"] == [[5] * rows for rows in [1, 2, 3, 4] * 6]
     assert 4 <= found["captures"] <= 16
+
+
+INTERRUPTED = (
+    COUNTING
+    + """
+import json, signal, threading
+from paligemma_onnx.runtime import PaliGemma
+model = PaliGemma.load(sys.argv[1], device="cuda")
+def interrupt():
+    while not counts()["captures"]:
+        pass
+    signal.raise_signal(signal.SIGINT)
+threading.Thread(target=interrupt).start()
+try:
+    model.generate(sys.argv[2], "caption en", max_new_tokens=5)
+    ended = "answered"
+except KeyboardInterrupt:
+    ended = "interrupted"
+again = [len(model.generate(sys.argv[2], "caption en", max_new_tokens=5).token_ids) for _ in range(2)]
+before = counts()["live_bytes"][0]
+del model
+print(json.dumps({"ended": ended, "again": again, "held": before, "left": counts()["live_bytes"][0]}))
+"""
+)
+
+
+def test_an_interrupt_while_a_step_is_recorded(gpu_python: Hollow, cuda_bundle: Bundles) -> None:
+    """The recording is waited for, so the next request finds the GPU as it should be."""
+    asking = (INTERRUPTED, cuda_bundle(CASE, "bf16"), ROOT / "export" / "scene.png")
+    ended = gpu_python.script(*asking, HOLLOW_CAPTURE=300_000)
+    assert (ended.code, ended.err) == (0, ""), ended.err
+    found = json.loads(ended.out)
+    assert (found["ended"], found["again"]) == ("interrupted", [5, 5])
+    assert found["left"] < found["held"] / 10  # and a model that is let go leaves nothing
+
+
+def test_a_gpu_without_bfloat16(gpu_python: Hollow, cuda_bundle: Bundles) -> None:
+    picture = ROOT / "export" / "scene.png"
+
+    def asked_on(precision: str) -> tuple[int, str]:
+        bundle = cuda_bundle(CASE, precision)
+        asking = ("generate", "--model", bundle, "--image", picture, "--max-new-tokens", 2, "caption en")
+        ended = gpu_python.command(*asking, HOLLOW_COMPUTE=75)
+        return ended.code, ended.err
+
+    code, words = asked_on("bf16")
+    assert code == 4
+    assert "has compute capability 7.5, bfloat16 needs 8.0; export again with --precision fp16" in words
+    assert asked_on("fp16") == (0, "")

@@ -28,7 +28,6 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> Callable[[tuple[str, ...]], None]
         ("auto", CPU, BOTH, Placement("cpu", 2)),
         ("auto", BOTH, CPU, Placement("cpu", 2)),
         ("auto", BOTH, GPU, Placement("cuda", 2, 0, 9)),
-        ("cpu", BOTH, BOTH, Placement("cpu", 2)),
         ("cuda", BOTH, BOTH, Placement("cuda", 2, 0, 9)),
         ("cuda:0", BOTH, BOTH, Placement("cuda", 2, 0, 9)),
         ("cuda:12", BOTH, GPU, Placement("cuda", 2, 12, 9)),
@@ -110,3 +109,10 @@ def test_whose_memory_ran_out(error: Exception, device: str, words: str) -> None
     found = shortage(error, device=device)
     assert found is not None
     assert found.startswith(words)
+
+
+def test_a_limit_of_a_gpu_is_none_of_the_cpu(engine: Callable[[tuple[str, ...]], None]) -> None:
+    engine(BOTH)
+    assert place("cpu", 2) == Placement("cpu", 2)
+    with pytest.raises(OptionError, match=r"memory_limit .* is of a GPU, and device is 'cpu'"):
+        place("cpu", 2, memory_limit=9)

@@ -16,9 +16,13 @@ from scripted import scripted
 
 from paligemma_onnx.runtime import Cancellation, PaliGemma
 from paligemma_onnx.runtime import rooms as room_module
+from paligemma_onnx.runtime.cancellation import Cancelled
+from paligemma_onnx.runtime.device_weights import _grouped
 from paligemma_onnx.runtime.errors import NumericsError, ResourceError
 from paligemma_onnx.runtime.gather import GATHER, open_gather
+from paligemma_onnx.runtime.gpu_memory import MOST, WORD, take
 from paligemma_onnx.runtime.graphs import GraphRunner
+from paligemma_onnx.runtime.onnx_file import StoredTensor
 from paligemma_onnx.runtime.rooms import MOST_IDLE, MOST_RECORDED, NOT_RECORDED, SMALLEST, Room, Rooms
 from paligemma_onnx.runtime.session import place
 from paligemma_onnx.runtime.tensors import Tensor
@@ -207,3 +211,54 @@ def test_graphs_of_our_own_are_what_they_are_said_to_be() -> None:
         model = onnx.load_from_string((files("paligemma_onnx.runtime") / name).read_bytes())
         onnx.checker.check_model(model, full_check=True)
         assert sorted(node.op_type for node in model.graph.node) == expected
+
+
+def test_an_abandoned_request_may_end_while_a_room_is_taken(rooms: Rooms) -> None:
+    """The garbage collector ends it in the thread that takes, wherever that is."""
+    taken = rooms.take(1, 600)
+    with rooms._lock:
+        rooms.give(taken)
+    assert rooms.take(1, 600) is taken
+
+
+def test_a_prefill_that_is_cancelled_gives_its_room_back(
+    model: PaliGemma, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model.generate(SCENE, "caption en", max_new_tokens=2)
+    (room,) = idle(model)
+
+    def cancelled(*_: object, **__: object) -> Any:
+        raise Cancelled
+
+    with monkeypatch.context() as patch:
+        patch.setattr(GraphRunner, "_write", cancelled)
+        assert model.generate(SCENE, "caption en", max_new_tokens=2).finish_reason == "cancelled"
+    assert idle(model) == [room]
+
+
+def test_rooms_go_for_image_features(model: PaliGemma, monkeypatch: pytest.MonkeyPatch) -> None:
+    model.generate(SCENE, "caption en", max_new_tokens=2)
+    assert idle(model)
+    empty, tried = Tensor.empty, []
+
+    def short(*arguments: Any) -> Tensor:
+        tried.append(len(idle(model)))
+        if idle(model):
+            raise ResourceError("image features: out of GPU memory")
+        return empty(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Tensor, "empty", short)
+        model.generate(SCENE, "caption en", max_new_tokens=2)
+    assert tried[0] > tried[1] == 0
+
+
+def test_large_files_come_in_pieces() -> None:
+    """The kernel that makes memory counts in 32 bits."""
+    assert MOST // WORD < 2**31
+    with pytest.raises(ValueError, match="more than"):
+        take(MOST + 1, HERE)
+    size = MOST // 4
+    tensors = [StoredTensor(str(at), 16, (size // 2,), "decoder.data", at * size, size) for at in range(10)]
+    groups = [[tensor.name for tensor in group] for group in _grouped(tensors)]
+    assert groups == [["0", "1", "2", "3"], ["4", "5", "6", "7"], ["8", "9"]]

@@ -19,7 +19,9 @@ from filelock import FileLock
 
 from .. import errors
 from ..errors import PaliGemmaError, ProviderError
+from ..manifest import read_manifest
 from ..paligemma import PaliGemma
+from ..session import place
 from ..shortage import resources
 from .parts import Count
 from .work import Parts, Watch, Work, do_part
@@ -145,12 +147,18 @@ def _counts(ray: Any, work: Work, missing: list[int], workers: int) -> Iterator[
         # One part in hand, none in waiting: the last ones are spread, too.
         compute=ray.data.ActorPoolStrategy(size=min(workers, len(missing)), max_tasks_in_flight_per_actor=1),
         num_cpus=work.threads or 1,
-        num_gpus=1 if work.device == "cuda" else 0,
+        num_gpus=1 if _wants_gpu(work) else 0,
     )
     for found in done.iter_rows():
         if found["kind"]:
             raise getattr(errors, found["kind"])(found["message"])
         yield Count(int(found["rows"]), int(found["errors"]))
+
+
+def _wants_gpu(work: Work) -> bool:
+    """Whether workers are for GPUs: the device says so, or the bundle, or what `auto` finds here."""
+    devices = read_manifest(work.bundle).recipe.devices
+    return place(work.device, None, runs_on=devices).device == "cuda"
 
 
 def _ignored(_count: Count) -> None:
