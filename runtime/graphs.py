@@ -9,6 +9,7 @@ prompt tokens of the longest row, D width, V vocabulary.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -276,10 +277,11 @@ class GraphRunner:
 
     def __del__(self) -> None:
         """Let go of sessions and weights where nothing is recorded meanwhile, and of their memory."""
-        with suppress(Exception), alone(self.placement.device):  # at exit there may be no engine any more
+        with suppress(Exception), alone(self.placement.device):  # never whole, or a GPU that has failed
             placement = self.placement
             vars(self).clear()
-            give_back(placement)
+            if not sys.is_finalizing():  # the system takes everything then
+                give_back(placement)
 
     @property
     def _in_place(self) -> bool:
