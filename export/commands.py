@@ -15,7 +15,7 @@ from paligemma_onnx.runtime.errors import MismatchError, OptionError
 from paligemma_onnx.runtime.manifest import read_manifest
 from paligemma_onnx.runtime.picture_file import picture_file
 from paligemma_onnx.runtime.replaced_file import replaced_file
-from paligemma_onnx.runtime.session import devices_of, place
+from paligemma_onnx.runtime.session import place
 from paligemma_onnx.runtime.shortage import resources
 from paligemma_onnx.runtime.tokenizer import PromptTokenizer
 from paligemma_onnx.runtime.verification import check_files
@@ -89,7 +89,7 @@ def run_validate(
     manifest = read_manifest(bundle)
     check_files(bundle, manifest)
     # On a CPU, graphs for a GPU are computed in float32 and rounded (widened.py).
-    devices = tuple(dict.fromkeys((*devices_of(manifest.recipe), "cpu")))
+    devices = tuple(dict.fromkeys((*manifest.recipe.devices, "cpu")))
     placement = place(device, threads, runs_on=devices)
     with replaced_file(html, "--html") if html is not None else nullcontext() as write:
         started = time.perf_counter()

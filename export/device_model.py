@@ -69,13 +69,15 @@ def rotations(config: TextConfig) -> dict[str, Tensor]:
 
 
 class Packed:
-    """A checkpoint's tensors under the names that `device_skeleton` has for them."""
+    """A checkpoint's tensors, and tables of angles, under the names that `device_skeleton` has for them."""
 
-    def __init__(self, source: TensorSource) -> None:
-        self.source = source
+    def __init__(self, source: TensorSource, config: TextConfig) -> None:
+        self.source, self.config = source, config
 
     def tensor(self, name: str) -> Tensor:
-        """One tensor: as the source has it, packed of three, or a gain."""
+        """One tensor: as the source has it, packed of three, a gain, or a table."""
+        if name in (COS, SIN):
+            return rotations(self.config)[name]
         module, _, kind = name.rpartition(".")
         if kind == GAIN:
             return 1.0 + self.source.tensor(f"{module}.weight").float()

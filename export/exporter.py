@@ -36,7 +36,7 @@ from paligemma_onnx.runtime.shortage import resources, shortage
 
 from . import facts
 from .channels import Balanced
-from .device_model import Packed, device_skeleton, rotations
+from .device_model import Packed, device_skeleton
 from .encodings import TensorSource
 from .graphs import OPSETS, Verb, declare, specs
 from .mask_decoder_file import MASK_DECODER, read_mask_decoder
@@ -94,7 +94,7 @@ class Source:
         """The weights that a precision stores: rounded ones come from channels of a common range."""
         recipe = PRECISIONS[precision]
         if recipe.half is not None:
-            return Packed(self.checkpoint)
+            return Packed(self.checkpoint, self.config.text_config)
         return self._balanced if recipe.rounds else self.checkpoint
 
     @cached_property
@@ -108,7 +108,7 @@ def open_source(folder: Path, adapter: Path | None, mask_decoder: Path | None = 
     config, checkpoint = open_checkpoint(folder, adapter)
     text = config.text_config
     frequencies = inverse_frequencies(text.head_dim, text.rope_theta)
-    constants = {"language_model.frequencies": frequencies} | rotations(text)
+    constants = {"language_model.frequencies": frequencies}
     beside = folder / MASK_DECODER
     if mask_decoder is None and not beside.exists():
         return Source(folder, config, checkpoint, constants, None)

@@ -109,22 +109,38 @@ class InPlaceAttention:
         """As AttentionCore."""
         if past is None:
             raise ValueError("a cache that is updated in place has to be there")
-        new = KeyValue(_heads(_rotated(key, by, config), config), _heads(value, config))
-        keys, values = (_scattered(into, added, lengths) for into, added in zip(past, new, strict=True))
+        kept = written(past, _rotated(key, by, config), value, lengths, config)
         query = _folded(_rotated(query, by, config), self.folded, config)
-        attributes = {
-            "scale": config.query_pre_attn_scalar**-0.5,
-            "softcap": config.attn_logit_softcapping or 0.0,  # 0: no cap
-            "is_causal": 0,
-        }
         seen = None if window is None else mask
-        (mixed,) = operator(
-            "Attention",
-            (query, keys, values, seen, None, None, self.lengths_after),
-            attributes,
-            like=(query,),
-        )
-        return _unfolded(mixed, self.folded, config), KeyValue(keys, values)
+        return _unfolded(attended(query, kept, seen, self.lengths_after, config), self.folded, config), kept
+
+
+def written(past: KeyValue, key: Tensor, value: Tensor, lengths: Tensor, config: TextConfig) -> KeyValue:
+    """A cache with a call's tokens behind each row's slots.
+
+    Args:
+        past: the cache, float[B, K, C, H] each.
+        key: float[B, M, K*H], rotated.
+        value: float[B, M, K*H].
+        lengths: int64[B], slots of each row that are in use before the call.
+        config: number and width of heads.
+    """
+    new = heads(key, config), heads(value, config)
+    return KeyValue(*(_scattered(into, added, lengths) for into, added in zip(past, new, strict=True)))
+
+
+def attended(
+    query: Tensor, kept: KeyValue, mask: Tensor | None, lengths_after: Tensor, config: TextConfig
+) -> Tensor:
+    """What queries find in a cache whose rows use so many slots: float[B, A, M, H] -> the same."""
+    attributes = {
+        "scale": config.query_pre_attn_scalar**-0.5,
+        "softcap": config.attn_logit_softcapping or 0.0,  # 0: no cap
+        "is_causal": 0,
+    }
+    inputs = (query, *kept, mask, None, None, lengths_after)
+    (mixed,) = operator("Attention", inputs, attributes, like=(query,))
+    return mixed
 
 
 def _most_folded(config: TextConfig) -> int:
@@ -164,7 +180,7 @@ def _sizes(shape: Sequence[int | Tensor]) -> Tensor:
     return torch.cat(filled)
 
 
-def _heads(x: Tensor, config: TextConfig) -> Tensor:
+def heads(x: Tensor, config: TextConfig) -> Tensor:
     """[B, M, K*H] -> [B, K, M, H]."""
     return torch.unflatten(x, 2, (-1, config.head_dim)).transpose(1, 2)
 

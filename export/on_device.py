@@ -35,6 +35,7 @@ from paligemma_onnx.model.paligemma import PaliGemma
 from paligemma_onnx.model.siglip import EncoderLayer
 
 from .device_model import COS, GAIN, PACKED, SIN, decoder_layers, own_name
+from .in_place import attended, heads, written
 from .operators import operator
 
 CANDIDATES = 32  # words whose scores are not left rounded
@@ -123,31 +124,17 @@ class _Prefix:
 
     def __call__(self, packed: Tensor, past: KeyValue, layer: Attention) -> tuple[Tensor, KeyValue]:
         config = layer.config
-        widths = [heads * config.head_dim for heads in _heads_of(config)]
+        widths = [count * config.head_dim for count in _heads_of(config)]
         query, key, value = packed.split(widths, dim=2)
         query, key = self._rotated(query, config), self._rotated(key, config)
-        new = KeyValue(_heads(key, config), _heads(value, config))
-        keys, values = (
-            operator("TensorScatter", (into, added, self.past_lengths), {"axis": 2}, like=(into,))[0]
-            for into, added in zip(past, new, strict=True)
-        )
-        query = _heads(query, config)
-        (mixed,) = operator(
-            "Attention",
-            (query, keys, values, None, None, None, self.lengths_after),
-            {
-                "scale": config.query_pre_attn_scalar**-0.5,
-                "softcap": config.attn_logit_softcapping or 0.0,  # 0: no cap
-                "is_causal": 0,
-            },
-            like=(query,),
-        )
-        return mixed.transpose(1, 2).flatten(2), KeyValue(keys, values)
+        kept = written(past, key, value, self.past_lengths, config)
+        mixed = attended(heads(query, config), kept, None, self.lengths_after, config)
+        return mixed.transpose(1, 2).flatten(2), kept
 
     def _rotated(self, x: Tensor, config: TextConfig) -> Tensor:
-        heads = {"num_heads": x.shape[2] // config.head_dim}
+        attributes = {"num_heads": x.shape[2] // config.head_dim}
         inputs = (x, *_tables(self.decoder), self.positions)
-        return operator("RotaryEmbedding", inputs, heads, like=(x,))[0]
+        return operator("RotaryEmbedding", inputs, attributes, like=(x,))[0]
 
 
 class _Step:
@@ -155,17 +142,16 @@ class _Step:
 
     def __init__(self, decoder: Gemma, past_lengths: Tensor, past: Tensor) -> None:
         self.decoder = decoder
-        self.past_lengths = past_lengths.to(
-            torch.int32
-        )  # the operator's: slots in use after the call, less 1
+        # The operator's number: slots in use after the call, less 1.
+        self.past_lengths = past_lengths.to(torch.int32)
         # What it plans its work by; all slots there are, since a recorded step is played back as it was.
         self.slots = torch.full((), past.shape[2], dtype=torch.int32)
 
     def __call__(self, packed: Tensor, past: KeyValue, layer: Attention) -> tuple[Tensor, KeyValue]:
         config = layer.config
-        heads, _, groups = _heads_of(config)
+        queries, _, groups = _heads_of(config)
         attributes = {
-            "num_heads": heads,
+            "num_heads": queries,
             "kv_num_heads": groups,
             "do_rotary": 1,
             "scale": config.query_pre_attn_scalar**-0.5,
@@ -174,11 +160,9 @@ class _Step:
         }
         where = (self.past_lengths, self.slots, *_tables(self.decoder))
         inputs: tuple[Tensor | None, ...] = (packed, None, None, *past, *where)
-        mixed = packed.new_empty(*packed.shape[:2], heads * config.head_dim)
-        attended, *seen = operator(
-            "com.microsoft::GroupQueryAttention", inputs, attributes, like=(mixed, *past)
-        )
-        return attended, KeyValue(*seen)
+        mixed = packed.new_empty(*packed.shape[:2], queries * config.head_dim)
+        found, *seen = operator("com.microsoft::GroupQueryAttention", inputs, attributes, like=(mixed, *past))
+        return found, KeyValue(*seen)
 
 
 def _layers(
@@ -271,8 +255,3 @@ def _encoder_layer(x: Tensor, layer: EncoderLayer, dtype: torch.dtype) -> Tensor
 def _heads_of(config: TextConfig) -> tuple[int, int, int]:
     """Heads of query, key and value."""
     return config.num_attention_heads, config.num_key_value_heads, config.num_key_value_heads
-
-
-def _heads(x: Tensor, config: TextConfig) -> Tensor:
-    """[B, M, K*H] -> [B, K, M, H]."""
-    return torch.unflatten(x, 2, (-1, config.head_dim)).transpose(1, 2)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -85,80 +86,60 @@ def decode_batch(
     logits, cache = runner.prefill(input_ids, image_features, lengths, slots, cancel)
     clock.prefill_s = time.perf_counter() - started
 
+    suppressed = np.array(tokens.suppressed, dtype=np.int64)
+    counts = [0] * len(prompts)
+    active = list(range(len(prompts)))
+    places = [Place()] * len(prompts)  # within what their forms allow
+    with _lent(runner, cache):
+        while True:
+            cancel.check()
+            # Rows that have ended go on as padding; nothing of theirs is read.
+            chosen = np.full((len(prompts), 1), tokens.pad, dtype=np.int64)
+            room = context - cache.lengths
+            going_on = []
+            for row in active:
+                form, left = forms[row], min(max_new_tokens - counts[row], int(room[row]))
+                allowed = None if form is None else form.allowed(places[row], left)
+                token = _choose(
+                    logits[row], sampling, generators[row], suppressed, allowed, runner.manifest.recipe
+                )
+                clock.first_token_at = clock.first_token_at or time.perf_counter()
+                if token in tokens.stop:
+                    yield Event(row, None, "stop")
+                    continue
+                if form is not None:
+                    places[row] = form.after(places[row], token)
+                chosen[row, 0] = token
+                counts[row] += 1
+                ended = counts[row] == max_new_tokens or room[row] <= 1
+                if not ended:
+                    going_on.append(row)
+                yield Event(row, token, "length" if ended else None)
+            active = going_on
+            if not active:
+                return
+            started = time.perf_counter()
+            used = cache.lengths.copy()
+            used[active] += 1
+            logits, cache = runner.decode(chosen, cache, cancel)
+            # Padding is written to the same slot again and again, so that it never leaves the cache.
+            cache = replace(cache, lengths=used)
+            clock.decode_s += time.perf_counter() - started
+            clock.decoded_tokens += len(active)
+
+
+@contextmanager
+def _lent(runner: Runner, cache: Cache) -> Iterator[None]:
+    """A request's cache goes back to the runner however its steps end, with whether it holds numbers only."""
     sound = False
     try:
-        yield from _steps(
-            runner,
-            logits,
-            cache,
-            max_new_tokens=max_new_tokens,
-            sampling=sampling,
-            generators=generators,
-            forms=forms,
-            cancel=cancel,
-            clock=clock,
-        )
+        yield
         sound = True
     except (Cancelled, GeneratorExit):
         sound = True
         raise
     finally:
         runner.release(cache, sound=sound)
-
-
-def _steps(
-    runner: Runner,
-    logits: Array,
-    cache: Cache,
-    *,
-    max_new_tokens: int,
-    sampling: SamplingOptions,
-    generators: Sequence[np.random.Generator],
-    forms: Sequence[Form | None],
-    cancel: Cancellation,
-    clock: Clock,
-) -> Iterator[Event]:
-    """What `decode_batch` does behind the prefill."""
-    tokens, context = runner.manifest.tokens, runner.manifest.model.context_length
-    suppressed = np.array(tokens.suppressed, dtype=np.int64)
-    counts = [0] * len(logits)
-    active = list(range(len(logits)))
-    places = [Place()] * len(logits)  # within what their forms allow
-    while True:
-        cancel.check()
-        # Rows that have ended go on as padding; nothing of theirs is read.
-        chosen = np.full((len(logits), 1), tokens.pad, dtype=np.int64)
-        room = context - cache.lengths
-        going_on = []
-        for row in active:
-            form, left = forms[row], min(max_new_tokens - counts[row], int(room[row]))
-            allowed = None if form is None else form.allowed(places[row], left)
-            token = _choose(
-                logits[row], sampling, generators[row], suppressed, allowed, runner.manifest.recipe
-            )
-            clock.first_token_at = clock.first_token_at or time.perf_counter()
-            if token in tokens.stop:
-                yield Event(row, None, "stop")
-                continue
-            if form is not None:
-                places[row] = form.after(places[row], token)
-            chosen[row, 0] = token
-            counts[row] += 1
-            ended = counts[row] == max_new_tokens or room[row] <= 1
-            if not ended:
-                going_on.append(row)
-            yield Event(row, token, "length" if ended else None)
-        active = going_on
-        if not active:
-            return
-        started = time.perf_counter()
-        used = cache.lengths.copy()
-        used[active] += 1
-        logits, cache = runner.decode(chosen, cache, cancel)
-        # Padding is written to the same slot again and again, so that it never leaves the cache.
-        cache = replace(cache, lengths=used)
-        clock.decode_s += time.perf_counter() - started
-        clock.decoded_tokens += len(active)
 
 
 def _choose(

@@ -28,11 +28,7 @@ class DeviceWeights:
     """A weight file on a device, and the tensors in it; to be kept as long as sessions that read it."""
 
     pieces: tuple[Tensor, ...]  # uint8[bytes] each, together the file but for gaps between tensors
-    tensors: dict[str, Any]  # OrtValues by name, each a part of a piece
-
-    def of(self, folder: Path, graph: GraphSpec) -> dict[str, Any]:
-        """Those that a graph reads, by name."""
-        return {name: self.tensors[name] for name in _stored(folder, graph) if name in self.tensors}
+    tensors: dict[str, dict[str, Any]]  # by graph (its digest) and name; OrtValues, each a part of a piece
 
 
 def load_weights(folder: Path, manifest: Manifest, placement: Placement) -> DeviceWeights | None:
@@ -46,13 +42,13 @@ def load_weights(folder: Path, manifest: Manifest, placement: Placement) -> Devi
     graphs = manifest.graphs
     if placement.device == "cpu" or graphs.prefill.digest == graphs.decode.digest:
         return None
-    stored = [_stored(folder, graph) for graph in (graphs.prefill, graphs.decode)]
-    shared = {tensor.file for tensor in stored[0].values()} & {tensor.file for tensor in stored[1].values()}
+    stored = {graph.digest: _external(folder, graph) for graph in (graphs.prefill, graphs.decode)}
+    shared = set.intersection(*({tensor.file for tensor in read} for read in stored.values()))
     if len(shared) != 1:
         return None
     (name,) = shared
     path, size = folder / str(name), manifest.files[str(name)].bytes
-    every = {one.name: one for graph in stored for one in graph.values() if one.file == name}
+    every = {one.name: one for read in stored.values() for one in read if one.file == name}
     if any(one.offset + one.length > size for one in every.values()):
         raise BundleError(f"{path}: is shorter than its graphs say; export again")
     pieces, tensors, view = [], dict[str, Any](), _View()
@@ -62,7 +58,11 @@ def load_weights(folder: Path, manifest: Manifest, placement: Placement) -> Devi
         piece.put(np.memmap(path, np.uint8, mode="r", offset=start, shape=(end - start,)))
         pieces.append(piece)
         tensors |= {one.name: view(piece, one, one.offset - start) for one in group}
-    return DeviceWeights(tuple(pieces), tensors)
+    given = {
+        digest: {one.name: tensors[one.name] for one in read if one.file == name}
+        for digest, read in stored.items()
+    }
+    return DeviceWeights(tuple(pieces), given)
 
 
 def _grouped(tensors: Sequence[StoredTensor]) -> Iterator[list[StoredTensor]]:
@@ -76,12 +76,8 @@ def _grouped(tensors: Sequence[StoredTensor]) -> Iterator[list[StoredTensor]]:
     yield group
 
 
-def _stored(folder: Path, graph: GraphSpec) -> dict[str, StoredTensor]:
-    return {tensor.name: tensor for tensor in _external(folder, graph)}
-
-
-def _external(folder: Path, graph: GraphSpec) -> Iterator[StoredTensor]:
-    return (tensor for tensor in read_onnx(folder / graph.file).tensors if tensor.file is not None)
+def _external(folder: Path, graph: GraphSpec) -> list[StoredTensor]:
+    return [tensor for tensor in read_onnx(folder / graph.file).tensors if tensor.file is not None]
 
 
 class _View:

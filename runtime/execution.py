@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 from .cancellation import Cancellation
 from .cuda import alone, trouble
 from .errors import BundleError, PaliGemmaError
+from .gpu_memory import SHRINK
 from .manifest import GraphSpec
 from .session import Placement, import_onnxruntime
 from .tensors import Tensor
 
-SHRINK = "memory.enable_memory_arena_shrinkage"  # onnxruntime's options of a run
-RECORDING = "gpu_graph_id"
+RECORDING = "gpu_graph_id"  # onnxruntime's option of a run
 
 
 class Executor:

@@ -7,16 +7,15 @@ from typing import Any, cast
 
 from .errors import BundleError
 from .manifest import BUNDLE_ID_KEY, GraphSpec, TensorSpec
-from .onnx_file import read_onnx
+from .onnx_file import DTYPES, read_onnx
 
-# As onnxruntime names them, and their numbers in a file (TensorProto.DataType, onnx.proto).
+# As onnxruntime names them.
 _DTYPES = {
     "tensor(float)": "float32",
     "tensor(bfloat16)": "bfloat16",
     "tensor(float16)": "float16",
     "tensor(int64)": "int64",
 }
-_NUMBERS = {1: "float32", 7: "int64", 10: "float16", 16: "bfloat16"}
 
 
 def check_interface(session: Any, path: Path, graph: GraphSpec, bundle_id: str) -> None:
@@ -41,7 +40,7 @@ def check_file(path: Path, graph: GraphSpec, bundle_id: str) -> None:
     """
     read = read_onnx(path)
     inputs, outputs = (
-        tuple(_spec(value.name, _NUMBERS.get(value.data_type), value.shape) for value in values)
+        tuple(_spec(value.name, DTYPES.get(value.data_type), value.shape) for value in values)
         for values in (read.inputs, read.outputs)
     )
     _check(path, graph, bundle_id, read.metadata.get(BUNDLE_ID_KEY), inputs, outputs)

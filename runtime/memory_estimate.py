@@ -6,13 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+
 from .gpu import Gpu, this_driver
 from .machine import Machine
 from .manifest import Manifest
 from .rooms import SMALLEST
+from .tensors import HELD
 
 FLOAT32 = 4  # bytes
-SIZES = {"float32": FLOAT32, "bfloat16": 2, "float16": 2}  # bytes of a number in the cache
 ANSWER = 64  # tokens of a prompt and a short answer
 BATCHES = (1, 8)  # requests at once that the table is for
 LENGTHS = (1024, 4096)  # tokens: images of 448 and of 896 pixels become so many
@@ -56,7 +58,7 @@ class CacheSize:
 def cache_bytes(manifest: Manifest, tokens: int) -> int:
     """Memory of the key-value cache of one request that holds so many tokens."""
     cache = manifest.cache
-    return 2 * cache.layers * cache.heads * cache.head_dim * SIZES[cache.dtype] * tokens
+    return 2 * cache.layers * cache.heads * cache.head_dim * np.dtype(HELD[cache.dtype]).itemsize * tokens
 
 
 def one_picture(manifest: Manifest) -> int:

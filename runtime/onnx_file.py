@@ -21,6 +21,9 @@ ENTRY_KEY, ENTRY_VALUE = 1, 2
 VALUE_NAME, VALUE_TYPE, TYPE_TENSOR, TENSOR_ELEMENT, TENSOR_SHAPE = 1, 2, 1, 1, 2
 SHAPE_DIMENSION, DIMENSION_SIZE, DIMENSION_NAME = 1, 1, 2
 
+# TensorProto.DataType of what bundles hold
+DTYPES = {1: "float32", 2: "uint8", 7: "int64", 10: "float16", 16: "bfloat16"}
+
 LARGEST = 16 << 20  # bytes; the largest graph of a bundle of 46 layers is under 1 MB
 # A file may say anything; with these it takes no more than a second and little memory.
 MOST = 100_000  # nodes and tensors together; a bundle of 46 layers has under 5,000

@@ -41,7 +41,7 @@ def open_sessions(
             manifest,
             _place(graph, manifest, placement),
             prepared=prepared,
-            initializers={} if weights is None else weights.of(folder, graph),
+            initializers={} if weights is None else weights.tensors.get(graph.digest, {}),
             recorded=is_recorded(manifest, placement) and graph == manifest.graphs.decode,
         )
 

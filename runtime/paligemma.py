@@ -23,7 +23,7 @@ from .manifest import Manifest, read_manifest
 from .picture import Picture, open_picture, picture_of
 from .prepared import find_prepared
 from .runner import Runner
-from .session import Placement, devices_of, place
+from .session import Placement, place
 from .shortage import resources
 from .tokenizer import PromptTokenizer
 from .verification import check_files
@@ -90,7 +90,7 @@ class PaliGemma:
             manifest = read_manifest(folder)
             check_files(folder, manifest)
             tokenizer = PromptTokenizer.load(folder / manifest.tokens.file)
-            runs_on = devices_of(manifest.recipe)
+            runs_on = manifest.recipe.devices
             placement = place(device, threads, runs_on=runs_on, memory_limit=memory_limit)
 
             def opened(where: Placement) -> Runner:

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from . import cuda
 from .errors import BundleError, OptionError, ProviderError, ResourceError
 from .interface import check_interface
-from .manifest import GraphSpec, Manifest, Recipe
+from .manifest import GraphSpec, Manifest
 from .overflow import guard
 from .shortage import shortage
 
@@ -73,11 +73,6 @@ def available_devices() -> tuple[str, ...]:
     """Devices whose provider the installed engine was built with."""
     providers = import_onnxruntime().get_available_providers()
     return tuple(device for device, provider in PROVIDERS.items() if provider in providers)
-
-
-def devices_of(recipe: Recipe) -> Sequence[str]:
-    """The devices that a bundle's graphs are made for."""
-    return recipe.devices
 
 
 def parse_device(text: str) -> tuple[str, int]:

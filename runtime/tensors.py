@@ -13,10 +13,11 @@ from numpy.typing import DTypeLike, NDArray
 
 from .cuda import alone, trouble
 from .gpu_memory import WORD, take
+from .onnx_file import DTYPES
 from .session import Placement, import_onnxruntime
 
 DType = Literal["float32", "bfloat16", "float16", "int64", "uint8"]
-# How NumPy holds each, which has no bfloat16; and its number in ONNX (TensorProto.DataType, onnx.proto).
+# How NumPy holds each, which has no bfloat16.
 HELD: dict[DType, DTypeLike] = {
     "float32": np.float32,
     "bfloat16": np.uint16,
@@ -24,7 +25,7 @@ HELD: dict[DType, DTypeLike] = {
     "int64": np.int64,
     "uint8": np.uint8,
 }
-ONNX_TYPES: dict[DType, int] = {"float32": 1, "uint8": 2, "int64": 7, "float16": 10, "bfloat16": 16}
+ONNX_TYPES = {dtype: number for number, dtype in DTYPES.items()}
 
 
 @dataclass(frozen=True)

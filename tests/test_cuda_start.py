@@ -125,8 +125,7 @@ def test_the_doctor_lists_gpus(gpu_python: Hollow) -> None:
 
 ONLY_CUDA = """
 import sys
-from paligemma_onnx.runtime import PaliGemma, paligemma
-paligemma.devices_of = lambda recipe: ("cuda",)
+from paligemma_onnx.runtime import PaliGemma
 try:
     print(PaliGemma.load(sys.argv[1]).device)
 except Exception as error:
@@ -138,7 +137,7 @@ def test_a_bundle_for_gpus_does_not_run_on_the_cpu(
     gpu_python: Hollow, cuda_bundle: Folders, tmp_path: Path
 ) -> None:
     """Whatever keeps CUDA from starting is the error then."""
-    bundle = cuda_bundle(CASE)
+    bundle = cuda_bundle("gemma2_window", "bf16")
     assert gpu_python.script(ONLY_CUDA, bundle).out == "cuda\n"
     ended = gpu_python.script(ONLY_CUDA, bundle, HOLLOW_DEVICES=0)
     assert ended.out.startswith("ProviderError 4 CUDA does not start: the NVIDIA driver has no GPU")

@@ -20,7 +20,7 @@ from exporting import Silent, exported
 from rounded_runner import run_on_cpu
 
 from paligemma_onnx.export.compare import LIMITS
-from paligemma_onnx.export.device_model import HEAD_WIDTH, Packed, device_skeleton, rotations
+from paligemma_onnx.export.device_model import HEAD_WIDTH, device_skeleton, rotations
 from paligemma_onnx.export.encodings import narrowed
 from paligemma_onnx.export.exporter import ExportRequest, export, open_source
 from paligemma_onnx.export.recipes import PRECISIONS
@@ -144,7 +144,7 @@ def test_rows_of_a_batch_are_what_they_are_alone(shipped: Folders) -> None:
 
 def test_packed_tensors_are_the_checkpoints(checkpoint: Folders) -> None:
     source = open_source(checkpoint(WINDOW), None)
-    packed, plain = Packed(source.checkpoint), source.checkpoint
+    packed, plain = source.weights("bf16"), source.checkpoint
     layer = "language_model.layers.1"
     qkv = packed.tensor(f"{layer}.self_attn.qkv_proj.weight")
     parts = [plain.tensor(f"{layer}.self_attn.{part}_proj.weight") for part in "qkv"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 
 from benchmarks.limits import fastest
@@ -32,9 +34,7 @@ class Bandwidth:
             "copy_bytes_per_s": 2 * size / self._seconds(lambda: sink.copy_(values)),
         }
 
-    def _seconds(self, work: object) -> float:
-        assert callable(work)
-
+    def _seconds(self, work: Callable[[], object]) -> float:
         def several() -> None:
             for _ in range(TOGETHER):
                 work()

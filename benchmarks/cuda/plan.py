@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from benchmarks.sizes import Subject
+from paligemma_onnx.runtime.session import parse_device
 
 EXACT = "fp32"  # the precision that is the reference, on the CPU
 ON_GPU = ("bf16", "fp16", "int4-bf16")
@@ -40,4 +41,4 @@ class Plan:
 
 def index_of(device: str) -> int:
     """Which GPU a device is."""
-    return int(device.partition(":")[2] or 0)
+    return parse_device(device)[1]
