@@ -16,6 +16,7 @@ from paligemma_onnx.runtime import Cancellation, PaliGemma
 from paligemma_onnx.runtime.benchmark import Benchmark, pictures_for
 from paligemma_onnx.runtime.cache import Cache
 from paligemma_onnx.runtime.session import import_onnxruntime
+from paligemma_onnx.runtime.tensors import Tensor
 
 from .figures import PROMPT, Figures, figures_of, step_at_past
 
@@ -52,9 +53,9 @@ class Bundle:
         prompt = np.array([self._model.tokenizer.encode(PROMPT, slots)], dtype=np.int64)
         length = np.array([prompt.shape[1]], dtype=np.int64)
         used, steps = IMAGE_TOKENS + int(length[0]), 1 + STEPS
-        room = steps if self._model.manifest.cache.update == "in_place" else 0
+        spare = steps if self._model.manifest.cache.update == "in_place" else 0
         _, cache = runner.prefill(prompt, features, length, used, cancel)
-        values = tuple(_repeated(value, used, slots, room) for value in cache.values)
+        values = tuple(_repeated(value, used, slots, spare) for value in cache.values)
         cache = Cache(values, np.array([slots], dtype=np.int64))
         seconds = []
         for _ in range(steps):
@@ -64,9 +65,15 @@ class Bundle:
         return median(seconds[1:])
 
 
-def _repeated(value: Any, used: int, slots: int, room: int) -> Any:
-    """A cache tensor's first `used` slots again and again until it has P of them, and room behind."""
+def _repeated(value: Tensor | Any, used: int, slots: int, spare: int) -> Tensor | Any:
+    """Repeat a cache tensor's first `used` slots until it has P of them, and append `spare` zero slots.
+
+    The result has the type of the argument: a `Tensor` of an in-place cache, an OrtValue of a growing one.
+    """
+    content = value.held() if isinstance(value, Tensor) else value.numpy()
     times = -(-slots // used)
-    array = np.tile(value.numpy()[:, :, :used], (1, 1, times, 1))[:, :, :slots]
-    array = np.pad(array, ((0, 0), (0, 0), (0, room), (0, 0)))
+    array = np.tile(content[:, :, :used], (1, 1, times, 1))[:, :, :slots]
+    array = np.pad(array, ((0, 0), (0, 0), (0, spare), (0, 0)))
+    if isinstance(value, Tensor):
+        return Tensor.holding(array, value.dtype, value.placement, "a repeated cache")
     return import_onnxruntime().OrtValue.ortvalue_from_numpy(array)
