@@ -1,0 +1,190 @@
+"""Record what the tool writes, answers and refuses, so that two revisions can be compared.
+
+    python tests/golden/record_behaviour.py record before.json
+    python tests/golden/record_behaviour.py compare before.json after.json
+
+`record` exports two small random checkpoints (one of each family) and the shipped model in every precision
+and stores the SHA-256 of every graph and weight file, the greedy ids of the golden prompts, and, for every
+test, the exit code and first line of each failing command and the class of each expected error. Graphs are
+hashed without their metadata, which holds the bundle id. `compare` prints differences and exits with 1 if
+there are any; texts of messages are listed but do not count.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tests" / "support")]
+CASES = ("gemma_one_kv_head", "gemma2_window")  # names in checkpoints.py
+PRECISIONS = ("fp32", "int8", "int4", "int4-compact", "bf16", "fp16", "int4-bf16")
+CPU_PRECISIONS = PRECISIONS[:4]
+MAX_NEW_TOKENS = 96
+EVENTS = "PALIGEMMA_ONNX_TEST_EVENTS"  # environment variable: file the pytest plugin below appends to
+
+
+def run_command(*arguments: object) -> str:
+    """Run `paligemma-onnx` in a process of its own and return its stdout; raises CalledProcessError."""
+    module = "paligemma_onnx.runtime.cli" + (".main" if NESTED_CLI else "")
+    script = f"import {module} as cli; cli.main()"
+    command = [sys.executable, "-c", script, *map(str, arguments)]
+    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+
+
+NESTED_CLI = (ROOT / "runtime" / "cli").is_dir()
+
+
+def digests(bundle: Path) -> dict[str, str]:
+    """SHA-256 of each graph, without its metadata, and of each other file but the manifest."""
+    import onnx
+
+    found = {}
+    for file in sorted(bundle.iterdir()):
+        content = file.read_bytes()
+        if file.suffix == ".onnx":
+            model = onnx.load_from_string(content)
+            del model.metadata_props[:]
+            content = model.SerializeToString(deterministic=True)
+        if file.name != "manifest.json":
+            found[file.name] = hashlib.sha256(content).hexdigest()
+    return found
+
+
+def answers(bundle: Path, prompts: list[tuple[str, str]]) -> list[list[int]]:
+    """Greedy ids of each (image, prompt)."""
+    from paligemma_onnx.runtime import PaliGemma
+
+    model = PaliGemma.load(bundle, device="cpu")
+    golden = ROOT / "tests" / "golden"
+    return [
+        list(model.generate(golden / image, prompt, max_new_tokens=MAX_NEW_TOKENS).token_ids)
+        for image, prompt in prompts
+    ]
+
+
+def record_bundles(work: Path) -> dict[str, Any]:
+    """Digests and greedy ids of every checkpoint in every precision."""
+    from checkpoints import CASES as KNOWN
+    from checkpoints import write_checkpoint
+
+    (shipped,) = [path for path in (ROOT / "export").rglob("paligemma-scenes") if path.is_dir()]
+    entries = json.loads((ROOT / "tests" / "golden" / "golden.json").read_text(encoding="utf-8"))
+    golden = [(entry["image"], entry["prompt"]) for entry in entries]
+    checkpoints = {name: write_checkpoint(KNOWN[name], work / name) for name in CASES} | {"shipped": shipped}
+    found: dict[str, Any] = {}
+    for name, checkpoint in checkpoints.items():
+        for precision in PRECISIONS:
+            bundle = work / "bundle"
+            arguments = ("--precision", precision, "--force")
+            run_command("export", checkpoint, "--output", bundle, *arguments)
+            entry: dict[str, Any] = {"digests": digests(bundle)}
+            if precision in CPU_PRECISIONS:
+                entry["ids"] = answers(bundle, golden if name == "shipped" else golden[:3])
+            found[f"{name} {precision}"] = entry
+            print(f"{name} {precision}: {len(entry['digests'])} files, {len(entry.get('ids', []))} answers")
+    return found
+
+
+def record_refusals(work: Path) -> dict[str, list[list[Any]]]:
+    """Run the tests; per test function, how each failing command ended and which errors were expected."""
+    events = work / "events.jsonl"
+    environment = os.environ | {
+        EVENTS: str(events),
+        "PYTHONPATH": f"{Path(__file__).parent}{os.pathsep}{os.environ.get('PYTHONPATH', '')}",
+    }
+    plugins = ("-p", "record_behaviour", "-p", "no:cacheprovider", "-p", "no:xdist")
+    subprocess.run([sys.executable, "-m", "pytest", *plugins], cwd=ROOT, env=environment, check=False)
+    by_test = defaultdict(list)
+    for line in events.read_text(encoding="utf-8").splitlines():
+        test, *event = json.loads(line)
+        by_test[test].append(event)
+    return {test: sorted(found, key=str) for test, found in sorted(by_test.items())}
+
+
+def compare(before: dict[str, Any], after: dict[str, Any]) -> int:
+    """Print what differs; return the number of differences that count."""
+    differences = 0
+    for name in sorted(before["bundles"] | after["bundles"]):
+        old, new = before["bundles"].get(name), after["bundles"].get(name)
+        if old != new:
+            differences += 1
+            print(f"{name}: {old} before, {new} after")
+    print(f"{len(before['bundles'])} bundles compared")
+    kept = before["refusals"].keys() & after["refusals"].keys()
+    for name in sorted(kept):
+        old, new = (sorted(str(event[0]) for event in side["refusals"][name]) for side in (before, after))
+        if old != new:
+            differences += 1
+            print(f"{name}: {old} before, {new} after")
+    for side, found in (("before", before["refusals"]), ("after", after["refusals"])):
+        for name in sorted(found.keys() - kept):
+            print(f"only {side}: {name}: {sorted(str(event[0]) for event in found[name])}")
+    count = sum(len(before["refusals"][name]) for name in kept)
+    print(f"{len(kept)} tests with {count} refusals compared; {differences} differences")
+    return differences
+
+
+# What follows is the pytest plugin that `record_refusals` loads.
+_running = [""]  # name of the test function that runs
+
+
+def _note(*event: object) -> None:
+    if path := os.environ.get(EVENTS):
+        with Path(path).open("a", encoding="utf-8") as file:
+            file.write(json.dumps([_running[0], *event]) + "\n")
+
+
+def pytest_runtest_setup(item: Any) -> None:
+    """Remember which test runs."""
+    _running[0] = item.originalname
+
+
+def pytest_configure() -> None:
+    """Observe commands that end and errors that tests expect."""
+    import command_line
+    from _pytest.raises import RaisesExc
+
+    ended = next(
+        getattr(command_line, name) for name in ("Ended", "CommandResult") if hasattr(command_line, name)
+    )
+    make = ended.__init__
+
+    def observed(self: Any, *arguments: Any, **named: Any) -> None:
+        make(self, *arguments, **named)
+        code, _, err = (getattr(self, name) for name in self.__dataclass_fields__)
+        if code:
+            _note(code, next(iter(err.splitlines()), ""))
+
+    ended.__init__ = observed
+    leave = RaisesExc.__exit__
+
+    def observed_exit(self: Any, kind: Any, error: Any, trace: Any) -> bool:
+        if kind is not None and kind.__module__.startswith("paligemma_onnx"):
+            _note(kind.__name__, str(error))
+        return leave(self, kind, error, trace)
+
+    RaisesExc.__exit__ = observed_exit
+
+
+def main() -> int:
+    """Record or compare."""
+    if sys.argv[1] == "compare":
+        return min(
+            compare(*(json.loads(Path(file).read_text(encoding="utf-8")) for file in sys.argv[2:4])), 1
+        )
+    with tempfile.TemporaryDirectory() as folder:
+        found = {"bundles": record_bundles(Path(folder)), "refusals": record_refusals(Path(folder))}
+    Path(sys.argv[2]).write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
