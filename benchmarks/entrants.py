@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from paligemma_onnx.model.load import skeleton
-from paligemma_onnx.runtime.manifest import read_manifest
+from paligemma_onnx.runtime.bundle.manifest import read_manifest
 
 from .contender import Contender
 from .exports import ExportFailed, make_bundle

@@ -11,14 +11,14 @@ import click
 import numpy as np
 
 from paligemma_onnx.model.errors import CheckpointError
+from paligemma_onnx.runtime.bundle.integrity import check_files
+from paligemma_onnx.runtime.bundle.manifest import read_manifest
 from paligemma_onnx.runtime.errors import MismatchError, OptionError
-from paligemma_onnx.runtime.manifest import read_manifest
 from paligemma_onnx.runtime.picture_file import picture_file
 from paligemma_onnx.runtime.replaced_file import replaced_file
 from paligemma_onnx.runtime.session import place
 from paligemma_onnx.runtime.shortage import resources
 from paligemma_onnx.runtime.tokenizer import PromptTokenizer
-from paligemma_onnx.runtime.verification import check_files
 
 from . import self_check as checks
 from .demo import run_demo

@@ -20,8 +20,7 @@ from paligemma_onnx.model.errors import CheckpointError, listed
 from paligemma_onnx.model.load import open_checkpoint, skeleton
 from paligemma_onnx.model.mask_decoder import MaskDecoder
 from paligemma_onnx.model.rotary import inverse_frequencies
-from paligemma_onnx.runtime.errors import OptionError, ResourceError
-from paligemma_onnx.runtime.manifest import (
+from paligemma_onnx.runtime.bundle.manifest import (
     BUNDLE_ID_KEY,
     MANIFEST,
     SCHEMA_VERSION,
@@ -32,6 +31,7 @@ from paligemma_onnx.runtime.manifest import (
     Recipe,
     identity,
 )
+from paligemma_onnx.runtime.errors import OptionError, ResourceError
 from paligemma_onnx.runtime.shortage import resources, shortage
 
 from . import facts

@@ -10,8 +10,7 @@ from pathlib import Path
 from paligemma_onnx.model.config import PaliGemmaConfig
 from paligemma_onnx.model.errors import CheckpointError, shown
 from paligemma_onnx.model.strict_json import read_json
-from paligemma_onnx.runtime.errors import BundleError
-from paligemma_onnx.runtime.manifest import (
+from paligemma_onnx.runtime.bundle.manifest import (
     CacheFacts,
     ImageFacts,
     Manifest,
@@ -20,6 +19,7 @@ from paligemma_onnx.runtime.manifest import (
     Producer,
     TokenFacts,
 )
+from paligemma_onnx.runtime.errors import BundleError
 from paligemma_onnx.runtime.tokenizer import PromptTokenizer
 
 from .recipes import Precision

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from paligemma_onnx.runtime.boxes import Found, read_objects
+from paligemma_onnx.runtime.bundle.manifest import FileSpec, Manifest, ModelFacts, Producer, Recipe
 from paligemma_onnx.runtime.doctor import diagnose
 from paligemma_onnx.runtime.machine import Machine, this_machine
-from paligemma_onnx.runtime.manifest import FileSpec, Manifest, ModelFacts, Producer, Recipe
 from paligemma_onnx.runtime.tokenizer import PromptTokenizer
 
 from .compare import FreeRun

@@ -17,7 +17,7 @@ from paligemma_onnx.model.cache import KeyValue
 from paligemma_onnx.model.config import PaliGemmaConfig
 from paligemma_onnx.model.mask_decoder import GRID, SIDE, MaskDecoder
 from paligemma_onnx.model.paligemma import PaliGemma
-from paligemma_onnx.runtime.manifest import CacheUpdate, Graphs, GraphSpec, TensorSpec
+from paligemma_onnx.runtime.bundle.manifest import CacheUpdate, Graphs, GraphSpec, TensorSpec
 
 from .device_model import check_width
 from .in_place import DecoderInPlace

@@ -11,8 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from paligemma_onnx.runtime.bundle.manifest import CacheUpdate, Device
 from paligemma_onnx.runtime.errors import OptionError
-from paligemma_onnx.runtime.manifest import CacheUpdate, Device
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,11 @@ import torch
 from paligemma_onnx.model.cache import KeyValue
 from paligemma_onnx.model.load import load_model
 from paligemma_onnx.model.mask_decoder import MaskDecoder
+from paligemma_onnx.runtime.bundle.manifest import Manifest
 from paligemma_onnx.runtime.cache import Cache
 from paligemma_onnx.runtime.cancellation import Cancellation
 from paligemma_onnx.runtime.errors import BundleError
 from paligemma_onnx.runtime.graphs import NO_MASK_DECODER
-from paligemma_onnx.runtime.manifest import Manifest
 from paligemma_onnx.runtime.paligemma import PaliGemma
 from paligemma_onnx.runtime.runner import Array, Ids
 from paligemma_onnx.runtime.session import Placement, place

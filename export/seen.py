@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from paligemma_onnx.runtime.bundle.manifest import ImageFacts
 from paligemma_onnx.runtime.image import open_image
-from paligemma_onnx.runtime.manifest import ImageFacts
 from paligemma_onnx.runtime.picture import picture_of
 
 from .findings import Pictured

@@ -10,8 +10,8 @@ import torch
 from numpy.typing import NDArray
 
 from paligemma_onnx.model.load import load_model
+from paligemma_onnx.runtime.bundle.manifest import Manifest
 from paligemma_onnx.runtime.errors import MismatchError
-from paligemma_onnx.runtime.manifest import Manifest
 from paligemma_onnx.runtime.session import place
 from paligemma_onnx.runtime.tokenizer import PromptTokenizer
 

@@ -16,9 +16,9 @@ from pathlib import Path
 
 import filelock
 
+from paligemma_onnx.runtime.bundle.files import sync
+from paligemma_onnx.runtime.bundle.manifest import MANIFEST
 from paligemma_onnx.runtime.errors import OptionError
-from paligemma_onnx.runtime.files import sync
-from paligemma_onnx.runtime.manifest import MANIFEST
 
 from .facts import TOKENIZER
 

@@ -15,7 +15,7 @@ import numpy as np
 import onnx_ir as ir
 from torch import Tensor
 
-from paligemma_onnx.runtime.manifest import Manifest
+from paligemma_onnx.runtime.bundle.manifest import Manifest
 
 from .encodings import MARKS, TensorSource, encode, layouts
 from .quantize import HALF_OF

@@ -6,9 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from paligemma_onnx.runtime.bundle.manifest import GraphSpec, Manifest
 from paligemma_onnx.runtime.graphs import GraphRunner
 from paligemma_onnx.runtime.heap import trim
-from paligemma_onnx.runtime.manifest import GraphSpec, Manifest
 from paligemma_onnx.runtime.session import Placement, open_session
 
 from .widened import needs_widening, open_widened

@@ -11,7 +11,7 @@ from pathlib import Path
 from torch import Tensor
 
 from paligemma_onnx.model.mask_decoder import MaskDecoder
-from paligemma_onnx.runtime.manifest import Manifest
+from paligemma_onnx.runtime.bundle.manifest import Manifest
 from paligemma_onnx.runtime.session import Placement
 
 from .compare import Comparison, compare

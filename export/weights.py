@@ -15,7 +15,7 @@ import onnx_ir as ir
 from torch import Tensor
 
 from paligemma_onnx.model.errors import CheckpointError
-from paligemma_onnx.runtime.manifest import FileSpec
+from paligemma_onnx.runtime.bundle.manifest import FileSpec
 
 from .encodings import TensorSource, encode
 from .quantize import Laid, Reference, Stored

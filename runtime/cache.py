@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .manifest import CacheFacts
+from .bundle.manifest import CacheFacts
 from .session import Placement
 from .tensors import Tensor
 

@@ -23,6 +23,7 @@ from .batch.record import LISTING, Record, begun, input_facts
 from .batch.shards import Shard
 from .batch.stopping import Stop
 from .batch.work import Watch, Work, do_shard
+from .bundle.manifest import Manifest, read_manifest
 from .cli_options import (
     CONSTRAINED,
     DEVICE,
@@ -35,7 +36,6 @@ from .cli_options import (
 )
 from .errors import FailedRowsError, OptionError
 from .job import plan
-from .manifest import Manifest, read_manifest
 from .picture import Picture
 from .tokenizer import PromptTokenizer
 

@@ -14,11 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .answer import FinishReason
+from .bundle.manifest import Recipe
 from .cache import Cache
 from .cancellation import Cancellation, Cancelled
 from .constraint import Form, Place
 from .errors import NumericsError
-from .manifest import Recipe
 from .runner import Array, Features, Runner
 from .sampling import SamplingOptions, sample
 

@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 
+from .bundle.manifest import GraphSpec, Manifest
+from .bundle.onnx_reader import StoredTensor, read_onnx
 from .errors import BundleError
 from .gather import GATHER, open_gather
 from .gpu_memory import MOST
-from .manifest import GraphSpec, Manifest
-from .onnx_file import StoredTensor, read_onnx
 from .session import Placement
 from .tensors import Tensor
 

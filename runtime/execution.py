@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .bundle.manifest import GraphSpec
 from .cancellation import Cancellation
 from .cuda import alone, trouble
 from .errors import BundleError, PaliGemmaError
 from .gpu_memory import SHRINK
-from .manifest import GraphSpec
 from .session import Placement, import_onnxruntime
 from .tensors import Tensor
 

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .bundle.manifest import GraphSpec, Manifest
 from .cache import Cache, cache_memory
 from .cancellation import Cancellation, Cancelled
 from .cuda import alone
@@ -30,7 +31,6 @@ from .execution import Executor
 from .gather import GATHER, open_gather
 from .gpu_memory import give_back
 from .heap import trim
-from .manifest import GraphSpec, Manifest
 from .opening import is_recorded, open_sessions
 from .rooms import Room, Rooms
 from .runner import Array, Features, Ids

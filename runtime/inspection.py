@@ -7,10 +7,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from .bundle.manifest import Manifest
 from .errors import ProviderError
 from .graph_contents import GraphContents, read_graphs, spans
 from .machine import this_machine
-from .manifest import Manifest
 from .memory_estimate import (
     BATCHES,
     CacheSize,

@@ -15,12 +15,12 @@ from os import PathLike, fspath
 import numpy as np
 
 from .answer import FinishReason, Generation, Images, Options, Request, Timings
+from .bundle.manifest import Manifest
 from .cancellation import Cancellation, Cancelled
 from .constraint import Form, form_for
 from .decoding import Clock, decode_batch
 from .errors import OptionError, PromptError
 from .image import DEFAULT_MAX_PIXELS, ImageInput
-from .manifest import Manifest
 from .picture import Picture, open_picture
 from .runner import Array, Features, Runner
 from .sampling import SEEDS, SamplingOptions, fresh_seed, rng_for

@@ -8,9 +8,9 @@ from typing import Literal
 
 import numpy as np
 
+from .bundle.manifest import Manifest
 from .gpu import Gpu, this_driver
 from .machine import Machine
-from .manifest import Manifest
 from .rooms import SMALLEST
 from .tensors import HELD
 

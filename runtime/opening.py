@@ -7,10 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from .bundle.manifest import GraphSpec, Manifest
 from .cuda import check_gpu
 from .device_weights import DeviceWeights, load_weights
 from .heap import trim
-from .manifest import GraphSpec, Manifest
 from .session import Placement, open_session
 
 

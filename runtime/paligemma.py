@@ -14,19 +14,19 @@ from pathlib import Path
 from typing import Unpack
 
 from .answer import Generation, Images, Options, Request
+from .bundle.integrity import check_files
+from .bundle.manifest import Manifest, read_manifest
 from .detection import Detections, detections, task_prompt
 from .errors import BundleError, ProviderError
 from .graphs import NO_MASK_DECODER, GraphRunner
 from .image import DEFAULT_MAX_PIXELS, ImageInput, open_image
 from .job import Job, Row, plan, run
-from .manifest import Manifest, read_manifest
 from .picture import Picture, open_picture, picture_of
 from .prepared import find_prepared
 from .runner import Runner
 from .session import Placement, place
 from .shortage import resources
 from .tokenizer import PromptTokenizer
-from .verification import check_files
 
 
 class Stream:

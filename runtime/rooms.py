@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .bundle.manifest import GraphSpec, Manifest
 from .cache import cache_memory
 from .errors import ResourceError
 from .gpu_memory import give_back
-from .manifest import GraphSpec, Manifest
 from .session import Placement
 from .tensors import Tensor
 

@@ -7,9 +7,9 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from .bundle.manifest import Manifest
 from .cache import Cache
 from .cancellation import Cancellation
-from .manifest import Manifest
 from .session import Placement
 
 Array = NDArray[np.float32]

@@ -11,9 +11,9 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 from . import cuda
+from .bundle.graph_interface import check_interface
+from .bundle.manifest import GraphSpec, Manifest
 from .errors import BundleError, OptionError, ProviderError, ResourceError
-from .interface import check_interface
-from .manifest import GraphSpec, Manifest
 from .overflow import guard
 from .shortage import shortage
 

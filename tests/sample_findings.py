@@ -7,23 +7,15 @@ from collections.abc import Callable
 
 from PIL import Image
 
-from paligemma_onnx.export.compare import (
-    EXACT,
-    ROUNDED,
-    Agreement,
-    Comparison,
-    Difference,
-    FreeRun,
-    Limits,
-)
+from paligemma_onnx.export.compare import EXACT, ROUNDED, Agreement, Comparison, Difference, FreeRun, Limits
 from paligemma_onnx.export.findings import Answer, Findings, Parting, Pictured, Side, Word
 from paligemma_onnx.export.report import first_failure
 from paligemma_onnx.export.report_pictures import Embedded, embed
 from paligemma_onnx.export.stored_weights import WeightComparison
 from paligemma_onnx.export.validation import Validation
 from paligemma_onnx.runtime.boxes import read_objects
+from paligemma_onnx.runtime.bundle.manifest import FileSpec, Matrices, ModelFacts, Producer, Recipe
 from paligemma_onnx.runtime.machine import Machine
-from paligemma_onnx.runtime.manifest import FileSpec, Matrices, ModelFacts, Producer, Recipe
 
 LAYERS, STEPS = 18, 12
 HOSTILE = "</style><script>alert(1)</script>\"'&\x00\x1b[31m\u202e<img src=http://example.com onerror=x>"

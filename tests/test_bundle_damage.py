@@ -17,9 +17,9 @@ from damage import copied, edit_graph, flip_bit, name_graph
 
 from paligemma_onnx.runtime import BundleError, PaliGemma, ProviderError
 from paligemma_onnx.runtime import session as sessions
+from paligemma_onnx.runtime.bundle.integrity import verify
 from paligemma_onnx.runtime.execution import Executor
 from paligemma_onnx.runtime.session import import_onnxruntime
-from paligemma_onnx.runtime.verification import verify
 
 Folders = Callable[[str], Path]
 CASE = "gemma_one_kv_head"

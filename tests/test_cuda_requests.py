@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from hollow import COUNTING, ROOT, Hollow
 
-from paligemma_onnx.runtime.manifest import read_manifest
+from paligemma_onnx.runtime.bundle.manifest import read_manifest
 
 CASE, TOKENS, ROWS = "gemma2_window", 6, 2
 Bundles = Callable[[str, str], Path]

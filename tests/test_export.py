@@ -18,7 +18,7 @@ from paligemma_onnx.export.exporter import ExportRequest, Source, export
 from paligemma_onnx.export.recipes import Form
 from paligemma_onnx.export.self_check import self_check
 from paligemma_onnx.model.errors import CheckpointError
-from paligemma_onnx.runtime.manifest import Manifest
+from paligemma_onnx.runtime.bundle.manifest import Manifest
 
 Folders = Callable[[str], Path]
 CASE = "gemma_one_kv_head"

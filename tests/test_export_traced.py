@@ -21,8 +21,8 @@ from paligemma_onnx.export.trace import Traced, trace
 from paligemma_onnx.model.config import PaliGemmaConfig
 from paligemma_onnx.model.load import skeleton
 from paligemma_onnx.model.paligemma import PaliGemma
+from paligemma_onnx.runtime.bundle.manifest import Manifest
 from paligemma_onnx.runtime.errors import MismatchError
-from paligemma_onnx.runtime.manifest import Manifest
 
 Folders = Callable[[str], Path]
 CASE = "gemma_one_kv_head"

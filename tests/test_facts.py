@@ -13,8 +13,8 @@ import pytest
 from paligemma_onnx.export.facts import image_facts, token_facts
 from paligemma_onnx.model.config_json import read_config
 from paligemma_onnx.model.errors import CheckpointError
+from paligemma_onnx.runtime.bundle.manifest import MANIFEST, identity, read_manifest
 from paligemma_onnx.runtime.errors import BundleError
-from paligemma_onnx.runtime.manifest import MANIFEST, identity, read_manifest
 
 Folders = Callable[[str], Path]
 CASE = "gemma_one_kv_head"

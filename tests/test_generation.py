@@ -13,14 +13,7 @@ from damage import copied, edit_manifest, endless
 from PIL import Image
 from scripted import STOP, ids_of, scripted
 
-from paligemma_onnx.runtime import (
-    NumericsError,
-    OptionError,
-    PaliGemma,
-    PromptError,
-    Request,
-    ResourceError,
-)
+from paligemma_onnx.runtime import NumericsError, OptionError, PaliGemma, PromptError, Request, ResourceError
 from paligemma_onnx.runtime.cancellation import Cancellation
 from paligemma_onnx.runtime.graphs import GraphRunner
 

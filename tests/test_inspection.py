@@ -16,10 +16,10 @@ from command_line import ran_here
 from damage import copied, flip_bit
 
 from paligemma_onnx.runtime import machine
+from paligemma_onnx.runtime.bundle.manifest import FileSpec, Manifest, read_manifest
 from paligemma_onnx.runtime.graph_contents import read_graphs, spans
 from paligemma_onnx.runtime.inspection import inspect_bundle, table
 from paligemma_onnx.runtime.machine import Machine, this_machine
-from paligemma_onnx.runtime.manifest import FileSpec, Manifest, read_manifest
 from paligemma_onnx.runtime.memory_estimate import estimate_memory
 
 Folders = Callable[[str], Path]

@@ -12,7 +12,7 @@ import pytest
 from command_line import assert_bundle_refused
 from damage import copied, edit_json, edit_manifest
 
-from paligemma_onnx.runtime.manifest import MAX_MANIFEST_BYTES, read_manifest
+from paligemma_onnx.runtime.bundle.manifest import MAX_MANIFEST_BYTES, read_manifest
 
 Folders = Callable[[str], Path]
 Damage = Callable[[Path], object]

@@ -18,8 +18,8 @@ from paligemma_onnx.export.exporter import ExportRequest, export, open_source
 from paligemma_onnx.export.self_check import self_check
 from paligemma_onnx.model.errors import CheckpointError
 from paligemma_onnx.runtime import BundleError, Cancellation, PaliGemma
+from paligemma_onnx.runtime.bundle.manifest import read_manifest
 from paligemma_onnx.runtime.errors import MismatchError
-from paligemma_onnx.runtime.manifest import read_manifest
 
 Folders = Callable[[str], Path]
 CASE = "gemma_one_kv_head"

@@ -29,10 +29,10 @@ from paligemma_onnx.export.shipped import shipped_model
 from paligemma_onnx.model.errors import CheckpointError
 from paligemma_onnx.model.rotary import rotation
 from paligemma_onnx.runtime import PaliGemma, Request
+from paligemma_onnx.runtime.bundle.check_manifest import check_manifest
+from paligemma_onnx.runtime.bundle.manifest import read_manifest
 from paligemma_onnx.runtime.cancellation import Cancellation
 from paligemma_onnx.runtime.errors import BundleError, MismatchError, OptionError, ProviderError
-from paligemma_onnx.runtime.manifest import read_manifest
-from paligemma_onnx.runtime.manifest_check import check_manifest
 from paligemma_onnx.runtime.prepared import prepare
 from paligemma_onnx.runtime.session import import_onnxruntime
 

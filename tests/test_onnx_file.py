@@ -13,8 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
+from paligemma_onnx.runtime.bundle.onnx_reader import LARGEST, MOST, OnnxFile, read_onnx
 from paligemma_onnx.runtime.errors import BundleError
-from paligemma_onnx.runtime.onnx_file import LARGEST, MOST, OnnxFile, read_onnx
 
 Folders = Callable[[str], Path]
 CASE = "gemma_one_kv_head"

@@ -22,10 +22,10 @@ from paligemma_onnx.export.exporter import open_source
 from paligemma_onnx.export.recipes import PRECISIONS
 from paligemma_onnx.export.self_check import self_check, synthetic_picture
 from paligemma_onnx.model.cache import KeyValue
+from paligemma_onnx.runtime.bundle.manifest import Manifest, read_manifest
 from paligemma_onnx.runtime.cancellation import Cancellation
 from paligemma_onnx.runtime.errors import MismatchError
 from paligemma_onnx.runtime.graphs import GraphRunner
-from paligemma_onnx.runtime.manifest import Manifest, read_manifest
 from paligemma_onnx.runtime.session import place
 
 Folders = Callable[[str], Path]

@@ -14,9 +14,9 @@ import pytest
 from command_line import ran, ran_here, started
 
 from paligemma_onnx.runtime import BundleError, OptionError, PaliGemma, ResourceError, prepared
-from paligemma_onnx.runtime.files import record_file
+from paligemma_onnx.runtime.bundle.files import record_file
+from paligemma_onnx.runtime.bundle.manifest import read_manifest
 from paligemma_onnx.runtime.graphs import GraphRunner
-from paligemma_onnx.runtime.manifest import read_manifest
 from paligemma_onnx.runtime.session import Placement
 
 Rounded = Callable[[str, str], Path]

@@ -9,16 +9,7 @@ import pytest
 
 from paligemma_onnx.runtime.boxes import read_objects
 from training.scenes import SIDE, Item, Scene, draw
-from training.tasks import (
-    QUESTIONS,
-    Example,
-    Kind,
-    caption,
-    description,
-    example,
-    location,
-    segments,
-)
+from training.tasks import QUESTIONS, Example, Kind, caption, description, example, location, segments
 
 # Two rings, one of them striped, left of an orange star; "owl" is printed somewhere.
 HAND = Scene(

@@ -20,8 +20,8 @@ from tqdm import tqdm
 from paligemma_onnx.export.reference_runner import open_as_reference
 from paligemma_onnx.runtime import PaliGemma, Request
 from paligemma_onnx.runtime.boxes import SEGMENTS
+from paligemma_onnx.runtime.bundle.manifest import MANIFEST
 from paligemma_onnx.runtime.detection import detections
-from paligemma_onnx.runtime.manifest import MANIFEST
 
 from .album import Split
 from .scenes import Drawing, draw

@@ -18,14 +18,14 @@ from typing import Any, cast
 
 import click
 
-from benchmarks.contender import Contender
-from benchmarks.exports import known_precisions
-from benchmarks.options import listed, write_json
-from benchmarks.sizes import FAMILIES, SIDES, SIZES, Family, Size, subject
 from paligemma_onnx.runtime.cli_bench import batch_sizes
 from paligemma_onnx.runtime.cli_types import DeviceType
 from paligemma_onnx.runtime.terminal import say
 
+from ..contender import Contender
+from ..exports import known_precisions
+from ..options import listed, write_json
+from ..sizes import FAMILIES, SIDES, SIZES, Family, Size, subject
 from .bundles import Bundles
 from .correctness import compare
 from .plan import EXACT, ON_GPU, Plan

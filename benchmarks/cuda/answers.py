@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from paligemma_onnx.runtime import PaliGemma, Request
+from paligemma_onnx.runtime.bundle.manifest import read_manifest
 from paligemma_onnx.runtime.graphs import GraphRunner
-from paligemma_onnx.runtime.manifest import read_manifest
 from paligemma_onnx.runtime.session import place
 from paligemma_onnx.runtime.tokenizer import PromptTokenizer
 

@@ -8,13 +8,13 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from benchmarks.checkpoint import make_checkpoint
-from benchmarks.contender import Contender, Running
-from benchmarks.exports import Export, ExportFailed, make_bundle
-from benchmarks.sizes import Family, Size, subject
 from paligemma_onnx.export.shipped import shipped_model
 from paligemma_onnx.runtime.session import available_threads
 
+from ..checkpoint import make_checkpoint
+from ..contender import Contender, Running
+from ..exports import Export, ExportFailed, make_bundle
+from ..sizes import Family, Size, subject
 from .plan import EXACT, Plan
 from .record import Budget
 

@@ -6,9 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from benchmarks.contender import Contender, ContenderFailed, Running
-from benchmarks.exports import ExportFailed
-
+from ..contender import Contender, ContenderFailed, Running
+from ..exports import ExportFailed
 from .answers import Answers
 from .bundles import Bundles
 from .plan import EXACT, Plan

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from statistics import median
 
-from benchmarks.figures import Figures
 from paligemma_onnx.runtime.benchmark import Cost
+
+from ..figures import Figures
 
 # Seconds: a picture; all rows; from the call on; a step of all rows.
 STAGES = ("vision_s", "prefill_s", "time_to_first_token_s", "token_s")

@@ -12,10 +12,10 @@ import shutil
 import subprocess
 from typing import Any
 
-from benchmarks.memory import available_memory, process_memory
 from paligemma_onnx.runtime import ProviderError, cuda
 from paligemma_onnx.runtime.session import import_onnxruntime
 
+from ..memory import available_memory, process_memory
 from .plan import index_of
 
 # Of `nvidia-smi --query-gpu`; clocks in MHz, power in W, memory in MiB.

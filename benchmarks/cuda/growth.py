@@ -6,9 +6,9 @@ import os
 from pathlib import Path
 from typing import Any
 
-from benchmarks.memory import process_memory
 from paligemma_onnx.runtime import PaliGemma
 
+from ..memory import process_memory
 from .device import Memory
 from .questions import golden
 

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.figures import PROMPT, Figures
 from paligemma_onnx.runtime import Cancellation, PaliGemma
 from paligemma_onnx.runtime.benchmark import Benchmark, Cost, pictures_for
 
+from ..figures import PROMPT, Figures
 from .costs import LOAD, taken, typical
 from .device import Memory
 

@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from benchmarks.figures import PROMPT, Figures
 from paligemma_onnx.export.facts import image_facts
 from paligemma_onnx.model.load import load_model, open_checkpoint
 from paligemma_onnx.runtime.benchmark import Cost, pictures_for
 from paligemma_onnx.runtime.image import open_image, preprocess
 from paligemma_onnx.runtime.tokenizer import PromptTokenizer
 
+from ..figures import PROMPT, Figures
 from .costs import LOAD, taken, typical
 from .torch_memory import TorchMemory
 

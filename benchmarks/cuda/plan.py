@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from benchmarks.sizes import Subject
 from paligemma_onnx.runtime.session import parse_device
+
+from ..sizes import Subject
 
 EXACT = "fp32"  # the precision that is the reference, on the CPU
 ON_GPU = ("bf16", "fp16", "int4-bf16")

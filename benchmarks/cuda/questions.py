@@ -13,10 +13,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.contender import ROOT
 from paligemma_onnx.runtime.boxes import SEGMENTS
 from training.scenes import draw
 from training.tasks import QUESTIONS, Kind, example
+
+from ..contender import ROOT
 
 GOLDEN = ROOT / "tests" / "golden"
 FIRST_SEED = 3_100_000_000  # of scenes that neither training nor evaluation draws

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from benchmarks.contender import ContenderFailed
-from benchmarks.exports import ExportFailed
+from ..contender import ContenderFailed
+from ..exports import ExportFailed
 
 Found = dict[str, Any]  # what JSON can hold
 

@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from benchmarks.contender import ROOT, Contender, Running
-from benchmarks.exports import COMMAND
 from paligemma_onnx.runtime import PaliGemma, Request
 from paligemma_onnx.runtime.errors import PaliGemmaError
 
+from ..contender import ROOT, Contender, Running
+from ..exports import COMMAND
 from .questions import golden
 from .record import Budget, Found
 

@@ -9,13 +9,13 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from benchmarks.contender import Contender, ContenderFailed, Running
-from benchmarks.exports import ExportFailed
-from benchmarks.floors import weight_bytes
-from benchmarks.results import Result
-from benchmarks.rounds import Say, who_stays
-from paligemma_onnx.runtime.manifest import read_manifest
+from paligemma_onnx.runtime.bundle.manifest import read_manifest
 
+from ..contender import Contender, ContenderFailed, Running
+from ..exports import ExportFailed
+from ..floors import weight_bytes
+from ..results import Result
+from ..rounds import Say, who_stays
 from .bundles import Bundles
 from .device import nvidia_smi
 from .plan import Plan, index_of

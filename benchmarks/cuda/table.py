@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from benchmarks.report import Row, made, over, start, typical
-from benchmarks.report import table as columns
-from benchmarks.results import Result
-
+from ..report import Row, made, over, start, typical
+from ..report import table as columns
+from ..results import Result
 from .costs import LOAD, named, taken
 from .plan import Plan
 from .speed import COMPILED, EAGER

@@ -13,11 +13,11 @@ from torch import Tensor
 from transformers import CompileConfig
 from transformers.cache_utils import Cache, StaticCache
 
-from benchmarks.figures import Figures
-from benchmarks.reference import Reference
 from paligemma_onnx.runtime.benchmark import pictures_for
 from paligemma_onnx.runtime.session import available_threads
 
+from ..figures import Figures
+from ..reference import Reference
 from .costs import LOAD, taken, typical
 from .torch_memory import TorchMemory
 

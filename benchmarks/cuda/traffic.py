@@ -19,7 +19,7 @@ from typing import Any
 import onnx
 
 from paligemma_onnx.runtime import PaliGemma, cuda
-from paligemma_onnx.runtime.manifest import read_manifest
+from paligemma_onnx.runtime.bundle.manifest import read_manifest
 from paligemma_onnx.runtime.rooms import SMALLEST
 from paligemma_onnx.runtime.session import PROVIDERS, import_onnxruntime
 

@@ -6,9 +6,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.floors import decode_floor_s
-from benchmarks.report import ratio
-
+from ..floors import decode_floor_s
+from ..report import ratio
 from .costs import named
 from .plan import EXACT, Plan
 from .speed import EAGER

@@ -14,17 +14,17 @@ from typing import cast
 
 import click
 
-from benchmarks.checkpoint import make_checkpoint
-from benchmarks.contender import ContenderFailed
-from benchmarks.exports import known_precisions
-from benchmarks.figures import prefill_of, step_at_past
-from benchmarks.options import GB, benchmark, listed, write_json
-from benchmarks.report import Row, made, process_rows, table, typical
-from benchmarks.results import Result
-from benchmarks.rounds import first_starts, run_rounds
-from benchmarks.sizes import Family, Size, subject
 from paligemma_onnx.runtime.terminal import say
 
+from ..checkpoint import make_checkpoint
+from ..contender import ContenderFailed
+from ..exports import known_precisions
+from ..figures import prefill_of, step_at_past
+from ..options import GB, benchmark, listed, write_json
+from ..report import Row, made, process_rows, table, typical
+from ..results import Result
+from ..rounds import first_starts, run_rounds
+from ..sizes import Family, Size, subject
 from .catalogue import PEERS
 from .decoder import TOKENS
 from .entrants import Plan, entrants

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from functools import partial
 from statistics import median
 
-from benchmarks.figures import Figures, prefill_of, step_at_past
+from ..figures import Figures, prefill_of, step_at_past
 
 TEXT_TOKENS = 8  # of a prompt, as in figures.py
 IMAGE_TOKENS = 256  # of a picture of 224 pixels

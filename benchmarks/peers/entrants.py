@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.contender import Contender
-from benchmarks.entrants import Entrant
-from benchmarks.exports import Export, ExportFailed, make_bundle, note, noted, watch
-from benchmarks.results import Result
-from benchmarks.sizes import Subject
+from paligemma_onnx.runtime.bundle.manifest import read_manifest
 from paligemma_onnx.runtime.errors import BundleError
-from paligemma_onnx.runtime.manifest import read_manifest
 
+from ..contender import Contender
+from ..entrants import Entrant
+from ..exports import Export, ExportFailed, make_bundle, note, noted, watch
+from ..results import Result
+from ..sizes import Subject
 from .catalogue import PEERS, Peer
 from .decoder import TOKENS, slots_for
 from .environment import make_environment, pinned

@@ -7,7 +7,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from benchmarks.exports import watch
+from ..exports import watch
 
 REQUIREMENTS = Path(__file__).parent / "requirements"
 

@@ -8,10 +8,11 @@ from pathlib import Path
 
 from torch import Tensor
 
-from benchmarks.checkpoint import PIECE, write_json, write_weights
 from paligemma_onnx.export.published_layout import published_config
 from paligemma_onnx.model.config import PaliGemmaConfig
 from paligemma_onnx.model.load import open_checkpoint, skeleton
+
+from ..checkpoint import PIECE, write_json, write_weights
 
 OURS, THEIRS = "language_model.", "model."  # prefixes of the parameters' names
 ARCHITECTURES = {"gemma": "GemmaForCausalLM", "gemma2": "Gemma2ForCausalLM"}

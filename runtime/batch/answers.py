@@ -12,10 +12,10 @@ from itertools import islice
 from typing import Protocol, Unpack
 
 from ..answer import Generation, Options, Request
+from ..bundle.manifest import Manifest
 from ..errors import NumericsError, PromptError, ResourceError
 from ..image import ImageInput
 from ..job import plan
-from ..manifest import Manifest
 from ..picture import Picture
 from ..sampling import SEEDS
 from ..tokenizer import PromptTokenizer

@@ -17,8 +17,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
+from ..bundle.files import sync
 from ..errors import OptionError
-from ..files import sync
 from .arrow import write_parquet
 from .rows import Row
 from .shards import Shard

@@ -18,8 +18,8 @@ from typing import Any
 from filelock import FileLock
 
 from .. import errors
+from ..bundle.manifest import read_manifest
 from ..errors import PaliGemmaError, ProviderError
-from ..manifest import read_manifest
 from ..paligemma import PaliGemma
 from ..session import place
 from ..shortage import resources

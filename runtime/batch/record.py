@@ -10,8 +10,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from ..bundle.files import sync
 from ..errors import OptionError
-from ..files import sync
 from ..sampling import fresh_seed
 from ..shortage import shortage
 from .folder import SUFFIXES, write_listing

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, cast
 
-from .errors import BundleError
+from ..errors import BundleError
 from .manifest import BUNDLE_ID_KEY, GraphSpec, TensorSpec
-from .onnx_file import DTYPES, read_onnx
+from .onnx_reader import DTYPES, read_onnx
 
 # As onnxruntime names them.
 _DTYPES = {

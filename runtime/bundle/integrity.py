@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from .errors import BundleError
+from ..errors import BundleError
+from ..graphs import GraphRunner
+from ..session import place
 from .files import file_problem
-from .graphs import GraphRunner
-from .interface import check_file
+from .graph_interface import check_file
 from .manifest import Manifest, read_manifest
-from .session import place
 
 MOST_PROBLEMS = 10  # named in one message
 

@@ -13,8 +13,8 @@ from typing import Any, Literal
 
 import dacite
 
-from .errors import BundleError
-from .manifest_check import check_manifest
+from ..errors import BundleError
+from .check_manifest import check_manifest
 
 MANIFEST = "manifest.json"
 SCHEMA_VERSION = 1
