@@ -29,7 +29,7 @@ from paligemma_onnx.runtime.bundle.manifest import Manifest, read_manifest
 from paligemma_onnx.runtime.image import ImageInput
 from paligemma_onnx.runtime.picture import Picture
 from paligemma_onnx.runtime.terminal import say
-from paligemma_onnx.runtime.tokenizer import PromptTokenizer
+from paligemma_onnx.runtime.text.tokenizer import PromptTokenizer
 
 POINTS = 20  # times that memory is looked at
 MB = 10**6  # bytes

@@ -17,7 +17,7 @@ import click
 
 from paligemma_onnx.runtime.prepared import CACHE
 from paligemma_onnx.runtime.terminal import say
-from paligemma_onnx.runtime.tokenizer import PromptTokenizer
+from paligemma_onnx.runtime.text.tokenizer import PromptTokenizer
 
 from . import plot
 from .checkpoint import make_checkpoint

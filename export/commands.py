@@ -18,7 +18,7 @@ from paligemma_onnx.runtime.picture_file import picture_file
 from paligemma_onnx.runtime.replaced_file import replaced_file
 from paligemma_onnx.runtime.session import place
 from paligemma_onnx.runtime.shortage import resources
-from paligemma_onnx.runtime.tokenizer import PromptTokenizer
+from paligemma_onnx.runtime.text.tokenizer import PromptTokenizer
 
 from . import self_check as checks
 from .demo import run_demo

@@ -20,7 +20,7 @@ from paligemma_onnx.runtime.bundle.manifest import (
     TokenFacts,
 )
 from paligemma_onnx.runtime.errors import BundleError
-from paligemma_onnx.runtime.tokenizer import PromptTokenizer
+from paligemma_onnx.runtime.text.tokenizer import PromptTokenizer
 
 from .recipes import Precision
 

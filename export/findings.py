@@ -10,7 +10,7 @@ from paligemma_onnx.runtime.boxes import Found, read_objects
 from paligemma_onnx.runtime.bundle.manifest import FileSpec, Manifest, ModelFacts, Producer, Recipe
 from paligemma_onnx.runtime.doctor import diagnose
 from paligemma_onnx.runtime.machine import Machine, this_machine
-from paligemma_onnx.runtime.tokenizer import PromptTokenizer
+from paligemma_onnx.runtime.text.tokenizer import PromptTokenizer
 
 from .compare import FreeRun
 from .report import first_failure

@@ -18,7 +18,7 @@ from paligemma_onnx.runtime.graphs import NO_MASK_DECODER
 from paligemma_onnx.runtime.paligemma import PaliGemma
 from paligemma_onnx.runtime.runner import Array, Ids
 from paligemma_onnx.runtime.session import Placement, place
-from paligemma_onnx.runtime.tokenizer import PromptTokenizer
+from paligemma_onnx.runtime.text.tokenizer import PromptTokenizer
 
 from .exporter import draft, open_source
 from .facts import TOKENIZER

@@ -13,7 +13,7 @@ from paligemma_onnx.model.load import load_model
 from paligemma_onnx.runtime.bundle.manifest import Manifest
 from paligemma_onnx.runtime.errors import MismatchError
 from paligemma_onnx.runtime.session import place
-from paligemma_onnx.runtime.tokenizer import PromptTokenizer
+from paligemma_onnx.runtime.text.tokenizer import PromptTokenizer
 
 from .exporter import Source
 from .record import Questions, Reference

@@ -37,7 +37,7 @@ from .cli_options import (
 from .errors import FailedRowsError, OptionError
 from .job import plan
 from .picture import Picture
-from .tokenizer import PromptTokenizer
+from .text.tokenizer import PromptTokenizer
 
 FEW_ROWS = 100  # before so many, a share of errors says little
 DECODERS = min(4, os.cpu_count() or 1)  # threads; a picture is opened many times faster than it is answered

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from .boxes import LAST_LOCATION, LAST_SEGMENT, SEGMENTS
 from .errors import BundleError, OptionError
-from .tokenizer import PromptTokenizer
+from .text.tokenizer import PromptTokenizer
 
 CORNERS = 4
 TASKS = {"detect": 0, "segment": SEGMENTS}  # codes that an object has

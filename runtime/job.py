@@ -24,7 +24,7 @@ from .image import DEFAULT_MAX_PIXELS, ImageInput
 from .picture import Picture, open_picture
 from .runner import Array, Features, Runner
 from .sampling import SEEDS, SamplingOptions, fresh_seed, rng_for
-from .tokenizer import Detokenizer, PromptTokenizer
+from .text.tokenizer import Detokenizer, PromptTokenizer
 
 
 @dataclass

@@ -26,7 +26,7 @@ from .prepared import find_prepared
 from .runner import Runner
 from .session import Placement, place
 from .shortage import resources
-from .tokenizer import PromptTokenizer
+from .text.tokenizer import PromptTokenizer
 
 
 class Stream:

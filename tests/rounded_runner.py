@@ -10,7 +10,7 @@ from paligemma_onnx.runtime.bundle.manifest import read_manifest
 from paligemma_onnx.runtime.graphs import GraphRunner
 from paligemma_onnx.runtime.rooms import Rooms
 from paligemma_onnx.runtime.session import open_session, place
-from paligemma_onnx.runtime.tokenizer import PromptTokenizer
+from paligemma_onnx.runtime.text.tokenizer import PromptTokenizer
 
 
 def run_on_cpu(bundle: Path) -> PaliGemma:

@@ -31,7 +31,7 @@ from paligemma_onnx.export.transformers_reference import TransformersReference
 from paligemma_onnx.model import presets
 from paligemma_onnx.model.load import load_model, open_checkpoint, skeleton
 from paligemma_onnx.runtime.benchmark import pictures_for
-from paligemma_onnx.runtime.tokenizer import PromptTokenizer
+from paligemma_onnx.runtime.text.tokenizer import PromptTokenizer
 
 Folders = Callable[[str], Path]
 CASE = "gemma_one_kv_head"

@@ -27,7 +27,7 @@ from paligemma_onnx.runtime.bundle.manifest import Manifest, read_manifest
 from paligemma_onnx.runtime.errors import MismatchError
 from paligemma_onnx.runtime.graphs import GraphRunner
 from paligemma_onnx.runtime.session import place
-from paligemma_onnx.runtime.tokenizer import PromptTokenizer
+from paligemma_onnx.runtime.text.tokenizer import PromptTokenizer
 
 Folders = Callable[[str], Path]
 Change = Callable[[torch.Tensor], torch.Tensor]

@@ -23,7 +23,7 @@ from paligemma_onnx.model.load import load_model
 from paligemma_onnx.runtime.bundle.manifest import read_manifest
 from paligemma_onnx.runtime.errors import OptionError
 from paligemma_onnx.runtime.replaced_file import replaced_file
-from paligemma_onnx.runtime.tokenizer import PromptTokenizer
+from paligemma_onnx.runtime.text.tokenizer import PromptTokenizer
 
 Folders = Callable[[str], Path]
 Validate = Callable[..., Ended]

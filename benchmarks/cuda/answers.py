@@ -11,7 +11,7 @@ from paligemma_onnx.runtime import PaliGemma, Request
 from paligemma_onnx.runtime.bundle.manifest import read_manifest
 from paligemma_onnx.runtime.graphs import GraphRunner
 from paligemma_onnx.runtime.session import place
-from paligemma_onnx.runtime.tokenizer import PromptTokenizer
+from paligemma_onnx.runtime.text.tokenizer import PromptTokenizer
 
 from .forced import differences
 from .questions import picture_name, questions

@@ -14,7 +14,7 @@ from paligemma_onnx.export.facts import image_facts
 from paligemma_onnx.model.load import load_model, open_checkpoint
 from paligemma_onnx.runtime.benchmark import Cost, pictures_for
 from paligemma_onnx.runtime.image import open_image, preprocess
-from paligemma_onnx.runtime.tokenizer import PromptTokenizer
+from paligemma_onnx.runtime.text.tokenizer import PromptTokenizer
 
 from ..figures import PROMPT, Figures
 from .costs import LOAD, taken, typical

@@ -18,7 +18,7 @@ from ..image import ImageInput
 from ..job import plan
 from ..picture import Picture
 from ..sampling import SEEDS
-from ..tokenizer import PromptTokenizer
+from ..text.tokenizer import PromptTokenizer
 from .item import Item, Slice
 from .rows import Fault, Row, Seconds, boxes_in, readable
 from .shards import hash_of

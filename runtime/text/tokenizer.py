@@ -9,8 +9,8 @@ from pathlib import Path
 
 from tokenizers import Tokenizer
 
-from .errors import BundleError, PromptError
-from .tokenizer_file import SPACE, read_tokenizer_file
+from ..errors import BundleError, PromptError
+from .tokenizer_json import SPACE, read_tokenizer_file
 
 BOS = "<bos>"
 EOS = "<eos>"

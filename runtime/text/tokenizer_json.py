@@ -17,7 +17,7 @@ from typing import Any
 from tokenizers import AddedToken, Tokenizer, decoders, normalizers
 from tokenizers.models import BPE
 
-from .errors import BundleError
+from ..errors import BundleError
 
 SPACE = "▁"  # U+2581, how SentencePiece writes a space (arXiv 1808.06226, section 3.2)
 _MAX_FILE_BYTES = 2**28  # eight times the largest published file (34 MB)
