@@ -26,8 +26,8 @@ from paligemma_onnx.runtime.batch.parts import Count
 from paligemma_onnx.runtime.batch.shards import Shard
 from paligemma_onnx.runtime.batch.work import Watch, Work, do_shard
 from paligemma_onnx.runtime.bundle.manifest import Manifest, read_manifest
-from paligemma_onnx.runtime.image import ImageInput
-from paligemma_onnx.runtime.picture import Picture
+from paligemma_onnx.runtime.image.open import ImageInput
+from paligemma_onnx.runtime.image.picture import Picture
 from paligemma_onnx.runtime.terminal import say
 from paligemma_onnx.runtime.text.tokenizer import PromptTokenizer
 

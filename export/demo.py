@@ -14,7 +14,7 @@ from PIL import Image
 from paligemma_onnx.runtime.answer import Generation
 from paligemma_onnx.runtime.detection import Detection
 from paligemma_onnx.runtime.drawing import draw
-from paligemma_onnx.runtime.image import open_image
+from paligemma_onnx.runtime.image.open import open_image
 from paligemma_onnx.runtime.paligemma import PaliGemma
 from paligemma_onnx.runtime.terminal import say
 

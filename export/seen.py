@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from paligemma_onnx.runtime.bundle.manifest import ImageFacts
-from paligemma_onnx.runtime.image import open_image
-from paligemma_onnx.runtime.picture import picture_of
+from paligemma_onnx.runtime.image.open import open_image
+from paligemma_onnx.runtime.image.picture import picture_of
 
 from .findings import Pictured
 from .report_pictures import Embedded, embed

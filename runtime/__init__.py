@@ -19,9 +19,9 @@ from .errors import (
     ProviderError,
     ResourceError,
 )
+from .image.picture import Picture
 from .masks import Mask
 from .paligemma import PaliGemma, Stream
-from .picture import Picture
 
 __all__ = [
     "Box",

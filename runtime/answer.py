@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Literal, TypedDict
 
 from .cancellation import Cancellation
-from .image import ImageInput
-from .picture import Picture
+from .image.open import ImageInput
+from .image.picture import Picture
 
 FinishReason = Literal["stop", "length", "cancelled"]
 Images = ImageInput | Picture | Sequence[ImageInput | Picture]  # one picture, or several in reading order

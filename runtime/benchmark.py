@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from .answer import Request
 from .errors import OptionError
 from .graphs import GraphRunner
-from .image import ImageInput, open_image
+from .image.open import ImageInput, open_image
 from .paligemma import PaliGemma
 
 MINUTE = 60.0  # seconds

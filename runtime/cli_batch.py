@@ -35,8 +35,8 @@ from .cli_options import (
     sampling,
 )
 from .errors import FailedRowsError, OptionError
+from .image.picture import Picture
 from .job import plan
-from .picture import Picture
 from .text.tokenizer import PromptTokenizer
 
 FEW_ROWS = 100  # before so many, a share of errors says little

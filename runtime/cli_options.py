@@ -12,7 +12,7 @@ from .answer import Options
 from .cancellation import Cancellation
 from .cli_completion import complete_folders
 from .cli_types import AmountType, DeviceType
-from .image import DEFAULT_MAX_PIXELS
+from .image.open import DEFAULT_MAX_PIXELS
 from .session import MOST_THREADS
 
 Command = TypeVar("Command", bound=Callable[..., Any])

@@ -19,9 +19,9 @@ from .bundle.manifest import Manifest, read_manifest
 from .detection import Detections, detections, task_prompt
 from .errors import BundleError, ProviderError
 from .graphs import NO_MASK_DECODER, GraphRunner
-from .image import DEFAULT_MAX_PIXELS, ImageInput, open_image
+from .image.open import DEFAULT_MAX_PIXELS, ImageInput, open_image
+from .image.picture import Picture, open_picture, picture_of
 from .job import Job, Row, plan, run
-from .picture import Picture, open_picture, picture_of
 from .prepared import find_prepared
 from .runner import Runner
 from .session import Placement, place

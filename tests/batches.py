@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from paligemma_onnx.runtime import Generation, NumericsError, PaliGemma, Picture, Request, Timings
-from paligemma_onnx.runtime.image import ImageInput
+from paligemma_onnx.runtime.image.open import ImageInput
 
 CASE = "gemma_one_kv_head"
 PROMPT = "caption en"

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from paligemma_onnx.runtime.image import ImageInput, open_image, preprocess
+from paligemma_onnx.runtime.image.open import ImageInput, open_image, preprocess
 
 LEVELS = np.random.default_rng(3).integers(0, 256, (31, 45, 3), dtype=np.uint8)
 PICTURE = Image.fromarray(LEVELS)

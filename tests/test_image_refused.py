@@ -20,7 +20,7 @@ import pytest
 from PIL import Image, ImageFile
 
 from paligemma_onnx.runtime.errors import ImageError, OptionError
-from paligemma_onnx.runtime.image import DEFAULT_MAX_PIXELS, open_image
+from paligemma_onnx.runtime.image.open import DEFAULT_MAX_PIXELS, open_image
 
 LEVELS = np.random.default_rng(3).integers(0, 256, (31, 45, 3), dtype=np.uint8)
 PICTURE = Image.fromarray(LEVELS)

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image, ImageFile
 
 from paligemma_onnx.runtime.errors import ImageError, ResourceError
-from paligemma_onnx.runtime.image import open_image
+from paligemma_onnx.runtime.image.open import open_image
 
 LEVELS = np.random.default_rng(3).integers(0, 256, (31, 45, 3), dtype=np.uint8)
 PICTURE = Image.fromarray(LEVELS)

@@ -10,7 +10,7 @@ from PIL import Image
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
 from paligemma_onnx.runtime.errors import ImageError
-from paligemma_onnx.runtime.preprocess import RESCALE, preprocess, to_rgb
+from paligemma_onnx.runtime.image.preprocess import RESCALE, preprocess, to_rgb
 
 HALF = (0.5, 0.5, 0.5)
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

@@ -19,7 +19,7 @@ from paligemma_onnx.export.report_charts import HEIGHT, WIDTH
 from paligemma_onnx.export.report_page import page
 from paligemma_onnx.export.report_pictures import LONGEST, embed
 from paligemma_onnx.export.report_scales import log_scale
-from paligemma_onnx.runtime.image import open_image
+from paligemma_onnx.runtime.image.open import open_image
 
 STYLE = Path(__file__).parent.parent / "export" / "report.css"
 ALONE = ("meta", "br")  # elements without an end

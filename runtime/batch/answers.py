@@ -14,9 +14,9 @@ from typing import Protocol, Unpack
 from ..answer import Generation, Options, Request
 from ..bundle.manifest import Manifest
 from ..errors import NumericsError, PromptError, ResourceError
-from ..image import ImageInput
+from ..image.open import ImageInput
+from ..image.picture import Picture
 from ..job import plan
-from ..picture import Picture
 from ..sampling import SEEDS
 from ..text.tokenizer import PromptTokenizer
 from .item import Item, Slice

@@ -15,10 +15,10 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from .errors import ImageError, OptionError, ResourceError
-from .image_container import check_size
-from .image_file import read_image
-from .orientation import exif_orientation, upright
+from ..errors import ImageError, OptionError, ResourceError
+from .decode import read_image
+from .exif import exif_orientation, upright
+from .headers import check_size
 from .preprocess import preprocess, to_rgb
 
 __all__ = ["DEFAULT_MAX_PIXELS", "ImageInput", "OpenedImage", "open_image", "preprocess"]

@@ -9,7 +9,7 @@ import zlib
 from collections.abc import Mapping
 from typing import Any, BinaryIO
 
-from .errors import ImageError
+from ..errors import ImageError
 
 # Longest side, in pixels. Pillow's bicubic resize keeps 4 filter weights of 8 bytes for each source pixel of
 # a side: at 1,000,000 that is 32 MB, and the longest screenshots of web pages are a tenth of it.

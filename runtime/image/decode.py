@@ -19,8 +19,8 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
-from .errors import ImageError
-from .image_container import check_size, check_tiff, gif_canvas, truncated, webp_canvas, whole_png
+from ..errors import ImageError
+from .headers import check_size, check_tiff, gif_canvas, truncated, webp_canvas, whole_png
 
 ACCEPTED_FORMATS = "JPEG, PNG, WebP, BMP, GIF, TIFF"
 

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from .errors import ImageError
+from ..errors import ImageError
 
 RESCALE = 1 / 255  # takes a uint8 level to [0, 1]; the `rescale_factor` of SigLIP's image processor
 
