@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from paligemma_onnx.export.quantize import DOMAIN, VERSION
-from paligemma_onnx.runtime.overflow import guard
+from paligemma_onnx.runtime.engine.int8_overflow import guard
 
 from .figures import Figures
 

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from paligemma_onnx.model.load import load_model
 from paligemma_onnx.runtime.bundle.manifest import Manifest
+from paligemma_onnx.runtime.engine.session import place
 from paligemma_onnx.runtime.errors import MismatchError
-from paligemma_onnx.runtime.session import place
 from paligemma_onnx.runtime.text.tokenizer import PromptTokenizer
 
 from .exporter import Source

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from paligemma_onnx.model.mask_decoder import MaskDecoder
 from paligemma_onnx.runtime.bundle.manifest import Manifest
-from paligemma_onnx.runtime.session import Placement
+from paligemma_onnx.runtime.engine.session import Placement
 
 from .compare import Comparison, compare
 from .encodings import TensorSource

@@ -14,7 +14,7 @@ from typing import Any
 import onnx_ir as ir
 
 from paligemma_onnx.runtime.bundle.manifest import GraphSpec, Manifest
-from paligemma_onnx.runtime.session import Placement, open_plain
+from paligemma_onnx.runtime.engine.session import Placement, open_plain
 
 HALVES = (ir.DataType.BFLOAT16, ir.DataType.FLOAT16)
 # Operators that move numbers and do not compute: CPUs have them for every type.

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .bundle.manifest import CacheFacts
-from .session import Placement
-from .tensors import Tensor
+from .engine.device_tensor import Tensor
+from .engine.session import Placement
 
 if TYPE_CHECKING:
     from .rooms import Room

@@ -9,10 +9,11 @@ from pathlib import Path
 import click
 
 from . import doctor as installation
-from . import inspection, prepared
+from . import inspection
 from .bundle.integrity import verify as verify_bundle
 from .bundle.manifest import read_manifest
 from .cli_completion import complete_folders
+from .engine import prepared_graphs as prepared
 
 BUNDLE = click.argument("bundle", type=click.Path(path_type=Path), shell_complete=complete_folders)
 JSON = click.option("--json", is_flag=True, help="Print one JSON object.")

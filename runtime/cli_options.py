@@ -12,8 +12,8 @@ from .answer import Options
 from .cancellation import Cancellation
 from .cli_completion import complete_folders
 from .cli_types import AmountType, DeviceType
+from .engine.session import MOST_THREADS
 from .image.open import DEFAULT_MAX_PIXELS
-from .session import MOST_THREADS
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 

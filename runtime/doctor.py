@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 
-from . import cuda
+from .engine import cuda_provider as cuda
+from .engine.nvidia_driver import Gpu, this_driver
+from .engine.session import available_devices, import_onnxruntime, parse_device
 from .errors import PaliGemmaError, ProviderError, ResourceError
-from .gpu import Gpu, this_driver
 from .machine import this_machine
-from .session import available_devices, import_onnxruntime, parse_device
 
 RUNTIME = ("paligemma-onnx", "numpy", "pillow", "tokenizers", "click", "dacite")
 ENGINES = ("onnxruntime", "onnxruntime-gpu")

@@ -24,18 +24,18 @@ from numpy.typing import NDArray
 from .bundle.manifest import GraphSpec, Manifest
 from .cache import Cache, cache_memory
 from .cancellation import Cancellation, Cancelled
-from .cuda import alone
-from .device_weights import DeviceWeights
+from .engine.bundle_sessions import is_recorded, open_sessions
+from .engine.cuda_provider import alone
+from .engine.device_tensor import Tensor
+from .engine.gather_features import GATHER, open_gather
+from .engine.graph_executor import Executor
+from .engine.heap import trim
+from .engine.memory import give_back
+from .engine.session import Placement, open_session
+from .engine.shared_weights import DeviceWeights
 from .errors import BundleError, ResourceError
-from .execution import Executor
-from .gather import GATHER, open_gather
-from .gpu_memory import give_back
-from .heap import trim
-from .opening import is_recorded, open_sessions
 from .rooms import Room, Rooms
 from .runner import Array, Features, Ids
-from .session import Placement, open_session
-from .tensors import Tensor
 
 # Slots that a cache in place has to spare behind a prompt, and gets more of when they are used up. Attention
 # reads every slot there is, so there are not all that a request allows.

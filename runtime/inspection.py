@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from .bundle.manifest import Manifest
+from .engine.prepared_graphs import find_prepared
+from .engine.session import Placement
 from .errors import ProviderError
 from .graph_contents import GraphContents, read_graphs, spans
 from .machine import this_machine
@@ -20,8 +22,6 @@ from .memory_estimate import (
     estimate_memory,
     one_picture,
 )
-from .prepared import find_prepared
-from .session import Placement
 
 MIB = 1 << 20  # bytes
 OPERATORS = 6  # of a graph that the table names; the JSON has all

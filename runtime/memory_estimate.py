@@ -9,10 +9,10 @@ from typing import Literal
 import numpy as np
 
 from .bundle.manifest import Manifest
-from .gpu import Gpu, this_driver
+from .engine.device_tensor import HELD
+from .engine.nvidia_driver import Gpu, this_driver
 from .machine import Machine
 from .rooms import SMALLEST
-from .tensors import HELD
 
 FLOAT32 = 4  # bytes
 ANSWER = 64  # tokens of a prompt and a short answer

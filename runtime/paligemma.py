@@ -17,14 +17,14 @@ from .answer import Generation, Images, Options, Request
 from .bundle.integrity import check_files
 from .bundle.manifest import Manifest, read_manifest
 from .detection import Detections, detections, task_prompt
+from .engine.prepared_graphs import find_prepared
+from .engine.session import Placement, place
 from .errors import BundleError, ProviderError
 from .graphs import NO_MASK_DECODER, GraphRunner
 from .image.open import DEFAULT_MAX_PIXELS, ImageInput, open_image
 from .image.picture import Picture, open_picture, picture_of
 from .job import Job, Row, plan, run
-from .prepared import find_prepared
 from .runner import Runner
-from .session import Placement, place
 from .shortage import resources
 from .text.tokenizer import PromptTokenizer
 

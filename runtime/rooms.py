@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 
 from .bundle.manifest import GraphSpec, Manifest
 from .cache import cache_memory
+from .engine.device_tensor import Tensor
+from .engine.memory import give_back
+from .engine.session import Placement
 from .errors import ResourceError
-from .gpu_memory import give_back
-from .session import Placement
-from .tensors import Tensor
 
 SMALLEST = 512  # slots; a picture of 224 pixels, a prompt and the default answer fit
 MOST_IDLE = 16  # rooms that wait for the next request; they go where memory is short

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from .bundle.manifest import Manifest
 from .cache import Cache
 from .cancellation import Cancellation
-from .session import Placement
+from .engine.session import Placement
 
 Array = NDArray[np.float32]
 Ids = NDArray[np.int64]

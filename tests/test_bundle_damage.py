@@ -16,10 +16,10 @@ from command_line import assert_bundle_refused, ran, ran_here
 from damage import copied, edit_graph, flip_bit, name_graph
 
 from paligemma_onnx.runtime import BundleError, PaliGemma, ProviderError
-from paligemma_onnx.runtime import session as sessions
 from paligemma_onnx.runtime.bundle.integrity import verify
-from paligemma_onnx.runtime.execution import Executor
-from paligemma_onnx.runtime.session import import_onnxruntime
+from paligemma_onnx.runtime.engine import session as sessions
+from paligemma_onnx.runtime.engine.graph_executor import Executor
+from paligemma_onnx.runtime.engine.session import import_onnxruntime
 
 Folders = Callable[[str], Path]
 CASE = "gemma_one_kv_head"

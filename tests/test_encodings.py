@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from paligemma_onnx.export import encodings
 from paligemma_onnx.export.encodings import decoded, encode, layouts
 from paligemma_onnx.export.recipes import Blocks, Float32, Form, Outputs
-from paligemma_onnx.runtime.overflow import guard
+from paligemma_onnx.runtime.engine.int8_overflow import guard
 
 FORMS = [Outputs(), Blocks(4, 16), Blocks(4, 32), Blocks(4, 128), Blocks(8, 32), Blocks(8, 128)]
 SHAPES = [(24, 64), (40, 200), (7, 33)]  # whole blocks, half a block left, odd

@@ -24,9 +24,9 @@ from paligemma_onnx.export.record import Questions, record
 from paligemma_onnx.export.self_check import PROMPTS, STEPS, questions_for, self_check, synthetic_picture
 from paligemma_onnx.model.load import load_model
 from paligemma_onnx.runtime.bundle.manifest import Manifest, read_manifest
+from paligemma_onnx.runtime.engine.session import place
 from paligemma_onnx.runtime.errors import MismatchError
 from paligemma_onnx.runtime.graphs import GraphRunner
-from paligemma_onnx.runtime.session import place
 from paligemma_onnx.runtime.text.tokenizer import PromptTokenizer
 
 Folders = Callable[[str], Path]

@@ -32,9 +32,9 @@ from paligemma_onnx.runtime import PaliGemma, Request
 from paligemma_onnx.runtime.bundle.check_manifest import check_manifest
 from paligemma_onnx.runtime.bundle.manifest import read_manifest
 from paligemma_onnx.runtime.cancellation import Cancellation
+from paligemma_onnx.runtime.engine.prepared_graphs import prepare
+from paligemma_onnx.runtime.engine.session import import_onnxruntime
 from paligemma_onnx.runtime.errors import BundleError, MismatchError, OptionError, ProviderError
-from paligemma_onnx.runtime.prepared import prepare
-from paligemma_onnx.runtime.session import import_onnxruntime
 
 Folders = Callable[[str], Path]
 GPU = [name for name, recipe in PRECISIONS.items() if recipe.half is not None]

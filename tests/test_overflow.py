@@ -14,7 +14,7 @@ import pytest
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from paligemma_onnx.runtime.overflow import LARGEST, PROBE, UNSIGNED, WIDTH, guard, overflows
+from paligemma_onnx.runtime.engine.int8_overflow import LARGEST, PROBE, UNSIGNED, WIDTH, guard, overflows
 
 RIGHT = np.full((8, WIDTH), WIDTH * LARGEST, np.float32)
 SATURATED = RIGHT * (2**15 - 1) / (2 * 255 * 127)  # pairs of products that stop at 32,767

@@ -29,9 +29,9 @@ from paligemma_onnx.export.transformers_reference import TransformersReference
 from paligemma_onnx.export.validation import validate
 from paligemma_onnx.runtime import PaliGemma, Request
 from paligemma_onnx.runtime.bundle.manifest import Manifest
+from paligemma_onnx.runtime.engine.session import place
 from paligemma_onnx.runtime.graphs import GraphRunner
 from paligemma_onnx.runtime.image.open import open_image, preprocess
-from paligemma_onnx.runtime.session import place
 
 # transformers' processor, when it makes labels nobody asked for.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")

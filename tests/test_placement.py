@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from paligemma_onnx.runtime import BundleError, OptionError, PaliGemma, ProviderError
-from paligemma_onnx.runtime import session as sessions
-from paligemma_onnx.runtime.session import Placement, available_threads, parse_device, place
+from paligemma_onnx.runtime.engine import session as sessions
+from paligemma_onnx.runtime.engine.session import Placement, available_threads, parse_device, place
 from paligemma_onnx.runtime.shortage import shortage
 
 BOTH, GPU, CPU = ("cpu", "cuda"), ("cuda",), ("cpu",)

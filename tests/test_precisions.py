@@ -24,9 +24,9 @@ from paligemma_onnx.export.self_check import self_check, synthetic_picture
 from paligemma_onnx.model.cache import KeyValue
 from paligemma_onnx.runtime.bundle.manifest import Manifest, read_manifest
 from paligemma_onnx.runtime.cancellation import Cancellation
+from paligemma_onnx.runtime.engine.session import place
 from paligemma_onnx.runtime.errors import MismatchError
 from paligemma_onnx.runtime.graphs import GraphRunner
-from paligemma_onnx.runtime.session import place
 
 Folders = Callable[[str], Path]
 ROUNDED = [name for name, recipe in PRECISIONS.items() if recipe.rounds]

@@ -13,11 +13,12 @@ import numpy as np
 import pytest
 from command_line import ran, ran_here, started
 
-from paligemma_onnx.runtime import BundleError, OptionError, PaliGemma, ResourceError, prepared
+from paligemma_onnx.runtime import BundleError, OptionError, PaliGemma, ResourceError
 from paligemma_onnx.runtime.bundle.files import record_file
 from paligemma_onnx.runtime.bundle.manifest import read_manifest
+from paligemma_onnx.runtime.engine import prepared_graphs as prepared
+from paligemma_onnx.runtime.engine.session import Placement
 from paligemma_onnx.runtime.graphs import GraphRunner
-from paligemma_onnx.runtime.session import Placement
 
 Rounded = Callable[[str, str], Path]
 CASE = "gemma_one_kv_head"

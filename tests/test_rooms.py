@@ -18,14 +18,14 @@ from paligemma_onnx.runtime import Cancellation, PaliGemma
 from paligemma_onnx.runtime import rooms as room_module
 from paligemma_onnx.runtime.bundle.onnx_reader import StoredTensor
 from paligemma_onnx.runtime.cancellation import Cancelled
-from paligemma_onnx.runtime.device_weights import _grouped
+from paligemma_onnx.runtime.engine.device_tensor import Tensor
+from paligemma_onnx.runtime.engine.gather_features import GATHER, open_gather
+from paligemma_onnx.runtime.engine.memory import MOST, WORD, take
+from paligemma_onnx.runtime.engine.session import place
+from paligemma_onnx.runtime.engine.shared_weights import _grouped
 from paligemma_onnx.runtime.errors import NumericsError, ResourceError
-from paligemma_onnx.runtime.gather import GATHER, open_gather
-from paligemma_onnx.runtime.gpu_memory import MOST, WORD, take
 from paligemma_onnx.runtime.graphs import GraphRunner
 from paligemma_onnx.runtime.rooms import MOST_IDLE, MOST_RECORDED, NOT_RECORDED, SMALLEST, Room, Rooms
-from paligemma_onnx.runtime.session import place
-from paligemma_onnx.runtime.tensors import Tensor
 
 SCENE = Path(__file__).parent.parent / "export" / "scene.png"
 HERE = place("cpu", 1)

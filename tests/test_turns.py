@@ -14,8 +14,8 @@ import pytest
 from paligemma_onnx.export import turns
 from paligemma_onnx.runtime.bundle.manifest import read_manifest
 from paligemma_onnx.runtime.cancellation import Cancellation
+from paligemma_onnx.runtime.engine.session import open_session, place
 from paligemma_onnx.runtime.graphs import GraphRunner
-from paligemma_onnx.runtime.session import open_session, place
 
 NEVER = Cancellation()
 CASE = "gemma_one_kv_head"

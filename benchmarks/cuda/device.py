@@ -12,8 +12,9 @@ import shutil
 import subprocess
 from typing import Any
 
-from paligemma_onnx.runtime import ProviderError, cuda
-from paligemma_onnx.runtime.session import import_onnxruntime
+from paligemma_onnx.runtime import ProviderError
+from paligemma_onnx.runtime.engine import cuda_provider as cuda
+from paligemma_onnx.runtime.engine.session import import_onnxruntime
 
 from ..memory import available_memory, process_memory
 from .plan import index_of
@@ -38,7 +39,7 @@ class Device:
         found: dict[str, Any] = {"device": self._device, "onnxruntime": ort.__version__}
         if self._device == "cpu":
             return found | {"free_bytes": available_memory()}
-        from paligemma_onnx.runtime.gpu import this_driver  # noqa: PLC0415
+        from paligemma_onnx.runtime.engine.nvidia_driver import this_driver  # noqa: PLC0415
 
         driver, index = this_driver(), index_of(self._device)
         gpu = driver.gpus[index]

@@ -18,10 +18,11 @@ from typing import Any
 
 import onnx
 
-from paligemma_onnx.runtime import PaliGemma, cuda
+from paligemma_onnx.runtime import PaliGemma
 from paligemma_onnx.runtime.bundle.manifest import read_manifest
+from paligemma_onnx.runtime.engine import cuda_provider as cuda
+from paligemma_onnx.runtime.engine.session import PROVIDERS, import_onnxruntime
 from paligemma_onnx.runtime.rooms import SMALLEST
-from paligemma_onnx.runtime.session import PROVIDERS, import_onnxruntime
 
 from .ours import steps
 from .plan import index_of

@@ -19,9 +19,9 @@ from filelock import FileLock
 
 from .. import errors
 from ..bundle.manifest import read_manifest
+from ..engine.session import place
 from ..errors import PaliGemmaError, ProviderError
 from ..paligemma import PaliGemma
-from ..session import place
 from ..shortage import resources
 from .parts import Count
 from .work import Parts, Watch, Work, do_part

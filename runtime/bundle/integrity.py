@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from ..engine.session import place
 from ..errors import BundleError
 from ..graphs import GraphRunner
-from ..session import place
 from .files import file_problem
 from .graph_interface import check_file
 from .manifest import Manifest, read_manifest

@@ -17,10 +17,10 @@ from io import StringIO
 from threading import Lock, RLock
 from typing import Any
 
-from .errors import PaliGemmaError, ProviderError, ResourceError
-from .gpu import LIBRARY, Driver, this_driver
-from .overflow import PROBE
-from .shortage import shortage
+from ..errors import PaliGemmaError, ProviderError, ResourceError
+from ..shortage import shortage
+from .int8_overflow import PROBE
+from .nvidia_driver import LIBRARY, Driver, this_driver
 
 PROVIDER = "CUDAExecutionProvider"
 # What the provider is linked with, `{}` for the major version of CUDA that it was built for.

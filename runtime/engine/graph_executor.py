@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .bundle.manifest import GraphSpec
-from .cancellation import Cancellation
-from .cuda import alone, trouble
-from .errors import BundleError, PaliGemmaError
-from .gpu_memory import SHRINK
+from ..bundle.manifest import GraphSpec
+from ..cancellation import Cancellation
+from ..errors import BundleError, PaliGemmaError
+from .cuda_provider import alone, trouble
+from .device_tensor import Tensor
+from .memory import SHRINK
 from .session import Placement, import_onnxruntime
-from .tensors import Tensor
 
 RECORDING = "gpu_graph_id"  # onnxruntime's option of a run
 

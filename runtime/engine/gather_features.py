@@ -8,7 +8,7 @@ from __future__ import annotations
 from importlib.resources import files
 from typing import Any
 
-from .bundle.manifest import GraphSpec, TensorSpec
+from ..bundle.manifest import GraphSpec, TensorSpec
 from .session import Placement, open_plain
 
 GATHER = GraphSpec(

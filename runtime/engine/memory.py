@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from .cuda import alone
+from .cuda_provider import alone
 from .session import Placement, import_onnxruntime, open_plain
 
 GRAPH = "zeros.onnx"  # ConstantOfShape: `words` int64[1] -> `memory` int64[words], all of them 0

@@ -14,13 +14,13 @@ from typing import Any
 
 import numpy as np
 
-from .bundle.manifest import GraphSpec, Manifest
-from .bundle.onnx_reader import StoredTensor, read_onnx
-from .errors import BundleError
-from .gather import GATHER, open_gather
-from .gpu_memory import MOST
+from ..bundle.manifest import GraphSpec, Manifest
+from ..bundle.onnx_reader import StoredTensor, read_onnx
+from ..errors import BundleError
+from .device_tensor import Tensor
+from .gather_features import GATHER, open_gather
+from .memory import MOST
 from .session import Placement
-from .tensors import Tensor
 
 
 @dataclass(frozen=True)

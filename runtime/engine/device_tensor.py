@@ -11,9 +11,9 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from .bundle.onnx_reader import DTYPES
-from .cuda import alone, trouble
-from .gpu_memory import WORD, take
+from ..bundle.onnx_reader import DTYPES
+from .cuda_provider import alone, trouble
+from .memory import WORD, take
 from .session import Placement, import_onnxruntime
 
 DType = Literal["float32", "bfloat16", "float16", "int64", "uint8"]

@@ -10,12 +10,12 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
 
-from . import cuda
-from .bundle.graph_interface import check_interface
-from .bundle.manifest import GraphSpec, Manifest
-from .errors import BundleError, OptionError, ProviderError, ResourceError
-from .overflow import guard
-from .shortage import shortage
+from ..bundle.graph_interface import check_interface
+from ..bundle.manifest import GraphSpec, Manifest
+from ..errors import BundleError, OptionError, ProviderError, ResourceError
+from ..shortage import shortage
+from . import cuda_provider as cuda
+from .int8_overflow import guard
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": cuda.PROVIDER}
 DEVICES = ("auto", *PROVIDERS)

@@ -23,12 +23,12 @@ from pathlib import Path
 
 from platformdirs import user_cache_path
 
-from .bundle.files import file_problem, record_file, sync
-from .bundle.integrity import check_every_byte
-from .bundle.manifest import FileSpec, Manifest, read_manifest
-from .errors import BundleError, OptionError, ResourceError
+from ..bundle.files import file_problem, record_file, sync
+from ..bundle.integrity import check_every_byte
+from ..bundle.manifest import FileSpec, Manifest, read_manifest
+from ..errors import BundleError, OptionError, ResourceError
+from ..shortage import resources
 from .session import Placement, import_onnxruntime, open_session, place, prepared_name, write_session
-from .shortage import resources
 
 CACHE = "PALIGEMMA_ONNX_CACHE"  # environment variable: a folder to use in place of the system's
 CONTENT = "content.json"  # written last: a folder without it is not complete
