@@ -15,10 +15,10 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
-from paligemma_onnx.runtime.cache import Cache
 from paligemma_onnx.runtime.cancellation import Cancellation
-from paligemma_onnx.runtime.graphs import GraphRunner
-from paligemma_onnx.runtime.runner import Array
+from paligemma_onnx.runtime.graphs.kv_cache import Cache
+from paligemma_onnx.runtime.graphs.model_runner import Array
+from paligemma_onnx.runtime.graphs.onnx_runner import GraphRunner
 
 from .record import Questions, Record
 

@@ -9,7 +9,7 @@ from typing import Any
 from paligemma_onnx.runtime.bundle.manifest import GraphSpec, Manifest
 from paligemma_onnx.runtime.engine.heap import trim
 from paligemma_onnx.runtime.engine.session import Placement, open_session
-from paligemma_onnx.runtime.graphs import GraphRunner
+from paligemma_onnx.runtime.graphs.onnx_runner import GraphRunner
 
 from .widened import needs_widening, open_widened
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from .answer import Request
 from .errors import OptionError
-from .graphs import GraphRunner
+from .graphs.onnx_runner import GraphRunner
 from .image.open import ImageInput, open_image
 from .paligemma import PaliGemma
 

@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 
 from .answer import FinishReason
 from .bundle.manifest import Recipe
-from .cache import Cache
 from .cancellation import Cancellation, Cancelled
 from .constraint import Form, Place
 from .errors import NumericsError
-from .runner import Array, Features, Runner
+from .graphs.kv_cache import Cache
+from .graphs.model_runner import Array, Features, Runner
 from .sampling import SamplingOptions, sample
 
 

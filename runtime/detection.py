@@ -16,8 +16,8 @@ from .boxes import Box, Found, read_objects
 from .cancellation import Cancellation
 from .drawing import draw
 from .errors import NumericsError, PromptError
+from .graphs.model_runner import Runner
 from .masks import Mask
-from .runner import Runner
 
 
 @dataclass(frozen=True)

@@ -20,9 +20,9 @@ from .cancellation import Cancellation, Cancelled
 from .constraint import Form, form_for
 from .decoding import Clock, decode_batch
 from .errors import OptionError, PromptError
+from .graphs.model_runner import Array, Features, Runner
 from .image.open import DEFAULT_MAX_PIXELS, ImageInput
 from .image.picture import Picture, open_picture
-from .runner import Array, Features, Runner
 from .sampling import SEEDS, SamplingOptions, fresh_seed, rng_for
 from .text.tokenizer import Detokenizer, PromptTokenizer
 

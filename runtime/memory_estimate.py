@@ -11,8 +11,8 @@ import numpy as np
 from .bundle.manifest import Manifest
 from .engine.device_tensor import HELD
 from .engine.nvidia_driver import Gpu, this_driver
+from .graphs.buffer_pool import SMALLEST
 from .machine import Machine
-from .rooms import SMALLEST
 
 FLOAT32 = 4  # bytes
 ANSWER = 64  # tokens of a prompt and a short answer

@@ -20,11 +20,11 @@ from .detection import Detections, detections, task_prompt
 from .engine.prepared_graphs import find_prepared
 from .engine.session import Placement, place
 from .errors import BundleError, ProviderError
-from .graphs import NO_MASK_DECODER, GraphRunner
+from .graphs.model_runner import Runner
+from .graphs.onnx_runner import NO_MASK_DECODER, GraphRunner
 from .image.open import DEFAULT_MAX_PIXELS, ImageInput, open_image
 from .image.picture import Picture, open_picture, picture_of
 from .job import Job, Row, plan, run
-from .runner import Runner
 from .shortage import resources
 from .text.tokenizer import PromptTokenizer
 

@@ -8,8 +8,8 @@ from paligemma_onnx.export.widened import open_widened
 from paligemma_onnx.runtime import PaliGemma
 from paligemma_onnx.runtime.bundle.manifest import read_manifest
 from paligemma_onnx.runtime.engine.session import open_session, place
-from paligemma_onnx.runtime.graphs import GraphRunner
-from paligemma_onnx.runtime.rooms import Rooms
+from paligemma_onnx.runtime.graphs.buffer_pool import Rooms
+from paligemma_onnx.runtime.graphs.onnx_runner import GraphRunner
 from paligemma_onnx.runtime.text.tokenizer import PromptTokenizer
 
 

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from paligemma_onnx.runtime import PaliGemma
-from paligemma_onnx.runtime.cache import Cache
 from paligemma_onnx.runtime.cancellation import Cancellation
+from paligemma_onnx.runtime.graphs.kv_cache import Cache
 
 STOP = -1  # in a script: the stop id
 

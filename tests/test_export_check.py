@@ -26,7 +26,7 @@ from paligemma_onnx.model.load import load_model
 from paligemma_onnx.runtime.bundle.manifest import Manifest, read_manifest
 from paligemma_onnx.runtime.engine.session import place
 from paligemma_onnx.runtime.errors import MismatchError
-from paligemma_onnx.runtime.graphs import GraphRunner
+from paligemma_onnx.runtime.graphs.onnx_runner import GraphRunner
 from paligemma_onnx.runtime.text.tokenizer import PromptTokenizer
 
 Folders = Callable[[str], Path]

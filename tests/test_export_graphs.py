@@ -19,7 +19,7 @@ from paligemma_onnx.model.load import load_model, open_checkpoint
 from paligemma_onnx.runtime import PaliGemma
 from paligemma_onnx.runtime.bundle.manifest import read_manifest
 from paligemma_onnx.runtime.cancellation import Cancellation
-from paligemma_onnx.runtime.graphs import GraphRunner
+from paligemma_onnx.runtime.graphs.onnx_runner import GraphRunner
 
 Folders = Callable[[str], Path]
 GRAPHS = ("vision_encoder.onnx", "prefill.onnx", "decode.onnx")

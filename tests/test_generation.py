@@ -15,7 +15,7 @@ from scripted import STOP, ids_of, scripted
 
 from paligemma_onnx.runtime import NumericsError, OptionError, PaliGemma, PromptError, Request, ResourceError
 from paligemma_onnx.runtime.cancellation import Cancellation
-from paligemma_onnx.runtime.graphs import GraphRunner
+from paligemma_onnx.runtime.graphs.onnx_runner import GraphRunner
 
 Folders = Callable[[str], Path]
 CASE = "gemma_one_kv_head"

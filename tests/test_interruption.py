@@ -20,7 +20,7 @@ from damage import copied, edit_manifest, endless
 from PIL import Image
 
 from paligemma_onnx.runtime import Cancellation, PaliGemma
-from paligemma_onnx.runtime.graphs import GraphRunner
+from paligemma_onnx.runtime.graphs.onnx_runner import GraphRunner
 
 Folders = Callable[[str], Path]
 CASE = "gemma_one_kv_head"

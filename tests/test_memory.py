@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from paligemma_onnx.runtime import PaliGemma, graphs
+from paligemma_onnx.runtime import PaliGemma
 from paligemma_onnx.runtime.engine.session import open_session
+from paligemma_onnx.runtime.graphs import onnx_runner as graphs
 
 SHRINKAGE = "memory.enable_memory_arena_shrinkage"  # onnxruntime_run_options_config_keys.h
 SCENE = Path(__file__).parent.parent / "export" / "scene.png"

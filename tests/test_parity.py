@@ -30,7 +30,7 @@ from paligemma_onnx.export.validation import validate
 from paligemma_onnx.runtime import PaliGemma, Request
 from paligemma_onnx.runtime.bundle.manifest import Manifest
 from paligemma_onnx.runtime.engine.session import place
-from paligemma_onnx.runtime.graphs import GraphRunner
+from paligemma_onnx.runtime.graphs.onnx_runner import GraphRunner
 from paligemma_onnx.runtime.image.open import open_image, preprocess
 
 # transformers' processor, when it makes labels nobody asked for.

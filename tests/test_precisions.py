@@ -26,7 +26,7 @@ from paligemma_onnx.runtime.bundle.manifest import Manifest, read_manifest
 from paligemma_onnx.runtime.cancellation import Cancellation
 from paligemma_onnx.runtime.engine.session import place
 from paligemma_onnx.runtime.errors import MismatchError
-from paligemma_onnx.runtime.graphs import GraphRunner
+from paligemma_onnx.runtime.graphs.onnx_runner import GraphRunner
 
 Folders = Callable[[str], Path]
 ROUNDED = [name for name, recipe in PRECISIONS.items() if recipe.rounds]

@@ -18,7 +18,7 @@ from paligemma_onnx.runtime.bundle.files import record_file
 from paligemma_onnx.runtime.bundle.manifest import read_manifest
 from paligemma_onnx.runtime.engine import prepared_graphs as prepared
 from paligemma_onnx.runtime.engine.session import Placement
-from paligemma_onnx.runtime.graphs import GraphRunner
+from paligemma_onnx.runtime.graphs.onnx_runner import GraphRunner
 
 Rounded = Callable[[str, str], Path]
 CASE = "gemma_one_kv_head"

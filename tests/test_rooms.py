@@ -15,7 +15,6 @@ from rounded_runner import run_on_cpu
 from scripted import scripted
 
 from paligemma_onnx.runtime import Cancellation, PaliGemma
-from paligemma_onnx.runtime import rooms as room_module
 from paligemma_onnx.runtime.bundle.onnx_reader import StoredTensor
 from paligemma_onnx.runtime.cancellation import Cancelled
 from paligemma_onnx.runtime.engine.device_tensor import Tensor
@@ -24,8 +23,16 @@ from paligemma_onnx.runtime.engine.memory import MOST, WORD, take
 from paligemma_onnx.runtime.engine.session import place
 from paligemma_onnx.runtime.engine.shared_weights import _grouped
 from paligemma_onnx.runtime.errors import NumericsError, ResourceError
-from paligemma_onnx.runtime.graphs import GraphRunner
-from paligemma_onnx.runtime.rooms import MOST_IDLE, MOST_RECORDED, NOT_RECORDED, SMALLEST, Room, Rooms
+from paligemma_onnx.runtime.graphs import buffer_pool as room_module
+from paligemma_onnx.runtime.graphs.buffer_pool import (
+    MOST_IDLE,
+    MOST_RECORDED,
+    NOT_RECORDED,
+    SMALLEST,
+    Room,
+    Rooms,
+)
+from paligemma_onnx.runtime.graphs.onnx_runner import GraphRunner
 
 SCENE = Path(__file__).parent.parent / "export" / "scene.png"
 HERE = place("cpu", 1)

@@ -15,7 +15,7 @@ from paligemma_onnx.export import turns
 from paligemma_onnx.runtime.bundle.manifest import read_manifest
 from paligemma_onnx.runtime.cancellation import Cancellation
 from paligemma_onnx.runtime.engine.session import open_session, place
-from paligemma_onnx.runtime.graphs import GraphRunner
+from paligemma_onnx.runtime.graphs.onnx_runner import GraphRunner
 
 NEVER = Cancellation()
 CASE = "gemma_one_kv_head"

@@ -14,8 +14,8 @@ from typing import Any, cast
 import numpy as np
 
 from paligemma_onnx.runtime import PaliGemma, Request
-from paligemma_onnx.runtime.cache import Cache
-from paligemma_onnx.runtime.runner import Array, Runner
+from paligemma_onnx.runtime.graphs.kv_cache import Cache
+from paligemma_onnx.runtime.graphs.model_runner import Array, Runner
 from paligemma_onnx.runtime.sampling import SamplingOptions, rng_for, sample
 
 

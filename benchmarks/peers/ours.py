@@ -12,7 +12,7 @@ import numpy as np
 from paligemma_onnx.runtime import Cancellation
 from paligemma_onnx.runtime.bundle.manifest import read_manifest
 from paligemma_onnx.runtime.engine.session import place
-from paligemma_onnx.runtime.graphs import GraphRunner
+from paligemma_onnx.runtime.graphs.onnx_runner import GraphRunner
 
 from .decoder import TEXT_TOKENS, Decoder, prompt_ids
 

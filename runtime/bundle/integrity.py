@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ..engine.session import place
 from ..errors import BundleError
-from ..graphs import GraphRunner
+from ..graphs.onnx_runner import GraphRunner
 from .files import file_problem
 from .graph_interface import check_file
 from .manifest import Manifest, read_manifest

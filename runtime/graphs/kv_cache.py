@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .bundle.manifest import CacheFacts
-from .engine.device_tensor import Tensor
-from .engine.session import Placement
+from ..bundle.manifest import CacheFacts
+from ..engine.device_tensor import Tensor
+from ..engine.session import Placement
 
 if TYPE_CHECKING:
-    from .rooms import Room
+    from .buffer_pool import Room
 
 
 @dataclass(frozen=True)

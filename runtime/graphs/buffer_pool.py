@@ -17,12 +17,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .bundle.manifest import GraphSpec, Manifest
-from .cache import cache_memory
-from .engine.device_tensor import Tensor
-from .engine.memory import give_back
-from .engine.session import Placement
-from .errors import ResourceError
+from ..bundle.manifest import GraphSpec, Manifest
+from ..engine.device_tensor import Tensor
+from ..engine.memory import give_back
+from ..engine.session import Placement
+from ..errors import ResourceError
+from .kv_cache import cache_memory
 
 SMALLEST = 512  # slots; a picture of 224 pixels, a prompt and the default answer fit
 MOST_IDLE = 16  # rooms that wait for the next request; they go where memory is short

@@ -7,10 +7,10 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from .bundle.manifest import Manifest
-from .cache import Cache
-from .cancellation import Cancellation
-from .engine.session import Placement
+from ..bundle.manifest import Manifest
+from ..cancellation import Cancellation
+from ..engine.session import Placement
+from .kv_cache import Cache
 
 Array = NDArray[np.float32]
 Ids = NDArray[np.int64]
