@@ -11,9 +11,9 @@ from pathlib import Path
 import click
 from PIL import Image
 
-from paligemma_onnx.runtime.answer import Generation
 from paligemma_onnx.runtime.detection import Detection
 from paligemma_onnx.runtime.drawing import draw
+from paligemma_onnx.runtime.generation.types import Generation
 from paligemma_onnx.runtime.image.open import open_image
 from paligemma_onnx.runtime.paligemma import PaliGemma
 from paligemma_onnx.runtime.terminal import say

@@ -5,7 +5,6 @@ model = PaliGemma.load("bundle/")
 print(model.generate("photo.jpg", "caption en").text)
 """
 
-from .answer import Generation, Options, Request, Timings
 from .boxes import Box
 from .cancellation import Cancellation
 from .detection import Detection, Detections
@@ -19,6 +18,7 @@ from .errors import (
     ProviderError,
     ResourceError,
 )
+from .generation.types import Generation, Options, Request, Timings
 from .image.picture import Picture
 from .masks import Mask
 from .paligemma import PaliGemma, Stream

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .answer import Request
 from .errors import OptionError
+from .generation.types import Request
 from .graphs.onnx_runner import GraphRunner
 from .image.open import ImageInput, open_image
 from .paligemma import PaliGemma

@@ -12,7 +12,6 @@ from typing import Any, cast, get_args
 import click
 import numpy as np
 
-from .answer import Options, Request
 from .batch.answers import Asking
 from .batch.arrow import parquet
 from .batch.inputs import Source, kind_of
@@ -35,8 +34,9 @@ from .cli_options import (
     sampling,
 )
 from .errors import FailedRowsError, OptionError
+from .generation.plan import plan
+from .generation.types import Options, Request
 from .image.picture import Picture
-from .job import plan
 from .text.tokenizer import PromptTokenizer
 
 FEW_ROWS = 100  # before so many, a share of errors says little

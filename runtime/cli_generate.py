@@ -11,7 +11,6 @@ from pathlib import Path
 
 import click
 
-from .answer import Generation
 from .cancellation import Cancellation
 from .cli_options import (
     CONSTRAINED,
@@ -25,6 +24,7 @@ from .cli_options import (
     options_of,
     sampling,
 )
+from .generation.types import Generation
 from .paligemma import PaliGemma, Stream
 from .terminal import say
 

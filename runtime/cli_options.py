@@ -8,11 +8,11 @@ from typing import Any, TypeVar
 
 import click
 
-from .answer import Options
 from .cancellation import Cancellation
 from .cli_completion import complete_folders
 from .cli_types import AmountType, DeviceType
 from .engine.session import MOST_THREADS
+from .generation.types import Options
 from .image.open import DEFAULT_MAX_PIXELS
 
 Command = TypeVar("Command", bound=Callable[..., Any])

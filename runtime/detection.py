@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from .answer import Generation
 from .boxes import Box, Found, read_objects
 from .cancellation import Cancellation
 from .drawing import draw
 from .errors import NumericsError, PromptError
+from .generation.types import Generation
 from .graphs.model_runner import Runner
 from .masks import Mask
 

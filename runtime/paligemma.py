@@ -13,18 +13,18 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Unpack
 
-from .answer import Generation, Images, Options, Request
 from .bundle.integrity import check_files
 from .bundle.manifest import Manifest, read_manifest
 from .detection import Detections, detections, task_prompt
 from .engine.prepared_graphs import find_prepared
 from .engine.session import Placement, place
 from .errors import BundleError, ProviderError
+from .generation.plan import Job, Row, plan, run
+from .generation.types import Generation, Images, Options, Request
 from .graphs.model_runner import Runner
 from .graphs.onnx_runner import NO_MASK_DECODER, GraphRunner
 from .image.open import DEFAULT_MAX_PIXELS, ImageInput, open_image
 from .image.picture import Picture, open_picture, picture_of
-from .job import Job, Row, plan, run
 from .shortage import resources
 from .text.tokenizer import PromptTokenizer
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from paligemma_onnx.runtime import OptionError, PaliGemma, Request
 from paligemma_onnx.runtime.boxes import SEGMENTS, read_objects
-from paligemma_onnx.runtime.constraint import Place, form_for
+from paligemma_onnx.runtime.generation.constraints import Place, form_for
 
 Folders = Callable[[str], Path]
 CASES = ("gemma_one_kv_head", "gemma2_window")

@@ -14,7 +14,13 @@ from numpy.typing import NDArray
 from scipy import special, stats
 
 from paligemma_onnx.runtime.errors import NumericsError, OptionError
-from paligemma_onnx.runtime.sampling import SamplingOptions, candidates, fresh_seed, rng_for, sample
+from paligemma_onnx.runtime.generation.sampling import (
+    SamplingOptions,
+    candidates,
+    fresh_seed,
+    rng_for,
+    sample,
+)
 
 Logits = NDArray[np.float32]
 VOCABULARY = 257_216  # rows of PaliGemma's embedding table

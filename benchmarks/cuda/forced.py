@@ -14,9 +14,9 @@ from typing import Any, cast
 import numpy as np
 
 from paligemma_onnx.runtime import PaliGemma, Request
+from paligemma_onnx.runtime.generation.sampling import SamplingOptions, rng_for, sample
 from paligemma_onnx.runtime.graphs.kv_cache import Cache
 from paligemma_onnx.runtime.graphs.model_runner import Array, Runner
-from paligemma_onnx.runtime.sampling import SamplingOptions, rng_for, sample
 
 
 @dataclass(frozen=True)

@@ -11,13 +11,13 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Protocol, Unpack
 
-from ..answer import Generation, Options, Request
 from ..bundle.manifest import Manifest
 from ..errors import NumericsError, PromptError, ResourceError
+from ..generation.plan import plan
+from ..generation.sampling import SEEDS
+from ..generation.types import Generation, Options, Request
 from ..image.open import ImageInput
 from ..image.picture import Picture
-from ..job import plan
-from ..sampling import SEEDS
 from ..text.tokenizer import PromptTokenizer
 from .item import Item, Slice
 from .rows import Fault, Row, Seconds, boxes_in, readable

@@ -12,7 +12,7 @@ from filelock import FileLock, Timeout
 
 from ..bundle.files import sync
 from ..errors import OptionError
-from ..sampling import fresh_seed
+from ..generation.sampling import fresh_seed
 from ..shortage import shortage
 from .folder import SUFFIXES, write_listing
 from .inputs import Source, count_items

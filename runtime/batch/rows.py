@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 
-from ..answer import FinishReason
 from ..boxes import read_objects
 from ..errors import ImageError, NumericsError, OptionError, PaliGemmaError, PromptError, ResourceError
+from ..generation.types import FinishReason
 from ..shortage import shortage
 
 # The first that fits; an error of another class than these is a defect of ours or of a library.

@@ -13,14 +13,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from .answer import FinishReason
-from .bundle.manifest import Recipe
-from .cancellation import Cancellation, Cancelled
-from .constraint import Form, Place
-from .errors import NumericsError
-from .graphs.kv_cache import Cache
-from .graphs.model_runner import Array, Features, Runner
+from ..bundle.manifest import Recipe
+from ..cancellation import Cancellation, Cancelled
+from ..errors import NumericsError
+from ..graphs.kv_cache import Cache
+from ..graphs.model_runner import Array, Features, Runner
+from .constraints import Form, Place
 from .sampling import SamplingOptions, sample
+from .types import FinishReason
 
 
 @dataclass(frozen=True)

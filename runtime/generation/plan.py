@@ -14,17 +14,17 @@ from os import PathLike, fspath
 
 import numpy as np
 
-from .answer import FinishReason, Generation, Images, Options, Request, Timings
-from .bundle.manifest import Manifest
-from .cancellation import Cancellation, Cancelled
-from .constraint import Form, form_for
-from .decoding import Clock, decode_batch
-from .errors import OptionError, PromptError
-from .graphs.model_runner import Array, Features, Runner
-from .image.open import DEFAULT_MAX_PIXELS, ImageInput
-from .image.picture import Picture, open_picture
+from ..bundle.manifest import Manifest
+from ..cancellation import Cancellation, Cancelled
+from ..errors import OptionError, PromptError
+from ..graphs.model_runner import Array, Features, Runner
+from ..image.open import DEFAULT_MAX_PIXELS, ImageInput
+from ..image.picture import Picture, open_picture
+from ..text.tokenizer import Detokenizer, PromptTokenizer
+from .constraints import Form, form_for
+from .decode_loop import Clock, decode_batch
 from .sampling import SEEDS, SamplingOptions, fresh_seed, rng_for
-from .text.tokenizer import Detokenizer, PromptTokenizer
+from .types import FinishReason, Generation, Images, Options, Request, Timings
 
 
 @dataclass

@@ -18,9 +18,9 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from .boxes import LAST_LOCATION, LAST_SEGMENT, SEGMENTS
-from .errors import BundleError, OptionError
-from .text.tokenizer import PromptTokenizer
+from ..boxes import LAST_LOCATION, LAST_SEGMENT, SEGMENTS
+from ..errors import BundleError, OptionError
+from ..text.tokenizer import PromptTokenizer
 
 CORNERS = 4
 TASKS = {"detect": 0, "segment": SEGMENTS}  # codes that an object has

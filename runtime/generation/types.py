@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, TypedDict
 
-from .cancellation import Cancellation
-from .image.open import ImageInput
-from .image.picture import Picture
+from ..cancellation import Cancellation
+from ..image.open import ImageInput
+from ..image.picture import Picture
 
 FinishReason = Literal["stop", "length", "cancelled"]
 Images = ImageInput | Picture | Sequence[ImageInput | Picture]  # one picture, or several in reading order

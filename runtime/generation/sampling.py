@@ -17,7 +17,7 @@ from numbers import Integral, Real
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import NumericsError, OptionError
+from ..errors import NumericsError, OptionError
 
 SEEDS = 2**64  # a seed is one unsigned 64-bit word
 _Weigh = Callable[[NDArray[np.float32]], NDArray[np.float64]]
