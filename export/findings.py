@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from paligemma_onnx.runtime.boxes import Found, read_objects
 from paligemma_onnx.runtime.bundle.manifest import FileSpec, Manifest, ModelFacts, Producer, Recipe
+from paligemma_onnx.runtime.detection.parsing import Found, read_objects
 from paligemma_onnx.runtime.doctor import diagnose
 from paligemma_onnx.runtime.machine import Machine, this_machine
 from paligemma_onnx.runtime.text.tokenizer import PromptTokenizer

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from paligemma_onnx.runtime.boxes import Found
+from paligemma_onnx.runtime.detection.parsing import Found
 
 from .markup import Markup, tag
 

@@ -5,9 +5,10 @@ model = PaliGemma.load("bundle/")
 print(model.generate("photo.jpg", "caption en").text)
 """
 
-from .boxes import Box
 from .cancellation import Cancellation
-from .detection import Detection, Detections
+from .detection.detections import Detection, Detections
+from .detection.masks import Mask
+from .detection.parsing import Box
 from .errors import (
     BundleError,
     ImageError,
@@ -20,7 +21,6 @@ from .errors import (
 )
 from .generation.types import Generation, Options, Request, Timings
 from .image.picture import Picture
-from .masks import Mask
 from .paligemma import PaliGemma, Stream
 
 __all__ = [

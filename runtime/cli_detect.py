@@ -24,7 +24,7 @@ from .cli_options import (
     options_of,
     sampling,
 )
-from .detection import Detections
+from .detection.detections import Detections
 from .paligemma import PaliGemma
 from .picture_file import picture_file
 from .terminal import say

@@ -15,7 +15,7 @@ from typing import Unpack
 
 from .bundle.integrity import check_files
 from .bundle.manifest import Manifest, read_manifest
-from .detection import Detections, detections, task_prompt
+from .detection.detections import Detections, detections, task_prompt
 from .engine.prepared_graphs import find_prepared
 from .engine.session import Placement, place
 from .errors import BundleError, ProviderError

@@ -13,8 +13,8 @@ from paligemma_onnx.export.report import first_failure
 from paligemma_onnx.export.report_pictures import Embedded, embed
 from paligemma_onnx.export.stored_weights import WeightComparison
 from paligemma_onnx.export.validation import Validation
-from paligemma_onnx.runtime.boxes import read_objects
 from paligemma_onnx.runtime.bundle.manifest import FileSpec, Matrices, ModelFacts, Producer, Recipe
+from paligemma_onnx.runtime.detection.parsing import read_objects
 from paligemma_onnx.runtime.machine import Machine
 
 LAYERS, STEPS = 18, 12

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from paligemma_onnx.runtime.boxes import Box, Found, Objects, read_objects
+from paligemma_onnx.runtime.detection.parsing import Box, Found, Objects, read_objects
 
 BOX = "<loc0000><loc0100><loc1023><loc0400>"
 CODES = "".join(f"<seg{code:03d}>" for code in range(16))

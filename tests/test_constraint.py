@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from paligemma_onnx.runtime import OptionError, PaliGemma, Request
-from paligemma_onnx.runtime.boxes import SEGMENTS, read_objects
+from paligemma_onnx.runtime.detection.parsing import SEGMENTS, read_objects
 from paligemma_onnx.runtime.generation.constraints import Place, form_for
 
 Folders = Callable[[str], Path]

@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from paligemma_onnx.runtime import Box, Detections, ImageError, Mask, NumericsError, PaliGemma, PromptError
-from paligemma_onnx.runtime.boxes import read_objects
-from paligemma_onnx.runtime.detection import detections
-from paligemma_onnx.runtime.drawing import INK, draw
-from paligemma_onnx.runtime.rle import encode
+from paligemma_onnx.runtime.detection.detections import detections
+from paligemma_onnx.runtime.detection.drawing import INK, draw
+from paligemma_onnx.runtime.detection.parsing import read_objects
+from paligemma_onnx.runtime.detection.rle import encode
 from training.evaluate import SEEN, prompts_for
 from training.scenes import SIDE
 from training.scenes import draw as scene_of

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from paligemma_onnx.runtime import Generation, Timings
-from paligemma_onnx.runtime.detection import detections
+from paligemma_onnx.runtime.detection.detections import detections
 from training.scenes import SIDE, Drawing, Item, Scene
 from training.scores import Outcome, box_iou, mask_iou, matched, outcome, summary
 from training.tasks import Example

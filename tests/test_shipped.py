@@ -12,7 +12,7 @@ from PIL import Image
 
 from paligemma_onnx.export.shipped import shipped_model
 from paligemma_onnx.runtime import PaliGemma
-from paligemma_onnx.runtime.boxes import read_objects
+from paligemma_onnx.runtime.detection.parsing import read_objects
 from training.evaluate import HELD_OUT, SEEN, main, open_model, prompts_for
 from training.recipe import FULL
 from training.scenes import draw

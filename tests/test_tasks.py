@@ -7,7 +7,7 @@ import re
 import numpy as np
 import pytest
 
-from paligemma_onnx.runtime.boxes import read_objects
+from paligemma_onnx.runtime.detection.parsing import read_objects
 from training.scenes import SIDE, Item, Scene, draw
 from training.tasks import QUESTIONS, Example, Kind, caption, description, example, location, segments
 

@@ -19,9 +19,9 @@ from tqdm import tqdm
 
 from paligemma_onnx.export.reference_runner import open_as_reference
 from paligemma_onnx.runtime import PaliGemma, Request
-from paligemma_onnx.runtime.boxes import SEGMENTS
 from paligemma_onnx.runtime.bundle.manifest import MANIFEST
-from paligemma_onnx.runtime.detection import detections
+from paligemma_onnx.runtime.detection.detections import detections
+from paligemma_onnx.runtime.detection.parsing import SEGMENTS
 
 from .album import Split
 from .scenes import Drawing, draw

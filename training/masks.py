@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 
 from paligemma_onnx.model.mask_decoder import SIDE as CROP  # pixels, both ways
-from paligemma_onnx.runtime.masks import paste
+from paligemma_onnx.runtime.detection.masks import paste
 
 from .scenes import Box
 from .shapes import Mask

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from paligemma_onnx.runtime import Detection
-from paligemma_onnx.runtime.boxes import read_objects
+from paligemma_onnx.runtime.detection.parsing import read_objects
 
 from .scenes import SIDE, Box, Drawing
 from .shapes import Mask

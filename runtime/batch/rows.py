@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 
-from ..boxes import read_objects
+from ..detection.parsing import read_objects
 from ..errors import ImageError, NumericsError, OptionError, PaliGemmaError, PromptError, ResourceError
 from ..generation.types import FinishReason
 from ..shortage import shortage

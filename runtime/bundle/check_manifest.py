@@ -9,7 +9,7 @@ import math
 from pathlib import PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING
 
-from ..boxes import MASK_SIDE, SEGMENTS
+from ..detection.parsing import MASK_SIDE, SEGMENTS
 
 if TYPE_CHECKING:
     from .manifest import Manifest, TensorSpec

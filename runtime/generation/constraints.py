@@ -18,7 +18,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from ..boxes import LAST_LOCATION, LAST_SEGMENT, SEGMENTS
+from ..detection.parsing import LAST_LOCATION, LAST_SEGMENT, SEGMENTS
 from ..errors import BundleError, OptionError
 from ..text.tokenizer import PromptTokenizer
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from .boxes import Box
+from .parsing import Box
 from .rle import RunLengths, encode
 
 

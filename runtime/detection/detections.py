@@ -11,13 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from .boxes import Box, Found, read_objects
-from .cancellation import Cancellation
+from ..cancellation import Cancellation
+from ..errors import NumericsError, PromptError
+from ..generation.types import Generation
+from ..graphs.model_runner import Runner
 from .drawing import draw
-from .errors import NumericsError, PromptError
-from .generation.types import Generation
-from .graphs.model_runner import Runner
 from .masks import Mask
+from .parsing import Box, Found, read_objects
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 from .masks import paste
 
 if TYPE_CHECKING:
-    from .detection import Detection
+    from .detections import Detection
 
 # RGB. Hues far apart and of different lightness, so that neighbours differ for those who see no red or green,
 # too (the order of Okabe and Ito's palette, https://jfly.uni-koeln.de/color, without black).
