@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from paligemma_onnx.runtime.benchmark import Cost
+    from paligemma_onnx.runtime.diagnostics.benchmark import Cost
 
 # Eight tokens with the tokenizer of vocabulary.py, BOS and newline among them: with 256 image tokens, 264.
 PROMPT = "detect cat"

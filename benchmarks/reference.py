@@ -20,7 +20,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from paligemma_onnx.export.facts import image_facts
 from paligemma_onnx.model.config_json import read_config
-from paligemma_onnx.runtime.benchmark import Cost, pictures_for
+from paligemma_onnx.runtime.diagnostics.benchmark import Cost, pictures_for
 from paligemma_onnx.runtime.image.open import open_image, preprocess
 from paligemma_onnx.runtime.text.tokenizer import PromptTokenizer
 

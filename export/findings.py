@@ -8,8 +8,8 @@ from datetime import UTC, datetime
 
 from paligemma_onnx.runtime.bundle.manifest import FileSpec, Manifest, ModelFacts, Producer, Recipe
 from paligemma_onnx.runtime.detection.parsing import Found, read_objects
-from paligemma_onnx.runtime.doctor import diagnose
-from paligemma_onnx.runtime.machine import Machine, this_machine
+from paligemma_onnx.runtime.diagnostics.doctor import diagnose
+from paligemma_onnx.runtime.diagnostics.machine import Machine, this_machine
 from paligemma_onnx.runtime.text.tokenizer import PromptTokenizer
 
 from .compare import FreeRun

@@ -9,9 +9,9 @@ from statistics import median
 
 import click
 
-from .benchmark import Benchmark, Cost, peak_bytes, pictures_for
 from .cli_completion import complete_folders
 from .cli_options import DEVICE, GPU_MEMORY, THREADS
+from .diagnostics.benchmark import Benchmark, Cost, peak_bytes, pictures_for
 from .paligemma import PaliGemma
 from .terminal import say
 

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import click
 
-from . import doctor as installation
-from . import inspection
 from .bundle.integrity import verify as verify_bundle
 from .bundle.manifest import read_manifest
 from .cli_completion import complete_folders
+from .diagnostics import doctor as installation
+from .diagnostics import inspect as inspection
 from .engine import prepared_graphs as prepared
 
 BUNDLE = click.argument("bundle", type=click.Path(path_type=Path), shell_complete=complete_folders)

@@ -15,7 +15,7 @@ from paligemma_onnx.export.stored_weights import WeightComparison
 from paligemma_onnx.export.validation import Validation
 from paligemma_onnx.runtime.bundle.manifest import FileSpec, Matrices, ModelFacts, Producer, Recipe
 from paligemma_onnx.runtime.detection.parsing import read_objects
-from paligemma_onnx.runtime.machine import Machine
+from paligemma_onnx.runtime.diagnostics.machine import Machine
 
 LAYERS, STEPS = 18, 12
 HOSTILE = "</style><script>alert(1)</script>\"'&\x00\x1b[31m\u202e<img src=http://example.com onerror=x>"

@@ -14,7 +14,13 @@ import pytest
 from command_line import ran_here
 
 from paligemma_onnx.runtime import OptionError, PaliGemma
-from paligemma_onnx.runtime.benchmark import Benchmark, Cost, mean_seconds, peak_bytes, pictures_for
+from paligemma_onnx.runtime.diagnostics.benchmark import (
+    Benchmark,
+    Cost,
+    mean_seconds,
+    peak_bytes,
+    pictures_for,
+)
 
 Folders = Callable[[str], Path]
 CASE = "gemma_one_kv_head"

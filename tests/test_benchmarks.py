@@ -30,7 +30,7 @@ from benchmarks.sizes import FAMILIES, Family, subject
 from paligemma_onnx.export.transformers_reference import TransformersReference
 from paligemma_onnx.model import presets
 from paligemma_onnx.model.load import load_model, open_checkpoint, skeleton
-from paligemma_onnx.runtime.benchmark import pictures_for
+from paligemma_onnx.runtime.diagnostics.benchmark import pictures_for
 from paligemma_onnx.runtime.text.tokenizer import PromptTokenizer
 
 Folders = Callable[[str], Path]

@@ -15,12 +15,12 @@ import pytest
 from command_line import ran_here
 from damage import copied, flip_bit
 
-from paligemma_onnx.runtime import machine
 from paligemma_onnx.runtime.bundle.manifest import FileSpec, Manifest, read_manifest
-from paligemma_onnx.runtime.graph_contents import read_graphs, spans
-from paligemma_onnx.runtime.inspection import inspect_bundle, table
-from paligemma_onnx.runtime.machine import Machine, this_machine
-from paligemma_onnx.runtime.memory_estimate import estimate_memory
+from paligemma_onnx.runtime.diagnostics import machine
+from paligemma_onnx.runtime.diagnostics.graph_summary import read_graphs, spans
+from paligemma_onnx.runtime.diagnostics.inspect import inspect_bundle, table
+from paligemma_onnx.runtime.diagnostics.machine import Machine, this_machine
+from paligemma_onnx.runtime.diagnostics.memory_estimate import estimate_memory
 
 Folders = Callable[[str], Path]
 CASE = "gemma_one_kv_head"
@@ -153,7 +153,7 @@ def test_whether_it_fits(
     words: str,
 ) -> None:
     here = Machine("Linux", "a processor", 2, total, free)
-    monkeypatch.setattr("paligemma_onnx.runtime.inspection.this_machine", lambda: here)
+    monkeypatch.setattr("paligemma_onnx.runtime.diagnostics.inspect.this_machine", lambda: here)
     found = inspect_bundle(bundle(CASE), manifest)
     assert words in table(found)
     assert found.memory.fits is (None if total is None else total > 1)

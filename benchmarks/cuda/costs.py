@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from statistics import median
 
-from paligemma_onnx.runtime.benchmark import Cost
+from paligemma_onnx.runtime.diagnostics.benchmark import Cost
 
 from ..figures import Figures
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from paligemma_onnx.runtime import Cancellation, PaliGemma
-from paligemma_onnx.runtime.benchmark import Benchmark, Cost, pictures_for
+from paligemma_onnx.runtime.diagnostics.benchmark import Benchmark, Cost, pictures_for
 
 from ..figures import PROMPT, Figures
 from .costs import LOAD, taken, typical

@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import CompileConfig
 from transformers.cache_utils import Cache, StaticCache
 
-from paligemma_onnx.runtime.benchmark import pictures_for
+from paligemma_onnx.runtime.diagnostics.benchmark import pictures_for
 from paligemma_onnx.runtime.engine.session import available_threads
 
 from ..figures import Figures

@@ -8,10 +8,10 @@ from dataclasses import dataclass, fields
 from itertools import groupby
 from pathlib import Path
 
-from .bundle.files import file_problem
-from .bundle.manifest import GraphSpec, Manifest
-from .bundle.onnx_reader import OnnxFile, StoredTensor, read_onnx
-from .errors import BundleError
+from ..bundle.files import file_problem
+from ..bundle.manifest import GraphSpec, Manifest
+from ..bundle.onnx_reader import OnnxFile, StoredTensor, read_onnx
+from ..errors import BundleError
 
 # TensorProto.DataType (onnx.proto) -> bits of a number
 BITS = {1: 32, 10: 16, 16: 16, 2: 8, 3: 8, 21: 4, 22: 4}

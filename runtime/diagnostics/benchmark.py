@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import OptionError
-from .generation.types import Request
-from .graphs.onnx_runner import GraphRunner
-from .image.open import ImageInput, open_image
-from .paligemma import PaliGemma
+from ..errors import OptionError
+from ..generation.types import Request
+from ..graphs.onnx_runner import GraphRunner
+from ..image.open import ImageInput, open_image
+from ..paligemma import PaliGemma
 
 MINUTE = 60.0  # seconds
 KIB = 1 << 10  # bytes

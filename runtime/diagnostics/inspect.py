@@ -7,11 +7,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from .bundle.manifest import Manifest
-from .engine.prepared_graphs import find_prepared
-from .engine.session import Placement
-from .errors import ProviderError
-from .graph_contents import GraphContents, read_graphs, spans
+from ..bundle.manifest import Manifest
+from ..engine.prepared_graphs import find_prepared
+from ..engine.session import Placement
+from ..errors import ProviderError
+from .graph_summary import GraphContents, read_graphs, spans
 from .machine import this_machine
 from .memory_estimate import (
     BATCHES,

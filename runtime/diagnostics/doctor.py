@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 
-from .engine import cuda_provider as cuda
-from .engine.nvidia_driver import Gpu, this_driver
-from .engine.session import available_devices, import_onnxruntime, parse_device
-from .errors import PaliGemmaError, ProviderError, ResourceError
+from ..engine import cuda_provider as cuda
+from ..engine.nvidia_driver import Gpu, this_driver
+from ..engine.session import available_devices, import_onnxruntime, parse_device
+from ..errors import PaliGemmaError, ProviderError, ResourceError
 from .machine import this_machine
 
 RUNTIME = ("paligemma-onnx", "numpy", "pillow", "tokenizers", "click", "dacite")

@@ -8,10 +8,10 @@ from typing import Literal
 
 import numpy as np
 
-from .bundle.manifest import Manifest
-from .engine.device_tensor import HELD
-from .engine.nvidia_driver import Gpu, this_driver
-from .graphs.buffer_pool import SMALLEST
+from ..bundle.manifest import Manifest
+from ..engine.device_tensor import HELD
+from ..engine.nvidia_driver import Gpu, this_driver
+from ..graphs.buffer_pool import SMALLEST
 from .machine import Machine
 
 FLOAT32 = 4  # bytes
