@@ -19,11 +19,11 @@ from typing import Any
 import click
 import numpy as np
 
-from paligemma_onnx.runtime.batch.answers import Asking
-from paligemma_onnx.runtime.batch.inputs import Source
-from paligemma_onnx.runtime.batch.parts import Count
+from paligemma_onnx.runtime.batch.output_parts import Count
+from paligemma_onnx.runtime.batch.pipeline import Asking
+from paligemma_onnx.runtime.batch.shard_runner import Watch, Work, do_shard
 from paligemma_onnx.runtime.batch.shards import Shard
-from paligemma_onnx.runtime.batch.work import Watch, Work, do_shard
+from paligemma_onnx.runtime.batch.sources import Source
 from paligemma_onnx.runtime.bundle.manifest import Manifest, read_manifest
 from paligemma_onnx.runtime.generation.types import Generation, Options, Request, Timings
 from paligemma_onnx.runtime.image.open import ImageInput

@@ -12,16 +12,16 @@ from typing import Any, cast, get_args
 import click
 import numpy as np
 
-from .batch.answers import Asking
-from .batch.arrow import parquet
-from .batch.inputs import Source, kind_of
-from .batch.parts import Count, Format
+from .batch.output_parts import Count, Format
+from .batch.parquet import parquet
+from .batch.pipeline import Asking
 from .batch.progress import Progress
 from .batch.ray_engine import do_shard_on_ray
-from .batch.record import LISTING, Record, begun, input_facts
+from .batch.run_record import LISTING, Record, begun, input_facts
+from .batch.shard_runner import Watch, Work, do_shard
 from .batch.shards import Shard
-from .batch.stopping import Stop
-from .batch.work import Watch, Work, do_shard
+from .batch.signals import Stop
+from .batch.sources import Source, kind_of
 from .bundle.manifest import Manifest, read_manifest
 from .cli_options import (
     CONSTRAINED,

@@ -16,10 +16,10 @@ import pytest
 
 from paligemma_onnx.runtime import OptionError
 from paligemma_onnx.runtime.batch.folder import write_listing
-from paligemma_onnx.runtime.batch.inputs import Source, count_items, items_of, kind_of
-from paligemma_onnx.runtime.batch.item import Item, Slice
+from paligemma_onnx.runtime.batch.items import Item, Slice
 from paligemma_onnx.runtime.batch.rows import Fault
 from paligemma_onnx.runtime.batch.shards import Shard
+from paligemma_onnx.runtime.batch.sources import Source, count_items, items_of, kind_of
 
 
 def items(path: Path, prompt: str | None = "caption en") -> list[Item]:

@@ -141,7 +141,7 @@ names = [module.name for module in pkgutil.walk_packages(package.__path__, "pali
 for name in names:
     importlib.import_module(name)
 assert len(names) > 40, names
-assert "paligemma_onnx.runtime.batch.work" in names
+assert "paligemma_onnx.runtime.batch.shard_runner" in names
 banned = "{HEAVY}, {LATE}".split(", ")
 print([name for name in banned if name in sys.modules])
 """

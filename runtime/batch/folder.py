@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ..errors import OptionError
-from .item import Item
+from .items import Item
 from .rows import readable
 
 # What formats the runtime reads are usually called.

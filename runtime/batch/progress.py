@@ -10,7 +10,7 @@ from typing import Any
 from tqdm import tqdm
 
 from ..terminal import say
-from .parts import Count
+from .output_parts import Count
 
 EVERY = 30.0  # seconds between lines
 

@@ -23,8 +23,8 @@ from ..engine.session import place
 from ..errors import PaliGemmaError, ProviderError
 from ..paligemma import PaliGemma
 from ..shortage import resources
-from .parts import Count
-from .work import Parts, Watch, Work, do_part
+from .output_parts import Count
+from .shard_runner import Parts, Watch, Work, do_part
 
 # Seconds a worker waits for the file of a part: for the system to end the lock of one that died.
 PATIENCE = 120.0

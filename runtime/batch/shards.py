@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from .item import Item
+from .items import Item
 
 
 def hash_of(item_id: str) -> int:

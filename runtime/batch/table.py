@@ -12,8 +12,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from ..errors import OptionError
-from .arrow import parquet
-from .item import Item
+from .items import Item
+from .parquet import parquet
 from .rows import Fault, readable
 
 PARQUET_ROWS = 16  # read at a time: encoded pictures are megabytes

@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 
 from ..errors import OptionError
 from .folder import SUFFIXES
-from .item import Item, Slice
+from .items import Item, Slice
 from .rows import Fault, readable
 
 MOST_TEXT = 1 << 20  # bytes of a `.json` or `.txt` member; a longer one is no prompt

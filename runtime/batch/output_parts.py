@@ -19,7 +19,7 @@ from typing import Literal
 
 from ..bundle.files import sync
 from ..errors import OptionError
-from .arrow import write_parquet
+from .parquet import write_parquet
 from .rows import Row
 from .shards import Shard
 

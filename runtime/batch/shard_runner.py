@@ -8,11 +8,11 @@ from itertools import chain, count, islice
 from pathlib import Path
 
 from ..paligemma import PaliGemma
-from .answers import Asking, Model, answers
-from .inputs import Source, items_of
-from .item import Item
-from .parts import Count, Format, Part, count_of
+from .items import Item
+from .output_parts import Count, Format, Part, count_of
+from .pipeline import Asking, Model, answers
 from .shards import Shard
+from .sources import Source, items_of
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Literal
 
 from ..errors import OptionError
 from .folder import listed_items
-from .item import Item
+from .items import Item
 from .table import jsonl_items, lines_of, list_items, parquet_items, parquet_rows
 from .webdataset import tar_items, tar_keys
 

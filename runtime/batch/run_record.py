@@ -15,9 +15,9 @@ from ..errors import OptionError
 from ..generation.sampling import fresh_seed
 from ..shortage import shortage
 from .folder import SUFFIXES, write_listing
-from .inputs import Source, count_items
-from .parts import Format
+from .output_parts import Format
 from .shards import Shard
+from .sources import Source, count_items
 
 RECORD = "run.json"
 LISTING = ".listing.jsonl"

@@ -19,7 +19,7 @@ from ..generation.types import Generation, Options, Request
 from ..image.open import ImageInput
 from ..image.picture import Picture
 from ..text.tokenizer import PromptTokenizer
-from .item import Item, Slice
+from .items import Item, Slice
 from .rows import Fault, Row, Seconds, boxes_in, readable
 from .shards import hash_of
 
