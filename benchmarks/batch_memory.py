@@ -25,10 +25,10 @@ from paligemma_onnx.runtime.batch.shard_runner import Watch, Work, do_shard
 from paligemma_onnx.runtime.batch.shards import Shard
 from paligemma_onnx.runtime.batch.sources import Source
 from paligemma_onnx.runtime.bundle.manifest import Manifest, read_manifest
+from paligemma_onnx.runtime.cli.process import say
 from paligemma_onnx.runtime.generation.types import Generation, Options, Request, Timings
 from paligemma_onnx.runtime.image.open import ImageInput
 from paligemma_onnx.runtime.image.picture import Picture
-from paligemma_onnx.runtime.terminal import say
 from paligemma_onnx.runtime.text.tokenizer import PromptTokenizer
 
 POINTS = 20  # times that memory is looked at

@@ -7,8 +7,8 @@ from pathlib import Path
 import click
 
 from paligemma_onnx.runtime.bundle.manifest import Device
-from paligemma_onnx.runtime.cli_completion import complete_folders
-from paligemma_onnx.runtime.cli_types import DeviceType
+from paligemma_onnx.runtime.cli.completion import complete_folders
+from paligemma_onnx.runtime.cli.param_types import DeviceType
 from paligemma_onnx.runtime.engine.session import MOST_THREADS
 
 from .recipes import DEFAULTS, PRECISIONS, choose

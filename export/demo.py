@@ -11,12 +11,12 @@ from pathlib import Path
 import click
 from PIL import Image
 
+from paligemma_onnx.runtime.cli.process import say
 from paligemma_onnx.runtime.detection.detections import Detection
 from paligemma_onnx.runtime.detection.drawing import draw
 from paligemma_onnx.runtime.generation.types import Generation
 from paligemma_onnx.runtime.image.open import open_image
 from paligemma_onnx.runtime.paligemma import PaliGemma
-from paligemma_onnx.runtime.terminal import say
 
 from .exporter import ExportRequest, Progress, export
 from .self_check import self_check

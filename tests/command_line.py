@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from paligemma_onnx.runtime import BundleError, PaliGemma
-from paligemma_onnx.runtime.cli import cli
-from paligemma_onnx.runtime.terminal import run_command
+from paligemma_onnx.runtime.cli.main import cli
+from paligemma_onnx.runtime.cli.process import run_command
 
 # What `paligemma-onnx` does; what a test puts before it runs in the same process.
 MAIN = "\nfrom paligemma_onnx.runtime.cli import main\nmain()"

@@ -13,7 +13,7 @@ from command_line import ran, ran_here, without
 from PIL import Image
 
 from paligemma_onnx.runtime import PaliGemma
-from paligemma_onnx.runtime.cli import COMMANDS, cli
+from paligemma_onnx.runtime.cli.main import COMMANDS, cli
 
 Folders = Callable[[str], Path]
 CASE = "gemma_one_kv_head"

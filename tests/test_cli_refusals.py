@@ -127,7 +127,7 @@ def test_what_nobody_expected(capsys: pytest.CaptureFixture[str], monkeypatch: p
     def fail(*_: object) -> None:
         raise KeyError("a fault of ours")
 
-    monkeypatch.setattr("paligemma_onnx.runtime.cli_bundle.read_manifest", fail)
+    monkeypatch.setattr("paligemma_onnx.runtime.cli.bundle.read_manifest", fail)
     ended = ran_here(capsys, "inspect", "bundle")
     assert ended.code == 1
     assert (

@@ -13,8 +13,8 @@ import pytest
 from command_line import MAIN, ran_here
 from terminals import Terminal
 
-from paligemma_onnx.runtime.cli import COMMANDS
-from paligemma_onnx.runtime.cli_completion import SHELLS, VARIABLE
+from paligemma_onnx.runtime.cli.completion import SHELLS, VARIABLE
+from paligemma_onnx.runtime.cli.main import COMMANDS
 
 TAB, CLEAR = "\t", "\x15"  # control-U empties the line
 PROMPT = "ready> "

@@ -12,8 +12,8 @@ import pytest
 from click.core import ParameterSource
 from command_line import ran_here
 
-from paligemma_onnx.runtime.cli import COMMANDS, VARIABLES, cli
-from paligemma_onnx.runtime.cli_types import AmountType, DeviceType
+from paligemma_onnx.runtime.cli.main import COMMANDS, VARIABLES, cli
+from paligemma_onnx.runtime.cli.param_types import AmountType, DeviceType
 
 SCREEN, COLUMNS = 40, 100  # lines, characters
 ROOT = click.Context(cli, info_name="paligemma-onnx", **cli.context_settings)

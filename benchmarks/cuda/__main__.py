@@ -18,9 +18,9 @@ from typing import Any, cast
 
 import click
 
-from paligemma_onnx.runtime.cli_bench import batch_sizes
-from paligemma_onnx.runtime.cli_types import DeviceType
-from paligemma_onnx.runtime.terminal import say
+from paligemma_onnx.runtime.cli.bench import batch_sizes
+from paligemma_onnx.runtime.cli.param_types import DeviceType
+from paligemma_onnx.runtime.cli.process import say
 
 from ..contender import Contender
 from ..exports import known_precisions

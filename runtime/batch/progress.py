@@ -9,7 +9,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from ..terminal import say
+from ..cli.process import say
 from .output_parts import Count
 
 EVERY = 30.0  # seconds between lines

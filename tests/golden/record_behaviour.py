@@ -33,7 +33,7 @@ EVENTS = "PALIGEMMA_ONNX_TEST_EVENTS"  # environment variable: file the pytest p
 
 def run_command(*arguments: object) -> str:
     """Run `paligemma-onnx` in a process of its own and return its stdout; raises CalledProcessError."""
-    module = "paligemma_onnx.runtime.cli" + (".main" if NESTED_CLI else "")
+    module = "paligemma_onnx.runtime.cli.main" + (".main" if NESTED_CLI else "")
     script = f"import {module} as cli; cli.main()"
     command = [sys.executable, "-c", script, *map(str, arguments)]
     return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout

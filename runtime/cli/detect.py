@@ -11,8 +11,10 @@ from typing import Any, TypeVar
 
 import click
 
-from .cancellation import Cancellation
-from .cli_options import (
+from ..cancellation import Cancellation
+from ..detection.detections import Detections
+from ..paligemma import PaliGemma
+from .options import (
     CONSTRAINED,
     DEVICE,
     GPU_MEMORY,
@@ -24,10 +26,8 @@ from .cli_options import (
     options_of,
     sampling,
 )
-from .detection.detections import Detections
-from .paligemma import PaliGemma
-from .picture_file import picture_file
-from .terminal import say
+from .output_image import picture_file
+from .process import say
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 

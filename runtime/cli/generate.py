@@ -11,8 +11,10 @@ from pathlib import Path
 
 import click
 
-from .cancellation import Cancellation
-from .cli_options import (
+from ..cancellation import Cancellation
+from ..generation.types import Generation
+from ..paligemma import PaliGemma, Stream
+from .options import (
     CONSTRAINED,
     DEVICE,
     GPU_MEMORY,
@@ -24,9 +26,7 @@ from .cli_options import (
     options_of,
     sampling,
 )
-from .generation.types import Generation
-from .paligemma import PaliGemma, Stream
-from .terminal import say
+from .process import say
 
 
 @click.command()

@@ -12,18 +12,23 @@ from typing import Any, cast, get_args
 import click
 import numpy as np
 
-from .batch.output_parts import Count, Format
-from .batch.parquet import parquet
-from .batch.pipeline import Asking
-from .batch.progress import Progress
-from .batch.ray_engine import do_shard_on_ray
-from .batch.run_record import LISTING, Record, begun, input_facts
-from .batch.shard_runner import Watch, Work, do_shard
-from .batch.shards import Shard
-from .batch.signals import Stop
-from .batch.sources import Source, kind_of
-from .bundle.manifest import Manifest, read_manifest
-from .cli_options import (
+from ..batch.output_parts import Count, Format
+from ..batch.parquet import parquet
+from ..batch.pipeline import Asking
+from ..batch.progress import Progress
+from ..batch.ray_engine import do_shard_on_ray
+from ..batch.run_record import LISTING, Record, begun, input_facts
+from ..batch.shard_runner import Watch, Work, do_shard
+from ..batch.shards import Shard
+from ..batch.signals import Stop
+from ..batch.sources import Source, kind_of
+from ..bundle.manifest import Manifest, read_manifest
+from ..errors import FailedRowsError, OptionError
+from ..generation.plan import plan
+from ..generation.types import Options, Request
+from ..image.picture import Picture
+from ..text.tokenizer import PromptTokenizer
+from .options import (
     CONSTRAINED,
     DEVICE,
     GPU_MEMORY,
@@ -33,11 +38,6 @@ from .cli_options import (
     THREADS,
     sampling,
 )
-from .errors import FailedRowsError, OptionError
-from .generation.plan import plan
-from .generation.types import Options, Request
-from .image.picture import Picture
-from .text.tokenizer import PromptTokenizer
 
 FEW_ROWS = 100  # before so many, a share of errors says little
 DECODERS = min(4, os.cpu_count() or 1)  # threads; a picture is opened many times faster than it is answered

@@ -8,8 +8,8 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem
 
-from .engine.session import DEVICES, parse_device
-from .errors import OptionError
+from ..engine.session import DEVICES, parse_device
+from ..errors import OptionError
 
 _AMOUNT = re.compile(r"(?P<number>[0-9]+(\.[0-9]+)?) ?(?P<unit>([KMGT]i?)?)B?", re.IGNORECASE)
 _POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import click
 
-from .bundle.integrity import verify as verify_bundle
-from .bundle.manifest import read_manifest
-from .cli_completion import complete_folders
-from .diagnostics import doctor as installation
-from .diagnostics import inspect as inspection
-from .engine import prepared_graphs as prepared
+from ..bundle.integrity import verify as verify_bundle
+from ..bundle.manifest import read_manifest
+from ..diagnostics import doctor as installation
+from ..diagnostics import inspect as inspection
+from ..engine import prepared_graphs as prepared
+from .completion import complete_folders
 
 BUNDLE = click.argument("bundle", type=click.Path(path_type=Path), shell_complete=complete_folders)
 JSON = click.option("--json", is_flag=True, help="Print one JSON object.")

@@ -8,12 +8,12 @@ from typing import Any, TypeVar
 
 import click
 
-from .cancellation import Cancellation
-from .cli_completion import complete_folders
-from .cli_types import AmountType, DeviceType
-from .engine.session import MOST_THREADS
-from .generation.types import Options
-from .image.open import DEFAULT_MAX_PIXELS
+from ..cancellation import Cancellation
+from ..engine.session import MOST_THREADS
+from ..generation.types import Options
+from ..image.open import DEFAULT_MAX_PIXELS
+from .completion import complete_folders
+from .param_types import AmountType, DeviceType
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
