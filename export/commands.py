@@ -11,13 +11,13 @@ import click
 import numpy as np
 
 from paligemma_onnx.model.errors import CheckpointError
+from paligemma_onnx.runtime.atomic_file import replaced_file
 from paligemma_onnx.runtime.bundle.integrity import check_files
 from paligemma_onnx.runtime.bundle.manifest import read_manifest
 from paligemma_onnx.runtime.cli.output_image import picture_file
 from paligemma_onnx.runtime.engine.session import place
 from paligemma_onnx.runtime.errors import MismatchError, OptionError
-from paligemma_onnx.runtime.replaced_file import replaced_file
-from paligemma_onnx.runtime.shortage import resources
+from paligemma_onnx.runtime.resource_errors import resources
 from paligemma_onnx.runtime.text.tokenizer import PromptTokenizer
 
 from . import self_check as checks

@@ -32,7 +32,7 @@ from paligemma_onnx.runtime.bundle.manifest import (
     identity,
 )
 from paligemma_onnx.runtime.errors import OptionError, ResourceError
-from paligemma_onnx.runtime.shortage import resources, shortage
+from paligemma_onnx.runtime.resource_errors import resources, shortage
 
 from . import facts
 from .channels import Balanced

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from paligemma_onnx.model.errors import CheckpointError, shown
-from paligemma_onnx.runtime.shortage import resources, shortage
+from paligemma_onnx.runtime.resource_errors import resources, shortage
 
 FILES = ("*.json", "*.safetensors")  # never pickles, nor the original JAX arrays
 _HUB_ID = re.compile(r"([\w.-]+/[\w.-]+)(?:@([\w./-]+))?")

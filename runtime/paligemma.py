@@ -25,7 +25,7 @@ from .graphs.model_runner import Runner
 from .graphs.onnx_runner import NO_MASK_DECODER, GraphRunner
 from .image.open import DEFAULT_MAX_PIXELS, ImageInput, open_image
 from .image.picture import Picture, open_picture, picture_of
-from .shortage import resources
+from .resource_errors import resources
 from .text.tokenizer import PromptTokenizer
 
 

@@ -16,7 +16,7 @@ from damage import copied, edit_tensors
 from export_server import TESTS, Child, ExportServer
 
 from paligemma_onnx.runtime.errors import BundleError, ResourceError
-from paligemma_onnx.runtime.shortage import resources, shortage
+from paligemma_onnx.runtime.resource_errors import resources, shortage
 
 Folders = Callable[[str], Path]
 CASE = "gemma_one_kv_head"

@@ -22,7 +22,7 @@ from ..bundle.manifest import read_manifest
 from ..engine.session import place
 from ..errors import PaliGemmaError, ProviderError
 from ..paligemma import PaliGemma
-from ..shortage import resources
+from ..resource_errors import resources
 from .output_parts import Count
 from .shard_runner import Parts, Watch, Work, do_part
 

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from ..detection.parsing import read_objects
 from ..errors import ImageError, NumericsError, OptionError, PaliGemmaError, PromptError, ResourceError
 from ..generation.types import FinishReason
-from ..shortage import shortage
+from ..resource_errors import shortage
 
 # The first that fits; an error of another class than these is a defect of ours or of a library.
 _CODES = {

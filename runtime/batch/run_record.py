@@ -13,7 +13,7 @@ from filelock import FileLock, Timeout
 from ..bundle.files import sync
 from ..errors import OptionError
 from ..generation.sampling import fresh_seed
-from ..shortage import shortage
+from ..resource_errors import shortage
 from .folder import SUFFIXES, write_listing
 from .output_parts import Format
 from .shards import Shard

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from PIL import Image
 
+from ..atomic_file import replaced_file
 from ..errors import OptionError
-from ..replaced_file import replaced_file
 
 KINDS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 # Pixels: JPEG_MAX_DIMENSION of libjpeg's jmorecfg.h, WEBP_MAX_DIMENSION of libwebp's encode.h.

@@ -13,7 +13,7 @@ from types import FrameType
 
 import click
 
-from ..shortage import shortage
+from ..resource_errors import shortage
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 TERMINATED = 143  # 128 + SIGTERM

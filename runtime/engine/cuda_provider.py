@@ -18,7 +18,7 @@ from threading import Lock, RLock
 from typing import Any
 
 from ..errors import PaliGemmaError, ProviderError, ResourceError
-from ..shortage import shortage
+from ..resource_errors import shortage
 from .int8_overflow import PROBE
 from .nvidia_driver import LIBRARY, Driver, this_driver
 

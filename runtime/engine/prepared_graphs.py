@@ -27,7 +27,7 @@ from ..bundle.files import file_problem, record_file, sync
 from ..bundle.integrity import check_every_byte
 from ..bundle.manifest import FileSpec, Manifest, read_manifest
 from ..errors import BundleError, OptionError, ResourceError
-from ..shortage import resources
+from ..resource_errors import resources
 from .session import Placement, import_onnxruntime, open_session, place, prepared_name, write_session
 
 CACHE = "PALIGEMMA_ONNX_CACHE"  # environment variable: a folder to use in place of the system's

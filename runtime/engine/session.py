@@ -13,7 +13,7 @@ from typing import Any, Literal
 from ..bundle.graph_interface import check_interface
 from ..bundle.manifest import GraphSpec, Manifest
 from ..errors import BundleError, OptionError, ProviderError, ResourceError
-from ..shortage import shortage
+from ..resource_errors import shortage
 from . import cuda_provider as cuda
 from .int8_overflow import guard
 
