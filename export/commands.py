@@ -25,13 +25,13 @@ from .demo import run_demo
 from .exporter import ExportRequest, Source, draft, export, open_source
 from .facts import first_difference
 from .findings import find
-from .hub import resolve_checkpoint
 from .progress import TerminalProgress
 from .record import Reference
 from .report import table
 from .report_json import as_json as validation_json
 from .report_page import page
 from .seen import see
+from .sources.hub import resolve_checkpoint
 from .validation import validate
 
 

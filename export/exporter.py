@@ -39,10 +39,10 @@ from .channels import Balanced
 from .device_model import Packed, device_skeleton
 from .encodings import TensorSource
 from .graphs import OPSETS, Verb, declare, specs
-from .mask_decoder_file import MASK_DECODER, read_mask_decoder
 from .patches import multiply_patches
 from .quantize import Laid, form_of, lay_out
 from .recipes import PRECISIONS, Precision
+from .sources.mask_decoder_npz import MASK_DECODER, read_mask_decoder
 from .staging import staged
 from .trace import Traced, trace
 from .weights import WeightFile, plan_file, refer, write_file

@@ -10,7 +10,7 @@ import pytest
 import torch
 from mask_oracle import expected, random_weights
 
-from paligemma_onnx.export.mask_decoder_file import read_mask_decoder
+from paligemma_onnx.export.sources.mask_decoder_npz import read_mask_decoder
 from paligemma_onnx.model.errors import CheckpointError
 from paligemma_onnx.model.mask_decoder import MaskDecoder
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from paligemma_onnx.export.mask_decoder_file import read_mask_decoder
+from paligemma_onnx.export.sources.mask_decoder_npz import read_mask_decoder
 from paligemma_onnx.model.load import open_checkpoint
 from training.recipe import SMOKE
 

@@ -11,9 +11,9 @@ import torch
 from safetensors.torch import save_file
 from tokenizers import Tokenizer
 
-from paligemma_onnx.export.mask_decoder_file import MASK_DECODER
 from paligemma_onnx.export.published_layout import published_config, published_name
 from paligemma_onnx.export.sample_tokenizer import write_sample_tokenizer
+from paligemma_onnx.export.sources.mask_decoder_npz import MASK_DECODER
 from paligemma_onnx.model.mask_decoder import MaskDecoder
 from paligemma_onnx.model.paligemma import PaliGemma
 
