@@ -15,9 +15,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from paligemma_onnx.export.published_layout import published_config, published_name
-from paligemma_onnx.export.sample_tokenizer import write_sample_tokenizer
 from paligemma_onnx.model.load import skeleton
+from training.published_layout import published_config, published_name
+from training.sample_tokenizer import write_sample_tokenizer
 
 from .sizes import Subject
 from .vocabulary import build_vocabulary

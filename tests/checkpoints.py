@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from paligemma_onnx.export.sample_tokenizer import build_sample_tokenizer, write_sample_tokenizer
+from training.sample_tokenizer import build_sample_tokenizer, write_sample_tokenizer
 
 PIECES, LOCATIONS, SEGMENTS = 600, 32, 16
 IMAGE_TOKEN = PIECES + LOCATIONS + SEGMENTS

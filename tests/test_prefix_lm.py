@@ -11,7 +11,6 @@ import torch
 from scipy.special import log_softmax
 from scipy.stats import entropy
 
-from paligemma_onnx.export.sample_tokenizer import build_sample_tokenizer
 from paligemma_onnx.model.config import PaliGemmaConfig
 from paligemma_onnx.model.paligemma import PaliGemma
 from paligemma_onnx.model.presets import tiny_gemma
@@ -19,6 +18,7 @@ from training.initial import fresh_model, grid_waves, smooth_rows
 from training.loop import rate
 from training.prefix_lm import Ids, answer_logits, collate, loss, training_mask
 from training.recipe import FULL, Schedule, most_items
+from training.sample_tokenizer import build_sample_tokenizer
 from training.tasks import LOCATIONS, Example
 
 EXAMPLES = [

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from paligemma_onnx.export.sample_tokenizer import build_sample_tokenizer, write_sample_tokenizer
 from paligemma_onnx.runtime.errors import BundleError, PromptError
 from paligemma_onnx.runtime.text.tokenizer import BOS, EOS, IMAGE, PAD, Detokenizer, PromptTokenizer
+from training.sample_tokenizer import build_sample_tokenizer, write_sample_tokenizer
 
 ROOM = 4096  # tokens, more than any prompt here needs
 FAMILY = "\U0001f468\u200d\U0001f469\u200d\U0001f467\u200d\U0001f466"  # four emoji joined into one

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from paligemma_onnx.export.sample_tokenizer import build_sample_tokenizer, write_sample_tokenizer
 from paligemma_onnx.runtime.errors import BundleError
 from paligemma_onnx.runtime.text.tokenizer import PromptTokenizer
+from training.sample_tokenizer import build_sample_tokenizer, write_sample_tokenizer
 
 PROMPTS = ["", "caption en", " two  spaces\n\n", "größer 猫 \U0001f600", "<loc0001><seg002> <bos>"]
 

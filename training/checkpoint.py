@@ -11,12 +11,12 @@ import torch
 from safetensors.torch import save_file
 from tokenizers import Tokenizer
 
-from paligemma_onnx.export.published_layout import published_config, published_name
-from paligemma_onnx.export.sample_tokenizer import write_sample_tokenizer
 from paligemma_onnx.export.sources.mask_decoder_npz import MASK_DECODER
 from paligemma_onnx.model.mask_decoder import MaskDecoder
 from paligemma_onnx.model.paligemma import PaliGemma
 
+from .published_layout import published_config, published_name
+from .sample_tokenizer import write_sample_tokenizer
 from .tasks import MOST_NEW_TOKENS
 
 # Half the room of float32, and with 11 bits of precision for 8 a rounding error an eighth of bfloat16's. No

@@ -14,10 +14,11 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from paligemma_onnx.export.published_layout import published_name
 from paligemma_onnx.export.shipped import shipped_model
 from paligemma_onnx.model.config import PaliGemmaConfig
 from paligemma_onnx.model.load import open_checkpoint, skeleton
+
+from .published_layout import published_name
 
 SHARE = 0.01  # of the channels
 OUTLIER = 64.0  # times; a power of two, so that matrices keep every digit

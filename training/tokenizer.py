@@ -10,8 +10,7 @@ from tokenizers import Tokenizer, pre_tokenizers
 from tokenizers.models import BPE
 from tokenizers.trainers import BpeTrainer
 
-from paligemma_onnx.export.sample_tokenizer import PRINTABLE, SPACE, assemble_tokenizer
-
+from .sample_tokenizer import PRINTABLE, SPACE, assemble_tokenizer
 from .scenes import Scene
 from .tasks import QUESTIONS, caption, description, example
 
