@@ -36,15 +36,15 @@ from paligemma_onnx.runtime.resource_errors import resources, shortage
 
 from . import facts
 from .channels import Balanced
-from .device_model import Packed, device_skeleton
 from .encodings import TensorSource
-from .graphs import OPSETS, Verb, declare, specs
-from .patches import multiply_patches
+from .graphs.cuda_weights import Packed, device_skeleton
+from .graphs.patch_matmul import multiply_patches
+from .graphs.specs import OPSETS, Verb, declare, specs
+from .graphs.trace import Traced, trace
 from .quantize import Laid, form_of, lay_out
 from .recipes import PRECISIONS, Precision
 from .sources.mask_decoder_npz import MASK_DECODER, read_mask_decoder
 from .staging import staged
-from .trace import Traced, trace
 from .weights import WeightFile, plan_file, refer, write_file
 
 # Tokens an answer gets when nobody says: captions and answers are shorter, twenty objects' boxes are not.

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from paligemma_onnx.export.graphs import Verb
-from paligemma_onnx.export.trace import Traced
+from paligemma_onnx.export.graphs.specs import Verb
+from paligemma_onnx.export.graphs.trace import Traced
 from paligemma_onnx.model.paligemma import PaliGemma
 
 

@@ -26,7 +26,7 @@ from paligemma_onnx.model.config import TextConfig
 from paligemma_onnx.model.paligemma import PaliGemma
 from paligemma_onnx.model.rotary import Rotation
 
-from .operators import operator
+from .onnx_ops import operator
 
 # In a step, query heads that read the same keys are put below each other, as if they were tokens of one head:
 # the engine reads keys once for all of these. It spreads what is left over threads: of PaliGemma 1, whose

@@ -34,9 +34,9 @@ from paligemma_onnx.model.gemma import DecoderLayer, Gemma, RMSNorm
 from paligemma_onnx.model.paligemma import PaliGemma
 from paligemma_onnx.model.siglip import EncoderLayer
 
-from .device_model import COS, GAIN, PACKED, SIN, decoder_layers, own_name
-from .in_place import attended, heads, written
-from .operators import operator
+from .cuda_weights import COS, GAIN, PACKED, SIN, decoder_layers, own_name
+from .in_place_decoder import attended, heads, written
+from .onnx_ops import operator
 
 CANDIDATES = 32  # words whose scores are not left rounded
 

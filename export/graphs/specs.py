@@ -19,10 +19,10 @@ from paligemma_onnx.model.mask_decoder import GRID, SIDE, MaskDecoder
 from paligemma_onnx.model.paligemma import PaliGemma
 from paligemma_onnx.runtime.bundle.manifest import CacheUpdate, Graphs, GraphSpec, TensorSpec
 
-from .device_model import check_width
-from .in_place import DecoderInPlace
-from .on_device import EncodeOnDevice, PrefillOnDevice, StepOnDevice
-from .recipes import HalfType, Precision
+from ..recipes import HalfType, Precision
+from .cuda_graphs import EncodeOnDevice, PrefillOnDevice, StepOnDevice
+from .cuda_weights import check_width
+from .in_place_decoder import DecoderInPlace
 
 # Varying dimensions and the sizes they are traced with: all different, and neither 0 nor 1, which the
 # tracer would take for constants.

@@ -20,7 +20,7 @@ from onnxscript import optimizer
 from paligemma_onnx.model.paligemma import PaliGemma
 from paligemma_onnx.runtime.bundle.manifest import TensorSpec
 
-from .graphs import Verb, example
+from .specs import Verb, example
 
 _PARAMETER_PREFIX = "model."  # of the wrapping module in graphs.py
 _NOISY = ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")
