@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from paligemma_onnx.export.quantize import DOMAIN, VERSION
+from paligemma_onnx.export.quantization.quantize_graph import DOMAIN, VERSION
 from paligemma_onnx.runtime.engine.int8_overflow import guard
 
 from .figures import Figures

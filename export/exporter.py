@@ -35,13 +35,13 @@ from paligemma_onnx.runtime.errors import OptionError, ResourceError
 from paligemma_onnx.runtime.resource_errors import resources, shortage
 
 from . import facts
-from .channels import Balanced
-from .encodings import TensorSource
 from .graphs.cuda_weights import Packed, device_skeleton
 from .graphs.patch_matmul import multiply_patches
 from .graphs.specs import OPSETS, Verb, declare, specs
 from .graphs.trace import Traced, trace
-from .quantize import Laid, form_of, lay_out
+from .quantization.channel_scaling import Balanced
+from .quantization.encodings import TensorSource
+from .quantization.quantize_graph import Laid, form_of, lay_out
 from .recipes import PRECISIONS, Precision
 from .sources.mask_decoder_npz import MASK_DECODER, read_mask_decoder
 from .staging import staged

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from paligemma_onnx.runtime.bundle.manifest import Manifest
 
-from .encodings import MARKS, TensorSource, encode, layouts
-from .quantize import HALF_OF
+from .quantization.encodings import MARKS, TensorSource, encode, layouts
+from .quantization.quantize_graph import HALF_OF
 from .recipes import Blocks, Float32, Form, Half, Outputs
 from .weights import lookup
 

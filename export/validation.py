@@ -15,7 +15,7 @@ from paligemma_onnx.runtime.bundle.manifest import Manifest
 from paligemma_onnx.runtime.engine.session import Placement
 
 from .compare import Comparison, compare
-from .encodings import TensorSource
+from .quantization.encodings import TensorSource
 from .record import Questions, Reference, record, record_masks
 from .stored_weights import WeightComparison, compare_weights
 from .turns import open_by_turns

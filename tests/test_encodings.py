@@ -11,8 +11,8 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from paligemma_onnx.export import encodings
-from paligemma_onnx.export.encodings import decoded, encode, layouts
+from paligemma_onnx.export.quantization import encodings
+from paligemma_onnx.export.quantization.encodings import decoded, encode, layouts
 from paligemma_onnx.export.recipes import Blocks, Float32, Form, Outputs
 from paligemma_onnx.runtime.engine.int8_overflow import guard
 

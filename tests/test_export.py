@@ -13,8 +13,9 @@ from conftest import Silent
 from reused_graphs import graphs_of
 from safetensors.torch import load_file, save_file
 
-from paligemma_onnx.export import encodings, exporter, weights
+from paligemma_onnx.export import exporter, weights
 from paligemma_onnx.export.exporter import ExportRequest, Source, export
+from paligemma_onnx.export.quantization import encodings
 from paligemma_onnx.export.recipes import Form
 from paligemma_onnx.export.self_check import self_check
 from paligemma_onnx.model.errors import CheckpointError

@@ -17,9 +17,9 @@ from reused_graphs import graphs_of
 from paligemma_onnx.export import exporter, weights
 from paligemma_onnx.export.cli import export as export_command
 from paligemma_onnx.export.compare import Comparison, compare
-from paligemma_onnx.export.encodings import TensorSource
 from paligemma_onnx.export.exporter import ExportRequest, Source, export, open_source
-from paligemma_onnx.export.quantize import Stored
+from paligemma_onnx.export.quantization.encodings import TensorSource
+from paligemma_onnx.export.quantization.quantize_graph import Stored
 from paligemma_onnx.export.record import Questions, record
 from paligemma_onnx.export.self_check import PROMPTS, STEPS, questions_for, self_check, synthetic_picture
 from paligemma_onnx.model.load import load_model

@@ -20,7 +20,7 @@ from paligemma_onnx.model.load import skeleton
 from paligemma_onnx.model.paligemma import PaliGemma
 from paligemma_onnx.model.rotary import inverse_frequencies
 
-from ..encodings import TensorSource
+from ..quantization.encodings import TensorSource
 from ..recipes import HEAD
 
 HEAD_WIDTH = 16  # GroupQueryAttention rotates multiples of this (onnxruntime); published heads are 256 wide

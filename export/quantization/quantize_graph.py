@@ -28,10 +28,10 @@ from numpy.typing import NDArray
 
 from paligemma_onnx.model.tensor_names import EMBEDDING
 
-from .channels import INPUT_SCALES
+from ..graphs.trace import Traced
+from ..recipes import Blocks, Float32, Form, Half, HalfType, Precision
+from .channel_scaling import INPUT_SCALES
 from .encodings import HALVES, Layout, layouts
-from .graphs.trace import Traced
-from .recipes import Blocks, Float32, Form, Half, HalfType, Precision
 
 DOMAIN, VERSION = "com.microsoft", 1  # onnxruntime's own operators (onnxruntime, docs/ContribOperators.md)
 # MatMulNBits: activations as 8-bit integers (its contract's `accuracy_level` 4).
