@@ -21,9 +21,9 @@ from paligemma_onnx.runtime.resource_errors import resources
 from paligemma_onnx.runtime.text.tokenizer import PromptTokenizer
 
 from . import self_check as checks
+from .bundle.manifest_facts import first_difference
 from .demo import run_demo
 from .exporter import ExportRequest, Source, draft, export, open_source
-from .facts import first_difference
 from .findings import find
 from .progress import TerminalProgress
 from .record import Reference

@@ -34,7 +34,9 @@ from paligemma_onnx.runtime.bundle.manifest import (
 from paligemma_onnx.runtime.errors import OptionError, ResourceError
 from paligemma_onnx.runtime.resource_errors import resources, shortage
 
-from . import facts
+from .bundle import manifest_facts as facts
+from .bundle.atomic_folder import staged
+from .bundle.weight_file import WeightFile, plan_file, refer, write_file
 from .graphs.cuda_weights import Packed, device_skeleton
 from .graphs.patch_matmul import multiply_patches
 from .graphs.specs import OPSETS, Verb, declare, specs
@@ -44,8 +46,6 @@ from .quantization.encodings import TensorSource
 from .quantization.quantize_graph import Laid, form_of, lay_out
 from .recipes import PRECISIONS, Precision
 from .sources.mask_decoder_npz import MASK_DECODER, read_mask_decoder
-from .staging import staged
-from .weights import WeightFile, plan_file, refer, write_file
 
 # Tokens an answer gets when nobody says: captions and answers are shorter, twenty objects' boxes are not.
 MAX_NEW_TOKENS = 256

@@ -20,8 +20,8 @@ from paligemma_onnx.runtime.graphs.onnx_runner import NO_MASK_DECODER
 from paligemma_onnx.runtime.paligemma import PaliGemma
 from paligemma_onnx.runtime.text.tokenizer import PromptTokenizer
 
+from .bundle.manifest_facts import TOKENIZER
 from .exporter import draft, open_source
-from .facts import TOKENIZER
 from .record import Reference
 
 

@@ -13,7 +13,8 @@ from conftest import Silent
 from reused_graphs import graphs_of
 from safetensors.torch import load_file, save_file
 
-from paligemma_onnx.export import exporter, weights
+from paligemma_onnx.export import exporter
+from paligemma_onnx.export.bundle import weight_file as weights
 from paligemma_onnx.export.exporter import ExportRequest, Source, export
 from paligemma_onnx.export.quantization import encodings
 from paligemma_onnx.export.recipes import Form

@@ -14,7 +14,8 @@ from click.testing import CliRunner
 from conftest import Silent
 from reused_graphs import graphs_of
 
-from paligemma_onnx.export import exporter, weights
+from paligemma_onnx.export import exporter
+from paligemma_onnx.export.bundle import weight_file as weights
 from paligemma_onnx.export.cli import export as export_command
 from paligemma_onnx.export.compare import Comparison, compare
 from paligemma_onnx.export.exporter import ExportRequest, Source, export, open_source

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from paligemma_onnx.export.facts import image_facts
+from paligemma_onnx.export.bundle.manifest_facts import image_facts
 from paligemma_onnx.model.load import load_model, open_checkpoint
 from paligemma_onnx.runtime.diagnostics.benchmark import Cost, pictures_for
 from paligemma_onnx.runtime.image.open import open_image, preprocess

@@ -17,8 +17,8 @@ from torch import Tensor
 from paligemma_onnx.model.errors import CheckpointError
 from paligemma_onnx.runtime.bundle.manifest import FileSpec
 
-from .quantization.encodings import TensorSource, encode
-from .quantization.quantize_graph import Laid, Reference, Stored
+from ..quantization.encodings import TensorSource, encode
+from ..quantization.quantize_graph import Laid, Reference, Stored
 
 PAGE = 4096  # bytes; an array that starts on a page can be mapped as it is
 LINE = 64  # bytes; a cache line, enough for arrays smaller than a page

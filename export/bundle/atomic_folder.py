@@ -20,7 +20,7 @@ from paligemma_onnx.runtime.bundle.files import sync
 from paligemma_onnx.runtime.bundle.manifest import MANIFEST
 from paligemma_onnx.runtime.errors import OptionError
 
-from .facts import TOKENIZER
+from .manifest_facts import TOKENIZER
 
 # What systems answer when a folder cannot be made or written.
 _NO_PLACE = (
