@@ -20,19 +20,19 @@ from paligemma_onnx.runtime.errors import MismatchError, OptionError
 from paligemma_onnx.runtime.resource_errors import resources
 from paligemma_onnx.runtime.text.tokenizer import PromptTokenizer
 
-from . import self_check as checks
 from .bundle.manifest_facts import first_difference
 from .demo import run_demo
 from .exporter import ExportRequest, Source, draft, export, open_source
 from .findings import find
 from .progress import TerminalProgress
-from .record import Reference
 from .report import table
 from .report_json import as_json as validation_json
 from .report_page import page
 from .seen import see
 from .sources.hub import resolve_checkpoint
-from .validation import validate
+from .validation import self_check as checks
+from .validation.reference_outputs import Reference
+from .validation.validate import validate
 
 
 def run_export(
@@ -141,7 +141,7 @@ def _reference(kind: str, source: Source, adapter: Path | None) -> tuple[str, Re
     if adapter is not None:
         raise CheckpointError("--reference transformers takes no --adapter; merge it with peft first")
     try:
-        from .transformers_reference import TransformersReference  # noqa: PLC0415  optional, and slow to import
+        from .validation.transformers_reference import TransformersReference  # noqa: PLC0415  optional, and slow to import
     except ModuleNotFoundError as error:
         raise CheckpointError(
             f"--reference transformers needs {error.name}: `pip install transformers`"

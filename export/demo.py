@@ -19,8 +19,8 @@ from paligemma_onnx.runtime.image.open import open_image
 from paligemma_onnx.runtime.paligemma import PaliGemma
 
 from .exporter import ExportRequest, Progress, export
-from .self_check import self_check
 from .shipped import shipped_model
+from .validation.self_check import self_check
 
 SCENE = "scene.png"
 PROMPTS = (

@@ -17,7 +17,7 @@ from paligemma_onnx.runtime.image.picture import picture_of
 
 from .findings import Pictured
 from .report_pictures import Embedded, embed
-from .self_check import synthetic_picture
+from .validation.self_check import synthetic_picture
 
 
 @dataclass(frozen=True)

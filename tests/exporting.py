@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from paligemma_onnx.export.exporter import ExportRequest, export
-from paligemma_onnx.export.self_check import self_check
+from paligemma_onnx.export.validation.self_check import self_check
 
 
 class Silent:

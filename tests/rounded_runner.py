@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from paligemma_onnx.export.widened import open_widened
+from paligemma_onnx.export.validation.float32_emulation import open_widened
 from paligemma_onnx.runtime import PaliGemma
 from paligemma_onnx.runtime.bundle.manifest import read_manifest
 from paligemma_onnx.runtime.engine.session import open_session, place

@@ -7,12 +7,20 @@ from collections.abc import Callable
 
 from PIL import Image
 
-from paligemma_onnx.export.compare import EXACT, ROUNDED, Agreement, Comparison, Difference, FreeRun, Limits
 from paligemma_onnx.export.findings import Answer, Findings, Parting, Pictured, Side, Word
 from paligemma_onnx.export.report import first_failure
 from paligemma_onnx.export.report_pictures import Embedded, embed
-from paligemma_onnx.export.stored_weights import WeightComparison
-from paligemma_onnx.export.validation import Validation
+from paligemma_onnx.export.validation.compare import (
+    EXACT,
+    ROUNDED,
+    Agreement,
+    Comparison,
+    Difference,
+    FreeRun,
+    Limits,
+)
+from paligemma_onnx.export.validation.compare_weights import WeightComparison
+from paligemma_onnx.export.validation.validate import Validation
 from paligemma_onnx.runtime.bundle.manifest import FileSpec, Matrices, ModelFacts, Producer, Recipe
 from paligemma_onnx.runtime.detection.parsing import read_objects
 from paligemma_onnx.runtime.diagnostics.machine import Machine

@@ -27,7 +27,7 @@ from benchmarks.report import BASELINE, Bounds, bounds, ratio, rows, table
 from benchmarks.results import Result
 from benchmarks.rounds import who_stays
 from benchmarks.sizes import FAMILIES, Family, subject
-from paligemma_onnx.export.transformers_reference import TransformersReference
+from paligemma_onnx.export.validation.transformers_reference import TransformersReference
 from paligemma_onnx.model import presets
 from paligemma_onnx.model.load import load_model, open_checkpoint, skeleton
 from paligemma_onnx.runtime.diagnostics.benchmark import pictures_for

@@ -7,7 +7,7 @@ import pytest
 import scipy.special
 import scipy.stats
 
-from paligemma_onnx.export.compare import EXACT, ROUNDED, difference, divergence
+from paligemma_onnx.export.validation.compare import EXACT, ROUNDED, difference, divergence
 
 NAN, INF = np.nan, np.inf
 THEIRS = [[4.0, -8.0], [0.5, 2.0]]

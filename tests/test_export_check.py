@@ -17,12 +17,18 @@ from reused_graphs import graphs_of
 from paligemma_onnx.export import exporter
 from paligemma_onnx.export.bundle import weight_file as weights
 from paligemma_onnx.export.cli import export as export_command
-from paligemma_onnx.export.compare import Comparison, compare
 from paligemma_onnx.export.exporter import ExportRequest, Source, export, open_source
 from paligemma_onnx.export.quantization.encodings import TensorSource
 from paligemma_onnx.export.quantization.quantize_graph import Stored
-from paligemma_onnx.export.record import Questions, record
-from paligemma_onnx.export.self_check import PROMPTS, STEPS, questions_for, self_check, synthetic_picture
+from paligemma_onnx.export.validation.compare import Comparison, compare
+from paligemma_onnx.export.validation.reference_outputs import Questions, record
+from paligemma_onnx.export.validation.self_check import (
+    PROMPTS,
+    STEPS,
+    questions_for,
+    self_check,
+    synthetic_picture,
+)
 from paligemma_onnx.model.load import load_model
 from paligemma_onnx.runtime.bundle.manifest import Manifest, read_manifest
 from paligemma_onnx.runtime.engine.session import place

@@ -17,7 +17,7 @@ from paligemma_onnx.export import exporter
 from paligemma_onnx.export.exporter import ExportRequest, Source, export
 from paligemma_onnx.export.graphs.specs import Verb
 from paligemma_onnx.export.graphs.trace import Traced, trace
-from paligemma_onnx.export.self_check import self_check
+from paligemma_onnx.export.validation.self_check import self_check
 from paligemma_onnx.model.config import PaliGemmaConfig
 from paligemma_onnx.model.load import skeleton
 from paligemma_onnx.model.paligemma import PaliGemma

@@ -15,7 +15,7 @@ import torch
 from closeness import assert_close, relative_error
 from damage import copied, edit_manifest, endless
 
-from paligemma_onnx.export.reference_runner import open_as_reference
+from paligemma_onnx.export.validation.torch_runner import open_as_reference
 from paligemma_onnx.model.cache import Cache as TorchCache
 from paligemma_onnx.model.load import load_model, open_checkpoint
 from paligemma_onnx.model.paligemma import PaliGemma as Model

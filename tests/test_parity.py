@@ -24,9 +24,9 @@ from transformers.models.siglip.image_processing_pil_siglip import SiglipImagePr
 
 from paligemma_onnx.export.exporter import open_source
 from paligemma_onnx.export.report import first_failure, table
-from paligemma_onnx.export.self_check import PROMPTS, questions_for, synthetic_picture
-from paligemma_onnx.export.transformers_reference import TransformersReference
-from paligemma_onnx.export.validation import validate
+from paligemma_onnx.export.validation.self_check import PROMPTS, questions_for, synthetic_picture
+from paligemma_onnx.export.validation.transformers_reference import TransformersReference
+from paligemma_onnx.export.validation.validate import validate
 from paligemma_onnx.runtime import PaliGemma, Request
 from paligemma_onnx.runtime.bundle.manifest import Manifest
 from paligemma_onnx.runtime.engine.session import place

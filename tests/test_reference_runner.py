@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from paligemma_onnx.export.reference_runner import open_as_reference
-from paligemma_onnx.export.transformers_reference import TransformersReference
+from paligemma_onnx.export.validation.torch_runner import open_as_reference
+from paligemma_onnx.export.validation.transformers_reference import TransformersReference
 from paligemma_onnx.runtime import Cancellation, PaliGemma, Request
 
 Folders = Callable[[str], Path]

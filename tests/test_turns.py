@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from paligemma_onnx.export import turns
+from paligemma_onnx.export.validation import one_session_at_a_time as turns
 from paligemma_onnx.runtime.bundle.manifest import read_manifest
 from paligemma_onnx.runtime.cancellation import Cancellation
 from paligemma_onnx.runtime.engine.session import open_session, place

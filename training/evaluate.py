@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from paligemma_onnx.export.reference_runner import open_as_reference
+from paligemma_onnx.export.validation.torch_runner import open_as_reference
 from paligemma_onnx.runtime import PaliGemma, Request
 from paligemma_onnx.runtime.bundle.manifest import MANIFEST
 from paligemma_onnx.runtime.detection.detections import detections

@@ -73,7 +73,7 @@ def opened(folder: Path, device: str) -> PaliGemma:
     manifest = read_manifest(folder)
     if device != "cpu" or device in manifest.recipe.devices:
         return PaliGemma.load(folder, device=device)
-    from paligemma_onnx.export.widened import open_widened  # noqa: PLC0415  needs onnx_ir, on a CPU only
+    from paligemma_onnx.export.validation.float32_emulation import open_widened  # noqa: PLC0415  needs onnx_ir, on a CPU only
 
     placement, graphs = place("cpu", None), manifest.graphs
     vision, prefill, decode = (

@@ -15,8 +15,8 @@ import numpy as np
 from PIL import Image
 
 from paligemma_onnx.export.demo import PROMPTS, SCENE
-from paligemma_onnx.export.reference_runner import open_as_reference
 from paligemma_onnx.export.shipped import shipped_model
+from paligemma_onnx.export.validation.torch_runner import open_as_reference
 from training.evaluate import MASK_PROMPT, prompts_for
 from training.scenes import Scene, draw
 from training.tasks import QUESTIONS, Kind, example

@@ -20,7 +20,7 @@ from paligemma_onnx.runtime.graphs.kv_cache import Cache
 from paligemma_onnx.runtime.graphs.model_runner import Array
 from paligemma_onnx.runtime.graphs.onnx_runner import GraphRunner
 
-from .record import Questions, Record
+from .reference_outputs import Questions, Record
 
 
 @dataclass(frozen=True)

@@ -20,9 +20,9 @@ from paligemma_onnx.runtime.graphs.onnx_runner import NO_MASK_DECODER
 from paligemma_onnx.runtime.paligemma import PaliGemma
 from paligemma_onnx.runtime.text.tokenizer import PromptTokenizer
 
-from .bundle.manifest_facts import TOKENIZER
-from .exporter import draft, open_source
-from .record import Reference
+from ..bundle.manifest_facts import TOKENIZER
+from ..exporter import draft, open_source
+from .reference_outputs import Reference
 
 
 @dataclass(frozen=True)

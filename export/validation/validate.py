@@ -14,12 +14,12 @@ from paligemma_onnx.model.mask_decoder import MaskDecoder
 from paligemma_onnx.runtime.bundle.manifest import Manifest
 from paligemma_onnx.runtime.engine.session import Placement
 
+from ..quantization.encodings import TensorSource
 from .compare import Comparison, compare
-from .quantization.encodings import TensorSource
-from .record import Questions, Reference, record, record_masks
-from .stored_weights import WeightComparison, compare_weights
-from .turns import open_by_turns
-from .widened import needs_widening
+from .compare_weights import WeightComparison, compare_weights
+from .float32_emulation import needs_widening
+from .one_session_at_a_time import open_by_turns
+from .reference_outputs import Questions, Reference, record, record_masks
 
 
 @dataclass(frozen=True)

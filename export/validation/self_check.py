@@ -15,10 +15,10 @@ from paligemma_onnx.runtime.engine.session import place
 from paligemma_onnx.runtime.errors import MismatchError
 from paligemma_onnx.runtime.text.tokenizer import PromptTokenizer
 
-from .exporter import Source
-from .record import Questions, Reference
-from .report import first_failure
-from .validation import Validation, validate
+from ..exporter import Source
+from ..report import first_failure
+from .reference_outputs import Questions, Reference
+from .validate import Validation, validate
 
 PROMPTS = ("caption en", "answer en what is in the picture?")  # of different lengths: one row is padded
 STEPS = 4

@@ -11,7 +11,7 @@ from paligemma_onnx.runtime.engine.heap import trim
 from paligemma_onnx.runtime.engine.session import Placement, open_session
 from paligemma_onnx.runtime.graphs.onnx_runner import GraphRunner
 
-from .widened import needs_widening, open_widened
+from .float32_emulation import needs_widening, open_widened
 
 
 class Turns:
