@@ -23,12 +23,12 @@ from paligemma_onnx.runtime.text.tokenizer import PromptTokenizer
 from .bundle.manifest_facts import first_difference
 from .demo import run_demo
 from .exporter import ExportRequest, Source, draft, export, open_source
-from .findings import find
 from .progress import TerminalProgress
-from .report import table
-from .report_json import as_json as validation_json
-from .report_page import page
-from .seen import see
+from .report.findings import find
+from .report.html_page import page
+from .report.input_images import see
+from .report.json_report import as_json as validation_json
+from .report.text_table import table
 from .sources.hub import resolve_checkpoint
 from .validation import self_check as checks
 from .validation.reference_outputs import Reference

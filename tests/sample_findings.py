@@ -7,9 +7,9 @@ from collections.abc import Callable
 
 from PIL import Image
 
-from paligemma_onnx.export.findings import Answer, Findings, Parting, Pictured, Side, Word
-from paligemma_onnx.export.report import first_failure
-from paligemma_onnx.export.report_pictures import Embedded, embed
+from paligemma_onnx.export.report.embedded_images import Embedded, embed
+from paligemma_onnx.export.report.findings import Answer, Findings, Parting, Pictured, Side, Word
+from paligemma_onnx.export.report.text_table import first_failure
 from paligemma_onnx.export.validation.compare import (
     EXACT,
     ROUNDED,

@@ -23,7 +23,7 @@ from PIL import Image
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
 from paligemma_onnx.export.exporter import open_source
-from paligemma_onnx.export.report import first_failure, table
+from paligemma_onnx.export.report.text_table import first_failure, table
 from paligemma_onnx.export.validation.self_check import PROMPTS, questions_for, synthetic_picture
 from paligemma_onnx.export.validation.transformers_reference import TransformersReference
 from paligemma_onnx.export.validation.validate import validate

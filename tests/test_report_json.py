@@ -11,8 +11,8 @@ import jsonschema
 import pytest
 from sample_findings import broken, findings
 
-from paligemma_onnx.export.findings import Findings
-from paligemma_onnx.export.report_json import SCHEMA_VERSION, as_json
+from paligemma_onnx.export.report.findings import Findings
+from paligemma_onnx.export.report.json_report import SCHEMA_VERSION, as_json
 
 ROOT = Path(__file__).parent.parent
 SCHEMA = json.loads((ROOT / "export" / "validation.schema.json").read_text(encoding="utf-8"))

@@ -14,14 +14,14 @@ import pytest
 from PIL import Image
 from sample_findings import HOSTILE, LAYERS, broken, findings, picture
 
-from paligemma_onnx.export.findings import Findings
-from paligemma_onnx.export.report_charts import HEIGHT, WIDTH
-from paligemma_onnx.export.report_page import page
-from paligemma_onnx.export.report_pictures import LONGEST, embed
-from paligemma_onnx.export.report_scales import log_scale
+from paligemma_onnx.export.report.chart_scales import log_scale
+from paligemma_onnx.export.report.charts import HEIGHT, WIDTH
+from paligemma_onnx.export.report.embedded_images import LONGEST, embed
+from paligemma_onnx.export.report.findings import Findings
+from paligemma_onnx.export.report.html_page import page
 from paligemma_onnx.runtime.image.open import open_image
 
-STYLE = Path(__file__).parent.parent / "export" / "report.css"
+STYLE = Path(__file__).parent.parent / "export" / "report" / "report.css"
 ALONE = ("meta", "br")  # elements without an end
 ALL = [findings, lambda: findings(exact=False, scale=0.05), broken]
 

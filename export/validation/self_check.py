@@ -16,7 +16,7 @@ from paligemma_onnx.runtime.errors import MismatchError
 from paligemma_onnx.runtime.text.tokenizer import PromptTokenizer
 
 from ..exporter import Source
-from ..report import first_failure
+from ..report.text_table import first_failure
 from .reference_outputs import Questions, Reference
 from .validate import Validation, validate
 

@@ -12,9 +12,9 @@ from paligemma_onnx.runtime.diagnostics.doctor import diagnose
 from paligemma_onnx.runtime.diagnostics.machine import Machine, this_machine
 from paligemma_onnx.runtime.text.tokenizer import PromptTokenizer
 
-from .report import first_failure
-from .validation.compare import FreeRun
-from .validation.validate import Validation
+from ..validation.compare import FreeRun
+from ..validation.validate import Validation
+from .text_table import first_failure
 
 LOCATING = ("detect ", "segment ")  # how prompts begin whose answers are objects
 

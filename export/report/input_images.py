@@ -15,9 +15,9 @@ from paligemma_onnx.runtime.bundle.manifest import ImageFacts
 from paligemma_onnx.runtime.image.open import open_image
 from paligemma_onnx.runtime.image.picture import picture_of
 
+from ..validation.self_check import synthetic_picture
+from .embedded_images import Embedded, embed
 from .findings import Pictured
-from .report_pictures import Embedded, embed
-from .validation.self_check import synthetic_picture
 
 
 @dataclass(frozen=True)

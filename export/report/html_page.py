@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 
+from .detection_section import objects
+from .embedded_images import Embedded, drawn, store
+from .error_sections import errors
 from .findings import Findings
-from .markup import Markup, table, tag
-from .report_errors import errors
-from .report_objects import objects
-from .report_pictures import Embedded, drawn, store
-from .report_words import paths, steps
+from .html_markup import Markup, table, tag
+from .token_sections import paths, steps
 
 STYLE = "report.css"
 GIB = 1 << 30  # bytes
@@ -26,7 +26,7 @@ def page(findings: Findings, pictures: Sequence[Embedded]) -> str:
     """
     validation = findings.validation
     title = f"{'Passed' if validation.passed else 'FAILED'}: bundle {validation.bundle_id}"
-    style = files("paligemma_onnx.export").joinpath(STYLE).read_text(encoding="utf-8")
+    style = files(__package__).joinpath(STYLE).read_text(encoding="utf-8")
     head = tag(
         "head",
         tag("meta", charset="utf-8"),

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from statistics import fmean
 
+from ..validation.compare import Comparison, Difference
+from ..validation.validate import Validation
 from .grouping import by_output, largest
-from .validation.compare import Comparison, Difference
-from .validation.validate import Validation
 
 
 def first_failure(validation: Validation) -> str:

@@ -11,7 +11,7 @@ from PIL import Image
 
 from paligemma_onnx.runtime.detection.parsing import Found
 
-from .markup import Markup, tag
+from .html_markup import Markup, tag
 
 LONGEST = 800  # pixels of the longer side: enough to judge a box by, and a report stays small
 TINY = 200  # pixels; below it is drawn pixel by pixel, and stored without loss

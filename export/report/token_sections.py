@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from itertools import takewhile
 from statistics import fmean
 
+from ..validation.compare import TOP, Agreement, Comparison
+from .chart_scales import LinearScale, log_scale
+from .charts import SHAPES, Point, Series, legend, plot
+from .error_sections import number, verdict
 from .findings import Answer, Findings
 from .grouping import step_of
-from .markup import Markup, joined, table, tag
-from .report_charts import SHAPES, Point, Series, legend, plot
-from .report_errors import number, verdict
-from .report_scales import LinearScale, log_scale
-from .validation.compare import TOP, Agreement, Comparison
+from .html_markup import Markup, joined, table, tag
 
 COLOURS = 4  # of the style sheet
 LONGEST_PROMPT = 40  # characters in a legend

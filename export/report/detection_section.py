@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from .embedded_images import Embedded, drawn, sample
 from .findings import Answer, Side
-from .markup import Markup, joined, table, tag
-from .report_pictures import Embedded, drawn, sample
+from .html_markup import Markup, joined, table, tag
 
 
 def objects(answers: Sequence[Answer], pictures: Sequence[Embedded]) -> Markup:

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from .markup import Markup, tag
-from .report_scales import Scale
+from .chart_scales import Scale
+from .html_markup import Markup, tag
 
 # Units of a viewBox; a chart is drawn about as wide in pixels, on a telephone too.
 WIDTH = 380

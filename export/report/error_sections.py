@@ -6,11 +6,11 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from ..validation.compare import Comparison, Difference, Limits
+from .chart_scales import LinearScale, log_scale, power
+from .charts import Bar, Limit, Point, Series, bars, legend, plot
 from .grouping import by_layer, by_output, largest
-from .markup import Markup, joined, table, tag
-from .report_charts import Bar, Limit, Point, Series, bars, legend, plot
-from .report_scales import LinearScale, log_scale, power
-from .validation.compare import Comparison, Difference, Limits
+from .html_markup import Markup, joined, table, tag
 
 FAILED = "over its limit"
 
