@@ -21,7 +21,7 @@ from paligemma_onnx.runtime.resource_errors import resources
 from paligemma_onnx.runtime.text.tokenizer import PromptTokenizer
 
 from .bundle.manifest_facts import first_difference
-from .demo import run_demo
+from .demo.demo import run_demo
 from .exporter import ExportRequest, Source, draft, export, open_source
 from .progress import TerminalProgress
 from .report.findings import find

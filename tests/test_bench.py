@@ -60,7 +60,7 @@ def test_json_has_finite_positive_figures(bundle: Folders, capsys: pytest.Captur
 
 
 def test_table_for_a_person(bundle: Folders, capsys: pytest.CaptureFixture[str]) -> None:
-    scene = Path(__file__).parent.parent / "export" / "scene.png"
+    scene = Path(__file__).parent.parent / "export" / "demo" / "scene.png"
     ended = ran_here(
         capsys, "bench", bundle(CASE), "--image", scene, "--tokens", 2, "--rounds", 1, "--batches", "1"
     )

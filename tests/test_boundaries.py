@@ -186,7 +186,7 @@ def test_a_planted_heavy_import_is_noticed(tmp_path: Path) -> None:
 
 def test_a_bundle_answers_where_the_export_side_is_absent(bundle: Callable[[str], Path]) -> None:
     folder = bundle("gemma_one_kv_head")
-    ids = ast.literal_eval(fresh(ANSWER, str(folder), str(ROOT / "export" / "scene.png")))
+    ids = ast.literal_eval(fresh(ANSWER, str(folder), str(ROOT / "export" / "demo" / "scene.png")))
     assert len(ids) == 3
 
 

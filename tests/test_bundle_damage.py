@@ -226,7 +226,7 @@ def test_auto_falls_back_and_says_so(bundle: Folders, raises: bool, monkeypatch:
 
 
 def test_auto_falls_back_and_says_so_in_the_command(bundle: Folders) -> None:
-    picture = Path(__file__).parent.parent / "export" / "scene.png"
+    picture = Path(__file__).parent.parent / "export" / "demo" / "scene.png"
     ended = ran(
         "generate", "--model", str(bundle(CASE)), "--image", str(picture), "", "--json",
         before=NO_CUDA.format(raises=True),

@@ -66,7 +66,7 @@ def test_without_it_ids_are_as_before(model: PaliGemma) -> None:
 def test_the_shipped_model_answers_as_without(shipped_bundle: Path) -> None:
     """It has learnt the form: constrained greedy ids are the free ones."""
     shipped = PaliGemma.load(shipped_bundle, device="cpu")
-    scene = Path(__file__).parent.parent / "export" / "scene.png"
+    scene = Path(__file__).parent.parent / "export" / "demo" / "scene.png"
     for prompt in ("detect circle ; star", "segment blue ring", "detect ring"):
         free, bound = (shipped.generate(scene, prompt, constrained=choice) for choice in (False, True))
         assert bound.token_ids == free.token_ids

@@ -35,7 +35,9 @@ print(json.dumps(found))
 def test_a_step_is_recorded_once(
     gpu_python: Hollow, cuda_bundle: Callable[[str, str], Path], precision: str
 ) -> None:
-    ended = gpu_python.script(ANSWER, cuda_bundle(CASE, precision), ROOT / "export" / "scene.png", TOKENS)
+    ended = gpu_python.script(
+        ANSWER, cuda_bundle(CASE, precision), ROOT / "export" / "demo" / "scene.png", TOKENS
+    )
     assert (ended.code, ended.err) == (0, "")
     first, second, wider, third = json.loads(ended.out)
     # The first token is prefill's; a recording is played at once, too.

@@ -11,7 +11,7 @@ from hollow import COUNTING, ROOT, Hollow
 
 Folders = Callable[[str], Path]
 CASE = "gemma2_window"  # whose vision tower looks at 256 patches: a picture takes some 50 times its own size
-PICTURE = ROOT / "export" / "scene.png"
+PICTURE = ROOT / "export" / "demo" / "scene.png"
 
 # Loads a bundle on a device, answers about so many pictures and prints what that took.
 ANSWER = (

@@ -37,7 +37,7 @@ print(json.dumps(found))
 
 
 def asked(hollow: Hollow, bundle: Path, times: int, tokens: int, rows: int) -> dict[str, Any]:
-    picture = ROOT / "export" / "scene.png"
+    picture = ROOT / "export" / "demo" / "scene.png"
     ended = hollow.script(REQUESTS, bundle, picture, times, tokens, rows)
     assert (ended.code, ended.err) == (0, ""), ended.err
     return json.loads(ended.out)  # type: ignore[no-any-return]
@@ -98,7 +98,7 @@ print(json.dumps({"answered": answered, "captures": counts()["captures"]}))
 
 def test_threads_ask_at_once(gpu_python: Hollow, cuda_bundle: Bundles) -> None:
     """While a step is recorded nothing else may be asked of the GPU; the hollow device refuses it, too."""
-    asking = (THREADS, cuda_bundle(CASE, "bf16"), ROOT / "export" / "scene.png")
+    asking = (THREADS, cuda_bundle(CASE, "bf16"), ROOT / "export" / "demo" / "scene.png")
     ended = gpu_python.script(*asking, HOLLOW_CAPTURE=50_000)
     assert (ended.code, ended.err) == (0, ""), ended.err
     found = json.loads(ended.out)
@@ -132,7 +132,7 @@ print(json.dumps({"ended": ended, "again": again, "held": before, "left": counts
 
 def test_an_interrupt_while_a_step_is_recorded(gpu_python: Hollow, cuda_bundle: Bundles) -> None:
     """The recording is waited for, so the next request finds the GPU as it should be."""
-    asking = (INTERRUPTED, cuda_bundle(CASE, "bf16"), ROOT / "export" / "scene.png")
+    asking = (INTERRUPTED, cuda_bundle(CASE, "bf16"), ROOT / "export" / "demo" / "scene.png")
     ended = gpu_python.script(*asking, HOLLOW_CAPTURE=300_000)
     assert (ended.code, ended.err) == (0, ""), ended.err
     found = json.loads(ended.out)
@@ -141,7 +141,7 @@ def test_an_interrupt_while_a_step_is_recorded(gpu_python: Hollow, cuda_bundle: 
 
 
 def test_a_gpu_without_bfloat16(gpu_python: Hollow, cuda_bundle: Bundles) -> None:
-    picture = ROOT / "export" / "scene.png"
+    picture = ROOT / "export" / "demo" / "scene.png"
 
     def asked_on(precision: str) -> tuple[int, str]:
         bundle = cuda_bundle(CASE, precision)

@@ -14,7 +14,7 @@ from hollow_cuda.build import LIBRARIES as EVERY
 
 Folders = Callable[[str], Path]
 CASE = "gemma_one_kv_head"
-PICTURE = ROOT / "export" / "scene.png"
+PICTURE = ROOT / "export" / "demo" / "scene.png"
 
 # What keeps CUDA from starting: the hollow device's knobs, and what is said of it.
 TROUBLES = {

@@ -188,7 +188,7 @@ def test_neighbouring_colours_differ() -> None:
 def test_the_commands(
     capsys: pytest.CaptureFixture[str], shipped_bundle: Path, model: PaliGemma, tmp_path: Path
 ) -> None:
-    scene, picture = ROOT / "export" / "scene.png", tmp_path / "found.png"
+    scene, picture = ROOT / "export" / "demo" / "scene.png", tmp_path / "found.png"
     given = ("--model", shipped_bundle, "--image", scene, "--device", "cpu")
     lines = ran_here(capsys, "segment", *given, "--draw", picture, "blue ring")
     assert lines.code == 0
@@ -249,7 +249,7 @@ def test_a_long_name_and_a_link(
 ) -> None:
     longest, link = tmp_path / f"{'a' * 251}.png", tmp_path / "link.png"
     link.symlink_to(tmp_path / "target.png")
-    given = ("--model", shipped_bundle, "--image", ROOT / "export" / "scene.png", "--device", "cpu")
+    given = ("--model", shipped_bundle, "--image", ROOT / "export" / "demo" / "scene.png", "--device", "cpu")
     for path in (longest, link):
         assert ran_here(capsys, "detect", *given, "--draw", path, "circle").code == 0
         assert Image.open(path).size == (SIDE, SIDE)

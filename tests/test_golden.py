@@ -15,7 +15,7 @@ import transformers
 from PIL import Image
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
-from paligemma_onnx.export.shipped import shipped_model
+from paligemma_onnx.export.demo.shipped_model import shipped_model
 from paligemma_onnx.export.validation.torch_runner import open_as_reference
 from paligemma_onnx.model.load import open_checkpoint
 from paligemma_onnx.runtime import PaliGemma, Request

@@ -15,7 +15,7 @@ from paligemma_onnx.runtime.engine.session import open_session
 from paligemma_onnx.runtime.graphs import onnx_runner as graphs
 
 SHRINKAGE = "memory.enable_memory_arena_shrinkage"  # onnxruntime_run_options_config_keys.h
-SCENE = Path(__file__).parent.parent / "export" / "scene.png"
+SCENE = Path(__file__).parent.parent / "export" / "demo" / "scene.png"
 
 
 @dataclass

@@ -61,7 +61,7 @@ def test_python_runs(
 ) -> None:
     """The snippet as it stands, on a bundle and a picture of those names."""
     (tmp_path / "paligemma2-3b").symlink_to(bundle("gemma_one_kv_head"))
-    (tmp_path / "photo.jpg").symlink_to(ROOT / "export" / "scene.png")
+    (tmp_path / "photo.jpg").symlink_to(ROOT / "export" / "demo" / "scene.png")
     monkeypatch.chdir(tmp_path)
     (snippet,) = PYTHON
     exec(compile(snippet, "README.md", "exec"), {})

@@ -12,7 +12,7 @@ from paligemma_onnx.export.validation.transformers_reference import Transformers
 from paligemma_onnx.runtime import Cancellation, PaliGemma, Request
 
 Folders = Callable[[str], Path]
-PICTURE = Path(__file__).parent.parent / "export" / "scene.png"
+PICTURE = Path(__file__).parent.parent / "export" / "demo" / "scene.png"
 PROMPTS = ("caption en", "answer en how many shapes are there?", "", "detect circle ; square")
 
 

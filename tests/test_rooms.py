@@ -34,7 +34,7 @@ from paligemma_onnx.runtime.graphs.buffer_pool import (
 )
 from paligemma_onnx.runtime.graphs.onnx_runner import GraphRunner
 
-SCENE = Path(__file__).parent.parent / "export" / "scene.png"
+SCENE = Path(__file__).parent.parent / "export" / "demo" / "scene.png"
 HERE = place("cpu", 1)
 
 

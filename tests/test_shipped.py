@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from command_line import ran_here
 from PIL import Image
 
-from paligemma_onnx.export.shipped import shipped_model
+from paligemma_onnx.export.demo.shipped_model import shipped_model
 from paligemma_onnx.runtime import PaliGemma
 from paligemma_onnx.runtime.detection.parsing import read_objects
 from training.evaluate import HELD_OUT, SEEN, main, open_model, prompts_for

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from paligemma_onnx.export.shipped import shipped_model
+from paligemma_onnx.export.demo.shipped_model import shipped_model
 from paligemma_onnx.model.config import PaliGemmaConfig
 from paligemma_onnx.model.load import open_checkpoint, skeleton
 

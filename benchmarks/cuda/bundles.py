@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from paligemma_onnx.export.shipped import shipped_model
+from paligemma_onnx.export.demo.shipped_model import shipped_model
 from paligemma_onnx.runtime.engine.session import available_threads
 
 from ..checkpoint import make_checkpoint

@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from paligemma_onnx.export.demo import PROMPTS, SCENE
-from paligemma_onnx.export.shipped import shipped_model
+from paligemma_onnx.export.demo.demo import PROMPTS, SCENE
+from paligemma_onnx.export.demo.shipped_model import shipped_model
 from paligemma_onnx.export.validation.torch_runner import open_as_reference
 from training.evaluate import MASK_PROMPT, prompts_for
 from training.scenes import Scene, draw
@@ -39,7 +39,7 @@ def main() -> None:
 def write_demo() -> None:
     """The demo's scene, and demo.json: the true answer to each of its prompts, mask codes aside."""
     drawing = draw(DEMO)
-    Image.fromarray(drawing.pixels).save(ROOT / "export" / SCENE, optimize=True)
+    Image.fromarray(drawing.pixels).save(ROOT / "export" / "demo" / SCENE, optimize=True)
     answers = {prompt: truth(drawing.scene, prompt) for prompt in PROMPTS}
     (FOLDER / "demo.json").write_text(json.dumps(answers, indent=2) + "\n", encoding="utf-8")
 

@@ -18,9 +18,9 @@ from paligemma_onnx.runtime.generation.types import Generation
 from paligemma_onnx.runtime.image.open import open_image
 from paligemma_onnx.runtime.paligemma import PaliGemma
 
-from .exporter import ExportRequest, Progress, export
-from .shipped import shipped_model
-from .validation.self_check import self_check
+from ..exporter import ExportRequest, Progress, export
+from ..validation.self_check import self_check
+from .shipped_model import shipped_model
 
 SCENE = "scene.png"
 PROMPTS = (
@@ -49,7 +49,7 @@ def run_demo(output: Path | None, progress: Progress) -> Image.Image:
         export(ExportRequest(checkpoint, bundle), progress, partial(self_check, progress=progress.stage))
         progress.stage("asking about the scene")
         model = PaliGemma.load(bundle)
-        with as_file(files("paligemma_onnx.export") / SCENE) as scene:
+        with as_file(files(__package__) / SCENE) as scene:
             found = list[Detection]()
             for prompt in PROMPTS:
                 task, _, labels = prompt.partition(" ")

@@ -11,4 +11,4 @@ FOLDER = "paligemma-scenes"
 
 def shipped_model() -> AbstractContextManager[Path]:
     """The checkpoint's folder, for as long as the context lasts."""
-    return as_file(files("paligemma_onnx.export") / FOLDER)
+    return as_file(files(__package__) / FOLDER)
