@@ -22,9 +22,9 @@ from typing import Any
 import click
 from PIL import Image
 
+from paligemma_onnx.export.cli.progress import TerminalProgress
 from paligemma_onnx.export.demo.shipped_model import shipped_model
 from paligemma_onnx.export.exporter import ExportRequest, export
-from paligemma_onnx.export.progress import TerminalProgress
 from paligemma_onnx.export.validation.self_check import self_check
 from paligemma_onnx.runtime.cli.process import say
 from paligemma_onnx.runtime.paligemma import PaliGemma

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import click
 
-from paligemma_onnx.export.cli import export
+from paligemma_onnx.export.cli.commands import export
 from paligemma_onnx.runtime.bundle.manifest import read_manifest
 
 from .contender import ROOT, how_it_ended

@@ -85,7 +85,7 @@ class Child:
 
 def serve() -> None:
     """Answer requests until stdin ends."""
-    import paligemma_onnx.export.commands  # noqa: F401  what makes a start slow
+    import paligemma_onnx.export.cli.run  # noqa: F401  what makes a start slow
 
     signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where tests run in the background
     answers = os.fdopen(os.dup(1), "w")

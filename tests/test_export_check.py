@@ -16,7 +16,7 @@ from reused_graphs import graphs_of
 
 from paligemma_onnx.export import exporter
 from paligemma_onnx.export.bundle import weight_file as weights
-from paligemma_onnx.export.cli import export as export_command
+from paligemma_onnx.export.cli.commands import export as export_command
 from paligemma_onnx.export.exporter import ExportRequest, Source, export, open_source
 from paligemma_onnx.export.quantization.encodings import TensorSource
 from paligemma_onnx.export.quantization.quantize_graph import Stored

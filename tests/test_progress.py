@@ -10,7 +10,7 @@ import pytest
 from command_line import MAIN, ran
 from terminals import Terminal
 
-from paligemma_onnx.export.progress import OFTEN, TerminalProgress
+from paligemma_onnx.export.cli.progress import OFTEN, TerminalProgress
 
 COLOUR = "\x1b[31m"  # red, as TQDM_COLOUR=red has it
 # An export of a bar, without a model: bytes that are written slowly.

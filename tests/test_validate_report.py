@@ -16,7 +16,7 @@ from damage import copied, edit_tensors
 from PIL import Image
 from test_report_json import SCHEMA, refuse
 
-from paligemma_onnx.export import commands
+from paligemma_onnx.export.cli import run as commands
 from paligemma_onnx.export.exporter import open_source
 from paligemma_onnx.export.validation.self_check import questions_for, synthetic_picture
 from paligemma_onnx.model.load import load_model

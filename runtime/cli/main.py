@@ -19,17 +19,21 @@ from .process import let_go, run_command, say, take_over
 VARIABLES = "PALIGEMMA_ONNX"  # how the names of variables begin that set options
 # name -> module, extra it needs, one line of help
 COMMANDS = {
-    "export": ("paligemma_onnx.export.cli", "export", "Turn a checkpoint into a bundle of ONNX graphs."),
+    "export": (
+        "paligemma_onnx.export.cli.commands",
+        "export",
+        "Turn a checkpoint into a bundle of ONNX graphs.",
+    ),
     "generate": ("paligemma_onnx.runtime.cli.generate", None, "Answer a prompt about images."),
     "detect": ("paligemma_onnx.runtime.cli.detect", None, "Find objects in an image, as boxes."),
     "segment": ("paligemma_onnx.runtime.cli.detect", None, "Find objects in an image, with their masks."),
     "batch": ("paligemma_onnx.runtime.cli.batch", None, "Answer about millions of images, resumable."),
-    "validate": ("paligemma_onnx.export.cli", "export", "Hold a bundle against its checkpoint."),
+    "validate": ("paligemma_onnx.export.cli.commands", "export", "Hold a bundle against its checkpoint."),
     "verify": ("paligemma_onnx.runtime.cli.bundle", None, "Check sizes, hashes, graph inputs and outputs."),
     "inspect": ("paligemma_onnx.runtime.cli.bundle", None, "Show what is in a bundle."),
     "prepare": ("paligemma_onnx.runtime.cli.bundle", None, "Make a bundle open quickly on this machine."),
     "bench": ("paligemma_onnx.runtime.cli.bench", None, "Measure a bundle on this machine."),
-    "demo": ("paligemma_onnx.export.cli", "export", "Make, export and ask a small model, offline."),
+    "demo": ("paligemma_onnx.export.cli.commands", "export", "Make, export and ask a small model, offline."),
     "doctor": ("paligemma_onnx.runtime.cli.bundle", None, "Show versions, devices and what is missing."),
     "completion": ("paligemma_onnx.runtime.cli.completion", None, "Print what makes a shell complete."),
 }

@@ -20,19 +20,19 @@ from paligemma_onnx.runtime.errors import MismatchError, OptionError
 from paligemma_onnx.runtime.resource_errors import resources
 from paligemma_onnx.runtime.text.tokenizer import PromptTokenizer
 
-from .bundle.manifest_facts import first_difference
-from .demo.demo import run_demo
-from .exporter import ExportRequest, Source, draft, export, open_source
+from ..bundle.manifest_facts import first_difference
+from ..demo.demo import run_demo
+from ..exporter import ExportRequest, Source, draft, export, open_source
+from ..report.findings import find
+from ..report.html_page import page
+from ..report.input_images import see
+from ..report.json_report import as_json as validation_json
+from ..report.text_table import table
+from ..sources.hub import resolve_checkpoint
+from ..validation import self_check as checks
+from ..validation.reference_outputs import Reference
+from ..validation.validate import validate
 from .progress import TerminalProgress
-from .report.findings import find
-from .report.html_page import page
-from .report.input_images import see
-from .report.json_report import as_json as validation_json
-from .report.text_table import table
-from .sources.hub import resolve_checkpoint
-from .validation import self_check as checks
-from .validation.reference_outputs import Reference
-from .validation.validate import validate
 
 
 def run_export(
@@ -141,7 +141,7 @@ def _reference(kind: str, source: Source, adapter: Path | None) -> tuple[str, Re
     if adapter is not None:
         raise CheckpointError("--reference transformers takes no --adapter; merge it with peft first")
     try:
-        from .validation.transformers_reference import TransformersReference  # noqa: PLC0415  optional, and slow to import
+        from ..validation.transformers_reference import TransformersReference  # noqa: PLC0415  optional, and slow to import
     except ModuleNotFoundError as error:
         raise CheckpointError(
             f"--reference transformers needs {error.name}: `pip install transformers`"

@@ -11,7 +11,7 @@ from paligemma_onnx.runtime.cli.completion import complete_folders
 from paligemma_onnx.runtime.cli.param_types import DeviceType
 from paligemma_onnx.runtime.engine.session import MOST_THREADS
 
-from .recipes import DEFAULTS, PRECISIONS, choose
+from ..recipes import DEFAULTS, PRECISIONS, choose
 
 
 class _Lines(click.types.StringParamType):
@@ -71,7 +71,7 @@ def export(
     CHECKPOINT is a folder in Hugging Face layout (config.json, safetensors, tokenizer.json), or a hub id.
     The folder appears only when the graphs have been checked against torch.
     """
-    from .commands import run_export  # noqa: PLC0415  so that help needs no torch
+    from .run import run_export  # noqa: PLC0415  so that help needs no torch
 
     run_export(
         checkpoint,
@@ -127,7 +127,7 @@ def validate(
 
     Ends with code 6 when they are not the same model.
     """
-    from .commands import run_validate  # noqa: PLC0415  so that help needs no torch
+    from .run import run_validate  # noqa: PLC0415  so that help needs no torch
 
     run_validate(
         bundle,
@@ -161,6 +161,6 @@ def validate(
 )
 def demo(output: Path | None, picture: Path) -> None:
     """Export the small model that ships with the project and ask it about a drawn scene. Offline."""
-    from .commands import run_demo_in  # noqa: PLC0415  so that help needs no torch
+    from .run import run_demo_in  # noqa: PLC0415  so that help needs no torch
 
     run_demo_in(output, picture)
