@@ -41,10 +41,10 @@ from .graphs.cuda_weights import Packed, device_skeleton
 from .graphs.patch_matmul import multiply_patches
 from .graphs.specs import OPSETS, Verb, declare, specs
 from .graphs.trace import Traced, trace
+from .precisions import PRECISIONS, Precision
 from .quantization.channel_scaling import Balanced
 from .quantization.encodings import TensorSource
 from .quantization.quantize_graph import Laid, form_of, lay_out
-from .recipes import PRECISIONS, Precision
 from .sources.mask_decoder_npz import MASK_DECODER, read_mask_decoder
 
 # Tokens an answer gets when nobody says: captions and answers are shorter, twenty objects' boxes are not.

@@ -15,7 +15,7 @@ from reused_graphs import graphs_of
 from paligemma_onnx.export import exporter
 from paligemma_onnx.export.demo.shipped_model import shipped_model
 from paligemma_onnx.export.exporter import ExportRequest, export
-from paligemma_onnx.export.recipes import PRECISIONS
+from paligemma_onnx.export.precisions import PRECISIONS
 from paligemma_onnx.export.validation.self_check import self_check
 
 __all__ = ["cuda_bundle", "gpu_python", "pytest_terminal_summary"]  # which pytest finds here

@@ -7,10 +7,10 @@ from collections.abc import Callable
 import torch
 
 from paligemma_onnx.export.exporter import Source
+from paligemma_onnx.export.precisions import PRECISIONS
 from paligemma_onnx.export.quantization.channel_scaling import INPUT_SCALES
 from paligemma_onnx.export.quantization.encodings import TensorSource, decoded
 from paligemma_onnx.export.quantization.quantize_graph import form_of, table_form
-from paligemma_onnx.export.recipes import PRECISIONS
 from paligemma_onnx.model.config import PaliGemmaConfig
 from paligemma_onnx.model.load import skeleton
 from paligemma_onnx.model.paligemma import PaliGemma

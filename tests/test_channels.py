@@ -12,9 +12,9 @@ from rounded_weights import model_of
 
 from paligemma_onnx.export.demo.shipped_model import shipped_model
 from paligemma_onnx.export.exporter import open_source
+from paligemma_onnx.export.precisions import Blocks, Outputs
 from paligemma_onnx.export.quantization.channel_scaling import Balanced
 from paligemma_onnx.export.quantization.encodings import TensorSource, decoded
-from paligemma_onnx.export.recipes import Blocks, Outputs
 from paligemma_onnx.model.config import PaliGemmaConfig
 from paligemma_onnx.model.load import load_model, skeleton
 from paligemma_onnx.model.paligemma import PaliGemma

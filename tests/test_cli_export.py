@@ -18,7 +18,7 @@ from huggingface_hub import utils as hub
 from reused_graphs import graphs_of
 
 from paligemma_onnx.export import exporter
-from paligemma_onnx.export.recipes import choose
+from paligemma_onnx.export.precisions import choose
 from paligemma_onnx.runtime.errors import OptionError
 
 Folders = Callable[[str], Path]

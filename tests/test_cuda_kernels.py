@@ -13,7 +13,7 @@ from cuda_kernels import LIST, counting, without_kernel
 from hollow import Hollow
 from onnx import ModelProto, TensorProto, helper
 
-from paligemma_onnx.export.recipes import PRECISIONS
+from paligemma_onnx.export.precisions import PRECISIONS
 
 Bundles = Callable[[str, str], Path]
 CASES = ("gemma_one_kv_head", "gemma2_window")

@@ -11,9 +11,9 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from paligemma_onnx.export.precisions import Blocks, Float32, Form, Outputs
 from paligemma_onnx.export.quantization import encodings
 from paligemma_onnx.export.quantization.encodings import decoded, encode, layouts
-from paligemma_onnx.export.recipes import Blocks, Float32, Form, Outputs
 from paligemma_onnx.runtime.engine.int8_overflow import guard
 
 FORMS = [Outputs(), Blocks(4, 16), Blocks(4, 32), Blocks(4, 128), Blocks(8, 32), Blocks(8, 128)]

@@ -16,8 +16,8 @@ from safetensors.torch import load_file, save_file
 from paligemma_onnx.export import exporter
 from paligemma_onnx.export.bundle import weight_file as weights
 from paligemma_onnx.export.exporter import ExportRequest, Source, export
+from paligemma_onnx.export.precisions import Form
 from paligemma_onnx.export.quantization import encodings
-from paligemma_onnx.export.recipes import Form
 from paligemma_onnx.export.validation.self_check import self_check
 from paligemma_onnx.model.errors import CheckpointError
 from paligemma_onnx.runtime.bundle.manifest import Manifest

@@ -22,8 +22,8 @@ from rounded_runner import run_on_cpu
 from paligemma_onnx.export.demo.shipped_model import shipped_model
 from paligemma_onnx.export.exporter import ExportRequest, export, open_source
 from paligemma_onnx.export.graphs.cuda_weights import HEAD_WIDTH, device_skeleton, rotations
+from paligemma_onnx.export.precisions import PRECISIONS
 from paligemma_onnx.export.quantization.encodings import narrowed
-from paligemma_onnx.export.recipes import PRECISIONS
 from paligemma_onnx.export.validation.compare import LIMITS
 from paligemma_onnx.export.validation.self_check import self_check
 from paligemma_onnx.model.errors import CheckpointError

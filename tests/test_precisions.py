@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from rounded_weights import rounded_model
 
 from paligemma_onnx.export.exporter import open_source
-from paligemma_onnx.export.recipes import PRECISIONS
+from paligemma_onnx.export.precisions import PRECISIONS
 from paligemma_onnx.export.validation.self_check import self_check, synthetic_picture
 from paligemma_onnx.model.cache import KeyValue
 from paligemma_onnx.runtime.bundle.manifest import Manifest, read_manifest

@@ -22,7 +22,7 @@ from paligemma_onnx.runtime.bundle.manifest import (
 from paligemma_onnx.runtime.errors import BundleError
 from paligemma_onnx.runtime.text.tokenizer import PromptTokenizer
 
-from ..recipes import Precision
+from ..precisions import Precision
 
 TOKENIZER = "tokenizer.json"
 MAX_JSON_BYTES = 1 << 20  # of a settings file; published ones are under 2 kB

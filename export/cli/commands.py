@@ -11,7 +11,7 @@ from paligemma_onnx.runtime.cli.completion import complete_folders
 from paligemma_onnx.runtime.cli.param_types import DeviceType
 from paligemma_onnx.runtime.engine.session import MOST_THREADS
 
-from ..recipes import DEFAULTS, PRECISIONS, choose
+from ..precisions import DEFAULTS, PRECISIONS, choose
 
 
 class _Lines(click.types.StringParamType):

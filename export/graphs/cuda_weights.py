@@ -20,8 +20,8 @@ from paligemma_onnx.model.load import skeleton
 from paligemma_onnx.model.paligemma import PaliGemma
 from paligemma_onnx.model.rotary import inverse_frequencies
 
+from ..precisions import HEAD
 from ..quantization.encodings import TensorSource
-from ..recipes import HEAD
 
 HEAD_WIDTH = 16  # GroupQueryAttention rotates multiples of this (onnxruntime); published heads are 256 wide
 PACKED = "qkv_proj"  # query, key and value projections below each other, [(A + 2K) * H, D]

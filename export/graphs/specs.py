@@ -19,7 +19,7 @@ from paligemma_onnx.model.mask_decoder import GRID, SIDE, MaskDecoder
 from paligemma_onnx.model.paligemma import PaliGemma
 from paligemma_onnx.runtime.bundle.manifest import CacheUpdate, Graphs, GraphSpec, TensorSpec
 
-from ..recipes import HalfType, Precision
+from ..precisions import HalfType, Precision
 from .cuda_graphs import EncodeOnDevice, PrefillOnDevice, StepOnDevice
 from .cuda_weights import check_width
 from .in_place_decoder import DecoderInPlace

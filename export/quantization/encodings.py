@@ -21,7 +21,7 @@ from torch import Tensor
 
 from paligemma_onnx.model.errors import CheckpointError
 
-from ..recipes import Blocks, Float32, Form, Half, HalfType, Outputs
+from ..precisions import Blocks, Float32, Form, Half, HalfType, Outputs
 
 PIECE = 64 << 20  # bytes of float32 weights in memory at once
 FLOAT32 = 4  # bytes

@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from paligemma_onnx.model.tensor_names import EMBEDDING
 
 from ..graphs.trace import Traced
-from ..recipes import Blocks, Float32, Form, Half, HalfType, Precision
+from ..precisions import Blocks, Float32, Form, Half, HalfType, Precision
 from .channel_scaling import INPUT_SCALES
 from .encodings import HALVES, Layout, layouts
 

@@ -18,9 +18,9 @@ from torch import Tensor
 from paligemma_onnx.runtime.bundle.manifest import Manifest
 
 from ..bundle.weight_file import lookup
+from ..precisions import Blocks, Float32, Form, Half, Outputs
 from ..quantization.encodings import MARKS, TensorSource, encode, layouts
 from ..quantization.quantize_graph import HALF_OF
-from ..recipes import Blocks, Float32, Form, Half, Outputs
 
 _SUFFIX = re.compile(
     r"(?P<tensor>.+)\.int(?P<bits>[48])(x(?P<size>\d+)(?P<mark>bf16|fp16)?)?(?P<kind>\.scales|\.rows|)"
