@@ -19,7 +19,7 @@ from transformers.cache_utils import Cache, DynamicCache
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from paligemma_onnx.export.bundle.manifest_facts import image_facts
-from paligemma_onnx.model.config_json import read_config
+from paligemma_onnx.model.checkpoint.config_json import read_config
 from paligemma_onnx.runtime.diagnostics.benchmark import Cost, pictures_for
 from paligemma_onnx.runtime.image.open import open_image, preprocess
 from paligemma_onnx.runtime.text.tokenizer import PromptTokenizer

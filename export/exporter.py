@@ -14,10 +14,10 @@ from typing import Protocol
 import onnx_ir as ir
 import torch
 
-from paligemma_onnx.model.checkpoint import Checkpoint, find_non_finite
+from paligemma_onnx.model.checkpoint.checkpoint import Checkpoint, find_non_finite
+from paligemma_onnx.model.checkpoint.errors import CheckpointError, listed
+from paligemma_onnx.model.checkpoint.load import open_checkpoint, skeleton
 from paligemma_onnx.model.config import PaliGemmaConfig
-from paligemma_onnx.model.errors import CheckpointError, listed
-from paligemma_onnx.model.load import open_checkpoint, skeleton
 from paligemma_onnx.model.mask_decoder import MaskDecoder
 from paligemma_onnx.model.rotary import inverse_frequencies
 from paligemma_onnx.runtime.bundle.manifest import (

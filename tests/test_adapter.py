@@ -13,8 +13,8 @@ import transformers
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from paligemma_onnx.model.checkpoint import Checkpoint, find_non_finite
-from paligemma_onnx.model.errors import CheckpointError
+from paligemma_onnx.model.checkpoint.checkpoint import Checkpoint, find_non_finite
+from paligemma_onnx.model.checkpoint.errors import CheckpointError
 
 Json = dict[str, Any]
 

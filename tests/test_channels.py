@@ -15,8 +15,8 @@ from paligemma_onnx.export.exporter import open_source
 from paligemma_onnx.export.precisions import Blocks, Outputs
 from paligemma_onnx.export.quantization.channel_scaling import Balanced
 from paligemma_onnx.export.quantization.encodings import TensorSource, decoded
+from paligemma_onnx.model.checkpoint.load import load_model, skeleton
 from paligemma_onnx.model.config import PaliGemmaConfig
-from paligemma_onnx.model.load import load_model, skeleton
 from paligemma_onnx.model.paligemma import PaliGemma
 from training.outliers import inject
 

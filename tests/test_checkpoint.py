@@ -15,9 +15,9 @@ import transformers
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from paligemma_onnx.model.checkpoint import Checkpoint
-from paligemma_onnx.model.config_json import read_config
-from paligemma_onnx.model.errors import CheckpointError
+from paligemma_onnx.model.checkpoint.checkpoint import Checkpoint
+from paligemma_onnx.model.checkpoint.config_json import read_config
+from paligemma_onnx.model.checkpoint.errors import CheckpointError
 from paligemma_onnx.model.paligemma import PaliGemma
 
 Shapes = dict[str, tuple[int, ...]]
@@ -142,7 +142,7 @@ def test_half_precision_stays_as_stored(tiny: Tiny, tmp_path: Path, dtype: torch
 def test_a_stored_head_must_be_the_embedding(
     tiny: Tiny, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("paligemma_onnx.model.checkpoint.CHUNK", 300)  # values; the table has 800
+    monkeypatch.setattr("paligemma_onnx.model.checkpoint.checkpoint.CHUNK", 300)  # values; the table has 800
     table = tiny.stored[EMBEDDING]
     file = tmp_path / "model.safetensors"
     save_file(tiny.stored | {name: table.clone()}, file)

@@ -18,7 +18,7 @@ from reused_graphs import graphs_of
 
 from paligemma_onnx.export import exporter
 from paligemma_onnx.export.exporter import ExportRequest, export
-from paligemma_onnx.model.errors import CheckpointError
+from paligemma_onnx.model.checkpoint.errors import CheckpointError
 from paligemma_onnx.runtime.errors import OptionError
 
 Folders = Callable[[str], Path]

@@ -12,8 +12,8 @@ import transformers
 from published_configs import PUBLISHED_1, PUBLISHED_2, Json, changed, without, write
 
 from paligemma_onnx.model import presets
+from paligemma_onnx.model.checkpoint.config_json import read_config
 from paligemma_onnx.model.config import PaliGemmaConfig
-from paligemma_onnx.model.config_json import read_config
 from paligemma_onnx.model.paligemma import PaliGemma
 
 

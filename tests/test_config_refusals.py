@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from published_configs import PUBLISHED_1, PUBLISHED_2, Json, changed, without, write
 
-from paligemma_onnx.model.config_json import MAX_CONFIG_BYTES, read_config
-from paligemma_onnx.model.errors import CheckpointError
+from paligemma_onnx.model.checkpoint.config_json import MAX_CONFIG_BYTES, read_config
+from paligemma_onnx.model.checkpoint.errors import CheckpointError
 
 
 @pytest.mark.parametrize(

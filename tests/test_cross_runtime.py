@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from onnx.reference import ReferenceEvaluator
 
 from paligemma_onnx.model.cache import Cache
-from paligemma_onnx.model.load import load_model, open_checkpoint
+from paligemma_onnx.model.checkpoint.load import load_model, open_checkpoint
 from paligemma_onnx.model.paligemma import PaliGemma
 
 Folders = Callable[[str], Path]

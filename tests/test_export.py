@@ -19,7 +19,7 @@ from paligemma_onnx.export.exporter import ExportRequest, Source, export
 from paligemma_onnx.export.precisions import Form
 from paligemma_onnx.export.quantization import encodings
 from paligemma_onnx.export.validation.self_check import self_check
-from paligemma_onnx.model.errors import CheckpointError
+from paligemma_onnx.model.checkpoint.errors import CheckpointError
 from paligemma_onnx.runtime.bundle.manifest import Manifest
 
 Folders = Callable[[str], Path]

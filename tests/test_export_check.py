@@ -29,7 +29,7 @@ from paligemma_onnx.export.validation.self_check import (
     self_check,
     synthetic_picture,
 )
-from paligemma_onnx.model.load import load_model
+from paligemma_onnx.model.checkpoint.load import load_model
 from paligemma_onnx.runtime.bundle.manifest import Manifest, read_manifest
 from paligemma_onnx.runtime.engine.session import place
 from paligemma_onnx.runtime.errors import MismatchError

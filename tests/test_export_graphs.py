@@ -15,7 +15,7 @@ import torch
 from checkpoints import CASES
 from closeness import assert_close
 
-from paligemma_onnx.model.load import load_model, open_checkpoint
+from paligemma_onnx.model.checkpoint.load import load_model, open_checkpoint
 from paligemma_onnx.runtime import PaliGemma
 from paligemma_onnx.runtime.bundle.manifest import read_manifest
 from paligemma_onnx.runtime.cancellation import Cancellation

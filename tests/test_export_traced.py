@@ -18,8 +18,8 @@ from paligemma_onnx.export.exporter import ExportRequest, Source, export
 from paligemma_onnx.export.graphs.specs import Verb
 from paligemma_onnx.export.graphs.trace import Traced, trace
 from paligemma_onnx.export.validation.self_check import self_check
+from paligemma_onnx.model.checkpoint.load import skeleton
 from paligemma_onnx.model.config import PaliGemmaConfig
-from paligemma_onnx.model.load import skeleton
 from paligemma_onnx.model.paligemma import PaliGemma
 from paligemma_onnx.runtime.bundle.manifest import Manifest
 from paligemma_onnx.runtime.errors import MismatchError

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from paligemma_onnx.export.bundle.manifest_facts import image_facts, token_facts
-from paligemma_onnx.model.config_json import read_config
-from paligemma_onnx.model.errors import CheckpointError
+from paligemma_onnx.model.checkpoint.config_json import read_config
+from paligemma_onnx.model.checkpoint.errors import CheckpointError
 from paligemma_onnx.runtime.bundle.manifest import MANIFEST, identity, read_manifest
 from paligemma_onnx.runtime.errors import BundleError
 

@@ -17,7 +17,7 @@ from transformers.models.siglip.image_processing_pil_siglip import SiglipImagePr
 
 from paligemma_onnx.export.demo.shipped_model import shipped_model
 from paligemma_onnx.export.validation.torch_runner import open_as_reference
-from paligemma_onnx.model.load import open_checkpoint
+from paligemma_onnx.model.checkpoint.load import open_checkpoint
 from paligemma_onnx.runtime import PaliGemma, Request
 from training.outliers import OUTLIER, write_with_outliers
 from training.tasks import QUESTIONS

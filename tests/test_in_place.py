@@ -17,7 +17,7 @@ from damage import copied, edit_manifest, endless
 
 from paligemma_onnx.export.validation.torch_runner import open_as_reference
 from paligemma_onnx.model.cache import Cache as TorchCache
-from paligemma_onnx.model.load import load_model, open_checkpoint
+from paligemma_onnx.model.checkpoint.load import load_model, open_checkpoint
 from paligemma_onnx.model.paligemma import PaliGemma as Model
 from paligemma_onnx.runtime import Cancellation, PaliGemma, Request
 from paligemma_onnx.runtime.bundle.manifest import read_manifest

@@ -13,10 +13,10 @@ from checkpoints import CASES
 from closeness import assert_close
 from safetensors.torch import load_file
 
+from paligemma_onnx.model.checkpoint.load import load_model, open_checkpoint
+from paligemma_onnx.model.checkpoint.tensor_names import canonical_name
 from paligemma_onnx.model.linear import TiedEmbedding
-from paligemma_onnx.model.load import load_model, open_checkpoint
 from paligemma_onnx.model.paligemma import PaliGemma
-from paligemma_onnx.model.tensor_names import canonical_name
 
 
 def load(folder: Path) -> PaliGemma:

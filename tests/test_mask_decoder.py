@@ -11,7 +11,7 @@ import torch
 from mask_oracle import expected, random_weights
 
 from paligemma_onnx.export.sources.mask_decoder_npz import read_mask_decoder
-from paligemma_onnx.model.errors import CheckpointError
+from paligemma_onnx.model.checkpoint.errors import CheckpointError
 from paligemma_onnx.model.mask_decoder import MaskDecoder
 
 

@@ -16,7 +16,7 @@ from reused_graphs import graphs_of
 from paligemma_onnx.export import exporter
 from paligemma_onnx.export.exporter import ExportRequest, export, open_source
 from paligemma_onnx.export.validation.self_check import self_check
-from paligemma_onnx.model.errors import CheckpointError
+from paligemma_onnx.model.checkpoint.errors import CheckpointError
 from paligemma_onnx.runtime import BundleError, Cancellation, PaliGemma
 from paligemma_onnx.runtime.bundle.manifest import read_manifest
 from paligemma_onnx.runtime.errors import MismatchError

@@ -26,7 +26,7 @@ from paligemma_onnx.export.precisions import PRECISIONS
 from paligemma_onnx.export.quantization.encodings import narrowed
 from paligemma_onnx.export.validation.compare import LIMITS
 from paligemma_onnx.export.validation.self_check import self_check
-from paligemma_onnx.model.errors import CheckpointError
+from paligemma_onnx.model.checkpoint.errors import CheckpointError
 from paligemma_onnx.model.rotary import rotation
 from paligemma_onnx.runtime import PaliGemma, Request
 from paligemma_onnx.runtime.bundle.check_manifest import check_manifest

@@ -14,7 +14,7 @@ from benchmarks.checkpoint import make_checkpoint
 from benchmarks.peers.gguf_file import norm_weight, sizes, tensors
 from benchmarks.peers.text_checkpoint import ARCHITECTURES, make_text_checkpoint
 from benchmarks.sizes import FAMILIES, Family, subject
-from paligemma_onnx.model.load import open_checkpoint
+from paligemma_onnx.model.checkpoint.load import open_checkpoint
 
 
 @pytest.fixture(scope="module")

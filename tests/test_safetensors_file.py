@@ -10,8 +10,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from paligemma_onnx.model.checkpoint import CHUNK, Checkpoint, find_non_finite
-from paligemma_onnx.model.errors import CheckpointError
+from paligemma_onnx.model.checkpoint.checkpoint import CHUNK, Checkpoint, find_non_finite
+from paligemma_onnx.model.checkpoint.errors import CheckpointError
 
 STATUS = Path("/proc/self/status")
 

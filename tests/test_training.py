@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from paligemma_onnx.export.sources.mask_decoder_npz import read_mask_decoder
-from paligemma_onnx.model.load import open_checkpoint
+from paligemma_onnx.model.checkpoint.load import open_checkpoint
 from training.recipe import SMOKE
 
 ROOT = Path(__file__).parent.parent

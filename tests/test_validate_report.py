@@ -19,7 +19,7 @@ from test_report_json import SCHEMA, refuse
 from paligemma_onnx.export.cli import run as commands
 from paligemma_onnx.export.exporter import open_source
 from paligemma_onnx.export.validation.self_check import questions_for, synthetic_picture
-from paligemma_onnx.model.load import load_model
+from paligemma_onnx.model.checkpoint.load import load_model
 from paligemma_onnx.runtime.atomic_file import replaced_file
 from paligemma_onnx.runtime.bundle.manifest import read_manifest
 from paligemma_onnx.runtime.errors import OptionError

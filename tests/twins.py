@@ -10,7 +10,7 @@ from typing import Any
 
 from checkpoints import CASES, make_model
 
-from paligemma_onnx.model.config_json import read_config
+from paligemma_onnx.model.checkpoint.config_json import read_config
 from paligemma_onnx.model.paligemma import PaliGemma
 
 

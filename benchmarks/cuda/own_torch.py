@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from paligemma_onnx.export.bundle.manifest_facts import image_facts
-from paligemma_onnx.model.load import load_model, open_checkpoint
+from paligemma_onnx.model.checkpoint.load import load_model, open_checkpoint
 from paligemma_onnx.runtime.diagnostics.benchmark import Cost, pictures_for
 from paligemma_onnx.runtime.image.open import open_image, preprocess
 from paligemma_onnx.runtime.text.tokenizer import PromptTokenizer

@@ -7,9 +7,9 @@ from dataclasses import asdict, fields
 from importlib.metadata import version
 from pathlib import Path
 
+from paligemma_onnx.model.checkpoint.errors import CheckpointError, shown
+from paligemma_onnx.model.checkpoint.json_file import read_json
 from paligemma_onnx.model.config import PaliGemmaConfig
-from paligemma_onnx.model.errors import CheckpointError, shown
-from paligemma_onnx.model.strict_json import read_json
 from paligemma_onnx.runtime.bundle.manifest import (
     CacheFacts,
     ImageFacts,

@@ -14,7 +14,7 @@ from pathlib import Path
 import onnx_ir as ir
 from torch import Tensor
 
-from paligemma_onnx.model.errors import CheckpointError
+from paligemma_onnx.model.checkpoint.errors import CheckpointError
 from paligemma_onnx.runtime.bundle.manifest import FileSpec
 
 from ..quantization.encodings import TensorSource, encode

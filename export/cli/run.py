@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 import numpy as np
 
-from paligemma_onnx.model.errors import CheckpointError
+from paligemma_onnx.model.checkpoint.errors import CheckpointError
 from paligemma_onnx.runtime.atomic_file import replaced_file
 from paligemma_onnx.runtime.bundle.integrity import check_files
 from paligemma_onnx.runtime.bundle.manifest import read_manifest

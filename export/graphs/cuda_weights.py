@@ -12,11 +12,11 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from paligemma_onnx.model.checkpoint.errors import CheckpointError
+from paligemma_onnx.model.checkpoint.load import skeleton
 from paligemma_onnx.model.config import PaliGemmaConfig, TextConfig
-from paligemma_onnx.model.errors import CheckpointError
 from paligemma_onnx.model.gemma import DecoderLayer, Gemma, RMSNorm
 from paligemma_onnx.model.linear import Linear
-from paligemma_onnx.model.load import skeleton
 from paligemma_onnx.model.paligemma import PaliGemma
 from paligemma_onnx.model.rotary import inverse_frequencies
 

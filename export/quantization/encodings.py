@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from paligemma_onnx.model.errors import CheckpointError
+from paligemma_onnx.model.checkpoint.errors import CheckpointError
 
 from ..precisions import Blocks, Float32, Form, Half, HalfType, Outputs
 

@@ -26,7 +26,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from paligemma_onnx.model.tensor_names import EMBEDDING
+from paligemma_onnx.model.checkpoint.tensor_names import EMBEDDING
 
 from ..graphs.trace import Traced
 from ..precisions import Blocks, Float32, Form, Half, HalfType, Precision

@@ -6,7 +6,7 @@ import re
 import sys
 from pathlib import Path
 
-from paligemma_onnx.model.errors import CheckpointError, shown
+from paligemma_onnx.model.checkpoint.errors import CheckpointError, shown
 from paligemma_onnx.runtime.resource_errors import resources, shortage
 
 FILES = ("*.json", "*.safetensors")  # never pickles, nor the original JAX arrays

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from paligemma_onnx.model.errors import CheckpointError
+from paligemma_onnx.model.checkpoint.errors import CheckpointError
 from paligemma_onnx.model.mask_decoder import MaskDecoder
 
 MASK_DECODER = "mask_decoder.npz"  # its name where it lies beside a checkpoint's weights

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from paligemma_onnx.model.load import load_model
+from paligemma_onnx.model.checkpoint.load import load_model
 from paligemma_onnx.runtime.bundle.manifest import Manifest
 from paligemma_onnx.runtime.engine.session import place
 from paligemma_onnx.runtime.errors import MismatchError

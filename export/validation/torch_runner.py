@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from paligemma_onnx.model.cache import KeyValue
-from paligemma_onnx.model.load import load_model
+from paligemma_onnx.model.checkpoint.load import load_model
 from paligemma_onnx.model.mask_decoder import MaskDecoder
 from paligemma_onnx.runtime.bundle.manifest import Manifest
 from paligemma_onnx.runtime.cancellation import Cancellation

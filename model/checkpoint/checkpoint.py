@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .adapter import Adapter
 from .errors import CheckpointError, listed, shown
-from .safetensors_file import StoredTensor, map_file
+from .lora import Adapter
+from .safetensors_header import StoredTensor, map_file
 from .tensor_names import EMBEDDING, LM_HEAD, canonical_name
 from .weight_files import WeightFile, find_weight_files
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from .config import PaliGemmaConfig, VisionConfig
+from ..config import PaliGemmaConfig, VisionConfig
 from .config_keys import MAX_DIMENSION, MAX_LAYERS, MAX_SIDE, TOP_ACCEPTED, VISION_ACCEPTED, VISION_KEYS
 from .errors import shown
+from .json_file import read_json
 from .json_section import Section
-from .strict_json import read_json
 from .text_config_json import text_config
 
 MAX_CONFIG_BYTES = 1 << 20  # published files have about 1 KiB, those with every default written out about 10

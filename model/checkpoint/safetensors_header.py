@@ -16,7 +16,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from .errors import CheckpointError, listed, shown
-from .strict_json import open_file, parse_json, refuse_lfs_pointer
+from .json_file import open_file, parse_json, refuse_lfs_pointer
 
 LENGTH_BYTES = 8
 MAX_HEADER_BYTES = (

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from .errors import shown
+from .json_file import read_json
 from .json_section import Section
-from .strict_json import read_json
 
 ADAPTER_CONFIG = "adapter_config.json"
 MAX_ADAPTER_CONFIG_BYTES = 1 << 20  # PEFT writes about 1 KiB, more with a pattern for each module

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .config import TextConfig
+from ..config import TextConfig
 from .config_keys import GEMMA2_KEYS, GEMMA_KEYS, MAX_DIMENSION, MAX_LAYERS, MAX_REAL, TEXT_ACCEPTED
 from .errors import shown
 from .json_section import Section

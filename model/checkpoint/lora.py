@@ -12,9 +12,9 @@ from typing import Any
 
 from torch import Tensor
 
-from .adapter_json import AdapterConfig, read_adapter_config
 from .errors import CheckpointError, listed, shown
-from .safetensors_file import StoredTensor, map_file, read_header
+from .lora_config import AdapterConfig, read_adapter_config
+from .safetensors_header import StoredTensor, map_file, read_header
 from .tensor_names import canonical_name
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"

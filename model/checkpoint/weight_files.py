@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from .errors import CheckpointError, listed, shown
-from .safetensors_file import StoredTensor, read_header
-from .strict_json import read_json
+from .json_file import read_json
+from .safetensors_header import StoredTensor, read_header
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import torch
 
+from ..config import PaliGemmaConfig
+from ..paligemma import PaliGemma
+from ..rotary import inverse_frequencies
 from .checkpoint import Checkpoint
-from .config import PaliGemmaConfig
 from .config_json import read_config
-from .paligemma import PaliGemma
-from .rotary import inverse_frequencies
 
 
 def skeleton(config: PaliGemmaConfig) -> PaliGemma:
