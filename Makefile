@@ -3,7 +3,7 @@
 # make lint    ruff and mypy
 #
 # Each builds its own environment in .venv when it is missing or out of date. On Linux `test` has a second one in
-# .venv-gpu, with the engine for GPUs; what it tests needs no GPU (tests/hollow_cuda).
+# .venv-gpu, with the engine for GPUs; what it tests needs no GPU (tests/fake_cuda).
 
 PYTHON ?= python3
 VENV := .venv

@@ -67,7 +67,7 @@ def fastest(work: Callable[[], object]) -> float:
 
 
 def int8_session(inner: int, outer: int, threads: int) -> onnxruntime.InferenceSession:
-    """A session of `int8_product`, with the options of a bundle's (runtime/session.py)."""
+    """A session of `int8_product`, with the options of a bundle's (runtime/engine/session.py)."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     guard(options, onnxruntime)

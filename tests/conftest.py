@@ -7,10 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from cached_traces import graphs_of
 from checkpoints import CASES, write_checkpoint
 from exporting import Silent, exported
-from hollow import cuda_bundle, gpu_python, pytest_terminal_summary
-from reused_graphs import graphs_of
+from fake_cuda import cuda_bundle, gpu_python, pytest_terminal_summary
 
 from paligemma_onnx.export import exporter
 from paligemma_onnx.export.demo.shipped_model import shipped_model

@@ -6,7 +6,7 @@ from dataclasses import asdict
 
 from paligemma_onnx.model.config import PaliGemmaConfig
 
-_PREFIXES = {  # ours -> theirs; model/tensor_names.py reads them back
+_PREFIXES = {  # ours -> theirs; model/checkpoint/tensor_names.py reads them back
     "language_model.": "language_model.model.",
     "vision_tower.": "vision_tower.vision_model.",
 }

@@ -27,7 +27,7 @@ from .reference_outputs import Reference
 
 @dataclass(frozen=True)
 class ReferenceRunner:
-    """The graphs' calls, answered by a reference; see runtime/graphs.py for shapes."""
+    """The graphs' calls, answered by a reference; see runtime/graphs/onnx_runner.py for shapes."""
 
     reference: Reference
     manifest: Manifest

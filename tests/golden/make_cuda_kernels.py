@@ -1,12 +1,10 @@
-"""Writes tests/cuda_kernels.json: for which operators, versions and types the engine has CUDA kernels.
+"""Write tests/support/cuda_kernels.json: the operators, versions and types with a CUDA kernel.
 
-`.venv/bin/python tests/golden/make_cuda_kernels.py`, where `make test` has been run. The provider itself is
-asked, on the hollow device. The engine asks all its providers at once and dies where one does not load, so
-TensorRT's libraries and cuDNN are there too, in name.
+    .venv/bin/python tests/golden/make_cuda_kernels.py
 
-    {"onnxruntime-gpu": version, "kernels": {"domain::Operator": [[first, last, {parameter: types}]]}}
-
-`first` and `last` are versions of the operator; last is null in a kernel that takes all later ones.
+Run `make test-cuda` first: the script asks the real CUDA provider in .venv-gpu, on the fake CUDA runtime.
+onnxruntime loads all its providers at once and stops if one does not load, so the script also creates empty
+libraries with the names of TensorRT's and cuDNN's.
 """
 
 from __future__ import annotations
@@ -18,12 +16,14 @@ import sys
 import tempfile
 from pathlib import Path
 
-TESTS = Path(__file__).parent.parent
-sys.path.insert(0, str(TESTS))
-from hollow_cuda.build import COMPILER, build  # noqa: E402
+ROOT = Path(__file__).parent.parent.parent
+TESTS = ROOT / "tests"
 
-PYTHON = TESTS.parent / ".venv-gpu" / "bin" / "python"
-LIST = TESTS / "cuda_kernels.json"
+sys.path.insert(0, str(ROOT))
+from tests.fake_cuda.build import COMPILER, build  # noqa: E402  needs the line above
+
+PYTHON = ROOT / ".venv-gpu" / "bin" / "python"
+LIST = TESTS / "support" / "cuda_kernels.json"
 Types = dict[str, list[str]]  # by type parameter
 LAST = (1 << 31) - 1  # of a kernel that takes all later versions
 # What the TensorRT provider looks for when it is loaded, by the library it looks in.

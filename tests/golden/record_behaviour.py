@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -31,12 +32,12 @@ MAX_NEW_TOKENS = 96
 EVENTS = "PALIGEMMA_ONNX_TEST_EVENTS"  # environment variable: file the pytest plugin below appends to
 
 
-def run_command(*arguments: object) -> str:
-    """Run `paligemma-onnx` in a process of its own and return its stdout; raises CalledProcessError."""
+def run_command(*arguments: object) -> int:
+    """Run `paligemma-onnx` in a process of its own and return its exit code."""
     module = "paligemma_onnx.runtime.cli.main" + (".main" if NESTED_CLI else "")
     script = f"import {module} as cli; cli.main()"
     command = [sys.executable, "-c", script, *map(str, arguments)]
-    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+    return subprocess.run(command, check=False).returncode
 
 
 NESTED_CLI = (ROOT / "runtime" / "cli").is_dir()
@@ -83,10 +84,12 @@ def record_bundles(work: Path) -> dict[str, Any]:
     for name, checkpoint in checkpoints.items():
         for precision in PRECISIONS:
             bundle = work / "bundle"
-            arguments = ("--precision", precision, "--force")
-            run_command("export", checkpoint, "--output", bundle, *arguments)
-            entry: dict[str, Any] = {"digests": digests(bundle)}
-            if precision in CPU_PRECISIONS:
+            shutil.rmtree(bundle, ignore_errors=True)
+            # Without the check against torch, which refuses 4-bit weights of random models this small.
+            arguments = ("--precision", precision, "--no-validate")
+            code = run_command("export", checkpoint, "--output", bundle, *arguments)
+            entry: dict[str, Any] = {"exit_code": code, "digests": digests(bundle) if code == 0 else {}}
+            if code == 0 and precision in CPU_PRECISIONS:
                 entry["ids"] = answers(bundle, golden if name == "shipped" else golden[:3])
             found[f"{name} {precision}"] = entry
             print(f"{name} {precision}: {len(entry['digests'])} files, {len(entry.get('ids', []))} answers")

@@ -1,0 +1,221 @@
+"""`export`, `validate` and `demo` as commands: the hub, other models, and folders that are taken."""
+
+from __future__ import annotations
+
+import errno
+import json
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import huggingface_hub
+import pytest
+from cached_traces import graphs_of
+from command_line import ran_here
+from damage import copied, edit_json, edit_tensors
+from huggingface_hub import errors
+from huggingface_hub import utils as hub
+
+from paligemma_onnx.export import exporter
+from paligemma_onnx.export.precisions import choose
+from paligemma_onnx.runtime.errors import OptionError
+
+Folders = Callable[[str], Path]
+CASE = "gemma_one_kv_head"
+HUB_ID = "google/paligemma-3b-pt-224"
+EMBEDDING = "language_model.model.embed_tokens.weight"
+
+
+def answering(error: type[Exception], status: int) -> Exception:
+    response: Any = SimpleNamespace(
+        status_code=status, headers={}, request=None, url="https://huggingface.co"
+    )
+    text = f"{status} Client Error. (Request ID: Root=1-2)\n\nCannot access https://huggingface.co/api."
+    return error(text, response=response)  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "words"),
+    [
+        (
+            answering(errors.GatedRepoError, 403),
+            4,
+            f"https://huggingface.co/{HUB_ID}: accept it, then `hf auth",
+        ),
+        (
+            answering(errors.RepositoryNotFoundError, 401),
+            4,
+            "no such model on the hub; if it is a private one",
+        ),
+        (answering(errors.RevisionNotFoundError, 404), 4, "the hub has the model, but not in that revision"),
+        (answering(errors.HfHubHTTPError, 503), 4, "the hub answers with an error (503); try again later"),
+        (
+            errors.LocalEntryNotFoundError("offline"),
+            4,
+            "the hub cannot be reached and the local cache lacks it",
+        ),
+        (errors.OfflineModeIsEnabled("offline"), 4, "the hub cannot be reached"),
+        (ConnectionResetError(errno.ECONNRESET, "reset"), 4, "the hub cannot be reached"),
+        (errors.HFValidationError("no"), 4, "not a possible id on the hub"),
+        (OSError(errno.ENOSPC, "No space left on device"), 5, "the disk"),
+    ],
+)
+def test_a_hub_that_does_not_give(
+    error: Exception,
+    code: int,
+    words: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    def download(*_: object, **__: object) -> str:
+        raise error
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    ended = ran_here(capsys, "export", f"{HUB_ID}@main", "--output", tmp_path / "bundle")
+    assert (ended.code, ended.out) == (code, "")
+    assert words in ended.error
+    assert HUB_ID in ended.error
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_hub_id_is_downloaded(
+    checkpoint: Folders,
+    bundle: Folders,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    """Only what an export reads, and no pickles."""
+    asked: list[tuple[str, Any]] = []
+    hub.enable_progress_bars()
+
+    def download(name: str, *, allow_patterns: Any, **_: Any) -> str:
+        assert hub.are_progress_bars_disabled()  # nobody looks on
+        asked.append((name, allow_patterns))
+        return str(checkpoint(CASE))
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    monkeypatch.setattr(exporter, "trace", graphs_of(bundle(CASE)))
+    arguments = ("export", HUB_ID, "--output", tmp_path / "bundle")
+    ended = ran_here(capsys, *arguments)
+    assert ended.code == 0
+    assert asked == [(HUB_ID, ["*.json", "*.safetensors"])]
+    assert ended.out.startswith(f"{tmp_path / 'bundle'}: bundle ")
+    assert "checked against torch" in ended.out
+    assert "tracing prefill\n" in ended.err
+
+
+def test_hub_support_that_is_not_installed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "huggingface_hub", None)
+    ended = ran_here(capsys, "export", HUB_ID, "--output", tmp_path / "bundle")
+    assert ended.code == 4
+    assert "`pip install 'paligemma-onnx[hub]'`" in ended.error
+
+
+def validated(capsys: pytest.CaptureFixture[str], bundle: Path, checkpoint: Path, *options: str) -> Any:
+    return ran_here(capsys, "validate", bundle, "--checkpoint", checkpoint, "--steps", "1", *options)
+
+
+def test_the_checkpoint_it_was_made_of(
+    bundle: Folders, checkpoint: Folders, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ended = validated(capsys, bundle(CASE), checkpoint(CASE), "--json")
+    assert ended.code == 0
+    assert json.loads(ended.out)["passed"] is True
+
+
+def test_other_weights_of_the_same_model(
+    bundle: Folders, checkpoint: Folders, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """A fine-tuned twin: 6, the report on stdout, the first difference on stderr."""
+    other = copied(checkpoint(CASE), tmp_path / "checkpoint")
+    edit_tensors(other, lambda tensors: tensors.update({EMBEDDING: tensors[EMBEDDING] * 1.01}))
+    ended = validated(capsys, bundle(CASE), other)
+    assert ended.code == 6
+    assert "1 of" in ended.error
+    assert (
+        "stored tensors differ from the checkpoint, first language_model.embed_tokens.weight" in ended.error
+    )
+    assert "FAILED" in ended.out
+    assert json.loads(validated(capsys, bundle(CASE), other, "--json").out)["passed"] is False
+
+
+@pytest.mark.parametrize(
+    ("file", "path", "value", "words"),
+    [
+        (
+            "config.json",
+            ("text_config", "max_position_embeddings"),
+            4096,
+            "model.context_length is 8192, the",
+        ),
+        ("preprocessor_config.json", ("image_mean",), [0.4, 0.4, 0.4], "image.mean is (0.5, 0.5, 0.5), the"),
+        (
+            "generation_config.json",
+            ("eos_token_id",),
+            [1, 2],
+            "tokens.stop is (1,), the checkpoint has (1, 2)",
+        ),
+    ],
+)
+def test_other_facts(
+    bundle: Folders,
+    checkpoint: Folders,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    file: str,
+    path: tuple[str, ...],
+    value: object,
+    words: str,
+) -> None:
+    """A checkpoint of another shape is told before torch computes anything."""
+    other = copied(checkpoint(CASE), tmp_path / "checkpoint")
+
+    def change(content: Any) -> None:
+        for key in path[:-1]:
+            content = content[key]
+        content[path[-1]] = value
+
+    edit_json(other / file, change)
+    ended = validated(capsys, bundle(CASE), other)
+    assert (ended.code, ended.out) == (6, "")
+    assert words in ended.error
+
+
+def test_no_bundle_and_no_checkpoint(
+    bundle: Folders, checkpoint: Folders, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert "manifest.json: no such file" in validated(capsys, checkpoint(CASE), checkpoint(CASE)).error
+    assert "config.json: no such file" in validated(capsys, bundle(CASE), tmp_path).error
+
+
+def test_validate_takes_prompts_and_images_from_variables(
+    bundle: Folders, checkpoint: Folders, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PALIGEMMA_ONNX_VALIDATE_PROMPT", "caption en\nanswer en why?\ndetect red")
+    ended = validated(capsys, bundle(CASE), checkpoint(CASE), "--json")
+    assert json.loads(ended.out)["rows"] == 3
+    monkeypatch.setenv("PALIGEMMA_ONNX_VALIDATE_IMAGE", "absent.png")
+    assert validated(capsys, bundle(CASE), checkpoint(CASE)).code == 3
+
+
+def test_a_demo_leaves_what_is_there(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "mine").write_text("mine")
+    for place in (tmp_path, tmp_path / "mine", tmp_path / "mine" / "deeper"):
+        ended = ran_here(capsys, "demo", "--output", place)
+        assert ended.code == 2
+        assert str(place) in ended.error
+    assert [entry.name for entry in tmp_path.iterdir()] == ["mine"]
+
+
+def test_what_a_bundle_is_for() -> None:
+    assert (choose(None, None), choose(None, "cpu"), choose(None, "cuda")) == ("fp32", "fp32", "bf16")
+    assert (choose("int4", None), choose("fp32", "cuda"), choose("int4", "cpu")) == ("int4", "fp32", "int4")
+    with pytest.raises(OptionError, match="not run on cuda; choose from fp32, bf16, fp16, int4-bf16"):
+        choose("int4", "cuda")
+    with pytest.raises(OptionError, match="bf16 does not run on cpu"):
+        choose("bf16", "cpu")

@@ -1,0 +1,130 @@
+"""Completion in a real bash, as somebody types; and what zsh and fish are told, without these shells."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from command_line import MAIN, ran_here
+from pseudo_terminal import Terminal
+
+from paligemma_onnx.runtime.cli.completion import SHELLS, VARIABLE
+from paligemma_onnx.runtime.cli.main import COMMANDS
+
+TAB, CLEAR = "\t", "\x15"  # control-U empties the line
+PROMPT = "ready> "
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the command, a bundle-like folder and some files."""
+    folder = tmp_path_factory.mktemp("completion")
+    program = folder / "bin" / "paligemma-onnx"
+    program.parent.mkdir()
+    program.write_text(f"#!{sys.executable}{MAIN}\n")
+    program.chmod(0o755)
+    (folder / "here" / "bundle-of-mine").mkdir(parents=True)
+    (folder / "here" / "bunch-of-notes.txt").touch()
+    (folder / "here" / "photo.jpg").touch()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def env(place: Path) -> dict[str, str]:
+    path = f"{place / 'bin'}:{os.environ['PATH']}"
+    return os.environ | {"PATH": path, "PS1": PROMPT, "TERM": "dumb", "INPUTRC": "/dev/null", "HISTFILE": ""}
+
+
+@pytest.fixture(scope="module")
+def bash(place: Path, env: dict[str, str]) -> Iterator[Terminal]:
+    """A bash that has read the script."""
+    found = shutil.which("bash")
+    assert found is not None, "this test needs bash"
+    with Terminal([found, "--noprofile", "--norc", "-i"], env) as terminal:
+        terminal.until(PROMPT)
+        terminal.type(f"cd {place / 'here'}; source <(paligemma-onnx completion bash); echo so''urced\n")
+        terminal.until("\nsourced")
+        yield terminal
+
+
+@pytest.mark.parametrize(
+    ("typed", "shown"),
+    [
+        ("comp", "completion "),
+        ("completion f", "completion fish "),
+        ("ins", "inspect "),
+        ("validate --ht", "validate --html "),
+        ("export --precision int4-c", "--precision int4-compact "),
+        ("generate --device cu", "--device cuda "),
+        # a file would also begin with `bun`, but a bundle is a folder
+        ("inspect bun", "inspect bundle-of-mine/"),
+        ("generate --model bun", "--model bundle-of-mine/"),
+        ("validate x --checkpoint bun", "--checkpoint bundle-of-mine/"),
+        ("generate --image ph", "--image photo.jpg "),
+        ("validate x --html bunc", "--html bunch-of-notes.txt "),
+    ],
+)
+def test_bash_completes(bash: Terminal, typed: str, shown: str) -> None:
+    bash.type(f"{CLEAR}paligemma-onnx {typed}{TAB}")
+    bash.until(shown)
+
+
+def test_bash_lists_all_commands(bash: Terminal) -> None:
+    bash.type(f"{CLEAR}paligemma-onnx {TAB}{TAB}")
+    for name in COMMANDS:
+        bash.until(f"{name} ", f"{name}\r")
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_every_script(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """It defines a completion of our command and asks it in the words that click reads."""
+    ended = ran_here(capsys, "completion", shell)
+    assert ended.code == 0
+    for words in ("paligemma-onnx", f"{VARIABLE}={shell}_complete", "COMP_WORDS"):
+        assert words in ended.out
+    assert {"bash": "complete -o", "zsh": "compdef", "fish": "complete --no-files"}[shell] in ended.out
+
+
+@pytest.mark.parametrize(
+    ("shell", "words", "cword", "answer"),
+    [
+        ("zsh", "paligemma-onnx insp", "1", "plain\ninspect\n"),
+        ("zsh", "paligemma-onnx inspect bun", "2", "dir\nbun\n"),
+        ("fish", "paligemma-onnx insp", "insp", "plain,inspect"),
+        ("fish", "paligemma-onnx generate --image ph", "ph", "file,ph"),
+    ],
+)
+def test_what_the_other_shells_are_answered(
+    env: dict[str, str], shell: str, words: str, cword: str, answer: str
+) -> None:
+    """zsh and fish need not be installed here: this is the command's half of the conversation."""
+    asked = env | {VARIABLE: f"{shell}_complete", "COMP_WORDS": words, "COMP_CWORD": cword}
+    done = subprocess.run(["paligemma-onnx"], env=asked, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith(answer)
+    assert done.stderr == ""
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_the_scripts_are_scripts(place: Path, env: dict[str, str], shell: str) -> None:
+    """Read by the shell itself where it is installed; bash always is, and the others are named if not."""
+    found = shutil.which(shell)
+    if found is None:
+        assert shell != "bash"
+        print(f"{shell} is not installed: its script was not read by it")
+        return
+    script = subprocess.run(
+        [place / "bin" / "paligemma-onnx", "completion", shell], capture_output=True, check=True
+    )
+    (place / shell).write_bytes(script.stdout)
+    read = subprocess.run([found, "-n", place / shell], env=env, capture_output=True, text=True, check=False)
+    assert (read.returncode, read.stderr) == (0, "")
+
+
+def test_all_commands_are_listed_with_a_line_of_help(capsys: pytest.CaptureFixture[str]) -> None:
+    page = ran_here(capsys, "--help").out
+    assert all(name in page and text in " ".join(page.split()) for name, (_, _, text) in COMMANDS.items())

@@ -1,0 +1,85 @@
+"""How far the work is: a bar where somebody looks on, elsewhere a line now and then; colours if wanted."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+from command_line import MAIN, ran
+from pseudo_terminal import Terminal
+
+from paligemma_onnx.export.cli.progress import OFTEN, TerminalProgress
+
+COLOUR = "\x1b[31m"  # red, as TQDM_COLOUR=red has it
+# An export of a bar, without a model: bytes that are written slowly.
+SHOW = """
+import click, time
+import paligemma_onnx.runtime.cli.bundle as commands
+def shown(bundle):
+    from paligemma_onnx.export.cli.progress import TerminalProgress  # late, as commands import it
+    with TerminalProgress() as progress:
+        progress.stage("reading checkpoint")
+        progress.total(3_000_000)
+        for _ in range(3):
+            progress.stage("writing a.data")
+            progress.wrote(1_000_000)
+            time.sleep(0.12)
+        progress.warn("something odd")
+    raise SystemExit
+commands.read_manifest = shown
+"""
+
+
+def on_a_terminal(**variables: str) -> str:
+    env = {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "TQDM_COLOUR")}
+    with Terminal([sys.executable, "-c", SHOW + MAIN, "inspect", "x"], env | variables) as terminal:
+        return terminal.until("a word that is never said")
+
+
+def test_a_bar_where_somebody_looks_on() -> None:
+    shown = on_a_terminal()
+    assert "%|" in shown
+    assert "writing a.data" in shown
+    assert "warning: something odd" in shown
+    assert COLOUR not in shown
+
+
+def test_no_color() -> None:
+    """Who asks for a coloured bar gets one, unless no colours are wanted; an empty NO_COLOR is none."""
+    assert COLOUR in on_a_terminal(TQDM_COLOUR="red")
+    assert COLOUR in on_a_terminal(TQDM_COLOUR="red", NO_COLOR="")
+    shown = on_a_terminal(TQDM_COLOUR="red", NO_COLOR="1")
+    assert "%|" in shown
+    assert "\x1b[3" not in shown
+    assert "\x1b[9" not in shown
+
+
+def test_plain_lines_elsewhere(tmp_path: Path) -> None:
+    ended = ran("inspect", str(tmp_path), before=SHOW)
+    assert ended.err.splitlines() == ["reading checkpoint", "writing a.data", "warning: something odd"]
+    assert "\r" not in ended.err
+    assert "\x1b" not in ended.err
+
+
+def test_a_line_now_and_then(capsys: pytest.CaptureFixture[str]) -> None:
+    """A thousand steps in a hundred seconds; then a new kind of work, which is said at once."""
+    now = 0.0
+    with TerminalProgress(lambda: now) as progress:
+        for step in range(1000):
+            now = step / 10
+            progress.stage(f"reference: step {step + 1} of 1000")
+        progress.stage("bundle: vision")
+        progress.total(50_000_000_000)
+        for _ in range(50):
+            now += 1
+            progress.wrote(1_000_000_000)
+    lines = capsys.readouterr().err.splitlines()
+    steps = [line for line in lines if line.startswith("reference: step ")]
+    assert len(steps) == 100 / OFTEN
+    assert steps[1] == f"reference: step {int(OFTEN * 10) + 1} of 1000"
+    assert lines[len(steps)] == "bundle: vision"
+    assert lines[len(steps) + 1 :] == [
+        f"bundle: vision: {gigabytes}.0 of 50.0 GB in all" for gigabytes in (10, 20, 30, 40, 50)
+    ]

@@ -1,0 +1,266 @@
+"""Exports that are killed, interrupted, short of disk or memory, or two at once."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from command_line import ran_here
+from damage import copied, edit_tensors
+from fork_server import TESTS, Child, ExportServer
+
+from paligemma_onnx.runtime.errors import BundleError, ResourceError
+from paligemma_onnx.runtime.resource_errors import resources, shortage
+
+Folders = Callable[[str], Path]
+CASE = "gemma_one_kv_head"
+
+# Calls `strike` when the export comes to a stage, has written a number of bytes, or is about to rename.
+ARMED = """
+import os, resource, signal, sys
+from pathlib import Path
+from paligemma_onnx.export import staging
+from paligemma_onnx.export.cli.progress import TerminalProgress as Progress
+def armed(owner, name, condition, strike):
+    original = getattr(owner, name)
+    def wrapped(*arguments, **named):
+        if condition(*arguments):
+            strike()
+        return original(*arguments, **named)
+    setattr(owner, name, wrapped)
+def signalled(number):
+    return lambda: os.kill(os.getpid(), number)
+def at_stage(text, strike):
+    armed(Progress, "stage", lambda _, stage: stage.startswith(text), strike)
+def at_rename(end, strike):
+    armed(Path, "rename", lambda _, to: to.name.endswith(end), strike)
+def at_removal(end, strike):
+    armed(staging.shutil, "rmtree", lambda path, *_: str(path).endswith(end), strike)
+"""
+KILL_POINTS = {
+    "reading": "at_stage('reading checkpoint', signalled(9))",
+    "tracing": "at_stage('tracing prefill', signalled(9))",
+    "half a weight file": "armed(Progress, 'wrote', lambda _, size: size > 9000, signalled(9))",
+    "writing graphs": "at_stage('writing graphs', signalled(9))",
+    "checking": "at_stage('weights: ', signalled(9))",
+    "before the first rename": "at_rename('bundle.previous', signalled(9))",
+    "between the renames": "at_rename('bundle', signalled(9))",
+    "after the renames": "at_removal('bundle.previous', signalled(9))",
+}
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ExportServer]:
+    with ExportServer(tmp_path_factory.mktemp("exports")) as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def other(checkpoint: Folders, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The checkpoint with one tensor changed, so that its bundle is another one."""
+    folder = copied(checkpoint(CASE), tmp_path_factory.mktemp("other") / "checkpoint")
+    edit_tensors(
+        folder, lambda tensors: tensors.update({name: tensors[name] * 2 for name in list(tensors)[:1]})
+    )
+    return folder
+
+
+@pytest.fixture
+def quickly(bundle: Folders) -> str:
+    """What makes an export in another process take its graphs from a finished bundle."""
+    return ARMED + (
+        f"sys.path.insert(0, {str(TESTS)!r})\n"
+        "from reused_graphs import graphs_of\n"
+        "from paligemma_onnx.export import exporter\n"
+        f"exporter.trace = graphs_of(Path({str(bundle(CASE))!r}))\n"
+    )
+
+
+def state(folder: Path) -> str | None:
+    """A hash of all that a folder holds; None where there is none."""
+    if not folder.exists():
+        return None
+    digest = hashlib.sha256()
+    for file in sorted(folder.iterdir()):
+        digest.update(file.name.encode() + b"\0" + file.read_bytes())
+    return digest.hexdigest()
+
+
+def left_beside(output: Path) -> set[str]:
+    return {entry.name for entry in output.parent.iterdir()} - {output.name}
+
+
+def until(child: Child, line: str) -> None:
+    """Wait for a line on stderr."""
+    deadline = time.monotonic() + 30
+    while line not in child.err.read_text():
+        assert time.monotonic() < deadline, child.err.read_text()
+        time.sleep(0.01)
+
+
+def test_killed_at_any_point(
+    server: ExportServer, other: Path, bundle: Folders, quickly: str, tmp_path: Path
+) -> None:
+    """The final name holds the previous bundle or nothing, and the next export succeeds."""
+    output = copied(bundle(CASE), tmp_path / "bundle")
+    previous = state(output)
+    for point, strike in KILL_POINTS.items():
+        killed = server.run("export", other, "--output", output, "--force", before=quickly + strike)
+        assert killed.code == -signal.SIGKILL, point
+        if point == "between the renames":
+            assert not output.exists()
+            assert state(tmp_path / ".bundle.previous") == previous
+        elif point == "after the renames":
+            assert state(output) not in (None, previous)
+        else:
+            assert state(output) == previous, point
+    done = server.run("export", other, "--output", output, "--force", before=quickly)
+    assert done.code == 0
+    assert state(output) not in (None, state(bundle(CASE)))
+    assert left_beside(output) == set()
+
+
+def test_killed_while_tracing_for_a_new_name(
+    server: ExportServer, checkpoint: Folders, quickly: str, tmp_path: Path
+) -> None:
+    """By a signal from outside, in the engine room of torch."""
+    output = tmp_path / "bundle"
+    child = server.start("export", checkpoint(CASE), "--output", output)
+    until(child, "tracing vision_encoder")
+    time.sleep(0.2)
+    os.kill(child.pid, signal.SIGKILL)
+    assert child.end().code == -signal.SIGKILL
+    assert left_beside(output) == {".bundle.staging", ".bundle.lock"}
+    assert not output.exists()
+    assert server.run("export", checkpoint(CASE), "--output", output, before=quickly).code == 0
+    assert left_beside(output) == set()
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_interrupted(
+    server: ExportServer, checkpoint: Folders, tmp_path: Path, number: signal.Signals, code: int
+) -> None:
+    output = tmp_path / "bundle"
+    child = server.start("export", checkpoint(CASE), "--output", output)
+    until(child, "tracing vision_encoder")
+    time.sleep(0.2)
+    os.kill(child.pid, number)
+    ended = child.end()
+    assert (ended.code, ended.out) == (code, "")
+    assert "Traceback" not in ended.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_two_at_once(
+    server: ExportServer,
+    checkpoint: Folders,
+    quickly: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The second is refused; the first, which was stopped meanwhile, is none the worse."""
+    output = tmp_path / "bundle"
+    first = server.start(
+        "export",
+        checkpoint(CASE),
+        "--output",
+        output,
+        before=quickly + "at_stage('tracing prefill', signalled(19))",
+    )
+    until(first, "tracing vision_encoder")
+    second = ran_here(capsys, "export", checkpoint(CASE), "--output", output)
+    assert second.code == 2
+    assert "another export is writing this bundle" in second.error
+    while "\nState:\tT" not in Path(f"/proc/{first.pid}/status").read_text():
+        time.sleep(0.01)
+    os.kill(first.pid, signal.SIGCONT)
+    assert first.end().code == 0
+    assert left_beside(output) == set()
+
+
+@pytest.mark.parametrize("bytes_", [0, 1000, 120_000])
+def test_disk_full(
+    server: ExportServer, checkpoint: Folders, bundle: Folders, quickly: str, tmp_path: Path, bytes_: int
+) -> None:
+    """A file may not grow: at once, in the first weight file, in the second. The old bundle stays."""
+    output = copied(bundle(CASE), tmp_path / "bundle")
+    before = state(output)
+    limit = f"at_stage('tracing', lambda: resource.setrlimit(resource.RLIMIT_FSIZE, ({bytes_}, {bytes_})))"
+    ended = server.run("export", checkpoint(CASE), "--output", output, "--force", before=quickly + limit)
+    # stderr is a file too: with no byte to write nothing can be said
+    assert ended.code == 5
+    if bytes_:
+        assert "the weights need 261,136 bytes" in ended.error
+    assert state(output) == before
+    assert left_beside(output) == set()
+
+
+@pytest.mark.parametrize("wanted", ["bytearray(1 << 33)", "__import__('torch').empty(1 << 31)"])
+def test_memory_short(
+    server: ExportServer, checkpoint: Folders, quickly: str, tmp_path: Path, wanted: str
+) -> None:
+    """A tensor does not fit: in the system's way of saying so, and in torch's."""
+    limit = f"""
+def limit():
+    resource.setrlimit(resource.RLIMIT_AS, (8 << 30, 8 << 30))
+    {wanted}
+at_stage("writing decoder.data", limit)
+"""
+    ended = server.run("export", checkpoint(CASE), "--output", tmp_path / "bundle", before=quickly + limit)
+    assert ended.code == 5
+    assert "bundle: out of memory" in ended.error
+    assert ("8,589.9 MB more were wanted" in ended.error) == ("torch" in wanted)
+    assert list(tmp_path.iterdir()) == []
+
+
+MEMORY = "out of memory; close other programs, or ask for less at once"
+TORCH = "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 40000000000 bytes."
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (MemoryError(), MEMORY),
+        (
+            MemoryError("Unable to allocate 3.20 GiB for an array with shape (9,)"),
+            "(3.20 GiB more were wanted)",
+        ),
+        (RuntimeError(TORCH), "(40,000.0 MB more were wanted)"),
+        (
+            RuntimeError("Failed to allocate memory for requested buffer of size 4294967296"),
+            "(4,295.0 MB more",
+        ),
+        (RuntimeError("std::bad_alloc"), MEMORY),
+        (RuntimeError("CUDA failure 2: out of memory"), MEMORY),
+        (RuntimeError("can't start new thread"), MEMORY),
+        (ImportError("libtorch_cpu.so: failed to map segment from shared object"), MEMORY),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), MEMORY),
+        (OSError(errno.ENOSPC, "No space left on device"), "is full"),
+        (OSError("1024 requested and 96 written"), "is full"),
+        (FileNotFoundError(errno.ENOENT, "No usable temporary directory found in ['/tmp']"), "is full"),
+        (FileNotFoundError(errno.ENOENT, "No such file"), None),
+        (ValueError("the allocator of x"), None),
+        (BundleError("out of memory.onnx: no such file"), None),
+    ],
+)
+def test_shortage_is_told_from_what_libraries_raise(error: Exception, words: str | None) -> None:
+    assert (shortage(error) is None) == (words is None)
+    assert (words or "") in (shortage(error) or "")
+
+
+def test_shortage_behind_another_error_is_found() -> None:
+    error = BundleError("the graph does not load")
+    error.__cause__ = MemoryError()
+    with pytest.raises(ResourceError, match=r"^bundle: out of memory"), resources("bundle"):
+        raise error
+
+
+def test_other_errors_pass() -> None:
+    with pytest.raises(BundleError, match=r"^altered$"), resources("bundle"):
+        raise BundleError("altered")

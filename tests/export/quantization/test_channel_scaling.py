@@ -1,0 +1,100 @@
+"""Channels brought to a common range: nothing changes in float32, and injected outliers change no code."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from closeness import assert_close
+from dequantized_model import model_of
+
+from paligemma_onnx.export.demo.shipped_model import shipped_model
+from paligemma_onnx.export.exporter import open_source
+from paligemma_onnx.export.precisions import Blocks, Outputs
+from paligemma_onnx.export.quantization.channel_scaling import Balanced
+from paligemma_onnx.export.quantization.encodings import TensorSource, decoded
+from paligemma_onnx.model.checkpoint.load import load_model, skeleton
+from paligemma_onnx.model.config import PaliGemmaConfig
+from paligemma_onnx.model.paligemma import PaliGemma
+from training.outliers import inject
+
+Folders = Callable[[str], Path]
+FAMILIES = ["gemma_one_kv_head", "gemma_two_kv_heads", "gemma2_window"]
+
+
+class Changed:
+    """A source with other numbers in some tensors."""
+
+    def __init__(self, source: TensorSource, config: PaliGemmaConfig) -> None:
+        names = [name for name, _ in skeleton(config).named_parameters()]
+        self.tensors = {name: source.tensor(name).to(torch.float32).clone() for name in names}
+
+    def tensor(self, name: str) -> torch.Tensor:
+        return self.tensors[name]
+
+
+def outputs(model: PaliGemma) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    side = model.config.vision_config.image_size
+    generator = torch.Generator().manual_seed(0)
+    features = model.encode_image(torch.rand(1, 3, side, side, generator=generator) * 2 - 1)
+    logits, cache = model.prefill(torch.tensor([[2, 5, 300, 108]]), features, torch.tensor([4]))
+    return features, logits, cache[-1].value
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_balanced_weights_compute_what_they_did(checkpoint: Folders, name: str) -> None:
+    source = open_source(checkpoint(name), None)
+    plain = outputs(load_model(source.config, source.checkpoint))
+    balanced = Balanced(source.checkpoint, source.config)
+    kinds = ("features", "logits", "cached values")
+    for what, ours, theirs in zip(
+        kinds, outputs(model_of(source.config, balanced.tensor, scales=balanced)), plain, strict=True
+    ):
+        assert_close(f"{name}: {what}", ours, theirs, 5e-6)
+    changed = [
+        key
+        for key, _ in skeleton(source.config).named_parameters()
+        if not torch.equal(balanced.tensor(key).float(), source.checkpoint.tensor(key).float())
+    ]
+    assert len(changed) > 10
+
+
+@pytest.mark.parametrize("name", [*FAMILIES, "shipped"])
+def test_injected_outliers_change_no_code(checkpoint: Folders, name: str) -> None:
+    if name == "shipped":
+        with shipped_model() as folder:
+            source = open_source(folder, None)
+    else:
+        source = open_source(checkpoint(name), None)
+    changed = Changed(source.checkpoint, source.config)
+    plain = Balanced(source.checkpoint, source.config)
+    inject(changed.tensors, source.config)
+    for what, ours, theirs in zip(
+        ("features", "logits"),
+        outputs(model_of(source.config, changed.tensor))[:2],
+        outputs(load_model(source.config, source.checkpoint))[:2],
+        strict=True,
+    ):
+        assert_close(f"{name}: {what} of the injected model", ours, theirs, 5e-6)
+    injected = Balanced(changed, source.config)
+    for key, parameter in skeleton(source.config).named_parameters():
+        if key.endswith(("_proj.weight", "fc1.weight", "linear.weight")) and parameter.dim() == 2:
+            before, after = plain.tensor(key), injected.tensor(key)
+            for form in (Outputs(), Blocks(4, 32)):
+                # The cache keeps the value rows' own scale; relative to it, nothing moved.
+                rows = decoded(before, form).abs().amax(dim=1) / decoded(after, form).abs().amax(dim=1)
+                assert_close(
+                    f"{key} {form}", decoded(after, form) * rows[:, None], decoded(before, form), 1e-5
+                )
+
+
+def test_without_balance_they_change(checkpoint: Folders) -> None:
+    source = open_source(checkpoint(FAMILIES[0]), None)
+    changed = Changed(source.checkpoint, source.config)
+    inject(changed.tensors, source.config)
+    key = "language_model.layers.0.mlp.down_proj.weight"
+    before, after = source.checkpoint.tensor(key).float(), changed.tensor(key)
+    moved = decoded(after, Outputs()) * (before / after) - decoded(before, Outputs())
+    assert moved.abs().max() > 0.02 * before.abs().max()

@@ -1,0 +1,149 @@
+"""Bundles of fewer bits: each graph against torch on the numbers its codes stand for.
+
+What is left between the two is the rounding of activations to 8 bits, so these bounds are tight where those
+of `validate`, which compares with the checkpoint itself, cannot be.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+import torch
+from dequantized_model import rounded_model
+from numpy.typing import NDArray
+
+from paligemma_onnx.export.exporter import open_source
+from paligemma_onnx.export.precisions import PRECISIONS
+from paligemma_onnx.export.validation.self_check import self_check, synthetic_picture
+from paligemma_onnx.model.cache import KeyValue
+from paligemma_onnx.runtime.bundle.manifest import Manifest, read_manifest
+from paligemma_onnx.runtime.cancellation import Cancellation
+from paligemma_onnx.runtime.engine.session import place
+from paligemma_onnx.runtime.errors import MismatchError
+from paligemma_onnx.runtime.graphs.onnx_runner import GraphRunner
+
+Folders = Callable[[str], Path]
+ROUNDED = [name for name, recipe in PRECISIONS.items() if recipe.rounds]
+CASES = ["gemma_one_kv_head", "gemma_two_kv_heads", "gemma2_window"]
+# Activations of 8 bits are off by up to 1/255 of their range; through two layers of a model whose weights
+# are random and loud that grows. A wrong scale, channel or block shows as tenths.
+ACTIVATIONS = 0.06
+PROMPTS = np.array([[2, 5, 300, 17, 108], [2, 40, 108, 0, 0]])
+LENGTHS = np.array([5, 3])
+STEPS = 3
+
+
+def rms_error(ours: NDArray[Any], theirs: torch.Tensor) -> float:
+    """Root mean square of the error as a share of the reference's."""
+    right = theirs.numpy()
+    return float(np.sqrt(np.square(ours - right).mean() / np.square(right).mean()))
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("precision", ROUNDED)
+def test_each_graph_multiplies_with_its_codes(
+    rounded: Callable[[str, str], Path], checkpoint: Folders, name: str, precision: str
+) -> None:
+    folder, source = rounded(name, precision), open_source(checkpoint(name), None)
+    manifest, never = read_manifest(folder), Cancellation()
+    runner = GraphRunner.open(folder, manifest, place("cpu", None))
+
+    pixels = synthetic_picture(manifest.image.size)[None]
+    vision = rounded_model(source, precision, "vision_encoder")
+    features = vision.encode_image(torch.from_numpy(pixels))
+    errors = {"vision": rms_error(runner.encode_image(pixels, never), features)}
+
+    shared = features.expand(2, -1, -1)
+    room = shared.shape[1] + PROMPTS.shape[1] + STEPS
+    reader = rounded_model(source, precision, "prefill")
+    expected, _ = reader.prefill(torch.from_numpy(PROMPTS), shared, torch.from_numpy(LENGTHS))
+    logits, cache = runner.prefill(PROMPTS, shared.numpy(), LENGTHS, room, never)
+    errors["prefill"] = rms_error(logits, expected)
+
+    writer = rounded_model(source, precision, "decode")
+    for step in range(STEPS):
+        # Torch goes on from the bundle's own cache, so that only this step's rounding is seen.
+        values = [torch.from_numpy(value.numpy()) for value in cache.values]
+        past = tuple(map(KeyValue, values[::2], values[1::2]))
+        ids = np.array([[7 + step], [300 + step]])
+        expected, _ = writer.decode_step(torch.from_numpy(ids), torch.from_numpy(cache.lengths), past)
+        logits, cache = runner.decode(ids, cache, never)
+        errors[f"step {step}"] = rms_error(logits, expected)
+    print(f"{name} {precision}: " + ", ".join(f"{part} {error:.1e}" for part, error in errors.items()))
+    assert max(errors.values()) < ACTIVATIONS
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("rows", [3, 4])
+def test_steps_of_many_rows_take_prefills_weights(
+    rounded: Callable[[str, str], Path], checkpoint: Folders, name: str, rows: int
+) -> None:
+    """From four rows on, `int4` multiplies with the 8-bit weights that prefill holds."""
+    folder, source = rounded(name, "int4"), open_source(checkpoint(name), None)
+    manifest, never = read_manifest(folder), Cancellation()
+    assert manifest.recipe.wide_batch == 4
+    runner = GraphRunner.open(folder, manifest, place("cpu", None))
+    random, lengths = np.random.default_rng(1), np.array([5, 3, 4, 2])[:rows]
+    features = random.normal(size=(rows, 6, manifest.model.hidden_size)).astype(np.float32)
+    _, cache = runner.prefill(random.integers(4, 600, (rows, 5)), features, lengths, 12, never)
+    values = [torch.from_numpy(value.numpy()) for value in cache.values]
+    past, ids = tuple(map(KeyValue, values[::2], values[1::2])), random.integers(4, 600, (rows, 1))
+    logits, _ = runner.decode(ids, cache, never)
+    errors = {}
+    for graph in ("prefill", "decode"):
+        model = rounded_model(source, "int4", graph)
+        expected, _ = model.decode_step(torch.from_numpy(ids), torch.from_numpy(cache.lengths), past)
+        errors[graph] = rms_error(logits, expected)
+    print(f"{name}, {rows} rows: error against the weights of " + str(errors))
+    assert min(errors, key=errors.__getitem__) == ("prefill" if rows >= 4 else "decode")
+    assert min(errors.values()) < ACTIVATIONS
+
+
+@pytest.mark.parametrize("precision", ROUNDED)
+def test_the_manifest_says_how_matrices_are_stored(
+    rounded: Callable[[str, str], Path], precision: str
+) -> None:
+    manifest = read_manifest(rounded(CASES[0], precision))
+    assert manifest.recipe.precision == precision
+    assert not manifest.recipe.is_float32
+    assert manifest.recipe.matrices.decode == str(PRECISIONS[precision].decode)
+
+
+def places(graph: Path) -> dict[int, str]:
+    """Offsets in the weight file of what a graph reads there, with a name of each."""
+    stored = ((name, value.const_value) for name, value in ir.load(graph).graph.initializers.items())
+    return {tensor.offset or 0: name for name, tensor in stored if isinstance(tensor, ir.ExternalTensor)}
+
+
+@pytest.mark.parametrize("precision", ROUNDED)
+def test_what_graphs_share_is_stored_once(rounded: Callable[[str, str], Path], precision: str) -> None:
+    folder = rounded(CASES[0], precision)
+    prefill, decode = places(folder / "prefill.onnx"), places(folder / "decode.onnx")
+    if PRECISIONS[precision].prefill == PRECISIONS[precision].decode:
+        assert prefill == decode
+    else:
+        apart = [name for offset, name in decode.items() if offset not in prefill]
+        assert all("_proj.weight.int4" in name for name in apart)
+        assert len(apart) == 2 * 7 * 2  # codes and scales of each matrix of two layers
+
+
+@pytest.mark.parametrize("precision", ROUNDED)
+def test_a_flipped_bit_of_a_code_is_found(
+    rounded: Callable[[str, str], Path], checkpoint: Folders, tmp_path: Path, precision: str
+) -> None:
+    """By the comparison of stored numbers alone: no output would show it."""
+    folder = tmp_path / "bundle"
+    shutil.copytree(rounded(CASES[0], precision), folder)
+    manifest: Manifest = read_manifest(folder)
+    weights = folder / "decoder.data"
+    content = bytearray(weights.read_bytes())
+    content[len(content) // 2] ^= 1
+    weights.write_bytes(content)
+    with pytest.raises(MismatchError, match=r"1 of [0-9]+ stored tensors differ"):
+        self_check(folder, manifest, open_source(checkpoint(CASES[0]), None), lambda _: None)

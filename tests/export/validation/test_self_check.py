@@ -1,0 +1,179 @@
+"""The check every export passes must fail where it should, and then nothing may be left behind."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from cached_traces import graphs_of
+from click.testing import CliRunner
+from conftest import Silent
+
+from paligemma_onnx.export import exporter
+from paligemma_onnx.export.bundle import weight_file as weights
+from paligemma_onnx.export.cli.commands import export as export_command
+from paligemma_onnx.export.exporter import ExportRequest, Source, export, open_source
+from paligemma_onnx.export.quantization.encodings import TensorSource
+from paligemma_onnx.export.quantization.quantize_graph import Stored
+from paligemma_onnx.export.validation.compare import Comparison, compare
+from paligemma_onnx.export.validation.reference_outputs import Questions, record
+from paligemma_onnx.export.validation.self_check import (
+    PROMPTS,
+    STEPS,
+    questions_for,
+    self_check,
+    synthetic_picture,
+)
+from paligemma_onnx.model.checkpoint.load import load_model
+from paligemma_onnx.runtime.bundle.manifest import Manifest, read_manifest
+from paligemma_onnx.runtime.engine.session import place
+from paligemma_onnx.runtime.errors import MismatchError
+from paligemma_onnx.runtime.graphs.onnx_runner import GraphRunner
+from paligemma_onnx.runtime.text.tokenizer import PromptTokenizer
+
+Folders = Callable[[str], Path]
+Change = Callable[[torch.Tensor], torch.Tensor]
+CASE = "gemma_one_kv_head"
+FINAL_NORM = "language_model.norm.weight"
+
+
+def by_one_per_cent(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.float() * 1.01
+
+
+def one_element_by_one_rounding(tensor: torch.Tensor) -> torch.Tensor:
+    changed = tensor.float().clone()
+    changed[17] = torch.nextafter(changed[17], torch.tensor(torch.inf))
+    return changed
+
+
+def transposed(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.float().t().reshape(tensor.shape)
+
+
+def write_wrongly(monkeypatch: pytest.MonkeyPatch, name: str, change: Change) -> None:
+    """One tensor is altered on its way into the weight file."""
+    real = weights.read
+
+    def altered(stored: Stored, source: TensorSource, constants: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        tensor = real(stored, source, constants)
+        return change(tensor) if stored.name == name else tensor
+
+    monkeypatch.setattr(weights, "read", altered)
+
+
+def checked_export(checkpoint: Path, output: Path) -> Manifest:
+    def check(folder: Path, manifest: Manifest, source: Source) -> None:
+        self_check(folder, manifest, source, lambda _: None)
+
+    return export(ExportRequest(checkpoint, output), Silent(), check)
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("language_model.layers.1.mlp.up_proj.weight", by_one_per_cent),
+        ("language_model.embed_tokens.weight", by_one_per_cent),
+        ("vision_tower.embeddings.patch_embedding.weight", by_one_per_cent),
+        ("language_model.layers.0.self_attn.k_proj.weight", transposed),
+        (FINAL_NORM, one_element_by_one_rounding),
+        ("vision_tower.post_layernorm.bias", one_element_by_one_rounding),
+        ("language_model.frequencies", lambda tensor: tensor * (1 + 1e-6)),
+    ],
+)
+def test_wrongly_written_weights_are_found(
+    monkeypatch: pytest.MonkeyPatch,
+    checkpoint: Folders,
+    bundle: Folders,
+    tmp_path: Path,
+    name: str,
+    change: Change,
+) -> None:
+    monkeypatch.setattr(exporter, "trace", graphs_of(bundle(CASE)))
+    write_wrongly(monkeypatch, name, change)
+    with pytest.raises(MismatchError, match=f"1 of .* stored tensors differ .* {name}") as caught:
+        checked_export(checkpoint(CASE), tmp_path / "bundle")
+    assert caught.value.exit_code == 6
+    assert "\n" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []  # no bundle, no staging folder, no lock
+
+
+def test_the_command_line_checks_unless_it_is_told_not_to(
+    monkeypatch: pytest.MonkeyPatch, checkpoint: Folders, bundle: Folders, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(exporter, "trace", graphs_of(bundle(CASE)))
+    write_wrongly(monkeypatch, FINAL_NORM, by_one_per_cent)
+    call = [str(checkpoint(CASE)), "--output", str(tmp_path / "bundle")]
+    checked = CliRunner().invoke(export_command, call)
+    assert isinstance(checked.exception, MismatchError)
+    assert list(tmp_path.iterdir()) == []
+    unchecked = CliRunner().invoke(export_command, [*call, "--no-validate"])
+    assert unchecked.exit_code == 0, unchecked.output
+    assert "not checked" in unchecked.output
+    assert read_manifest(tmp_path / "bundle").cache.layers == 2
+
+
+@pytest.fixture(scope="module")
+def answers(checkpoint: Folders, bundle: Folders) -> Iterator[Callable[[Path], Comparison]]:
+    """Compares outputs only, as if the weight files could not be read."""
+    manifest = read_manifest(bundle(CASE))
+    tokenizer = PromptTokenizer.load(bundle(CASE) / manifest.tokens.file)
+    picture = synthetic_picture(manifest.image.size)[None]
+    questions: Questions = questions_for(manifest, tokenizer, picture, PROMPTS, STEPS)
+    source = open_source(checkpoint(CASE), None)
+    with tempfile.TemporaryDirectory() as scratch:
+        kept = record(load_model(source.config, source.checkpoint), questions, Path(scratch), lambda _: None)
+
+        def answer(folder: Path) -> Comparison:
+            runner = GraphRunner.open(folder, manifest, place("cpu", None))
+            return compare(runner, questions, kept, lambda _: None)
+
+        yield answer
+
+
+def test_outputs_of_the_sound_bundle_pass(answers: Callable[[Path], Comparison], bundle: Folders) -> None:
+    comparison = answers(bundle(CASE))
+    worst = max(difference.relative for difference in comparison.differences)
+    print(f"sound bundle: worst error {worst:.1e} of the largest value")
+    assert comparison.passed
+    assert worst < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("name", "stage"),
+    [
+        ("vision_tower.encoder.layers.1.mlp.fc1.weight", "vision"),
+        ("multi_modal_projector.linear.weight", "vision"),
+        ("language_model.layers.0.self_attn.q_proj.weight", "prefill"),
+        ("language_model.layers.0.self_attn.o_proj.weight", "prefill"),
+        ("language_model.layers.1.mlp.gate_proj.weight", "prefill"),
+        ("language_model.layers.1.mlp.down_proj.weight", "prefill"),
+    ],
+)
+def test_outputs_alone_betray_one_per_cent(
+    checkpoint: Folders,
+    bundle: Folders,
+    answers: Callable[[Path], Comparison],
+    tmp_path: Path,
+    name: str,
+    stage: str,
+) -> None:
+    shutil.copytree(bundle(CASE), tmp_path / "bundle")
+    source = open_source(checkpoint(CASE), None)
+    stored = source.checkpoint.tensor(name).float().t().contiguous().numpy().tobytes()
+    file = tmp_path / "bundle" / ("decoder.data" if "language_model" in name else "vision_encoder.data")
+    content = file.read_bytes()
+    assert content.count(stored) == 1
+    scaled = (np.frombuffer(stored, np.float32) * np.float32(1.01)).tobytes()
+    file.write_bytes(content.replace(stored, scaled))
+    comparison = answers(tmp_path / "bundle")
+    failed = [difference for difference in comparison.differences if not difference.passed]
+    worst = max(difference.relative for difference in comparison.differences)
+    print(f"{name} by 1 %: worst error {worst:.1e} of the largest value")
+    assert not comparison.passed
+    assert stage in {difference.stage for difference in failed}

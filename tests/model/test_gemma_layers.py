@@ -1,0 +1,183 @@
+"""Gemma and Gemma 2 part by part, against transformers on the same weights and against NumPy by hand.
+
+Sums run in another order on the two sides, so a part may be off by a few roundings of its largest value
+(float32 rounds by 6e-8). What is wrong for another reason stands above 1e-4.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from closeness import assert_close
+from paired_models import twins
+from torch import Tensor
+from transformers.cache_utils import DynamicCache
+from transformers.models.gemma.modeling_gemma import apply_rotary_pos_emb
+
+from paligemma_onnx.model.attention import softcap
+from paligemma_onnx.model.cache import KeyValue
+from paligemma_onnx.model.gemma import Gemma, RMSNorm
+from paligemma_onnx.model.mask import prefix_mask, step_mask
+from paligemma_onnx.model.presets import tiny_gemma
+from paligemma_onnx.model.rotary import inverse_frequencies, rotate, rotation
+
+BOUND = 2e-6  # of the largest value; measured: up to 3e-7, mostly 0
+GEMMAS = ("gemma_one_kv_head", "gemma_two_kv_heads", "gemma2_window")
+TOKENS = 9
+
+
+def noise(*shape: int, seed: int = 3) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def additive(mask: Tensor) -> Tensor:
+    """A mask of truth values as transformers' eager attention takes it: added to the scores."""
+    return torch.where(mask, 0.0, torch.finfo(torch.float32).min)
+
+
+@pytest.mark.parametrize("name", GEMMAS)
+def test_rms_norm(name: str) -> None:
+    ours, theirs = twins(name).ours.language_model.norm, twins(name).theirs.model.language_model.norm
+    x = noise(2, TOKENS, 32)
+    assert_close("norm", ours(x), theirs(x), BOUND)
+
+
+def test_rms_norm_by_hand() -> None:
+    norm = RMSNorm(32, eps=1e-6)
+    torch.nn.init.normal_(norm.weight)
+    for size in (1e-3, 1.0, 1e4):  # at 1e-3 the epsilon is felt
+        x = (noise(4, 32) * size).double().numpy()
+        by_hand = x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-6) * (1 + norm.weight.detach().numpy())
+        assert_close(f"norm of {size}", norm(torch.from_numpy(x).float()), by_hand, BOUND)
+
+
+def test_norm_of_narrow_activations_is_computed_wide() -> None:
+    """Squares of 300 overflow float16, whose largest value is 65504."""
+    norm = RMSNorm(32, eps=1e-6)
+    torch.nn.init.zeros_(norm.weight)
+    ones = torch.full((1, 32), 300.0, dtype=torch.float16)
+    assert norm(ones).dtype == torch.float16
+    assert torch.equal(norm(ones), torch.ones_like(ones))
+
+
+def test_rotation() -> None:
+    theirs, config = twins("gemma2_window").theirs.model.language_model, tiny_gemma().text_config
+    positions = torch.tensor([[0, 1, 2, 3, 700, 8191], [5, 6, 7, 8, 9, 10]])
+    cos, sin = theirs.rotary_emb(noise(1), positions)
+    x, width = noise(2, 8, 6, 16), twins("gemma2_window").ours.config.text_config.head_dim
+    by_them, _ = apply_rotary_pos_emb(x, x, cos, sin)
+    ours = rotate(x, rotation(positions, inverse_frequencies(width, config.rope_theta)))
+    assert_close("rotated", ours, by_them, BOUND)
+
+
+def test_rotation_by_hand() -> None:
+    """Dimension i turns with dimension i + 4 by position * 10000 ** (-i / 4)."""
+    x, position = noise(1, 1, 1, 8).double().numpy(), 11
+    angle = position * 10_000.0 ** (-np.arange(4) / 4)
+    first, second = x[..., :4], x[..., 4:]
+    by_hand = np.concatenate(
+        [
+            first * np.cos(angle) - second * np.sin(angle),
+            second * np.cos(angle) + first * np.sin(angle),
+        ],
+        axis=-1,
+    )
+    by = rotation(torch.tensor([[position]]), inverse_frequencies(8, 10_000.0))
+    assert_close("rotated by hand", rotate(torch.from_numpy(x).float(), by), by_hand, BOUND)
+
+
+def test_scores_depend_on_distance_only() -> None:
+    """Why positions may start anywhere: transformers starts at 1, this model at 0."""
+    query, key = noise(1, 1, 1, 16), noise(1, 1, 1, 16, seed=4)
+    frequencies = inverse_frequencies(16, 10_000.0)
+
+    def score(query_at: int, key_at: int) -> Tensor:
+        turned = [
+            rotate(x, rotation(torch.tensor([[at]]), frequencies))
+            for x, at in ((query, query_at), (key, key_at))
+        ]
+        return (turned[0] * turned[1]).sum()
+
+    assert_close("score one position on", score(41, 8), score(40, 7), BOUND)
+    # Angles of 140 radians are known to 8e-6 only.
+    assert_close("score 100 positions on", score(140, 107), score(40, 7), 1e-5)
+    assert abs(score(41, 7) - score(40, 7)) > 1e-3
+
+
+def test_softcap() -> None:
+    x = np.linspace(-400, 400, 101)
+    assert_close("softcap", softcap(torch.from_numpy(x).float(), 30.0), 30 * np.tanh(x / 30), BOUND)
+    assert torch.equal(softcap(torch.from_numpy(x), None), torch.from_numpy(x))
+
+
+@pytest.mark.parametrize("name", GEMMAS)
+@pytest.mark.parametrize("index", [0, 1])
+def test_layer_on_a_padded_prefix(name: str, index: int) -> None:
+    """Two rows of 9 and 6 real tokens; every part of a layer, without a cache."""
+    ours = twins(name).ours.language_model
+    theirs = twins(name).theirs.model.language_model
+    layer, their_layer = ours.layers[index], theirs.layers[index]
+    x, lengths = noise(2, TOKENS, 32), torch.tensor([TOKENS, 6])
+    mask, positions = prefix_mask(lengths, TOKENS), torch.arange(TOKENS)[None]
+    by, their_by = rotation(positions, ours.frequencies), theirs.rotary_emb(x, positions)
+    their_mask = additive(mask.expand(2, 1, TOKENS, TOKENS))
+    context = (by, mask, None, lengths)
+
+    attended, _ = layer.self_attn(x, *context)
+    by_them, _ = their_layer.self_attn(x, position_embeddings=their_by, attention_mask=their_mask)
+    assert_close(f"{name} attention {index}", attended, by_them, BOUND)
+    assert_close(f"{name} mlp {index}", layer.mlp(x), their_layer.mlp(x), BOUND)
+    out, _ = layer(x, *context)
+    by_them = their_layer(x, position_embeddings=their_by, attention_mask=their_mask)
+    assert_close(f"{name} layer {index}", out, by_them, BOUND)
+
+
+@pytest.mark.parametrize("name", GEMMAS)
+@pytest.mark.parametrize("index", [0, 1])
+def test_layer_on_one_token_and_a_cache(name: str, index: int) -> None:
+    ours, theirs = twins(name).ours.language_model, twins(name).theirs.model.language_model
+    text, position = ours.config, torch.tensor([TOKENS])
+    shape = (1, text.num_key_value_heads, TOKENS, text.head_dim)
+    past = KeyValue(noise(*shape), noise(*shape, seed=5))
+    x, cache = noise(1, 1, 32), DynamicCache()
+    for layer in range(index + 1):
+        cache.update(past.key, past.value, layer)
+    mask = step_mask(position, TOKENS + 1, text.window(index))
+
+    by = rotation(position[None], ours.frequencies)
+    out, seen = ours.layers[index](x, by, mask, past, position)
+    by_them = theirs.layers[index](
+        x,
+        position_embeddings=theirs.rotary_emb(x, position[None]),
+        attention_mask=additive(mask),
+        past_key_values=cache,
+    )
+    assert_close(f"{name} layer {index}", out, by_them, BOUND)
+    for kind, tensor, theirs_kind in (("key", seen.key, "keys"), ("value", seen.value, "values")):
+        assert_close(f"{name} {kind} {index}", tensor, getattr(cache.layers[index], theirs_kind), BOUND)
+
+
+@pytest.mark.parametrize("name", GEMMAS)
+def test_embedding_scale(name: str) -> None:
+    ids = torch.tensor([[2, 300, 648, 655]])
+    theirs = twins(name).theirs.get_input_embeddings()(ids)
+    assert_close(name, twins(name).ours.language_model.embed(ids, torch.float32), theirs, BOUND)
+
+
+@pytest.mark.parametrize(
+    ("width", "dtype", "scaled"),
+    [
+        (2048, torch.float32, np.float32(1.2734375) * np.float32(np.sqrt(2048))),
+        (2048, torch.bfloat16, 57.5),  # 1.2734375 * 45.25; by 45.2548 it would be 57.75
+        (2304, torch.bfloat16, 61.0),  # 1.2734375 * 48 = 61.125, to 8 bits
+    ],
+)
+def test_embedding_scale_is_rounded_to_the_activations(width: int, dtype: torch.dtype, scaled: float) -> None:
+    model = Gemma(replace(tiny_gemma().text_config, hidden_size=width, num_hidden_layers=0))
+    torch.nn.init.constant_(model.embed_tokens.weight, 1.2734375)
+    vectors = model.embed(torch.tensor([[7]]), dtype)
+    assert vectors.dtype == dtype
+    assert set(vectors.flatten().tolist()) == {float(scaled)}

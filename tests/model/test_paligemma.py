@@ -1,0 +1,156 @@
+"""encode_image, prefill and decode_step as a whole, against transformers on the same weights.
+
+transformers counts positions from 1 and this model from 0. Position 520 turns a key by 520 rad, which float32
+knows to 3e-5, and rounds otherwise at 521: that is nearly all the error there is. From the same start the two
+agree to 1e-6.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from checkpoints import CASES
+from closeness import assert_close, relative_error
+from paired_models import twins
+from torch import Tensor
+from torch.nn.functional import pad
+
+from paligemma_onnx.model.cache import Cache, KeyValue
+from paligemma_onnx.model.generate import generate
+from paligemma_onnx.model.paligemma import PaliGemma
+
+PROMPT = (2, 300, 17, 451, 108)
+ANSWER = (77, 301, 5, 420, 9, 610, 33, 250)  # longer than gemma2_window's window of 5
+LOGITS = 2e-5  # of the largest; measured: up to 3.8e-6
+SAME = 1e-5  # the same arithmetic on another batch size; measured: up to 2e-6
+
+
+def picture(side: int) -> Tensor:
+    return torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(6)) * 2 - 1
+
+
+def features_of(model: PaliGemma, count: int = 1) -> Tensor:
+    """float32[1, N, D] of so many different pictures."""
+    side = model.config.vision_config.image_size
+    pictures = torch.cat([picture(side).roll(shift, -1) for shift in range(count)])
+    return model.encode_image(pictures).flatten(0, 1)[None]
+
+
+def ask_transformers(name: str, pixels: Tensor, suffix: tuple[int, ...]) -> Any:
+    """One uncached call on image, prompt and answer: logits of the last prefix token and of the answer's."""
+    model, images = twins(name).theirs, twins(name).ours.config.vision_config.num_patches * len(pixels)
+    placeholders = [model.config.image_token_id] * images
+    input_ids = torch.tensor([[*placeholders, *PROMPT, *suffix]])
+    prefix = images + len(PROMPT)
+    return model(
+        input_ids=input_ids,
+        pixel_values=pixels,
+        attention_mask=torch.ones_like(input_ids),
+        token_type_ids=(torch.arange(input_ids.shape[1])[None] >= prefix).long(),  # 0 prefix, 1 answer
+        logits_to_keep=len(suffix) + 1,
+    ).logits[0]
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("pictures", [1, 2])
+def test_cached_steps_equal_one_uncached_call_of_transformers(name: str, pictures: int) -> None:
+    model = twins(name).ours
+    side = model.config.vision_config.image_size
+    pixels = torch.cat([picture(side).roll(shift, -1) for shift in range(pictures)])
+    expected = ask_transformers(name, pixels, ANSWER)
+
+    features = features_of(model, pictures)
+    logits, cache = model.prefill(torch.tensor([PROMPT]), features, torch.tensor([len(PROMPT)]))
+    assert_close(f"{name} prefill", logits[0], expected[0], LOGITS)
+    lengths = torch.tensor([features.shape[1] + len(PROMPT)])
+    for step, token in enumerate(ANSWER):
+        logits, cache = model.decode_step(torch.tensor([[token]]), lengths + step, cache)
+        assert_close(f"{name} step {step}", logits[0], expected[step + 1], LOGITS)
+    assert cache[0].key.shape[2] == features.shape[1] + len(PROMPT) + len(ANSWER)
+
+
+def test_every_feature_of_the_window_case_is_awake(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without its caps, its window or its image, the logits are far off: the bounds above would notice."""
+    name, pixels = "gemma2_window", picture(224)
+    expected = ask_transformers(name, pixels, ANSWER)[-1]
+    theirs: Any = twins(name).theirs
+    others = {"image": ask_transformers(name, torch.zeros_like(pixels), ANSWER)[-1]}
+    for what, owner, value in (
+        ("final_logit_softcapping", theirs.config.text_config, None),
+        ("sliding_window", theirs.config.text_config, 6),
+        ("attn_logit_softcapping", theirs.model.language_model.layers[1].self_attn, None),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, what, value)
+            others[what] = ask_transformers(name, pixels, ANSWER)[-1]
+    for what, other in others.items():
+        assert relative_error(other, expected) > 100 * LOGITS, what
+
+
+def padded_prompts(lengths: Tensor, longest: int) -> Tensor:
+    """Rows of random ids; what stands behind a row's length is padding, and any id will do."""
+    return torch.randint(4, 600, (len(lengths), longest), generator=torch.Generator().manual_seed(7))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_row_of_a_padded_batch_equals_the_row_alone(name: str) -> None:
+    model, lengths = twins(name).ours, torch.tensor([3, 8, 5])
+    features = torch.cat([features_of(model).roll(shift, 1) for shift in range(3)])
+    prompts = padded_prompts(lengths, 8)
+    logits, cache = model.prefill(prompts, features, lengths)
+    slots = features.shape[1] + lengths
+
+    # What stands in padding slots must not matter, so it is made large.
+    cache = tuple(KeyValue(*(spoilt(tensor, slots) for tensor in layer)) for layer in cache)
+    steps = torch.randint(4, 600, (6, 3, 1), generator=torch.Generator().manual_seed(8))
+    batch = [logits]
+    for step, ids in enumerate(steps):
+        logits, cache = model.decode_step(ids, slots + step, cache)
+        batch.append(logits)
+
+    for row, length in enumerate(lengths.tolist()):
+        logits, alone = model.prefill(prompts[[row], :length], features[[row]], lengths[[row]])
+        assert_close(f"{name} row {row} prefill", batch[0][row], logits[0], SAME)
+        for step, ids in enumerate(steps):
+            logits, alone = model.decode_step(ids[[row]], slots[[row]] + step, alone)
+            assert_close(f"{name} row {row} step {step}", batch[step + 1][row], logits[0], SAME)
+        assert_same_cache(cache, alone, row)
+
+
+def spoilt(tensor: Tensor, lengths: Tensor) -> Tensor:
+    padding = torch.arange(tensor.shape[2]) >= lengths[:, None]
+    return torch.where(padding[:, None, :, None], 1e4, tensor)
+
+
+def assert_same_cache(batch: Cache, alone: Cache, row: int) -> None:
+    for layer, (together, single) in enumerate(zip(batch, alone, strict=True)):
+        for kind in KeyValue._fields:
+            slots = getattr(single, kind)
+            assert_close(
+                f"row {row} cache {layer} {kind}",
+                getattr(together, kind)[[row], :, : slots.shape[2]],
+                slots,
+                SAME,
+            )
+
+
+def test_padding_ids_and_width_do_not_matter() -> None:
+    model, length = twins("gemma_two_kv_heads").ours, torch.tensor([len(PROMPT)])
+    features = features_of(model)
+    logits, _ = model.prefill(torch.tensor([PROMPT]), features, length)
+    for width, filler in ((1, 0), (7, 655)):
+        wider = pad(torch.tensor([PROMPT]), (0, width), value=filler)
+        assert_close(f"{width} more", model.prefill(wider, features, length)[0], logits, SAME)
+
+
+def test_the_vision_tower_runs_once_an_answer() -> None:
+    model, calls = twins("gemma_two_kv_heads").ours, []
+    hook = model.vision_tower.register_forward_hook(lambda *_: calls.append(1))
+    try:
+        ids = generate(model, picture(56), torch.tensor(PROMPT), max_new_tokens=12)
+    finally:
+        hook.remove()
+    assert len(ids) == 12
+    assert len(calls) == 1

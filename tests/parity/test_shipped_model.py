@@ -1,0 +1,106 @@
+"""The model that ships: small, whole, and right about scenes it has not seen."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from command_line import ran_here
+from paths import ROOT
+from PIL import Image
+
+from paligemma_onnx.export.demo.shipped_model import shipped_model
+from paligemma_onnx.runtime import PaliGemma
+from paligemma_onnx.runtime.detection.parsing import read_objects
+from training.evaluate import HELD_OUT, SEEN, main, open_model, prompts_for
+from training.recipe import FULL
+from training.scenes import draw
+
+MOST_BYTES = 12_000_000
+SCENES = 40
+
+
+def test_it_is_small() -> None:
+    with shipped_model() as folder:
+        files = {file.name: file.stat().st_size for file in folder.iterdir()}
+    assert sum(files.values()) <= MOST_BYTES
+    assert files.keys() >= {
+        "README.md",
+        "config.json",
+        "generation_config.json",
+        "mask_decoder.npz",
+        "model.safetensors",
+        "preprocessor_config.json",
+        "tokenizer.json",
+    }
+
+
+def test_its_scores_come_from_scenes_it_has_not_seen() -> None:
+    used = [FULL.train, FULL.held_out, SEEN, HELD_OUT]
+    for index, one in enumerate(used):
+        for other in used[:index]:
+            assert one.first >= other.first + other.count or other.first >= one.first + one.count
+    assert (FULL.train.combinations, HELD_OUT.combinations) == ("seen", "held-out")
+    assert SEEN.count + HELD_OUT.count == 1000
+
+
+def test_it_is_scored(shipped_bundle: Path, tmp_path: Path) -> None:
+    """The command on a few scenes; the limits leave room for their number."""
+    arguments = [str(shipped_bundle), "--scenes", str(SCENES), "--json", str(tmp_path / "scores.json")]
+    ended = CliRunner().invoke(main, arguments, catch_exceptions=False)
+    assert ended.exit_code == 0
+    document = json.loads((tmp_path / "scores.json").read_text(encoding="utf-8"))
+    assert document["seeds"] == {"seen": [10_000_000, 10_000_030], "held-out": [11_000_000, 11_000_010]}
+    assert document["precision"] == "fp32"
+    scores = document["scores"]["all"]
+    assert scores["answers"] >= 0.9
+    assert scores["captions"] >= 0.8
+    assert scores["detection F1 at IoU 0.5"] >= 0.85
+    assert scores["mask mean IoU"] >= 0.75
+    assert f"| captions | {scores['captions']:.3f} |" in ended.output
+
+
+def test_a_checkpoint_is_asked_as_a_bundle_is(shipped_bundle: Path) -> None:
+    with shipped_model() as folder:
+        checkpoint, bundle = open_model(folder), open_model(shipped_bundle)
+        assert (checkpoint.manifest.bundle_id, bundle.manifest.bundle_id != "") == ("", True)
+        for asked in prompts_for(draw(HELD_OUT.first, "held-out")):
+            picture, prompt = Image.fromarray(asked.drawing.pixels), asked.example.prompt
+            one, other = (model.generate(picture, prompt) for model in (checkpoint, bundle))
+            assert one.token_ids == other.token_ids
+
+
+def test_the_demo(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """Every answer is true of the scene, which a person can see in the picture."""
+    picture = tmp_path / "found.png"
+    ended = ran_here(capsys, "demo", "--output", tmp_path / "kept", "--picture", picture)
+    assert ended.code == 0
+    lines = ended.out.splitlines()
+    expected = json.loads((ROOT / "tests" / "golden" / "demo.json").read_text(encoding="utf-8"))
+    for prompt, text in expected.items():
+        (line,) = [line for line in lines if line.startswith(f"{prompt!r}: ")]
+        said = line.removeprefix(f"{prompt!r}: ").strip("'")
+        if "<loc" in text:
+            true, found = read_objects(text).found, read_objects(said).found
+            assert [one.label for one in found] == [one.label for one in true]
+            for one, other in zip(true, found, strict=True):
+                assert other.box.pixels(1, 1) == pytest.approx(one.box.pixels(1, 1), abs=0.03)
+        else:
+            assert said == text
+    assert ended.err.count("tokens at") == len(expected)
+    assert "not photographs" in lines[-1]
+    assert Image.open(picture).size == (672, 672)
+    assert PaliGemma.load(tmp_path / "kept" / "bundle").generate(picture, "caption en").text
+
+
+@pytest.mark.parametrize(
+    ("name", "said"), [("absent/found.png", "absent"), ("found.nothing", "found.nothing")]
+)
+def test_a_demo_that_cannot_draw_says_so(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, name: str, said: str
+) -> None:
+    ended = ran_here(capsys, "demo", "--picture", tmp_path / name)
+    assert ended.code == 2
+    assert said in ended.error

@@ -1,0 +1,251 @@
+"""`batch` as a user runs it: one row for each picture, the text that `generate` gives, whatever happens."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+import pyarrow.parquet
+import pytest
+from batch_runs import CASE, PROMPT, SAMPLED, asking, draw, rows_in, texts, told
+from command_line import ran, ran_here, without
+
+from paligemma_onnx.runtime import PaliGemma, Request
+from paligemma_onnx.runtime.batch.rows import Fault, boxes_in
+
+Folders = Callable[[str], Path]
+PICTURES = 40
+BROKEN = (3, 17)  # 5 %
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return draw(tmp_path_factory.mktemp("batch") / "pictures", PICTURES)
+
+
+@pytest.fixture(scope="module")
+def broken(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return draw(tmp_path_factory.mktemp("broken") / "pictures", PICTURES, broken=BROKEN)
+
+
+@pytest.fixture(scope="module")
+def model(bundle: Folders) -> PaliGemma:
+    return PaliGemma.load(bundle(CASE), device="cpu")
+
+
+@pytest.fixture
+def command(bundle: Folders, pictures: Path) -> tuple[str, ...]:
+    return asking(bundle(CASE), pictures)
+
+
+@pytest.fixture(scope="module")
+def expected(model: PaliGemma, pictures: Path) -> dict[str, str]:
+    """What `generate` says of each picture."""
+    return {
+        path.name: model.generate(path, PROMPT, max_new_tokens=5).text for path in sorted(pictures.iterdir())
+    }
+
+
+def test_rows_are_what_generate_says(
+    command: tuple[str, ...], expected: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert len(set(expected.values())) > 1
+    ended = ran_here(capsys, *command, "--output", tmp_path / "out", "--json")
+    assert ended.code == 0, ended.err
+    assert texts(tmp_path / "out") == expected
+    summary = json.loads(ended.out)
+    assert (summary["rows"], summary["errors"], summary["written"]) == (PICTURES, 0, PICTURES)
+    assert re.fullmatch(r"40 rows written at [\d.]+ images a second; 0 of 40 are errors\n", ended.err)
+    for row in rows_in(tmp_path / "out"):
+        assert (row["width"], row["height"]) == (9 + int(row["id"][:4]) % 5, 12)
+        assert (row["path"], row["prompt"], row["error"], row["boxes"]) == (row["id"], PROMPT, None, [])
+        assert row["finish_reason"] in ("stop", "length")
+        assert row["timings"]["batch"] == 8
+        assert all(row["timings"][stage] > 0 for stage in ("open", "vision", "prefill"))
+        assert row["bundle_id"] == summary["bundle_id"]
+
+
+def test_constrained_rows_are_objects(
+    bundle: Folders, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = tmp_path / "table.jsonl"
+    asked = [("0000.png", "detect cat"), ("0001.png", "segment dog ; cat"), ("0002.png", "caption en")]
+    lines = [json.dumps({"image": str(pictures / name), "prompt": prompt}) for name, prompt in asked]
+    table.write_text("\n".join(lines), encoding="utf-8")
+    given = ("batch", "--model", bundle(CASE), "--input", table, "--device", "cpu", *SAMPLED)
+    output = ("--output", tmp_path / "out", "--max-new-tokens", "60")
+    ended = ran_here(capsys, *given, *output, "--constrained")
+    assert ended.code == 7
+    *objects, caption = rows_in(tmp_path / "out")
+    for row in objects:
+        assert row["warnings"] == []
+        assert {box["label"] for box in row["boxes"]} <= {"cat", "dog"}
+    assert any(row["boxes"] for row in objects)
+    assert caption["error"]["code"] == "prompt"
+    assert "begin with `detect` or `segment`" in caption["error"]["message"]
+    other = ran_here(capsys, *given, *output)
+    assert other.code == 2
+    assert "was begun with constrained True and not False" in other.error
+
+
+def test_broken_files_are_rows_with_errors(
+    bundle: Folders,
+    broken: Path,
+    expected: dict[str, str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    ended = ran_here(capsys, *asking(bundle(CASE), broken, "--output", str(tmp_path / "out")))
+    assert ended.code == 7
+    assert ended.error.startswith(f"error: 2 of 40 rows in {tmp_path / 'out'} hold an error")
+    found = told(rows_in(tmp_path / "out"))
+    failed = {name: row for name, row in found.items() if row["error"]}
+    assert set(failed) == {f"{number:04d}.png" for number in BROKEN}
+    for name, row in failed.items():
+        assert row["error"]["code"] == "image"
+        assert str(broken / name) in row["error"]["message"]
+        assert (row["text"], row["width"], row["finish_reason"]) == (None, None, None)
+    assert {name: row["text"] for name, row in found.items() if name not in failed} == {
+        name: text for name, text in expected.items() if name not in failed
+    }
+    again = ran_here(capsys, *asking(bundle(CASE), broken, "--output", str(tmp_path / "out")))
+    assert again.code == 7  # the rows are still there
+    assert again.err.startswith("0 rows written, 40 were there already; 2 of 40 are errors\n")
+
+
+def test_shards_together_are_one_run(
+    command: tuple[str, ...], expected: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shares = []
+    for index in range(2):
+        shard = ("--num-shards", "2", "--shard-index", str(index), "--force")  # which spares the other's rows
+        ended = ran_here(capsys, *command, "--output", tmp_path / "out", *shard, "--json")
+        assert ended.code == 0, ended.err
+        shares.append(json.loads(ended.out)["rows"])
+    assert min(shares) > 5
+    assert sum(shares) == PICTURES
+    assert texts(tmp_path / "out") == expected
+    refused = ran_here(
+        capsys, *command, "--output", tmp_path / "out", "--num-shards", "2", "--shard-index", "2"
+    )
+    assert (refused.code, "expected 0 to 1" in refused.error) == (2, True)
+
+
+def test_sampled_rows_do_not_depend_on_batches(
+    command: tuple[str, ...],
+    model: PaliGemma,
+    pictures: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for size in ("1", "7"):
+        ended = ran_here(capsys, *command, *SAMPLED, "--batch-size", size, "--output", tmp_path / size)
+        assert ended.code == 0, ended.err
+    found = told(rows_in(tmp_path / "1"))
+    assert found == told(rows_in(tmp_path / "7"))
+    assert len({row["seed"] for row in found.values()}) == PICTURES
+    row = found["0007.png"]
+    alone = model.generate(pictures / "0007.png", PROMPT, max_new_tokens=5, temperature=1.0, seed=row["seed"])
+    assert alone.text == row["text"]
+
+
+def test_requests_may_have_seeds_of_their_own(model: PaliGemma, pictures: Path) -> None:
+    requests = [Request(pictures / "0000.png", PROMPT, seed) for seed in (None, 9, None)]
+    found = model.generate_batch(requests, temperature=1.0, seed=3, max_new_tokens=5)
+    assert [answer.seed for answer in found] == [3, 9, 5]
+    for answer in found:
+        alone = model.generate(
+            pictures / "0000.png", PROMPT, temperature=1.0, seed=answer.seed, max_new_tokens=5
+        )
+        assert alone.text == answer.text
+
+
+def test_prompts_of_a_table(
+    bundle: Folders, model: PaliGemma, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prompts = {"a": "detect cat", "b": None, "c": "answer en why is it so?"}
+    table = tmp_path / "table.jsonl"
+    table.write_text(
+        "".join(
+            json.dumps({"id": name, "image": str(pictures / "0000.png"), "prompt": prompt}) + "\n"
+            for name, prompt in prompts.items()
+        )
+    )
+    arguments = asking(bundle(CASE), table, "--output", str(tmp_path / "out"))
+    assert ran_here(capsys, *arguments).code == 0
+    for name, row in told(rows_in(tmp_path / "out")).items():
+        prompt = prompts[name] or PROMPT
+        assert row["prompt"] == prompt
+        assert row["text"] == model.generate(pictures / "0000.png", prompt, max_new_tokens=5).text
+    bare = [part for part in arguments if part not in ("--prompt", PROMPT)]
+    assert ran_here(capsys, *bare, "--output", tmp_path / "bare").code == 7
+    (row,) = (row for row in rows_in(tmp_path / "bare") if row["error"])
+    assert (row["id"], row["error"]["code"]) == ("b", "prompt")
+
+
+def test_parquet_holds_what_json_lines_hold(
+    bundle: Folders, broken: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = asking(bundle(CASE), broken, *SAMPLED)
+    assert ran_here(capsys, *arguments, "--output", tmp_path / "lines").code == 7
+    assert ran_here(capsys, *arguments, "--output", tmp_path / "parquet", "--format", "parquet").code == 7
+    files = sorted((tmp_path / "parquet").glob("part-*.parquet"))
+    tables = [pyarrow.parquet.read_table(path) for path in files]
+    assert [table.num_rows for table in tables] == [16, 16, 8]
+    assert len({str(table.schema) for table in tables}) == 1
+    rows = [row for table in tables for row in table.to_pylist()]
+    assert told(rows) == told(rows_in(tmp_path / "lines"))
+
+
+def test_what_cannot_start_leaves_nothing(
+    bundle: Folders, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good = asking(bundle(CASE), pictures, "--output", str(tmp_path / "out"))
+    no_prompt = [part for part in good if part not in ("--prompt", PROMPT)]
+    for arguments, code, words in (
+        ((*good, "--temperature", "-1"), 2, "temperature"),
+        ((*good, "--seed", "-1"), 2, "seed"),
+        ((*good, "--max-new-tokens", "0"), 2, "max_new_tokens"),
+        ((*good, "--prompt", "x" * 100_000), 3, "prompt"),
+        ((*good, "--input", str(tmp_path / "absent")), 2, "does not exist"),
+        ((*good, "--model", str(tmp_path)), 4, "manifest.json"),
+        (no_prompt, 2, "--prompt"),
+        ((*good, "--engine", "ray", "--num-shards", "2"), 2, "--num-shards"),
+    ):
+        ended = ran_here(capsys, *arguments)
+        assert (ended.code, words in ended.error) == (code, True), ended
+    assert not (tmp_path / "out").exists()
+    (tmp_path / "empty").mkdir()
+    ended = ran_here(capsys, *good, "--input", tmp_path / "empty")
+    assert (ended.code, "holds no input" in ended.error) == (2, True)
+    assert not (tmp_path / "out" / "run.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("module", "options", "extra"),
+    [("pyarrow", ("--format", "parquet"), "parquet"), ("ray", ("--engine", "ray"), "ray")],
+)
+def test_what_is_not_installed_is_named(
+    command: tuple[str, ...], module: str, options: tuple[str, ...], extra: str, tmp_path: Path
+) -> None:
+    ended = ran(*command, *options, "--output", str(tmp_path / "out"), before=without(module))
+    assert ended.code == 4
+    assert ended.error.endswith(f"run `pip install 'paligemma-onnx[cpu,{extra}]'`")
+
+
+def test_boxes_are_in_pixels() -> None:
+    text = "<loc0000><loc0256><loc1023><loc0512> red ring ; <loc0000> what"
+    (box,), warnings = boxes_in(text, 2046, 100)
+    assert asdict(box) == {"label": "red ring", "x1": 512.0, "y1": 0.0, "x2": 1024.0, "y2": 100.0}
+    assert len(warnings) == 1
+    assert boxes_in("a ring ; no box", 10, 10) == ((), ())
+
+
+def test_a_fault_is_one_line_of_valid_text() -> None:
+    assert Fault.of(RuntimeError("odd\n\udcff  thing")) == Fault(
+        "unexpected", "RuntimeError: odd \\udcff thing"
+    )
+    assert Fault.of(MemoryError()).code == "resources"

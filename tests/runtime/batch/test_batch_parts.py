@@ -1,0 +1,217 @@
+"""What a killed run leaves, and how the next one goes on: at every point of a part's life."""
+
+from __future__ import annotations
+
+import gc
+import json
+import math
+import os
+import tracemalloc
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet
+import pytest
+from batch_runs import PROMPT, Stub, rows_in
+
+from paligemma_onnx.runtime import OptionError, PaliGemma
+from paligemma_onnx.runtime.batch import output_parts as parts
+from paligemma_onnx.runtime.batch.output_parts import Count, Format
+from paligemma_onnx.runtime.batch.pipeline import Asking
+from paligemma_onnx.runtime.batch.shard_runner import Parts, Watch, Work, do_shard
+from paligemma_onnx.runtime.batch.shards import Shard
+from paligemma_onnx.runtime.batch.sources import Source
+from paligemma_onnx.runtime.generation.types import Options
+
+INPUTS = 23
+
+
+class Died(BaseException):
+    """The process was killed."""
+
+
+@pytest.fixture(scope="module")
+def model(bundle: Callable[[str], Path]) -> Stub:
+    return Stub(PaliGemma.load(bundle("gemma_one_kv_head"), device="cpu"))
+
+
+@pytest.fixture
+def work(tmp_path: Path) -> Work:
+    (tmp_path / "list.txt").write_text("".join(f"{number}.png\n" for number in range(INPUTS)))
+    (tmp_path / "out").mkdir()
+    return Work(
+        source=Source(tmp_path / "list.txt", "list", PROMPT, tmp_path / "none"),
+        output=tmp_path / "out",
+        shard=Shard(0, 1),
+        format="jsonl",
+        part_rows=10,
+        asking=Asking(Options(max_new_tokens=4, max_image_pixels=1), None, 4, 2),
+        bundle=tmp_path,
+        device="cpu",
+        threads=1,
+    )
+
+
+def do(work: Work, model: Stub, answered: Callable[[Count], object] = lambda _: None) -> Count:
+    """Do a shard; rows that earlier runs had written."""
+    passed: list[Count] = []
+    do_shard(work, model, Watch(passed.append, answered, lambda: False))
+    return sum(passed, Count())
+
+
+def ids(work: Work) -> list[str]:
+    return [row["id"] for row in rows_in(work.output)]
+
+
+EVERYTHING = [f"{number}.png" for number in range(INPUTS)]
+
+
+def test_parts_have_their_rows_in_order(work: Work, model: Stub) -> None:
+    model.batches.clear()
+    do(work, model)
+    assert sorted(path.name for path in work.output.glob("part-*")) == [
+        f"part-00000-of-00001-00000{number}.jsonl" for number in range(3)
+    ]
+    assert ids(work) == EVERYTHING
+    assert model.batches == [4, 4, 2, 4, 4, 2, 3]
+    assert do(work, model) == Count(INPUTS, 0)
+    assert len(model.batches) == 7  # nothing was asked again
+
+
+class Mortal:
+    """Makes functions that do their work so many times together, and die at the next."""
+
+    def __init__(self) -> None:
+        self.left = math.inf
+
+    def __call__(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        def step(*arguments: Any, **options: Any) -> Any:
+            self.left -= 1
+            if self.left < 0:
+                raise Died
+            return function(*arguments, **options)
+
+        return step
+
+
+@pytest.mark.parametrize("format", ["jsonl", "parquet"])
+def test_a_run_that_dies_at_any_step_is_completed(
+    work: Work, model: Stub, format: Format, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each call that changes the disk is, in turn, one that the process does not live to make."""
+    mortal = Mortal()
+    monkeypatch.setattr(os, "fsync", mortal(os.fsync))
+    monkeypatch.setattr(parts, "write_parquet", mortal(parts.write_parquet))
+    for name in ("replace", "unlink", "write_bytes"):
+        monkeypatch.setattr(Path, name, mortal(getattr(Path, name)))
+    deaths, died = 0, True
+    while died:
+        one = replace(work, format=format, output=work.output / f"{format}-{deaths}")
+        one.output.mkdir()
+        mortal.left, died = deaths, False
+        try:
+            do(one, model)
+        except Died:
+            died = True
+            deaths += 1
+            mortal.left = math.inf
+            do(one, model)
+        mortal.left = math.inf
+        assert written(one) == EVERYTHING
+    assert deaths > 20
+
+
+def written(work: Work) -> list[str]:
+    if work.format == "jsonl":
+        return ids(work)
+    tables = [pyarrow.parquet.read_table(path) for path in sorted(work.output.glob("part-*"))]
+    return [name for table in tables for name in table.column("id").to_pylist()]
+
+
+@pytest.mark.parametrize("tail", [b'{"id": "half', b'{"error": nul\n', b"\0" * 40, b"\0" * 40 + b"\n"])
+def test_a_line_that_was_cut_off_is_dropped(work: Work, model: Stub, tail: bytes) -> None:
+    seen = Count()
+
+    def die_in_the_second_part(count: Count) -> None:
+        nonlocal seen
+        seen += count
+        if seen.rows == 14:
+            raise Died
+
+    with pytest.raises(Died):
+        do(work, model, die_in_the_second_part)
+    partial = work.output / ".part-00000-of-00001-000001.partial"
+    with partial.open("ab") as file:
+        file.write(tail)
+    assert do(work, model) == Count(14, 0)
+    assert ids(work) == EVERYTHING
+
+
+def test_finished_parts_are_counted_and_not_read(work: Work, model: Stub) -> None:
+    table = work.source.path.with_suffix(".jsonl")
+    prompts = [PROMPT] * 5 + ["nan"] + [PROMPT] * 6
+    table.write_text("".join(json.dumps({"image": "a.png", "prompt": prompt}) + "\n" for prompt in prompts))
+    work = replace(work, source=Source(table, "jsonl", PROMPT, table))
+    do(work, model)
+    first = work.part(0).file
+    first.write_bytes(b"not even JSON")
+    assert do(work, model) == Count(12, 1)
+    assert first.read_bytes() == b"not even JSON"
+    (work.output / ".part-00000-of-00001-000000.count").unlink()
+    with pytest.raises(OptionError, match="without hidden files"):
+        do(work, model)
+
+
+def test_parts_can_be_asked_for_in_any_order(work: Work) -> None:
+    parts = Parts(work)
+
+    def numbers(items: Iterator[Any]) -> list[int]:
+        return [int(item.id.removesuffix(".png")) for item in items]
+
+    assert numbers(parts.items(1)) == list(range(10, 20))
+    next(parts.items(2))
+    assert numbers(parts.items(2)) == [20, 21, 22]
+    assert numbers(parts.items(0)) == list(range(10))
+    assert numbers(parts.items(3)) == []
+
+
+def test_a_batch_that_fails_costs_only_the_guilty_row(work: Work, model: Stub) -> None:
+    prompts = [PROMPT, "nan", "x" * 100_000, PROMPT, PROMPT]
+    table = work.source.path.with_suffix(".jsonl")
+    table.write_text("".join(json.dumps({"image": "a.png", "prompt": prompt}) + "\n" for prompt in prompts))
+    model.batches.clear()
+    do(replace(work, source=Source(table, "jsonl", None, table)), model)
+    found = rows_in(work.output)
+    assert [row["text"] for row in found] == [PROMPT, None, None, PROMPT, PROMPT]
+    assert [row["error"] and row["error"]["code"] for row in found] == [
+        None,
+        "numerics",
+        "prompt",
+        None,
+        None,
+    ]
+    assert model.batches == [3, 1, 1, 1, 1]  # the prompt that is too long is never asked
+    assert [row["timings"] and row["timings"]["batch"] for row in found] == [1, None, None, 1, 1]
+
+
+def test_memory_does_not_grow_with_the_input(work: Work, model: Stub) -> None:
+    work.source.path.write_text("".join(f"{number}.png\n" for number in range(1900)))
+    work = replace(work, part_rows=100, asking=replace(work.asking, batch_size=20))
+    rows, alive = 0, dict[int, int]()
+
+    def answered(count: Count) -> None:
+        nonlocal rows
+        rows += count.rows
+        if rows % 600 == 0:
+            gc.collect()
+            alive[rows] = tracemalloc.get_traced_memory()[0]
+
+    tracemalloc.start()
+    try:
+        do(work, model, answered)
+    finally:
+        tracemalloc.stop()
+    assert list(alive) == [600, 1200, 1800]
+    assert alive[1800] < alive[600] + 20_000  # bytes; ids alone would be 70,000

@@ -1,0 +1,237 @@
+"""A batch that is interrupted, watched, or asked for something else than what its output holds."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import random
+import re
+import signal
+import termios
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from batch_runs import CASE, PROMPT, SAMPLED, asking, draw, rows_in, texts, told, wait_for
+from command_line import ran_here, started
+from damage import copied, edit_manifest, endless
+
+from paligemma_onnx.runtime import PaliGemma
+from paligemma_onnx.runtime.batch import progress
+
+Folders = Callable[[str], Path]
+PICTURES = 40
+SLOW = """
+import time
+from paligemma_onnx.runtime import PaliGemma
+original = PaliGemma.generate_batch
+def generate_batch(self, requests, **options):
+    time.sleep({seconds})
+    return original(self, requests, **options)
+PaliGemma.generate_batch = generate_batch
+"""
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return draw(tmp_path_factory.mktemp("batch") / "pictures", PICTURES)
+
+
+@pytest.fixture(scope="module")
+def model(bundle: Folders) -> PaliGemma:
+    return PaliGemma.load(bundle(CASE), device="cpu")
+
+
+@pytest.fixture
+def command(bundle: Folders, pictures: Path) -> tuple[str, ...]:
+    return asking(bundle(CASE), pictures)
+
+
+@pytest.fixture(scope="module")
+def expected(model: PaliGemma, pictures: Path) -> dict[str, str]:
+    """What `generate` says of each picture."""
+    return {
+        path.name: model.generate(path, PROMPT, max_new_tokens=5).text for path in sorted(pictures.iterdir())
+    }
+
+
+def test_a_run_that_is_killed_goes_on(
+    command: tuple[str, ...], expected: dict[str, str], tmp_path: Path
+) -> None:
+    """At random moments, until it is through: a start takes half a second, the work one and a half."""
+    output, moments = tmp_path / "out", random.Random(0)
+    arguments = (*command, "--output", str(output), "--batch-size", "3")
+    kills = 0
+    while True:
+        process = started(*arguments, before=SLOW.format(seconds=0.1))
+        time.sleep(moments.uniform(0.3, 1.0))
+        if process.poll() is not None:
+            break
+        process.kill()
+        process.communicate()
+        kills += 1
+    assert process.returncode == 0
+    assert kills >= 2
+    assert texts(output) == expected
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_lets_the_batch_in_hand_be_finished(
+    command: tuple[str, ...], tmp_path: Path, number: signal.Signals, code: int
+) -> None:
+    process = started(*command, "--output", str(tmp_path / "out"), before=SLOW.format(seconds=0.6))
+    partial = tmp_path / "out" / ".part-00000-of-00001-000000.partial"
+    wait_for(lambda: partial.exists() and partial.stat().st_size)
+    time.sleep(0.2)  # into the second batch
+    process.send_signal(number)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == code
+    said = err.decode().splitlines()
+    assert said[0] == "finishing the batch in hand; a second signal ends at once"
+    rows = partial.read_bytes().splitlines()
+    assert said[1].startswith(f"{len(rows)} rows written")
+    assert len(rows) == 16  # the batch that was in hand is the second
+    assert len(said) == 2
+
+
+def test_a_second_signal_ends_at_once(command: tuple[str, ...], tmp_path: Path) -> None:
+    process = started(*command, "--output", str(tmp_path / "out"), before=SLOW.format(seconds=20))
+    wait_for((tmp_path / "out" / "run.json").exists)
+    time.sleep(0.5)
+    process.send_signal(signal.SIGTERM)
+    time.sleep(0.3)
+    assert process.poll() is None
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=5)
+    assert process.returncode == -signal.SIGTERM
+
+
+def test_one_process_writes_a_shard(
+    command: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = (*command, "--output", str(tmp_path / "out"))
+    process = started(*arguments, before=SLOW.format(seconds=20))
+    try:
+        wait_for((tmp_path / "out" / "run.json").exists)
+        time.sleep(0.3)
+        refused = ran_here(capsys, *arguments)
+        assert refused.code == 2
+        assert "another process writes shard 0 of 1" in refused.error
+        forced = ran_here(capsys, *arguments, "--prompt", "detect cat", "--force")
+        assert forced.code == 2
+        assert "another process writes it" in forced.error
+    finally:
+        process.kill()
+        process.communicate()
+    assert ran_here(capsys, *arguments).code == 0  # the dead hold nothing
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--prompt", "detect cat"), "prompt 'caption en' and not 'detect cat'"),
+        (("--max-new-tokens", "6"), "max_new_tokens 5 and not 6"),
+        (SAMPLED, "temperature 0.0 and not 1.0, seed None and not 5"),
+        (("--format", "parquet"), "format 'jsonl' and not 'parquet'"),
+        (("--part-rows", "17"), "part_rows 16 and not 17"),
+        (("--num-shards", "2"), "num_shards 1 and not 2"),
+    ],
+)
+def test_another_run_is_refused_unless_forced(
+    command: tuple[str, ...],
+    options: tuple[str, ...],
+    words: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    output = tmp_path / "out"
+    assert ran_here(capsys, *command, "--output", output).code == 0
+    (output / "mine.txt").touch()
+    before = rows_in(output)
+    ended = ran_here(capsys, *command, "--output", output, *options)
+    assert ended.code == 2
+    assert f"{output}: was begun with {words}" in ended.error
+    assert rows_in(output) == before
+    forced = ran_here(capsys, *command, "--output", output, *options, "--force", "--json")
+    assert forced.code == 0, forced.err
+    assert json.loads(forced.out)["written"] > 10
+    assert (output / "mine.txt").exists()
+    if options[0] == "--format":
+        assert not list(output.glob("part-*.jsonl"))
+
+
+def test_another_bundle_or_input_is_refused(
+    bundle: Folders, command: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    listed = tmp_path / "list.txt"
+    listed.write_text("absent.png\n")
+    arguments = ("--output", str(tmp_path / "out"))
+    assert ran_here(capsys, *asking(bundle(CASE), listed), *arguments).code == 7
+    other = copied(bundle(CASE), tmp_path / "other")
+    edit_manifest(other, endless)
+    assert "bundle_id" in ran_here(capsys, *asking(other, listed), *arguments).error
+    listed.write_text("absent.png\nother.png\n")
+    assert "input_bytes 11 and not 21" in ran_here(capsys, *asking(bundle(CASE), listed), *arguments).error
+    assert "input " in ran_here(capsys, *command, *arguments).error
+
+
+def test_a_seed_that_was_drawn_is_kept(
+    command: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = (*command, "--temperature", "1", "--output", str(tmp_path / "out"))
+    for _ in range(2):
+        assert ran_here(capsys, *arguments).code == 0
+    assert json.loads((tmp_path / "out" / "run.json").read_text())["seed"] is not None
+    assert "seed" in ran_here(capsys, *arguments, "--seed", "5").error
+
+
+def test_too_many_errors_end_the_run(
+    bundle: Folders, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    listed = tmp_path / "list.txt"
+    listed.write_text("".join(f"absent-{number}.png\n" for number in range(300)))
+    limited = asking(bundle(CASE), listed, "--output", str(tmp_path / "out"), "--max-error-rate", "0.5")
+    ended = ran_here(capsys, *limited)
+    assert ended.code == 7
+    assert "stopped: 104 of 104 rows hold an error" in ended.error
+    rest = ran_here(capsys, *limited, "--max-error-rate", "1", "--json")
+    assert rest.code == 7
+    assert json.loads(rest.out)["written"] == 196
+    assert len(told(rows_in(tmp_path / "out"))) == 300
+
+
+def test_lines_say_how_far_it_is(
+    command: tuple[str, ...],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(progress, "EVERY", 0.0)
+    ended = ran_here(capsys, *command, "--output", tmp_path / "out")
+    lines = ended.err.splitlines()
+    assert len(lines) == 6
+    line = r"(\d+) of 40, [\d.]+ images a second, 0:00:\d\d left, 0 errors"
+    assert [re.fullmatch(line, said)[1] for said in lines[:-1]] == ["8", "16", "24", "32", "40"]  # type: ignore[index]
+
+
+def test_a_terminal_shows_a_bar(bundle: Folders, pictures: Path, tmp_path: Path) -> None:
+    listed = tmp_path / "list.txt"
+    listed.write_text(f"{pictures / '0000.png'}\nabsent.png\nlost.png\n")
+    ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (24, 100))
+    process = started(*asking(bundle(CASE), listed, "--output", str(tmp_path / "out")), stderr=theirs)
+    os.close(theirs)
+    shown = b""
+    try:
+        while piece := os.read(ours, 4096):
+            shown += piece
+    except OSError:  # the other end is closed
+        pass
+    process.communicate()
+    os.close(ours)
+    assert process.returncode == 7
+    assert b"3/3" in shown
+    assert b"errors=2" in shown
+    assert b"\x1b[3" not in shown  # no colours

@@ -1,0 +1,263 @@
+"""Objects in pictures: read, pasted, stored and drawn."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pycocotools.mask
+import pytest
+from command_line import ran_here
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+from numpy.typing import NDArray
+from paths import ROOT
+from PIL import Image
+
+from paligemma_onnx.runtime import Box, Detections, ImageError, Mask, NumericsError, PaliGemma, PromptError
+from paligemma_onnx.runtime.detection.detections import detections
+from paligemma_onnx.runtime.detection.drawing import INK, draw
+from paligemma_onnx.runtime.detection.parsing import read_objects
+from paligemma_onnx.runtime.detection.rle import encode
+from training.evaluate import SEEN, prompts_for
+from training.scenes import SIDE
+from training.scenes import draw as scene_of
+from training.scores import outcome, summary
+
+# pycocotools' own, of NumPy 2.
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+SCENES = 40
+MASKS = arrays.arrays(np.bool_, st.tuples(st.integers(1, 20), st.integers(1, 20)))
+BOX = Box(0.25, 0.125, 0.75, 0.5)
+
+
+@pytest.fixture(scope="module")
+def model(shipped_bundle: Path) -> PaliGemma:
+    return PaliGemma.load(shipped_bundle, device="cpu")
+
+
+def segmented(model: PaliGemma, seed: int) -> Detections:
+    """One of the scenes, cut up."""
+    drawing = scene_of(seed)
+    (prompt,) = [one.example.prompt for one in prompts_for(drawing) if one.example.kind == "segment"]
+    return model.segment(Image.fromarray(drawing.pixels), prompt.removeprefix("segment "))
+
+
+@settings(deadline=None, max_examples=300)
+@given(MASKS)
+def test_run_lengths_are_cocos(mask: NDArray[np.bool_]) -> None:
+    ours, theirs = encode(mask), pycocotools.mask.encode(np.asfortranarray(mask.astype(np.uint8)))
+    assert ours["counts"] == theirs["counts"].decode()
+    assert ours["size"] == theirs["size"]
+    stored = json.loads(json.dumps(ours))  # as --json prints it
+    assert np.array_equal(pycocotools.mask.decode(stored), mask)
+
+
+def test_long_runs_are_cocos() -> None:
+    """Numbers of several characters, differences of both signs, a mask that begins inside."""
+    mask = np.zeros((3000, 2000), np.bool_)
+    mask[100:2900, 30:1990] = True
+    mask[0, 0] = True
+    assert np.array_equal(pycocotools.mask.decode(encode(mask)), mask)
+    assert np.array_equal(pycocotools.mask.decode(encode(~mask)), ~mask)
+
+
+def test_a_mask_lies_in_its_box() -> None:
+    levels = np.full((64, 64), -1, np.float32)
+    levels[:, 32:] = 1  # the right half
+    mask = Mask(levels, BOX, width=80, height=40)
+    right = np.zeros((40, 80), np.bool_)
+    right[10:30, 25:40] = True
+    assert np.array_equal(mask.array, right)
+    file = Image.open(io.BytesIO(mask.png))
+    assert (file.format, file.mode) == ("PNG", "1")
+    assert np.array_equal(np.asarray(file), right)
+    assert np.array_equal(pycocotools.mask.decode(mask.rle), right)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 5000), (7, 3)])
+def test_a_mask_in_a_tiny_picture(size: tuple[int, int]) -> None:
+    mask = Mask(np.ones((64, 64), np.float32), BOX, *size)
+    assert mask.array.shape == size[::-1]
+    assert np.array_equal(pycocotools.mask.decode(mask.rle), mask.array)
+
+
+def test_boxes_and_masks_of_the_shipped_model(model: PaliGemma) -> None:
+    """The evaluation's figures by way of `detect` and `segment`; limits leave room for few scenes."""
+    outcomes = []
+    for seed in range(SEEN.first, SEEN.first + SCENES):
+        for asked in prompts_for(scene_of(seed)):
+            task, _, labels = asked.example.prompt.partition(" ")
+            if task not in ("detect", "segment"):
+                continue
+            ask = model.detect if task == "detect" else model.segment
+            found = ask(Image.fromarray(asked.drawing.pixels), labels)
+            outcomes.append(outcome(asked.drawing, asked.example, found.text, found))
+    figures = summary(outcomes)
+    print({name: value for name, value in figures.items() if value is not None})
+    f1, iou = figures["detection F1 at IoU 0.5"], figures["mask mean IoU"]
+    assert f1 is not None
+    assert iou is not None
+    assert f1 >= 0.88
+    assert iou >= 0.75
+
+
+def test_what_comes_back(model: PaliGemma) -> None:
+    found = segmented(model, SEEN.first)
+    assert isinstance(found, Detections)
+    assert len(found) == len(read_objects(found.text).found) >= 1
+    first = found[0]
+    assert first.mask is not None
+    left, top, right, bottom = first.pixels
+    assert 0 <= left < right <= SIDE
+    assert 0 <= top < bottom <= SIDE
+    rows, columns = np.nonzero(first.mask.array)
+    assert left - 1 <= columns.min() < columns.max() <= right
+    assert top - 1 <= rows.min() < rows.max() <= bottom
+    assert json.loads(json.dumps(found.as_json()))["objects"][0]["label"] == first.label
+    with pytest.raises(AttributeError):
+        first.label = "other"  # type: ignore[misc]
+    shown = Image.open(io.BytesIO(found._repr_png_()))
+    assert (shown.format, shown.size) == ("PNG", (SIDE, SIDE))
+
+
+def test_a_turned_photograph_is_answered_as_it_is_displayed(model: PaliGemma, tmp_path: Path) -> None:
+    """The same pixels, stored on their side with a note that says so."""
+    drawing = scene_of(SEEN.first)
+    upright = Image.fromarray(drawing.pixels).resize((448, 300), Image.Resampling.BICUBIC)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # Orientation: to be turned by 90 degrees
+    upright.save(tmp_path / "upright.png")
+    upright.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "turned.png", exif=exif)
+    one, other = (model.segment(tmp_path / name, "circle") for name in ("upright.png", "turned.png"))
+    assert (other.width, other.height) == (448, 300)
+    assert other.text == one.text
+    assert [found.pixels for found in other] == [found.pixels for found in one]
+    assert np.array_equal(np.asarray(other.drawn()), np.asarray(one.drawn()))
+
+
+@pytest.mark.parametrize("labels", ["", " ; ", [], ["", " "]])
+def test_nothing_to_find(model: PaliGemma, labels: Any) -> None:
+    with pytest.raises(PromptError, match="nothing to detect was named"):
+        model.detect(np.zeros((4, 4, 3), np.uint8), labels)
+
+
+def test_labels_and_pictures_of_every_kind(model: PaliGemma) -> None:
+    picture = np.zeros((4, 4, 3), np.uint8)
+    ways: tuple[Any, ...] = ("a ; b", "a;b", ["a", "b"])
+    asked = {model.detect(picture, labels).generation.prompt_tokens for labels in ways}
+    assert len(asked) == 1
+    with pytest.raises(ImageError):
+        model.detect("absent.png", "cat")
+    for wrong in ([1], None, 5, True, {"cat": 1}):
+        labels: Any = wrong
+        with pytest.raises(PromptError, match="must be text"):
+            model.detect(picture, labels)
+    with pytest.raises(PromptError, match="holds a semicolon"):
+        model.detect(picture, ["a ; b", "c"])
+
+
+@pytest.mark.parametrize("size", [(1, 1), (20, 15), (1, 3000), (2000, 1500)])
+@pytest.mark.parametrize("label", ["cat", "", "longer than any picture " * 500, "\N{CAT}\n\u202e"])
+def test_drawing_keeps_the_resolution(model: PaliGemma, size: tuple[int, int], label: str) -> None:
+    image = Image.new("RGB", size, (90, 90, 90))
+    found = segmented(model, SEEN.first)
+    objects = [
+        type(found[0])(label, box, box.pixels(*size), found[0].mask)
+        for box in (BOX, Box(0, 0, 1, 1), Box(0.999, 0.999, 1, 1))
+    ] * 4
+    drawn = draw(image, objects)
+    assert drawn.size == size
+    assert drawn.mode == "RGB"
+    assert np.asarray(image).max() == 90  # the original stays as it was
+    assert np.asarray(drawn).max() > 90
+
+
+def test_neighbouring_colours_differ() -> None:
+    colours = np.array(INK, float)
+    for one, other in zip(colours, np.roll(colours, 1, axis=0), strict=True):
+        assert np.linalg.norm(one - other) > 80
+
+
+def test_the_commands(
+    capsys: pytest.CaptureFixture[str], shipped_bundle: Path, model: PaliGemma, tmp_path: Path
+) -> None:
+    scene, picture = ROOT / "export" / "demo" / "scene.png", tmp_path / "found.png"
+    given = ("--model", shipped_bundle, "--image", scene, "--device", "cpu")
+    lines = ran_here(capsys, "segment", *given, "--draw", picture, "blue ring")
+    assert lines.code == 0
+    (one,) = model.segment(scene, "blue ring")
+    assert one.mask is not None
+    expected = ["blue ring", *(f"{edge:.1f}" for edge in one.pixels), str(one.mask.array.sum())]
+    assert lines.out.splitlines() == ["\t".join(expected)]
+    assert Image.open(picture).size == Image.open(scene).size
+    assert [file.name for file in tmp_path.iterdir()] == ["found.png"]
+
+    whole = json.loads(ran_here(capsys, "segment", *given, "--json", "blue ring").out)
+    assert whole["objects"][0]["box"] == pytest.approx(one.pixels)
+    assert np.array_equal(pycocotools.mask.decode(whole["objects"][0]["mask"]), one.mask.array)
+    assert (whole["width"], whole["height"], whole["finish_reason"]) == (SIDE, SIDE, "stop")
+    boxes = json.loads(ran_here(capsys, "detect", *given, "--json", "--constrained", "circle ; star").out)
+    assert [found["mask"] for found in boxes["objects"]] == [None] * len(boxes["objects"])
+    assert ran_here(capsys, "detect", *given, "purple elephant").out.count("\n") <= 1
+
+
+@pytest.mark.parametrize(
+    ("draw_to", "said"),
+    [
+        ("absent/found.png", "No such file or directory"),
+        ("found.tiff", "its name must end in"),
+        (".", "is a directory"),
+        ("fifo.png", "is not a regular file"),
+        (f"{'a' * 300}.png", "File name too long"),
+    ],
+)
+def test_a_picture_that_cannot_be_written(
+    capsys: pytest.CaptureFixture[str], shipped_bundle: Path, tmp_path: Path, draw_to: str, said: str
+) -> None:
+    """Refused before anything runs: there is not even such an image."""
+    os.mkfifo(tmp_path / "fifo.png")
+    given = ("--model", shipped_bundle, "--image", "absent.png", "--draw", tmp_path / draw_to)
+    ended = ran_here(capsys, "detect", *given, "cat")
+    assert ended.code == 2
+    assert said in ended.error
+    assert [file.name for file in tmp_path.iterdir()] == ["fifo.png"]
+
+
+@pytest.mark.parametrize(("suffix", "side"), [("webp", 20_000), ("jpg", 70_000)])
+def test_a_picture_too_large_for_its_format(
+    capsys: pytest.CaptureFixture[str], shipped_bundle: Path, tmp_path: Path, suffix: str, side: int
+) -> None:
+    """What was found is printed all the same."""
+    Image.new("RGB", (side, 10), "white").save(tmp_path / "wide.png")
+    given = ("--model", shipped_bundle, "--image", tmp_path / "wide.png", "--device", "cpu", "--json")
+    ended = ran_here(capsys, "detect", *given, "--draw", tmp_path / f"found.{suffix}", "circle")
+    assert ended.code == 2
+    assert f"pixels a side at most, the picture has {side}" in ended.error
+    assert json.loads(ended.out)["width"] == side
+    assert [file.name for file in tmp_path.iterdir()] == ["wide.png"]
+
+
+def test_a_long_name_and_a_link(
+    capsys: pytest.CaptureFixture[str], shipped_bundle: Path, tmp_path: Path
+) -> None:
+    longest, link = tmp_path / f"{'a' * 251}.png", tmp_path / "link.png"
+    link.symlink_to(tmp_path / "target.png")
+    given = ("--model", shipped_bundle, "--image", ROOT / "export" / "demo" / "scene.png", "--device", "cpu")
+    for path in (longest, link):
+        assert ran_here(capsys, "detect", *given, "--draw", path, "circle").code == 0
+        assert Image.open(path).size == (SIDE, SIDE)
+    assert link.is_symlink()
+
+
+def test_masks_that_are_no_numbers(model: PaliGemma) -> None:
+    spoiled: Any = SimpleNamespace(decode_masks=lambda codes, _: np.full((len(codes), 64, 64), np.nan))
+    found = segmented(model, SEEN.first)
+    with pytest.raises(NumericsError, match="the mask decoder answered with values that are not numbers"):
+        detections(found.generation, found.image, spoiled, masks=True)

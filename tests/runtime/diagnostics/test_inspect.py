@@ -1,0 +1,198 @@
+"""`inspect`: what is in the graphs, what a cache takes, and whether this machine has the memory."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+from command_line import ran_here
+from damage import copied, flip_bit
+from paths import ROOT
+
+from paligemma_onnx.runtime.bundle.manifest import FileSpec, Manifest, read_manifest
+from paligemma_onnx.runtime.diagnostics import machine
+from paligemma_onnx.runtime.diagnostics.graph_summary import read_graphs, spans
+from paligemma_onnx.runtime.diagnostics.inspect import inspect_bundle, table
+from paligemma_onnx.runtime.diagnostics.machine import Machine, this_machine
+from paligemma_onnx.runtime.diagnostics.memory_estimate import estimate_memory
+
+Folders = Callable[[str], Path]
+CASE = "gemma_one_kv_head"
+MEASURED = ROOT / "benchmarks" / "measured" / "paligemma-224-zen3.json"
+BEFORE = {
+    *("schema_version", "bundle_id", "model", "image", "tokens", "cache", "graphs", "recipe"),
+    *("generation", "producer", "files", "total_bytes", "cache_bytes_per_token", "cache_bytes_full_context"),
+}
+GB = 10**9
+LAYERED = ("vision_encoder", "prefill", "decode")  # graphs with layers, of which the case has two
+
+
+@pytest.fixture
+def manifest(bundle: Folders) -> Manifest:
+    return read_manifest(bundle(CASE))
+
+
+def test_json(bundle: Folders, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = bundle(CASE)
+    ended = ran_here(capsys, "inspect", folder, "--json")
+    found: Any = json.loads(ended.out)
+    assert found.keys() == BEFORE | {"cache_by_length", "memory"}
+    said = json.loads((folder / "manifest.json").read_text())["graphs"]
+    for name, graph in found["graphs"].items():
+        model = onnx.load(folder / f"{name}.onnx", load_external_data=False)
+        assert graph["file"] == f"{name}.onnx"
+        assert (graph["inputs"], graph["outputs"]) == (len(model.graph.input), len(model.graph.output))
+        assert sum(graph["operators"].values()) == len(model.graph.node)
+        assert graph["bytes"] == (folder / f"{name}.onnx").stat().st_size
+        if name in LAYERED:
+            assert {one["layer"] for one in graph["matrices"]} == {0, 1, None}
+        assert all(one["bits"] == [32] for one in graph["matrices"])
+    assert found["graphs"].keys() == said.keys()
+    text = ran_here(capsys, "inspect", folder).out
+    for words in (
+        "vision_encoder: ",
+        "language_model.layers.0-1",
+        "32 bits",
+        "full context",
+        "mapped as they are",
+    ):
+        assert words in text
+
+
+def test_what_a_graph_reads(bundle: Folders, manifest: Manifest) -> None:
+    """Every tensor of the weight file but padding between them: vision's is read by one graph alone."""
+    folder = bundle(CASE)
+    contents = read_graphs(folder, manifest)["vision_encoder"]
+    model = onnx.load(folder / "vision_encoder.onnx")  # with the numbers themselves
+    held = sum(onnx.numpy_helper.to_array(one).nbytes for one in model.graph.initializer)
+    inside = onnx.load(folder / "vision_encoder.onnx", load_external_data=False).graph.initializer
+    small = sum(onnx.numpy_helper.to_array(one).nbytes for one in inside if not one.external_data)
+    assert contents.weight_bytes == held - small
+
+
+@pytest.mark.parametrize("precision", ["int4", "int8"])
+def test_bits_by_layer(rounded: Callable[[str, str], Path], precision: str) -> None:
+    """By what the operators say of themselves, which the reader of tensors' names does not look at."""
+    folder = rounded(CASE, precision)
+    for name in LAYERED:
+        contents = read_graphs(folder, read_manifest(folder))[name]
+        expected = dict[int | None, set[int]]()
+        counts = dict[int | None, int]()
+        for node in onnx.load(folder / f"{name}.onnx", load_external_data=False).graph.node:
+            if node.op_type not in ("MatMulNBits", "DynamicQuantizeMatMul"):
+                continue
+            bits = next((entry.i for entry in node.attribute if entry.name == "bits"), 8)
+            parts = node.input[1].split(".")
+            layer = int(parts[parts.index("layers") + 1]) if "layers" in parts else None
+            expected.setdefault(layer, set()).add(bits)
+            counts[layer] = counts.get(layer, 0) + 1
+        layers = {one.layer: one for one in contents.matrices if one.layer is not None}
+        assert set(layers) == set(expected) - {None} == {0, 1}
+        for layer, one in layers.items():
+            assert set(one.bits) == expected[layer]
+            assert one.matrices == counts[layer]
+        assert next(name for name, _ in spans(contents.matrices)).endswith("layers.0-1")
+
+
+def test_a_cache_is_as_large_as_its_tensors(bundle: Folders, manifest: Manifest) -> None:
+    """Slots times what the decode graph's own outputs say a slot has."""
+    found = inspect_bundle(bundle(CASE), manifest)
+    model = onnx.load(bundle(CASE) / "decode.onnx", load_external_data=False)
+    shapes = [
+        [axis.dim_value or axis.dim_param for axis in output.type.tensor_type.shape.dim]
+        for output in model.graph.output[1:]
+    ]
+    slot = sum(prod(size for size in shape if isinstance(size, int)) for shape in shapes) * 4
+    image = manifest.image.tokens + 64
+    assert {(size.tokens, size.batch): size.bytes for size in found.caches} == {
+        (tokens, batch): tokens * batch * slot for tokens in (image, 1024, 4096, 8192) for batch in (1, 8)
+    }
+
+
+@pytest.mark.parametrize("precision", ["int4", "int8", "int4-compact"])
+def test_the_estimate_is_what_was_measured(manifest: Manifest, precision: str) -> None:
+    """Of 3B bundles, peaks of whole processes, each page counted once: never less, at most 15 % more."""
+    measured = json.loads(MEASURED.read_text())["contenders"][precision]
+    folder = {"int4": 3_756_690_854, "int8": 2_970_000_000, "int4-compact": 1_770_000_000}[
+        precision
+    ]  # README
+    large = replace(
+        manifest,
+        files={"all": FileSpec(folder, "")},
+        recipe=replace(manifest.recipe, matrices=replace(manifest.recipe.matrices, decode=precision)),
+        cache=replace(manifest.cache, layers=18, heads=1, head_dim=256, update="in_place"),
+        image=replace(manifest.image, tokens=256),
+    )
+    estimate = estimate_memory(large, this_machine(), prepared=False)
+    assert estimate.weights == "packed"
+    assert 1.0 <= estimate.total_bytes / measured["peak"]["proportional"] <= 1.15
+
+
+@pytest.mark.parametrize(
+    ("total", "free", "words"),
+    [
+        (64 * GB, 32 * GB, "it fits"),
+        (64 * GB, 1, "it fits once other programs"),
+        (1, 1, "it does not fit"),
+        (None, None, "is unknown"),
+        (64 * GB, None, "this machine has 64.0 GB: it fits"),
+    ],
+)
+def test_whether_it_fits(
+    bundle: Folders,
+    manifest: Manifest,
+    monkeypatch: pytest.MonkeyPatch,
+    total: int | None,
+    free: int | None,
+    words: str,
+) -> None:
+    here = Machine("Linux", "a processor", 2, total, free)
+    monkeypatch.setattr("paligemma_onnx.runtime.diagnostics.inspect.this_machine", lambda: here)
+    found = inspect_bundle(bundle(CASE), manifest)
+    assert words in table(found)
+    assert found.memory.fits is (None if total is None else total > 1)
+
+
+def test_this_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(machine, "LIMITS", ())
+    here = this_machine()
+    assert here.memory_bytes == os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    assert here.free_bytes is not None
+    assert 0 < here.free_bytes < here.memory_bytes
+    assert here.processor
+    for name, content in (("limit", "1000000\n"), ("none", "max\n")):
+        (tmp_path / name).write_text(content)
+    monkeypatch.setattr(
+        machine, "LIMITS", tuple(str(tmp_path / name) for name in ("absent", "none", "limit"))
+    )
+    assert (this_machine().memory_bytes, this_machine().free_bytes) == (1_000_000, 1_000_000)
+
+
+def test_an_altered_graph(bundle: Folders, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = copied(bundle(CASE), tmp_path / "bundle")
+    flip_bit(folder / "prefill.onnx")
+    ended = ran_here(capsys, "inspect", folder)
+    assert (ended.code, ended.out) == (4, "")
+    assert "prefill.onnx is altered" in ended.error
+    (folder / "prefill.onnx").unlink()
+    assert "prefill.onnx is missing" in ran_here(capsys, "inspect", folder).error
+
+
+def test_without_an_engine(
+    rounded: Callable[[str, str], Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`inspect` needs no onnxruntime, which only says whether the bundle is prepared."""
+    folder = rounded(CASE, "int4")
+    with_engine = ran_here(capsys, "inspect", folder).out
+    monkeypatch.setitem(__import__("sys").modules, "onnxruntime", None)
+    without = ran_here(capsys, "inspect", folder)
+    assert without.code == 0
+    assert "private, in the order of" in without.out
+    assert without.out.splitlines()[:20] == with_engine.splitlines()[:20]

@@ -1,0 +1,67 @@
+"""What vision and prefill needed on the way goes back to the system; decode steps keep their own."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from paths import SCENE
+
+from paligemma_onnx.runtime import PaliGemma
+from paligemma_onnx.runtime.engine.session import open_session
+from paligemma_onnx.runtime.graphs import onnx_runner as graphs
+
+SHRINKAGE = "memory.enable_memory_arena_shrinkage"  # onnxruntime_run_options_config_keys.h
+
+
+@dataclass
+class Watched:
+    """A session that notes whether each run gives its memory back."""
+
+    session: Any
+    runs: list[bool] = field(default_factory=list)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.session, name)
+
+    def run_with_iobinding(self, binding: Any, options: Any) -> None:
+        try:
+            self.runs.append(options.get_run_config_entry(SHRINKAGE) == "cpu:0")
+        except RuntimeError:  # no such entry
+            self.runs.append(False)
+        self.session.run_with_iobinding(binding, options)
+
+
+def test_vision_is_let_go(bundle: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is opened for each request, and nothing holds it when the first word comes."""
+    folder, opened = bundle("gemma_one_kv_head"), list[weakref.ref[object]]()
+
+    def noted(*args: Any, **options: Any) -> object:
+        session = open_session(*args, **options)
+        opened.append(weakref.ref(session))
+        return session
+
+    expected = PaliGemma.load(folder, device="cpu").generate(SCENE, "caption en", max_new_tokens=4)
+    model = PaliGemma.load(folder, device="cpu", keep_vision=False)
+    monkeypatch.setattr(graphs, "open_session", noted)
+    for request in (1, 2):
+        stream = model.stream([SCENE, SCENE], "caption en", max_new_tokens=4)
+        next(iter(stream))
+        assert len(opened) == request
+        assert opened[-1]() is None
+    assert model.generate(SCENE, "caption en", max_new_tokens=4).token_ids == expected.token_ids
+
+
+def test_only_decode_steps_keep_their_memory(bundle: Callable[[str], Path]) -> None:
+    model = PaliGemma.load(bundle("gemma_one_kv_head"), device="cpu")
+    runner = model.runner
+    vision, prefill, decode = map(Watched, (runner.vision, runner.prefill_session, runner.decode_session))
+    model.runner = replace(runner, vision=vision, prefill_session=prefill, decode_session=decode)
+    answer = model.generate(SCENE, "caption en", max_new_tokens=4)
+    assert (vision.runs, prefill.runs) == ([True], [True])
+    assert decode.runs == [False] * (len(answer.token_ids) - 1)
+    assert decode.runs
