@@ -26,7 +26,7 @@ from paligemma_onnx.export.cli.progress import TerminalProgress
 from paligemma_onnx.export.demo.shipped_model import shipped_model
 from paligemma_onnx.export.exporter import ExportRequest, export
 from paligemma_onnx.export.validation.self_check import self_check
-from paligemma_onnx.runtime.cli.process import say
+from paligemma_onnx.runtime.console import say
 from paligemma_onnx.runtime.paligemma import PaliGemma
 from training.scenes import draw
 

@@ -19,13 +19,14 @@ from typing import Any
 import click
 import numpy as np
 
+from paligemma_onnx.runtime.batch.items import Shard
 from paligemma_onnx.runtime.batch.output_parts import Count
 from paligemma_onnx.runtime.batch.pipeline import Asking
 from paligemma_onnx.runtime.batch.shard_runner import Watch, Work, do_shard
-from paligemma_onnx.runtime.batch.shards import Shard
 from paligemma_onnx.runtime.batch.sources import Source
-from paligemma_onnx.runtime.bundle.manifest import Manifest, read_manifest
-from paligemma_onnx.runtime.cli.process import say
+from paligemma_onnx.runtime.bundle.manifest import read_manifest
+from paligemma_onnx.runtime.bundle.schema import Manifest
+from paligemma_onnx.runtime.console import say
 from paligemma_onnx.runtime.generation.types import Generation, Options, Request, Timings
 from paligemma_onnx.runtime.image.open import ImageInput
 from paligemma_onnx.runtime.image.picture import Picture

@@ -15,7 +15,7 @@ import numpy as np
 from paligemma_onnx.runtime import Cancellation, PaliGemma
 from paligemma_onnx.runtime.diagnostics.benchmark import Benchmark, pictures_for
 from paligemma_onnx.runtime.engine.device_tensor import Tensor
-from paligemma_onnx.runtime.engine.session import import_onnxruntime
+from paligemma_onnx.runtime.engine.ort import import_onnxruntime
 from paligemma_onnx.runtime.graphs.kv_cache import Cache
 
 from .figures import PROMPT, Figures, figures_of, step_at_past

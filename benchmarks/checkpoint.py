@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from paligemma_onnx.model.checkpoint.load import skeleton
+from paligemma_onnx.model.skeleton import skeleton
 from training.published_layout import published_config, published_name
 from training.sample_tokenizer import write_sample_tokenizer
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from paligemma_onnx.model.checkpoint.load import skeleton
+from paligemma_onnx.model.skeleton import skeleton
 from paligemma_onnx.runtime.bundle.manifest import read_manifest
 
 from .contender import Contender

@@ -7,7 +7,7 @@ import platform
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from paligemma_onnx.runtime.engine.session import available_threads
+from paligemma_onnx.runtime.engine.devices import available_threads
 
 from .memory import total_memory
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from paligemma_onnx.runtime.engine.session import MOST_THREADS, available_threads
+from paligemma_onnx.runtime.engine.devices import MOST_THREADS, available_threads
 
 from . import machine
 from .memory import available_memory

@@ -15,7 +15,7 @@ from typing import cast
 
 import click
 
-from paligemma_onnx.runtime.cli.process import say
+from paligemma_onnx.runtime.console import say
 from paligemma_onnx.runtime.engine.prepared_graphs import CACHE
 from paligemma_onnx.runtime.text.tokenizer import PromptTokenizer
 

@@ -7,48 +7,32 @@ import os
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
 import onnx_ir as ir
 import torch
 
-from paligemma_onnx.model.checkpoint.checkpoint import Checkpoint, find_non_finite
+from paligemma_onnx.model.checkpoint.checkpoint import find_non_finite
 from paligemma_onnx.model.checkpoint.errors import CheckpointError, listed
-from paligemma_onnx.model.checkpoint.load import open_checkpoint, skeleton
-from paligemma_onnx.model.config import PaliGemmaConfig
-from paligemma_onnx.model.mask_decoder import MaskDecoder
-from paligemma_onnx.model.rotary import inverse_frequencies
-from paligemma_onnx.runtime.bundle.manifest import (
-    BUNDLE_ID_KEY,
-    MANIFEST,
-    SCHEMA_VERSION,
-    FileSpec,
-    GenerationDefaults,
-    Graphs,
-    Manifest,
-    Recipe,
-    identity,
-)
+from paligemma_onnx.model.skeleton import skeleton
+from paligemma_onnx.runtime.bundle.manifest import MANIFEST, identity
+from paligemma_onnx.runtime.bundle.schema import BUNDLE_ID_KEY, FileSpec, Graphs, Manifest
 from paligemma_onnx.runtime.errors import OptionError, ResourceError
 from paligemma_onnx.runtime.resource_errors import resources, shortage
 
 from .bundle import manifest_facts as facts
 from .bundle.atomic_folder import staged
+from .bundle.draft_manifest import draft
 from .bundle.weight_file import WeightFile, plan_file, refer, write_file
-from .graphs.cuda_weights import Packed, device_skeleton
+from .graphs.cuda_weights import device_skeleton
 from .graphs.patch_matmul import multiply_patches
-from .graphs.specs import OPSETS, Verb, declare, specs
+from .graphs.specs import Verb, declare
 from .graphs.trace import Traced, trace
 from .precisions import PRECISIONS, Precision
-from .quantization.channel_scaling import Balanced
-from .quantization.encodings import TensorSource
 from .quantization.quantize_graph import Laid, form_of, lay_out
-from .sources.mask_decoder_npz import MASK_DECODER, read_mask_decoder
-
-# Tokens an answer gets when nobody says: captions and answers are shorter, twenty objects' boxes are not.
-MAX_NEW_TOKENS = 256
+from .source import Source, open_source
+from .sources.tensor_source import TensorSource
 
 
 class Progress(Protocol):
@@ -78,43 +62,6 @@ class ExportRequest:
     mask_decoder: Path | None = None  # None: the one that lies beside the checkpoint's weights, if any
     force: bool = False  # replace an existing bundle
     strict: bool = False  # weights that are not finite are an error, not a warning
-
-
-@dataclass(frozen=True)
-class Source:
-    """An open checkpoint with what the manifest says of it."""
-
-    folder: Path
-    config: PaliGemmaConfig
-    checkpoint: Checkpoint
-    constants: dict[str, torch.Tensor]  # in the graphs, but no weights of the checkpoint
-    mask_decoder: MaskDecoder | None
-
-    def weights(self, precision: str) -> TensorSource:
-        """The weights that a precision stores: rounded ones come from channels of a common range."""
-        recipe = PRECISIONS[precision]
-        if recipe.half is not None:
-            return Packed(self.checkpoint, self.config.text_config)
-        return self._balanced if recipe.rounds else self.checkpoint
-
-    @cached_property
-    def _balanced(self) -> Balanced:
-        """One for writing and for checking: its factors take a pass over all weights."""
-        return Balanced(self.checkpoint, self.config)
-
-
-def open_source(folder: Path, adapter: Path | None, mask_decoder: Path | None = None) -> Source:
-    """Open a checkpoint and the mask decoder that is given or lies beside it; raises CheckpointError."""
-    config, checkpoint = open_checkpoint(folder, adapter)
-    text = config.text_config
-    frequencies = inverse_frequencies(text.head_dim, text.rope_theta)
-    constants = {"language_model.frequencies": frequencies}
-    beside = folder / MASK_DECODER
-    if mask_decoder is None and not beside.exists():
-        return Source(folder, config, checkpoint, constants, None)
-    masks = read_mask_decoder(mask_decoder or beside)
-    weights = {f"mask_decoder.{name}": tensor for name, tensor in masks.state_dict().items()}
-    return Source(folder, config, checkpoint, constants | weights, masks)
 
 
 def export(
@@ -164,26 +111,6 @@ def _overlap(one: Path, other: Path) -> bool:
     """One of the folders is the other, or lies in it."""
     real, place = Path(os.path.realpath(one)), Path(os.path.realpath(other))  # resolve() fails over loops
     return real == place or real in place.parents or place in real.parents
-
-
-def draft(source: Source, precision: str) -> Manifest:
-    """What the manifest says before a file is written; raises CheckpointError."""
-    config, recipe = source.config, PRECISIONS[precision]
-    return Manifest(
-        schema_version=SCHEMA_VERSION,
-        bundle_id="",
-        model=facts.model_facts(config, sum(weight.numel() for weight in skeleton(config).parameters())),
-        image=facts.image_facts(source.folder, config),
-        tokens=facts.token_facts(source.folder, config),
-        cache=facts.cache_facts(config, recipe),
-        graphs=specs(declare(config, recipe, source.mask_decoder)),
-        recipe=Recipe(
-            precision, OPSETS[recipe.cache], facts.matrices(recipe), recipe.wide_batch, recipe.devices
-        ),
-        generation=GenerationDefaults(min(MAX_NEW_TOKENS, config.text_config.max_position_embeddings)),
-        producer=facts.producer(),
-        files={},
-    )
 
 
 def _graphs(source: Source, precision: Precision, progress: Progress) -> list[tuple[Verb, Laid]]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from paligemma_onnx.runtime.bundle.manifest import CacheUpdate, Device
+from paligemma_onnx.runtime.bundle.schema import CacheUpdate, Device
 from paligemma_onnx.runtime.errors import OptionError
 
 

@@ -6,7 +6,8 @@ print(model.generate("photo.jpg", "caption en").text)
 """
 
 from .cancellation import Cancellation
-from .detection.detections import Detection, Detections
+from .detection.detection import Detection
+from .detection.detections import Detections
 from .detection.masks import Mask
 from .detection.parsing import Box
 from .errors import (

@@ -46,3 +46,14 @@ def replaced_file(path: Path, option: str) -> Iterator[Callable[[bytes], None]]:
             yield write
     finally:
         partial.unlink(missing_ok=True)
+
+
+def sync(path: Path) -> None:
+    """Have the system put a file or folder on the disk, so that a power cut finds it whole."""
+    if os.name != "posix" and path.is_dir():
+        return  # Windows opens no folders
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -14,12 +14,14 @@ from pathlib import Path
 from typing import Unpack
 
 from .bundle.integrity import check_files
-from .bundle.manifest import Manifest, read_manifest
+from .bundle.manifest import read_manifest
+from .bundle.schema import Manifest
 from .detection.detections import Detections, detections, task_prompt
+from .engine.devices import Placement, place
 from .engine.prepared_graphs import find_prepared
-from .engine.session import Placement, place
 from .errors import BundleError, ProviderError
-from .generation.plan import Job, Row, plan, run
+from .generation.plan import Job, Row, plan
+from .generation.run import run
 from .generation.types import Generation, Images, Options, Request
 from .graphs.model_runner import Runner
 from .graphs.onnx_runner import NO_MASK_DECODER, GraphRunner

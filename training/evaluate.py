@@ -20,8 +20,8 @@ from tqdm import tqdm
 from paligemma_onnx.export.validation.torch_runner import open_as_reference
 from paligemma_onnx.runtime import PaliGemma, Request
 from paligemma_onnx.runtime.bundle.manifest import MANIFEST
+from paligemma_onnx.runtime.bundle.schema import SEGMENTS
 from paligemma_onnx.runtime.detection.detections import detections
-from paligemma_onnx.runtime.detection.parsing import SEGMENTS
 
 from .album import Split
 from .scenes import Drawing, draw

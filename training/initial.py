@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from paligemma_onnx.model.checkpoint.load import skeleton
 from paligemma_onnx.model.config import PaliGemmaConfig
 from paligemma_onnx.model.paligemma import PaliGemma
 from paligemma_onnx.model.rotary import inverse_frequencies
+from paligemma_onnx.model.skeleton import skeleton
 
 from .tasks import LOCATIONS
 

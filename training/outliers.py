@@ -15,8 +15,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from paligemma_onnx.export.demo.shipped_model import shipped_model
-from paligemma_onnx.model.checkpoint.load import open_checkpoint, skeleton
+from paligemma_onnx.model.checkpoint.load import open_checkpoint
 from paligemma_onnx.model.config import PaliGemmaConfig
+from paligemma_onnx.model.skeleton import skeleton
 
 from .published_layout import published_name
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from paligemma_onnx.model.paligemma import PaliGemma
-from paligemma_onnx.runtime.detection.parsing import LAST_LOCATION
+from paligemma_onnx.runtime.text.special_tokens import LAST_LOCATION
 
 from .album import Album
 from .loop import run, tower_share

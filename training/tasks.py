@@ -12,7 +12,7 @@ from typing import Literal
 
 import numpy as np
 
-from paligemma_onnx.runtime.detection.parsing import LAST_LOCATION
+from paligemma_onnx.runtime.text.special_tokens import LAST_LOCATION
 
 from .scenes import SIDE, Item, Scene
 from .vocabulary import COLOURS, HELD_OUT, SHAPES

@@ -20,7 +20,7 @@ import click
 
 from paligemma_onnx.runtime.cli.bench import batch_sizes
 from paligemma_onnx.runtime.cli.param_types import DeviceType
-from paligemma_onnx.runtime.cli.process import say
+from paligemma_onnx.runtime.console import say
 
 from ..contender import Contender
 from ..exports import known_precisions

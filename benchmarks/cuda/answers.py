@@ -9,7 +9,7 @@ from typing import Any
 
 from paligemma_onnx.runtime import PaliGemma, Request
 from paligemma_onnx.runtime.bundle.manifest import read_manifest
-from paligemma_onnx.runtime.engine.session import place
+from paligemma_onnx.runtime.engine.devices import place
 from paligemma_onnx.runtime.graphs.onnx_runner import GraphRunner
 from paligemma_onnx.runtime.text.tokenizer import PromptTokenizer
 

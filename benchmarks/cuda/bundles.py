@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from paligemma_onnx.export.demo.shipped_model import shipped_model
-from paligemma_onnx.runtime.engine.session import available_threads
+from paligemma_onnx.runtime.engine.devices import available_threads
 
 from ..checkpoint import make_checkpoint
 from ..contender import Contender, Running

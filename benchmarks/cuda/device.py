@@ -14,7 +14,7 @@ from typing import Any
 
 from paligemma_onnx.runtime import ProviderError
 from paligemma_onnx.runtime.engine import cuda_provider as cuda
-from paligemma_onnx.runtime.engine.session import import_onnxruntime
+from paligemma_onnx.runtime.engine.ort import import_onnxruntime
 
 from ..memory import available_memory, process_memory
 from .plan import index_of

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from paligemma_onnx.runtime.engine.session import parse_device
+from paligemma_onnx.runtime.engine.devices import parse_device
 
 from ..sizes import Subject
 

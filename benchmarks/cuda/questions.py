@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from paligemma_onnx.runtime.detection.parsing import SEGMENTS
+from paligemma_onnx.runtime.bundle.schema import SEGMENTS
 from training.scenes import draw
 from training.tasks import QUESTIONS, Kind, example
 

@@ -14,7 +14,7 @@ from transformers import CompileConfig
 from transformers.cache_utils import Cache, StaticCache
 
 from paligemma_onnx.runtime.diagnostics.benchmark import pictures_for
-from paligemma_onnx.runtime.engine.session import available_threads
+from paligemma_onnx.runtime.engine.devices import available_threads
 
 from ..figures import Figures
 from ..reference import Reference

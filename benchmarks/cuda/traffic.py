@@ -21,7 +21,8 @@ import onnx
 from paligemma_onnx.runtime import PaliGemma
 from paligemma_onnx.runtime.bundle.manifest import read_manifest
 from paligemma_onnx.runtime.engine import cuda_provider as cuda
-from paligemma_onnx.runtime.engine.session import PROVIDERS, import_onnxruntime
+from paligemma_onnx.runtime.engine.devices import PROVIDERS
+from paligemma_onnx.runtime.engine.ort import import_onnxruntime
 from paligemma_onnx.runtime.graphs.buffer_pool import SMALLEST
 
 from .ours import steps

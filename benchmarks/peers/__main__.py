@@ -14,7 +14,7 @@ from typing import cast
 
 import click
 
-from paligemma_onnx.runtime.cli.process import say
+from paligemma_onnx.runtime.console import say
 
 from ..checkpoint import make_checkpoint
 from ..contender import ContenderFailed

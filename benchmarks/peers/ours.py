@@ -11,7 +11,7 @@ import numpy as np
 
 from paligemma_onnx.runtime import Cancellation
 from paligemma_onnx.runtime.bundle.manifest import read_manifest
-from paligemma_onnx.runtime.engine.session import place
+from paligemma_onnx.runtime.engine.devices import place
 from paligemma_onnx.runtime.graphs.onnx_runner import GraphRunner
 
 from .decoder import TEXT_TOKENS, Decoder, prompt_ids

@@ -8,8 +8,9 @@ from pathlib import Path
 
 from torch import Tensor
 
-from paligemma_onnx.model.checkpoint.load import open_checkpoint, skeleton
+from paligemma_onnx.model.checkpoint.load import open_checkpoint
 from paligemma_onnx.model.config import PaliGemmaConfig
+from paligemma_onnx.model.skeleton import skeleton
 from training.published_layout import published_config
 
 from ..checkpoint import PIECE, write_json, write_weights

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import filelock
 
-from paligemma_onnx.runtime.bundle.files import sync
+from paligemma_onnx.runtime.atomic_file import sync
 from paligemma_onnx.runtime.bundle.manifest import MANIFEST
 from paligemma_onnx.runtime.errors import OptionError
 

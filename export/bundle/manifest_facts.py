@@ -10,7 +10,7 @@ from pathlib import Path
 from paligemma_onnx.model.checkpoint.errors import CheckpointError, shown
 from paligemma_onnx.model.checkpoint.json_file import read_json
 from paligemma_onnx.model.config import PaliGemmaConfig
-from paligemma_onnx.runtime.bundle.manifest import (
+from paligemma_onnx.runtime.bundle.schema import (
     CacheFacts,
     ImageFacts,
     Manifest,

@@ -15,10 +15,11 @@ import onnx_ir as ir
 from torch import Tensor
 
 from paligemma_onnx.model.checkpoint.errors import CheckpointError
-from paligemma_onnx.runtime.bundle.manifest import FileSpec
+from paligemma_onnx.runtime.bundle.schema import FileSpec
 
-from ..quantization.encodings import TensorSource, encode
+from ..quantization.encodings import encode
 from ..quantization.quantize_graph import Laid, Reference, Stored
+from ..sources.tensor_source import TensorSource
 
 PAGE = 4096  # bytes; an array that starts on a page can be mapped as it is
 LINE = 64  # bytes; a cache line, enough for arrays smaller than a page

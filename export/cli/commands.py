@@ -6,10 +6,10 @@ from pathlib import Path
 
 import click
 
-from paligemma_onnx.runtime.bundle.manifest import Device
+from paligemma_onnx.runtime.bundle.schema import Device
 from paligemma_onnx.runtime.cli.completion import complete_folders
 from paligemma_onnx.runtime.cli.param_types import DeviceType
-from paligemma_onnx.runtime.engine.session import MOST_THREADS
+from paligemma_onnx.runtime.engine.devices import MOST_THREADS
 
 from ..precisions import DEFAULTS, PRECISIONS, choose
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from paligemma_onnx.runtime.cli.process import say
+from paligemma_onnx.runtime.console import say
 
 OFTEN = 10.0  # seconds from one line to the next about the same work, where no bar is shown
 GB = 1e9  # bytes

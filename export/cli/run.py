@@ -15,19 +15,21 @@ from paligemma_onnx.runtime.atomic_file import replaced_file
 from paligemma_onnx.runtime.bundle.integrity import check_files
 from paligemma_onnx.runtime.bundle.manifest import read_manifest
 from paligemma_onnx.runtime.cli.output_image import picture_file
-from paligemma_onnx.runtime.engine.session import place
+from paligemma_onnx.runtime.engine.devices import place
 from paligemma_onnx.runtime.errors import MismatchError, OptionError
 from paligemma_onnx.runtime.resource_errors import resources
 from paligemma_onnx.runtime.text.tokenizer import PromptTokenizer
 
+from ..bundle.draft_manifest import draft
 from ..bundle.manifest_facts import first_difference
 from ..demo.demo import run_demo
-from ..exporter import ExportRequest, Source, draft, export, open_source
+from ..exporter import ExportRequest, export
 from ..report.findings import find
 from ..report.html_page import page
 from ..report.input_images import see
 from ..report.json_report import as_json as validation_json
 from ..report.text_table import table
+from ..source import Source, open_source
 from ..sources.hub import resolve_checkpoint
 from ..validation import self_check as checks
 from ..validation.reference_outputs import Reference

@@ -11,8 +11,8 @@ from pathlib import Path
 import click
 from PIL import Image
 
-from paligemma_onnx.runtime.cli.process import say
-from paligemma_onnx.runtime.detection.detections import Detection
+from paligemma_onnx.runtime.console import say
+from paligemma_onnx.runtime.detection.detection import Detection
 from paligemma_onnx.runtime.detection.drawing import draw
 from paligemma_onnx.runtime.generation.types import Generation
 from paligemma_onnx.runtime.image.open import open_image

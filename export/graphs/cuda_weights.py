@@ -13,15 +13,15 @@ import torch
 from torch import Tensor, nn
 
 from paligemma_onnx.model.checkpoint.errors import CheckpointError
-from paligemma_onnx.model.checkpoint.load import skeleton
 from paligemma_onnx.model.config import PaliGemmaConfig, TextConfig
 from paligemma_onnx.model.gemma import DecoderLayer, Gemma, RMSNorm
 from paligemma_onnx.model.linear import Linear
 from paligemma_onnx.model.paligemma import PaliGemma
 from paligemma_onnx.model.rotary import inverse_frequencies
+from paligemma_onnx.model.skeleton import skeleton
 
 from ..precisions import HEAD
-from ..quantization.encodings import TensorSource
+from ..sources.tensor_source import TensorSource
 
 HEAD_WIDTH = 16  # GroupQueryAttention rotates multiples of this (onnxruntime); published heads are 256 wide
 PACKED = "qkv_proj"  # query, key and value projections below each other, [(A + 2K) * H, D]

@@ -17,7 +17,7 @@ from paligemma_onnx.model.cache import KeyValue
 from paligemma_onnx.model.config import PaliGemmaConfig
 from paligemma_onnx.model.mask_decoder import GRID, SIDE, MaskDecoder
 from paligemma_onnx.model.paligemma import PaliGemma
-from paligemma_onnx.runtime.bundle.manifest import CacheUpdate, Graphs, GraphSpec, TensorSpec
+from paligemma_onnx.runtime.bundle.schema import CacheUpdate, Graphs, GraphSpec, TensorSpec
 
 from ..precisions import HalfType, Precision
 from .cuda_graphs import EncodeOnDevice, PrefillOnDevice, StepOnDevice

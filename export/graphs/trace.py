@@ -18,7 +18,7 @@ from onnx_ir.passes.common import ClearMetadataAndDocStringPass, NameFixPass, Re
 from onnxscript import optimizer
 
 from paligemma_onnx.model.paligemma import PaliGemma
-from paligemma_onnx.runtime.bundle.manifest import TensorSpec
+from paligemma_onnx.runtime.bundle.schema import TensorSpec
 
 from .specs import Verb, example
 

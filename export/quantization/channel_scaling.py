@@ -33,7 +33,7 @@ from torch import Tensor
 
 from paligemma_onnx.model.config import PaliGemmaConfig
 
-from .encodings import TensorSource
+from ..sources.tensor_source import TensorSource
 
 # 0 leaves all unevenness to the weights, 1 to the activations.
 ALPHA = 0.5

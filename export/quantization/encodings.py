@@ -12,7 +12,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
 
 import onnx_ir as ir
 import torch
@@ -31,13 +30,6 @@ MARKS: dict[HalfType, str] = {
     "bfloat16": "bf16",
     "float16": "fp16",
 }  # behind a block's size, in names of tensors
-
-
-class TensorSource(Protocol):
-    """Where the tensors to encode come from: a checkpoint."""
-
-    def tensor(self, name: str) -> Tensor:
-        """One tensor in the dtype it is stored in."""
 
 
 @dataclass(frozen=True)

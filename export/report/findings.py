@@ -6,15 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from paligemma_onnx.runtime.bundle.manifest import FileSpec, Manifest, ModelFacts, Producer, Recipe
+from paligemma_onnx.runtime.bundle.schema import FileSpec, Manifest, ModelFacts, Producer, Recipe
 from paligemma_onnx.runtime.detection.parsing import Found, read_objects
 from paligemma_onnx.runtime.diagnostics.doctor import diagnose
 from paligemma_onnx.runtime.diagnostics.machine import Machine, this_machine
 from paligemma_onnx.runtime.text.tokenizer import PromptTokenizer
 
 from ..validation.compare import FreeRun
-from ..validation.validate import Validation
-from .text_table import first_failure
+from ..validation.validate import Validation, first_failure
 
 LOCATING = ("detect ", "segment ")  # how prompts begin whose answers are objects
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from paligemma_onnx.runtime.bundle.manifest import ImageFacts
+from paligemma_onnx.runtime.bundle.schema import ImageFacts
 from paligemma_onnx.runtime.image.open import open_image
 from paligemma_onnx.runtime.image.picture import picture_of
 

@@ -15,12 +15,13 @@ import numpy as np
 import onnx_ir as ir
 from torch import Tensor
 
-from paligemma_onnx.runtime.bundle.manifest import Manifest
+from paligemma_onnx.runtime.bundle.schema import Manifest
 
 from ..bundle.weight_file import lookup
 from ..precisions import Blocks, Float32, Form, Half, Outputs
-from ..quantization.encodings import MARKS, TensorSource, encode, layouts
+from ..quantization.encodings import MARKS, encode, layouts
 from ..quantization.quantize_graph import HALF_OF
+from ..sources.tensor_source import TensorSource
 
 _SUFFIX = re.compile(
     r"(?P<tensor>.+)\.int(?P<bits>[48])(x(?P<size>\d+)(?P<mark>bf16|fp16)?)?(?P<kind>\.scales|\.rows|)"

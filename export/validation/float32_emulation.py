@@ -13,8 +13,9 @@ from typing import Any
 
 import onnx_ir as ir
 
-from paligemma_onnx.runtime.bundle.manifest import GraphSpec, Manifest
-from paligemma_onnx.runtime.engine.session import Placement, open_plain
+from paligemma_onnx.runtime.bundle.schema import GraphSpec, Manifest
+from paligemma_onnx.runtime.engine.devices import Placement
+from paligemma_onnx.runtime.engine.session import open_plain
 
 HALVES = (ir.DataType.BFLOAT16, ir.DataType.FLOAT16)
 # Operators that move numbers and do not compute: CPUs have them for every type.

@@ -6,9 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from paligemma_onnx.runtime.bundle.manifest import GraphSpec, Manifest
-from paligemma_onnx.runtime.engine.heap import trim
-from paligemma_onnx.runtime.engine.session import Placement, open_session
+from paligemma_onnx.runtime.bundle.schema import GraphSpec, Manifest
+from paligemma_onnx.runtime.engine.devices import Placement
+from paligemma_onnx.runtime.engine.memory import trim
+from paligemma_onnx.runtime.engine.session import open_session
 from paligemma_onnx.runtime.graphs.onnx_runner import GraphRunner
 
 from .float32_emulation import needs_widening, open_widened

@@ -10,15 +10,14 @@ import torch
 from numpy.typing import NDArray
 
 from paligemma_onnx.model.checkpoint.load import load_model
-from paligemma_onnx.runtime.bundle.manifest import Manifest
-from paligemma_onnx.runtime.engine.session import place
+from paligemma_onnx.runtime.bundle.schema import Manifest
+from paligemma_onnx.runtime.engine.devices import place
 from paligemma_onnx.runtime.errors import MismatchError
 from paligemma_onnx.runtime.text.tokenizer import PromptTokenizer
 
-from ..exporter import Source
-from ..report.text_table import first_failure
+from ..source import Source
 from .reference_outputs import Questions, Reference
-from .validate import Validation, validate
+from .validate import Validation, first_failure, validate
 
 PROMPTS = ("caption en", "answer en what is in the picture?")  # of different lengths: one row is padded
 STEPS = 4

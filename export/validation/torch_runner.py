@@ -10,9 +10,9 @@ import torch
 from paligemma_onnx.model.cache import KeyValue
 from paligemma_onnx.model.checkpoint.load import load_model
 from paligemma_onnx.model.mask_decoder import MaskDecoder
-from paligemma_onnx.runtime.bundle.manifest import Manifest
+from paligemma_onnx.runtime.bundle.schema import Manifest
 from paligemma_onnx.runtime.cancellation import Cancellation
-from paligemma_onnx.runtime.engine.session import Placement, place
+from paligemma_onnx.runtime.engine.devices import Placement, place
 from paligemma_onnx.runtime.errors import BundleError
 from paligemma_onnx.runtime.graphs.kv_cache import Cache
 from paligemma_onnx.runtime.graphs.model_runner import Array, Ids
@@ -20,8 +20,9 @@ from paligemma_onnx.runtime.graphs.onnx_runner import NO_MASK_DECODER
 from paligemma_onnx.runtime.paligemma import PaliGemma
 from paligemma_onnx.runtime.text.tokenizer import PromptTokenizer
 
+from ..bundle.draft_manifest import draft
 from ..bundle.manifest_facts import TOKENIZER
-from ..exporter import draft, open_source
+from ..source import open_source
 from .reference_outputs import Reference
 
 

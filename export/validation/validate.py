@@ -11,10 +11,10 @@ from pathlib import Path
 from torch import Tensor
 
 from paligemma_onnx.model.mask_decoder import MaskDecoder
-from paligemma_onnx.runtime.bundle.manifest import Manifest
-from paligemma_onnx.runtime.engine.session import Placement
+from paligemma_onnx.runtime.bundle.schema import Manifest
+from paligemma_onnx.runtime.engine.devices import Placement
 
-from ..quantization.encodings import TensorSource
+from ..sources.tensor_source import TensorSource
 from .compare import Comparison, compare
 from .compare_weights import WeightComparison, compare_weights
 from .float32_emulation import needs_widening
@@ -90,3 +90,28 @@ def validate(
         weights=weights,
         comparison=comparison,
     )
+
+
+def first_failure(validation: Validation) -> str:
+    """One line about the worst of what is wrong."""
+    if validation.weights.different:
+        names, total = validation.weights.different, validation.weights.tensors
+        return f"{len(names)} of {total} stored tensors differ from the checkpoint, first {names[0]}"
+    failed = [difference for difference in validation.comparison.differences if not difference.passed]
+    if failed:
+        if validation.comparison.exact:
+            worst = max(failed, key=lambda difference: difference.relative)
+            off, of, allowed = worst.relative, "largest value", worst.limits.worst
+        else:
+            worst = max(failed, key=lambda difference: difference.rms)
+            off, of, allowed = worst.rms, "root mean square", worst.limits.rms
+        return f"{worst.stage} {worst.name} is off by {off:.1e} of its {of} (allowed {allowed:.0e})"
+    for agreement in validation.comparison.agreements:
+        if not agreement.passed:
+            return (
+                f"{agreement.stage} row {agreement.row}: another first word, {agreement.top10} of 10 shared"
+            )
+    for run in validation.comparison.free_runs:
+        if not run.passed:
+            return f"row {run.row}: greedy ids part at step {run.parted}, and not at a near tie"
+    return "nothing"

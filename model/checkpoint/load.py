@@ -4,19 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
-
 from ..config import PaliGemmaConfig
 from ..paligemma import PaliGemma
 from ..rotary import inverse_frequencies
+from ..skeleton import skeleton
 from .checkpoint import Checkpoint
 from .config_json import read_config
-
-
-def skeleton(config: PaliGemmaConfig) -> PaliGemma:
-    """The model on the meta device: every name and shape, no memory."""
-    with torch.device("meta"):
-        return PaliGemma(config).eval().requires_grad_(False).to("meta")
 
 
 def open_checkpoint(folder: Path, adapter: Path | None = None) -> tuple[PaliGemmaConfig, Checkpoint]:

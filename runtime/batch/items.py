@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,3 +47,22 @@ class Item:
     path: str | None  # as the row shows it; None where a picture has no name
     prompt: str | None
     image: Path | Slice | bytes | Fault  # encoded, or why there is none
+
+
+def hash_of(item_id: str) -> int:
+    """A number of 64 bits that an id has on every machine: the first 8 bytes of its SHA-256."""
+    return int.from_bytes(hashlib.sha256(item_id.encode("utf-8")).digest()[:8], "big")
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One of `count` shares of the inputs."""
+
+    index: int
+    count: int
+
+    def items(self, items: Iterable[Item]) -> Iterator[Item]:
+        """Those of the shard, in their order."""
+        if self.count == 1:
+            return iter(items)
+        return (item for item in items if hash_of(item.id) % self.count == self.index)

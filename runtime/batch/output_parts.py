@@ -17,11 +17,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-from ..bundle.files import sync
+from ..atomic_file import sync
 from ..errors import OptionError
+from .items import Shard
 from .parquet import write_parquet
 from .rows import Row
-from .shards import Shard
 
 Format = Literal["jsonl", "parquet"]
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Protocol, Unpack
 
-from ..bundle.manifest import Manifest
+from ..bundle.schema import Manifest
 from ..errors import NumericsError, PromptError, ResourceError
 from ..generation.plan import plan
 from ..generation.sampling import SEEDS
@@ -19,9 +19,8 @@ from ..generation.types import Generation, Options, Request
 from ..image.open import ImageInput
 from ..image.picture import Picture
 from ..text.tokenizer import PromptTokenizer
-from .items import Item, Slice
+from .items import Item, Slice, hash_of
 from .rows import Fault, Row, Seconds, boxes_in, readable
-from .shards import hash_of
 
 AHEAD = 2  # batches of pictures opened or being opened while one is answered
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from ..cli.process import say
+from ..console import say
 from .output_parts import Count
 
 EVERY = 30.0  # seconds between lines

@@ -19,7 +19,7 @@ from filelock import FileLock
 
 from .. import errors
 from ..bundle.manifest import read_manifest
-from ..engine.session import place
+from ..engine.devices import place
 from ..errors import PaliGemmaError, ProviderError
 from ..paligemma import PaliGemma
 from ..resource_errors import resources

@@ -10,13 +10,13 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from ..bundle.files import sync
+from ..atomic_file import sync
 from ..errors import OptionError
 from ..generation.sampling import fresh_seed
 from ..resource_errors import shortage
 from .folder import SUFFIXES, write_listing
+from .items import Shard
 from .output_parts import Format
-from .shards import Shard
 from .sources import Source, count_items
 
 RECORD = "run.json"

@@ -8,10 +8,9 @@ from itertools import chain, count, islice
 from pathlib import Path
 
 from ..paligemma import PaliGemma
-from .items import Item
+from .items import Item, Shard
 from .output_parts import Count, Format, Part, count_of
 from .pipeline import Asking, Model, answers
-from .shards import Shard
 from .sources import Source, items_of
 
 

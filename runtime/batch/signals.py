@@ -7,7 +7,7 @@ import signal
 from contextlib import suppress
 from types import FrameType, TracebackType
 
-from ..cli.process import Terminated
+from ..console import Terminated
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _SAID = b"finishing the batch in hand; a second signal ends at once\n"

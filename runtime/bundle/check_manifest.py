@@ -7,12 +7,8 @@ from __future__ import annotations
 
 import math
 from pathlib import PurePosixPath, PureWindowsPath
-from typing import TYPE_CHECKING
 
-from ..detection.parsing import MASK_SIDE, SEGMENTS
-
-if TYPE_CHECKING:
-    from .manifest import Manifest, TensorSpec
+from .schema import MASK_SIDE, SEGMENTS, Manifest, TensorSpec
 
 Shape = tuple[int | None, ...]  # None: a dimension that varies
 

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any, cast
 
 from ..errors import BundleError
-from .manifest import BUNDLE_ID_KEY, GraphSpec, TensorSpec
 from .onnx_reader import DTYPES, read_onnx
+from .schema import BUNDLE_ID_KEY, GraphSpec, TensorSpec
 
 # As onnxruntime names them.
 _DTYPES = {

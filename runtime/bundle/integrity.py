@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
-from ..engine.session import place
 from ..errors import BundleError
-from ..graphs.onnx_runner import GraphRunner
-from .files import file_problem
-from .graph_interface import check_file
-from .manifest import Manifest, read_manifest
+from .schema import FileSpec, Manifest
 
 MOST_PROBLEMS = 10  # named in one message
 
@@ -42,26 +39,35 @@ def check_every_byte(folder: Path, manifest: Manifest, progress: Callable[[str],
     _raise(folder, problems)
 
 
-def verify(folder: Path, progress: Callable[[str], object]) -> Manifest:
-    """Every byte is the exporter's, and every graph has the inputs and outputs the manifest declares.
-
-    Raises:
-        BundleError: naming each file that is missing, of another size, or altered.
-    """
-    manifest = read_manifest(folder)
-    check_every_byte(folder, manifest, progress)
-    progress("checking graphs")
-    if "cpu" in manifest.recipe.devices:
-        GraphRunner.open(folder, manifest, place("cpu", None))
-    else:  # the device may not be here, and would take its time
-        for graph in manifest.graphs.every:
-            check_file(folder / graph.file, graph, manifest.bundle_id)
-    return manifest
-
-
 def _raise(folder: Path, found: list[str | None]) -> None:
     problems = [problem for problem in found if problem is not None]
     if problems:
         more = f" and {len(problems) - MOST_PROBLEMS} more" if len(problems) > MOST_PROBLEMS else ""
         named = "; ".join(problems[:MOST_PROBLEMS])
         raise BundleError(f"{folder}: {named}{more}; copy the bundle again, or export it again")
+
+
+def record_file(path: Path, *, hashed: bool) -> FileSpec:
+    """Size and, if asked for, SHA-256 of a file; raises OSError."""
+    return FileSpec(path.stat().st_size, sha256(path) if hashed else "")
+
+
+def file_problem(path: Path, expected: FileSpec, *, hashed: bool) -> str | None:
+    """What is wrong with a file, in words that begin with its name; None if nothing is."""
+    try:
+        if not path.is_file():
+            return f"{path.name} is missing"
+        size = path.stat().st_size
+        if size != expected.bytes:
+            return f"{path.name} has {size} bytes instead of {expected.bytes}"
+        if hashed and sha256(path) != expected.sha256:
+            return f"{path.name} is altered (another SHA-256)"
+    except OSError as error:
+        return f"{path.name} cannot be read ({error.strerror})"
+    return None
+
+
+def sha256(path: Path) -> str:
+    """In hexadecimal digits; raises OSError."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

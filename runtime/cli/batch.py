@@ -12,6 +12,7 @@ from typing import Any, cast, get_args
 import click
 import numpy as np
 
+from ..batch.items import Shard
 from ..batch.output_parts import Count, Format
 from ..batch.parquet import parquet
 from ..batch.pipeline import Asking
@@ -19,10 +20,10 @@ from ..batch.progress import Progress
 from ..batch.ray_engine import do_shard_on_ray
 from ..batch.run_record import LISTING, Record, begun, input_facts
 from ..batch.shard_runner import Watch, Work, do_shard
-from ..batch.shards import Shard
 from ..batch.signals import Stop
 from ..batch.sources import Source, kind_of
-from ..bundle.manifest import Manifest, read_manifest
+from ..bundle.manifest import read_manifest
+from ..bundle.schema import Manifest
 from ..errors import FailedRowsError, OptionError
 from ..generation.plan import plan
 from ..generation.types import Options, Request

@@ -9,11 +9,11 @@ from statistics import median
 
 import click
 
+from ..console import say
 from ..diagnostics.benchmark import Benchmark, Cost, peak_bytes, pictures_for
 from ..paligemma import PaliGemma
 from .completion import complete_folders
 from .options import DEVICE, GPU_MEMORY, THREADS
-from .process import say
 
 MOST_PICTURES = 256  # of a batch: as many differ in their lowest bits
 PROMPT = "caption en"

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import click
 
-from ..bundle.integrity import verify as verify_bundle
 from ..bundle.manifest import read_manifest
 from ..diagnostics import doctor as installation
 from ..diagnostics import inspect as inspection
+from ..diagnostics.verify import verify as verify_bundle
 from ..engine import prepared_graphs as prepared
 from .completion import complete_folders
 

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import click
 
 from ..cancellation import Cancellation
+from ..console import say
 from ..detection.detections import Detections
 from ..paligemma import PaliGemma
 from .options import (
@@ -27,7 +28,6 @@ from .options import (
     sampling,
 )
 from .output_image import picture_file
-from .process import say
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 

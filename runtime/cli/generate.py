@@ -12,6 +12,7 @@ from pathlib import Path
 import click
 
 from ..cancellation import Cancellation
+from ..console import say
 from ..generation.types import Generation
 from ..paligemma import PaliGemma, Stream
 from .options import (
@@ -26,7 +27,6 @@ from .options import (
     options_of,
     sampling,
 )
-from .process import say
 
 
 @click.command()

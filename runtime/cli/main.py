@@ -13,8 +13,9 @@ from typing import Any
 
 import click
 
+from ..console import say
 from ..errors import ProviderError
-from .process import let_go, run_command, say, take_over
+from .process import let_go, run_command, take_over
 
 VARIABLES = "PALIGEMMA_ONNX"  # how the names of variables begin that set options
 # name -> module, extra it needs, one line of help

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import click
 
 from ..cancellation import Cancellation
-from ..engine.session import MOST_THREADS
+from ..engine.devices import MOST_THREADS
 from ..generation.types import Options
 from ..image.open import DEFAULT_MAX_PIXELS
 from .completion import complete_folders

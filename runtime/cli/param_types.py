@@ -8,7 +8,7 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem
 
-from ..engine.session import DEVICES, parse_device
+from ..engine.devices import DEVICES, parse_device
 from ..errors import OptionError
 
 _AMOUNT = re.compile(r"(?P<number>[0-9]+(\.[0-9]+)?) ?(?P<unit>([KMGT]i?)?)B?", re.IGNORECASE)

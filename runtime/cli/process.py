@@ -8,21 +8,17 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable
-from contextlib import suppress
 from types import FrameType
 
 import click
 
+from ..console import Terminated, say
 from ..resource_errors import shortage
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 TERMINATED = 143  # 128 + SIGTERM
 RESOURCES = 5
 UNEXPECTED = 1
-
-
-class Terminated(KeyboardInterrupt):
-    """SIGTERM: ends whatever Ctrl-C ends, in the same way."""
 
 
 def run_command(command: Callable[[], object], *, debug: bool = False) -> int:
@@ -80,16 +76,6 @@ def let_go() -> None:
                 stream.flush()
             except OSError:
                 os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-
-
-def say(text: str) -> None:
-    """One line on stderr, in characters that are no command to the terminal."""
-    line = "".join(
-        char if char.isprintable() else char.encode("unicode_escape").decode()
-        for char in " ".join(text.split())
-    )
-    with suppress(OSError):  # nobody listens
-        click.echo(line, err=True)
 
 
 def _verdict(error: Exception) -> tuple[int, str]:

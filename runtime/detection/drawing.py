@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from .detection import Detection
 from .masks import paste
-
-if TYPE_CHECKING:
-    from .detections import Detection
 
 # RGB. Hues far apart and of different lightness, so that neighbours differ for those who see no red or green,
 # too (the order of Okabe and Ito's palette, https://jfly.uni-koeln.de/color, without black).

@@ -10,10 +10,9 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-LAST_LOCATION = 1023  # `<loc1023>` is the far edge of the picture, `<loc0000>` the near one
-LAST_SEGMENT = 127  # `<seg127>`
-SEGMENTS = 16  # codes of a mask, 4 x 4, row by row
-MASK_SIDE = 64  # pixels of a decoded mask, both ways, before it is resized to its box
+from ..bundle.schema import SEGMENTS
+from ..text.special_tokens import LAST_LOCATION, LAST_SEGMENT
+
 _LOCATION = r"<loc([0-9]{4})>"  # \d would take the digits of every script
 _OBJECT = re.compile(rf"{_LOCATION * 4}((?:<seg[0-9]{{3}}>)*)([^<]*)")
 

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 
 from ..engine import cuda_provider as cuda
+from ..engine.devices import available_devices, parse_device
 from ..engine.nvidia_driver import Gpu, this_driver
-from ..engine.session import available_devices, import_onnxruntime, parse_device
+from ..engine.ort import import_onnxruntime
 from ..errors import PaliGemmaError, ProviderError, ResourceError
 from .machine import this_machine
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass, fields
 from itertools import groupby
 from pathlib import Path
 
-from ..bundle.files import file_problem
-from ..bundle.manifest import GraphSpec, Manifest
+from ..bundle.integrity import file_problem
 from ..bundle.onnx_reader import OnnxFile, StoredTensor, read_onnx
+from ..bundle.schema import GraphSpec, Manifest
 from ..errors import BundleError
 
 # TensorProto.DataType (onnx.proto) -> bits of a number

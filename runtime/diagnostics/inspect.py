@@ -7,9 +7,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ..bundle.manifest import Manifest
+from ..bundle.schema import Manifest
+from ..engine.devices import Placement
 from ..engine.prepared_graphs import find_prepared
-from ..engine.session import Placement
 from ..errors import ProviderError
 from .graph_summary import GraphContents, read_graphs, spans
 from .machine import this_machine

@@ -7,7 +7,7 @@ import platform
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..engine.session import available_threads
+from ..engine.devices import available_threads
 
 KIB = 1 << 10  # bytes; the unit of /proc/meminfo
 # What a container may use (Linux, cgroup v2, then v1); a number of bytes, or a word where there is no limit.

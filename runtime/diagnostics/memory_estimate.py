@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from ..bundle.manifest import Manifest
+from ..bundle.schema import Manifest
 from ..engine.device_tensor import HELD
 from ..engine.nvidia_driver import Gpu, this_driver
 from ..graphs.buffer_pool import SMALLEST

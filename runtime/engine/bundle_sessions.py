@@ -7,10 +7,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from ..bundle.manifest import GraphSpec, Manifest
+from ..bundle.schema import GraphSpec, Manifest
 from .cuda_provider import check_gpu
-from .heap import trim
-from .session import Placement, open_session
+from .devices import Placement
+from .memory import trim
+from .session import open_session
 from .shared_weights import DeviceWeights, load_weights
 
 

@@ -13,8 +13,9 @@ from numpy.typing import DTypeLike, NDArray
 
 from ..bundle.onnx_reader import DTYPES
 from .cuda_provider import alone, trouble
+from .devices import Placement
 from .memory import WORD, take
-from .session import Placement, import_onnxruntime
+from .ort import import_onnxruntime
 
 DType = Literal["float32", "bfloat16", "float16", "int64", "uint8"]
 # How NumPy holds each, which has no bfloat16.

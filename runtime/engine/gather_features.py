@@ -8,8 +8,9 @@ from __future__ import annotations
 from importlib.resources import files
 from typing import Any
 
-from ..bundle.manifest import GraphSpec, TensorSpec
-from .session import Placement, open_plain
+from ..bundle.schema import GraphSpec, TensorSpec
+from .devices import Placement
+from .session import open_plain
 
 GATHER = GraphSpec(
     "gather.onnx",  # Gather and Reshape

@@ -12,13 +12,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..bundle.manifest import GraphSpec
+from ..bundle.schema import GraphSpec
 from ..cancellation import Cancellation
 from ..errors import BundleError, PaliGemmaError
 from .cuda_provider import alone, trouble
 from .device_tensor import Tensor
+from .devices import Placement
 from .memory import SHRINK
-from .session import Placement, import_onnxruntime
+from .ort import import_onnxruntime
 
 RECORDING = "gpu_graph_id"  # onnxruntime's option of a run
 

@@ -23,12 +23,15 @@ from pathlib import Path
 
 from platformdirs import user_cache_path
 
-from ..bundle.files import file_problem, record_file, sync
-from ..bundle.integrity import check_every_byte
-from ..bundle.manifest import FileSpec, Manifest, read_manifest
+from ..atomic_file import sync
+from ..bundle.integrity import check_every_byte, file_problem, record_file
+from ..bundle.manifest import read_manifest
+from ..bundle.schema import FileSpec, Manifest
 from ..errors import BundleError, OptionError, ResourceError
 from ..resource_errors import resources
-from .session import Placement, import_onnxruntime, open_session, place, prepared_name, write_session
+from .devices import Placement, place
+from .ort import import_onnxruntime
+from .session import open_session, prepared_name, write_session
 
 CACHE = "PALIGEMMA_ONNX_CACHE"  # environment variable: a folder to use in place of the system's
 CONTENT = "content.json"  # written last: a folder without it is not complete

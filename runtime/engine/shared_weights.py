@@ -14,13 +14,13 @@ from typing import Any
 
 import numpy as np
 
-from ..bundle.manifest import GraphSpec, Manifest
 from ..bundle.onnx_reader import StoredTensor, read_onnx
+from ..bundle.schema import GraphSpec, Manifest
 from ..errors import BundleError
 from .device_tensor import Tensor
+from .devices import Placement
 from .gather_features import GATHER, open_gather
 from .memory import MOST
-from .session import Placement
 
 
 @dataclass(frozen=True)

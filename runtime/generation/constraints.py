@@ -18,8 +18,9 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from ..detection.parsing import LAST_LOCATION, LAST_SEGMENT, SEGMENTS
+from ..bundle.schema import SEGMENTS
 from ..errors import BundleError, OptionError
+from ..text.special_tokens import LAST_LOCATION, LAST_SEGMENT
 from ..text.tokenizer import PromptTokenizer
 
 CORNERS = 4

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from ..bundle.manifest import Recipe
+from ..bundle.schema import Recipe
 from ..cancellation import Cancellation, Cancelled
 from ..errors import NumericsError
 from ..graphs.kv_cache import Cache

@@ -6,24 +6,23 @@ Legend: S image side in pixels, N image tokens of a row, D width.
 from __future__ import annotations
 
 import hashlib
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from numbers import Integral
 from os import PathLike, fspath
 
 import numpy as np
 
-from ..bundle.manifest import Manifest
-from ..cancellation import Cancellation, Cancelled
+from ..bundle.schema import Manifest
+from ..cancellation import Cancellation
 from ..errors import OptionError, PromptError
-from ..graphs.model_runner import Array, Features, Runner
+from ..graphs.model_runner import Array
 from ..image.open import DEFAULT_MAX_PIXELS, ImageInput
 from ..image.picture import Picture, open_picture
 from ..text.tokenizer import Detokenizer, PromptTokenizer
 from .constraints import Form, form_for
-from .decode_loop import Clock, decode_batch
-from .sampling import SEEDS, SamplingOptions, fresh_seed, rng_for
+from .decode_loop import Clock
+from .sampling import SEEDS, SamplingOptions, fresh_seed
 from .types import FinishReason, Generation, Images, Options, Request, Timings
 
 
@@ -182,61 +181,3 @@ def _as_sequence(images: Images) -> Sequence[ImageInput | Picture]:
     if not pictures:
         raise PromptError("no image given; PaliGemma answers about at least one")
     return pictures
-
-
-def run(job: Job, runner: Runner) -> Iterator[tuple[Row, str]]:
-    """Answer a job; yields each piece of text with its row.
-
-    A cancelled job ends quietly: its rows keep what they have, and say so.
-
-    Raises:
-        NumericsError: the graphs answered with values that are not numbers.
-        ResourceError: out of memory.
-    """
-    if not job.rows:
-        return
-    job.started = time.perf_counter()
-    try:
-        features = runner.encode_image(np.stack(job.pictures), job.cancel)
-        job.vision_s = time.perf_counter() - job.started
-        for rows in _by_picture_count(job.rows):
-            yield from _run_rows(job, rows, features, runner)
-    except Cancelled:
-        for row in job.rows:
-            row.pieces.append(row.detokenizer.finish())  # the half of a character may be held back
-            yield row, row.pieces[-1]
-
-
-def _by_picture_count(rows: Sequence[Row]) -> list[list[Row]]:
-    """Rows of one batch share the number of image tokens, so rows with as many pictures go together."""
-    groups: dict[int, list[Row]] = {}
-    for row in rows:
-        groups.setdefault(len(row.pictures), []).append(row)
-    return list(groups.values())
-
-
-def _run_rows(job: Job, rows: list[Row], features: Features, runner: Runner) -> Iterator[tuple[Row, str]]:
-    clock = Clock()
-    for row in rows:
-        row.clock = clock
-    events = decode_batch(
-        runner,
-        runner.arrange(features, np.array([row.pictures for row in rows]), job.cancel),
-        [row.prompt for row in rows],
-        max_new_tokens=job.max_new_tokens,
-        sampling=job.sampling,
-        generators=[rng_for(row.seed, 0) for row in rows],
-        forms=[row.form for row in rows],
-        cancel=job.cancel,
-        clock=clock,
-    )
-    for event in events:
-        row = rows[event.row]
-        if event.id is not None:
-            row.ids.append(event.id)
-            row.pieces.append(row.detokenizer.push(event.id))
-            yield row, row.pieces[-1]
-        if event.finish is not None:
-            row.finish = event.finish
-            row.pieces.append(row.detokenizer.finish())
-            yield row, row.pieces[-1]

@@ -14,15 +14,12 @@ from dataclasses import dataclass, field
 from threading import RLock
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from ..bundle.manifest import GraphSpec, Manifest
+from ..bundle.schema import GraphSpec, Manifest
 from ..engine.device_tensor import Tensor
+from ..engine.devices import Placement
 from ..engine.memory import give_back
-from ..engine.session import Placement
 from ..errors import ResourceError
-from .kv_cache import cache_memory
+from .kv_cache import Room, cache_memory
 
 SMALLEST = 512  # slots; a picture of 224 pixels, a prompt and the default answer fit
 MOST_IDLE = 16  # rooms that wait for the next request; they go where memory is short
@@ -30,31 +27,6 @@ MOST_IDLE = 16  # rooms that wait for the next request; they go where memory is 
 # these take their steps kernel by kernel.
 MOST_RECORDED = 64
 NOT_RECORDED = "-1"  # onnxruntime's number (`gpu_graph_id`) of a run that is neither recorded nor played
-
-
-@dataclass(frozen=True)
-class Room:
-    """Memory of one batch's cache and of its steps."""
-
-    values: tuple[Tensor, ...]  # key and value of each layer in turn, half[B, K, C, H]
-    input_ids: Tensor  # int64[B, 1]
-    past_lengths: Tensor  # int64[B]
-    logits: Tensor  # float32[B, V]
-    binding: Any  # of the step's session, to all of these
-    recording: str  # which of the session's
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """Rows and slots."""
-        rows, _, slots, _ = self.values[0].shape
-        return rows, slots
-
-    def feed(self, input_ids: NDArray[np.int64], past_lengths: NDArray[np.int64]) -> None:
-        """Say what the next step is of; raises ValueError where a row has no free slot."""
-        if past_lengths.max() >= self.size[1]:
-            raise ValueError(f"a row has used all of its {self.size[1]} slots")
-        self.input_ids.put(input_ids)
-        self.past_lengths.put(past_lengths)
 
 
 @dataclass

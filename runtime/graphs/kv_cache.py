@@ -4,17 +4,39 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..bundle.manifest import CacheFacts
+from ..bundle.schema import CacheFacts
 from ..engine.device_tensor import Tensor
-from ..engine.session import Placement
+from ..engine.devices import Placement
 
-if TYPE_CHECKING:
-    from .buffer_pool import Room
+
+@dataclass(frozen=True)
+class Room:
+    """Memory of one batch's cache and of its steps."""
+
+    values: tuple[Tensor, ...]  # key and value of each layer in turn, half[B, K, C, H]
+    input_ids: Tensor  # int64[B, 1]
+    past_lengths: Tensor  # int64[B]
+    logits: Tensor  # float32[B, V]
+    binding: Any  # of the step's session, to all of these
+    recording: str  # which of the session's
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Rows and slots."""
+        rows, _, slots, _ = self.values[0].shape
+        return rows, slots
+
+    def feed(self, input_ids: NDArray[np.int64], past_lengths: NDArray[np.int64]) -> None:
+        """Say what the next step is of; raises ValueError where a row has no free slot."""
+        if past_lengths.max() >= self.size[1]:
+            raise ValueError(f"a row has used all of its {self.size[1]} slots")
+        self.input_ids.put(input_ids)
+        self.past_lengths.put(past_lengths)
 
 
 @dataclass(frozen=True)

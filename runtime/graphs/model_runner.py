@@ -7,9 +7,9 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ..bundle.manifest import Manifest
+from ..bundle.schema import Manifest
 from ..cancellation import Cancellation
-from ..engine.session import Placement
+from ..engine.devices import Placement
 from .kv_cache import Cache
 
 Array = NDArray[np.float32]

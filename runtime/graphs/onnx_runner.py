@@ -21,20 +21,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..bundle.manifest import GraphSpec, Manifest
+from ..bundle.schema import GraphSpec, Manifest
 from ..cancellation import Cancellation, Cancelled
 from ..engine.bundle_sessions import is_recorded, open_sessions
 from ..engine.cuda_provider import alone
 from ..engine.device_tensor import Tensor
+from ..engine.devices import Placement
 from ..engine.gather_features import GATHER, open_gather
 from ..engine.graph_executor import Executor
-from ..engine.heap import trim
-from ..engine.memory import give_back
-from ..engine.session import Placement, open_session
+from ..engine.memory import give_back, trim
+from ..engine.session import open_session
 from ..engine.shared_weights import DeviceWeights
 from ..errors import BundleError, ResourceError
-from .buffer_pool import Room, Rooms
-from .kv_cache import Cache, cache_memory
+from .buffer_pool import Rooms
+from .kv_cache import Cache, Room, cache_memory
 from .model_runner import Array, Features, Ids
 
 # Slots that a cache in place has to spare behind a prompt, and gets more of when they are used up. Attention

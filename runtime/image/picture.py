@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from ..bundle.manifest import ImageFacts
+from ..bundle.schema import ImageFacts
 from ..errors import ImageError
 from .open import DEFAULT_MAX_PIXELS, ImageInput, OpenedImage, open_image
 from .preprocess import preprocess

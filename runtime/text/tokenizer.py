@@ -10,12 +10,9 @@ from pathlib import Path
 from tokenizers import Tokenizer
 
 from ..errors import BundleError, PromptError
+from .special_tokens import BOS, EOS, IMAGE, PAD
 from .tokenizer_json import SPACE, read_tokenizer_file
 
-BOS = "<bos>"
-EOS = "<eos>"
-PAD = "<pad>"
-IMAGE = "<image>"
 NEWLINE = "\n"
 
 

@@ -29,7 +29,8 @@ from benchmarks.rounds import who_stays
 from benchmarks.sizes import FAMILIES, Family, subject
 from paligemma_onnx.export.validation.transformers_reference import TransformersReference
 from paligemma_onnx.model import presets
-from paligemma_onnx.model.checkpoint.load import load_model, open_checkpoint, skeleton
+from paligemma_onnx.model.checkpoint.load import load_model, open_checkpoint
+from paligemma_onnx.model.skeleton import skeleton
 from paligemma_onnx.runtime.diagnostics.benchmark import pictures_for
 from paligemma_onnx.runtime.text.tokenizer import PromptTokenizer
 

@@ -9,8 +9,8 @@ import torch
 import transformers
 
 from paligemma_onnx.model import presets
-from paligemma_onnx.model.checkpoint.load import skeleton
 from paligemma_onnx.model.config import PaliGemmaConfig
+from paligemma_onnx.model.skeleton import skeleton
 
 # Stored are 257,216 rows of the table, 64 more than the quoted parameter counts hold.
 STORED = [

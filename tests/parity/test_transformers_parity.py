@@ -23,14 +23,14 @@ from paths import GOLDEN
 from PIL import Image
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
-from paligemma_onnx.export.exporter import open_source
-from paligemma_onnx.export.report.text_table import first_failure, table
+from paligemma_onnx.export.report.text_table import table
+from paligemma_onnx.export.source import open_source
 from paligemma_onnx.export.validation.self_check import PROMPTS, questions_for, synthetic_picture
 from paligemma_onnx.export.validation.transformers_reference import TransformersReference
-from paligemma_onnx.export.validation.validate import validate
+from paligemma_onnx.export.validation.validate import first_failure, validate
 from paligemma_onnx.runtime import PaliGemma, Request
-from paligemma_onnx.runtime.bundle.manifest import Manifest
-from paligemma_onnx.runtime.engine.session import place
+from paligemma_onnx.runtime.bundle.schema import Manifest
+from paligemma_onnx.runtime.engine.devices import place
 from paligemma_onnx.runtime.graphs.onnx_runner import GraphRunner
 from paligemma_onnx.runtime.image.open import open_image, preprocess
 

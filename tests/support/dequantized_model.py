@@ -6,15 +6,16 @@ from collections.abc import Callable
 
 import torch
 
-from paligemma_onnx.export.exporter import Source
 from paligemma_onnx.export.precisions import PRECISIONS
 from paligemma_onnx.export.quantization.channel_scaling import INPUT_SCALES
-from paligemma_onnx.export.quantization.encodings import TensorSource, decoded
+from paligemma_onnx.export.quantization.encodings import decoded
 from paligemma_onnx.export.quantization.quantize_graph import form_of, table_form
-from paligemma_onnx.model.checkpoint.load import skeleton
+from paligemma_onnx.export.source import Source
+from paligemma_onnx.export.sources.tensor_source import TensorSource
 from paligemma_onnx.model.checkpoint.tensor_names import EMBEDDING
 from paligemma_onnx.model.config import PaliGemmaConfig
 from paligemma_onnx.model.paligemma import PaliGemma
+from paligemma_onnx.model.skeleton import skeleton
 
 
 def rounded_model(source: Source, precision: str, graph: str) -> PaliGemma:

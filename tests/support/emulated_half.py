@@ -7,7 +7,8 @@ from pathlib import Path
 from paligemma_onnx.export.validation.float32_emulation import open_widened
 from paligemma_onnx.runtime import PaliGemma
 from paligemma_onnx.runtime.bundle.manifest import read_manifest
-from paligemma_onnx.runtime.engine.session import open_session, place
+from paligemma_onnx.runtime.engine.devices import place
+from paligemma_onnx.runtime.engine.session import open_session
 from paligemma_onnx.runtime.graphs.buffer_pool import Rooms
 from paligemma_onnx.runtime.graphs.onnx_runner import GraphRunner
 from paligemma_onnx.runtime.text.tokenizer import PromptTokenizer

@@ -16,7 +16,6 @@ from pathlib import Path
 from types import TracebackType
 
 from command_line import MAIN, Ended
-from paths import TESTS
 
 
 class ExportServer:
@@ -29,7 +28,6 @@ class ExportServer:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env=os.environ | {"PYTHONPATH": str(TESTS)},
         )
         self.started = 0
 

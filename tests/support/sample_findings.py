@@ -9,7 +9,6 @@ from PIL import Image
 
 from paligemma_onnx.export.report.embedded_images import Embedded, embed
 from paligemma_onnx.export.report.findings import Answer, Findings, Parting, Pictured, Side, Word
-from paligemma_onnx.export.report.text_table import first_failure
 from paligemma_onnx.export.validation.compare import (
     EXACT,
     ROUNDED,
@@ -20,8 +19,8 @@ from paligemma_onnx.export.validation.compare import (
     Limits,
 )
 from paligemma_onnx.export.validation.compare_weights import WeightComparison
-from paligemma_onnx.export.validation.validate import Validation
-from paligemma_onnx.runtime.bundle.manifest import FileSpec, Matrices, ModelFacts, Producer, Recipe
+from paligemma_onnx.export.validation.validate import Validation, first_failure
+from paligemma_onnx.runtime.bundle.schema import FileSpec, Matrices, ModelFacts, Producer, Recipe
 from paligemma_onnx.runtime.detection.parsing import read_objects
 from paligemma_onnx.runtime.diagnostics.machine import Machine
 

@@ -13,8 +13,8 @@ import pytest
 import torch
 from cached_traces import graphs_of
 from command_line import ran_here
-from conftest import Silent
 from damage import copied, edit_json, edit_tensors
+from exporting import Silent
 from paths import SCENE
 
 from paligemma_onnx.export import exporter

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 from command_line import ran_here
 from damage import copied, edit_tensors
-from fork_server import TESTS, Child, ExportServer
+from fork_server import Child, ExportServer
+from paths import TESTS
 
 from paligemma_onnx.runtime.errors import BundleError, ResourceError
 from paligemma_onnx.runtime.resource_errors import resources, shortage
@@ -75,7 +76,7 @@ def other(checkpoint: Folders, tmp_path_factory: pytest.TempPathFactory) -> Path
 def quickly(bundle: Folders) -> str:
     """What makes an export in another process take its graphs from a finished bundle."""
     return ARMED + (
-        f"sys.path.insert(0, {str(TESTS)!r})\n"
+        f"sys.path.insert(0, {str(TESTS / 'support')!r})\n"
         "from reused_graphs import graphs_of\n"
         "from paligemma_onnx.export import exporter\n"
         f"exporter.trace = graphs_of(Path({str(bundle(CASE))!r}))\n"

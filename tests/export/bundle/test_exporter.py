@@ -10,17 +10,18 @@ from pathlib import Path
 import pytest
 import torch
 from cached_traces import graphs_of
-from conftest import Silent
+from exporting import Silent
 from safetensors.torch import load_file, save_file
 
 from paligemma_onnx.export import exporter
 from paligemma_onnx.export.bundle import weight_file as weights
-from paligemma_onnx.export.exporter import ExportRequest, Source, export
+from paligemma_onnx.export.exporter import ExportRequest, export
 from paligemma_onnx.export.precisions import Form
 from paligemma_onnx.export.quantization import encodings
+from paligemma_onnx.export.source import Source
 from paligemma_onnx.export.validation.self_check import self_check
 from paligemma_onnx.model.checkpoint.errors import CheckpointError
-from paligemma_onnx.runtime.bundle.manifest import Manifest
+from paligemma_onnx.runtime.bundle.schema import Manifest
 
 Folders = Callable[[str], Path]
 CASE = "gemma_one_kv_head"

@@ -21,10 +21,11 @@ from exporting import Silent, exported
 from paths import GOLDEN
 
 from paligemma_onnx.export.demo.shipped_model import shipped_model
-from paligemma_onnx.export.exporter import ExportRequest, export, open_source
+from paligemma_onnx.export.exporter import ExportRequest, export
 from paligemma_onnx.export.graphs.cuda_weights import HEAD_WIDTH, device_skeleton, rotations
 from paligemma_onnx.export.precisions import PRECISIONS
 from paligemma_onnx.export.quantization.encodings import narrowed
+from paligemma_onnx.export.source import open_source
 from paligemma_onnx.export.validation.compare import LIMITS
 from paligemma_onnx.export.validation.self_check import self_check
 from paligemma_onnx.model.checkpoint.errors import CheckpointError
@@ -33,8 +34,8 @@ from paligemma_onnx.runtime import PaliGemma, Request
 from paligemma_onnx.runtime.bundle.check_manifest import check_manifest
 from paligemma_onnx.runtime.bundle.manifest import read_manifest
 from paligemma_onnx.runtime.cancellation import Cancellation
+from paligemma_onnx.runtime.engine.ort import import_onnxruntime
 from paligemma_onnx.runtime.engine.prepared_graphs import prepare
-from paligemma_onnx.runtime.engine.session import import_onnxruntime
 from paligemma_onnx.runtime.errors import BundleError, MismatchError, OptionError, ProviderError
 
 Folders = Callable[[str], Path]

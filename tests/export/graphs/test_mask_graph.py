@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 from cached_traces import graphs_of
 from command_line import ran_here
-from conftest import Silent
+from exporting import Silent
 from numpy_mask_decoder import expected, random_weights
 
 from paligemma_onnx.export import exporter
-from paligemma_onnx.export.exporter import ExportRequest, export, open_source
+from paligemma_onnx.export.exporter import ExportRequest, export
+from paligemma_onnx.export.source import open_source
 from paligemma_onnx.export.validation.self_check import self_check
 from paligemma_onnx.model.checkpoint.errors import CheckpointError
 from paligemma_onnx.runtime import BundleError, Cancellation, PaliGemma

@@ -11,17 +11,18 @@ from pathlib import Path
 
 import pytest
 from cached_traces import graphs_of
-from conftest import Silent
+from exporting import Silent
 
 from paligemma_onnx.export import exporter
-from paligemma_onnx.export.exporter import ExportRequest, Source, export
+from paligemma_onnx.export.exporter import ExportRequest, export
 from paligemma_onnx.export.graphs.specs import Verb
 from paligemma_onnx.export.graphs.trace import Traced, trace
+from paligemma_onnx.export.source import Source
 from paligemma_onnx.export.validation.self_check import self_check
-from paligemma_onnx.model.checkpoint.load import skeleton
 from paligemma_onnx.model.config import PaliGemmaConfig
 from paligemma_onnx.model.paligemma import PaliGemma
-from paligemma_onnx.runtime.bundle.manifest import Manifest
+from paligemma_onnx.model.skeleton import skeleton
+from paligemma_onnx.runtime.bundle.schema import Manifest
 from paligemma_onnx.runtime.errors import MismatchError
 
 Folders = Callable[[str], Path]

@@ -11,13 +11,15 @@ from closeness import assert_close
 from dequantized_model import model_of
 
 from paligemma_onnx.export.demo.shipped_model import shipped_model
-from paligemma_onnx.export.exporter import open_source
 from paligemma_onnx.export.precisions import Blocks, Outputs
 from paligemma_onnx.export.quantization.channel_scaling import Balanced
-from paligemma_onnx.export.quantization.encodings import TensorSource, decoded
-from paligemma_onnx.model.checkpoint.load import load_model, skeleton
+from paligemma_onnx.export.quantization.encodings import decoded
+from paligemma_onnx.export.source import open_source
+from paligemma_onnx.export.sources.tensor_source import TensorSource
+from paligemma_onnx.model.checkpoint.load import load_model
 from paligemma_onnx.model.config import PaliGemmaConfig
 from paligemma_onnx.model.paligemma import PaliGemma
+from paligemma_onnx.model.skeleton import skeleton
 from training.outliers import inject
 
 Folders = Callable[[str], Path]

@@ -18,13 +18,14 @@ import torch
 from dequantized_model import rounded_model
 from numpy.typing import NDArray
 
-from paligemma_onnx.export.exporter import open_source
 from paligemma_onnx.export.precisions import PRECISIONS
+from paligemma_onnx.export.source import open_source
 from paligemma_onnx.export.validation.self_check import self_check, synthetic_picture
 from paligemma_onnx.model.cache import KeyValue
-from paligemma_onnx.runtime.bundle.manifest import Manifest, read_manifest
+from paligemma_onnx.runtime.bundle.manifest import read_manifest
+from paligemma_onnx.runtime.bundle.schema import Manifest
 from paligemma_onnx.runtime.cancellation import Cancellation
-from paligemma_onnx.runtime.engine.session import place
+from paligemma_onnx.runtime.engine.devices import place
 from paligemma_onnx.runtime.errors import MismatchError
 from paligemma_onnx.runtime.graphs.onnx_runner import GraphRunner
 

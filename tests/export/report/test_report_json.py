@@ -9,22 +9,18 @@ from typing import Any
 import jsonschema
 import pytest
 from paths import ROOT
+from report_schema import SCHEMA, refuse
 from sample_findings import broken, findings
 
 from paligemma_onnx.export.report.findings import Findings
 from paligemma_onnx.export.report.json_report import SCHEMA_VERSION, as_json
 
-SCHEMA = json.loads((ROOT / "export" / "validation.schema.json").read_text(encoding="utf-8"))
 VALIDATOR = jsonschema.Draft202012Validator(SCHEMA)
 PAGE = (ROOT / "docs" / "validation.md").read_text(encoding="utf-8")
 KEPT = {
     *("schema_version", "passed", "bundle_id", "precision", "reference", "device", "rows", "steps"),
     *("weights", "comparison"),
 }
-
-
-def refuse(token: str) -> None:
-    raise AssertionError(f"{token} is not JSON")
 
 
 def parsed(told: Findings) -> Any:

@@ -14,10 +14,10 @@ import torch
 from command_line import Ended, ran_here
 from damage import copied, edit_tensors
 from PIL import Image
-from test_report_json import SCHEMA, refuse
+from report_schema import SCHEMA, refuse
 
 from paligemma_onnx.export.cli import run as commands
-from paligemma_onnx.export.exporter import open_source
+from paligemma_onnx.export.source import open_source
 from paligemma_onnx.export.validation.self_check import questions_for, synthetic_picture
 from paligemma_onnx.model.checkpoint.load import load_model
 from paligemma_onnx.runtime.atomic_file import replaced_file

@@ -12,14 +12,15 @@ import pytest
 import torch
 from cached_traces import graphs_of
 from click.testing import CliRunner
-from conftest import Silent
+from exporting import Silent
 
 from paligemma_onnx.export import exporter
 from paligemma_onnx.export.bundle import weight_file as weights
 from paligemma_onnx.export.cli.commands import export as export_command
-from paligemma_onnx.export.exporter import ExportRequest, Source, export, open_source
-from paligemma_onnx.export.quantization.encodings import TensorSource
+from paligemma_onnx.export.exporter import ExportRequest, export
 from paligemma_onnx.export.quantization.quantize_graph import Stored
+from paligemma_onnx.export.source import Source, open_source
+from paligemma_onnx.export.sources.tensor_source import TensorSource
 from paligemma_onnx.export.validation.compare import Comparison, compare
 from paligemma_onnx.export.validation.reference_outputs import Questions, record
 from paligemma_onnx.export.validation.self_check import (
@@ -30,8 +31,9 @@ from paligemma_onnx.export.validation.self_check import (
     synthetic_picture,
 )
 from paligemma_onnx.model.checkpoint.load import load_model
-from paligemma_onnx.runtime.bundle.manifest import Manifest, read_manifest
-from paligemma_onnx.runtime.engine.session import place
+from paligemma_onnx.runtime.bundle.manifest import read_manifest
+from paligemma_onnx.runtime.bundle.schema import Manifest
+from paligemma_onnx.runtime.engine.devices import place
 from paligemma_onnx.runtime.errors import MismatchError
 from paligemma_onnx.runtime.graphs.onnx_runner import GraphRunner
 from paligemma_onnx.runtime.text.tokenizer import PromptTokenizer

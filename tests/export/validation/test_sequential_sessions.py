@@ -14,7 +14,8 @@ import pytest
 from paligemma_onnx.export.validation import one_session_at_a_time as turns
 from paligemma_onnx.runtime.bundle.manifest import read_manifest
 from paligemma_onnx.runtime.cancellation import Cancellation
-from paligemma_onnx.runtime.engine.session import open_session, place
+from paligemma_onnx.runtime.engine.devices import place
+from paligemma_onnx.runtime.engine.session import open_session
 from paligemma_onnx.runtime.graphs.onnx_runner import GraphRunner
 
 NEVER = Cancellation()

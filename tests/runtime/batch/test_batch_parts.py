@@ -18,10 +18,10 @@ from batch_runs import PROMPT, Stub, rows_in
 
 from paligemma_onnx.runtime import OptionError, PaliGemma
 from paligemma_onnx.runtime.batch import output_parts as parts
+from paligemma_onnx.runtime.batch.items import Shard
 from paligemma_onnx.runtime.batch.output_parts import Count, Format
 from paligemma_onnx.runtime.batch.pipeline import Asking
 from paligemma_onnx.runtime.batch.shard_runner import Parts, Watch, Work, do_shard
-from paligemma_onnx.runtime.batch.shards import Shard
 from paligemma_onnx.runtime.batch.sources import Source
 from paligemma_onnx.runtime.generation.types import Options
 

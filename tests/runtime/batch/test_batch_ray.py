@@ -14,10 +14,10 @@ from command_line import ran, started
 from damage import copied, edit_manifest, endless
 
 from benchmarks.ray_cluster import cluster, kill_a_writer
+from paligemma_onnx.runtime.batch.items import Shard
 from paligemma_onnx.runtime.batch.pipeline import Asking
 from paligemma_onnx.runtime.batch.ray_engine import PartWriter
 from paligemma_onnx.runtime.batch.shard_runner import Work
-from paligemma_onnx.runtime.batch.shards import Shard
 from paligemma_onnx.runtime.batch.sources import Source
 from paligemma_onnx.runtime.generation.types import Options
 

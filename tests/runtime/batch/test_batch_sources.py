@@ -16,9 +16,8 @@ import pytest
 
 from paligemma_onnx.runtime import OptionError
 from paligemma_onnx.runtime.batch.folder import write_listing
-from paligemma_onnx.runtime.batch.items import Item, Slice
+from paligemma_onnx.runtime.batch.items import Item, Shard, Slice
 from paligemma_onnx.runtime.batch.rows import Fault
-from paligemma_onnx.runtime.batch.shards import Shard
 from paligemma_onnx.runtime.batch.sources import Source, count_items, items_of, kind_of
 
 

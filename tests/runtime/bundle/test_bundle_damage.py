@@ -17,10 +17,10 @@ from damage import copied, edit_graph, flip_bit, name_graph
 from paths import SCENE
 
 from paligemma_onnx.runtime import BundleError, PaliGemma, ProviderError
-from paligemma_onnx.runtime.bundle.integrity import verify
+from paligemma_onnx.runtime.diagnostics.verify import verify
 from paligemma_onnx.runtime.engine import session as sessions
 from paligemma_onnx.runtime.engine.graph_executor import Executor
-from paligemma_onnx.runtime.engine.session import import_onnxruntime
+from paligemma_onnx.runtime.engine.ort import import_onnxruntime
 
 Folders = Callable[[str], Path]
 CASE = "gemma_one_kv_head"

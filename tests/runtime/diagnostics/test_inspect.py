@@ -16,7 +16,8 @@ from command_line import ran_here
 from damage import copied, flip_bit
 from paths import ROOT
 
-from paligemma_onnx.runtime.bundle.manifest import FileSpec, Manifest, read_manifest
+from paligemma_onnx.runtime.bundle.manifest import read_manifest
+from paligemma_onnx.runtime.bundle.schema import FileSpec, Manifest
 from paligemma_onnx.runtime.diagnostics import machine
 from paligemma_onnx.runtime.diagnostics.graph_summary import read_graphs, spans
 from paligemma_onnx.runtime.diagnostics.inspect import inspect_bundle, table

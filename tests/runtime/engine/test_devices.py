@@ -9,7 +9,7 @@ import pytest
 
 from paligemma_onnx.runtime import BundleError, OptionError, PaliGemma, ProviderError
 from paligemma_onnx.runtime.engine import session as sessions
-from paligemma_onnx.runtime.engine.session import Placement, available_threads, parse_device, place
+from paligemma_onnx.runtime.engine.devices import Placement, available_threads, parse_device, place
 from paligemma_onnx.runtime.resource_errors import shortage
 
 BOTH, GPU, CPU = ("cpu", "cuda"), ("cuda",), ("cpu",)

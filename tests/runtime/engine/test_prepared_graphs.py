@@ -14,10 +14,10 @@ import pytest
 from command_line import ran, ran_here, started
 
 from paligemma_onnx.runtime import BundleError, OptionError, PaliGemma, ResourceError
-from paligemma_onnx.runtime.bundle.files import record_file
+from paligemma_onnx.runtime.bundle.integrity import record_file
 from paligemma_onnx.runtime.bundle.manifest import read_manifest
 from paligemma_onnx.runtime.engine import prepared_graphs as prepared
-from paligemma_onnx.runtime.engine.session import Placement
+from paligemma_onnx.runtime.engine.devices import Placement
 from paligemma_onnx.runtime.graphs.onnx_runner import GraphRunner
 
 Rounded = Callable[[str, str], Path]

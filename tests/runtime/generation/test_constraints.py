@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from paths import SCENE
 
 from paligemma_onnx.runtime import OptionError, PaliGemma, Request
-from paligemma_onnx.runtime.detection.parsing import SEGMENTS, read_objects
+from paligemma_onnx.runtime.bundle.schema import SEGMENTS
+from paligemma_onnx.runtime.detection.parsing import read_objects
 from paligemma_onnx.runtime.generation.constraints import Place, form_for
 
 Folders = Callable[[str], Path]

@@ -19,20 +19,14 @@ from paligemma_onnx.runtime import Cancellation, PaliGemma
 from paligemma_onnx.runtime.bundle.onnx_reader import StoredTensor
 from paligemma_onnx.runtime.cancellation import Cancelled
 from paligemma_onnx.runtime.engine.device_tensor import Tensor
+from paligemma_onnx.runtime.engine.devices import place
 from paligemma_onnx.runtime.engine.gather_features import GATHER, open_gather
 from paligemma_onnx.runtime.engine.memory import MOST, WORD, take
-from paligemma_onnx.runtime.engine.session import place
 from paligemma_onnx.runtime.engine.shared_weights import _grouped
 from paligemma_onnx.runtime.errors import NumericsError, ResourceError
 from paligemma_onnx.runtime.graphs import buffer_pool as room_module
-from paligemma_onnx.runtime.graphs.buffer_pool import (
-    MOST_IDLE,
-    MOST_RECORDED,
-    NOT_RECORDED,
-    SMALLEST,
-    Room,
-    Rooms,
-)
+from paligemma_onnx.runtime.graphs.buffer_pool import MOST_IDLE, MOST_RECORDED, NOT_RECORDED, SMALLEST, Rooms
+from paligemma_onnx.runtime.graphs.kv_cache import Room
 from paligemma_onnx.runtime.graphs.onnx_runner import GraphRunner
 
 HERE = place("cpu", 1)

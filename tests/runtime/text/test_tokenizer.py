@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from paligemma_onnx.runtime.errors import BundleError, PromptError
-from paligemma_onnx.runtime.text.tokenizer import BOS, EOS, IMAGE, PAD, Detokenizer, PromptTokenizer
+from paligemma_onnx.runtime.text.special_tokens import BOS, EOS, IMAGE, PAD
+from paligemma_onnx.runtime.text.tokenizer import Detokenizer, PromptTokenizer
 from training.sample_tokenizer import build_sample_tokenizer, write_sample_tokenizer
 
 ROOM = 4096  # tokens, more than any prompt here needs

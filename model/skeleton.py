@@ -1,0 +1,14 @@
+"""A model on the meta device: parameter names and shapes without values."""
+
+from __future__ import annotations
+
+import torch
+
+from .config import PaliGemmaConfig
+from .paligemma import PaliGemma
+
+
+def skeleton(config: PaliGemmaConfig) -> PaliGemma:
+    """The model on the meta device: every name and shape, no memory."""
+    with torch.device("meta"):
+        return PaliGemma(config).eval().requires_grad_(False).to("meta")
