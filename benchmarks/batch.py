@@ -26,7 +26,7 @@ from paligemma_onnx.export.cli.progress import TerminalProgress
 from paligemma_onnx.export.demo.shipped_model import shipped_model
 from paligemma_onnx.export.exporter import ExportRequest, export
 from paligemma_onnx.export.validation.self_check import self_check
-from paligemma_onnx.runtime.console import say
+from paligemma_onnx.runtime.console import echo_stderr
 from paligemma_onnx.runtime.paligemma import PaliGemma
 from training.scenes import draw
 
@@ -56,14 +56,16 @@ def main(work: Path, scenes: int, batch_size: int, kills: int, ray: bool, json_f
 
     alone, seconds = one_by_one(bundle, pictures)
     figures["one_by_one_per_minute"] = 60 * scenes / seconds
-    say(f"one by one: {figures['one_by_one_per_minute']:.0f} images a minute")
+    echo_stderr(f"one by one: {figures['one_by_one_per_minute']:.0f} images a minute")
 
     rows, summary = run(bundle, pictures, emptied(work / "batch"), *size)
     figures["batch_per_minute"] = 60 * summary["images_per_second"]
     figures["times"] = figures["batch_per_minute"] / figures["one_by_one_per_minute"]
-    say(f"batch: {figures['batch_per_minute']:.0f} images a minute, {figures['times']:.2f} times as many")
+    echo_stderr(
+        f"batch: {figures['batch_per_minute']:.0f} images a minute, {figures['times']:.2f} times as many"
+    )
     figures["other_texts"] = sum(alone[name] != row["text"] for name, row in rows.items())
-    say(f"texts that differ: {figures['other_texts']} of {len(rows)}")
+    echo_stderr(f"texts that differ: {figures['other_texts']} of {len(rows)}")
 
     killed, figures["kills"] = run_killed(
         bundle, pictures, emptied(work / "killed"), kills, seconds / 4, *size
@@ -71,7 +73,7 @@ def main(work: Path, scenes: int, batch_size: int, kills: int, ray: bool, json_f
     figures["killed"] = compared(f"killed {figures['kills']} times", killed, rows)
     failed, _ = run(bundle, broken, emptied(work / "with-broken"), *size, code=FAILED)
     figures["broken"] = sum(row["error"] is not None for row in failed.values())
-    say(f"broken files: {figures['broken']} of {len(failed)} rows are errors")
+    echo_stderr(f"broken files: {figures['broken']} of {len(failed)} rows are errors")
 
     shards: Rows = {}
     output = emptied(work / "shards")
@@ -217,7 +219,7 @@ def compared(name: str, rows: Rows, expected: Rows) -> int:
     other: int = len(rows.keys() ^ expected.keys()) + sum(
         rows[key]["text"] != expected[key]["text"] for key in rows.keys() & expected.keys()
     )
-    say(f"{name}: {len(rows)} rows, {other} lost, twice or other than those of one run")
+    echo_stderr(f"{name}: {len(rows)} rows, {other} lost, twice or other than those of one run")
     return other
 
 

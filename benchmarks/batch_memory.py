@@ -21,12 +21,12 @@ import numpy as np
 
 from paligemma_onnx.runtime.batch.items import Shard
 from paligemma_onnx.runtime.batch.output_parts import Count
-from paligemma_onnx.runtime.batch.pipeline import Asking
-from paligemma_onnx.runtime.batch.shard_runner import Watch, Work, do_shard
+from paligemma_onnx.runtime.batch.pipeline import BatchOptions
+from paligemma_onnx.runtime.batch.shard_runner import Callbacks, ShardJob, run_shard
 from paligemma_onnx.runtime.batch.sources import Source
 from paligemma_onnx.runtime.bundle.manifest import read_manifest
 from paligemma_onnx.runtime.bundle.schema import Manifest
-from paligemma_onnx.runtime.console import say
+from paligemma_onnx.runtime.console import echo_stderr
 from paligemma_onnx.runtime.generation.types import Generation, Options, Request, Timings
 from paligemma_onnx.runtime.image.open import ImageInput
 from paligemma_onnx.runtime.image.picture import Picture
@@ -76,13 +76,13 @@ def main(bundle: Path, work: Path, inputs: int, batch_size: int) -> None:
         PromptTokenizer.load(bundle / manifest.tokens.file),
         Picture(np.zeros((3, side, side), np.float32), 640, 480),
     )
-    job = Work(
+    job = ShardJob(
         source=Source(listing, "list", "caption en", listing),
         output=work,
         shard=Shard(0, 1),
         format="jsonl",
         part_rows=1000,
-        asking=Asking(Options(max_image_pixels=1, max_new_tokens=8), None, batch_size, 2),
+        asking=BatchOptions(Options(max_image_pixels=1, max_new_tokens=8), None, batch_size, 2),
         bundle=bundle,
         device="cpu",
         threads=1,
@@ -95,13 +95,15 @@ def main(bundle: Path, work: Path, inputs: int, batch_size: int) -> None:
         if before.rows * POINTS // inputs != seen.rows * POINTS // inputs:
             points.append(resident())
             rate = seen.rows / (time.perf_counter() - started)
-            say(f"{seen.rows:,} rows, {points[-1] / MB:.1f} MB resident, {rate:,.0f} rows a second")
+            echo_stderr(f"{seen.rows:,} rows, {points[-1] / MB:.1f} MB resident, {rate:,.0f} rows a second")
 
-    do_shard(job, stub, Watch(lambda _: None, answered, lambda: False))
+    run_shard(job, stub, Callbacks(lambda _: None, answered, lambda: False))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    say(f"{seen.rows:,} rows in {time.perf_counter() - started:,.0f} s, at most {peak / MB:.1f} MB resident")
+    echo_stderr(
+        f"{seen.rows:,} rows in {time.perf_counter() - started:,.0f} s, at most {peak / MB:.1f} MB resident"
+    )
     growth = points[-1] - points[POINTS // 10]
-    say(f"{growth / MB:+.1f} MB from a tenth of the way to the end")
+    echo_stderr(f"{growth / MB:+.1f} MB from a tenth of the way to the end")
     if seen.rows != inputs or growth > SPREAD:
         raise click.ClickException("memory grows with the input")
 

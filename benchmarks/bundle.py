@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from paligemma_onnx.runtime import Cancellation, PaliGemma
-from paligemma_onnx.runtime.diagnostics.benchmark import Benchmark, pictures_for
-from paligemma_onnx.runtime.engine.device_tensor import Tensor
+from paligemma_onnx.runtime.diagnostics.benchmark import Benchmark, images_for
+from paligemma_onnx.runtime.engine.device_tensor import DeviceTensor
 from paligemma_onnx.runtime.engine.ort import import_onnxruntime
 from paligemma_onnx.runtime.graphs.kv_cache import Cache
 
@@ -33,11 +33,11 @@ class Bundle:
 
     def once(self) -> None:
         """Answer about one picture."""
-        self._benchmark.ask(pictures_for(None, 1), PROMPT, self._tokens)
+        self._benchmark.ask(images_for(None, 1), PROMPT, self._tokens)
 
     def round(self, batches: list[int], pasts: list[int]) -> Figures:
         """Requests of each number of pictures, then steps behind each length of cache."""
-        pictures, figures = pictures_for(None, max(batches)), Figures()
+        pictures, figures = images_for(None, max(batches)), Figures()
         for size in batches:
             cost = self._benchmark.ask(pictures[:size], PROMPT, self._tokens)
             figures |= figures_of(cost)
@@ -65,15 +65,15 @@ class Bundle:
         return median(seconds[1:])
 
 
-def _repeated(value: Tensor | Any, used: int, slots: int, spare: int) -> Tensor | Any:
+def _repeated(value: DeviceTensor | Any, used: int, slots: int, spare: int) -> DeviceTensor | Any:
     """Repeat a cache tensor's first `used` slots until it has P of them, and append `spare` zero slots.
 
-    The result has the type of the argument: a `Tensor` of an in-place cache, an OrtValue of a growing one.
+    Returns a `DeviceTensor` for an in-place cache and an OrtValue for a growing one, as the argument is.
     """
-    content = value.held() if isinstance(value, Tensor) else value.numpy()
+    content = value.held() if isinstance(value, DeviceTensor) else value.numpy()
     times = -(-slots // used)
     array = np.tile(content[:, :, :used], (1, 1, times, 1))[:, :, :slots]
     array = np.pad(array, ((0, 0), (0, 0), (0, spare), (0, 0)))
-    if isinstance(value, Tensor):
-        return Tensor.holding(array, value.dtype, value.placement, "a repeated cache")
+    if isinstance(value, DeviceTensor):
+        return DeviceTensor.holding(array, value.dtype, value.placement, "a repeated cache")
     return import_onnxruntime().OrtValue.ortvalue_from_numpy(array)

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from paligemma_onnx.model.skeleton import skeleton
+from paligemma_onnx.model.skeleton import meta_model
 from training.published_layout import published_config, published_name
 from training.sample_tokenizer import write_sample_tokenizer
 
@@ -59,7 +59,7 @@ def make_checkpoint(
     vision = config.vision_config
     write_sample_tokenizer(partly, tokenizer, image_size=vision.image_size, patch_size=vision.patch_size)
     shapes = {
-        published_name(name): tuple(weight.shape) for name, weight in skeleton(config).named_parameters()
+        published_name(name): tuple(weight.shape) for name, weight in meta_model(config).named_parameters()
     }
     write_weights(partly, shapes, random_pieces(device), wrote)
     partly.rename(folder)

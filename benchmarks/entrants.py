@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from paligemma_onnx.model.skeleton import skeleton
+from paligemma_onnx.model.skeleton import meta_model
 from paligemma_onnx.runtime.bundle.manifest import read_manifest
 
 from .contender import Contender
@@ -66,7 +66,7 @@ def bundles(checkpoint: Path, plan: Plan, logs: Path, say: Callable[[str], objec
 
 def references(checkpoint: Path, plan: Plan) -> Iterator[Entrant]:
     """transformers on the checkpoint, in each dtype."""
-    decoder = skeleton(plan.subject.config).language_model
+    decoder = meta_model(plan.subject.config).language_model
     weights = sum(weight.numel() for weight in decoder.parameters())
     files = tuple(sorted(checkpoint.glob("*.safetensors")))
     for dtype in plan.references:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from paligemma_onnx.export.quantization.quantize_graph import DOMAIN, VERSION
-from paligemma_onnx.runtime.engine.int8_overflow import guard
+from paligemma_onnx.runtime.engine.int8_overflow import configure_int8
 
 from .figures import Figures
 
@@ -70,7 +70,7 @@ def int8_session(inner: int, outer: int, threads: int) -> onnxruntime.InferenceS
     """A session of `int8_product`, with the options of a bundle's (runtime/engine/session.py)."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    guard(options, onnxruntime)
+    configure_int8(options, onnxruntime)
     product = int8_product(inner, outer).SerializeToString()
     return onnxruntime.InferenceSession(product, options, providers=["CPUExecutionProvider"])
 

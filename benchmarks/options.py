@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from paligemma_onnx.runtime.engine.devices import MOST_THREADS, available_threads
+from paligemma_onnx.runtime.engine.devices import MAX_THREADS, available_threads
 
 from . import machine
 from .memory import available_memory
@@ -51,7 +51,7 @@ _OPTIONS = (
     click.option("--rounds", type=click.IntRange(1), default=5, help="Medians of so many are reported."),
     click.option(
         "--threads",
-        type=click.IntRange(1, MOST_THREADS),
+        type=click.IntRange(1, MAX_THREADS),
         callback=_threads,
         help="[default: all processors]",
     ),

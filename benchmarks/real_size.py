@@ -15,7 +15,7 @@ from typing import cast
 
 import click
 
-from paligemma_onnx.runtime.console import say
+from paligemma_onnx.runtime.console import echo_stderr
 from paligemma_onnx.runtime.engine.prepared_graphs import CACHE
 from paligemma_onnx.runtime.text.tokenizer import PromptTokenizer
 
@@ -52,13 +52,13 @@ def measure(work: Path, plan: Plan, store: Store) -> None:
     logs = work / "logs"
     logs.mkdir(parents=True, exist_ok=True)
     os.environ[CACHE] = str(work / "prepared")  # of the processes that are started
-    say(f"checkpoint {work / plan.subject.name}")
+    echo_stderr(f"checkpoint {work / plan.subject.name}")
     checkpoint = make_checkpoint(work, plan.subject, lambda _: None)
-    entrants = [*bundles(checkpoint, plan, logs, say), *references(checkpoint, plan)]
+    entrants = [*bundles(checkpoint, plan, logs, echo_stderr), *references(checkpoint, plan)]
     results = {result.name: result for result, _ in entrants}
     contenders = [contender for _, contender in entrants if contender is not None]
     for contender in contenders:
-        say(f"starts: {contender.name}")
+        echo_stderr(f"starts: {contender.name}")
         try:
             log = logs / f"{contender.name}.log"
             first_starts(contender, results[contender.name], log)
@@ -66,7 +66,7 @@ def measure(work: Path, plan: Plan, store: Store) -> None:
                 prepared_start(contender, results[contender.name], log)
         except ContenderFailed as failed:
             results[contender.name].failure = str(failed)
-            say(f"{contender.name}: {failed}")
+            echo_stderr(f"{contender.name}: {failed}")
 
     limits = Result(LIMITS)
     asked = {"threads": plan.threads, "buffer": TRIAL_BUFFER if plan.subject.is_tiny else BUFFER}
@@ -81,7 +81,7 @@ def measure(work: Path, plan: Plan, store: Store) -> None:
         pasts=plan.pasts,
         room=plan.room,
         logs=logs,
-        say=say,
+        say=echo_stderr,
         finished=lambda: store(results, limits, bounds(limits, operations)),
     )
 

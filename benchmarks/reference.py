@@ -20,7 +20,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from paligemma_onnx.export.bundle.manifest_facts import image_facts
 from paligemma_onnx.model.checkpoint.config_json import read_config
-from paligemma_onnx.runtime.diagnostics.benchmark import Cost, pictures_for
+from paligemma_onnx.runtime.diagnostics.benchmark import Cost, images_for
 from paligemma_onnx.runtime.image.open import open_image, preprocess
 from paligemma_onnx.runtime.text.tokenizer import PromptTokenizer
 
@@ -51,12 +51,12 @@ class Reference:
 
     def once(self) -> None:
         """Answer about one picture."""
-        self.ask(pictures_for(None, 1))
+        self.ask(images_for(None, 1))
 
     def round(self, batches: list[int], pasts: list[int]) -> Figures:
         """Requests of each number of pictures; steps behind other lengths of cache are not measured."""
         del pasts
-        pictures, figures = pictures_for(None, max(batches)), Figures()
+        pictures, figures = images_for(None, max(batches)), Figures()
         for size in batches:
             figures |= figures_of(self.ask(pictures[:size]))
         return figures

@@ -14,23 +14,23 @@ import onnx_ir as ir
 import torch
 
 from paligemma_onnx.model.checkpoint.checkpoint import find_non_finite
-from paligemma_onnx.model.checkpoint.errors import CheckpointError, listed
-from paligemma_onnx.model.skeleton import skeleton
-from paligemma_onnx.runtime.bundle.manifest import MANIFEST, identity
+from paligemma_onnx.model.checkpoint.errors import CheckpointError, quote_names
+from paligemma_onnx.model.skeleton import meta_model
+from paligemma_onnx.runtime.bundle.manifest import MANIFEST, compute_bundle_id
 from paligemma_onnx.runtime.bundle.schema import BUNDLE_ID_KEY, FileSpec, Graphs, Manifest
 from paligemma_onnx.runtime.errors import OptionError, ResourceError
-from paligemma_onnx.runtime.resource_errors import resources, shortage
+from paligemma_onnx.runtime.resource_errors import resource_problem, translate_resource_errors
 
 from .bundle import manifest_facts as facts
-from .bundle.atomic_folder import staged
-from .bundle.draft_manifest import draft
+from .bundle.atomic_folder import staged_folder
+from .bundle.draft_manifest import draft_manifest
 from .bundle.weight_file import WeightFile, plan_file, refer, write_file
-from .graphs.cuda_weights import device_skeleton
+from .graphs.cuda_weights import cuda_meta_model
 from .graphs.patch_matmul import multiply_patches
-from .graphs.specs import Verb, declare
+from .graphs.specs import GraphDefinition, graph_definitions
 from .graphs.trace import Traced, trace
 from .precisions import PRECISIONS, Precision
-from .quantization.quantize_graph import Laid, form_of, lay_out
+from .quantization.quantize_graph import QuantizedGraph, quantize_graph, weight_format
 from .source import Source, open_source
 from .sources.tensor_source import TensorSource
 
@@ -88,10 +88,13 @@ def export(
         if given is not None and _overlap(given, request.output):
             raise OptionError(f"{request.output}: lies inside {given} or holds it; choose another --output")
     progress.stage("reading checkpoint")
-    with resources(str(request.checkpoint)):
+    with translate_resource_errors(str(request.checkpoint)):
         source = open_source(request.checkpoint, request.adapter, request.mask_decoder)
-        manifest = draft(source, request.precision)
-    with resources(str(request.output)), staged(request.output, force=request.force) as staging:
+        manifest = draft_manifest(source, request.precision)
+    with (
+        translate_resource_errors(str(request.output)),
+        staged_folder(request.output, force=request.force) as staging,
+    ):
         _report_non_finite(request, source, progress)
         graphs = _graphs(source, precision, progress)
         weights = source.weights(request.precision)
@@ -113,19 +116,23 @@ def _overlap(one: Path, other: Path) -> bool:
     return real == place or real in place.parents or place in real.parents
 
 
-def _graphs(source: Source, precision: Precision, progress: Progress) -> list[tuple[Verb, Laid]]:
+def _graphs(
+    source: Source, precision: Precision, progress: Progress
+) -> list[tuple[GraphDefinition, QuantizedGraph]]:
     """Each verb's graph, traced once where two verbs are the same, in the precision's arithmetic."""
     config, traces, graphs = source.config, dict[str, Traced](), []
     if precision.half is None:
-        model = skeleton(config)
+        model = meta_model(config)
     else:
-        model = device_skeleton(config, getattr(torch, precision.half))
+        model = cuda_meta_model(config, getattr(torch, precision.half))
     multiply_patches(model)
-    for name, verb in declare(config, precision, source.mask_decoder).items():
+    for name, verb in graph_definitions(config, precision, source.mask_decoder).items():
         if verb.name not in traces:
             progress.stage(f"tracing {verb.name}")
             traces[verb.name] = trace(verb, model)
-        graphs.append((verb, lay_out(traces[verb.name].copy(), form_of(precision, name), precision.table)))
+        graphs.append(
+            (verb, quantize_graph(traces[verb.name].copy(), weight_format(precision, name), precision.table))
+        )
     return graphs
 
 
@@ -136,7 +143,7 @@ def _report_non_finite(request: ExportRequest, source: Source, progress: Progres
         *(name for name, constant in source.constants.items() if not constant.isfinite().all()),
     ]
     if not_finite:
-        message = f"{request.checkpoint}: weights hold NaN or infinity: {listed(not_finite)}"
+        message = f"{request.checkpoint}: weights hold NaN or infinity: {quote_names(not_finite)}"
         if request.strict:
             raise CheckpointError(message)
         progress.warn(message)
@@ -146,7 +153,7 @@ def _write_weights(
     staging: Path,
     weights: TensorSource,
     constants: Mapping[str, torch.Tensor],
-    graphs: list[tuple[Verb, Laid]],
+    graphs: list[tuple[GraphDefinition, QuantizedGraph]],
     progress: Progress,
 ) -> dict[str, FileSpec]:
     plans: list[WeightFile] = []
@@ -165,7 +172,7 @@ def _write_weights(
         try:
             files[plan.file] = write_file(plan, staging, weights, constants, progress.wrote)
         except OSError as error:  # someone else took the room, or this user may not have so much
-            if shortage(error) is None:
+            if resource_problem(error) is None:
                 raise
             raise _no_room(staging, needed, free) from error
     return files
@@ -178,26 +185,28 @@ def _no_room(staging: Path, needed: int, free: int) -> ResourceError:
     )
 
 
-def _write_graphs(staging: Path, draft: Manifest, laid: list[tuple[Verb, Laid]]) -> Manifest:
+def _write_graphs(
+    staging: Path, draft_manifest: Manifest, laid: list[tuple[GraphDefinition, QuantizedGraph]]
+) -> Manifest:
     """Name the bundle after all it holds, write that name into every graph, and complete the manifest."""
     digests = {verb.spec.file: hashlib.sha256(_serialized(graph)).hexdigest() for verb, graph in laid}
     graphs = {
         field.name: replace(spec, digest=digests[spec.file])
-        for field in fields(draft.graphs)
-        if (spec := getattr(draft.graphs, field.name)) is not None
+        for field in fields(draft_manifest.graphs)
+        if (spec := getattr(draft_manifest.graphs, field.name)) is not None
     }
-    draft = replace(draft, graphs=Graphs(**graphs))
-    bundle_id = identity(draft)
-    files = dict(draft.files)
+    draft_manifest = replace(draft_manifest, graphs=Graphs(**graphs))
+    bundle_id = compute_bundle_id(draft_manifest)
+    files = dict(draft_manifest.files)
     for verb, graph in laid:
         graph.model.metadata_props[BUNDLE_ID_KEY] = bundle_id
         serialized = _serialized(graph)
         (staging / verb.spec.file).write_bytes(serialized)
         files[verb.spec.file] = _file_spec(serialized)
-    return replace(draft, bundle_id=bundle_id, files=files)
+    return replace(draft_manifest, bundle_id=bundle_id, files=files)
 
 
-def _serialized(graph: Laid) -> bytes:
+def _serialized(graph: QuantizedGraph) -> bytes:
     serialized: bytes = ir.to_proto(graph.model).SerializeToString(deterministic=True)
     return serialized
 

@@ -25,11 +25,11 @@ class Float32:
 
 
 HalfType = Literal["bfloat16", "float16"]
-HEAD: HalfType = "float16"  # of a table in half precision; on_device.py says why
+HEAD_DTYPE: HalfType = "float16"  # of a table in half precision; on_device.py says why
 
 
 @dataclass(frozen=True)
-class Half:
+class HalfPrecision:
     """Half precision, weights and activations."""
 
     dtype: HalfType
@@ -40,7 +40,7 @@ class Half:
 
 
 @dataclass(frozen=True)
-class Outputs:
+class Int8PerChannel:
     """Signed 8-bit weights with one scale an output; activations become 8-bit when they are used."""
 
     def __str__(self) -> str:
@@ -49,7 +49,7 @@ class Outputs:
 
 
 @dataclass(frozen=True)
-class Blocks:
+class BlockQuantized:
     """Signed weights of a few bits with one scale for a block of consecutive inputs of an output."""
 
     bits: Literal[4, 8]
@@ -64,17 +64,19 @@ class Blocks:
         return f"int{self.bits}, a scale per {self.size} inputs{used}"
 
 
-Form = Float32 | Half | Outputs | Blocks
+WeightFormat = Float32 | HalfPrecision | Int8PerChannel | BlockQuantized
 
 
 @dataclass(frozen=True)
 class Precision:
     """How the matrices of each graph are stored and multiplied; norms and the stream are float32."""
 
-    vision_encoder: Form
-    prefill: Form
-    decode: Form
-    table: Float32 | Half | Blocks  # embedding and head, the same numbers, shared by prefill and decode
+    vision_encoder: WeightFormat
+    prefill: WeightFormat
+    decode: WeightFormat
+    table: (
+        Float32 | HalfPrecision | BlockQuantized
+    )  # embedding and head, the same numbers, shared by prefill and decode
     cache: CacheUpdate
     wide_batch: int | None = None  # rows from which decode is limited by arithmetic and takes prefill's
     devices: tuple[Device, ...] = ("cpu",)  # whose operators it asks for
@@ -93,28 +95,41 @@ class Precision:
 
 
 def _half(dtype: HalfType) -> Precision:
-    form = Half(dtype)
-    return Precision(form, form, form, Half(HEAD), "in_place", devices=("cuda",), activations=dtype)
+    form = HalfPrecision(dtype)
+    return Precision(
+        form, form, form, HalfPrecision(HEAD_DTYPE), "in_place", devices=("cuda",), activations=dtype
+    )
 
 
 # Weights of 4 bits beside activations in bfloat16: prefill and decode read the same codes.
-_FOUR_BITS = Blocks(4, 128, "bfloat16")
+_FOUR_BITS = BlockQuantized(4, 128, "bfloat16")
 
 PRECISIONS = {
     "fp32": Precision(Float32(), Float32(), Float32(), Float32(), "grow", devices=("cpu", "cuda")),
-    "int8": Precision(Outputs(), Outputs(), Outputs(), Blocks(8, 128), "in_place"),
-    "int4": Precision(Outputs(), Outputs(), Blocks(4, 128), Blocks(4, 128), "in_place", wide_batch=4),
-    "int4-compact": Precision(Outputs(), Blocks(4, 128), Blocks(4, 128), Blocks(4, 128), "in_place"),
+    "int8": Precision(
+        Int8PerChannel(), Int8PerChannel(), Int8PerChannel(), BlockQuantized(8, 128), "in_place"
+    ),
+    "int4": Precision(
+        Int8PerChannel(),
+        Int8PerChannel(),
+        BlockQuantized(4, 128),
+        BlockQuantized(4, 128),
+        "in_place",
+        wide_batch=4,
+    ),
+    "int4-compact": Precision(
+        Int8PerChannel(), BlockQuantized(4, 128), BlockQuantized(4, 128), BlockQuantized(4, 128), "in_place"
+    ),
     "bf16": _half("bfloat16"),
     "fp16": _half("float16"),
     "int4-bf16": replace(
-        _half("bfloat16"), prefill=_FOUR_BITS, decode=_FOUR_BITS, table=Blocks(4, 128, HEAD)
+        _half("bfloat16"), prefill=_FOUR_BITS, decode=_FOUR_BITS, table=BlockQuantized(4, 128, HEAD_DTYPE)
     ),
 }
 DEFAULTS: dict[Device, str] = {"cpu": "fp32", "cuda": "bf16"}  # precision of a bundle, by what it is for
 
 
-def choose(precision: str | None, device: Device | None) -> str:
+def choose_precision(precision: str | None, device: Device | None) -> str:
     """The precision of a bundle.
 
     Args:

@@ -14,9 +14,9 @@ from paligemma_onnx.model.config import PaliGemmaConfig
 from paligemma_onnx.model.mask_decoder import MaskDecoder
 from paligemma_onnx.model.rotary import inverse_frequencies
 
-from .graphs.cuda_weights import Packed
+from .graphs.cuda_weights import PackedCheckpoint
 from .precisions import PRECISIONS
-from .quantization.channel_scaling import Balanced
+from .quantization.channel_scaling import ScaledCheckpoint
 from .sources.mask_decoder_npz import MASK_DECODER, read_mask_decoder
 from .sources.tensor_source import TensorSource
 
@@ -35,13 +35,13 @@ class Source:
         """The weights that a precision stores: rounded ones come from channels of a common range."""
         recipe = PRECISIONS[precision]
         if recipe.half is not None:
-            return Packed(self.checkpoint, self.config.text_config)
+            return PackedCheckpoint(self.checkpoint, self.config.text_config)
         return self._balanced if recipe.rounds else self.checkpoint
 
     @cached_property
-    def _balanced(self) -> Balanced:
+    def _balanced(self) -> ScaledCheckpoint:
         """One for writing and for checking: its factors take a pass over all weights."""
-        return Balanced(self.checkpoint, self.config)
+        return ScaledCheckpoint(self.checkpoint, self.config)
 
 
 def open_source(folder: Path, adapter: Path | None, mask_decoder: Path | None = None) -> Source:

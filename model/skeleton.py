@@ -8,7 +8,7 @@ from .config import PaliGemmaConfig
 from .paligemma import PaliGemma
 
 
-def skeleton(config: PaliGemmaConfig) -> PaliGemma:
+def meta_model(config: PaliGemmaConfig) -> PaliGemma:
     """The model on the meta device: every name and shape, no memory."""
     with torch.device("meta"):
         return PaliGemma(config).eval().requires_grad_(False).to("meta")

@@ -11,7 +11,7 @@ from .errors import OptionError
 
 
 @contextmanager
-def replaced_file(path: Path, option: str) -> Iterator[Callable[[bytes], None]]:
+def write_atomically(path: Path, option: str) -> Iterator[Callable[[bytes], None]]:
     """A function that gives a file its content; until it is called, what was there stays.
 
     The content goes to a file beside it, made at once and gone in the end, which then takes its name.

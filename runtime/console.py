@@ -11,7 +11,7 @@ class Terminated(KeyboardInterrupt):
     """SIGTERM: ends whatever Ctrl-C ends, in the same way."""
 
 
-def say(text: str) -> None:
+def echo_stderr(text: str) -> None:
     """One line on stderr, in characters that are no command to the terminal."""
     line = "".join(
         char if char.isprintable() else char.encode("unicode_escape").decode()

@@ -17,24 +17,24 @@ from .bundle.integrity import check_files
 from .bundle.manifest import read_manifest
 from .bundle.schema import Manifest
 from .detection.detections import Detections, detections, task_prompt
-from .engine.devices import Placement, place
+from .engine.devices import Placement, choose_placement
 from .engine.prepared_graphs import find_prepared
 from .errors import BundleError, ProviderError
-from .generation.plan import Job, Row, plan
-from .generation.run import run
+from .generation.plan import GenerationBatch, PlannedRequest, plan_batch
+from .generation.run import run_batch
 from .generation.types import Generation, Images, Options, Request
-from .graphs.model_runner import Runner
-from .graphs.onnx_runner import NO_MASK_DECODER, GraphRunner
+from .graphs.model_runner import ModelRunner
+from .graphs.onnx_runner import NO_MASK_DECODER, OnnxModelRunner
 from .image.open import DEFAULT_MAX_PIXELS, ImageInput, open_image
-from .image.picture import Picture, open_picture, picture_of
-from .resource_errors import resources
+from .image.picture import Picture, open_picture, preprocess_opened
+from .resource_errors import translate_resource_errors
 from .text.tokenizer import PromptTokenizer
 
 
 class Stream:
     """One answer as it is written: iterate it for pieces of whole characters, none of them empty."""
 
-    def __init__(self, pieces: Iterator[str], job: Job, row: Row) -> None:
+    def __init__(self, pieces: Iterator[str], job: GenerationBatch, row: PlannedRequest) -> None:
         self._pieces, self._job, self._row = pieces, job, row
 
     def __iter__(self) -> Iterator[str]:
@@ -50,7 +50,9 @@ class Stream:
 class PaliGemma:
     """A loaded bundle. Several threads may ask at the same time."""
 
-    def __init__(self, manifest: Manifest, tokenizer: PromptTokenizer, runner: Runner, load_s: float) -> None:
+    def __init__(
+        self, manifest: Manifest, tokenizer: PromptTokenizer, runner: ModelRunner, load_s: float
+    ) -> None:
         self.manifest = manifest
         self.tokenizer = tokenizer
         self.runner = runner
@@ -88,23 +90,23 @@ class PaliGemma:
         """
         started = time.perf_counter()
         folder = Path(folder)
-        with resources(str(folder)):
+        with translate_resource_errors(str(folder)):
             manifest = read_manifest(folder)
             check_files(folder, manifest)
             tokenizer = PromptTokenizer.load(folder / manifest.tokens.file)
             runs_on = manifest.recipe.devices
-            placement = place(device, threads, runs_on=runs_on, memory_limit=memory_limit)
+            placement = choose_placement(device, threads, runs_on=runs_on, memory_limit=memory_limit)
 
-            def opened(where: Placement) -> Runner:
+            def opened(where: Placement) -> ModelRunner:
                 if prepared := find_prepared(manifest, where):
                     try:
-                        return GraphRunner.open(
+                        return OnnxModelRunner.open(
                             folder, manifest, where, keep_vision=keep_vision, prepared=prepared
                         )
                     except BundleError:
                         told = f"prepared graphs do not open; run `paligemma-onnx prepare {folder}` again"
                         warnings.warn(told, stacklevel=3)
-                return GraphRunner.open(folder, manifest, where, keep_vision=keep_vision)
+                return OnnxModelRunner.open(folder, manifest, where, keep_vision=keep_vision)
 
             try:
                 runner = opened(placement)
@@ -206,19 +208,19 @@ class PaliGemma:
         self, task: str, image: ImageInput, labels: str | Sequence[str], options: Options
     ) -> Detections:
         asked = task_prompt(task, labels)
-        with resources("this request"):
+        with translate_resource_errors("this request"):
             opened = open_image(image, max_pixels=options.get("max_image_pixels", DEFAULT_MAX_PIXELS))
-            picture = picture_of(opened, self.manifest.image)
+            picture = preprocess_opened(opened, self.manifest.image)
         generation = self.generate(picture, asked, **options)
-        with resources("this request"):
+        with translate_resource_errors("this request"):
             return detections(generation, opened.rgb, self.runner, masks=task == "segment")
 
-    def _plan(self, requests: Sequence[Request], options: Options) -> Job:
-        with resources("this request"):
-            return plan(
+    def _plan(self, requests: Sequence[Request], options: Options) -> GenerationBatch:
+        with translate_resource_errors("this request"):
+            return plan_batch(
                 requests, options, self.manifest, self.tokenizer, device=self.device, load_s=self.load_s
             )
 
-    def _run(self, job: Job) -> Iterator[tuple[Row, str]]:
-        with resources("this request"):
-            yield from run(job, self.runner)
+    def _run(self, job: GenerationBatch) -> Iterator[tuple[PlannedRequest, str]]:
+        with translate_resource_errors("this request"):
+            yield from run_batch(job, self.runner)

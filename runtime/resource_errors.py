@@ -24,7 +24,7 @@ _WANTED = re.compile(
 _DISK_TEXT = re.compile(r"No usable temporary directory|requested and \d+ written")
 
 
-def shortage(error: BaseException, *, device: str = "cpu") -> str | None:
+def resource_problem(error: BaseException, *, device: str = "cpu") -> str | None:
     """What ran out and what mends it, in one line; None where an error and its causes are of another kind.
 
     Args:
@@ -40,7 +40,7 @@ def shortage(error: BaseException, *, device: str = "cpu") -> str | None:
 
 
 @contextmanager
-def resources(where: str) -> Iterator[None]:
+def translate_resource_errors(where: str) -> Iterator[None]:
     """Name the place where memory or disk ran out.
 
     Raises:
@@ -51,7 +51,7 @@ def resources(where: str) -> Iterator[None]:
     except ResourceError:
         raise
     except Exception as error:
-        if words := shortage(error):
+        if words := resource_problem(error):
             raise ResourceError(f"{where}: {words}") from error
         raise
 

@@ -17,10 +17,10 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from paligemma_onnx.export.validation.torch_runner import open_as_reference
+from paligemma_onnx.export.validation.torch_runner import open_torch_model
 from paligemma_onnx.runtime import PaliGemma, Request
 from paligemma_onnx.runtime.bundle.manifest import MANIFEST
-from paligemma_onnx.runtime.bundle.schema import SEGMENTS
+from paligemma_onnx.runtime.bundle.schema import SEG_TOKENS_PER_MASK
 from paligemma_onnx.runtime.detection.detections import detections
 
 from .album import Split
@@ -31,7 +31,9 @@ from .tasks import MOST_NEW_TOKENS, QUESTIONS, Example, Kind, example
 # 1,000 scenes in all, of seeds that neither training nor its measurements use.
 SEEN = Split(10_000_000, 750)
 HELD_OUT = Split(11_000_000, 250, "held-out")
-MASK_PROMPT = [[0] * SEGMENTS] * 5  # true codes are not known here, and masks are compared as masks
+MASK_PROMPT = [
+    [0] * SEG_TOKENS_PER_MASK
+] * 5  # true codes are not known here, and masks are compared as masks
 PICTURES = 24  # asked about together
 # Prompts whose answers are of like length go together: a batch takes as long as its longest answer.
 TOGETHER: tuple[tuple[Kind, ...], ...] = (QUESTIONS, ("caption", "detect"), ("segment",))
@@ -88,9 +90,7 @@ def evaluate(model: PaliGemma, split: Split, asked: Callable[[int], object]) -> 
 
 def open_model(folder: Path) -> PaliGemma:
     """A bundle behind onnxruntime, or a checkpoint behind our torch model."""
-    return (
-        PaliGemma.load(folder, device="auto") if (folder / MANIFEST).exists() else open_as_reference(folder)
-    )
+    return PaliGemma.load(folder, device="auto") if (folder / MANIFEST).exists() else open_torch_model(folder)
 
 
 def report(seen: Sequence[Outcome], held_out: Sequence[Outcome]) -> Scores:

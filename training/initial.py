@@ -11,7 +11,7 @@ from torch import Tensor
 from paligemma_onnx.model.config import PaliGemmaConfig
 from paligemma_onnx.model.paligemma import PaliGemma
 from paligemma_onnx.model.rotary import inverse_frequencies
-from paligemma_onnx.model.skeleton import skeleton
+from paligemma_onnx.model.skeleton import meta_model
 
 from .tasks import LOCATIONS
 
@@ -28,7 +28,7 @@ def fresh_model(config: PaliGemmaConfig, first_location: int) -> PaliGemma:
         config: its sizes.
         first_location: id of `<loc0000>`.
     """
-    model = skeleton(config).to_empty(device="cpu").requires_grad_(True).train()
+    model = meta_model(config).to_empty(device="cpu").requires_grad_(True).train()
     text, vision = config.text_config, config.vision_config
     model.language_model.frequencies = inverse_frequencies(text.head_dim, text.rope_theta)
     for name, weight in model.named_parameters():

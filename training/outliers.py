@@ -17,7 +17,7 @@ from torch import Tensor
 from paligemma_onnx.export.demo.shipped_model import shipped_model
 from paligemma_onnx.model.checkpoint.load import open_checkpoint
 from paligemma_onnx.model.config import PaliGemmaConfig
-from paligemma_onnx.model.skeleton import skeleton
+from paligemma_onnx.model.skeleton import meta_model
 
 from .published_layout import published_name
 
@@ -92,7 +92,7 @@ def write_with_outliers(checkpoint: Path, output: Path) -> None:
         output: a new folder.
     """
     config, source = open_checkpoint(checkpoint)
-    names = [name for name, _ in skeleton(config).named_parameters()]
+    names = [name for name, _ in meta_model(config).named_parameters()]
     tensors = {name: source.tensor(name).to(torch.float32) for name in names}
     inject(tensors, config)
     weights = shutil.ignore_patterns("*.safetensors", "*.safetensors.index.json")

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from paligemma_onnx.runtime import Detection
-from paligemma_onnx.runtime.detection.parsing import read_objects
+from paligemma_onnx.runtime.detection.parsing import parse_answer
 
 from .scenes import SIDE, Box, Drawing
 from .shapes import Mask
@@ -43,7 +43,7 @@ def outcome(drawing: Drawing, example: Example, text: str, said: Sequence[Detect
     held_out, right = any(item.is_held_out for item in items), text == example.suffix
     if example.kind not in ("detect", "segment"):
         return Outcome(example.kind, held_out, right)
-    labels = [found.label for found in read_objects(example.suffix).found]
+    labels = [found.label for found in parse_answer(example.suffix).found]
     boxes = [found.pixels for found in said]
     overlaps = np.array([[box_iou(item.box, box) for box in boxes] for item in items]).reshape(
         len(items), len(boxes)

@@ -20,7 +20,7 @@ import click
 
 from paligemma_onnx.runtime.cli.bench import batch_sizes
 from paligemma_onnx.runtime.cli.param_types import DeviceType
-from paligemma_onnx.runtime.console import say
+from paligemma_onnx.runtime.console import echo_stderr
 
 from ..contender import Contender
 from ..exports import known_precisions
@@ -187,7 +187,7 @@ def main(
     bundles = Bundles(work, plan, asked, limit)
     record = Record(limit, store)
     try:
-        measure(Bench(plan, bundles, limit, logs, say), record)
+        measure(Bench(plan, bundles, limit, logs, echo_stderr), record)
     finally:
         bundles.stop()
     found = verdicts(record.document(), plan)

@@ -9,8 +9,8 @@ from typing import Any
 
 from paligemma_onnx.runtime import PaliGemma, Request
 from paligemma_onnx.runtime.bundle.manifest import read_manifest
-from paligemma_onnx.runtime.engine.devices import place
-from paligemma_onnx.runtime.graphs.onnx_runner import GraphRunner
+from paligemma_onnx.runtime.engine.devices import choose_placement
+from paligemma_onnx.runtime.graphs.onnx_runner import OnnxModelRunner
 from paligemma_onnx.runtime.text.tokenizer import PromptTokenizer
 
 from .forced import differences
@@ -73,12 +73,12 @@ def opened(folder: Path, device: str) -> PaliGemma:
     manifest = read_manifest(folder)
     if device != "cpu" or device in manifest.recipe.devices:
         return PaliGemma.load(folder, device=device)
-    from paligemma_onnx.export.validation.float32_emulation import open_widened  # noqa: PLC0415  needs onnx_ir, on a CPU only
+    from paligemma_onnx.export.validation.float32_emulation import open_float32_emulation  # noqa: PLC0415  needs onnx_ir, on a CPU only
 
-    placement, graphs = place("cpu", None), manifest.graphs
+    placement, graphs = choose_placement("cpu", None), manifest.graphs
     vision, prefill, decode = (
-        open_widened(folder, graph, placement)
+        open_float32_emulation(folder, graph, placement)
         for graph in (graphs.vision_encoder, graphs.prefill, graphs.decode)
     )
-    runner = GraphRunner(folder, None, manifest, placement, vision, prefill, decode, None)
+    runner = OnnxModelRunner(folder, None, manifest, placement, vision, prefill, decode, None)
     return PaliGemma(manifest, PromptTokenizer.load(folder / manifest.tokens.file), runner, 0.0)

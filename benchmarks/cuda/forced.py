@@ -16,7 +16,7 @@ import numpy as np
 from paligemma_onnx.runtime import PaliGemma, Request
 from paligemma_onnx.runtime.generation.sampling import SamplingOptions, rng_for, sample
 from paligemma_onnx.runtime.graphs.kv_cache import Cache
-from paligemma_onnx.runtime.graphs.model_runner import Array, Runner
+from paligemma_onnx.runtime.graphs.model_runner import Array, ModelRunner
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Difference:
 class Forced:
     """A runner that lets the driver choose what it is told to."""
 
-    def __init__(self, runner: Runner, told: Sequence[Sequence[int]]) -> None:
+    def __init__(self, runner: ModelRunner, told: Sequence[Sequence[int]]) -> None:
         """Take a row's tokens, the stop id among them if there is one, for each row of a batch."""
         self.differences: list[Difference] = []
         self._runner, self._told, self._position = runner, told, 0
@@ -89,7 +89,7 @@ def differences(
     stop = model.manifest.tokens.stop[:1]
     told = [(*answer, *stop) if len(answer) < most else tuple(answer) for answer in answers]
     forced = Forced(model.runner, told)
-    led = PaliGemma(model.manifest, model.tokenizer, cast("Runner", forced), model.load_s)
+    led = PaliGemma(model.manifest, model.tokenizer, cast("ModelRunner", forced), model.load_s)
     said = led.generate_batch(requests, max_new_tokens=most)
     assert [one.token_ids for one in said] == [tuple(answer) for answer in answers]
     return sum(map(len, told)), forced.differences

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from paligemma_onnx.runtime import Cancellation, PaliGemma
-from paligemma_onnx.runtime.diagnostics.benchmark import Benchmark, Cost, pictures_for
+from paligemma_onnx.runtime.diagnostics.benchmark import Benchmark, Cost, images_for
 
 from ..figures import PROMPT, Figures
 from .costs import LOAD, taken, typical
@@ -31,14 +31,14 @@ class Ours:
     def once(self, batches: list[int]) -> None:
         """A request of each number of pictures, which takes memory and records steps."""
         for size in batches:
-            self._ask(pictures_for(None, size))
+            self._ask(images_for(None, size))
             self._figures[taken(size)] = self._memory.taken()
 
     def round(self, batches: list[int], requests: int) -> Figures:
         """Some requests of each number of pictures, with what was found before."""
         figures = dict(self._figures)
         for size in batches:
-            figures |= typical([self._ask(pictures_for(None, size)) for _ in range(requests)])
+            figures |= typical([self._ask(images_for(None, size)) for _ in range(requests)])
         return figures
 
     def profile(self, rows: int) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from paligemma_onnx.export.bundle.manifest_facts import image_facts
 from paligemma_onnx.model.checkpoint.load import load_model, open_checkpoint
-from paligemma_onnx.runtime.diagnostics.benchmark import Cost, pictures_for
+from paligemma_onnx.runtime.diagnostics.benchmark import Cost, images_for
 from paligemma_onnx.runtime.image.open import open_image, preprocess
 from paligemma_onnx.runtime.text.tokenizer import PromptTokenizer
 
@@ -36,14 +36,14 @@ class OwnTorch:
     def once(self, batches: list[int]) -> None:
         """A request of each number of pictures."""
         for size in batches:
-            self.ask(pictures_for(None, size))
+            self.ask(images_for(None, size))
             self._figures[taken(size)] = self._memory.taken()
 
     def round(self, batches: list[int], requests: int) -> Figures:
         """Some requests of each number of pictures, with what was found before."""
         figures = dict(self._figures)
         for size in batches:
-            figures |= typical([self.ask(pictures_for(None, size)) for _ in range(requests)])
+            figures |= typical([self.ask(images_for(None, size)) for _ in range(requests)])
         return figures
 
     @torch.inference_mode()

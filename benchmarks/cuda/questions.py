@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from paligemma_onnx.runtime.bundle.schema import SEGMENTS
+from paligemma_onnx.runtime.bundle.schema import SEG_TOKENS_PER_MASK
 from training.scenes import draw
 from training.tasks import QUESTIONS, Kind, example
 
@@ -23,7 +23,9 @@ GOLDEN = ROOT / "tests" / "golden"
 FIRST_SEED = 3_100_000_000  # of scenes that neither training nor evaluation draws
 # Kinds whose answers are of like length stand together: a batch takes as long as its longest answer.
 KINDS: tuple[Kind, ...] = (*QUESTIONS, "caption", "detect", "segment")
-MASK_CODES = [[0] * SEGMENTS] * 5  # true ones are not known here, and no answer is compared with them
+MASK_CODES = [
+    [0] * SEG_TOKENS_PER_MASK
+] * 5  # true ones are not known here, and no answer is compared with them
 
 Ids = tuple[int, ...]
 

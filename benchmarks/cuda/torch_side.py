@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import CompileConfig
 from transformers.cache_utils import Cache, StaticCache
 
-from paligemma_onnx.runtime.diagnostics.benchmark import pictures_for
+from paligemma_onnx.runtime.diagnostics.benchmark import images_for
 from paligemma_onnx.runtime.engine.devices import available_threads
 
 from ..figures import Figures
@@ -36,14 +36,14 @@ class Eager(Reference):
     def once(self, batches: list[int] | None = None) -> None:
         """A request of each number of pictures."""
         for size in batches or [1]:
-            self.ask(pictures_for(None, size))
+            self.ask(images_for(None, size))
             self._figures[taken(size)] = self._memory.taken()
 
     def round(self, batches: list[int], requests: int) -> Figures:  # type: ignore[override]
         """Some requests of each number of pictures, with what was found before."""
         figures = dict(self._figures)
         for size in batches:
-            figures |= typical([self.ask(pictures_for(None, size)) for _ in range(requests)])
+            figures |= typical([self.ask(images_for(None, size)) for _ in range(requests)])
         return figures
 
 
@@ -59,10 +59,10 @@ class Compiled(Eager):
         """Compile, and say how long that took."""
         for size in batches or [1]:
             started = time.perf_counter()
-            self.ask(pictures_for(None, size))  # compiles
+            self.ask(images_for(None, size))  # compiles
             self._figures[f"compile_s_{size}"] = self._now() - started
             for _ in range(2):  # CUDA graphs are recorded at the second run of what is compiled
-                self.ask(pictures_for(None, size))
+                self.ask(images_for(None, size))
             self._figures[taken(size)] = self._memory.taken()
 
     def _cache(self, rows: int) -> Cache:

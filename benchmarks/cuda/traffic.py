@@ -23,7 +23,7 @@ from paligemma_onnx.runtime.bundle.manifest import read_manifest
 from paligemma_onnx.runtime.engine import cuda_provider as cuda
 from paligemma_onnx.runtime.engine.devices import PROVIDERS
 from paligemma_onnx.runtime.engine.ort import import_onnxruntime
-from paligemma_onnx.runtime.graphs.buffer_pool import SMALLEST
+from paligemma_onnx.runtime.graphs.buffer_pool import MIN_SLOTS
 
 from .ours import steps
 from .plan import index_of
@@ -83,7 +83,7 @@ def profiled(model: PaliGemma, rows: int, count: int) -> dict[str, Any]:
         return found | {"seen": False, "why": "torch has no CUDA here"}
     with profile(activities=[ProfilerActivity.CUDA]):
         torch.cuda.synchronize()  # the GPU's records begin: they may lack steps that were recorded before
-    go_on = steps(model, rows, count, 2 * SMALLEST)  # more slots than others asked for, so recorded anew
+    go_on = steps(model, rows, count, 2 * MIN_SLOTS)  # more slots than others asked for, so recorded anew
     go_on()
     torch.cuda.synchronize()
     with profile(activities=[ProfilerActivity.CUDA]) as profiler:
@@ -100,7 +100,7 @@ def cache_bytes(model: PaliGemma, rows: int) -> int:
     """Of the slots that the smallest memory for a cache has, the least that a copy of it would move."""
     facts = model.manifest.cache
     size = 4 if facts.dtype == "float32" else 2
-    return 2 * facts.layers * rows * facts.heads * SMALLEST * facts.head_dim * size
+    return 2 * facts.layers * rows * facts.heads * MIN_SLOTS * facts.head_dim * size
 
 
 def summed(events: Iterable[Event], count: int, scores_bytes: int) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from typing import cast
 
 import click
 
-from paligemma_onnx.runtime.console import say
+from paligemma_onnx.runtime.console import echo_stderr
 
 from ..checkpoint import make_checkpoint
 from ..contender import ContenderFailed
@@ -45,18 +45,18 @@ def measure(work: Path, plan: Plan, store: Callable[[Results], object]) -> None:
     """
     logs = work / "logs"
     logs.mkdir(parents=True, exist_ok=True)
-    say(f"checkpoint {work / plan.subject.name}")
+    echo_stderr(f"checkpoint {work / plan.subject.name}")
     checkpoint = make_checkpoint(work, plan.subject, lambda _: None)
-    found = list(entrants(checkpoint, make_text_checkpoint(checkpoint), plan, logs, say))
+    found = list(entrants(checkpoint, make_text_checkpoint(checkpoint), plan, logs, echo_stderr))
     results = {result.name: result for result, _ in found}
     contenders = [contender for _, contender in found if contender is not None]
     for contender in contenders:
-        say(f"starts: {contender.name}")
+        echo_stderr(f"starts: {contender.name}")
         try:
             first_starts(contender, results[contender.name], logs / f"{contender.name}.log")
         except ContenderFailed as failed:
             results[contender.name].failure = str(failed)
-            say(f"{contender.name}: {failed}")
+            echo_stderr(f"{contender.name}: {failed}")
     run_rounds(
         contenders,
         results,
@@ -65,7 +65,7 @@ def measure(work: Path, plan: Plan, store: Callable[[Results], object]) -> None:
         pasts=(TOKENS,),
         room=plan.room,
         logs=logs,
-        say=say,
+        say=echo_stderr,
         finished=lambda: store(results),
     )
 

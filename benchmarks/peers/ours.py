@@ -11,8 +11,8 @@ import numpy as np
 
 from paligemma_onnx.runtime import Cancellation
 from paligemma_onnx.runtime.bundle.manifest import read_manifest
-from paligemma_onnx.runtime.engine.devices import place
-from paligemma_onnx.runtime.graphs.onnx_runner import GraphRunner
+from paligemma_onnx.runtime.engine.devices import choose_placement
+from paligemma_onnx.runtime.graphs.onnx_runner import OnnxModelRunner
 
 from .decoder import TEXT_TOKENS, Decoder, prompt_ids
 
@@ -23,7 +23,9 @@ class Ours(Decoder):
     def __init__(self, model: str, threads: int, steps: int, slots: int) -> None:
         super().__init__(steps)
         manifest = read_manifest(Path(model))
-        self._runner = GraphRunner.open(Path(model), manifest, place("cpu", threads), keep_vision=False)
+        self._runner = OnnxModelRunner.open(
+            Path(model), manifest, choose_placement("cpu", threads), keep_vision=False
+        )
         self._slots, self._cancel = slots, Cancellation()
         shape = (1, slots, manifest.model.hidden_size)
         self._features = np.random.default_rng(0).standard_normal(shape, dtype=np.float32)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from paligemma_onnx.model.checkpoint.load import open_checkpoint
 from paligemma_onnx.model.config import PaliGemmaConfig
-from paligemma_onnx.model.skeleton import skeleton
+from paligemma_onnx.model.skeleton import meta_model
 from training.published_layout import published_config
 
 from ..checkpoint import PIECE, write_json, write_weights
@@ -36,7 +36,7 @@ def make_text_checkpoint(checkpoint: Path) -> Path:
     write_json(partly / "config.json", text_config(config))
     for name in TOKENIZER:
         shutil.copyfile(checkpoint / name, partly / name)
-    parameters = skeleton(config).named_parameters()
+    parameters = meta_model(config).named_parameters()
     shapes = {text_name(name): tuple(weight.shape) for name, weight in parameters if name.startswith(OURS)}
 
     def pieces(name: str, _shape: tuple[int, ...]) -> Iterator[Tensor]:

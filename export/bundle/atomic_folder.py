@@ -37,7 +37,7 @@ _SUFFIXES = (".onnx", ".data")  # of graphs and their weights
 
 
 @contextmanager
-def staged(output: Path, *, force: bool) -> Iterator[Path]:
+def staged_folder(output: Path, *, force: bool) -> Iterator[Path]:
     """A folder to write into, which becomes `output` if the block ends well and vanishes if it does not.
 
     Args:

@@ -7,7 +7,7 @@ from dataclasses import asdict, fields
 from importlib.metadata import version
 from pathlib import Path
 
-from paligemma_onnx.model.checkpoint.errors import CheckpointError, shown
+from paligemma_onnx.model.checkpoint.errors import CheckpointError, quote_value
 from paligemma_onnx.model.checkpoint.json_file import read_json
 from paligemma_onnx.model.config import PaliGemmaConfig
 from paligemma_onnx.runtime.bundle.schema import (
@@ -71,7 +71,9 @@ def first_difference(bundle: Manifest, checkpoint: Manifest) -> str | None:
         theirs = asdict(getattr(checkpoint, part))
         for name, value in asdict(getattr(bundle, part)).items():
             if value != theirs[name]:
-                return f"{part}.{name} is {shown(value)}, the checkpoint has {shown(theirs[name])}"
+                return (
+                    f"{part}.{name} is {quote_value(value)}, the checkpoint has {quote_value(theirs[name])}"
+                )
     return None
 
 
@@ -104,7 +106,7 @@ def image_facts(folder: Path, config: PaliGemmaConfig) -> ImageFacts:
             value = {name: number for name, number in value.items() if number is not None}
         if value is not None and value not in accepted:
             raise CheckpointError(
-                f"{folder}: the image processor has {key} {shown(value)}, expected {accepted[0]!r}"
+                f"{folder}: the image processor has {key} {quote_value(value)}, expected {accepted[0]!r}"
             )
     return ImageFacts(
         size=vision.image_size,
@@ -127,7 +129,7 @@ def _preprocessor(folder: Path) -> Mapping[str, object]:
             nested = settings.get("image_processor", settings)
             if not isinstance(nested, dict):
                 raise CheckpointError(
-                    f"{folder / name}: image_processor is {shown(nested)}, expected an object"
+                    f"{folder / name}: image_processor is {quote_value(nested)}, expected an object"
                 )
             return nested
     return {}
@@ -136,7 +138,7 @@ def _preprocessor(folder: Path) -> Mapping[str, object]:
 def _number(folder: Path, key: str, value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 1:
         raise CheckpointError(
-            f"{folder}: the image processor has {key} {shown(value)}, expected a number in (0, 1]"
+            f"{folder}: the image processor has {key} {quote_value(value)}, expected a number in (0, 1]"
         )
     return float(value)
 
@@ -144,7 +146,7 @@ def _number(folder: Path, key: str, value: object) -> float:
 def _triple(folder: Path, key: str, value: object) -> tuple[float, float, float]:
     if not isinstance(value, list | tuple) or len(value) != 3:
         raise CheckpointError(
-            f"{folder}: the image processor has {key} {shown(value)}, expected three numbers"
+            f"{folder}: the image processor has {key} {quote_value(value)}, expected three numbers"
         )
     red, green, blue = (_number(folder, key, channel) for channel in value)
     return red, green, blue
@@ -193,5 +195,5 @@ def _stop_ids(folder: Path, eos: int) -> tuple[int, ...]:
         return (eos,)
     ids = stop if isinstance(stop, list) else [stop]
     if not ids or not all(isinstance(token, int) and not isinstance(token, bool) for token in ids):
-        raise CheckpointError(f"{path}: eos_token_id is {shown(stop)}, expected an id or a list of ids")
+        raise CheckpointError(f"{path}: eos_token_id is {quote_value(stop)}, expected an id or a list of ids")
     return tuple(ids)

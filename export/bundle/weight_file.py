@@ -18,7 +18,7 @@ from paligemma_onnx.model.checkpoint.errors import CheckpointError
 from paligemma_onnx.runtime.bundle.schema import FileSpec
 
 from ..quantization.encodings import encode
-from ..quantization.quantize_graph import Laid, Reference, Stored
+from ..quantization.quantize_graph import QuantizedGraph, StoredTensor, TensorRef
 from ..sources.tensor_source import TensorSource
 
 PAGE = 4096  # bytes; an array that starts on a page can be mapped as it is
@@ -29,7 +29,7 @@ LINE = 64  # bytes; a cache line, enough for arrays smaller than a page
 class Placed:
     """A tensor and the places of its arrays in a weight file."""
 
-    stored: Stored
+    stored: StoredTensor
     offsets: tuple[int, ...]  # bytes, one an array
 
 
@@ -47,7 +47,7 @@ class WeightFile:
         return last.offsets[-1] + last.stored.layouts[-1].length
 
 
-def plan_file(file: str, graphs: list[Laid]) -> WeightFile:
+def plan_file(file: str, graphs: list[QuantizedGraph]) -> WeightFile:
     """Lay out every tensor that the graphs read, each once, in the order of its first use."""
     wanted = dict.fromkeys(reference.stored for laid in graphs for reference in laid.references.values())
     names = [(stored.name, stored.form) for stored in wanted]
@@ -65,7 +65,7 @@ def plan_file(file: str, graphs: list[Laid]) -> WeightFile:
     return WeightFile(file, tuple(placed))
 
 
-def refer(laid: Laid, plan: WeightFile) -> None:
+def refer(laid: QuantizedGraph, plan: WeightFile) -> None:
     """Point the graph's initialisers to their places in the file."""
     places = {placed.stored: placed for placed in plan.tensors}
     for name, value in laid.model.graph.initializers.items():
@@ -74,7 +74,7 @@ def refer(laid: Laid, plan: WeightFile) -> None:
             value.const_value = _external(name, reference, places[reference.stored], plan.file)
 
 
-def _external(name: str, reference: Reference, placed: Placed, file: str) -> ir.ExternalTensor:
+def _external(name: str, reference: TensorRef, placed: Placed, file: str) -> ir.ExternalTensor:
     layout, shape = reference.stored.layouts[reference.array], ir.Shape(reference.shape)
     offset = placed.offsets[reference.array]
     return ir.ExternalTensor(file, offset, layout.length, layout.dtype, shape=shape, name=name)
@@ -127,7 +127,7 @@ def write_file(
     return FileSpec(position, digest.hexdigest())
 
 
-def read(stored: Stored, source: TensorSource, constants: Mapping[str, Tensor]) -> Tensor:
+def read(stored: StoredTensor, source: TensorSource, constants: Mapping[str, Tensor]) -> Tensor:
     """The tensor to be stored, held against the shape that was planned."""
     tensor = lookup(stored.name, source, constants)
     if tuple(tensor.shape) != stored.shape:

@@ -9,9 +9,9 @@ import click
 from paligemma_onnx.runtime.bundle.schema import Device
 from paligemma_onnx.runtime.cli.completion import complete_folders
 from paligemma_onnx.runtime.cli.param_types import DeviceType
-from paligemma_onnx.runtime.engine.devices import MOST_THREADS
+from paligemma_onnx.runtime.engine.devices import MAX_THREADS
 
-from ..precisions import DEFAULTS, PRECISIONS, choose
+from ..precisions import DEFAULTS, PRECISIONS, choose_precision
 
 
 class _Lines(click.types.StringParamType):
@@ -76,7 +76,7 @@ def export(
     run_export(
         checkpoint,
         output,
-        precision=choose(precision, device),
+        precision=choose_precision(precision, device),
         adapter=adapter,
         mask_decoder=mask_decoder,
         force=force,
@@ -106,7 +106,7 @@ def export(
     "--reference", type=click.Choice(["torch", "transformers"]), default="torch", help="Who is right."
 )
 @click.option("--device", type=DeviceType(), default="cpu", help="auto, cpu, cuda or cuda:N.")
-@click.option("--threads", type=click.IntRange(1, MOST_THREADS), help="Threads of the CPU.  [default: all]")
+@click.option("--threads", type=click.IntRange(1, MAX_THREADS), help="Threads of the CPU.  [default: all]")
 @click.option("--json", is_flag=True, help="Print one JSON object.")
 @click.option("--html", type=click.Path(path_type=Path), help="Write the report as a page, too.")
 def validate(

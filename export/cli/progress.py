@@ -11,7 +11,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from paligemma_onnx.runtime.console import say
+from paligemma_onnx.runtime.console import echo_stderr
 
 OFTEN = 10.0  # seconds from one line to the next about the same work, where no bar is shown
 GB = 1e9  # bytes
@@ -73,7 +73,7 @@ class TerminalProgress:
     def warn(self, text: str) -> None:
         """Print a line, above the bar if there is one."""
         if self._bar is None:
-            say(f"warning: {text}")
+            echo_stderr(f"warning: {text}")
         else:
             self._bar.write(f"warning: {text}", file=sys.stderr)
 
@@ -81,5 +81,5 @@ class TerminalProgress:
         """A line, unless one about the same work was written just now."""
         now = self._clock()
         if not same or now - self._said >= OFTEN:
-            say(text)
+            echo_stderr(text)
             self._said = now

@@ -11,28 +11,28 @@ import click
 import numpy as np
 
 from paligemma_onnx.model.checkpoint.errors import CheckpointError
-from paligemma_onnx.runtime.atomic_file import replaced_file
+from paligemma_onnx.runtime.atomic_file import write_atomically
 from paligemma_onnx.runtime.bundle.integrity import check_files
 from paligemma_onnx.runtime.bundle.manifest import read_manifest
-from paligemma_onnx.runtime.cli.output_image import picture_file
-from paligemma_onnx.runtime.engine.devices import place
+from paligemma_onnx.runtime.cli.output_image import output_image
+from paligemma_onnx.runtime.engine.devices import choose_placement
 from paligemma_onnx.runtime.errors import MismatchError, OptionError
-from paligemma_onnx.runtime.resource_errors import resources
+from paligemma_onnx.runtime.resource_errors import translate_resource_errors
 from paligemma_onnx.runtime.text.tokenizer import PromptTokenizer
 
-from ..bundle.draft_manifest import draft
+from ..bundle.draft_manifest import draft_manifest
 from ..bundle.manifest_facts import first_difference
 from ..demo.demo import run_demo
 from ..exporter import ExportRequest, export
-from ..report.findings import find
+from ..report.findings import collect_report_data
 from ..report.html_page import page
-from ..report.input_images import see
+from ..report.input_images import load_input_image
 from ..report.json_report import as_json as validation_json
 from ..report.text_table import table
 from ..source import Source, open_source
 from ..sources.hub import resolve_checkpoint
 from ..validation import self_check as checks
-from ..validation.reference_outputs import Reference
+from ..validation.reference_outputs import ReferenceModel
 from ..validation.validate import validate
 from .progress import TerminalProgress
 
@@ -92,21 +92,21 @@ def run_validate(
     check_files(bundle, manifest)
     # On a CPU, graphs for a GPU are computed in float32 and rounded (widened.py).
     devices = tuple(dict.fromkeys((*manifest.recipe.devices, "cpu")))
-    placement = place(device, threads, runs_on=devices)
-    with replaced_file(html, "--html") if html is not None else nullcontext() as write:
+    placement = choose_placement(device, threads, runs_on=devices)
+    with write_atomically(html, "--html") if html is not None else nullcontext() as write:
         started = time.perf_counter()
         source = open_source(resolve_checkpoint(checkpoint), adapter, mask_decoder)
         if manifest.graphs.mask_decoder is not None and source.mask_decoder is None:
             raise OptionError(
                 f"{bundle} has a mask decoder and {checkpoint} has none; give its --mask-decoder"
             )
-        if different := first_difference(manifest, draft(source, manifest.recipe.precision)):
+        if different := first_difference(manifest, draft_manifest(source, manifest.recipe.precision)):
             raise MismatchError(f"{bundle} is not {checkpoint}: {different}")
         tokenizer = PromptTokenizer.load(bundle / manifest.tokens.file)
-        seen = [see(image, manifest.image) for image in images or (None,)]
+        seen = [load_input_image(image, manifest.image) for image in images or (None,)]
         pixel_values, prompts = np.stack([one.pixels for one in seen]), prompts or checks.PROMPTS
-        questions = checks.questions_for(manifest, tokenizer, pixel_values, prompts, steps)
-        with TerminalProgress() as progress, resources(str(bundle)):
+        questions = checks.validation_inputs_for(manifest, tokenizer, pixel_values, prompts, steps)
+        with TerminalProgress() as progress, translate_resource_errors(str(bundle)):
             validation = validate(
                 bundle,
                 manifest,
@@ -118,7 +118,7 @@ def run_validate(
                 placement=placement,
                 progress=progress.stage,
             )
-        findings = find(
+        findings = collect_report_data(
             validation,
             manifest,
             tokenizer,
@@ -137,7 +137,7 @@ def run_validate(
         raise MismatchError(f"{bundle} is not {checkpoint}: {findings.problem}")
 
 
-def _reference(kind: str, source: Source, adapter: Path | None) -> tuple[str, Reference]:
+def _reference(kind: str, source: Source, adapter: Path | None) -> tuple[str, ReferenceModel]:
     if kind == "torch":
         return checks.torch_reference(source)
     if adapter is not None:
@@ -158,7 +158,7 @@ def run_demo_in(output: Path | None, picture: Path) -> None:
     Raises:
         OptionError: the folder is not empty or cannot be made, or the picture cannot be written.
     """
-    with picture_file(picture, "--picture") as save:
+    with output_image(picture, "--picture") as save:
         if output is not None:
             try:
                 output.mkdir(parents=True, exist_ok=True)

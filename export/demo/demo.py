@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 from PIL import Image
 
-from paligemma_onnx.runtime.console import say
+from paligemma_onnx.runtime.console import echo_stderr
 from paligemma_onnx.runtime.detection.detection import Detection
 from paligemma_onnx.runtime.detection.drawing import draw
 from paligemma_onnx.runtime.generation.types import Generation
@@ -62,7 +62,7 @@ def run_demo(output: Path | None, progress: Progress) -> Image.Image:
                 else:
                     answer = model.generate(scene, prompt)
                 click.echo(f"{prompt!r}: {answer.text!r}")
-                say(_timings(answer))
+                echo_stderr(_timings(answer))
             image = open_image(scene).rgb
         enlarged = image.resize((ZOOM * image.width, ZOOM * image.height), Image.Resampling.LANCZOS)
         return draw(enlarged, found)

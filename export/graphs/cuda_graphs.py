@@ -35,13 +35,13 @@ from paligemma_onnx.model.paligemma import PaliGemma
 from paligemma_onnx.model.siglip import EncoderLayer
 
 from .cuda_weights import COS, GAIN, PACKED, SIN, decoder_layers, own_name
-from .in_place_decoder import attended, heads, written
+from .in_place_decoder import attend, scatter_kv, split_heads
 from .onnx_ops import operator
 
 CANDIDATES = 32  # words whose scores are not left rounded
 
 
-class EncodeOnDevice(nn.Module):
+class CudaVisionEncoder(nn.Module):
     """Pictures to image tokens; to be traced only."""
 
     def __init__(self, model: PaliGemma) -> None:
@@ -59,7 +59,7 @@ class EncodeOnDevice(nn.Module):
         return features
 
 
-class PrefillOnDevice(nn.Module):
+class CudaPrefill(nn.Module):
     """Image features and prompt behind what the cache holds; to be traced only."""
 
     def __init__(self, model: PaliGemma) -> None:
@@ -88,7 +88,7 @@ class PrefillOnDevice(nn.Module):
         return _logits(decoder, *rows_of), *cache
 
 
-class StepOnDevice(nn.Module):
+class CudaDecode(nn.Module):
     """One token behind what each row's cache holds; to be traced only."""
 
     def __init__(self, model: PaliGemma) -> None:
@@ -127,8 +127,8 @@ class _Prefix:
         widths = [count * config.head_dim for count in _heads_of(config)]
         query, key, value = packed.split(widths, dim=2)
         query, key = self._rotated(query, config), self._rotated(key, config)
-        kept = written(past, key, value, self.past_lengths, config)
-        mixed = attended(heads(query, config), kept, None, self.lengths_after, config)
+        kept = scatter_kv(past, key, value, self.past_lengths, config)
+        mixed = attend(split_heads(query, config), kept, None, self.lengths_after, config)
         return mixed.transpose(1, 2).flatten(2), kept
 
     def _rotated(self, x: Tensor, config: TextConfig) -> Tensor:
@@ -244,9 +244,9 @@ def _encoder_layer(x: Tensor, layer: EncoderLayer, dtype: torch.dtype) -> Tensor
     """One layer of the vision tower, float32[B, I, D] -> the same."""
     attention, normed = layer.self_attn, layer.layer_norm1(x).to(dtype)
     query, key, value = attention.q_proj(normed), attention.k_proj(normed), attention.v_proj(normed)
-    heads = {"q_num_heads": attention.num_heads, "kv_num_heads": attention.num_heads}
+    split_heads = {"q_num_heads": attention.num_heads, "kv_num_heads": attention.num_heads}
     scale = {"scale": attention.head_dim**-0.5, "is_causal": 0}
-    (mixed,) = operator("Attention", (query, key, value), {**heads, **scale}, like=(query,))
+    (mixed,) = operator("Attention", (query, key, value), {**split_heads, **scale}, like=(query,))
     x = x + attention.out_proj(mixed).float()
     mlp: Tensor = layer.mlp(layer.layer_norm2(x).to(dtype))
     return x + mlp.float()

@@ -18,9 +18,9 @@ from paligemma_onnx.model.gemma import DecoderLayer, Gemma, RMSNorm
 from paligemma_onnx.model.linear import Linear
 from paligemma_onnx.model.paligemma import PaliGemma
 from paligemma_onnx.model.rotary import inverse_frequencies
-from paligemma_onnx.model.skeleton import skeleton
+from paligemma_onnx.model.skeleton import meta_model
 
-from ..precisions import HEAD
+from ..precisions import HEAD_DTYPE
 from ..sources.tensor_source import TensorSource
 
 HEAD_WIDTH = 16  # GroupQueryAttention rotates multiples of this (onnxruntime); published heads are 256 wide
@@ -30,9 +30,9 @@ GAIN = "gain"  # of an RMSNorm: the stored weight plus 1
 COS, SIN = "language_model.cos", "language_model.sin"  # of every position, [P, H/2]
 
 
-def device_skeleton(config: PaliGemmaConfig, dtype: torch.dtype) -> PaliGemma:
+def cuda_meta_model(config: PaliGemmaConfig, dtype: torch.dtype) -> PaliGemma:
     """The model on the meta device as its graphs for a GPU read it: dtypes, packed projections, gains."""
-    model, text = skeleton(config), config.text_config
+    model, text = meta_model(config), config.text_config
     with torch.device("meta"):
         for layer in decoder_layers(model.language_model):
             attention = layer.self_attn
@@ -46,7 +46,7 @@ def device_skeleton(config: PaliGemmaConfig, dtype: torch.dtype) -> PaliGemma:
                 del module.weight
             elif isinstance(module, Linear):
                 module.to(dtype)
-        model.language_model.embed_tokens.to(getattr(torch, HEAD))
+        model.language_model.embed_tokens.to(getattr(torch, HEAD_DTYPE))
         for name in (COS, SIN):
             table = torch.empty(text.max_position_embeddings, text.head_dim // 2, dtype=dtype)
             model.language_model.register_buffer(own_name(name), table)
@@ -68,8 +68,8 @@ def rotations(config: TextConfig) -> dict[str, Tensor]:
     return {COS: angles.cos(), SIN: angles.sin()}
 
 
-class Packed:
-    """A checkpoint's tensors, and tables of angles, under the names that `device_skeleton` has for them."""
+class PackedCheckpoint:
+    """A checkpoint's tensors, and tables of angles, under the names that `cuda_meta_model` has for them."""
 
     def __init__(self, source: TensorSource, config: TextConfig) -> None:
         self.source, self.config = source, config

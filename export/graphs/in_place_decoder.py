@@ -34,7 +34,7 @@ from .onnx_ops import operator
 MOST_FOLDED = 4
 
 
-class DecoderInPlace(nn.Module):
+class InPlaceDecoder(nn.Module):
     """Image features and tokens behind what the cache holds; to be traced only."""
 
     def __init__(self, model: PaliGemma) -> None:
@@ -109,13 +109,15 @@ class InPlaceAttention:
         """As AttentionCore."""
         if past is None:
             raise ValueError("a cache that is updated in place has to be there")
-        kept = written(past, _rotated(key, by, config), value, lengths, config)
-        query = _folded(_rotated(query, by, config), self.folded, config)
+        kept = scatter_kv(past, _rotated(key, by, config), value, lengths, config)
+        query = fold_query_groups(_rotated(query, by, config), self.folded, config)
         seen = None if window is None else mask
-        return _unfolded(attended(query, kept, seen, self.lengths_after, config), self.folded, config), kept
+        return unfold_query_groups(
+            attend(query, kept, seen, self.lengths_after, config), self.folded, config
+        ), kept
 
 
-def written(past: KeyValue, key: Tensor, value: Tensor, lengths: Tensor, config: TextConfig) -> KeyValue:
+def scatter_kv(past: KeyValue, key: Tensor, value: Tensor, lengths: Tensor, config: TextConfig) -> KeyValue:
     """A cache with a call's tokens behind each row's slots.
 
     Args:
@@ -125,11 +127,11 @@ def written(past: KeyValue, key: Tensor, value: Tensor, lengths: Tensor, config:
         lengths: int64[B], slots of each row that are in use before the call.
         config: number and width of heads.
     """
-    new = heads(key, config), heads(value, config)
+    new = split_heads(key, config), split_heads(value, config)
     return KeyValue(*(_scattered(into, added, lengths) for into, added in zip(past, new, strict=True)))
 
 
-def attended(
+def attend(
     query: Tensor, kept: KeyValue, mask: Tensor | None, lengths_after: Tensor, config: TextConfig
 ) -> Tensor:
     """What queries find in a cache whose rows use so many slots: float[B, A, M, H] -> the same."""
@@ -148,7 +150,7 @@ def _most_folded(config: TextConfig) -> int:
     return math.gcd(config.query_groups, MOST_FOLDED)
 
 
-def _folded(query: Tensor, folded: Tensor, config: TextConfig) -> Tensor:
+def fold_query_groups(query: Tensor, folded: Tensor, config: TextConfig) -> Tensor:
     """[B, M, A*H] -> [B, A/F, M*F, H]."""
     rows, tokens = query.shape[:2]
     most = _most_folded(config)
@@ -158,7 +160,7 @@ def _folded(query: Tensor, folded: Tensor, config: TextConfig) -> Tensor:
     return _reshaped(apart, (0, 0, -1, config.head_dim), like=below)
 
 
-def _unfolded(mixed: Tensor, folded: Tensor, config: TextConfig) -> Tensor:
+def unfold_query_groups(mixed: Tensor, folded: Tensor, config: TextConfig) -> Tensor:
     """[B, A/F, M*F, H] -> [B, M, A*H]."""
     apart = mixed.unflatten(2, (-1, _most_folded(config)))
     return _reshaped(mixed, (0, 0, -1, folded, config.head_dim), like=apart).transpose(1, 2).flatten(2)
@@ -180,7 +182,7 @@ def _sizes(shape: Sequence[int | Tensor]) -> Tensor:
     return torch.cat(filled)
 
 
-def heads(x: Tensor, config: TextConfig) -> Tensor:
+def split_heads(x: Tensor, config: TextConfig) -> Tensor:
     """[B, M, K*H] -> [B, K, M, H]."""
     return torch.unflatten(x, 2, (-1, config.head_dim)).transpose(1, 2)
 

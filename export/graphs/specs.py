@@ -20,9 +20,9 @@ from paligemma_onnx.model.paligemma import PaliGemma
 from paligemma_onnx.runtime.bundle.schema import CacheUpdate, Graphs, GraphSpec, TensorSpec
 
 from ..precisions import HalfType, Precision
-from .cuda_graphs import EncodeOnDevice, PrefillOnDevice, StepOnDevice
+from .cuda_graphs import CudaDecode, CudaPrefill, CudaVisionEncoder
 from .cuda_weights import check_width
-from .in_place_decoder import DecoderInPlace
+from .in_place_decoder import InPlaceDecoder
 
 # Varying dimensions and the sizes they are traced with: all different, and neither 0 nor 1, which the
 # tracer would take for constants.
@@ -42,7 +42,7 @@ OPSETS: dict[CacheUpdate, int] = {"grow": 20, "in_place": 24}
 
 
 @dataclass(frozen=True)
-class Verb:
+class GraphDefinition:
     """A graph to be: what it takes and gives, and the module that computes it."""
 
     name: str  # of the graph; two of one name are the same before a precision is put into them
@@ -92,9 +92,9 @@ class _DecodeMasks(nn.Module):
         return masks
 
 
-def declare(
+def graph_definitions(
     config: PaliGemmaConfig, precision: Precision, mask_decoder: MaskDecoder | None = None
-) -> dict[str, Verb]:
+) -> dict[str, GraphDefinition]:
     """The graphs of a configuration, by their names in the manifest.
 
     Args:
@@ -114,7 +114,7 @@ def declare(
     else:
         decoder = _in_place(config) if update == "in_place" else _grow(config)
     return {
-        "vision_encoder": Verb(
+        "vision_encoder": GraphDefinition(
             "vision_encoder",
             GraphSpec(
                 "vision_encoder.onnx",
@@ -122,7 +122,7 @@ def declare(
                 (TensorSpec("image_features", "float32", ("batch", vision.num_patches, width)),),
             ),
             "vision_encoder.data",
-            _EncodeImage if precision.half is None else EncodeOnDevice,
+            _EncodeImage if precision.half is None else CudaVisionEncoder,
             OPSETS[update],
         ),
         **decoder,
@@ -130,7 +130,7 @@ def declare(
     }
 
 
-def _masks(decoder: MaskDecoder, opset: int) -> Verb:
+def _masks(decoder: MaskDecoder, opset: int) -> GraphDefinition:
     """Codes of a mask become a map; its sizes are the decoder's own."""
     spec = GraphSpec(
         "mask_decoder.onnx",
@@ -138,10 +138,12 @@ def _masks(decoder: MaskDecoder, opset: int) -> Verb:
         (TensorSpec("masks", "float32", ("masks", SIDE, SIDE)),),
     )
     without_weights = MaskDecoder(decoder.codebook_width, decoder.width).to("meta")
-    return Verb("mask_decoder", spec, "mask_decoder.data", lambda _: _DecodeMasks(without_weights), opset)
+    return GraphDefinition(
+        "mask_decoder", spec, "mask_decoder.data", lambda _: _DecodeMasks(without_weights), opset
+    )
 
 
-def _grow(config: PaliGemmaConfig) -> dict[str, Verb]:
+def _grow(config: PaliGemmaConfig) -> dict[str, GraphDefinition]:
     """Prefill makes a cache, decode a longer one: standard operators only."""
     prefill = GraphSpec(
         "prefill.onnx",
@@ -158,28 +160,28 @@ def _grow(config: PaliGemmaConfig) -> dict[str, Verb]:
         (_logits(config), *_cache("present", config, "past_slots + 1")),
     )
     return {
-        "prefill": Verb("prefill", prefill, DECODER_DATA, _Prefill, OPSETS["grow"]),
-        "decode": Verb("decode", decode, DECODER_DATA, _DecodeStep, OPSETS["grow"]),
+        "prefill": GraphDefinition("prefill", prefill, DECODER_DATA, _Prefill, OPSETS["grow"]),
+        "decode": GraphDefinition("decode", decode, DECODER_DATA, _DecodeStep, OPSETS["grow"]),
     }
 
 
-def _in_place(config: PaliGemmaConfig) -> dict[str, Verb]:
+def _in_place(config: PaliGemmaConfig) -> dict[str, GraphDefinition]:
     """Prefill and decode write into the cache they are given."""
     inputs = (*_prompt(config), PAST_LENGTHS, *_cache("past_key_values", config, "cache_slots"))
     outputs = (_logits(config), *_cache("present", config, "cache_slots"))
     return {
-        name: Verb(
+        name: GraphDefinition(
             "decoder",
             GraphSpec(f"{name}.onnx", inputs, outputs),
             DECODER_DATA,
-            DecoderInPlace,
+            InPlaceDecoder,
             OPSETS["in_place"],
         )
         for name in ("prefill", "decode")
     }
 
 
-def _on_device(config: PaliGemmaConfig, dtype: HalfType) -> dict[str, Verb]:
+def _on_device(config: PaliGemmaConfig, dtype: HalfType) -> dict[str, GraphDefinition]:
     """As _in_place, but a step is a graph of its own that takes a token and nothing else."""
     check_width(config.text_config)
     past = _cache("past_key_values", config, "cache_slots", dtype)
@@ -188,8 +190,8 @@ def _on_device(config: PaliGemmaConfig, dtype: HalfType) -> dict[str, Verb]:
     token = TensorSpec("input_ids", "int64", ("batch", 1))
     decode = GraphSpec("decode.onnx", (token, PAST_LENGTHS, *past), outputs)
     return {
-        "prefill": Verb("prefill", prefill, DECODER_DATA, PrefillOnDevice, OPSETS["in_place"]),
-        "decode": Verb("decode", decode, DECODER_DATA, StepOnDevice, OPSETS["in_place"]),
+        "prefill": GraphDefinition("prefill", prefill, DECODER_DATA, CudaPrefill, OPSETS["in_place"]),
+        "decode": GraphDefinition("decode", decode, DECODER_DATA, CudaDecode, OPSETS["in_place"]),
     }
 
 
@@ -206,7 +208,7 @@ def _logits(config: PaliGemmaConfig) -> TensorSpec:
     return TensorSpec("logits", "float32", ("batch", config.text_config.vocab_size))
 
 
-def specs(verbs: dict[str, Verb]) -> Graphs:
+def graph_specs(verbs: dict[str, GraphDefinition]) -> Graphs:
     """The declarations as the manifest holds them."""
     return Graphs(**{name: verb.spec for name, verb in verbs.items()})
 

@@ -20,7 +20,7 @@ from onnxscript import optimizer
 from paligemma_onnx.model.paligemma import PaliGemma
 from paligemma_onnx.runtime.bundle.schema import TensorSpec
 
-from .specs import Verb, example
+from .specs import GraphDefinition, example
 
 _PARAMETER_PREFIX = "model."  # of the wrapping module in graphs.py
 _NOISY = ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")
@@ -38,7 +38,7 @@ class Traced:
         return Traced(self.model.clone(), self.transposed)
 
 
-def trace(verb: Verb, model: PaliGemma) -> Traced:
+def trace(verb: GraphDefinition, model: PaliGemma) -> Traced:
     """Trace one verb of a model that is on the meta device."""
     with _quiet():
         inputs = tuple(example(spec) for spec in verb.spec.inputs)
@@ -76,13 +76,13 @@ def _varying(spec: TensorSpec) -> dict[int, torch.export.Dim]:
     return {axis: torch.export.Dim(size) for axis, size in enumerate(spec.shape) if isinstance(size, str)}
 
 
-def _nest(varying: tuple[dict[int, torch.export.Dim], ...], verb: Verb) -> tuple[object, ...]:
+def _nest(varying: tuple[dict[int, torch.export.Dim], ...], verb: GraphDefinition) -> tuple[object, ...]:
     """The cache comes in through *past, which the tracer wants as one nested entry."""
     named = sum(not spec.name.startswith("past_key_values.") for spec in verb.spec.inputs)
     return varying if named == len(varying) else (*varying[:named], varying[named:])
 
 
-def _adopt_names(model: ir.Model, verb: Verb) -> None:
+def _adopt_names(model: ir.Model, verb: GraphDefinition) -> None:
     """Give inputs, outputs and weights the names and shapes they are declared with."""
     graph = model.graph
     for value in list(graph.initializers.values()):

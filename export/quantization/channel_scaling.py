@@ -41,7 +41,7 @@ INPUT_SCALES = "input_scales"  # of a matrix: what its input is multiplied by, a
 
 
 @dataclass(frozen=True)
-class Channels:
+class ChannelGroup:
     """Channels between the tensors that make them and the matrices that read them."""
 
     kind: Literal["rms_norm", "layer_norm", "rows", "heads"]
@@ -50,12 +50,14 @@ class Channels:
 
 
 @dataclass(frozen=True)
-class Balanced:
+class ScaledCheckpoint:
     """A checkpoint whose channels have been brought to a common range; it computes what it did."""
 
     source: TensorSource
     config: PaliGemmaConfig
-    _factors: dict[Channels, Tensor] = field(default_factory=dict, init=False)  # float32[K], once computed
+    _factors: dict[ChannelGroup, Tensor] = field(
+        default_factory=dict, init=False
+    )  # float32[K], once computed
 
     def tensor(self, name: str) -> Tensor:
         """One tensor: as the source has it, or in float32 where a channel of it changed."""
@@ -78,20 +80,20 @@ class Balanced:
                 return wide * factor
 
     @cached_property
-    def _read_by(self) -> dict[str, Channels]:
+    def _read_by(self) -> dict[str, ChannelGroup]:
         return {reader: channels for channels in _all(self.config) for reader in channels.readers}
 
     @cached_property
-    def _made_by(self) -> dict[str, Channels]:
+    def _made_by(self) -> dict[str, ChannelGroup]:
         return {channels.maker: channels for channels in _all(self.config)}
 
-    def _factor(self, channels: Channels) -> Tensor:
+    def _factor(self, channels: ChannelGroup) -> Tensor:
         """What each channel is multiplied by: float32[K], powers of two."""
         if channels not in self._factors:
             self._factors[channels] = self._balance(channels)
         return self._factors[channels]
 
-    def _balance(self, channels: Channels) -> Tensor:
+    def _balance(self, channels: ChannelGroup) -> Tensor:
         strength = self._strength(channels)
         matters = torch.zeros_like(strength)
         for reader in channels.readers:
@@ -102,7 +104,7 @@ class Balanced:
         factor = torch.exp2(torch.log2(matters**ALPHA / strength).round())
         return torch.where((strength > 0) & factor.isfinite() & (factor > 0), factor, 1.0)
 
-    def _strength(self, channels: Channels) -> Tensor:
+    def _strength(self, channels: ChannelGroup) -> Tensor:
         """How large the channels are before: float32[K]."""
         weight = f"{channels.maker}.weight"
         match channels.kind:
@@ -124,22 +126,22 @@ class Balanced:
         return repeated
 
 
-def _all(config: PaliGemmaConfig) -> Iterator[Channels]:
+def _all(config: PaliGemmaConfig) -> Iterator[ChannelGroup]:
     for index in range(config.vision_config.num_hidden_layers):
         layer = f"vision_tower.encoder.layers.{index}"
         attention = f"{layer}.self_attn"
         projections = tuple(f"{attention}.{name}_proj" for name in "qkv")
-        yield Channels("layer_norm", f"{layer}.layer_norm1", projections)
-        yield Channels("rows", f"{attention}.v_proj", (f"{attention}.out_proj",))
-        yield Channels("layer_norm", f"{layer}.layer_norm2", (f"{layer}.mlp.fc1",))
-    yield Channels("layer_norm", "vision_tower.post_layernorm", ("multi_modal_projector.linear",))
+        yield ChannelGroup("layer_norm", f"{layer}.layer_norm1", projections)
+        yield ChannelGroup("rows", f"{attention}.v_proj", (f"{attention}.out_proj",))
+        yield ChannelGroup("layer_norm", f"{layer}.layer_norm2", (f"{layer}.mlp.fc1",))
+    yield ChannelGroup("layer_norm", "vision_tower.post_layernorm", ("multi_modal_projector.linear",))
     text = config.text_config
     before_mlp = "pre_feedforward_layernorm" if text.has_post_norms else "post_attention_layernorm"
     for index in range(text.num_hidden_layers):
         layer = f"language_model.layers.{index}"
         attention, mlp = f"{layer}.self_attn", f"{layer}.mlp"
         projections = tuple(f"{attention}.{name}_proj" for name in "qkv")
-        yield Channels("rms_norm", f"{layer}.input_layernorm", projections)
-        yield Channels("heads", f"{attention}.v_proj", (f"{attention}.o_proj",))
-        yield Channels("rms_norm", f"{layer}.{before_mlp}", (f"{mlp}.gate_proj", f"{mlp}.up_proj"))
-        yield Channels("rows", f"{mlp}.up_proj", (f"{mlp}.down_proj",))
+        yield ChannelGroup("rms_norm", f"{layer}.input_layernorm", projections)
+        yield ChannelGroup("heads", f"{attention}.v_proj", (f"{attention}.o_proj",))
+        yield ChannelGroup("rms_norm", f"{layer}.{before_mlp}", (f"{mlp}.gate_proj", f"{mlp}.up_proj"))
+        yield ChannelGroup("rows", f"{mlp}.up_proj", (f"{mlp}.down_proj",))

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from paligemma_onnx.model.checkpoint.errors import CheckpointError
 
-from ..precisions import Blocks, Float32, Form, Half, HalfType, Outputs
+from ..precisions import BlockQuantized, Float32, HalfPrecision, HalfType, Int8PerChannel, WeightFormat
 
 PIECE = 64 << 20  # bytes of float32 weights in memory at once
 FLOAT32 = 4  # bytes
@@ -46,7 +46,7 @@ class Layout:
         return math.prod(self.shape) * int(self.dtype.itemsize)
 
 
-def layouts(shape: tuple[int, ...], form: Form, *, transposed: bool) -> tuple[Layout, ...]:
+def layouts(shape: tuple[int, ...], form: WeightFormat, *, transposed: bool) -> tuple[Layout, ...]:
     """The arrays that a tensor becomes, in the order in which `encode` gives them.
 
     Args:
@@ -54,11 +54,11 @@ def layouts(shape: tuple[int, ...], form: Form, *, transposed: bool) -> tuple[La
         form: how it is stored.
         transposed: float32 only: stored [K, N], the order MatMul reads.
     """
-    if isinstance(form, Float32 | Half):
+    if isinstance(form, Float32 | HalfPrecision):
         dtype = ir.DataType.FLOAT if isinstance(form, Float32) else HALVES[form.dtype]
         return (Layout("", dtype, tuple(reversed(shape)) if transposed else shape),)
     outputs, inputs = shape
-    if isinstance(form, Outputs):
+    if isinstance(form, Int8PerChannel):
         return (
             Layout(".int8.scales", ir.DataType.FLOAT, (outputs,)),
             Layout(".int8", ir.DataType.INT8, (inputs, outputs)),
@@ -72,22 +72,22 @@ def layouts(shape: tuple[int, ...], form: Form, *, transposed: bool) -> tuple[La
     )
 
 
-def encode(tensor: Tensor, form: Form, *, transposed: bool) -> Iterator[tuple[int, memoryview]]:
+def encode(tensor: Tensor, form: WeightFormat, *, transposed: bool) -> Iterator[tuple[int, memoryview]]:
     """The bytes of a tensor's arrays: which array of `layouts`, and its next piece."""
     match form:
         case Float32():
             for block in _pieces(tensor.t() if transposed else tensor):
                 yield 0, _bytes(block.to(torch.float32))
-        case Half(dtype):
+        case HalfPrecision(dtype):
             for block in _pieces(tensor.t() if transposed else tensor):
                 yield 0, _bytes(narrowed(block, dtype).view(torch.int16))
-        case Outputs():
+        case Int8PerChannel():
             scales = torch.cat([_output_scales(rows.to(torch.float32)) for rows in _pieces(tensor)])
             yield 0, _bytes(scales)
             for columns in _pieces(tensor.t()):
                 codes = (columns.to(torch.float32) / scales).round_().nan_to_num_(0.0)
                 yield 1, _bytes(codes.clamp_(-LARGEST_INT8, LARGEST_INT8).to(torch.int8))
-        case Blocks():
+        case BlockQuantized():
             kept = []
             for rows in _pieces(tensor):
                 codes, scales = block_codes(rows.to(torch.float32), form)
@@ -115,7 +115,7 @@ def narrowed(tensor: Tensor, dtype: HalfType) -> Tensor:
     return half
 
 
-def block_codes(rows: Tensor, form: Blocks) -> tuple[Tensor, Tensor]:
+def block_codes(rows: Tensor, form: BlockQuantized) -> tuple[Tensor, Tensor]:
     """Codes and scales of whole rows: float32[N, K] -> float32[N, J, S] whole numbers, float32[N, J].
 
     The weight of largest magnitude gets the code of largest magnitude, -2^(bits-1), of which there is no
@@ -136,18 +136,18 @@ def block_codes(rows: Tensor, form: Blocks) -> tuple[Tensor, Tensor]:
     return _rounded(blocks, scales, lowest), scales.squeeze(2)
 
 
-def decoded(tensor: Tensor, form: Form) -> Tensor:
+def decoded(tensor: Tensor, form: WeightFormat) -> Tensor:
     """What a matrix's arrays stand for: float[N, K] -> float32[N, K]."""
     wide = tensor.to(torch.float32)
     match form:
         case Float32():
             return wide
-        case Half(dtype):
+        case HalfPrecision(dtype):
             return narrowed(tensor, dtype).to(torch.float32)
-        case Outputs():
+        case Int8PerChannel():
             scales = _output_scales(wide)[:, None]
             return (wide / scales).round().clamp(-LARGEST_INT8, LARGEST_INT8) * scales
-        case Blocks():
+        case BlockQuantized():
             codes, scales = block_codes(wide, form)
             return (codes * scales[:, :, None]).flatten(1)[:, : wide.shape[1]]
 
@@ -167,7 +167,7 @@ def _rounded(blocks: Tensor, scales: Tensor, lowest: int) -> Tensor:
     return codes.clamp_(lowest, -lowest - 1)
 
 
-def _packed(codes: Tensor, form: Blocks) -> Tensor:
+def _packed(codes: Tensor, form: BlockQuantized) -> Tensor:
     """Whole numbers [N, J, S] -> uint8[N, J, S * bits / 8], shifted above zero, the first in the low bits."""
     shifted: Tensor = (codes + 2 ** (form.bits - 1)).to(torch.uint8)
     if form.bits == 8:

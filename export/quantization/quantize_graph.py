@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from paligemma_onnx.model.checkpoint.tensor_names import EMBEDDING
 
 from ..graphs.trace import Traced
-from ..precisions import Blocks, Float32, Form, Half, HalfType, Precision
+from ..precisions import BlockQuantized, Float32, HalfPrecision, HalfType, Precision, WeightFormat
 from .channel_scaling import INPUT_SCALES
 from .encodings import HALVES, Layout, layouts
 
@@ -43,12 +43,12 @@ SMALLEST_RANGE = 1e-30  # a row of zeros is divided by this instead
 
 
 @dataclass(frozen=True)
-class Stored:
+class StoredTensor:
     """A tensor of the checkpoint and how a file holds it; two graphs may share one."""
 
     name: str  # the checkpoint's
     shape: tuple[int, ...]  # the checkpoint's
-    form: Form
+    form: WeightFormat
     transposed: bool  # float32: stored [K, N]
 
     @property
@@ -58,23 +58,25 @@ class Stored:
 
 
 @dataclass(frozen=True)
-class Reference:
+class TensorRef:
     """What an initialiser of a graph reads: one array of a stored tensor, in the graph's own shape."""
 
-    stored: Stored
+    stored: StoredTensor
     array: int
     shape: tuple[int, ...]
 
 
 @dataclass(frozen=True)
-class Laid:
+class QuantizedGraph:
     """A graph whose initialisers know what they read."""
 
     model: ir.Model
-    references: dict[str, Reference]  # by initialiser
+    references: dict[str, TensorRef]  # by initialiser
 
 
-def lay_out(traced: Traced, matrices: Form, table: Float32 | Half | Blocks) -> Laid:
+def quantize_graph(
+    traced: Traced, matrices: WeightFormat, table: Float32 | HalfPrecision | BlockQuantized
+) -> QuantizedGraph:
     """Put a precision into a graph.
 
     Args:
@@ -83,7 +85,7 @@ def lay_out(traced: Traced, matrices: Form, table: Float32 | Half | Blocks) -> L
         table: of embedding and head.
     """
     graph = traced.model.graph
-    references: dict[str, Reference] = {}
+    references: dict[str, TensorRef] = {}
     for name, weight in list(graph.initializers.items()):
         if weight.const_value is not None:
             continue  # a constant of the graph itself
@@ -91,12 +93,12 @@ def lay_out(traced: Traced, matrices: Form, table: Float32 | Half | Blocks) -> L
         transposed = name in traced.transposed
         form = _form(name, weight, matrices, table, transposed=transposed)
         plain = tuple(reversed(shape)) if transposed else shape
-        stored = Stored(name, plain, form, transposed and isinstance(form, Float32))
+        stored = StoredTensor(name, plain, form, transposed and isinstance(form, Float32))
         if isinstance(form, Float32):
-            references[name] = Reference(stored, 0, shape)
+            references[name] = TensorRef(stored, 0, shape)
             continue
-        if isinstance(form, Half) and not transposed:
-            references[name] = Reference(stored, 0, shape)  # a bias, or the table, whose Gemm reads it so
+        if isinstance(form, HalfPrecision) and not transposed:
+            references[name] = TensorRef(stored, 0, shape)  # a bias, or the table, whose Gemm reads it so
             continue
         layer = _Layer(graph, stored, references)
         graph.initializers.pop(name)  # first: what takes its place may have its name
@@ -104,34 +106,43 @@ def lay_out(traced: Traced, matrices: Form, table: Float32 | Half | Blocks) -> L
             layer.replace(use.node)
     if any(node.domain == DOMAIN for node in graph):
         graph.opset_imports[DOMAIN] = VERSION
-    return Laid(traced.model, references)
+    return QuantizedGraph(traced.model, references)
 
 
-def form_of(precision: Precision, graph: str) -> Form:
+def weight_format(precision: Precision, graph: str) -> WeightFormat:
     """The form of a graph's matrices, by the graph's name in the manifest; float32 for the mask decoder."""
-    form: Form = getattr(precision, graph, Float32())
+    form: WeightFormat = getattr(precision, graph, Float32())
     return form
 
 
 def _form(
-    name: str, weight: ir.Value, matrices: Form, table: Float32 | Half | Blocks, *, transposed: bool
-) -> Form:
+    name: str,
+    weight: ir.Value,
+    matrices: WeightFormat,
+    table: Float32 | HalfPrecision | BlockQuantized,
+    *,
+    transposed: bool,
+) -> WeightFormat:
     if name != EMBEDDING:
         half = HALF_OF.get(weight.dtype)
         if transposed and (half is not None or not _is_half(matrices)):
             return matrices
-        return Float32() if half is None else Half(half)  # biases, norms and convolutions stay as they are
-    return table_form(table, int(weight.shape.numpy()[1]) if weight.shape is not None else 0)
+        return (
+            Float32() if half is None else HalfPrecision(half)
+        )  # biases, norms and convolutions stay as they are
+    return embedding_format(table, int(weight.shape.numpy()[1]) if weight.shape is not None else 0)
 
 
-def _is_half(form: Form) -> bool:
+def _is_half(form: WeightFormat) -> bool:
     """Whether its activations are in half precision."""
-    return isinstance(form, Half) or (isinstance(form, Blocks) and form.dtype != "float32")
+    return isinstance(form, HalfPrecision) or (isinstance(form, BlockQuantized) and form.dtype != "float32")
 
 
-def table_form(table: Float32 | Half | Blocks, width: int) -> Float32 | Half | Blocks:
+def embedding_format(
+    table: Float32 | HalfPrecision | BlockQuantized, width: int
+) -> Float32 | HalfPrecision | BlockQuantized:
     """The form of a table [V, D]: its rows are looked up in whole blocks, so D sets the largest."""
-    return replace(table, size=math.gcd(table.size, width)) if isinstance(table, Blocks) else table
+    return replace(table, size=math.gcd(table.size, width)) if isinstance(table, BlockQuantized) else table
 
 
 @dataclass(frozen=True)
@@ -139,13 +150,13 @@ class _Layer:
     """One matrix of a graph, and the nodes that multiply with it."""
 
     graph: ir.Graph
-    stored: Stored
-    references: dict[str, Reference]
+    stored: StoredTensor
+    references: dict[str, TensorRef]
 
     def replace(self, node: ir.Node) -> None:
         """Put the quantised operator, and what stands around it, in the node's place."""
         match node.op_type, self.stored.form:
-            case "Gather", Blocks() as form:
+            case "Gather", BlockQuantized() as form:
                 new = [self._looked_up(node, form)]
             case (("MatMul" | "Gemm"), form) if node.op_type == "MatMul" or len(node.inputs) == 2:
                 new = self._multiplied(node, form)
@@ -154,23 +165,23 @@ class _Layer:
         old, result = node.outputs[0], new[-1].outputs[0]
         ir.convenience.replace_nodes_and_values(self.graph, node, [node], new, [old], [result])
 
-    def _looked_up(self, node: ir.Node, form: Blocks) -> ir.Node:
+    def _looked_up(self, node: ir.Node, form: BlockQuantized) -> ir.Node:
         outputs, inputs = self.stored.shape
         rows = self._initializer(0, "rows", (outputs, inputs * form.bits // 8))
         attributes = {"bits": form.bits, "block_size": form.size, "gather_axis": 0, "quantize_axis": 1}
         return _node("GatherBlockQuantized", [rows, node.inputs[1], self._initializer(1)], attributes)
 
-    def _multiplied(self, node: ir.Node, form: Form) -> list[ir.Node]:
+    def _multiplied(self, node: ir.Node, form: WeightFormat) -> list[ir.Node]:
         outputs, inputs = self.stored.shape
         x, nodes = node.inputs[0], []
-        if isinstance(form, Half):
+        if isinstance(form, HalfPrecision):
             return [_node("FusedMatMul", [x, self._initializer(0)], {"transB": 1})]
         module = self.stored.name.removesuffix(".weight")
         if module.endswith(".o_proj") and not _is_half(form):
             scaled = ir.node("Mul", [x, self._input_scales(module)])
             nodes.append(scaled)
             x = scaled.outputs[0]
-        if isinstance(form, Blocks):
+        if isinstance(form, BlockQuantized):
             attributes = {
                 "K": inputs,
                 "N": outputs,
@@ -205,15 +216,15 @@ class _Layer:
         """An array of the matrix; the same bytes may be read in two shapes, under two names."""
         layout = self.stored.layouts[array]
         name = self.stored.name + layout.suffix + (f".{alias}" if alias else "")
-        reference = Reference(self.stored, array, shape or layout.shape)
+        reference = TensorRef(self.stored, array, shape or layout.shape)
         return self._value(name, reference, layout.dtype)
 
     def _input_scales(self, module: str) -> ir.Value:
         shape = (self.stored.shape[1],)
-        stored = Stored(f"{module}.{INPUT_SCALES}", shape, Float32(), transposed=False)
-        return self._value(stored.name, Reference(stored, 0, shape), ir.DataType.FLOAT)
+        stored = StoredTensor(f"{module}.{INPUT_SCALES}", shape, Float32(), transposed=False)
+        return self._value(stored.name, TensorRef(stored, 0, shape), ir.DataType.FLOAT)
 
-    def _value(self, name: str, reference: Reference, dtype: ir.DataType) -> ir.Value:
+    def _value(self, name: str, reference: TensorRef, dtype: ir.DataType) -> ir.Value:
         if name not in self.graph.initializers:
             self.references[name] = reference
             self.graph.initializers.add(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from .embedded_images import Embedded, drawn, sample
-from .findings import Answer, Side
+from .findings import Answer, ModelAnswer
 from .html_markup import Markup, joined, table, tag
 
 
@@ -54,7 +54,7 @@ def _located(answer: Answer, pictures: Sequence[Embedded]) -> Markup:
     )
 
 
-def _rows(side: str, one: Side) -> list[tuple[str, ...]]:
+def _rows(side: str, one: ModelAnswer) -> list[tuple[str, ...]]:
     return [
         (
             f"{side}{number}",

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from paligemma_onnx.runtime.detection.parsing import Found
+from paligemma_onnx.runtime.detection.parsing import ParsedObject
 
 from .html_markup import Markup, tag
 
@@ -65,7 +65,10 @@ def store(pictures: Sequence[Embedded]) -> Markup:
 
 
 def drawn(
-    number: int, picture: Embedded, reference: Sequence[Found] = (), bundle: Sequence[Found] = ()
+    number: int,
+    picture: Embedded,
+    reference: Sequence[ParsedObject] = (),
+    bundle: Sequence[ParsedObject] = (),
 ) -> Markup:
     """A picture with boxes of both sides: the reference's in whole lines, the bundle's dashed."""
     width = max(picture.width, NARROWEST)
@@ -95,12 +98,12 @@ def sample(side: str) -> Markup:
     return tag("svg", *line, viewBox="0 0 48 16", class_=f"glyph line {side}", aria_hidden="true")
 
 
-def _path(picture: Embedded, one: Found) -> str:
+def _path(picture: Embedded, one: ParsedObject) -> str:
     left, top, right, bottom = one.box.pixels(picture.width, picture.height)
     return f"M{left:.1f},{top:.1f}H{right:.1f}V{bottom:.1f}H{left:.1f}z"
 
 
-def _label(picture: Embedded, width: int, one: Found, name: str) -> Markup:
+def _label(picture: Embedded, width: int, one: ParsedObject, name: str) -> Markup:
     """A box' name, above it or, of the bundle's, below: of two in one place both can be read."""
     left, top, _, bottom = one.box.pixels(picture.width, picture.height)
     label = one.label if len(one.label) <= LABEL_CHARS else f"{one.label[: LABEL_CHARS - 1]}…"

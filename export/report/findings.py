@@ -6,20 +6,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from paligemma_onnx.runtime.bundle.schema import FileSpec, Manifest, ModelFacts, Producer, Recipe
-from paligemma_onnx.runtime.detection.parsing import Found, read_objects
+from paligemma_onnx.runtime.bundle.schema import FileSpec, Manifest, ModelFacts, PrecisionFacts, Producer
+from paligemma_onnx.runtime.detection.parsing import ParsedObject, parse_answer
 from paligemma_onnx.runtime.diagnostics.doctor import diagnose
 from paligemma_onnx.runtime.diagnostics.machine import Machine, this_machine
 from paligemma_onnx.runtime.text.tokenizer import PromptTokenizer
 
-from ..validation.compare import FreeRun
+from ..validation.compare import GreedyRun
 from ..validation.validate import Validation, first_failure
 
 LOCATING = ("detect ", "segment ")  # how prompts begin whose answers are objects
 
 
 @dataclass(frozen=True)
-class Pictured:
+class ImageInfo:
     """A picture that both sides were shown."""
 
     name: str | None  # as it was given; None: a synthetic one
@@ -28,17 +28,17 @@ class Pictured:
 
 
 @dataclass(frozen=True)
-class Side:
+class ModelAnswer:
     """What one side answers."""
 
     text: str  # up to the first stop id
     ended: bool  # whether there was one; if not, the answer goes on behind the last step
-    objects: tuple[Found, ...]  # where the prompt asks for objects
+    objects: tuple[ParsedObject, ...]  # where the prompt asks for objects
     unread: tuple[str, ...]  # parts of such an answer that are no object, and why
 
 
 @dataclass(frozen=True)
-class Word:
+class Token:
     """A token."""
 
     id: int
@@ -46,12 +46,12 @@ class Word:
 
 
 @dataclass(frozen=True)
-class Parting:
+class Divergence:
     """Where the greedy path of the bundle leaves the reference's."""
 
     step: int  # 0 is the first id, which prefill decides
-    reference: Word
-    bundle: Word
+    reference: Token
+    bundle: Token
     margin: float  # the reference's logit of its own word less that of the bundle's
     near_tie: bool  # closer than twice the error allowed
     behind_the_answer: bool  # the reference had ended before
@@ -63,13 +63,13 @@ class Answer:
 
     row: int
     prompt: str
-    reference: Side
-    bundle: Side
-    parting: Parting | None
+    reference: ModelAnswer
+    bundle: ModelAnswer
+    parting: Divergence | None
 
 
 @dataclass(frozen=True)
-class Findings:
+class ReportData:
     """Everything that a report tells."""
 
     validation: Validation
@@ -78,10 +78,10 @@ class Findings:
     seconds: float  # that the validation took
     checkpoint: str  # as it was given
     adapter: str | None
-    pictures: tuple[Pictured, ...]
+    pictures: tuple[ImageInfo, ...]
     answers: tuple[Answer, ...]
     model: ModelFacts
-    recipe: Recipe
+    recipe: PrecisionFacts
     producer: Producer  # of the bundle
     files: dict[str, FileSpec]
     versions: dict[str, str | None]  # of what took part; None: not installed
@@ -89,17 +89,17 @@ class Findings:
     machine: Machine
 
 
-def find(
+def collect_report_data(
     validation: Validation,
     manifest: Manifest,
     tokenizer: PromptTokenizer,
     *,
     prompts: Sequence[str],
-    pictures: tuple[Pictured, ...],
+    pictures: tuple[ImageInfo, ...],
     checkpoint: str,
     adapter: str | None,
     seconds: float,
-) -> Findings:
+) -> ReportData:
     """Put a validation into words.
 
     Args:
@@ -114,7 +114,7 @@ def find(
     """
     diagnosis = diagnose()
     runs, stop = validation.comparison.free_runs, manifest.tokens.stop
-    return Findings(
+    return ReportData(
         validation=validation,
         problem=None if validation.passed else first_failure(validation),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -135,14 +135,14 @@ def find(
     )
 
 
-def _answer(prompt: str, run: FreeRun, stop: tuple[int, ...], tokenizer: PromptTokenizer) -> Answer:
+def _answer(prompt: str, run: GreedyRun, stop: tuple[int, ...], tokenizer: PromptTokenizer) -> Answer:
     locating = prompt.startswith(LOCATING)
     reference, bundle = (
         _side(ids, stop, tokenizer, locating=locating) for ids in (run.reference, run.bundle)
     )
     parting = None
     if run.parted is not None and run.margin is not None:
-        parting = Parting(
+        parting = Divergence(
             step=run.parted,
             reference=_word(run.reference[run.parted], tokenizer),
             bundle=_word(run.bundle[run.parted], tokenizer),
@@ -153,14 +153,16 @@ def _answer(prompt: str, run: FreeRun, stop: tuple[int, ...], tokenizer: PromptT
     return Answer(run.row, prompt, reference, bundle, parting)
 
 
-def _side(ids: tuple[int, ...], stop: tuple[int, ...], tokenizer: PromptTokenizer, *, locating: bool) -> Side:
+def _side(
+    ids: tuple[int, ...], stop: tuple[int, ...], tokenizer: PromptTokenizer, *, locating: bool
+) -> ModelAnswer:
     end = next((place for place, token in enumerate(ids) if token in stop), None)
     text = tokenizer.decode(ids[:end])
-    objects = read_objects(text) if locating else read_objects("")
-    return Side(text, end is not None, objects.found, objects.warnings)
+    objects = parse_answer(text) if locating else parse_answer("")
+    return ModelAnswer(text, end is not None, objects.found, objects.warnings)
 
 
-def _word(token: int, tokenizer: PromptTokenizer) -> Word:
+def _word(token: int, tokenizer: PromptTokenizer) -> Token:
     """A token with the text of its piece; control tokens and halves of characters have that of their name."""
     text = "" if token in tokenizer.byte_values else tokenizer.decode([token])
-    return Word(token, text or tokenizer.library.id_to_token(token) or "")
+    return Token(token, text or tokenizer.library.id_to_token(token) or "")

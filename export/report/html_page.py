@@ -8,7 +8,7 @@ from importlib.resources import files
 from .detection_section import objects
 from .embedded_images import Embedded, drawn, store
 from .error_sections import errors
-from .findings import Findings
+from .findings import ReportData
 from .html_markup import Markup, table, tag
 from .token_sections import paths, steps
 
@@ -17,7 +17,7 @@ GIB = 1 << 30  # bytes
 MOST_NAMES = 50  # tensors that are listed when they differ
 
 
-def page(findings: Findings, pictures: Sequence[Embedded]) -> str:
+def page(findings: ReportData, pictures: Sequence[Embedded]) -> str:
     """The whole document.
 
     Args:
@@ -58,7 +58,7 @@ def page(findings: Findings, pictures: Sequence[Embedded]) -> str:
     return f"<!DOCTYPE html>\n{tag('html', head, body, lang='en')}\n"
 
 
-def _verdict(findings: Findings) -> Markup:
+def _verdict(findings: ReportData) -> Markup:
     validation = findings.validation
     passed = validation.passed
     comparison = validation.comparison
@@ -87,7 +87,7 @@ def _verdict(findings: Findings) -> Markup:
     )
 
 
-def _weights(findings: Findings) -> Markup:
+def _weights(findings: ReportData) -> Markup:
     weights = findings.validation.weights
     names = [tag("li", tag("code", name)) for name in weights.different[:MOST_NAMES]]
     more = len(weights.different) - len(names)
@@ -112,7 +112,7 @@ def _pictures(pictures: Sequence[Embedded]) -> Markup:
     return tag("section", tag("h2", "Pictures"), tag("div", *figures, class_="pictures"))
 
 
-def _circumstances(findings: Findings) -> Markup:
+def _circumstances(findings: ReportData) -> Markup:
     machine, producer, recipe = findings.machine, findings.producer, findings.recipe
     memory = "unknown" if machine.memory_bytes is None else f"{machine.memory_bytes / GIB:.1f} GiB"
     written = [(name, f"{spec.bytes:,}", tag("code", spec.sha256)) for name, spec in findings.files.items()]

@@ -13,23 +13,23 @@ from PIL import Image
 
 from paligemma_onnx.runtime.bundle.schema import ImageFacts
 from paligemma_onnx.runtime.image.open import open_image
-from paligemma_onnx.runtime.image.picture import picture_of
+from paligemma_onnx.runtime.image.picture import preprocess_opened
 
-from ..validation.self_check import synthetic_picture
+from ..validation.self_check import synthetic_image
 from .embedded_images import Embedded, embed
-from .findings import Pictured
+from .findings import ImageInfo
 
 
 @dataclass(frozen=True)
-class Seen:
+class InputImage:
     """What is left of a picture once it is opened; a photograph of many megapixels is not kept."""
 
     pixels: NDArray[np.float32]  # [3, S, S]
-    pictured: Pictured
+    pictured: ImageInfo
     embedded: Embedded
 
 
-def see(image: str | None, facts: ImageFacts) -> Seen:
+def load_input_image(image: str | None, facts: ImageFacts) -> InputImage:
     """Open a picture, or draw the synthetic one.
 
     Raises:
@@ -37,10 +37,10 @@ def see(image: str | None, facts: ImageFacts) -> Seen:
         ResourceError: out of memory.
     """
     if image is None:
-        pixels = synthetic_picture(facts.size)
+        pixels = synthetic_image(facts.size)
         rgb = Image.fromarray(((pixels + 1) * 127.5).astype(np.uint8).transpose(1, 2, 0))
     else:
         opened = open_image(image)
-        rgb, pixels = opened.rgb, picture_of(opened, facts).pixels
+        rgb, pixels = opened.rgb, preprocess_opened(opened, facts).pixels
     label = f"{image or 'a synthetic picture'}, {rgb.width} x {rgb.height} pixels"
-    return Seen(pixels, Pictured(image, rgb.width, rgb.height), embed(rgb, label))
+    return InputImage(pixels, ImageInfo(image, rgb.width, rgb.height), embed(rgb, label))

@@ -6,12 +6,12 @@ import json
 import math
 from dataclasses import asdict
 
-from .findings import Findings
+from .findings import ReportData
 
 SCHEMA_VERSION = 1  # of the schema; another one when a key goes or changes its meaning
 
 
-def as_json(findings: Findings) -> str:
+def as_json(findings: ReportData) -> str:
     """One object, as validation.schema.json describes it: the validation's own fields among the others."""
     data = asdict(findings)
     whole = {

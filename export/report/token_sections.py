@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from itertools import takewhile
 from statistics import fmean
 
-from ..validation.compare import TOP, Agreement, Comparison
+from ..validation.compare import TOP, Comparison, TokenAgreement
 from .chart_scales import LinearScale, log_scale
 from .charts import SHAPES, Point, Series, legend, plot
 from .error_sections import number, verdict
-from .findings import Answer, Findings
+from .findings import Answer, ReportData
 from .grouping import step_of
 from .html_markup import Markup, joined, table, tag
 
@@ -21,7 +21,7 @@ LONGEST_PROMPT = 40  # characters in a legend
 
 def steps(comparison: Comparison, answers: Sequence[Answer]) -> Markup:
     """First words, first ten words and divergence, by step; both sides read the same words before."""
-    rows: dict[int, list[Agreement]] = {}
+    rows: dict[int, list[TokenAgreement]] = {}
     for one in comparison.agreements:
         rows.setdefault(one.row, []).append(one)
     if not rows:
@@ -54,7 +54,7 @@ def steps(comparison: Comparison, answers: Sequence[Answer]) -> Markup:
     )
 
 
-def paths(findings: Findings) -> Markup:
+def paths(findings: ReportData) -> Markup:
     """Where greedy answers part, how close the choice was, and what both sides say."""
     exact = findings.validation.comparison.exact
     parted = [_parted(answer, exact=exact) for answer in findings.answers]
@@ -73,7 +73,7 @@ def paths(findings: Findings) -> Markup:
     )
 
 
-def _series(name: str, row: int, group: Sequence[Agreement], field: str, *, exact: bool) -> Series:
+def _series(name: str, row: int, group: Sequence[TokenAgreement], field: str, *, exact: bool) -> Series:
     points = tuple(
         Point(
             step_of(one.stage),
@@ -88,7 +88,7 @@ def _series(name: str, row: int, group: Sequence[Agreement], field: str, *, exac
     return Series(name, list(SHAPES)[row % len(SHAPES)], (row + turn) % COLOURS, filled, points)
 
 
-def _summary(name: str, group: Sequence[Agreement], *, exact: bool) -> tuple[str, ...]:
+def _summary(name: str, group: Sequence[TokenAgreement], *, exact: bool) -> tuple[str, ...]:
     same, ties = sum(one.top1 for one in group), sum(one.near_tie and not one.top1 for one in group)
     divergences = [one.divergence for one in group]
     near = f", {ties} near ties" if exact and ties else ""

@@ -6,8 +6,8 @@ import re
 import sys
 from pathlib import Path
 
-from paligemma_onnx.model.checkpoint.errors import CheckpointError, shown
-from paligemma_onnx.runtime.resource_errors import resources, shortage
+from paligemma_onnx.model.checkpoint.errors import CheckpointError, quote_value
+from paligemma_onnx.runtime.resource_errors import resource_problem, translate_resource_errors
 
 FILES = ("*.json", "*.safetensors")  # never pickles, nor the original JAX arrays
 _HUB_ID = re.compile(r"([\w.-]+/[\w.-]+)(?:@([\w./-]+))?")
@@ -26,7 +26,7 @@ def resolve_checkpoint(checkpoint: str) -> Path:
             return folder
         is_file = folder.exists()
     except (OSError, ValueError):  # a name too long, or with a NUL
-        raise CheckpointError(f"{shown(checkpoint)}: not a possible folder name") from None
+        raise CheckpointError(f"{quote_value(checkpoint)}: not a possible folder name") from None
     if is_file:
         raise CheckpointError(f"{checkpoint}: is a file; name the folder that holds config.json")
     named = _HUB_ID.fullmatch(checkpoint)
@@ -41,11 +41,11 @@ def resolve_checkpoint(checkpoint: str) -> Path:
         ) from None
     if sys.stderr is None or not sys.stderr.isatty():  # bars are for terminals
         disable_progress_bars()
-    with resources(checkpoint):
+    with translate_resource_errors(checkpoint):
         try:
             return Path(snapshot_download(named[1], revision=named[2], allow_patterns=list(FILES)))
         except Exception as error:  # also of the HTTP library below, which is the hub client's own choice
-            if shortage(error):
+            if resource_problem(error):
                 raise
             raise CheckpointError(f"{checkpoint}: no such folder, and {_reason(named[1], error)}") from error
 

@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from paligemma_onnx.runtime.cancellation import Cancellation
 from paligemma_onnx.runtime.graphs.kv_cache import Cache
 from paligemma_onnx.runtime.graphs.model_runner import Array
-from paligemma_onnx.runtime.graphs.onnx_runner import GraphRunner
+from paligemma_onnx.runtime.graphs.onnx_runner import OnnxModelRunner
 
-from .reference_outputs import Questions, Record
+from .reference_outputs import ReferenceOutputs, ValidationInputs
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Difference:
 
 
 @dataclass(frozen=True)
-class Agreement:
+class TokenAgreement:
     """How one row's words compare at one step."""
 
     stage: str
@@ -84,7 +84,7 @@ class Agreement:
 
 
 @dataclass(frozen=True)
-class FreeRun:
+class GreedyRun:
     """Greedy ids of one row when each side follows its own choices."""
 
     row: int
@@ -106,8 +106,8 @@ class Comparison:
 
     exact: bool  # whether words must agree, too
     differences: tuple[Difference, ...]
-    agreements: tuple[Agreement, ...]
-    free_runs: tuple[FreeRun, ...]
+    agreements: tuple[TokenAgreement, ...]
+    free_runs: tuple[GreedyRun, ...]
 
     @property
     def passed(self) -> bool:
@@ -118,7 +118,10 @@ class Comparison:
 
 
 def compare(
-    runner: GraphRunner, questions: Questions, kept: Record, progress: Callable[[str], object]
+    runner: OnnxModelRunner,
+    questions: ValidationInputs,
+    kept: ReferenceOutputs,
+    progress: Callable[[str], object],
 ) -> Comparison:
     """Ask the bundle what the reference was asked, with the reference's image features and ids as inputs.
 
@@ -129,7 +132,7 @@ def compare(
     limits = LIMITS.get(runner.manifest.recipe.precision, ROUNDED)
     never = Cancellation()
     differences: list[Difference] = []
-    agreements: list[Agreement] = []
+    agreements: list[TokenAgreement] = []
 
     progress("bundle: vision")
     reference = kept["vision"]
@@ -231,14 +234,14 @@ def _numbers(values: NDArray[Any]) -> NDArray[np.float64]:
 
 
 def _agreements(
-    stage: str, ours: NDArray[Any], theirs: NDArray[Any], questions: Questions, limits: Limits
-) -> Iterator[Agreement]:
+    stage: str, ours: NDArray[Any], theirs: NDArray[Any], questions: ValidationInputs, limits: Limits
+) -> Iterator[TokenAgreement]:
     mine, right = questions.choose(ours), questions.choose(theirs)
     for row in range(len(ours)):
         shared = np.intersect1d(_top(ours[row]), _top(theirs[row]))
         same = bool(mine[row] == right[row])
         tie = _near_tie(theirs[row], mine[row], right[row], limits)
-        yield Agreement(stage, row, same, tie, len(shared), divergence(ours[row], theirs[row]))
+        yield TokenAgreement(stage, row, same, tie, len(shared), divergence(ours[row], theirs[row]))
 
 
 def divergence(ours: NDArray[Any], theirs: NDArray[Any]) -> float:
@@ -257,8 +260,12 @@ def _near_tie(logits: NDArray[Any], mine: int, right: int, limits: Limits) -> bo
 
 
 def _free_runs(
-    runner: GraphRunner, started: tuple[Array, Cache], questions: Questions, kept: Record, limits: Limits
-) -> Iterator[FreeRun]:
+    runner: OnnxModelRunner,
+    started: tuple[Array, Cache],
+    questions: ValidationInputs,
+    kept: ReferenceOutputs,
+    limits: Limits,
+) -> Iterator[GreedyRun]:
     never = Cancellation()
     logits, cache = started
     chosen = []
@@ -275,7 +282,9 @@ def _free_runs(
             stage = "prefill" if parted == 0 else f"step.{parted - 1}"
             scores, mine, right = kept[f"{stage}.logits"][row], ours[parted, row], theirs[parted, row]
             tie, margin = _near_tie(scores, mine, right, limits), float(scores[right] - scores[mine])
-        yield FreeRun(row, tuple(theirs[:, row].tolist()), tuple(ours[:, row].tolist()), parted, tie, margin)
+        yield GreedyRun(
+            row, tuple(theirs[:, row].tolist()), tuple(ours[:, row].tolist()), parted, tie, margin
+        )
 
 
 def _named(cache: Cache) -> Iterator[tuple[str, Any]]:

@@ -18,7 +18,7 @@ from torch import Tensor
 from paligemma_onnx.runtime.bundle.schema import Manifest
 
 from ..bundle.weight_file import lookup
-from ..precisions import Blocks, Float32, Form, Half, Outputs
+from ..precisions import BlockQuantized, Float32, HalfPrecision, Int8PerChannel, WeightFormat
 from ..quantization.encodings import MARKS, encode, layouts
 from ..quantization.quantize_graph import HALF_OF
 from ..sources.tensor_source import TensorSource
@@ -58,7 +58,7 @@ def compare_weights(
         progress: told what is done.
     """
     progress("weights: every stored number against the checkpoint")
-    read_from: dict[tuple[Path, str, Form, bool], dict[int, set[ir.ExternalTensor]]] = {}
+    read_from: dict[tuple[Path, str, WeightFormat, bool], dict[int, set[ir.ExternalTensor]]] = {}
     for name, value in _initializers(folder, manifest):
         stored = value.const_value
         if isinstance(stored, ir.ExternalTensor):
@@ -80,23 +80,28 @@ def _initializers(folder: Path, manifest: Manifest) -> Iterator[tuple[str, ir.Va
         yield from ir.load(folder / graph.file).graph.initializers.items()
 
 
-def _named(name: str, dtype: ir.DataType) -> tuple[str, Form, int]:
+def _named(name: str, dtype: ir.DataType) -> tuple[str, WeightFormat, int]:
     """What an initialiser reads, by its name: the tensor, its form and which of its arrays."""
     found = _SUFFIX.fullmatch(name)
     if found is None:
         half = HALF_OF.get(dtype)
-        return name, Float32() if half is None else Half(half), 0
+        return name, Float32() if half is None else HalfPrecision(half), 0
     scales = found["kind"] == ".scales"
     if found["size"] is None:
-        return found["tensor"], Outputs(), 0 if scales else 1
+        return found["tensor"], Int8PerChannel(), 0 if scales else 1
     used: dict[str | None, Literal["float32", "bfloat16", "float16"]] = {None: "float32"}
     used |= {mark: half for half, mark in MARKS.items()}
-    blocks = Blocks(4 if found["bits"] == "4" else 8, int(found["size"]), used[found["mark"]])
+    blocks = BlockQuantized(4 if found["bits"] == "4" else 8, int(found["size"]), used[found["mark"]])
     return found["tensor"], blocks, int(scales)
 
 
 def _equal(
-    path: Path, arrays: dict[int, set[ir.ExternalTensor]], tensor: Tensor, form: Form, *, transposed: bool
+    path: Path,
+    arrays: dict[int, set[ir.ExternalTensor]],
+    tensor: Tensor,
+    form: WeightFormat,
+    *,
+    transposed: bool,
 ) -> bool:
     expected = layouts(tuple(tensor.shape), form, transposed=transposed)
     if set(arrays) != set(range(len(expected))):
@@ -110,7 +115,7 @@ def _equal(
         if dtype != layout.dtype:
             return False
         shapes = {tuple(stored.shape.numpy()) for stored in arrays[array]}
-        if isinstance(form, Float32 | Half) and shapes != {layout.shape}:
+        if isinstance(form, Float32 | HalfPrecision) and shapes != {layout.shape}:
             return False
         places[array] = np.memmap(path, dtype=np.uint8, mode="r", offset=offset, shape=(length,))
     positions = dict.fromkeys(places, 0)

@@ -37,20 +37,20 @@ MOVERS = {
 LIKE = {"GatherBlockQuantized": 2}
 
 
-def needs_widening(manifest: Manifest, placement: Placement) -> bool:
+def needs_emulation(manifest: Manifest, placement: Placement) -> bool:
     """Whether a bundle's graphs can only be run in this way where they are to run."""
     return placement.device not in manifest.recipe.devices
 
 
-def open_widened(folder: Path, graph: GraphSpec, placement: Placement) -> Any:
+def open_float32_emulation(folder: Path, graph: GraphSpec, placement: Placement) -> Any:
     """A session of a bundle's graph on the CPU.
 
     It is not optimised: an engine that folds constants would keep all weights in float32.
     """
-    return open_plain(widened(folder / graph.file), placement, beside=folder)
+    return open_plain(emulate_in_float32(folder / graph.file), placement, beside=folder)
 
 
-def widened(path: Path) -> bytes:
+def emulate_in_float32(path: Path) -> bytes:
     """A graph file as one that a CPU runs, its weights still in the files beside it."""
     model = ir.load(path)
     graph = model.graph

@@ -23,7 +23,7 @@ from paligemma_onnx.model.cache import Cache
 from paligemma_onnx.model.mask_decoder import CODES, GRID, MaskDecoder
 
 
-class Reference(Protocol):
+class ReferenceModel(Protocol):
     """The three verbs of model/paligemma.py, from whichever implementation."""
 
     def encode_image(self, pixel_values: Tensor) -> Tensor: ...  # noqa: D102  as in PaliGemma
@@ -38,7 +38,7 @@ class Reference(Protocol):
 
 
 @dataclass(frozen=True)
-class Questions:
+class ValidationInputs:
     """What both sides are asked."""
 
     pixel_values: NDArray[np.float32]  # [M, 3, S, S], shown together to every row
@@ -69,7 +69,7 @@ class Questions:
 
 
 @dataclass(frozen=True)
-class Record:
+class ReferenceOutputs:
     """Arrays by name: vision, prefill.logits, prefill.{i}.key, step.{k}.logits, step.{k}.{i}.key, ..."""
 
     folder: Path
@@ -85,9 +85,9 @@ class Record:
 
 
 @torch.inference_mode()
-def record(
-    reference: Reference, questions: Questions, folder: Path, progress: Callable[[str], object]
-) -> Record:
+def run_reference(
+    reference: ReferenceModel, questions: ValidationInputs, folder: Path, progress: Callable[[str], object]
+) -> ReferenceOutputs:
     """Ask a reference and write down what it says.
 
     Each decode step is fed the reference's own greedy choice; the bundle will be fed the same ids. Of a
@@ -99,7 +99,7 @@ def record(
         folder: where the arrays go.
         progress: told what comes next.
     """
-    kept = Record(folder)
+    kept = ReferenceOutputs(folder)
     progress("reference: vision")
     # One picture at a time: attention over 4096 patches takes 2 GiB a picture.
     features = torch.cat(
@@ -127,14 +127,14 @@ def record(
 
 
 @torch.inference_mode()
-def record_masks(decoder: MaskDecoder, kept: Record) -> None:
+def run_reference_masks(decoder: MaskDecoder, kept: ReferenceOutputs) -> None:
     """Ask a mask decoder for a few masks of every code there is; the arrays are mask.codes and mask.maps."""
     codes = torch.arange(CODES).reshape(-1, GRID * GRID)
     kept.keep("mask.codes", codes.numpy())
     kept.keep("mask.maps", decoder(codes).numpy())
 
 
-def _keep_cache(kept: Record, stage: str, cache: Cache, slots: Tensor | None = None) -> None:
+def _keep_cache(kept: ReferenceOutputs, stage: str, cache: Cache, slots: Tensor | None = None) -> None:
     rows = torch.arange(len(cache[0].key))
     for layer, entry in enumerate(cache):
         for kind, tensor in entry._asdict().items():

@@ -12,7 +12,7 @@ from paligemma_onnx.model.checkpoint.load import load_model
 from paligemma_onnx.model.mask_decoder import MaskDecoder
 from paligemma_onnx.runtime.bundle.schema import Manifest
 from paligemma_onnx.runtime.cancellation import Cancellation
-from paligemma_onnx.runtime.engine.devices import Placement, place
+from paligemma_onnx.runtime.engine.devices import Placement, choose_placement
 from paligemma_onnx.runtime.errors import BundleError
 from paligemma_onnx.runtime.graphs.kv_cache import Cache
 from paligemma_onnx.runtime.graphs.model_runner import Array, Ids
@@ -20,17 +20,17 @@ from paligemma_onnx.runtime.graphs.onnx_runner import NO_MASK_DECODER
 from paligemma_onnx.runtime.paligemma import PaliGemma
 from paligemma_onnx.runtime.text.tokenizer import PromptTokenizer
 
-from ..bundle.draft_manifest import draft
+from ..bundle.draft_manifest import draft_manifest
 from ..bundle.manifest_facts import TOKENIZER
 from ..source import open_source
-from .reference_outputs import Reference
+from .reference_outputs import ReferenceModel
 
 
 @dataclass(frozen=True)
-class ReferenceRunner:
+class TorchModelRunner:
     """The graphs' calls, answered by a reference; see runtime/graphs/onnx_runner.py for shapes."""
 
-    reference: Reference
+    reference: ReferenceModel
     manifest: Manifest
     placement: Placement
     mask_decoder: MaskDecoder | None
@@ -90,7 +90,7 @@ class ReferenceRunner:
         return masks
 
 
-def open_as_reference(folder: Path, reference: Reference | None = None) -> PaliGemma:
+def open_torch_model(folder: Path, reference: ReferenceModel | None = None) -> PaliGemma:
     """A checkpoint with the driver's Python front, computed by torch in float32.
 
     Args:
@@ -101,7 +101,7 @@ def open_as_reference(folder: Path, reference: Reference | None = None) -> PaliG
         CheckpointError: the checkpoint is incomplete, damaged or of another model.
     """
     source = open_source(folder, None)
-    manifest = draft(source, "fp32")
+    manifest = draft_manifest(source, "fp32")
     model = reference or load_model(source.config, source.checkpoint)
-    runner = ReferenceRunner(model, manifest, place("cpu", None), source.mask_decoder)
+    runner = TorchModelRunner(model, manifest, choose_placement("cpu", None), source.mask_decoder)
     return PaliGemma(manifest, PromptTokenizer.load(folder / TOKENIZER), runner, 0.0)

@@ -17,9 +17,9 @@ from paligemma_onnx.runtime.engine.devices import Placement
 from ..sources.tensor_source import TensorSource
 from .compare import Comparison, compare
 from .compare_weights import WeightComparison, compare_weights
-from .float32_emulation import needs_widening
-from .one_session_at_a_time import open_by_turns
-from .reference_outputs import Questions, Reference, record, record_masks
+from .float32_emulation import needs_emulation
+from .one_session_at_a_time import open_sequentially
+from .reference_outputs import ReferenceModel, ValidationInputs, run_reference, run_reference_masks
 
 
 @dataclass(frozen=True)
@@ -47,9 +47,9 @@ def validate(
     *,
     source: TensorSource,
     constants: Mapping[str, Tensor],
-    reference: Callable[[], tuple[str, Reference]],
+    reference: Callable[[], tuple[str, ReferenceModel]],
     mask_decoder: MaskDecoder | None,
-    questions: Questions,
+    questions: ValidationInputs,
     placement: Placement,
     progress: Callable[[str], object],
     scratch: Path | None = None,
@@ -73,18 +73,18 @@ def validate(
     with tempfile.TemporaryDirectory(prefix="paligemma-onnx-", dir=scratch) as kept_in:
         progress("reference: loading")
         name, model = reference()
-        kept = record(model, questions, Path(kept_in), progress)
+        kept = run_reference(model, questions, Path(kept_in), progress)
         if mask_decoder is not None:
-            record_masks(mask_decoder, kept)
+            run_reference_masks(mask_decoder, kept)
         del model  # the two sides are never in memory together
         gc.collect()
-        runner = open_by_turns(folder, manifest, placement)
+        runner = open_sequentially(folder, manifest, placement)
         comparison = compare(runner, questions, kept, progress)
     return Validation(
         bundle_id=manifest.bundle_id,
         precision=manifest.recipe.precision,
         reference=name,
-        device=placement.name + (", as a GPU computes" if needs_widening(manifest, placement) else ""),
+        device=placement.name + (", as a GPU computes" if needs_emulation(manifest, placement) else ""),
         rows=len(questions.prompts),
         steps=questions.steps,
         weights=weights,

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .errors import CheckpointError, listed, shown
+from .errors import CheckpointError, quote_names, quote_value
 from .lora import Adapter
 from .safetensors_header import StoredTensor, map_file
 from .tensor_names import EMBEDDING, LM_HEAD, canonical_name
@@ -113,7 +113,7 @@ def _places(files: list[WeightFile]) -> dict[str, _Place]:
         for stored_name, stored in file.tensors.items():
             name = canonical_name(stored_name)
             if name in places:
-                both = listed([stored_name, places[name].stored_name])
+                both = quote_names([stored_name, places[name].stored_name])
                 raise CheckpointError(f"{file.path}: two names for one tensor: {both}")
             places[name] = _Place(handle, stored_name, stored)
     return places
@@ -130,7 +130,7 @@ def _check_names_and_shapes(
         if name in places and places[name].stored.shape != tuple(shape)
     ]
     kinds = {"missing": missing, "unexpected": unexpected, "misshapen": misshapen}
-    problems = [f"{kind} ({len(names)}): {listed(names)}" for kind, names in kinds.items() if names]
+    problems = [f"{kind} ({len(names)}): {quote_names(names)}" for kind, names in kinds.items() if names]
     if problems:
         raise CheckpointError(f"{folder}: the tensors do not fit the configuration; {'; '.join(problems)}")
 
@@ -138,7 +138,7 @@ def _check_names_and_shapes(
 def _check_tied(folder: Path, head: _Place, table: _Place, rows: int | None) -> None:
     """A stored output head must be the embedding table, value by value: the model has no other."""
     if head.stored.shape != table.stored.shape:
-        shapes = f"{shown(head.stored.shape)}, not {shown(table.stored.shape)} as the embedding"
+        shapes = f"{quote_value(head.stored.shape)}, not {quote_value(table.stored.shape)} as the embedding"
         raise CheckpointError(f"{folder}: {head.stored_name} has the shape {shapes}")
     words, own = (place.tensor()[:rows].flatten().split(CHUNK) for place in (head, table))
     chunks = zip(words, own, strict=True)

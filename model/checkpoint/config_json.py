@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ..config import PaliGemmaConfig, VisionConfig
 from .config_keys import MAX_DIMENSION, MAX_LAYERS, MAX_SIDE, TOP_ACCEPTED, VISION_ACCEPTED, VISION_KEYS
-from .errors import shown
+from .errors import quote_value
 from .json_file import read_json
 from .json_section import Section
 from .text_config_json import text_config
@@ -38,7 +38,9 @@ def read_config(folder: Path) -> PaliGemmaConfig:
     # The top level's hidden_size is not looked at: it stays at 2048 whatever the decoder's width is.
     width = top.values.get("projection_dim", text.hidden_size)
     if width != text.hidden_size:
-        raise top.error("projection_dim", f"is {shown(width)}; text_config.hidden_size is {text.hidden_size}")
+        raise top.error(
+            "projection_dim", f"is {quote_value(width)}; text_config.hidden_size is {text.hidden_size}"
+        )
     return PaliGemmaConfig(vision, text, _image_token_index(top))
 
 

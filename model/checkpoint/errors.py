@@ -14,14 +14,14 @@ class CheckpointError(ValueError):
     exit_code = 4  # of the command line: bad checkpoint, bundle or provider
 
 
-def shown(value: object) -> str:
+def quote_value(value: object) -> str:
     """A value from a file as one short line of printable ASCII, whatever the file holds."""
     text = ascii(value)
     return text if len(text) <= MOST_CHARACTERS else text[: MOST_CHARACTERS - 3] + "..."
 
 
-def listed(names: Iterable[str]) -> str:
+def quote_names(names: Iterable[str]) -> str:
     """Up to ten names in sorted order, and how many were left out."""
     ordered = sorted(names)
-    text = ", ".join(shown(name).strip("'") for name in ordered[:MOST_NAMES])
+    text = ", ".join(quote_value(name).strip("'") for name in ordered[:MOST_NAMES])
     return text if len(ordered) <= MOST_NAMES else f"{text} and {len(ordered) - MOST_NAMES} more"

@@ -11,7 +11,7 @@ import math
 from pathlib import Path
 from typing import BinaryIO
 
-from .errors import CheckpointError, shown
+from .errors import CheckpointError, quote_value
 
 LFS_POINTER = b"version https://git-lfs"  # first bytes of a pointer file (git-lfs specification)
 
@@ -93,7 +93,7 @@ def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
     result: dict[str, object] = {}
     for key, value in pairs:
         if key in result:
-            raise _NotPlainError(f"the key {shown(key)} stands twice in one object")
+            raise _NotPlainError(f"the key {quote_value(key)} stands twice in one object")
         result[key] = value
     return result
 
@@ -105,5 +105,5 @@ def _refuse_constant(name: str) -> float:
 def _finite(text: str) -> float:
     value = float(text)
     if not math.isfinite(value):
-        raise _NotPlainError(f"the number {shown(text)} is too large")
+        raise _NotPlainError(f"the number {quote_value(text)} is too large")
     return value

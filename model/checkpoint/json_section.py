@@ -6,7 +6,7 @@ import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-from .errors import CheckpointError, listed, shown
+from .errors import CheckpointError, quote_names, quote_value
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Section:
         if value is None and key not in self.values:
             raise self.error(key, "is missing")
         if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-            raise self.error(key, f"is {shown(value)}; it must be an integer from {low} to {high}")
+            raise self.error(key, f"is {quote_value(value)}; it must be an integer from {low} to {high}")
         return value
 
     def positive(self, key: str, default: float, high: float) -> float:
@@ -42,7 +42,9 @@ class Section:
         value = self.values.get(key, default)
         # Whole numbers stand for reals in JSON; the bound comes first, since float() of a huge one overflows.
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= high:
-            raise self.error(key, f"is {shown(value)}; it must be a number above 0 and at most {high:g}")
+            raise self.error(
+                key, f"is {quote_value(value)}; it must be a number above 0 and at most {high:g}"
+            )
         if not math.isfinite(number := float(value)):
             raise self.error(key, "is not finite")
         return number
@@ -57,15 +59,17 @@ class Section:
         """Refuse keys whose value would ask for arithmetic that is not implemented; absent is accepted."""
         for key, choices in accepted.items():
             if key in self.values and not any(_same(self.values[key], choice) for choice in choices):
-                only = " or ".join(shown(choice) for choice in choices)
-                raise self.error(key, f"is {shown(self.values[key])}; only {only} is implemented")
+                only = " or ".join(quote_value(choice) for choice in choices)
+                raise self.error(key, f"is {quote_value(self.values[key])}; only {only} is implemented")
 
     def refuse_unknown(self, known: Collection[str]) -> None:
         """Refuse keys nobody reads, unless they are null, which says nothing."""
         unknown = [key for key, value in self.values.items() if key not in known and value is not None]
         if unknown:
             where = self.prefix.rstrip(".") or "the file"
-            raise CheckpointError(f"{self.file}: {where} has keys that are not understood: {listed(unknown)}")
+            raise CheckpointError(
+                f"{self.file}: {where} has keys that are not understood: {quote_names(unknown)}"
+            )
 
 
 def _same(value: object, choice: object) -> bool:

@@ -7,7 +7,7 @@ from pathlib import Path
 from ..config import PaliGemmaConfig
 from ..paligemma import PaliGemma
 from ..rotary import inverse_frequencies
-from ..skeleton import skeleton
+from ..skeleton import meta_model
 from .checkpoint import Checkpoint
 from .config_json import read_config
 
@@ -15,7 +15,7 @@ from .config_json import read_config
 def open_checkpoint(folder: Path, adapter: Path | None = None) -> tuple[PaliGemmaConfig, Checkpoint]:
     """Read the configuration and open the weights it promises; raises CheckpointError."""
     config = read_config(folder)
-    expected = {name: tuple(weight.shape) for name, weight in skeleton(config).named_parameters()}
+    expected = {name: tuple(weight.shape) for name, weight in meta_model(config).named_parameters()}
     # From `<image>` on, rows of the table are never a word.
     return config, Checkpoint.open(folder, expected, adapter, trained_rows=config.image_token_index)
 
@@ -27,7 +27,7 @@ def load_model(config: PaliGemmaConfig, checkpoint: Checkpoint) -> PaliGemma:
     computes in float32 and occupies no memory of its own but the system's file cache. Weights that an
     adapter changes are merged here, and do.
     """
-    model = skeleton(config)
+    model = meta_model(config)
     weights = {name: checkpoint.tensor(name) for name, _ in model.named_parameters()}
     model.load_state_dict(weights, strict=True, assign=True)
     text = config.text_config

@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
-from .errors import CheckpointError, listed, shown
+from .errors import CheckpointError, quote_names, quote_value
 from .lora_config import AdapterConfig, read_adapter_config
 from .safetensors_header import StoredTensor, map_file, read_header
 from .tensor_names import canonical_name
@@ -85,7 +85,7 @@ def _products(
     """Pair the factors and check that each pair fits a weight of the model."""
     strange = [n for n in header if not n.startswith(PREFIX) or not n.endswith((LORA_A, LORA_B))]
     if strange:
-        raise CheckpointError(f"{path}: not factors of plain LoRA: {listed(strange)}")
+        raise CheckpointError(f"{path}: not factors of plain LoRA: {quote_names(strange)}")
     if not header:
         raise CheckpointError(f"{path}: holds no tensors")
     modules = {n.removesuffix(LORA_A).removesuffix(LORA_B).removeprefix(PREFIX) for n in header}
@@ -93,18 +93,18 @@ def _products(
     for module in sorted(modules):
         a, b = PREFIX + module + LORA_A, PREFIX + module + LORA_B
         if a not in header or b not in header:
-            raise CheckpointError(f"{path}: {shown(a if b in header else b)} is missing")
+            raise CheckpointError(f"{path}: {quote_value(a if b in header else b)} is missing")
         name = f"{canonical_name(module)}.weight"
         if name not in expected:
             raise CheckpointError(
-                f"{path}: {shown(module)} is no layer of the model that LoRA can be merged into"
+                f"{path}: {quote_value(module)} is no layer of the model that LoRA can be merged into"
             )
         if name in products:
-            raise CheckpointError(f"{path}: two names for one layer, of which one is {shown(module)}")
+            raise CheckpointError(f"{path}: two names for one layer, of which one is {quote_value(module)}")
         rank, weight = config.rank(module), expected[name]
         shapes = header[a].shape, header[b].shape
         if len(weight) != 2 or shapes != ((rank, weight[1]), (weight[0], rank)):
-            found = f"A and B of shapes {shown(shapes)} and rank {rank}"
-            raise CheckpointError(f"{path}: {shown(module)} has {found}, for a weight {list(weight)}")
+            found = f"A and B of shapes {quote_value(shapes)} and rank {rank}"
+            raise CheckpointError(f"{path}: {quote_value(module)} has {found}, for a weight {list(weight)}")
         products[name] = _Product(a, b, config.scale(module))
     return products

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from .errors import shown
+from .errors import quote_value
 from .json_file import read_json
 from .json_section import Section
 
@@ -110,12 +110,12 @@ def _pattern(top: Section, key: str) -> Section:
         # of a high degree only with many repeats; patterns that people write have neither.
         repeats = len(re.findall(r"[*+?{]", pattern))
         if len(pattern) > MAX_PATTERN_CHARACTERS or repeats > 2 or re.search(r"\)[*+?{]", pattern):
-            raise top.error(key, f"has the pattern {shown(pattern)}, which is too elaborate")
+            raise top.error(key, f"has the pattern {quote_value(pattern)}, which is too elaborate")
         try:
             re.compile(pattern)
             re.compile(_whole_or_end(pattern))
         except (re.error, OverflowError, RecursionError):
-            raise top.error(key, f"has {shown(pattern)}, which is no regular expression") from None
+            raise top.error(key, f"has {quote_value(pattern)}, which is no regular expression") from None
     return section
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
-from .errors import CheckpointError, listed, shown
+from .errors import CheckpointError, quote_names, quote_value
 from .json_file import open_file, parse_json, refuse_lfs_pointer
 
 LENGTH_BYTES = 8
@@ -86,23 +86,25 @@ def _refuse_dtypes(path: Path, header: dict[str, object]) -> None:
         if isinstance(entry, dict) and isinstance(entry.get("dtype"), str) and entry["dtype"] not in DTYPES
     }
     if found:
-        types, names = listed(set(found.values())), listed(found)
+        types, names = quote_names(set(found.values())), quote_names(found)
         raise CheckpointError(f"{path}: only F32, BF16 and F16 are read, not {types}: {names}")
 
 
 def _entry(path: Path, name: str, entry: object) -> StoredTensor:
     if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
-        raise _broken(path, f"{shown(name)} must have dtype, shape and data_offsets")
+        raise _broken(path, f"{quote_value(name)} must have dtype, shape and data_offsets")
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     if not isinstance(dtype, str):
-        raise _broken(path, f"{shown(name)} has the type {shown(dtype)}")
+        raise _broken(path, f"{quote_value(name)} has the type {quote_value(dtype)}")
     if not _whole_numbers(shape) or len(shape) > MAX_RANK:
-        raise _broken(path, f"{shown(name)} has the shape {shown(shape)}")
+        raise _broken(path, f"{quote_value(name)} has the shape {quote_value(shape)}")
     if not _whole_numbers(offsets) or len(offsets) != 2:
-        raise _broken(path, f"{shown(name)} has the data_offsets {shown(offsets)}")
+        raise _broken(path, f"{quote_value(name)} has the data_offsets {quote_value(offsets)}")
     tensor = StoredTensor(DTYPES[dtype], tuple(shape), offsets[0], offsets[1])
     if tensor.end - tensor.begin != math.prod(tensor.shape) * tensor.dtype.itemsize:
-        raise _broken(path, f"{shown(name)} of shape {shown(shape)} does not fill its data_offsets")
+        raise _broken(
+            path, f"{quote_value(name)} of shape {quote_value(shape)} does not fill its data_offsets"
+        )
     return tensor
 
 
@@ -112,7 +114,7 @@ def _check_layout(path: Path, tensors: dict[str, StoredTensor], data_bytes: int)
     for name, tensor in sorted(tensors.items(), key=lambda item: (item[1].begin, item[1].end)):
         if tensor.begin != position:
             kind = "leaves a hole" if tensor.begin > position else "overlaps another tensor"
-            raise _broken(path, f"{shown(name)} {kind} at byte {min(position, tensor.begin)}")
+            raise _broken(path, f"{quote_value(name)} {kind} at byte {min(position, tensor.begin)}")
         position = tensor.end
     if position != data_bytes:
         raise _broken(

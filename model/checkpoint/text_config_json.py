@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from ..config import TextConfig
 from .config_keys import GEMMA2_KEYS, GEMMA_KEYS, MAX_DIMENSION, MAX_LAYERS, MAX_REAL, TEXT_ACCEPTED
-from .errors import shown
+from .errors import quote_value
 from .json_section import Section
 
 ROPE_THETA = 10_000.0  # arXiv 2104.09864, section 3.2.2; both classes' default
@@ -45,7 +45,9 @@ def text_config(section: Section) -> TextConfig:
     if model_type == "gemma2":
         section.refuse_unknown(GEMMA2_KEYS)
         return _gemma2(section)
-    raise section.error("model_type", f"is {shown(model_type)}; only 'gemma' and 'gemma2' are implemented")
+    raise section.error(
+        "model_type", f"is {quote_value(model_type)}; only 'gemma' and 'gemma2' are implemented"
+    )
 
 
 def _gemma(section: Section) -> TextConfig:
@@ -77,7 +79,7 @@ def _gemma2(section: Section) -> TextConfig:
     stored = section.values.get("layer_types")
     if stored is not None and stored != derived:
         order = f"only layers by turns ({', '.join(derived[:2])}, ...) are implemented"
-        raise section.error("layer_types", f"is {shown(stored)}; {order}")
+        raise section.error("layer_types", f"is {quote_value(stored)}; {order}")
     return config
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
-from .errors import CheckpointError, listed, shown
+from .errors import CheckpointError, quote_names, quote_value
 from .json_file import read_json
 from .safetensors_header import StoredTensor, read_header
 
@@ -54,10 +54,12 @@ def _absent(names: set[str]) -> str:
     if "adapter_model.safetensors" in names:
         return "holds a LoRA adapter and no model; give its base model, and this folder as the adapter"
     if others := [name for name in names if name.endswith(".safetensors")]:
-        return f"has neither {SINGLE} nor {INDEX}, only {listed(others)}; a whole model is named {SINGLE}"
+        return (
+            f"has neither {SINGLE} nor {INDEX}, only {quote_names(others)}; a whole model is named {SINGLE}"
+        )
     if pickles := [name for name in names if PurePosixPath(name).suffix in PICKLE_SUFFIXES]:
         return (
-            f"safetensors only, and this holds {listed(pickles)}; "
+            f"safetensors only, and this holds {quote_names(pickles)}; "
             "load it in transformers and write it again with save_pretrained"
         )
     return f"has neither {SINGLE} nor {INDEX}"
@@ -68,15 +70,19 @@ def _shards(folder: Path) -> list[WeightFile]:
     by_shard: dict[str, set[str]] = {}
     for tensor, shard in _weight_map(index).items():
         if not _is_plain_name(shard):
-            raise CheckpointError(f"{index}: {shown(shard)} is not the plain name of a .safetensors file")
+            raise CheckpointError(
+                f"{index}: {quote_value(shard)} is not the plain name of a .safetensors file"
+            )
         by_shard.setdefault(shard, set()).add(tensor)
     files = [WeightFile(folder / shard, read_header(folder / shard)) for shard in sorted(by_shard)]
     for file in files:
         promised = by_shard[file.path.name]
         if absent := promised - file.tensors.keys():
-            raise CheckpointError(f"{file.path}: lacks what {INDEX} lists for it: {listed(absent)}")
+            raise CheckpointError(f"{file.path}: lacks what {INDEX} lists for it: {quote_names(absent)}")
         if extra := file.tensors.keys() - promised:
-            raise CheckpointError(f"{file.path}: holds what {INDEX} does not list for it: {listed(extra)}")
+            raise CheckpointError(
+                f"{file.path}: holds what {INDEX} does not list for it: {quote_names(extra)}"
+            )
     return files
 
 
@@ -87,7 +93,7 @@ def _weight_map(index: Path) -> dict[str, str]:
         raise CheckpointError(f"{index}: weight_map must be an object that names a file for each tensor")
     for tensor, shard in entries.items():
         if not isinstance(shard, str):
-            raise CheckpointError(f"{index}: the file of {shown(tensor)} is {shown(shard)}")
+            raise CheckpointError(f"{index}: the file of {quote_value(tensor)} is {quote_value(shard)}")
     return entries
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import ImageError
-from .rows import Fault
+from .rows import RowError
 
 MOST_BYTES = 1 << 30  # of an encoded picture inside another file, which is read whole
 
@@ -46,7 +46,7 @@ class Item:
     id: str  # valid Unicode
     path: str | None  # as the row shows it; None where a picture has no name
     prompt: str | None
-    image: Path | Slice | bytes | Fault  # encoded, or why there is none
+    image: Path | Slice | bytes | RowError  # encoded, or why there is none
 
 
 def hash_of(item_id: str) -> int:

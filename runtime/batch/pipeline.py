@@ -13,14 +13,14 @@ from typing import Protocol, Unpack
 
 from ..bundle.schema import Manifest
 from ..errors import NumericsError, PromptError, ResourceError
-from ..generation.plan import plan
+from ..generation.plan import plan_batch
 from ..generation.sampling import SEEDS
 from ..generation.types import Generation, Options, Request
 from ..image.open import ImageInput
 from ..image.picture import Picture
 from ..text.tokenizer import PromptTokenizer
 from .items import Item, Slice, hash_of
-from .rows import Fault, Row, Seconds, boxes_in, readable
+from .rows import Row, RowError, RowTimings, boxes_in, readable
 
 AHEAD = 2  # batches of pictures opened or being opened while one is answered
 
@@ -43,7 +43,7 @@ class Model(Protocol):
 
 
 @dataclass(frozen=True)
-class Asking:
+class BatchOptions:
     """How a model is asked."""
 
     options: Options  # without a seed
@@ -58,12 +58,12 @@ class Opened:
 
     item: Item
     request: Request | None
-    fault: Fault | None
+    fault: RowError | None
     picture: Picture | None  # also where only the prompt is at fault
     seconds: float
 
 
-def answers(model: Model, items: Iterator[Item], asking: Asking) -> Iterator[list[Row]]:
+def answer_items(model: Model, items: Iterator[Item], asking: BatchOptions) -> Iterator[list[Row]]:
     """Rows of the items in their order, a batch at a time.
 
     The graphs run in a thread of their own, so that the main one can take a signal meanwhile.
@@ -99,11 +99,11 @@ def open_ahead(
         pool.shutdown(cancel_futures=True)
 
 
-def open_item(model: Model, item: Item, asking: Asking) -> Opened:
+def open_item(model: Model, item: Item, asking: BatchOptions) -> Opened:
     """Open an item's picture and check its prompt; never raises."""
     started = time.perf_counter()
     picture, request, fault = None, None, None
-    if isinstance(item.image, Fault):
+    if isinstance(item.image, RowError):
         return Opened(item, None, item.image, None, 0.0)
     try:
         source = item.image.read() if isinstance(item.image, Slice) else item.image
@@ -112,33 +112,37 @@ def open_item(model: Model, item: Item, asking: Asking) -> Opened:
             raise PromptError("the row has no prompt; give --prompt for rows without one")
         seed = None if asking.seed is None else (asking.seed + hash_of(item.id)) % SEEDS
         request = Request(picture, item.prompt, seed)
-        plan([request], asking.options, model.manifest, model.tokenizer, device=model.device, load_s=0.0)
+        plan_batch(
+            [request], asking.options, model.manifest, model.tokenizer, device=model.device, load_s=0.0
+        )
     except Exception as error:  # one file in a million that no check foresaw costs its own row, not the run
-        request, fault = None, Fault.of(error)
+        request, fault = None, RowError.of(error)
     return Opened(item, request, fault, picture, time.perf_counter() - started)
 
 
-def answer(model: Model, batch: Sequence[Opened], asking: Asking) -> list[Row]:
+def answer(model: Model, batch: Sequence[Opened], asking: BatchOptions) -> list[Row]:
     """Rows of a batch. Where it fails as a whole each is asked alone, so that only the guilty one is lost."""
     askable = [one for one in batch if one.request is not None]
-    found: dict[int, Generation | Fault] = {}
+    found: dict[int, Generation | RowError] = {}
     try:
         generations = _ask(model, askable, asking)
         found = {id(one): generation for one, generation in zip(askable, generations, strict=True)}
     except (NumericsError, ResourceError) as failure:
         if len(askable) == 1:
-            found = {id(askable[0]): Fault.of(failure)}
+            found = {id(askable[0]): RowError.of(failure)}
         else:
             return [row for one in batch for row in answer(model, [one], asking)]
     return [_row(model, one, found.get(id(one), one.fault), asking, len(askable)) for one in batch]
 
 
-def _ask(model: Model, askable: Sequence[Opened], asking: Asking) -> list[Generation]:
+def _ask(model: Model, askable: Sequence[Opened], asking: BatchOptions) -> list[Generation]:
     requests = [one.request for one in askable if one.request is not None]
     return model.generate_batch(requests, **asking.options) if requests else []
 
 
-def _row(model: Model, one: Opened, found: Generation | Fault | None, asking: Asking, batch: int) -> Row:
+def _row(
+    model: Model, one: Opened, found: Generation | RowError | None, asking: BatchOptions, batch: int
+) -> Row:
     picture = one.picture
     row = Row(
         id=one.item.id,
@@ -150,7 +154,7 @@ def _row(model: Model, one: Opened, found: Generation | Fault | None, asking: As
         boxes=(),
         finish_reason=None,
         seed=None,
-        error=found if isinstance(found, Fault) else None,
+        error=found if isinstance(found, RowError) else None,
         warnings=() if picture is None else picture.warnings,
         timings=None,
         bundle_id=model.manifest.bundle_id,
@@ -166,5 +170,5 @@ def _row(model: Model, one: Opened, found: Generation | Fault | None, asking: As
         finish_reason=found.finish_reason,
         seed=None if asking.seed is None else found.seed,
         warnings=row.warnings + malformed,
-        timings=Seconds(one.seconds, spent.vision_s, spent.prefill_s, spent.decode_s, batch),
+        timings=RowTimings(one.seconds, spent.vision_s, spent.prefill_s, spent.decode_s, batch),
     )

@@ -9,7 +9,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from ..console import say
+from ..console import echo_stderr
 from .output_parts import Count
 
 EVERY = 30.0  # seconds between lines
@@ -40,7 +40,7 @@ class Progress:
         rate = f" at {self.images_per_second:.2f} images a second" if self.now.rows else ""
         earlier = f", {self.before.rows:,} were there already" if self.before.rows else ""
         errors = f"{self.all.errors:,} of {self.all.rows:,} are errors"
-        say(f"{self.now.rows:,} rows written{rate}{earlier}; {errors}")
+        echo_stderr(f"{self.now.rows:,} rows written{rate}{earlier}; {errors}")
 
     @property
     def all(self) -> Count:
@@ -76,7 +76,7 @@ class Progress:
         elif time.monotonic() - self._shown >= EVERY:
             self._shown = time.monotonic()
             left = max(0, self._total - self.all.rows) / self.images_per_second
-            say(
+            echo_stderr(
                 f"{self.all.rows:,} of {self._about}{self._total:,}, {self.images_per_second:.2f} images "
                 f"a second, {_time(left)} left, {self.all.errors:,} errors"
             )

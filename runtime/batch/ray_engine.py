@@ -19,12 +19,12 @@ from filelock import FileLock
 
 from .. import errors
 from ..bundle.manifest import read_manifest
-from ..engine.devices import place
+from ..engine.devices import choose_placement
 from ..errors import PaliGemmaError, ProviderError
 from ..paligemma import PaliGemma
-from ..resource_errors import resources
+from ..resource_errors import translate_resource_errors
 from .output_parts import Count
-from .shard_runner import Parts, Watch, Work, do_part
+from .shard_runner import Callbacks, Parts, ShardJob, run_part
 
 # Seconds a worker waits for the file of a part: for the system to end the lock of one that died.
 PATIENCE = 120.0
@@ -35,7 +35,7 @@ LONGEST = 500  # characters of an error of Ray's, the last of which say what it 
 class PartWriter:
     """A worker: opens the bundle once, then writes the parts it is given the numbers of."""
 
-    def __init__(self, work: Work) -> None:
+    def __init__(self, work: ShardJob) -> None:
         self._work = work
         self._parts = Parts(work)
 
@@ -54,9 +54,12 @@ class PartWriter:
         (number,) = batch["number"]
         part = self._work.part(int(number))
         try:
-            with resources(str(part.folder)), FileLock(part.folder / f".{part.name}.lock", timeout=PATIENCE):
-                watch = Watch(passed=_ignored, answered=_ignored, stopped=lambda: False)
-                do_part(part, self._parts.items(part.number), self._model, self._work.asking, watch)
+            with (
+                translate_resource_errors(str(part.folder)),
+                FileLock(part.folder / f".{part.name}.lock", timeout=PATIENCE),
+            ):
+                watch = Callbacks(passed=_ignored, answered=_ignored, stopped=lambda: False)
+                run_part(part, self._parts.items(part.number), self._model, self._work.asking, watch)
                 found = part.finished() or Count()
         except PaliGemmaError as error:
             return _result(Count(), type(error).__name__, str(error))
@@ -67,7 +70,9 @@ def _result(count: Count, kind: str = "", message: str = "") -> dict[str, list[i
     return {"rows": [count.rows], "errors": [count.errors], "kind": [kind], "message": [message]}
 
 
-def do_shard_on_ray(work: Work, rows: int, *, watch: Watch, address: str, workers: int | None) -> None:
+def run_shard_on_ray(
+    work: ShardJob, rows: int, *, watch: Callbacks, address: str, workers: int | None
+) -> None:
     """Have a cluster write what is missing of the only shard.
 
     Args:
@@ -96,7 +101,7 @@ def do_shard_on_ray(work: Work, rows: int, *, watch: Watch, address: str, worker
         ray.shutdown()  # leaves the cluster; workers of ours end, their parts go on another time
 
 
-def _missing(work: Work, rows: int, watch: Watch) -> Iterator[int]:
+def _missing(work: ShardJob, rows: int, watch: Callbacks) -> Iterator[int]:
     for number in range(math.ceil(rows / work.part_rows)):
         finished = work.part(number).finished()
         if finished is None:
@@ -135,7 +140,7 @@ def _machines(ray: Any) -> int:
     return max(1, sum(bool(node["Alive"]) for node in ray.nodes()))
 
 
-def _counts(ray: Any, work: Work, missing: list[int], workers: int) -> Iterator[Count]:
+def _counts(ray: Any, work: ShardJob, missing: list[int], workers: int) -> Iterator[Count]:
     """What the parts hold, as they are completed."""
     numbers = ray.data.from_items(
         [{"number": number} for number in missing], override_num_blocks=len(missing)
@@ -155,10 +160,10 @@ def _counts(ray: Any, work: Work, missing: list[int], workers: int) -> Iterator[
         yield Count(int(found["rows"]), int(found["errors"]))
 
 
-def _wants_gpu(work: Work) -> bool:
+def _wants_gpu(work: ShardJob) -> bool:
     """Whether workers are for GPUs: the device says so, or the bundle, or what `auto` finds here."""
     devices = read_manifest(work.bundle).recipe.devices
-    return place(work.device, None, runs_on=devices).device == "cuda"
+    return choose_placement(work.device, None, runs_on=devices).device == "cuda"
 
 
 def _ignored(_count: Count) -> None:

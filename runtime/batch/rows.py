@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 
-from ..detection.parsing import read_objects
+from ..detection.parsing import parse_answer
 from ..errors import ImageError, NumericsError, OptionError, PaliGemmaError, PromptError, ResourceError
 from ..generation.types import FinishReason
-from ..resource_errors import shortage
+from ..resource_errors import resource_problem
 
 # The first that fits; an error of another class than these is a defect of ours or of a library.
 _CODES = {
@@ -21,17 +21,17 @@ _CODES = {
 
 
 @dataclass(frozen=True)
-class Fault:
+class RowError:
     """Why an input has no answer: `image`, `prompt`, `numerics`, `resources`, `input` or `unexpected`."""
 
     code: str
     message: str  # one line
 
     @classmethod
-    def of(cls, error: Exception) -> Fault:
+    def of(cls, error: Exception) -> RowError:
         """What a row says of an error."""
         code = next((code for kind, code in _CODES.items() if isinstance(error, kind)), None)
-        if code is None and (words := shortage(error)):
+        if code is None and (words := resource_problem(error)):
             return cls("resources", words)
         text = str(error) if isinstance(error, PaliGemmaError) else f"{type(error).__name__}: {error}"
         return cls(code or "unexpected", readable(" ".join(text.split())))
@@ -49,7 +49,7 @@ class LabelledBox:
 
 
 @dataclass(frozen=True)
-class Seconds:
+class RowTimings:
     """What a row took. Rows of a batch share their graphs' runs, so theirs is the time of all."""
 
     open: float  # decoding and resizing the picture, in a thread of its own
@@ -72,9 +72,9 @@ class Row:
     boxes: tuple[LabelledBox, ...]
     finish_reason: FinishReason | None
     seed: int | None  # repeats a sampled answer; None for a greedy one, which needs none
-    error: Fault | None
+    error: RowError | None
     warnings: tuple[str, ...]
-    timings: Seconds | None
+    timings: RowTimings | None
     bundle_id: str
 
     def line(self) -> bytes:
@@ -86,7 +86,7 @@ def boxes_in(text: str, width: int, height: int) -> tuple[tuple[LabelledBox, ...
     """The boxes of an answer, in pixels of a picture of that size, and a warning for each malformed one."""
     if "<loc" not in text:
         return (), ()  # a caption may hold a semicolon, too
-    objects = read_objects(text)
+    objects = parse_answer(text)
     found = tuple(LabelledBox(one.label, *one.box.pixels(width, height)) for one in objects.found)
     return found, objects.warnings
 

@@ -12,8 +12,8 @@ from filelock import FileLock, Timeout
 
 from ..atomic_file import sync
 from ..errors import OptionError
-from ..generation.sampling import fresh_seed
-from ..resource_errors import shortage
+from ..generation.sampling import random_seed
+from ..resource_errors import resource_problem
 from .folder import SUFFIXES, write_listing
 from .items import Shard
 from .output_parts import Format
@@ -25,7 +25,7 @@ _OURS = ("part-*-of-*-*.jsonl", "part-*-of-*-*.parquet", ".part-*-of-*-*", f"{LI
 
 
 @dataclass(frozen=True)
-class Record:
+class RunRecord:
     """All that decides rows; `rows` is found out at the start and not compared."""
 
     bundle_id: str
@@ -55,7 +55,9 @@ def input_facts(path: Path) -> tuple[int | None, int | None]:
 
 
 @contextmanager
-def begun(output: Path, wanted: Record, source: Source, shard: Shard, *, force: bool) -> Iterator[Record]:
+def open_run(
+    output: Path, wanted: RunRecord, source: Source, shard: Shard, *, force: bool
+) -> Iterator[RunRecord]:
     """The record of an output, and the right to write a shard of it for as long as the context lasts.
 
     The record is the one that is there, if it asks for the same, or a new one. The system ends the right of
@@ -88,7 +90,7 @@ def begun(output: Path, wanted: Record, source: Source, shard: Shard, *, force: 
                 f"{output}: another process writes shard {shard.index} of {shard.count}; wait for it to end"
             ) from error
         except OSError as error:
-            if shortage(error):
+            if resource_problem(error):
                 raise
             raise OptionError(
                 f"{output}: cannot be written ({error.strerror}); choose another --output"
@@ -96,7 +98,7 @@ def begun(output: Path, wanted: Record, source: Source, shard: Shard, *, force: 
         yield record
 
 
-def _agree(output: Path, wanted: Record, source: Source, *, force: bool) -> Record:
+def _agree(output: Path, wanted: RunRecord, source: Source, *, force: bool) -> RunRecord:
     there = _read(output / RECORD)
     if there is not None and (same := _adopted(wanted, there)) == there:
         return same
@@ -109,7 +111,7 @@ def _agree(output: Path, wanted: Record, source: Source, *, force: bool) -> Reco
     if source.kind == "folder":
         write_listing(source.path, source.listing)
     if wanted.temperature > 0 and wanted.seed is None:
-        wanted = replace(wanted, seed=fresh_seed())
+        wanted = replace(wanted, seed=random_seed())
     record = replace(wanted, rows=count_items(source))
     if record.rows == 0:
         raise OptionError(
@@ -122,26 +124,26 @@ def _agree(output: Path, wanted: Record, source: Source, *, force: bool) -> Reco
     return record
 
 
-def _read(path: Path) -> Record | None:
+def _read(path: Path) -> RunRecord | None:
     try:
-        return Record(**json.loads(path.read_bytes()))
+        return RunRecord(**json.loads(path.read_bytes()))
     except FileNotFoundError:
         return None
     except (ValueError, TypeError) as error:
         raise OptionError(f"{path}: is damaged; choose another --output") from error
 
 
-def _adopted(wanted: Record, there: Record) -> Record:
+def _adopted(wanted: RunRecord, there: RunRecord) -> RunRecord:
     """What is wanted, with what the first run found out or drew."""
     drawn = wanted.temperature > 0 and wanted.seed is None
     return replace(wanted, rows=there.rows, seed=there.seed if drawn else wanted.seed)
 
 
-def _difference(wanted: Record, there: Record | None) -> str:
+def _difference(wanted: RunRecord, there: RunRecord | None) -> str:
     if there is None:
         return f"holds parts of a batch and no {RECORD}"
     ours, theirs = asdict(_adopted(wanted, there)), asdict(there)
-    names = [one.name for one in fields(Record) if ours[one.name] != theirs[one.name]]
+    names = [one.name for one in fields(RunRecord) if ours[one.name] != theirs[one.name]]
     said = ", ".join(f"{name} {theirs[name]!r} and not {ours[name]!r}" for name in names)
     return f"was begun with {said}"
 

@@ -10,12 +10,12 @@ from pathlib import Path
 from ..paligemma import PaliGemma
 from .items import Item, Shard
 from .output_parts import Count, Format, Part, count_of
-from .pipeline import Asking, Model, answers
+from .pipeline import BatchOptions, Model, answer_items
 from .sources import Source, items_of
 
 
 @dataclass(frozen=True)
-class Work:
+class ShardJob:
     """Everything that decides the rows of a shard, and how they are made; goes to other machines as it is."""
 
     source: Source
@@ -23,7 +23,7 @@ class Work:
     shard: Shard
     format: Format
     part_rows: int
-    asking: Asking
+    asking: BatchOptions
     bundle: Path
     device: str
     threads: int | None
@@ -41,7 +41,7 @@ class Work:
 
 
 @dataclass(frozen=True)
-class Watch:
+class Callbacks:
     """Who is told of rows, and says when to stop."""
 
     passed: Callable[[Count], object]  # rows of an earlier run
@@ -52,7 +52,7 @@ class Watch:
 class Parts:
     """Items of a shard, a part at a time: forward as they come, backward by starting again."""
 
-    def __init__(self, work: Work) -> None:
+    def __init__(self, work: ShardJob) -> None:
         self._work = work
         self._start()
 
@@ -75,7 +75,7 @@ class Parts:
             yield item
 
 
-def do_shard(work: Work, model: Model, watch: Watch) -> None:
+def run_shard(work: ShardJob, model: Model, watch: Callbacks) -> None:
     """Answer what is left of a shard, or as much of it as there is time for.
 
     Raises:
@@ -87,11 +87,13 @@ def do_shard(work: Work, model: Model, watch: Watch) -> None:
         first = next(items, None)
         if first is None or watch.stopped():
             return
-        do_part(work.part(number), chain([first], items), model, work.asking, watch)
+        run_part(work.part(number), chain([first], items), model, work.asking, watch)
 
 
-def do_part(part: Part, items: Iterator[Item], model: Model, asking: Asking, watch: Watch) -> Count:
-    """Write what is left of a part, unless the watch says stop before that; raises as `do_shard`.
+def run_part(
+    part: Part, items: Iterator[Item], model: Model, asking: BatchOptions, watch: Callbacks
+) -> Count:
+    """Write what is left of a part, unless the watch says stop before that; raises as `run_shard`.
 
     Returns:
         What was written now, and not in an earlier run.
@@ -102,7 +104,7 @@ def do_part(part: Part, items: Iterator[Item], model: Model, asking: Asking, wat
     begun = part.begun()
     watch.passed(begun)
     written = Count()
-    for rows in answers(model, islice(items, begun.rows, None), asking):
+    for rows in answer_items(model, islice(items, begun.rows, None), asking):
         part.append(rows)
         written += count_of(rows)
         watch.answered(count_of(rows))

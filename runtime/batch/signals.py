@@ -13,13 +13,13 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _SAID = b"finishing the batch in hand; a second signal ends at once\n"
 
 
-class Stop:
+class GracefulShutdown:
     """Whether a signal came, while it is used as a context."""
 
     def __init__(self) -> None:
         self._number: int | None = None
 
-    def __enter__(self) -> Stop:
+    def __enter__(self) -> GracefulShutdown:
         """Listen."""
         self._before = {number: signal.signal(number, self._came) for number in _SIGNALS}
         return self

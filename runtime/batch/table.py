@@ -14,7 +14,7 @@ from pathlib import Path
 from ..errors import OptionError
 from .items import Item
 from .parquet import parquet
-from .rows import Fault, readable
+from .rows import RowError, readable
 
 PARQUET_ROWS = 16  # read at a time: encoded pictures are megabytes
 
@@ -93,16 +93,16 @@ def _item(cells: Mapping[str, object], number: int, base: Path, prompt: str | No
     named = isinstance(name, str | int) and not isinstance(name, bool)
     item_id = readable(str(name)) if named else path or f"row-{number}"
     if own is not None and not isinstance(own, str):
-        fault = Fault("input", f"row {number}: `prompt` is {type(own).__name__}, not text")
+        fault = RowError("input", f"row {number}: `prompt` is {type(own).__name__}, not text")
         return Item(item_id, path, None, fault)
     asked = prompt if own is None else own
     if isinstance(encoded, bytes):
         return Item(item_id, path, asked, encoded)
     if isinstance(image, str):
         return Item(item_id, path, asked, base / image)
-    fault = Fault("input", f"row {number}: `image` is missing, or neither a path nor an encoded picture")
+    fault = RowError("input", f"row {number}: `image` is missing, or neither a path nor an encoded picture")
     return Item(item_id, None, asked, fault)
 
 
 def _unreadable(number: int, why: str) -> Item:
-    return Item(f"row-{number}", None, None, Fault("input", readable(why)))
+    return Item(f"row-{number}", None, None, RowError("input", readable(why)))

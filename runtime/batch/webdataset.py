@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 from ..errors import OptionError
 from .folder import SUFFIXES
 from .items import Item, Slice
-from .rows import Fault, readable
+from .rows import RowError, readable
 
 MOST_TEXT = 1 << 20  # bytes of a `.json` or `.txt` member; a longer one is no prompt
 
@@ -75,9 +75,9 @@ def _item(key: str, members: list[_Member], prompt: str | None) -> Item:
     try:
         asked = _prompt(members, prompt)
     except ValueError as error:
-        return Item(key, path, None, Fault("input", readable(f"{key}: {error}")))
+        return Item(key, path, None, RowError("input", readable(f"{key}: {error}")))
     if picture is None:
-        return Item(key, None, asked, Fault("input", f"{key}: has no member with a picture's suffix"))
+        return Item(key, None, asked, RowError("input", f"{key}: has no member with a picture's suffix"))
     return Item(key, path, asked, picture.place)
 
 

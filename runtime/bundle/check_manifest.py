@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from pathlib import PurePosixPath, PureWindowsPath
 
-from .schema import MASK_SIDE, SEGMENTS, Manifest, TensorSpec
+from .schema import MASK_SIZE, SEG_TOKENS_PER_MASK, Manifest, TensorSpec
 
 Shape = tuple[int | None, ...]  # None: a dimension that varies
 
@@ -102,8 +102,8 @@ def _check_graphs(manifest: Manifest) -> None:
     _check_tensors("decode", graphs.decode.inputs, step)
     _check_tensors("decode", graphs.decode.outputs, {"logits": logits, **slots("present")})
     if (masks := graphs.mask_decoder) is not None:
-        _check_tensors("mask_decoder", masks.inputs, {"codes": (None, SEGMENTS)})
-        _check_tensors("mask_decoder", masks.outputs, {"masks": (None, MASK_SIDE, MASK_SIDE)})
+        _check_tensors("mask_decoder", masks.inputs, {"codes": (None, SEG_TOKENS_PER_MASK)})
+        _check_tensors("mask_decoder", masks.outputs, {"masks": (None, MASK_SIZE, MASK_SIZE)})
 
     if not manifest.recipe.devices:
         raise ValueError("recipe.devices is empty, so the bundle would run nowhere")

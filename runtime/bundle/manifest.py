@@ -22,7 +22,7 @@ ID_LENGTH = 32  # hexadecimal digits of a bundle id: 128 bits
 MAX_MANIFEST_BYTES = 4 << 20  # a manifest of a 46-layer model is 60 kB
 
 
-def identity(manifest: Manifest) -> str:
+def compute_bundle_id(manifest: Manifest) -> str:
     """A bundle's id: a hash of all its manifest says but that id, and the graph files, which carry it.
 
     The digests of the graphs as they were without the id stand for those files.
@@ -55,7 +55,7 @@ def read_manifest(folder: Path) -> Manifest:
     try:
         manifest = dacite.from_dict(Manifest, data, dacite.Config(strict=True))
         check_manifest(manifest)
-        if identity(manifest) != manifest.bundle_id:
+        if compute_bundle_id(manifest) != manifest.bundle_id:
             raise ValueError("is altered: what it says does not give its bundle_id")
     except dacite.UnexpectedDataError as error:
         problem = f"has a field that is not known, {sorted(map(ascii, error.keys))[0]}"

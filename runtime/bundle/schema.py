@@ -129,7 +129,7 @@ class Matrices:
 
 
 @dataclass(frozen=True)
-class Recipe:
+class PrecisionFacts:
     """How the numbers are stored."""
 
     precision: str
@@ -173,7 +173,7 @@ class Manifest:
     tokens: TokenFacts
     cache: CacheFacts
     graphs: Graphs
-    recipe: Recipe
+    recipe: PrecisionFacts
     generation: GenerationDefaults
     producer: Producer
     files: dict[str, FileSpec]
@@ -186,7 +186,7 @@ class Manifest:
         return json.dumps(content, indent=2) + "\n"
 
 
-SEGMENTS = 16  # codes of a mask, 4 x 4, row by row
+SEG_TOKENS_PER_MASK = 16  # codes of a mask, 4 x 4, row by row
 
 
-MASK_SIDE = 64  # pixels of a decoded mask, both ways, before it is resized to its box
+MASK_SIZE = 64  # pixels of a decoded mask, both ways, before it is resized to its box

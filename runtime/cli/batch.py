@@ -15,17 +15,17 @@ import numpy as np
 from ..batch.items import Shard
 from ..batch.output_parts import Count, Format
 from ..batch.parquet import parquet
-from ..batch.pipeline import Asking
+from ..batch.pipeline import BatchOptions
 from ..batch.progress import Progress
-from ..batch.ray_engine import do_shard_on_ray
-from ..batch.run_record import LISTING, Record, begun, input_facts
-from ..batch.shard_runner import Watch, Work, do_shard
-from ..batch.signals import Stop
+from ..batch.ray_engine import run_shard_on_ray
+from ..batch.run_record import LISTING, RunRecord, input_facts, open_run
+from ..batch.shard_runner import Callbacks, ShardJob, run_shard
+from ..batch.signals import GracefulShutdown
 from ..batch.sources import Source, kind_of
 from ..bundle.manifest import read_manifest
 from ..bundle.schema import Manifest
 from ..errors import FailedRowsError, OptionError
-from ..generation.plan import plan
+from ..generation.plan import plan_batch
 from ..generation.types import Options, Request
 from ..image.picture import Picture
 from ..text.tokenizer import PromptTokenizer
@@ -129,7 +129,7 @@ def batch(
     )
     _check(options, seed, prompt, manifest, model)
     size, modified = input_facts(path)
-    wanted = Record(
+    wanted = RunRecord(
         bundle_id=manifest.bundle_id,
         input=str(path),
         input_bytes=size,
@@ -147,25 +147,25 @@ def batch(
         num_shards=num_shards,
     )
     shard = Shard(shard_index, num_shards)
-    with Stop() as stop, begun(output, wanted, source, shard, force=force) as record:
-        work = Work(
+    with GracefulShutdown() as stop, open_run(output, wanted, source, shard, force=force) as record:
+        work = ShardJob(
             source=source,
             output=output,
             shard=shard,
             format=record.format,
             part_rows=part_rows,
-            asking=Asking(options, record.seed, batch_size, decoders),
+            asking=BatchOptions(options, record.seed, batch_size, decoders),
             bundle=Path(os.path.abspath(model)),  # noqa: PTH100
             device=device,
             threads=threads,
             memory_limit=gpu_memory,
         )
         if engine == "ray":
-            do = partial(do_shard_on_ray, work, record.rows, address=ray_address, workers=workers)
+            do = partial(run_shard_on_ray, work, record.rows, address=ray_address, workers=workers)
         else:
-            do = partial(do_shard, work, work.open())
+            do = partial(run_shard, work, work.open())
         with Progress(round(record.rows / num_shards), exact=num_shards == 1) as progress:
-            do(watch=Watch(progress.passed, _limited(progress, max_error_rate), stop))
+            do(watch=Callbacks(progress.passed, _limited(progress, max_error_rate), stop))
         if json:
             click.echo(dumps(_summary(progress, record)))
         stop.raise_if_stopped()
@@ -182,7 +182,7 @@ def _check(options: Options, seed: int | None, prompt: str | None, manifest: Man
     tokenizer = PromptTokenizer.load(bundle / manifest.tokens.file)
     if prompt is None:  # each row has its own, and is checked when it comes
         prompt, options = "", {**options, "constrained": False}
-    plan([Request(blank, prompt, seed)], options, manifest, tokenizer, device="", load_s=0.0)
+    plan_batch([Request(blank, prompt, seed)], options, manifest, tokenizer, device="", load_s=0.0)
 
 
 def _limited(progress: Progress, most: float | None) -> Callable[[Count], None]:
@@ -200,7 +200,7 @@ def _limited(progress: Progress, most: float | None) -> Callable[[Count], None]:
     return answered
 
 
-def _summary(progress: Progress, record: Record) -> dict[str, Any]:
+def _summary(progress: Progress, record: RunRecord) -> dict[str, Any]:
     return {
         "rows": progress.all.rows,
         "errors": progress.all.errors,

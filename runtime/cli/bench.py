@@ -9,8 +9,8 @@ from statistics import median
 
 import click
 
-from ..console import say
-from ..diagnostics.benchmark import Benchmark, Cost, peak_bytes, pictures_for
+from ..console import echo_stderr
+from ..diagnostics.benchmark import Benchmark, Cost, images_for, peak_bytes
 from ..paligemma import PaliGemma
 from .completion import complete_folders
 from .options import DEVICE, GPU_MEMORY, THREADS
@@ -77,13 +77,13 @@ def bench(
     Every answer has as many tokens as --tokens says, whatever the model would say. One request that is not
     counted comes first.
     """
-    pictures = pictures_for(image, max(batches))
+    pictures = images_for(image, max(batches))
     model = PaliGemma.load(bundle, device=device, threads=threads, memory_limit=gpu_memory)
     benchmark = Benchmark(model)
     benchmark.ask(pictures[:1], PROMPT, tokens)
     costs: dict[int, list[Cost]] = {size: [] for size in dict.fromkeys((1, *batches))}
     for number in range(rounds):
-        say(f"round {number + 1} of {rounds}")
+        echo_stderr(f"round {number + 1} of {rounds}")
         for size, found in costs.items():
             found.append(benchmark.ask(pictures[:size], PROMPT, tokens))
     figures = figures_of(model, costs, batches)

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import click
 
 from ..cancellation import Cancellation
-from ..console import say
+from ..console import echo_stderr
 from ..detection.detections import Detections
 from ..paligemma import PaliGemma
 from .options import (
@@ -27,7 +27,7 @@ from .options import (
     options_of,
     sampling,
 )
-from .output_image import picture_file
+from .output_image import output_image
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -109,7 +109,7 @@ def _run(
         max_image_pixels=max_image_pixels,
         cancel=cancel,
     )
-    with picture_file(draw, "--draw") if draw is not None else nullcontext() as save:
+    with output_image(draw, "--draw") if draw is not None else nullcontext() as save:
         loaded = PaliGemma.load(
             model,
             device=device,
@@ -126,7 +126,7 @@ def _run(
             finally:
                 cancel.cancel()
         for warning in found.warnings:
-            say(f"warning: {warning}")
+            echo_stderr(f"warning: {warning}")
         try:
             if save is not None:
                 save(found.drawn())

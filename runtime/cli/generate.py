@@ -12,7 +12,7 @@ from pathlib import Path
 import click
 
 from ..cancellation import Cancellation
-from ..console import say
+from ..console import echo_stderr
 from ..generation.types import Generation
 from ..paligemma import PaliGemma, Stream
 from .options import (
@@ -88,7 +88,7 @@ def generate(
     )
     stream = loaded.stream(list(image), prompt, **options)
     for warning in stream.result.warnings:
-        say(f"warning: {warning}")
+        echo_stderr(f"warning: {warning}")
 
     live = not (json or no_stream)
     try:

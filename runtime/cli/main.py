@@ -13,9 +13,9 @@ from typing import Any
 
 import click
 
-from ..console import say
+from ..console import echo_stderr
 from ..errors import ProviderError
-from .process import let_go, run_command, take_over
+from .process import flush_or_discard, install_handlers, run_command
 
 VARIABLES = "PALIGEMMA_ONNX"  # how the names of variables begin that set options
 # name -> module, extra it needs, one line of help
@@ -119,8 +119,8 @@ def cli(debug: bool) -> None:
 
 def main() -> None:
     """Entry point of `paligemma-onnx`."""
-    take_over()
-    warnings.showwarning = lambda message, *_, **__: say(f"warning: {message}")
+    install_handlers()
+    warnings.showwarning = lambda message, *_, **__: echo_stderr(f"warning: {message}")
     code = run_command(lambda: cli.main(prog_name="paligemma-onnx", standalone_mode=False))
-    let_go()
+    flush_or_discard()
     sys.exit(code)

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import click
 
 from ..cancellation import Cancellation
-from ..engine.devices import MOST_THREADS
+from ..engine.devices import MAX_THREADS
 from ..generation.types import Options
 from ..image.open import DEFAULT_MAX_PIXELS
 from .completion import complete_folders
@@ -28,7 +28,7 @@ MAX_NEW_TOKENS = click.option("--max-new-tokens", type=int, help="Of an answer. 
 DEVICE = click.option("--device", type=DeviceType(), default="auto", help="auto, cpu, cuda or cuda:N.")
 GPU_MEMORY = click.option("--gpu-memory", type=AmountType(), help="Most to take, as 12GiB.")
 THREADS = click.option(
-    "--threads", type=click.IntRange(1, MOST_THREADS), help="Threads of the CPU.  [default: all]"
+    "--threads", type=click.IntRange(1, MAX_THREADS), help="Threads of the CPU.  [default: all]"
 )
 MAX_IMAGE_PIXELS = click.option(
     "--max-image-pixels", type=int, default=DEFAULT_MAX_PIXELS, help="Refuse larger images."

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from ..atomic_file import replaced_file
+from ..atomic_file import write_atomically
 from ..errors import OptionError
 
 KINDS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
@@ -18,7 +18,7 @@ LONGEST_SIDE = {"JPEG": 65_500, "WEBP": 16_383}
 
 
 @contextmanager
-def picture_file(path: Path, option: str) -> Iterator[Callable[[Image.Image], None]]:
+def output_image(path: Path, option: str) -> Iterator[Callable[[Image.Image], None]]:
     """A function that writes a picture; until it is called, what was there stays.
 
     Args:
@@ -32,7 +32,7 @@ def picture_file(path: Path, option: str) -> Iterator[Callable[[Image.Image], No
     kind = KINDS.get(path.suffix.lower())
     if kind is None:
         raise OptionError(f"{path}: its name must end in one of {', '.join(KINDS)}; choose another {option}")
-    with replaced_file(path, option) as write:
+    with write_atomically(path, option) as write:
 
         def save(picture: Image.Image) -> None:
             longest = LONGEST_SIDE.get(kind)

@@ -12,8 +12,8 @@ from types import FrameType
 
 import click
 
-from ..console import Terminated, say
-from ..resource_errors import shortage
+from ..console import Terminated, echo_stderr
+from ..resource_errors import resource_problem
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 TERMINATED = 143  # 128 + SIGTERM
@@ -36,7 +36,7 @@ def run_command(command: Callable[[], object], *, debug: bool = False) -> int:
     except click.ClickException as error:
         context = error.ctx if isinstance(error, click.UsageError) else None
         page = f" (see `{context.command_path} --help`)" if context else ""
-        say(f"error: {error.format_message().rstrip('.')}{page}")
+        echo_stderr(f"error: {error.format_message().rstrip('.')}{page}")
         code = error.exit_code
     except click.exceptions.Exit as error:
         code = error.exit_code
@@ -49,12 +49,12 @@ def run_command(command: Callable[[], object], *, debug: bool = False) -> int:
     except Exception as error:
         if debug:
             click.echo("".join(traceback.format_exception(error)), err=True, nl=False)
-        code, message = _verdict(error)
-        say(f"error: {message}")
+        code, message = exit_code_and_message(error)
+        echo_stderr(f"error: {message}")
     return code if isinstance(code, int) else 0
 
 
-def take_over() -> None:
+def install_handlers() -> None:
     """Prepare the process: SIGTERM ends it as Ctrl-C does, no character is too strange for a terminal, and
     who wants no colours gets none."""
     signal.signal(signal.SIGTERM, _terminate)
@@ -68,7 +68,7 @@ def take_over() -> None:
             stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
 
 
-def let_go() -> None:
+def flush_or_discard() -> None:
     """Write out what is buffered, or drop it if nobody takes it: Python would complain of that at exit."""
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:
@@ -78,12 +78,12 @@ def let_go() -> None:
                 os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
-def _verdict(error: Exception) -> tuple[int, str]:
+def exit_code_and_message(error: Exception) -> tuple[int, str]:
     """Exit code and message."""
     code = getattr(error, "exit_code", None)
     if isinstance(code, int):
         return code, str(error)
-    if words := shortage(error):
+    if words := resource_problem(error):
         return RESOURCES, words
     return (
         UNEXPECTED,

@@ -14,11 +14,11 @@ from PIL import Image
 from ..cancellation import Cancellation
 from ..errors import NumericsError, PromptError
 from ..generation.types import Generation
-from ..graphs.model_runner import Runner
+from ..graphs.model_runner import ModelRunner
 from .detection import Detection
 from .drawing import draw
 from .masks import Mask
-from .parsing import Found, read_objects
+from .parsing import ParsedObject, parse_answer
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Detections(Sequence[Detection]):
         return file.getvalue()
 
 
-def detections(generation: Generation, image: Image.Image, runner: Runner, *, masks: bool) -> Detections:
+def detections(generation: Generation, image: Image.Image, runner: ModelRunner, *, masks: bool) -> Detections:
     """Read an answer, and decode its masks where they are wanted.
 
     Args:
@@ -79,7 +79,7 @@ def detections(generation: Generation, image: Image.Image, runner: Runner, *, ma
         BundleError: masks are wanted, and the bundle has no mask decoder.
         NumericsError: it answered with values that are not numbers.
     """
-    read, size = read_objects(generation.text), image.size
+    read, size = parse_answer(generation.text), image.size
     coded = [found.codes for found in read.found if masks and found.codes is not None]
     decoded = runner.decode_masks(np.array(coded, dtype=np.int64), Cancellation()) if coded else np.zeros(0)
     if not np.isfinite(decoded).all():
@@ -89,7 +89,7 @@ def detections(generation: Generation, image: Image.Image, runner: Runner, *, ma
         )
     levels: Iterator[NDArray[np.float32]] = iter(decoded)
 
-    def detection(found: Found) -> Detection:
+    def detection(found: ParsedObject) -> Detection:
         mask = Mask(next(levels), found.box, *size) if masks and found.codes is not None else None
         return Detection(found.label, found.box, found.box.pixels(*size), mask)
 

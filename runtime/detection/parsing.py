@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from ..bundle.schema import SEGMENTS
+from ..bundle.schema import SEG_TOKENS_PER_MASK
 from ..text.special_tokens import LAST_LOCATION, LAST_SEGMENT
 
 _LOCATION = r"<loc([0-9]{4})>"  # \d would take the digits of every script
@@ -32,7 +32,7 @@ class Box:
 
 
 @dataclass(frozen=True)
-class Found:
+class ParsedObject:
     """One object."""
 
     label: str
@@ -41,26 +41,26 @@ class Found:
 
 
 @dataclass(frozen=True)
-class Objects:
+class ParsedAnswer:
     """All objects of an answer, in the order written."""
 
-    found: tuple[Found, ...]
+    found: tuple[ParsedObject, ...]
     warnings: tuple[str, ...]  # one for each group that is no object
 
 
-def read_objects(text: str) -> Objects:
+def parse_answer(text: str) -> ParsedAnswer:
     """Read the objects in an answer of `detect` or `segment`; never raises."""
-    found, warnings = list[Found](), list[str]()
+    found, warnings = list[ParsedObject](), list[str]()
     for group in filter(None, (part.strip() for part in text.split(";"))):
         one = _read(group)
-        if isinstance(one, Found):
+        if isinstance(one, ParsedObject):
             found.append(one)
         else:
             warnings.append(f"{group[:80]!r} {one}")
-    return Objects(tuple(found), tuple(warnings))
+    return ParsedAnswer(tuple(found), tuple(warnings))
 
 
-def _read(group: str) -> Found | str:
+def _read(group: str) -> ParsedObject | str:
     """One object, or what is wrong with it."""
     match = _OBJECT.fullmatch(group)
     if match is None:
@@ -72,7 +72,7 @@ def _read(group: str) -> Found | str:
     if bottom <= top or right <= left:
         return "is a box without area"
     codes = tuple(int(code) for code in re.findall(r"[0-9]{3}", segments))
-    if codes and (len(codes) != SEGMENTS or max(codes) > LAST_SEGMENT):
-        return f"has not {SEGMENTS} <seg> tokens of 0 to {LAST_SEGMENT}"
+    if codes and (len(codes) != SEG_TOKENS_PER_MASK or max(codes) > LAST_SEGMENT):
+        return f"has not {SEG_TOKENS_PER_MASK} <seg> tokens of 0 to {LAST_SEGMENT}"
     shares = (edge / LAST_LOCATION for edge in (top, left, bottom, right))
-    return Found(label.strip(), Box(*shares), codes or None)
+    return ParsedObject(label.strip(), Box(*shares), codes or None)

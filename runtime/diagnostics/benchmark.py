@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from ..errors import OptionError
 from ..generation.types import Request
-from ..graphs.onnx_runner import GraphRunner
+from ..graphs.onnx_runner import OnnxModelRunner
 from ..image.open import ImageInput, open_image
 from ..paligemma import PaliGemma
 
@@ -92,7 +92,7 @@ class Benchmark:
     """A loaded bundle whose sessions are timed, and whose answers are as long as they are asked to be."""
 
     def __init__(self, model: PaliGemma) -> None:
-        if not isinstance(model.runner, GraphRunner):
+        if not isinstance(model.runner, OnnxModelRunner):
             raise TypeError(f"only graphs are timed, not {type(model.runner).__name__}")
         if model.runner.vision is None:
             raise ValueError("a vision graph that is opened for each request has no session to time")
@@ -146,7 +146,7 @@ class Benchmark:
         )
 
 
-def pictures_for(source: ImageInput | None, count: int) -> list[NDArray[np.uint8]]:
+def images_for(source: ImageInput | None, count: int) -> list[NDArray[np.uint8]]:
     """So many pictures, uint8[H, W, 3], made from one by changes of its lowest bits; None: from a drawn one.
 
     No two are alike, since equal pictures of a request are looked at once.

@@ -9,9 +9,9 @@ from typing import Literal
 import numpy as np
 
 from ..bundle.schema import Manifest
-from ..engine.device_tensor import HELD
+from ..engine.device_tensor import NUMPY_STORAGE
 from ..engine.nvidia_driver import Gpu, this_driver
-from ..graphs.buffer_pool import SMALLEST
+from ..graphs.buffer_pool import MIN_SLOTS
 from .machine import Machine
 
 FLOAT32 = 4  # bytes
@@ -58,7 +58,14 @@ class CacheSize:
 def cache_bytes(manifest: Manifest, tokens: int) -> int:
     """Memory of the key-value cache of one request that holds so many tokens."""
     cache = manifest.cache
-    return 2 * cache.layers * cache.heads * cache.head_dim * np.dtype(HELD[cache.dtype]).itemsize * tokens
+    return (
+        2
+        * cache.layers
+        * cache.heads
+        * cache.head_dim
+        * np.dtype(NUMPY_STORAGE[cache.dtype]).itemsize
+        * tokens
+    )
 
 
 def one_picture(manifest: Manifest) -> int:
@@ -117,7 +124,7 @@ def _on_device(manifest: Manifest, gpus: Sequence[Gpu]) -> MemoryEstimate:
         for name, spec in manifest.files.items()
         if name.endswith(".data") and (masks is None or not name.startswith(masks.file.partition(".")[0]))
     )
-    cache = cache_bytes(manifest, min(max(SMALLEST, one_picture(manifest)), manifest.model.context_length))
+    cache = cache_bytes(manifest, min(max(MIN_SLOTS, one_picture(manifest)), manifest.model.context_length))
     total, there = weights + cache + REST_ON_DEVICE, gpus[0].memory_bytes if gpus else None
     return MemoryEstimate(
         weights="device",

@@ -9,8 +9,8 @@ from ..bundle.graph_interface import check_file
 from ..bundle.integrity import check_every_byte
 from ..bundle.manifest import read_manifest
 from ..bundle.schema import Manifest
-from ..engine.devices import place
-from ..graphs.onnx_runner import GraphRunner
+from ..engine.devices import choose_placement
+from ..graphs.onnx_runner import OnnxModelRunner
 
 
 def verify(folder: Path, progress: Callable[[str], object]) -> Manifest:
@@ -23,7 +23,7 @@ def verify(folder: Path, progress: Callable[[str], object]) -> Manifest:
     check_every_byte(folder, manifest, progress)
     progress("checking graphs")
     if "cpu" in manifest.recipe.devices:
-        GraphRunner.open(folder, manifest, place("cpu", None))
+        OnnxModelRunner.open(folder, manifest, choose_placement("cpu", None))
     else:  # the device may not be here, and would take its time
         for graph in manifest.graphs.every:
             check_file(folder / graph.file, graph, manifest.bundle_id)

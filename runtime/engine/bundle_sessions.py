@@ -10,12 +10,12 @@ from typing import Any
 from ..bundle.schema import GraphSpec, Manifest
 from .cuda_provider import check_gpu
 from .devices import Placement
-from .memory import trim
+from .memory import trim_heap
 from .session import open_session
-from .shared_weights import DeviceWeights, load_weights
+from .shared_weights import SharedWeights, load_shared_weights
 
 
-def is_recorded(manifest: Manifest, placement: Placement) -> bool:
+def uses_cuda_graph(manifest: Manifest, placement: Placement) -> bool:
     """Whether steps are recorded and played back: on a GPU, where the cache stays what and where it is."""
     return placement.device == "cuda" and manifest.cache.update == "in_place"
 
@@ -26,14 +26,14 @@ def open_sessions(
     manifest: Manifest,
     placement: Placement,
     prepared: Path | None,
-) -> tuple[dict[str, Any], DeviceWeights | None]:
+) -> tuple[dict[str, Any], SharedWeights | None]:
     """Sessions by their graph's digest, and weights that two of them share on a GPU.
 
-    Raises what `open_session`, `load_weights` and `check_gpu` raise.
+    Raises what `open_session`, `load_shared_weights` and `check_gpu` raise.
     """
     if placement.device == "cuda":
         check_gpu(placement.index, manifest.cache.dtype)
-    weights = load_weights(folder, manifest, placement)
+    weights = load_shared_weights(folder, manifest, placement)
 
     def opened(graph: GraphSpec) -> Any:
         return open_session(
@@ -43,14 +43,14 @@ def open_sessions(
             _place(graph, manifest, placement),
             prepared=prepared,
             initializers={} if weights is None else weights.tensors.get(graph.digest, {}),
-            recorded=is_recorded(manifest, placement) and graph == manifest.graphs.decode,
+            recorded=uses_cuda_graph(manifest, placement) and graph == manifest.graphs.decode,
         )
 
     # Each takes its time with one thread: to bring weights into the order that its kernels read.
     with ThreadPoolExecutor(len(graphs)) as threads:
         futures = {graph.digest: threads.submit(opened, graph) for graph in graphs}
     sessions = {digest: session.result() for digest, session in futures.items()}
-    trim()
+    trim_heap()
     return sessions, weights
 
 

@@ -18,7 +18,7 @@ from threading import Lock, RLock
 from typing import Any
 
 from ..errors import PaliGemmaError, ProviderError, ResourceError
-from ..resource_errors import shortage
+from ..resource_errors import resource_problem
 from .int8_overflow import PROBE
 from .nvidia_driver import LIBRARY, Driver, this_driver
 
@@ -66,7 +66,7 @@ def provider_options(index: int, *, recorded: bool) -> dict[str, str]:
     }
 
 
-def alone(device: str) -> AbstractContextManager[object]:
+def device_lock(device: str) -> AbstractContextManager[object]:
     """To be held while a device is asked for something; nothing on a CPU."""
     return _asking if device == "cuda" else nullcontext()
 
@@ -97,10 +97,10 @@ def _start(ort: Any, index: int) -> None:
         if session.get_providers()[0] == PROVIDER:
             return
     except Exception as error:  # the engine has no common base for what it raises
-        if words := shortage(error, device="cuda"):
+        if words := resource_problem(error, device="cuda"):
             raise ResourceError(words) from error
         cause = error
-    raise ProviderError(f"CUDA does not start: {why_not(ort, index, cause)}") from cause
+    raise ProviderError(f"CUDA does not start: {diagnose_startup(ort, index, cause)}") from cause
 
 
 @cache
@@ -142,7 +142,7 @@ def _make_arena(ort: Any, index: int, limit: int) -> None:
     ort.create_and_register_allocator_v2(PROVIDER, where, options, arena)
 
 
-def trouble(error: BaseException, what: str, device: str) -> PaliGemmaError | None:
+def to_public_error(error: BaseException, what: str, device: str) -> PaliGemmaError | None:
     """An error of the engine's as one of ours, where memory or the GPU is the matter.
 
     Args:
@@ -150,20 +150,20 @@ def trouble(error: BaseException, what: str, device: str) -> PaliGemmaError | No
         what: was being done.
         device: where.
     """
-    if words := shortage(error, device=device):
+    if words := resource_problem(error, device=device):
         return ResourceError(f"{what}: {words}")
-    if device == "cuda" and (words := failure(error)):
+    if device == "cuda" and (words := cuda_error_text(error)):
         return ProviderError(f"{what}: the GPU failed, {words}; see `paligemma-onnx doctor`")
     return None
 
 
-def failure(error: BaseException) -> str | None:
+def cuda_error_text(error: BaseException) -> str | None:
     """What CUDA says went wrong, without the engine's file names; None where it was not CUDA."""
     found = _FAILURE.search(str(error))
     return found[1].strip() if found else None
 
 
-def why_not(ort: Any, index: int, error: BaseException | None = None) -> str:
+def diagnose_startup(ort: Any, index: int, error: BaseException | None = None) -> str:
     """Why CUDA does not start on a GPU, and what mends it, in one line.
 
     Args:
@@ -182,7 +182,7 @@ def why_not(ort: Any, index: int, error: BaseException | None = None) -> str:
     if index >= count:
         there = "cuda" if count == 1 else f"cuda:0 to cuda:{count - 1}"
         return f"there is no GPU {index}, only {there}"
-    words = failure(error) if error is not None else None
+    words = cuda_error_text(error) if error is not None else None
     return words or "the engine does not say why; its version and the driver's may not fit"
 
 

@@ -12,14 +12,14 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from ..bundle.onnx_reader import DTYPES
-from .cuda_provider import alone, trouble
+from .cuda_provider import device_lock, to_public_error
 from .devices import Placement
-from .memory import WORD, take
+from .memory import INT64_BYTES, allocate
 from .ort import import_onnxruntime
 
 DType = Literal["float32", "bfloat16", "float16", "int64", "uint8"]
 # How NumPy holds each, which has no bfloat16.
-HELD: dict[DType, DTypeLike] = {
+NUMPY_STORAGE: dict[DType, DTypeLike] = {
     "float32": np.float32,
     "bfloat16": np.uint16,
     "float16": np.float16,
@@ -30,7 +30,7 @@ ONNX_TYPES = {dtype: number for number, dtype in DTYPES.items()}
 
 
 @dataclass(frozen=True)
-class Tensor:
+class DeviceTensor:
     """A tensor in memory of its own, or in a part of it; whoever has one keeps the memory."""
 
     memory: Any  # OrtValue: on a CPU of the type that NumPy holds, on a GPU of int64, whole words
@@ -40,7 +40,7 @@ class Tensor:
     offset: int = 0  # bytes from the start of the memory
 
     @classmethod
-    def empty(cls, shape: Sequence[int], dtype: DType, placement: Placement, what: str) -> Tensor:
+    def empty(cls, shape: Sequence[int], dtype: DType, placement: Placement, what: str) -> DeviceTensor:
         """New memory that holds anything.
 
         Raises:
@@ -48,20 +48,20 @@ class Tensor:
         """
         with _asked(what, placement.device):
             if placement.device == "cpu":
-                return cls.holding(np.empty(shape, HELD[dtype]), dtype, placement, what)
-            size = math.prod(shape) * np.dtype(HELD[dtype]).itemsize
-            return cls(take(size, placement), dtype, tuple(shape), placement)
+                return cls.holding(np.empty(shape, NUMPY_STORAGE[dtype]), dtype, placement, what)
+            size = math.prod(shape) * np.dtype(NUMPY_STORAGE[dtype]).itemsize
+            return cls(allocate(size, placement), dtype, tuple(shape), placement)
 
     @classmethod
-    def zeros(cls, shape: Sequence[int], dtype: DType, placement: Placement, what: str) -> Tensor:
+    def zeros(cls, shape: Sequence[int], dtype: DType, placement: Placement, what: str) -> DeviceTensor:
         """New memory with zeros in it, the CPU's not touched until it is written; raises ResourceError."""
         if placement.device != "cpu":
             return cls.empty(shape, dtype, placement, what)  # it is of zeros
         with _asked(what, placement.device):
-            return cls.holding(np.zeros(shape, HELD[dtype]), dtype, placement, what)
+            return cls.holding(np.zeros(shape, NUMPY_STORAGE[dtype]), dtype, placement, what)
 
     @classmethod
-    def holding(cls, content: NDArray[Any], dtype: DType, placement: Placement, what: str) -> Tensor:
+    def holding(cls, content: NDArray[Any], dtype: DType, placement: Placement, what: str) -> DeviceTensor:
         """What NumPy holds: on a CPU its own memory, on a GPU a copy; raises ResourceError."""
         if placement.device != "cpu":
             tensor = cls.empty(content.shape, dtype, placement, what)
@@ -79,15 +79,15 @@ class Tensor:
     def put(self, content: NDArray[Any]) -> None:
         """Overwrite all of the memory, which is of the content's size."""
         whole = np.ascontiguousarray(content)
-        with alone(self.placement.device):
+        with device_lock(self.placement.device):
             self.memory.update_inplace(whole if self.placement.device == "cpu" else _as_words(whole))
 
     def held(self) -> NDArray[Any]:
         """The numbers as NumPy holds them: on a CPU the memory itself, and only as long as it is there."""
-        with alone(self.placement.device):
+        with device_lock(self.placement.device):
             held = _as_bytes(self.memory.numpy())
-        size = np.dtype(HELD[self.dtype]).itemsize
-        numbers = held[: len(held) // size * size].view(HELD[self.dtype])
+        size = np.dtype(NUMPY_STORAGE[self.dtype]).itemsize
+        numbers = held[: len(held) // size * size].view(NUMPY_STORAGE[self.dtype])
         start = self.offset // numbers.itemsize
         return numbers[start : start + math.prod(self.shape)].reshape(self.shape)
 
@@ -105,9 +105,9 @@ class Tensor:
         """For NumPy."""
         return np.array(self.numpy(), dtype=dtype, copy=copy)
 
-    def part(self, start: int, shape: Sequence[int]) -> Tensor:
+    def part(self, start: int, shape: Sequence[int]) -> DeviceTensor:
         """The numbers from `start` on in another shape, in the same memory."""
-        size = np.dtype(HELD[self.dtype]).itemsize
+        size = np.dtype(NUMPY_STORAGE[self.dtype]).itemsize
         return replace(self, shape=tuple(shape), offset=self.offset + start * size)
 
     def bind_input(self, binding: Any, name: str) -> None:
@@ -130,7 +130,7 @@ def _as_bytes(array: NDArray[Any]) -> NDArray[np.uint8]:
 def _as_words(array: NDArray[Any]) -> NDArray[np.int64]:
     """Of a length that is none of whole words, a copy."""
     held = _as_bytes(array)
-    missing = -len(held) % WORD
+    missing = -len(held) % INT64_BYTES
     return (np.pad(held, (0, missing)) if missing else held).view(np.int64)
 
 
@@ -139,6 +139,6 @@ def _asked(what: str, device: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # the engine has no common base for what it raises
-        if told := trouble(error, what, device):
+        if told := to_public_error(error, what, device):
             raise told from error
         raise

@@ -18,10 +18,10 @@ PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": cuda.PROVIDER}
 DEVICES = ("auto", *PROVIDERS)
 
 
-EVERYWHERE = tuple(PROVIDERS)
+ALL_DEVICES = tuple(PROVIDERS)
 
 
-NAMES = "auto, cpu, cuda or cuda:N"  # of devices, for people
+DEVICE_NAMES = "auto, cpu, cuda or cuda:N"  # of devices, for people
 
 
 _DEVICE = re.compile(r"(?P<kind>auto|cpu|cuda)|cuda:(?P<index>[0-9]{1,3})")
@@ -31,7 +31,7 @@ _DEVICE = re.compile(r"(?P<kind>auto|cpu|cuda)|cuda:(?P<index>[0-9]{1,3})")
 PRECISIONS = {"cpu": "fp32, int8 or int4", "cuda": "bf16"}
 
 
-MOST_THREADS = 256  # each session starts as many; thousands would stall the machine
+MAX_THREADS = 256  # each session starts as many; thousands would stall the machine
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Placement:
 
     @property
     def name(self) -> str:
-        """As `place` takes it."""
+        """As `choose_placement` takes it."""
         return f"{self.device}:{self.index}" if self.index else self.device
 
 
@@ -68,15 +68,15 @@ def parse_device(text: str) -> tuple[str, int]:
     """
     found = _DEVICE.fullmatch(text) if isinstance(text, str) else None
     if found is None:
-        raise OptionError(f"device is {text!r}, expected {NAMES}, as in cuda:1")
+        raise OptionError(f"device is {text!r}, expected {DEVICE_NAMES}, as in cuda:1")
     return found["kind"] or "cuda", int(found["index"] or 0)
 
 
-def place(
+def choose_placement(
     device: str,
     threads: int | None,
     *,
-    runs_on: Sequence[str] = EVERYWHERE,
+    runs_on: Sequence[str] = ALL_DEVICES,
     memory_limit: int | None = None,
 ) -> Placement:
     """Decide where to run.
@@ -94,8 +94,8 @@ def place(
         BundleError: the graphs are not made for the device asked for.
         ProviderError: the engine has not the device asked for, or none that the graphs are made for.
     """
-    if threads is not None and not (isinstance(threads, int) and 1 <= threads <= MOST_THREADS):
-        raise OptionError(f"threads is {threads!r}, expected 1 to {MOST_THREADS}")
+    if threads is not None and not (isinstance(threads, int) and 1 <= threads <= MAX_THREADS):
+        raise OptionError(f"threads is {threads!r}, expected 1 to {MAX_THREADS}")
     if memory_limit is not None and not (isinstance(memory_limit, int) and memory_limit > 0):
         raise OptionError(f"memory_limit is {memory_limit!r}, expected a number of bytes over 0")
     (kind, index), present = parse_device(device), available_devices()

@@ -15,13 +15,13 @@ from numpy.typing import NDArray
 from ..bundle.schema import GraphSpec
 from ..cancellation import Cancellation
 from ..errors import BundleError, PaliGemmaError
-from .cuda_provider import alone, trouble
-from .device_tensor import Tensor
+from .cuda_provider import device_lock, to_public_error
+from .device_tensor import DeviceTensor
 from .devices import Placement
-from .memory import SHRINK
+from .memory import SHRINK_ARENA_OPTION
 from .ort import import_onnxruntime
 
-RECORDING = "gpu_graph_id"  # onnxruntime's option of a run
+GRAPH_ID_OPTION = "gpu_graph_id"  # onnxruntime's option of a run
 
 
 class Executor:
@@ -39,7 +39,7 @@ class Executor:
         bound: Mapping[str, Any],
         cancel: Cancellation,
         *,
-        written: Mapping[str, Tensor] = MappingProxyType({}),
+        written: Mapping[str, DeviceTensor] = MappingProxyType({}),
         give_back: bool = False,
     ) -> tuple[Any, ...]:
         """Run a graph on arrays and bound values.
@@ -62,7 +62,7 @@ class Executor:
             for name, array in arrays.items():
                 binding.bind_cpu_input(name, array)
         for name, value in bound.items():
-            if isinstance(value, Tensor):
+            if isinstance(value, DeviceTensor):
                 value.bind_input(binding, name)
             else:
                 binding.bind_ortvalue_input(name, value)
@@ -74,14 +74,14 @@ class Executor:
             else:
                 binding.bind_output(spec.name, place.device, place.index)
         give_back = give_back and place.device == "cpu"
-        self._execute(session, graph, binding, {SHRINK: "cpu:0"} if give_back else {}, cancel)
+        self._execute(session, graph, binding, {SHRINK_ARENA_OPTION: "cpu:0"} if give_back else {}, cancel)
         return tuple(binding.get_outputs())
 
     def step(
         self, session: Any, graph: GraphSpec, binding: Any, recording: str, cancel: Cancellation
     ) -> None:
         """Run what is bound already; a GPU plays it back once it is recorded. Raises what `run` raises."""
-        entries = {} if self._placement.device == "cpu" else {RECORDING: recording}
+        entries = {} if self._placement.device == "cpu" else {GRAPH_ID_OPTION: recording}
         cancel.check()
         # A recording that was broken off would spoil all later ones: it is waited for.
         self._execute(session, graph, binding, entries, cancel if recording in self._made else Cancellation())
@@ -104,7 +104,7 @@ class Executor:
         try:
             run.result()
         except BaseException:  # what the run raised, or Ctrl-C here
-            if entries.get(RECORDING) is None or entries[RECORDING] in self._made:
+            if entries.get(GRAPH_ID_OPTION) is None or entries[GRAPH_ID_OPTION] in self._made:
                 options.terminate = True
             wait([run])
             raise
@@ -113,13 +113,13 @@ class Executor:
     def _told(self, graph: GraphSpec, cancel: Cancellation) -> Iterator[None]:
         """Have the device alone; raise what `run` raises in place of the engine's errors."""
         try:
-            with alone(self._placement.device):
+            with device_lock(self._placement.device):
                 yield
         except PaliGemmaError:
             raise
         except Exception as error:  # the engine has no common base for what it raises
             cancel.check()
-            raise trouble(error, graph.file, self._placement.device) or BundleError(
+            raise to_public_error(error, graph.file, self._placement.device) or BundleError(
                 f"{graph.file}: the engine failed in it ({type(error).__name__}); run `paligemma-onnx verify`"
             ) from error
 

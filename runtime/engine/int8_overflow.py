@@ -17,17 +17,17 @@ import numpy as np
 PROBE = "overflow.onnx"  # one DynamicQuantizeMatMul: 64 x 64 weights of 127, scales of 1
 WIDTH, LARGEST = 64, 127
 ROWS = (1, 8)  # kernels for one row and for many are not the same
-UNSIGNED = ("session.x64quantprecision", "1")  # onnxruntime's option
+U8S8_PRECISION = ("session.x64quantprecision", "1")  # onnxruntime's option
 
 
-def guard(options: Any, ort: Any) -> None:
+def configure_int8(options: Any, ort: Any) -> None:
     """Have a session on the CPU take unsigned weights where signed ones overflow."""
-    if overflows(ort):
-        options.add_session_config_entry(*UNSIGNED)
+    if int8_matmul_overflows(ort):
+        options.add_session_config_entry(*U8S8_PRECISION)
 
 
 @cache
-def overflows(ort: Any) -> bool:
+def int8_matmul_overflows(ort: Any) -> bool:
     """Whether products of signed weights come out wrong, on one engine; takes a few milliseconds, once."""
     options = ort.SessionOptions()
     options.log_severity_level = 4

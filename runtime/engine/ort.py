@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..errors import ProviderError, ResourceError
-from ..resource_errors import shortage
+from ..resource_errors import resource_problem
 
 
 def import_onnxruntime() -> Any:
@@ -23,7 +23,7 @@ def import_onnxruntime() -> Any:
             "(or [gpu] for CUDA, never both)"
         ) from None
     except ImportError as error:
-        if words := shortage(error):
+        if words := resource_problem(error):
             raise ResourceError(f"onnxruntime: {words}") from error
         raise ProviderError(f"onnxruntime is installed and does not load: {error}") from error
     return onnxruntime

@@ -28,8 +28,8 @@ from ..bundle.integrity import check_every_byte, file_problem, record_file
 from ..bundle.manifest import read_manifest
 from ..bundle.schema import FileSpec, Manifest
 from ..errors import BundleError, OptionError, ResourceError
-from ..resource_errors import resources
-from .devices import Placement, place
+from ..resource_errors import translate_resource_errors
+from .devices import Placement, choose_placement
 from .ort import import_onnxruntime
 from .session import open_session, prepared_name, write_session
 
@@ -91,9 +91,9 @@ def prepare(bundle: Path, progress: Callable[[str], object]) -> Preparation:
     if "cpu" not in manifest.recipe.devices:
         raise OptionError(f"{bundle}: its graphs are for a GPU; there is nothing to prepare")
     check_every_byte(bundle, manifest, progress)  # what is made from a damaged file would outlive it
-    placement = place("cpu", None)
+    placement = choose_placement("cpu", None)
     final = _folder(manifest)
-    with resources(str(final.parent)), _partly(final) as folder:
+    with translate_resource_errors(str(final.parent)), _partly(final) as folder:
         needed = int(ROOM * sum(spec.bytes for spec in manifest.files.values()))
         free = shutil.disk_usage(folder).free
         if needed > free:

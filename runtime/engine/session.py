@@ -12,7 +12,7 @@ from ..bundle.schema import GraphSpec, Manifest
 from ..errors import BundleError, ProviderError
 from . import cuda_provider as cuda
 from .devices import PROVIDERS, Placement
-from .int8_overflow import guard
+from .int8_overflow import configure_int8
 from .ort import import_onnxruntime
 
 SMALLEST_OUTSIDE = 1024  # bytes of a tensor that is written beside a prepared graph, not into it
@@ -128,7 +128,7 @@ def _opened(
             options.add_session_config_entry(*entry)
         provider = (wanted, chosen)
     try:
-        with cuda.alone(placement.device):
+        with cuda.device_lock(placement.device):
             session = ort.InferenceSession(
                 graph,
                 options,
@@ -158,12 +158,12 @@ def _session_options(ort: Any, placement: Placement, manifest: Manifest) -> Any:
         # of fewer bits need it on a CPU: their fast kernels read no other order.
         options.add_session_config_entry("session.disable_prepacking", "1")
     else:
-        guard(options, ort)
+        configure_int8(options, ort)
     return options
 
 
 def _translate(error: Exception, path: Path, placement: Placement) -> Exception:
-    return cuda.trouble(error, str(path), placement.device) or BundleError(
+    return cuda.to_public_error(error, str(path), placement.device) or BundleError(
         f"{path}: the engine does not take this graph ({type(error).__name__}); "
         f"run `paligemma-onnx verify {path.parent}`, then export again"
     )

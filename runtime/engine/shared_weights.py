@@ -17,21 +17,21 @@ import numpy as np
 from ..bundle.onnx_reader import StoredTensor, read_onnx
 from ..bundle.schema import GraphSpec, Manifest
 from ..errors import BundleError
-from .device_tensor import Tensor
+from .device_tensor import DeviceTensor
 from .devices import Placement
 from .gather_features import GATHER, open_gather
-from .memory import MOST
+from .memory import MAX_ALLOCATION_BYTES
 
 
 @dataclass(frozen=True)
-class DeviceWeights:
+class SharedWeights:
     """A weight file on a device, and the tensors in it; to be kept as long as sessions that read it."""
 
-    pieces: tuple[Tensor, ...]  # uint8[bytes] each, together the file but for gaps between tensors
+    pieces: tuple[DeviceTensor, ...]  # uint8[bytes] each, together the file but for gaps between tensors
     tensors: dict[str, dict[str, Any]]  # by graph (its digest) and name; OrtValues, each a part of a piece
 
 
-def load_weights(folder: Path, manifest: Manifest, placement: Placement) -> DeviceWeights | None:
+def load_shared_weights(folder: Path, manifest: Manifest, placement: Placement) -> SharedWeights | None:
     """Copy the file that prefill and decode share to the device; None where there is nothing to share.
 
     Raises:
@@ -54,7 +54,7 @@ def load_weights(folder: Path, manifest: Manifest, placement: Placement) -> Devi
     pieces, tensors, view = [], dict[str, Any](), _View()
     for group in _grouped(sorted(every.values(), key=lambda one: one.offset)):
         start, end = group[0].offset, max(one.offset + one.length for one in group)
-        piece = Tensor.empty((end - start,), "uint8", placement, f"{path}")
+        piece = DeviceTensor.empty((end - start,), "uint8", placement, f"{path}")
         piece.put(np.memmap(path, np.uint8, mode="r", offset=start, shape=(end - start,)))
         pieces.append(piece)
         tensors |= {one.name: view(piece, one, one.offset - start) for one in group}
@@ -62,14 +62,14 @@ def load_weights(folder: Path, manifest: Manifest, placement: Placement) -> Devi
         digest: {one.name: tensors[one.name] for one in read if one.file == name}
         for digest, read in stored.items()
     }
-    return DeviceWeights(tuple(pieces), given)
+    return SharedWeights(tuple(pieces), given)
 
 
 def _grouped(tensors: Sequence[StoredTensor]) -> Iterator[list[StoredTensor]]:
     """Neighbours that go to the device in one piece."""
     group: list[StoredTensor] = []
     for tensor in tensors:
-        if group and tensor.offset + tensor.length - group[0].offset > MOST:
+        if group and tensor.offset + tensor.length - group[0].offset > MAX_ALLOCATION_BYTES:
             yield group
             group = []
         group.append(tensor)
@@ -89,7 +89,7 @@ class _View:
     def __init__(self) -> None:
         self._session = open_gather(Placement("cpu", 1))
 
-    def __call__(self, piece: Tensor, tensor: StoredTensor, offset: int) -> Any:
+    def __call__(self, piece: DeviceTensor, tensor: StoredTensor, offset: int) -> Any:
         binding, place = self._session.io_binding(), piece.placement
         shape, address = list(tensor.shape), piece.address + offset
         output = GATHER.outputs[0].name

@@ -18,13 +18,13 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from ..bundle.schema import SEGMENTS
+from ..bundle.schema import SEG_TOKENS_PER_MASK
 from ..errors import BundleError, OptionError
 from ..text.special_tokens import LAST_LOCATION, LAST_SEGMENT
 from ..text.tokenizer import PromptTokenizer
 
 CORNERS = 4
-TASKS = {"detect": 0, "segment": SEGMENTS}  # codes that an object has
+TASKS = {"detect": 0, "segment": SEG_TOKENS_PER_MASK}  # codes that an object has
 
 
 @dataclass
@@ -38,7 +38,7 @@ class Node:
 
 
 @dataclass(frozen=True)
-class Place:
+class GrammarState:
     """How far an answer is within its current object."""
 
     begun: bool = False  # an object was written, or is being written
@@ -48,7 +48,7 @@ class Place:
 
 
 @dataclass(frozen=True)
-class Form:
+class AnswerGrammar:
     """What an answer may look like; shared by all steps of a row."""
 
     locations: NDArray[np.int64]  # int64[L], their ids from the near edge to the far one
@@ -62,7 +62,7 @@ class Form:
         """Tokens that the shortest object takes, to the end of an answer."""
         return CORNERS + self.codes + self.labels.shortest
 
-    def allowed(self, place: Place, left: int) -> NDArray[np.int64]:
+    def allowed(self, place: GrammarState, left: int) -> NDArray[np.int64]:
         """Ids that may come next, int64[A] with A >= 1, where `left` more tokens fit into the answer."""
         if place.label is not None:
             fitting = [token for token, child in place.label.children.items() if child.shortest < left]
@@ -77,11 +77,11 @@ class Form:
             return edges
         return np.concatenate([edges, self.stop]) if self.object_tokens <= left else self.stop
 
-    def after(self, place: Place, token: int) -> Place:
+    def after(self, place: GrammarState, token: int) -> GrammarState:
         """Where an answer is when an allowed token, none that stops it, has been written."""
         if place.label is not None:
             child = place.label.children[token]
-            return Place(begun=True) if child.again else replace(place, label=child)
+            return GrammarState(begun=True) if child.again else replace(place, label=child)
         if len(place.corners) == CORNERS:
             place = replace(place, codes=place.codes + 1)
         else:
@@ -91,7 +91,7 @@ class Form:
         return replace(place, label=self.labels) if written else place
 
 
-def form_for(prompt: str, tokenizer: PromptTokenizer, stop: Sequence[int]) -> Form:
+def grammar_for_prompt(prompt: str, tokenizer: PromptTokenizer, stop: Sequence[int]) -> AnswerGrammar:
     """The form of a prompt's answer.
 
     Raises:
@@ -111,7 +111,7 @@ def form_for(prompt: str, tokenizer: PromptTokenizer, stop: Sequence[int]) -> Fo
     segments = _pieces(tokenizer, [f"<seg{number:03d}>" for number in range(LAST_SEGMENT + 1)])
     if len(locations) < 2 or not len(segments):
         raise BundleError(f"{tokenizer.source}: has no location and segment tokens to constrain answers to")
-    return Form(
+    return AnswerGrammar(
         locations=locations,
         segments=segments,
         codes=TASKS[task],

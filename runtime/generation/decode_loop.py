@@ -13,12 +13,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from ..bundle.schema import Recipe
+from ..bundle.schema import PrecisionFacts
 from ..cancellation import Cancellation, Cancelled
 from ..errors import NumericsError
 from ..graphs.kv_cache import Cache
-from ..graphs.model_runner import Array, Features, Runner
-from .constraints import Form, Place
+from ..graphs.model_runner import Array, ImageFeatures, ModelRunner
+from .constraints import AnswerGrammar, GrammarState
 from .sampling import SamplingOptions, sample
 from .types import FinishReason
 
@@ -43,14 +43,14 @@ class Clock:
 
 
 def decode_batch(
-    runner: Runner,
-    image_features: Features,
+    runner: ModelRunner,
+    image_features: ImageFeatures,
     prompts: Sequence[Sequence[int]],
     *,
     max_new_tokens: int,
     sampling: SamplingOptions,
     generators: Sequence[np.random.Generator],
-    forms: Sequence[Form | None],
+    forms: Sequence[AnswerGrammar | None],
     cancel: Cancellation,
     clock: Clock,
 ) -> Iterator[Event]:
@@ -89,7 +89,7 @@ def decode_batch(
     suppressed = np.array(tokens.suppressed, dtype=np.int64)
     counts = [0] * len(prompts)
     active = list(range(len(prompts)))
-    places = [Place()] * len(prompts)  # within what their forms allow
+    places = [GrammarState()] * len(prompts)  # within what their forms allow
     with _lent(runner, cache):
         while True:
             cancel.check()
@@ -129,7 +129,7 @@ def decode_batch(
 
 
 @contextmanager
-def _lent(runner: Runner, cache: Cache) -> Iterator[None]:
+def _lent(runner: ModelRunner, cache: Cache) -> Iterator[None]:
     """A request's cache goes back to the runner however its steps end, with whether it holds numbers only."""
     sound = False
     try:
@@ -148,7 +148,7 @@ def _choose(
     generator: np.random.Generator,
     suppressed: NDArray[np.int64],
     allowed: NDArray[np.int64] | None,
-    recipe: Recipe,
+    recipe: PrecisionFacts,
 ) -> int:
     """`sample`, whose advice is of no use to who has taken it; among `allowed` ids, where there are any."""
     try:

@@ -20,21 +20,21 @@ from ..graphs.model_runner import Array
 from ..image.open import DEFAULT_MAX_PIXELS, ImageInput
 from ..image.picture import Picture, open_picture
 from ..text.tokenizer import Detokenizer, PromptTokenizer
-from .constraints import Form, form_for
+from .constraints import AnswerGrammar, grammar_for_prompt
 from .decode_loop import Clock
-from .sampling import SEEDS, SamplingOptions, fresh_seed
+from .sampling import SEEDS, SamplingOptions, random_seed
 from .types import FinishReason, Generation, Images, Options, Request, Timings
 
 
 @dataclass
-class Row:
+class PlannedRequest:
     """One answer while it is written."""
 
     prompt: tuple[int, ...]
     pictures: tuple[int, ...]  # which of the job's pictures, in reading order
     seed: int
     detokenizer: Detokenizer
-    form: Form | None  # what the answer may look like; None: anything
+    form: AnswerGrammar | None  # what the answer may look like; None: anything
     ids: list[int] = field(default_factory=list)
     pieces: list[str] = field(default_factory=list)
     finish: FinishReason = "cancelled"  # until the loop says otherwise
@@ -42,10 +42,10 @@ class Row:
 
 
 @dataclass
-class Job:
+class GenerationBatch:
     """Requests that have been checked, and what became of them."""
 
-    rows: list[Row]
+    rows: list[PlannedRequest]
     pictures: list[Array]  # float32[3, S, S], each different picture once
     warnings: tuple[str, ...]
     sampling: SamplingOptions
@@ -57,7 +57,7 @@ class Job:
     started: float = 0.0  # time.perf_counter()
     vision_s: float = 0.0
 
-    def result(self, row: Row) -> Generation:
+    def result(self, row: PlannedRequest) -> Generation:
         """The answer of a row as far as it is written."""
         clock = row.clock
         return Generation(
@@ -80,7 +80,7 @@ class Job:
         )
 
 
-def plan(
+def plan_batch(
     requests: Sequence[Request],
     options: Options,
     manifest: Manifest,
@@ -88,7 +88,7 @@ def plan(
     *,
     device: str,
     load_s: float,
-) -> Job:
+) -> GenerationBatch:
     """Check everything that can be checked before a graph runs.
 
     Raises:
@@ -122,8 +122,8 @@ def plan(
     if not isinstance(constrained, bool):
         raise OptionError(f"constrained is {constrained!r}, expected True or False")
 
-    seed = fresh_seed() if sampling.seed is None else int(sampling.seed)
-    album = _Album(options.get("max_image_pixels", DEFAULT_MAX_PIXELS), manifest)
+    seed = random_seed() if sampling.seed is None else int(sampling.seed)
+    album = _ImageSet(options.get("max_image_pixels", DEFAULT_MAX_PIXELS), manifest)
     rows = []
     for index, request in enumerate(requests):
         pictures = tuple(album.add(picture) for picture in _as_sequence(request.images))
@@ -136,9 +136,9 @@ def plan(
         prompt = tokenizer.encode(request.prompt, room)
         own = replace(sampling, seed=request.seed).seed  # refuses a seed out of range
         drawn = (seed + index) % SEEDS if own is None else int(own)
-        form = form_for(request.prompt, tokenizer, manifest.tokens.stop) if constrained else None
-        rows.append(Row(prompt, pictures, drawn, Detokenizer(tokenizer), form))
-    return Job(
+        form = grammar_for_prompt(request.prompt, tokenizer, manifest.tokens.stop) if constrained else None
+        rows.append(PlannedRequest(prompt, pictures, drawn, Detokenizer(tokenizer), form))
+    return GenerationBatch(
         rows=rows,
         pictures=album.pictures,
         warnings=tuple(album.warnings),
@@ -151,7 +151,7 @@ def plan(
     )
 
 
-class _Album:
+class _ImageSet:
     """Keeps each different picture once, whatever it was given as."""
 
     def __init__(self, max_pixels: int, manifest: Manifest) -> None:

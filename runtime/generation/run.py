@@ -8,13 +8,13 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from ..cancellation import Cancelled
-from ..graphs.model_runner import Features, Runner
+from ..graphs.model_runner import ImageFeatures, ModelRunner
 from .decode_loop import Clock, decode_batch
-from .plan import Job, Row
+from .plan import GenerationBatch, PlannedRequest
 from .sampling import rng_for
 
 
-def run(job: Job, runner: Runner) -> Iterator[tuple[Row, str]]:
+def run_batch(job: GenerationBatch, runner: ModelRunner) -> Iterator[tuple[PlannedRequest, str]]:
     """Answer a job; yields each piece of text with its row.
 
     A cancelled job ends quietly: its rows keep what they have, and say so.
@@ -37,15 +37,17 @@ def run(job: Job, runner: Runner) -> Iterator[tuple[Row, str]]:
             yield row, row.pieces[-1]
 
 
-def _by_picture_count(rows: Sequence[Row]) -> list[list[Row]]:
+def _by_picture_count(rows: Sequence[PlannedRequest]) -> list[list[PlannedRequest]]:
     """Rows of one batch share the number of image tokens, so rows with as many pictures go together."""
-    groups: dict[int, list[Row]] = {}
+    groups: dict[int, list[PlannedRequest]] = {}
     for row in rows:
         groups.setdefault(len(row.pictures), []).append(row)
     return list(groups.values())
 
 
-def _run_rows(job: Job, rows: list[Row], features: Features, runner: Runner) -> Iterator[tuple[Row, str]]:
+def _run_rows(
+    job: GenerationBatch, rows: list[PlannedRequest], features: ImageFeatures, runner: ModelRunner
+) -> Iterator[tuple[PlannedRequest, str]]:
     clock = Clock()
     for row in rows:
         row.clock = clock

@@ -111,7 +111,7 @@ def rng_for(seed: int, row: int) -> np.random.Generator:
     return np.random.Generator(np.random.PCG64((int(seed) + row) % SEEDS))
 
 
-def fresh_seed() -> int:
+def random_seed() -> int:
     """Return a seed nobody chose, from the operating system."""
     return secrets.randbits(64)
 

@@ -10,18 +10,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..bundle.schema import CacheFacts
-from ..engine.device_tensor import Tensor
+from ..engine.device_tensor import DeviceTensor
 from ..engine.devices import Placement
 
 
 @dataclass(frozen=True)
-class Room:
+class StepBuffers:
     """Memory of one batch's cache and of its steps."""
 
-    values: tuple[Tensor, ...]  # key and value of each layer in turn, half[B, K, C, H]
-    input_ids: Tensor  # int64[B, 1]
-    past_lengths: Tensor  # int64[B]
-    logits: Tensor  # float32[B, V]
+    values: tuple[DeviceTensor, ...]  # key and value of each layer in turn, half[B, K, C, H]
+    input_ids: DeviceTensor  # int64[B, 1]
+    past_lengths: DeviceTensor  # int64[B]
+    logits: DeviceTensor  # float32[B, V]
     binding: Any  # of the step's session, to all of these
     recording: str  # which of the session's
 
@@ -50,7 +50,7 @@ class Cache:
 
     values: tuple[Any, ...]  # key and value of each layer in turn, float[B, K, P, H]: OrtValues, or Tensors
     lengths: NDArray[np.int64]  # [B]
-    room: Room | None = None  # where the values are, if they stay there behind the request
+    room: StepBuffers | None = None  # where the values are, if they stay there behind the request
 
     def grown(self, values: tuple[Any, ...]) -> Cache:
         """The cache after one more token in every row."""
@@ -62,9 +62,9 @@ class Cache:
         return {f"{prefix}.{index // 2}.{kinds[index % 2]}": value for index, value in enumerate(self.values)}
 
 
-def cache_memory(
-    facts: CacheFacts, placement: Placement, rows: int, slots: int, held: Sequence[Tensor] = ()
-) -> tuple[Tensor, ...]:
+def allocate_cache(
+    facts: CacheFacts, placement: Placement, rows: int, slots: int, held: Sequence[DeviceTensor] = ()
+) -> tuple[DeviceTensor, ...]:
     """Memory for a cache that is updated in place, float[B, K, C, H] for each key and value.
 
     It begins with the slots of the values `held`, of a smaller cache; the rest are zeros: a free slot has no
@@ -75,12 +75,12 @@ def cache_memory(
     """
     what, shape = f"a cache of {slots} slots for {rows} rows", (rows, facts.heads, slots, facts.head_dim)
 
-    def value(index: int) -> Tensor:
+    def value(index: int) -> DeviceTensor:
         if not held:
-            return Tensor.zeros(shape, facts.dtype, placement, what)
+            return DeviceTensor.zeros(shape, facts.dtype, placement, what)
         before = held[index].held()
         content = np.zeros(shape, before.dtype)
         content[:, :, : before.shape[2]] = before
-        return Tensor.holding(content, facts.dtype, placement, what)
+        return DeviceTensor.holding(content, facts.dtype, placement, what)
 
     return tuple(value(index) for index in range(2 * facts.layers))

@@ -14,10 +14,12 @@ from .kv_cache import Cache
 
 Array = NDArray[np.float32]
 Ids = NDArray[np.int64]
-Features = Any  # of pictures, float32[P, I, D] or [B, N, D], wherever the runner has them; NumPy reads them
+ImageFeatures = (
+    Any  # of pictures, float32[P, I, D] or [B, N, D], wherever the runner has them; NumPy reads them
+)
 
 
-class Runner(Protocol):
+class ModelRunner(Protocol):
     """The graphs' calls, from whoever computes them; `GraphRunner` documents shapes."""
 
     @property
@@ -26,12 +28,17 @@ class Runner(Protocol):
     @property
     def placement(self) -> Placement: ...  # noqa: D102  where it runs
 
-    def encode_image(self, pixel_values: Array, cancel: Cancellation) -> Features: ...  # noqa: D102
+    def encode_image(self, pixel_values: Array, cancel: Cancellation) -> ImageFeatures: ...  # noqa: D102
 
-    def arrange(self, features: Features, pictures: Ids, cancel: Cancellation) -> Features: ...  # noqa: D102
+    def arrange(self, features: ImageFeatures, pictures: Ids, cancel: Cancellation) -> ImageFeatures: ...  # noqa: D102
 
     def prefill(  # noqa: D102
-        self, input_ids: Ids, image_features: Features, text_lengths: Ids, slots: int, cancel: Cancellation
+        self,
+        input_ids: Ids,
+        image_features: ImageFeatures,
+        text_lengths: Ids,
+        slots: int,
+        cancel: Cancellation,
     ) -> tuple[Array, Cache]: ...
 
     def decode(  # noqa: D102

@@ -23,19 +23,19 @@ from numpy.typing import NDArray
 
 from ..bundle.schema import GraphSpec, Manifest
 from ..cancellation import Cancellation, Cancelled
-from ..engine.bundle_sessions import is_recorded, open_sessions
-from ..engine.cuda_provider import alone
-from ..engine.device_tensor import Tensor
+from ..engine.bundle_sessions import open_sessions, uses_cuda_graph
+from ..engine.cuda_provider import device_lock
+from ..engine.device_tensor import DeviceTensor
 from ..engine.devices import Placement
 from ..engine.gather_features import GATHER, open_gather
 from ..engine.graph_executor import Executor
-from ..engine.memory import give_back, trim
+from ..engine.memory import shrink_arena, trim_heap
 from ..engine.session import open_session
-from ..engine.shared_weights import DeviceWeights
+from ..engine.shared_weights import SharedWeights
 from ..errors import BundleError, ResourceError
-from .buffer_pool import Rooms
-from .kv_cache import Cache, Room, cache_memory
-from .model_runner import Array, Features, Ids
+from .buffer_pool import BufferPool
+from .kv_cache import Cache, StepBuffers, allocate_cache
+from .model_runner import Array, Ids, ImageFeatures
 
 # Slots that a cache in place has to spare behind a prompt, and gets more of when they are used up. Attention
 # reads every slot there is, so there are not all that a request allows.
@@ -49,7 +49,7 @@ TOGETHER = 8
 
 
 @dataclass(frozen=True)
-class GraphRunner:
+class OnnxModelRunner:
     """Open sessions of one bundle."""
 
     folder: Path
@@ -60,8 +60,8 @@ class GraphRunner:
     prefill_session: Any
     decode_session: Any
     mask_session: Any | None  # on the CPU; None: the bundle has no mask decoder
-    weights: DeviceWeights | None = None  # that two sessions read
-    rooms: Rooms | None = None  # None: a cache is made for each request
+    weights: SharedWeights | None = None  # that two sessions read
+    rooms: BufferPool | None = None  # None: a cache is made for each request
 
     @classmethod
     def open(
@@ -72,7 +72,7 @@ class GraphRunner:
         *,
         keep_vision: bool = True,
         prepared: Path | None = None,
-    ) -> GraphRunner:
+    ) -> OnnxModelRunner:
         """Open the sessions; raises what `open_session` raises.
 
         Where prefill and decode are the same graph one session serves both, and holds its weights once.
@@ -91,10 +91,12 @@ class GraphRunner:
             decode_session=decode,
             mask_session=None if graphs.mask_decoder is None else sessions[graphs.mask_decoder.digest],
             weights=weights,
-            rooms=Rooms(manifest, placement, decode.io_binding) if is_recorded(manifest, placement) else None,
+            rooms=BufferPool(manifest, placement, decode.io_binding)
+            if uses_cuda_graph(manifest, placement)
+            else None,
         )
 
-    def encode_image(self, pixel_values: Array, cancel: Cancellation) -> Tensor:
+    def encode_image(self, pixel_values: Array, cancel: Cancellation) -> DeviceTensor:
         """Look at pictures: float32[P, 3, S, S] -> float32[P, I, D]."""
         graph, facts = self.manifest.graphs.vision_encoder, self.manifest
         session = self.vision or self._opened(graph)
@@ -108,10 +110,10 @@ class GraphRunner:
             self._executor.run(session, graph, fed, {}, cancel, written=written, give_back=True)
         if self.vision is None:
             del session
-            trim()
+            trim_heap()
         return features
 
-    def arrange(self, features: Tensor, pictures: Ids, cancel: Cancellation) -> Tensor:
+    def arrange(self, features: DeviceTensor, pictures: Ids, cancel: Cancellation) -> DeviceTensor:
         """Each row's pictures behind each other.
 
         Args:
@@ -132,21 +134,26 @@ class GraphRunner:
         self._executor.run(self._gather, GATHER, fed, bound, cancel, written=written)
         return out
 
-    def _features(self, shape: tuple[int, ...]) -> Tensor:
+    def _features(self, shape: tuple[int, ...]) -> DeviceTensor:
         """Memory for image features, float32; rooms that wait go for it."""
         try:
-            return Tensor.empty(shape, "float32", self.placement, "image features")
+            return DeviceTensor.empty(shape, "float32", self.placement, "image features")
         except ResourceError:
             if self.rooms is None or not self.rooms.let_go():
                 raise
-        return Tensor.empty(shape, "float32", self.placement, "image features")
+        return DeviceTensor.empty(shape, "float32", self.placement, "image features")
 
     @cached_property
     def _gather(self) -> Any:
         return open_gather(self.placement)
 
     def prefill(
-        self, input_ids: Ids, image_features: Features, text_lengths: Ids, slots: int, cancel: Cancellation
+        self,
+        input_ids: Ids,
+        image_features: ImageFeatures,
+        text_lengths: Ids,
+        slots: int,
+        cancel: Cancellation,
     ) -> tuple[Array, Cache]:
         """Read the prompts of a batch.
 
@@ -163,7 +170,7 @@ class GraphRunner:
         """
         fed: dict[str, NDArray[Any]] = {"input_ids": input_ids, "text_lengths": text_lengths}
         bound: dict[str, Any] = {}
-        if isinstance(image_features, Tensor):
+        if isinstance(image_features, DeviceTensor):
             bound["image_features"], seen = image_features, image_features.shape[1]
         else:
             fed["image_features"], seen = image_features, image_features.shape[1]
@@ -177,10 +184,10 @@ class GraphRunner:
         else:
             taken = seen + input_ids.shape[1]
             room_for = len(input_ids), min(slots, taken + SPARE_SLOTS)
-            empty = Cache(cache_memory(self.manifest.cache, self.placement, *room_for), nothing)
+            empty = Cache(allocate_cache(self.manifest.cache, self.placement, *room_for), nothing)
         try:
             session = self.prefill_session
-            logits, values = self._write(session, graph, fed, empty, cancel, bound=bound, give_back=True)
+            logits, values = self._write(session, graph, fed, empty, cancel, bound=bound, shrink_arena=True)
         except Cancelled:
             self.release(empty, sound=True)
             raise
@@ -213,7 +220,7 @@ class GraphRunner:
         logits, values = self._write(session, graph, fed, cache, cancel)
         return logits.numpy(), cache.grown(values)
 
-    def _step(self, input_ids: Ids, cache: Cache, room: Room, cancel: Cancellation) -> Array:
+    def _step(self, input_ids: Ids, cache: Cache, room: StepBuffers, cancel: Cancellation) -> Array:
         """A step in the cache's room: logits float32[B, V]."""
         room.feed(input_ids, cache.lengths)
         graph = self.manifest.graphs.decode
@@ -253,7 +260,7 @@ class GraphRunner:
         if cache.lengths.max() < slots:
             return cache
         facts, place = self.manifest.cache, self.placement
-        return replace(cache, values=cache_memory(facts, place, rows, slots + SPARE_SLOTS, cache.values))
+        return replace(cache, values=allocate_cache(facts, place, rows, slots + SPARE_SLOTS, cache.values))
 
     def _write(
         self,
@@ -264,24 +271,24 @@ class GraphRunner:
         cancel: Cancellation,
         *,
         bound: Mapping[str, Any] = MappingProxyType({}),
-        give_back: bool = False,
+        shrink_arena: bool = False,
     ) -> tuple[Any, tuple[Any, ...]]:
         """Run a graph that writes into the cache it reads: logits, and the cache's values."""
         fed = {**fed, "past_lengths": cache.lengths}
         bound, written = {**bound, **cache.named("past_key_values")}, cache.named("present")
         logits, *_ = self._executor.run(
-            session, graph, fed, bound, cancel, written=written, give_back=give_back
+            session, graph, fed, bound, cancel, written=written, give_back=shrink_arena
         )
         # Not the handles that the engine gives back: these keep its session, weights and all, in memory.
         return logits, cache.values
 
     def __del__(self) -> None:
         """Let go of sessions and weights where nothing is recorded meanwhile, and of their memory."""
-        with suppress(Exception), alone(self.placement.device):  # never whole, or a GPU that has failed
+        with suppress(Exception), device_lock(self.placement.device):  # never whole, or a GPU that has failed
             placement = self.placement
             vars(self).clear()
             if not sys.is_finalizing():  # the system takes everything then
-                give_back(placement)
+                shrink_arena(placement)
 
     @property
     def _in_place(self) -> bool:

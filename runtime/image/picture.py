@@ -43,10 +43,10 @@ def open_picture(
                 f"{facts.size}; open it with this one"
             )
         return source
-    return picture_of(open_image(source, max_pixels=max_pixels), facts)
+    return preprocess_opened(open_image(source, max_pixels=max_pixels), facts)
 
 
-def picture_of(opened: OpenedImage, facts: ImageFacts) -> Picture:
+def preprocess_opened(opened: OpenedImage, facts: ImageFacts) -> Picture:
     """What a bundle sees of an open image."""
     pixels = preprocess(opened.rgb, facts.size, facts.mean, facts.std, facts.rescale_factor)
     return Picture(pixels, opened.width, opened.height, opened.warnings)

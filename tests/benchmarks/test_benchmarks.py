@@ -30,8 +30,8 @@ from benchmarks.sizes import FAMILIES, Family, subject
 from paligemma_onnx.export.validation.transformers_reference import TransformersReference
 from paligemma_onnx.model import presets
 from paligemma_onnx.model.checkpoint.load import load_model, open_checkpoint
-from paligemma_onnx.model.skeleton import skeleton
-from paligemma_onnx.runtime.diagnostics.benchmark import pictures_for
+from paligemma_onnx.model.skeleton import meta_model
+from paligemma_onnx.runtime.diagnostics.benchmark import images_for
 from paligemma_onnx.runtime.text.tokenizer import PromptTokenizer
 
 Folders = Callable[[str], Path]
@@ -50,7 +50,7 @@ def test_the_random_checkpoint_is_one_model_to_us_and_to_transformers(work: Path
     folder = make_checkpoint(work, wanted, written.append)
     config, checkpoint = open_checkpoint(folder)
     assert config == wanted.config
-    assert sum(written) == 2 * sum(weight.numel() for weight in skeleton(config).parameters())
+    assert sum(written) == 2 * sum(weight.numel() for weight in meta_model(config).parameters())
     assert PromptTokenizer.load(folder / "tokenizer.json").image_id == config.image_token_index
     ours, theirs = load_model(config, checkpoint), TransformersReference(folder)
     pixels = torch.rand(1, 3, 18, 18) * 2 - 1
@@ -71,11 +71,11 @@ def test_transformers_is_asked_as_our_model_answers(work: Path) -> None:
     steps = list[torch.Tensor]()
     call = reference._call
     reference._call = lambda *args, **kwargs: steps.append(call(*args, **kwargs)) or steps[-1]  # type: ignore[method-assign, func-returns-value]
-    cost = reference.ask(pictures_for(None, 1))
+    cost = reference.ask(images_for(None, 1))
     assert (cost.pictures, cost.tokens, len(steps)) == (1, 4, 4)
     config, checkpoint = open_checkpoint(folder)
     model = load_model(config, checkpoint)
-    features = model.encode_image(torch.from_numpy(reference._pixels(pictures_for(None, 1)[0]))[None])
+    features = model.encode_image(torch.from_numpy(reference._pixels(images_for(None, 1)[0]))[None])
     prompt = torch.tensor([reference._prompt])
     logits, cache = model.prefill(prompt, features, torch.tensor([prompt.shape[1]]))
     for number, step in enumerate(steps):
@@ -144,7 +144,7 @@ def test_floors_by_hand() -> None:
 @pytest.mark.parametrize("graph", ["decode", "prefill"])
 def test_a_step_reads_the_decoder_once(bundle: Folders, graph: str, checkpoint: Folders) -> None:
     """The table is head and embedding, and counts once; small constants of the graph come on top."""
-    decoder = skeleton(open_checkpoint(checkpoint(CASE))[0]).language_model
+    decoder = meta_model(open_checkpoint(checkpoint(CASE))[0]).language_model
     weights = 4 * sum(weight.numel() for weight in decoder.parameters())
     assert weights <= weight_bytes(bundle(CASE) / f"{graph}.onnx") <= weights * 1.02
     assert "Gemm" not in LOOKUPS

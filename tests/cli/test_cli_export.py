@@ -18,7 +18,7 @@ from huggingface_hub import errors
 from huggingface_hub import utils as hub
 
 from paligemma_onnx.export import exporter
-from paligemma_onnx.export.precisions import choose
+from paligemma_onnx.export.precisions import choose_precision
 from paligemma_onnx.runtime.errors import OptionError
 
 Folders = Callable[[str], Path]
@@ -213,9 +213,17 @@ def test_a_demo_leaves_what_is_there(capsys: pytest.CaptureFixture[str], tmp_pat
 
 
 def test_what_a_bundle_is_for() -> None:
-    assert (choose(None, None), choose(None, "cpu"), choose(None, "cuda")) == ("fp32", "fp32", "bf16")
-    assert (choose("int4", None), choose("fp32", "cuda"), choose("int4", "cpu")) == ("int4", "fp32", "int4")
+    assert (choose_precision(None, None), choose_precision(None, "cpu"), choose_precision(None, "cuda")) == (
+        "fp32",
+        "fp32",
+        "bf16",
+    )
+    assert (
+        choose_precision("int4", None),
+        choose_precision("fp32", "cuda"),
+        choose_precision("int4", "cpu"),
+    ) == ("int4", "fp32", "int4")
     with pytest.raises(OptionError, match="not run on cuda; choose from fp32, bf16, fp16, int4-bf16"):
-        choose("int4", "cuda")
+        choose_precision("int4", "cuda")
     with pytest.raises(OptionError, match="bf16 does not run on cpu"):
-        choose("bf16", "cpu")
+        choose_precision("bf16", "cpu")

@@ -16,7 +16,7 @@ from PIL import Image
 
 from paligemma_onnx.export.demo.demo import PROMPTS, SCENE
 from paligemma_onnx.export.demo.shipped_model import shipped_model
-from paligemma_onnx.export.validation.torch_runner import open_as_reference
+from paligemma_onnx.export.validation.torch_runner import open_torch_model
 from training.evaluate import MASK_PROMPT, prompts_for
 from training.scenes import Scene, draw
 from training.tasks import QUESTIONS, Kind, example
@@ -58,7 +58,7 @@ def write_golden() -> None:
     """NAME.png for each scene, and golden.json."""
     entries = []
     with shipped_model() as folder:
-        model = open_as_reference(folder)
+        model = open_torch_model(folder)
         for seed, combinations in SCENES:
             drawing = draw(seed, combinations)  # type: ignore[arg-type]
             picture = FOLDER / f"{combinations}-{seed}.png"

@@ -10,7 +10,7 @@ import transformers
 
 from paligemma_onnx.model import presets
 from paligemma_onnx.model.config import PaliGemmaConfig
-from paligemma_onnx.model.skeleton import skeleton
+from paligemma_onnx.model.skeleton import meta_model
 
 # Stored are 257,216 rows of the table, 64 more than the quoted parameter counts hold.
 STORED = [
@@ -25,7 +25,7 @@ STORED = [
 
 @pytest.mark.parametrize(("config", "count"), STORED)
 def test_stored_parameters(config: PaliGemmaConfig, count: int) -> None:
-    assert sum(weight.numel() for weight in skeleton(config).parameters()) == count
+    assert sum(weight.numel() for weight in meta_model(config).parameters()) == count
 
 
 def in_transformers(config: PaliGemmaConfig) -> Any:
@@ -51,4 +51,4 @@ def test_every_name_and_shape_is_transformers(config: PaliGemmaConfig) -> None:
         for name, weight in in_transformers(config).named_parameters()
     }
     theirs.pop("lm_head.weight", None)  # tied to the embedding
-    assert {name: weight.shape for name, weight in skeleton(config).named_parameters()} == theirs
+    assert {name: weight.shape for name, weight in meta_model(config).named_parameters()} == theirs

@@ -17,7 +17,7 @@ from PIL import Image
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
 from paligemma_onnx.export.demo.shipped_model import shipped_model
-from paligemma_onnx.export.validation.torch_runner import open_as_reference
+from paligemma_onnx.export.validation.torch_runner import open_torch_model
 from paligemma_onnx.model.checkpoint.load import open_checkpoint
 from paligemma_onnx.runtime import PaliGemma, Request
 from training.outliers import OUTLIER, write_with_outliers
@@ -38,7 +38,7 @@ BATCHES = [MIXED[start : start + BATCH] for start in range(0, len(MIXED) - BATCH
 @pytest.fixture(scope="module")
 def torch_model() -> Iterator[PaliGemma]:
     with shipped_model() as folder:
-        yield open_as_reference(folder)
+        yield open_torch_model(folder)
 
 
 @pytest.fixture(scope="module")
@@ -122,6 +122,6 @@ def test_outliers_inside_change_no_id(tmp_path: Path) -> None:
     gain = "language_model.layers.0.input_layernorm.weight"
     growth = (1 + changed.tensor(gain)) / (1 + plain.tensor(gain).float())
     assert float(growth.max()) == pytest.approx(OUTLIER)
-    model = open_as_reference(tmp_path / "outliers")
+    model = open_torch_model(tmp_path / "outliers")
     for chosen in BATCHES:
         assert ask(model, chosen) == [golden_ids(index) for index in chosen]

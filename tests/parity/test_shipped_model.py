@@ -13,7 +13,7 @@ from PIL import Image
 
 from paligemma_onnx.export.demo.shipped_model import shipped_model
 from paligemma_onnx.runtime import PaliGemma
-from paligemma_onnx.runtime.detection.parsing import read_objects
+from paligemma_onnx.runtime.detection.parsing import parse_answer
 from training.evaluate import HELD_OUT, SEEN, main, open_model, prompts_for
 from training.recipe import FULL
 from training.scenes import draw
@@ -83,7 +83,7 @@ def test_the_demo(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
         (line,) = [line for line in lines if line.startswith(f"{prompt!r}: ")]
         said = line.removeprefix(f"{prompt!r}: ").strip("'")
         if "<loc" in text:
-            true, found = read_objects(text).found, read_objects(said).found
+            true, found = parse_answer(text).found, parse_answer(said).found
             assert [one.label for one in found] == [one.label for one in true]
             for one, other in zip(true, found, strict=True):
                 assert other.box.pixels(1, 1) == pytest.approx(one.box.pixels(1, 1), abs=0.03)

@@ -25,13 +25,13 @@ from transformers.models.siglip.image_processing_pil_siglip import SiglipImagePr
 
 from paligemma_onnx.export.report.text_table import table
 from paligemma_onnx.export.source import open_source
-from paligemma_onnx.export.validation.self_check import PROMPTS, questions_for, synthetic_picture
+from paligemma_onnx.export.validation.self_check import PROMPTS, synthetic_image, validation_inputs_for
 from paligemma_onnx.export.validation.transformers_reference import TransformersReference
 from paligemma_onnx.export.validation.validate import first_failure, validate
 from paligemma_onnx.runtime import PaliGemma, Request
 from paligemma_onnx.runtime.bundle.schema import Manifest
-from paligemma_onnx.runtime.engine.devices import place
-from paligemma_onnx.runtime.graphs.onnx_runner import GraphRunner
+from paligemma_onnx.runtime.engine.devices import choose_placement
+from paligemma_onnx.runtime.graphs.onnx_runner import OnnxModelRunner
 from paligemma_onnx.runtime.image.open import open_image, preprocess
 
 # transformers' processor, when it makes labels nobody asked for.
@@ -92,7 +92,7 @@ def ask_transformers(
 class Listener:
     """A GraphRunner that keeps every row's logits and counts pictures."""
 
-    def __init__(self, runner: GraphRunner) -> None:
+    def __init__(self, runner: OnnxModelRunner) -> None:
         self.runner, self.pictures = runner, 0
         self.logits: list[NDArray[np.float32]] = []
 
@@ -204,7 +204,7 @@ def test_a_padded_batch_has_the_logits_of_its_rows(bundle: Folders, scene: Image
 @pytest.mark.parametrize("name", CASES)
 def test_validation_against_transformers_passes(checkpoint: Folders, bundle: Folders, name: str) -> None:
     model, source = PaliGemma.load(bundle(name)), open_source(checkpoint(name), None)
-    picture = synthetic_picture(model.manifest.image.size)
+    picture = synthetic_image(model.manifest.image.size)
     validation = validate(
         bundle(name),
         model.manifest,
@@ -212,8 +212,10 @@ def test_validation_against_transformers_passes(checkpoint: Folders, bundle: Fol
         constants=source.constants,
         reference=lambda: ("transformers", TransformersReference(checkpoint(name))),
         mask_decoder=None,
-        questions=questions_for(model.manifest, model.tokenizer, np.stack([picture, -picture]), PROMPTS, 8),
-        placement=place("cpu", None),
+        questions=validation_inputs_for(
+            model.manifest, model.tokenizer, np.stack([picture, -picture]), PROMPTS, 8
+        ),
+        placement=choose_placement("cpu", None),
         progress=lambda _: None,
     )
     print(table(validation))

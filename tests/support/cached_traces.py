@@ -7,15 +7,15 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from paligemma_onnx.export.graphs.specs import Verb
+from paligemma_onnx.export.graphs.specs import GraphDefinition
 from paligemma_onnx.export.graphs.trace import Traced
 from paligemma_onnx.model.paligemma import PaliGemma
 
 
-def graphs_of(bundle: Path) -> Callable[[Verb, PaliGemma], Traced]:
+def graphs_of(bundle: Path) -> Callable[[GraphDefinition, PaliGemma], Traced]:
     """A stand-in for `trace` that gives the graphs of a finished bundle of the same configuration."""
 
-    def reused(verb: Verb, _: PaliGemma) -> Traced:
+    def reused(verb: GraphDefinition, _: PaliGemma) -> Traced:
         model = ir.load(bundle / verb.spec.file)
         model.metadata_props.clear()
         transposed = set()

@@ -9,24 +9,24 @@ import torch
 from paligemma_onnx.export.precisions import PRECISIONS
 from paligemma_onnx.export.quantization.channel_scaling import INPUT_SCALES
 from paligemma_onnx.export.quantization.encodings import decoded
-from paligemma_onnx.export.quantization.quantize_graph import form_of, table_form
+from paligemma_onnx.export.quantization.quantize_graph import embedding_format, weight_format
 from paligemma_onnx.export.source import Source
 from paligemma_onnx.export.sources.tensor_source import TensorSource
 from paligemma_onnx.model.checkpoint.tensor_names import EMBEDDING
 from paligemma_onnx.model.config import PaliGemmaConfig
 from paligemma_onnx.model.paligemma import PaliGemma
-from paligemma_onnx.model.skeleton import skeleton
+from paligemma_onnx.model.skeleton import meta_model
 
 
 def rounded_model(source: Source, precision: str, graph: str) -> PaliGemma:
     """As one graph of a bundle would compute if activations were not rounded."""
     recipe = PRECISIONS[precision]
-    matrices, stored = form_of(recipe, graph), source.weights(precision)
+    matrices, stored = weight_format(recipe, graph), source.weights(precision)
 
     def rounded(name: str) -> torch.Tensor:
         tensor = stored.tensor(name)
         if name == EMBEDDING:
-            return decoded(tensor, table_form(recipe.table, tensor.shape[1]))
+            return decoded(tensor, embedding_format(recipe.table, tensor.shape[1]))
         is_matrix = tensor.dim() == 2 and "embedding" not in name
         return decoded(tensor, matrices) if is_matrix else tensor
 
@@ -44,7 +44,7 @@ def model_of(
         scales: has what a bundle's graphs multiply the input of a matrix by; here its columns are.
     """
     weights = {}
-    for name, _ in skeleton(config).named_parameters():
+    for name, _ in meta_model(config).named_parameters():
         weights[name] = tensor(name).to(torch.float32)
         if name.endswith(".o_proj.weight") and scales is not None:
             weights[name] = weights[name] * scales.tensor(f"{name.removesuffix('.weight')}.{INPUT_SCALES}")

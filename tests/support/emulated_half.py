@@ -4,24 +4,25 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from paligemma_onnx.export.validation.float32_emulation import open_widened
+from paligemma_onnx.export.validation.float32_emulation import open_float32_emulation
 from paligemma_onnx.runtime import PaliGemma
 from paligemma_onnx.runtime.bundle.manifest import read_manifest
-from paligemma_onnx.runtime.engine.devices import place
+from paligemma_onnx.runtime.engine.devices import choose_placement
 from paligemma_onnx.runtime.engine.session import open_session
-from paligemma_onnx.runtime.graphs.buffer_pool import Rooms
-from paligemma_onnx.runtime.graphs.onnx_runner import GraphRunner
+from paligemma_onnx.runtime.graphs.buffer_pool import BufferPool
+from paligemma_onnx.runtime.graphs.onnx_runner import OnnxModelRunner
 from paligemma_onnx.runtime.text.tokenizer import PromptTokenizer
 
 
 def run_on_cpu(bundle: Path) -> PaliGemma:
     """As `PaliGemma.load` on a GPU, but for where the graphs run."""
-    manifest, here = read_manifest(bundle), place("cpu", None)
+    manifest, here = read_manifest(bundle), choose_placement("cpu", None)
     graphs = manifest.graphs
     vision, prefill, decode = (
-        open_widened(bundle, graph, here) for graph in (graphs.vision_encoder, graphs.prefill, graphs.decode)
+        open_float32_emulation(bundle, graph, here)
+        for graph in (graphs.vision_encoder, graphs.prefill, graphs.decode)
     )
     masks = None if graphs.mask_decoder is None else open_session(bundle, graphs.mask_decoder, manifest, here)
-    rooms = Rooms(manifest, here, decode.io_binding)
-    runner = GraphRunner(bundle, None, manifest, here, vision, prefill, decode, masks, rooms=rooms)
+    rooms = BufferPool(manifest, here, decode.io_binding)
+    runner = OnnxModelRunner(bundle, None, manifest, here, vision, prefill, decode, masks, rooms=rooms)
     return PaliGemma(manifest, PromptTokenizer.load(bundle / manifest.tokens.file), runner, 0.0)

@@ -8,20 +8,27 @@ from collections.abc import Callable
 from PIL import Image
 
 from paligemma_onnx.export.report.embedded_images import Embedded, embed
-from paligemma_onnx.export.report.findings import Answer, Findings, Parting, Pictured, Side, Word
+from paligemma_onnx.export.report.findings import (
+    Answer,
+    Divergence,
+    ImageInfo,
+    ModelAnswer,
+    ReportData,
+    Token,
+)
 from paligemma_onnx.export.validation.compare import (
     EXACT,
     ROUNDED,
-    Agreement,
     Comparison,
     Difference,
-    FreeRun,
+    GreedyRun,
     Limits,
+    TokenAgreement,
 )
 from paligemma_onnx.export.validation.compare_weights import WeightComparison
 from paligemma_onnx.export.validation.validate import Validation, first_failure
-from paligemma_onnx.runtime.bundle.schema import FileSpec, Matrices, ModelFacts, Producer, Recipe
-from paligemma_onnx.runtime.detection.parsing import read_objects
+from paligemma_onnx.runtime.bundle.schema import FileSpec, Matrices, ModelFacts, PrecisionFacts, Producer
+from paligemma_onnx.runtime.detection.parsing import parse_answer
 from paligemma_onnx.runtime.diagnostics.machine import Machine
 
 LAYERS, STEPS = 18, 12
@@ -34,12 +41,12 @@ OTHER = "<loc0110><loc0190><loc0510><loc0610> cat ; <loc0300> dog"
 
 def findings(
     *, prompts: tuple[str, ...] = ("caption en", "detect cat"), exact: bool = True, scale: float = 1e-6
-) -> Findings:
+) -> ReportData:
     """Findings of a bundle whose errors are around `scale`."""
     return _findings(prompts, exact, lambda at: scale * (1.3 + math.sin(at)), name="photo.jpg")
 
 
-def broken() -> Findings:
+def broken() -> ReportData:
     """Errors that are not finite, nothing at all or far too large; words that differ; names that are code."""
     errors = (math.inf, 0.0, 3.0, math.nan, 1e-5)
     return _findings((HOSTILE, f"detect {HOSTILE}"), True, lambda at: errors[at % 5], name=HOSTILE)
@@ -50,7 +57,7 @@ def picture(width: int, height: int, label: str = "a picture") -> Embedded:
     return embed(Image.linear_gradient("L").resize((width, height)).convert("RGB"), label)
 
 
-def _findings(prompts: tuple[str, ...], exact: bool, error: Callable[[int], float], name: str) -> Findings:
+def _findings(prompts: tuple[str, ...], exact: bool, error: Callable[[int], float], name: str) -> ReportData:
     limits, wrong = EXACT if exact else ROUNDED, name == HOSTILE
     stages = ["prefill", *(f"step.{step}" for step in range(STEPS))]
     outputs = ["logits", *(f"{layer}.{kind}" for layer in range(LAYERS) for kind in ("key", "value"))]
@@ -60,7 +67,7 @@ def _findings(prompts: tuple[str, ...], exact: bool, error: Callable[[int], floa
         exact,
         tuple(_difference(stage, output, error(at), limits) for at, (stage, output) in enumerate(named)),
         tuple(
-            Agreement(stage, row, not (wrong and row == 0), False, 10 - wrong, error(at) ** 2)
+            TokenAgreement(stage, row, not (wrong and row == 0), False, 10 - wrong, error(at) ** 2)
             for at, stage in enumerate(stages)
             for row in rows
         ),
@@ -70,17 +77,17 @@ def _findings(prompts: tuple[str, ...], exact: bool, error: Callable[[int], floa
     validation = Validation(
         "0" * 32, "fp32" if exact else "int4", "torch 2", "cpu", len(prompts), STEPS, weights, comparison
     )
-    return Findings(
+    return ReportData(
         validation=validation,
         problem=None if validation.passed else first_failure(validation),
         created="2026-01-02T03:04:05+00:00",
         seconds=1.5,
         checkpoint=name,
         adapter=name if wrong else None,
-        pictures=(Pictured(name, 640, 480),),
+        pictures=(ImageInfo(name, 640, 480),),
         answers=tuple(_answer(row, prompt, wrong=wrong) for row, prompt in enumerate(prompts)),
         model=ModelFacts("paligemma", 4_000_000, 192, 1845, 512, None, None),
-        recipe=Recipe("fp32" if exact else "int4", 20, Matrices("a", "b", "c", "d"), None, ("cpu",)),
+        recipe=PrecisionFacts("fp32" if exact else "int4", 20, Matrices("a", "b", "c", "d"), None, ("cpu",)),
         producer=Producer("0.1.0", "2.13", "1.23"),
         files={"decode.onnx": FileSpec(1000, "f" * 64)},
         versions={"numpy": "2.4", "onnxruntime-gpu": None},
@@ -93,22 +100,22 @@ def _difference(stage: str, name: str, error: float, limits: Limits) -> Differen
     return Difference(stage, name, error * 3, error, (0, 1), error / 10, limits)
 
 
-def _run(row: int, *, wrong: bool) -> FreeRun:
+def _run(row: int, *, wrong: bool) -> GreedyRun:
     ids = tuple(range(STEPS))
     return (
-        FreeRun(row, ids, (0, 9, *ids[2:]), 1, False, 2.5)
+        GreedyRun(row, ids, (0, 9, *ids[2:]), 1, False, 2.5)
         if wrong
-        else FreeRun(row, ids, ids, None, True, None)
+        else GreedyRun(row, ids, ids, None, True, None)
     )
 
 
 def _answer(row: int, prompt: str, *, wrong: bool) -> Answer:
     texts = (BOXES, OTHER) if prompt.startswith("detect") else ("a cat", HOSTILE if wrong else "a cat")
-    parting = Parting(1, Word(1, HOSTILE), Word(9, "x"), 2.5, False, False) if wrong else None
+    parting = Divergence(1, Token(1, HOSTILE), Token(9, "x"), 2.5, False, False) if wrong else None
     reference, bundle = (
-        Side(text, True, read_objects(text).found, read_objects(text).warnings)
+        ModelAnswer(text, True, parse_answer(text).found, parse_answer(text).warnings)
         if prompt.startswith("detect")
-        else Side(text, False, (), ())
+        else ModelAnswer(text, False, (), ())
         for text in texts
     )
     return Answer(row, prompt, reference, bundle, parting)

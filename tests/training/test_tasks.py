@@ -7,7 +7,7 @@ import re
 import numpy as np
 import pytest
 
-from paligemma_onnx.runtime.detection.parsing import read_objects
+from paligemma_onnx.runtime.detection.parsing import parse_answer
 from training.scenes import SIDE, Item, Scene, draw
 from training.tasks import QUESTIONS, Example, Kind, caption, description, example, location, segments
 
@@ -130,7 +130,7 @@ def test_boxes_read_back_are_those_of_the_scene() -> None:
         scene = draw(seed).scene
         one = example(scene, "detect", np.random.RandomState(seed))
         assert one is not None
-        read = read_objects(one.suffix)
+        read = parse_answer(one.suffix)
         assert not read.warnings
         for found, index in zip(read.found, one.items, strict=True):
             assert found.box.pixels(SIDE, SIDE) == pytest.approx(scene.items[index].box, abs=half)

@@ -17,7 +17,7 @@ from fork_server import Child, ExportServer
 from paths import TESTS
 
 from paligemma_onnx.runtime.errors import BundleError, ResourceError
-from paligemma_onnx.runtime.resource_errors import resources, shortage
+from paligemma_onnx.runtime.resource_errors import resource_problem, translate_resource_errors
 
 Folders = Callable[[str], Path]
 CASE = "gemma_one_kv_head"
@@ -251,17 +251,17 @@ TORCH = "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to
     ],
 )
 def test_shortage_is_told_from_what_libraries_raise(error: Exception, words: str | None) -> None:
-    assert (shortage(error) is None) == (words is None)
-    assert (words or "") in (shortage(error) or "")
+    assert (resource_problem(error) is None) == (words is None)
+    assert (words or "") in (resource_problem(error) or "")
 
 
 def test_shortage_behind_another_error_is_found() -> None:
     error = BundleError("the graph does not load")
     error.__cause__ = MemoryError()
-    with pytest.raises(ResourceError, match=r"^bundle: out of memory"), resources("bundle"):
+    with pytest.raises(ResourceError, match=r"^bundle: out of memory"), translate_resource_errors("bundle"):
         raise error
 
 
 def test_other_errors_pass() -> None:
-    with pytest.raises(BundleError, match=r"^altered$"), resources("bundle"):
+    with pytest.raises(BundleError, match=r"^altered$"), translate_resource_errors("bundle"):
         raise BundleError("altered")

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from paligemma_onnx.export import exporter
 from paligemma_onnx.export.bundle import weight_file as weights
 from paligemma_onnx.export.exporter import ExportRequest, export
-from paligemma_onnx.export.precisions import Form
+from paligemma_onnx.export.precisions import WeightFormat
 from paligemma_onnx.export.quantization import encodings
 from paligemma_onnx.export.source import Source
 from paligemma_onnx.export.validation.self_check import self_check
@@ -76,7 +76,9 @@ def test_weights_are_written_in_pieces(
     expected, real = contents(bundle(CASE)), weights.encode
     written: list[int] = []
 
-    def listened(tensor: torch.Tensor, form: Form, *, transposed: bool) -> Iterator[tuple[int, memoryview]]:
+    def listened(
+        tensor: torch.Tensor, form: WeightFormat, *, transposed: bool
+    ) -> Iterator[tuple[int, memoryview]]:
         stored = tensor.t() if transposed else tensor
         for array, part in real(tensor, form, transposed=transposed):
             assert len(part) <= max(piece, 4 * stored[0].numel())

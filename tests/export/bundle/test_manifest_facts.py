@@ -13,7 +13,7 @@ import pytest
 from paligemma_onnx.export.bundle.manifest_facts import image_facts, token_facts
 from paligemma_onnx.model.checkpoint.config_json import read_config
 from paligemma_onnx.model.checkpoint.errors import CheckpointError
-from paligemma_onnx.runtime.bundle.manifest import MANIFEST, identity, read_manifest
+from paligemma_onnx.runtime.bundle.manifest import MANIFEST, compute_bundle_id, read_manifest
 from paligemma_onnx.runtime.errors import BundleError
 
 Folders = Callable[[str], Path]
@@ -95,7 +95,7 @@ def test_another_image_token_is_refused(folder: Path) -> None:
 def test_a_bundle_is_named_after_what_its_manifest_says(bundle: Folders, tmp_path: Path) -> None:
     """One changed fact, and the manifest is not the one that was exported."""
     manifest = read_manifest(bundle(CASE))
-    assert identity(manifest) == manifest.bundle_id
+    assert compute_bundle_id(manifest) == manifest.bundle_id
     for changed in (
         replace(manifest, image=replace(manifest.image, mean=(0.4, 0.5, 0.5))),
         replace(manifest, tokens=replace(manifest.tokens, stop=(7,))),

@@ -22,7 +22,7 @@ from paths import GOLDEN
 
 from paligemma_onnx.export.demo.shipped_model import shipped_model
 from paligemma_onnx.export.exporter import ExportRequest, export
-from paligemma_onnx.export.graphs.cuda_weights import HEAD_WIDTH, device_skeleton, rotations
+from paligemma_onnx.export.graphs.cuda_weights import HEAD_WIDTH, cuda_meta_model, rotations
 from paligemma_onnx.export.precisions import PRECISIONS
 from paligemma_onnx.export.quantization.encodings import narrowed
 from paligemma_onnx.export.source import open_source
@@ -157,7 +157,7 @@ def test_packed_tensors_are_the_checkpoints(checkpoint: Folders) -> None:
     gain = packed.tensor(f"{layer}.input_layernorm.gain")
     assert torch.equal(gain, 1 + plain.tensor(f"{layer}.input_layernorm.weight").float())
     # Every tensor of the graphs' model can be had, in its shape, and none of the checkpoint is left out.
-    model = device_skeleton(source.config, torch.bfloat16)
+    model = cuda_meta_model(source.config, torch.bfloat16)
     shapes = {name: tuple(weight.shape) for name, weight in model.named_parameters()}
     assert {name: tuple(packed.tensor(name).shape) for name in shapes} == shapes
     assert sum(np.prod(shape) for shape in shapes.values()) == sum(

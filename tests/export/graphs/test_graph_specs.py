@@ -19,7 +19,7 @@ from paligemma_onnx.model.checkpoint.load import load_model, open_checkpoint
 from paligemma_onnx.runtime import PaliGemma
 from paligemma_onnx.runtime.bundle.manifest import read_manifest
 from paligemma_onnx.runtime.cancellation import Cancellation
-from paligemma_onnx.runtime.graphs.onnx_runner import GraphRunner
+from paligemma_onnx.runtime.graphs.onnx_runner import OnnxModelRunner
 
 Folders = Callable[[str], Path]
 GRAPHS = ("vision_encoder.onnx", "prefill.onnx", "decode.onnx")
@@ -164,7 +164,7 @@ def test_what_is_declared_to_vary_varies(
 ) -> None:
     """Batch 1 is what a tracer likes to fix, and so is a cache as long as the example's."""
     runner, never = PaliGemma.load(bundle(name)).runner, Cancellation()
-    assert isinstance(runner, GraphRunner)
+    assert isinstance(runner, OnnxModelRunner)
     assert runner.vision is not None
     model = load_model(*open_checkpoint(checkpoint(name)))
     width, side = runner.manifest.model.hidden_size, runner.manifest.image.size

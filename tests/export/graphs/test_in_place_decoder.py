@@ -15,14 +15,14 @@ import torch
 from closeness import assert_close, relative_error
 from damage import copied, edit_manifest, endless
 
-from paligemma_onnx.export.validation.torch_runner import open_as_reference
+from paligemma_onnx.export.validation.torch_runner import open_torch_model
 from paligemma_onnx.model.cache import Cache as TorchCache
 from paligemma_onnx.model.checkpoint.load import load_model, open_checkpoint
 from paligemma_onnx.model.paligemma import PaliGemma as Model
 from paligemma_onnx.runtime import Cancellation, PaliGemma, Request
 from paligemma_onnx.runtime.bundle.manifest import read_manifest
-from paligemma_onnx.runtime.graphs.kv_cache import Cache, cache_memory
-from paligemma_onnx.runtime.graphs.onnx_runner import SPARE_SLOTS, GraphRunner
+from paligemma_onnx.runtime.graphs.kv_cache import Cache, allocate_cache
+from paligemma_onnx.runtime.graphs.onnx_runner import SPARE_SLOTS, OnnxModelRunner
 
 Folders = Callable[[str], Path]
 FAMILIES = {"gemma": "gemma_one_kv_head", "gemma2": "gemma2_window"}
@@ -48,9 +48,9 @@ class Pair:
         return load_model(*open_checkpoint(self.checkpoint))
 
     @property
-    def runner(self) -> GraphRunner:
+    def runner(self) -> OnnxModelRunner:
         runner = PaliGemma.load(self.bundle, device="cpu").runner
-        assert isinstance(runner, GraphRunner)
+        assert isinstance(runner, OnnxModelRunner)
         return runner
 
 
@@ -69,7 +69,7 @@ class Started:
     slots: torch.Tensor  # int64[B], in use
 
 
-def start(runner: GraphRunner, model: Model) -> Started:
+def start(runner: OnnxModelRunner, model: Model) -> Started:
     random, width = np.random.default_rng(4), runner.manifest.model.hidden_size
     ids = random.integers(4, 600, (len(LENGTHS), max(LENGTHS)))
     features = random.normal(size=(len(LENGTHS), IMAGE_TOKENS, width)).astype(np.float32)
@@ -98,7 +98,7 @@ def tokens(steps: int, seed: int = 5) -> list[np.ndarray]:
     return [random.integers(4, 600, (len(LENGTHS), 1)) for _ in range(steps)]
 
 
-def worst_error(runner: GraphRunner, model: Model, started: Started, fed: list[np.ndarray]) -> float:
+def worst_error(runner: OnnxModelRunner, model: Model, started: Started, fed: list[np.ndarray]) -> float:
     """Decode on both sides; the largest error of logits and of what was written into the cache."""
     cache, reference, worst, rows = started.cache, started.reference, 0.0, np.arange(len(LENGTHS))
     for step, ids in enumerate(fed):
@@ -180,9 +180,9 @@ def test_free_slots_are_zeros(pair: Callable[[str], Pair]) -> None:
     runner = pair("gemma").runner
     place = runner.manifest.cache, runner.placement
     for _ in range(3):
-        used = [np.full_like(value.numpy(), np.nan) for value in cache_memory(*place, 3, 60)]
+        used = [np.full_like(value.numpy(), np.nan) for value in allocate_cache(*place, 3, 60)]
         del used
-        assert all((value.numpy() == 0).all() for value in cache_memory(*place, 3, 60))
+        assert all((value.numpy() == 0).all() for value in allocate_cache(*place, 3, 60))
 
 
 @both_families
@@ -226,7 +226,7 @@ def test_answers_of_a_batch_are_those_of_a_cache_that_grows(
         for row, prompt in enumerate(PROMPTS)
     ]
     model = PaliGemma.load(pair(family).bundle, device="cpu")
-    reference = open_as_reference(pair(family).checkpoint)
+    reference = open_torch_model(pair(family).checkpoint)
     in_place, grown = (
         [answer.token_ids for answer in side.generate_batch(requests, max_new_tokens=24)]
         for side in (model, reference)

@@ -15,13 +15,13 @@ from exporting import Silent
 
 from paligemma_onnx.export import exporter
 from paligemma_onnx.export.exporter import ExportRequest, export
-from paligemma_onnx.export.graphs.specs import Verb
+from paligemma_onnx.export.graphs.specs import GraphDefinition
 from paligemma_onnx.export.graphs.trace import Traced, trace
 from paligemma_onnx.export.source import Source
 from paligemma_onnx.export.validation.self_check import self_check
 from paligemma_onnx.model.config import PaliGemmaConfig
 from paligemma_onnx.model.paligemma import PaliGemma
-from paligemma_onnx.model.skeleton import skeleton
+from paligemma_onnx.model.skeleton import meta_model
 from paligemma_onnx.runtime.bundle.schema import Manifest
 from paligemma_onnx.runtime.errors import MismatchError
 
@@ -74,8 +74,10 @@ def test_a_wrong_graph_is_found(
     """Traced from a model whose cap is 4.2 instead of 4, or whose window is 6 tokens instead of 5."""
     right = graphs_of(bundle("gemma2_window"))
 
-    def wrong(verb: Verb, model: PaliGemma) -> Traced:
-        return trace(verb, skeleton(change(model.config))) if verb.spec.file == graph else right(verb, model)
+    def wrong(verb: GraphDefinition, model: PaliGemma) -> Traced:
+        return (
+            trace(verb, meta_model(change(model.config))) if verb.spec.file == graph else right(verb, model)
+        )
 
     monkeypatch.setattr(exporter, "trace", wrong)
 

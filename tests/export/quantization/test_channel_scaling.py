@@ -11,15 +11,15 @@ from closeness import assert_close
 from dequantized_model import model_of
 
 from paligemma_onnx.export.demo.shipped_model import shipped_model
-from paligemma_onnx.export.precisions import Blocks, Outputs
-from paligemma_onnx.export.quantization.channel_scaling import Balanced
+from paligemma_onnx.export.precisions import BlockQuantized, Int8PerChannel
+from paligemma_onnx.export.quantization.channel_scaling import ScaledCheckpoint
 from paligemma_onnx.export.quantization.encodings import decoded
 from paligemma_onnx.export.source import open_source
 from paligemma_onnx.export.sources.tensor_source import TensorSource
 from paligemma_onnx.model.checkpoint.load import load_model
 from paligemma_onnx.model.config import PaliGemmaConfig
 from paligemma_onnx.model.paligemma import PaliGemma
-from paligemma_onnx.model.skeleton import skeleton
+from paligemma_onnx.model.skeleton import meta_model
 from training.outliers import inject
 
 Folders = Callable[[str], Path]
@@ -30,7 +30,7 @@ class Changed:
     """A source with other numbers in some tensors."""
 
     def __init__(self, source: TensorSource, config: PaliGemmaConfig) -> None:
-        names = [name for name, _ in skeleton(config).named_parameters()]
+        names = [name for name, _ in meta_model(config).named_parameters()]
         self.tensors = {name: source.tensor(name).to(torch.float32).clone() for name in names}
 
     def tensor(self, name: str) -> torch.Tensor:
@@ -49,7 +49,7 @@ def outputs(model: PaliGemma) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 def test_balanced_weights_compute_what_they_did(checkpoint: Folders, name: str) -> None:
     source = open_source(checkpoint(name), None)
     plain = outputs(load_model(source.config, source.checkpoint))
-    balanced = Balanced(source.checkpoint, source.config)
+    balanced = ScaledCheckpoint(source.checkpoint, source.config)
     kinds = ("features", "logits", "cached values")
     for what, ours, theirs in zip(
         kinds, outputs(model_of(source.config, balanced.tensor, scales=balanced)), plain, strict=True
@@ -57,7 +57,7 @@ def test_balanced_weights_compute_what_they_did(checkpoint: Folders, name: str) 
         assert_close(f"{name}: {what}", ours, theirs, 5e-6)
     changed = [
         key
-        for key, _ in skeleton(source.config).named_parameters()
+        for key, _ in meta_model(source.config).named_parameters()
         if not torch.equal(balanced.tensor(key).float(), source.checkpoint.tensor(key).float())
     ]
     assert len(changed) > 10
@@ -71,7 +71,7 @@ def test_injected_outliers_change_no_code(checkpoint: Folders, name: str) -> Non
     else:
         source = open_source(checkpoint(name), None)
     changed = Changed(source.checkpoint, source.config)
-    plain = Balanced(source.checkpoint, source.config)
+    plain = ScaledCheckpoint(source.checkpoint, source.config)
     inject(changed.tensors, source.config)
     for what, ours, theirs in zip(
         ("features", "logits"),
@@ -80,11 +80,11 @@ def test_injected_outliers_change_no_code(checkpoint: Folders, name: str) -> Non
         strict=True,
     ):
         assert_close(f"{name}: {what} of the injected model", ours, theirs, 5e-6)
-    injected = Balanced(changed, source.config)
-    for key, parameter in skeleton(source.config).named_parameters():
+    injected = ScaledCheckpoint(changed, source.config)
+    for key, parameter in meta_model(source.config).named_parameters():
         if key.endswith(("_proj.weight", "fc1.weight", "linear.weight")) and parameter.dim() == 2:
             before, after = plain.tensor(key), injected.tensor(key)
-            for form in (Outputs(), Blocks(4, 32)):
+            for form in (Int8PerChannel(), BlockQuantized(4, 32)):
                 # The cache keeps the value rows' own scale; relative to it, nothing moved.
                 rows = decoded(before, form).abs().amax(dim=1) / decoded(after, form).abs().amax(dim=1)
                 assert_close(
@@ -98,5 +98,5 @@ def test_without_balance_they_change(checkpoint: Folders) -> None:
     inject(changed.tensors, source.config)
     key = "language_model.layers.0.mlp.down_proj.weight"
     before, after = source.checkpoint.tensor(key).float(), changed.tensor(key)
-    moved = decoded(after, Outputs()) * (before / after) - decoded(before, Outputs())
+    moved = decoded(after, Int8PerChannel()) * (before / after) - decoded(before, Int8PerChannel())
     assert moved.abs().max() > 0.02 * before.abs().max()

@@ -11,12 +11,19 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from paligemma_onnx.export.precisions import Blocks, Float32, Form, Outputs
+from paligemma_onnx.export.precisions import BlockQuantized, Float32, Int8PerChannel, WeightFormat
 from paligemma_onnx.export.quantization import encodings
 from paligemma_onnx.export.quantization.encodings import decoded, encode, layouts
-from paligemma_onnx.runtime.engine.int8_overflow import guard
+from paligemma_onnx.runtime.engine.int8_overflow import configure_int8
 
-FORMS = [Outputs(), Blocks(4, 16), Blocks(4, 32), Blocks(4, 128), Blocks(8, 32), Blocks(8, 128)]
+FORMS = [
+    Int8PerChannel(),
+    BlockQuantized(4, 16),
+    BlockQuantized(4, 32),
+    BlockQuantized(4, 128),
+    BlockQuantized(8, 32),
+    BlockQuantized(8, 128),
+]
 SHAPES = [(24, 64), (40, 200), (7, 33)]  # whole blocks, half a block left, odd
 
 
@@ -25,7 +32,7 @@ def matrix(shape: tuple[int, int], seed: int = 0) -> torch.Tensor:
     return weights * torch.linspace(0.1, 3, shape[0])[:, None]  # outputs of different ranges
 
 
-def arrays(tensor: torch.Tensor, form: Form, *, transposed: bool = False) -> dict[str, NDArray[Any]]:
+def arrays(tensor: torch.Tensor, form: WeightFormat, *, transposed: bool = False) -> dict[str, NDArray[Any]]:
     """What lies in the file, by the suffix of its name."""
     laid = layouts(tuple(tensor.shape), form, transposed=transposed)
     content = [b"" for _ in laid]
@@ -38,11 +45,11 @@ def arrays(tensor: torch.Tensor, form: Form, *, transposed: bool = False) -> dic
     }
 
 
-def by_numpy(stored: dict[str, NDArray[Any]], form: Form, shape: tuple[int, int]) -> NDArray[Any]:
+def by_numpy(stored: dict[str, NDArray[Any]], form: WeightFormat, shape: tuple[int, int]) -> NDArray[Any]:
     """Codes times scales, as the operators' contract describes them."""
-    if isinstance(form, Outputs):
+    if isinstance(form, Int8PerChannel):
         return (stored[".int8"] * stored[".int8.scales"]).T
-    assert isinstance(form, Blocks)
+    assert isinstance(form, BlockQuantized)
     name = f".int{form.bits}x{form.size}"
     codes = stored[name].astype(np.int64)
     if form.bits == 4:
@@ -53,11 +60,11 @@ def by_numpy(stored: dict[str, NDArray[Any]], form: Form, shape: tuple[int, int]
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("form", FORMS, ids=str)
-def test_codes_times_scales_are_the_weights(form: Form, shape: tuple[int, int]) -> None:
+def test_codes_times_scales_are_the_weights(form: WeightFormat, shape: tuple[int, int]) -> None:
     weights = matrix(shape)
     found = by_numpy(arrays(weights, form), form, shape)
     np.testing.assert_allclose(found, decoded(weights, form).numpy(), rtol=1e-6, atol=1e-7)
-    bits = 4 if isinstance(form, Blocks) and form.bits == 4 else 8
+    bits = 4 if isinstance(form, BlockQuantized) and form.bits == 4 else 8
     error = np.abs(found - weights.numpy()).max(axis=1) / np.abs(weights.numpy()).max(axis=1)
     step = 2.0 ** (1 - bits)
     assert (error <= 1.5 * step).all()  # the least squares of a block may give up its outermost weight
@@ -70,7 +77,7 @@ def test_less_is_lost_than_by_dividing_by_the_largest(bits: Any, share: float) -
     blocks = weights.reshape(64, -1, 32)
     step = np.abs(blocks).max(axis=2, keepdims=True) / (2 ** (bits - 1) - 1)
     usual = np.square(np.round(blocks / step) * step - blocks).mean()
-    ours = np.square(decoded(torch.from_numpy(weights), Blocks(bits, 32)).numpy() - weights).mean()
+    ours = np.square(decoded(torch.from_numpy(weights), BlockQuantized(bits, 32)).numpy() - weights).mean()
     print(f"int{bits}: squared error {ours / usual:.2f} of the usual rounding's")
     assert ours < share * usual
 
@@ -78,14 +85,14 @@ def test_less_is_lost_than_by_dividing_by_the_largest(bits: Any, share: float) -
 def test_what_fits_is_exact() -> None:
     codes = torch.arange(-8, 8.0).repeat(3, 2)
     scales = torch.tensor([[0.5], [3.0], [-2.0]])
-    assert torch.equal(decoded(codes * scales, Blocks(4, 32)), codes * scales)
-    assert torch.equal(decoded(torch.zeros(2, 32), Blocks(4, 16)), torch.zeros(2, 32))
-    assert torch.equal(decoded(torch.zeros(2, 32), Outputs()), torch.zeros(2, 32))
+    assert torch.equal(decoded(codes * scales, BlockQuantized(4, 32)), codes * scales)
+    assert torch.equal(decoded(torch.zeros(2, 32), BlockQuantized(4, 16)), torch.zeros(2, 32))
+    assert torch.equal(decoded(torch.zeros(2, 32), Int8PerChannel()), torch.zeros(2, 32))
 
 
 @pytest.mark.parametrize("form", [Float32(), *FORMS], ids=str)
 @pytest.mark.parametrize("transposed", [False, True])
-def test_pieces_do_not_show(monkeypatch: pytest.MonkeyPatch, form: Form, transposed: bool) -> None:
+def test_pieces_do_not_show(monkeypatch: pytest.MonkeyPatch, form: WeightFormat, transposed: bool) -> None:
     weights = matrix((40, 200)).to(torch.bfloat16)
     whole = arrays(weights, form, transposed=transposed)
     monkeypatch.setattr(encodings, "PIECE", 1000)  # one row
@@ -94,8 +101,8 @@ def test_pieces_do_not_show(monkeypatch: pytest.MonkeyPatch, form: Form, transpo
 
 
 @pytest.mark.parametrize("broken", [float("nan"), float("inf"), float("-inf")])
-@pytest.mark.parametrize("form", [Outputs(), Blocks(4, 32), Blocks(8, 32)], ids=str)
-def test_a_weight_that_is_no_number_stays_none(form: Form, broken: float) -> None:
+@pytest.mark.parametrize("form", [Int8PerChannel(), BlockQuantized(4, 32), BlockQuantized(8, 32)], ids=str)
+def test_a_weight_that_is_no_number_stays_none(form: WeightFormat, broken: float) -> None:
     weights = matrix((4, 64))
     weights[2, 5] = broken
     with np.errstate(invalid="ignore"):
@@ -129,15 +136,15 @@ def operator(name: str, inputs: dict[str, NDArray[Any]], attributes: dict[str, i
     )
     model = ir.to_proto(ir.Model(graph, ir_version=10)).SerializeToString()
     options = onnxruntime.SessionOptions()
-    guard(options, onnxruntime)
+    configure_int8(options, onnxruntime)
     session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     result: NDArray[Any] = session.run(None, {"x": inputs["x"]})[0]
     return result
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-@pytest.mark.parametrize("form", [form for form in FORMS if isinstance(form, Blocks)], ids=str)
-def test_matmulnbits_reads_blocks(form: Blocks, shape: tuple[int, int]) -> None:
+@pytest.mark.parametrize("form", [form for form in FORMS if isinstance(form, BlockQuantized)], ids=str)
+def test_matmulnbits_reads_blocks(form: BlockQuantized, shape: tuple[int, int]) -> None:
     weights, x = matrix(shape), matrix((5, shape[1]), seed=1).numpy()
     codes, scales = arrays(weights, form).values()
     attributes = {"K": shape[1], "N": shape[0], "bits": form.bits, "block_size": form.size}
@@ -146,8 +153,10 @@ def test_matmulnbits_reads_blocks(form: Blocks, shape: tuple[int, int]) -> None:
     np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max())
 
 
-@pytest.mark.parametrize("form", [Blocks(4, 16), Blocks(4, 64), Blocks(8, 64)], ids=str)
-def test_gatherblockquantized_reads_rows(form: Blocks) -> None:
+@pytest.mark.parametrize(
+    "form", [BlockQuantized(4, 16), BlockQuantized(4, 64), BlockQuantized(8, 64)], ids=str
+)
+def test_gatherblockquantized_reads_rows(form: BlockQuantized) -> None:
     table, ids = matrix((24, 64)), np.array([[3, 0], [23, 3]])
     codes, scales = arrays(table, form).values()
     attributes = {"bits": form.bits, "block_size": form.size, "gather_axis": 0, "quantize_axis": 1}
@@ -162,7 +171,7 @@ def test_dynamicquantizematmul_reads_outputs(shape: tuple[int, int]) -> None:
     # Whole numbers that fill the range of 8 bits are not rounded.
     x = np.random.default_rng(0).integers(-127, 129, (5, shape[1])).astype(np.float32)
     x[0, :2] = -127, 128
-    scales, codes = arrays(weights, Outputs()).values()
+    scales, codes = arrays(weights, Int8PerChannel()).values()
     found = operator("DynamicQuantizeMatMul", {"x": x, "codes": codes, "scales": scales}, {})
-    expected = x @ decoded(weights, Outputs()).numpy().T
+    expected = x @ decoded(weights, Int8PerChannel()).numpy().T
     np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max())

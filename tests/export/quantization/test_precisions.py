@@ -20,14 +20,14 @@ from numpy.typing import NDArray
 
 from paligemma_onnx.export.precisions import PRECISIONS
 from paligemma_onnx.export.source import open_source
-from paligemma_onnx.export.validation.self_check import self_check, synthetic_picture
+from paligemma_onnx.export.validation.self_check import self_check, synthetic_image
 from paligemma_onnx.model.cache import KeyValue
 from paligemma_onnx.runtime.bundle.manifest import read_manifest
 from paligemma_onnx.runtime.bundle.schema import Manifest
 from paligemma_onnx.runtime.cancellation import Cancellation
-from paligemma_onnx.runtime.engine.devices import place
+from paligemma_onnx.runtime.engine.devices import choose_placement
 from paligemma_onnx.runtime.errors import MismatchError
-from paligemma_onnx.runtime.graphs.onnx_runner import GraphRunner
+from paligemma_onnx.runtime.graphs.onnx_runner import OnnxModelRunner
 
 Folders = Callable[[str], Path]
 ROUNDED = [name for name, recipe in PRECISIONS.items() if recipe.rounds]
@@ -53,9 +53,9 @@ def test_each_graph_multiplies_with_its_codes(
 ) -> None:
     folder, source = rounded(name, precision), open_source(checkpoint(name), None)
     manifest, never = read_manifest(folder), Cancellation()
-    runner = GraphRunner.open(folder, manifest, place("cpu", None))
+    runner = OnnxModelRunner.open(folder, manifest, choose_placement("cpu", None))
 
-    pixels = synthetic_picture(manifest.image.size)[None]
+    pixels = synthetic_image(manifest.image.size)[None]
     vision = rounded_model(source, precision, "vision_encoder")
     features = vision.encode_image(torch.from_numpy(pixels))
     errors = {"vision": rms_error(runner.encode_image(pixels, never), features)}
@@ -89,7 +89,7 @@ def test_steps_of_many_rows_take_prefills_weights(
     folder, source = rounded(name, "int4"), open_source(checkpoint(name), None)
     manifest, never = read_manifest(folder), Cancellation()
     assert manifest.recipe.wide_batch == 4
-    runner = GraphRunner.open(folder, manifest, place("cpu", None))
+    runner = OnnxModelRunner.open(folder, manifest, choose_placement("cpu", None))
     random, lengths = np.random.default_rng(1), np.array([5, 3, 4, 2])[:rows]
     features = random.normal(size=(rows, 6, manifest.model.hidden_size)).astype(np.float32)
     _, cache = runner.prefill(random.integers(4, 600, (rows, 5)), features, lengths, 12, never)

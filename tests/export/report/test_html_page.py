@@ -18,7 +18,7 @@ from sample_findings import HOSTILE, LAYERS, broken, findings, picture
 from paligemma_onnx.export.report.chart_scales import log_scale
 from paligemma_onnx.export.report.charts import HEIGHT, WIDTH
 from paligemma_onnx.export.report.embedded_images import LONGEST, embed
-from paligemma_onnx.export.report.findings import Findings
+from paligemma_onnx.export.report.findings import ReportData
 from paligemma_onnx.export.report.html_page import page
 from paligemma_onnx.runtime.image.open import open_image
 
@@ -55,12 +55,12 @@ class Page(HTMLParser):
 
 
 @pytest.fixture(params=ALL, ids=["sound", "rounded", "broken"])
-def told(request: pytest.FixtureRequest) -> Findings:
-    made: Callable[[], Findings] = request.param
+def told(request: pytest.FixtureRequest) -> ReportData:
+    made: Callable[[], ReportData] = request.param
     return made()
 
 
-def test_it_needs_nothing_else_and_runs_nothing(told: Findings) -> None:
+def test_it_needs_nothing_else_and_runs_nothing(told: ReportData) -> None:
     text = page(told, [picture(640, 480, HOSTILE)])
     shown = Page(text)
     names = {name for name, _ in shown.elements}
@@ -84,7 +84,7 @@ def test_hostile_names_are_text() -> None:
     assert any("<script>" in label for label in labels)
 
 
-def test_who_does_not_see_it_is_told(told: Findings) -> None:
+def test_who_does_not_see_it_is_told(told: ReportData) -> None:
     shown = Page(page(told, [picture(640, 480)]))
     assert shown.named("html") == [{"lang": "en"}]
     levels = [int(name[1]) for name, _ in shown.elements if re.fullmatch("h[1-6]", name)]
@@ -100,7 +100,7 @@ def test_who_does_not_see_it_is_told(told: Findings) -> None:
         assert len(shown.named(name)) == 1
 
 
-def test_the_verdict_comes_first(told: Findings) -> None:
+def test_the_verdict_comes_first(told: ReportData) -> None:
     said = [content for around, content in Page(page(told, [picture(9, 9)])).texts if around == "strong"]
     assert said == ["✓ Passed" if told.validation.passed else "✗ FAILED"]
 
@@ -143,7 +143,7 @@ def test_a_log_scale_by_hand(values: list[float], value: float, share: float) ->
     assert all(0 <= place <= 1 for place, _ in scale.ticks())
 
 
-def test_everything_is_drawn_inside_its_chart(told: Findings) -> None:
+def test_everything_is_drawn_inside_its_chart(told: ReportData) -> None:
     text = page(told, [picture(640, 480)])
     charts = re.findall(r'<figure class="chart">(.*?)</figure>', text, re.DOTALL)
     assert len(charts) == 5

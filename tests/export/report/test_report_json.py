@@ -12,7 +12,7 @@ from paths import ROOT
 from report_schema import SCHEMA, refuse
 from sample_findings import broken, findings
 
-from paligemma_onnx.export.report.findings import Findings
+from paligemma_onnx.export.report.findings import ReportData
 from paligemma_onnx.export.report.json_report import SCHEMA_VERSION, as_json
 
 VALIDATOR = jsonschema.Draft202012Validator(SCHEMA)
@@ -23,7 +23,7 @@ KEPT = {
 }
 
 
-def parsed(told: Findings) -> Any:
+def parsed(told: ReportData) -> Any:
     return json.loads(as_json(told), parse_constant=refuse)
 
 
@@ -51,7 +51,7 @@ def test_the_schema_is_one() -> None:
 
 
 @pytest.mark.parametrize("made", [findings, lambda: findings(exact=False), broken])
-def test_every_validation_fits(made: Callable[[], Findings]) -> None:
+def test_every_validation_fits(made: Callable[[], ReportData]) -> None:
     data = parsed(made())
     VALIDATOR.validate(data)
     assert data.keys() >= KEPT

@@ -18,9 +18,9 @@ from report_schema import SCHEMA, refuse
 
 from paligemma_onnx.export.cli import run as commands
 from paligemma_onnx.export.source import open_source
-from paligemma_onnx.export.validation.self_check import questions_for, synthetic_picture
+from paligemma_onnx.export.validation.self_check import synthetic_image, validation_inputs_for
 from paligemma_onnx.model.checkpoint.load import load_model
-from paligemma_onnx.runtime.atomic_file import replaced_file
+from paligemma_onnx.runtime.atomic_file import write_atomically
 from paligemma_onnx.runtime.bundle.manifest import read_manifest
 from paligemma_onnx.runtime.errors import OptionError
 from paligemma_onnx.runtime.text.tokenizer import PromptTokenizer
@@ -89,8 +89,8 @@ def test_a_wrong_bundle_gets_its_page(
     manifest, source = read_manifest(bundle(CASE)), open_source(other, None)
     tokenizer = PromptTokenizer.load(bundle(CASE) / manifest.tokens.file)
     prompts = tuple(answer["prompt"] for answer in data["answers"])
-    picture = synthetic_picture(manifest.image.size)[None]
-    questions = questions_for(manifest, tokenizer, picture, prompts, 2)
+    picture = synthetic_image(manifest.image.size)[None]
+    questions = validation_inputs_for(manifest, tokenizer, picture, prompts, 2)
     model = load_model(source.config, source.checkpoint)
     with torch.inference_mode():
         features = model.encode_image(torch.from_numpy(picture)).expand(len(prompts), -1, -1)
@@ -129,7 +129,7 @@ def test_what_was_there_stays_until_the_new_one_is_whole(tmp_path: Path) -> None
     link.symlink_to(kept)
 
     def fail() -> None:
-        with replaced_file(link, "--html"):
+        with write_atomically(link, "--html"):
             assert len(list(tmp_path.iterdir())) == 3
             raise KeyboardInterrupt
 
@@ -137,10 +137,10 @@ def test_what_was_there_stays_until_the_new_one_is_whole(tmp_path: Path) -> None
         fail()
     assert sorted(tmp_path.iterdir()) == [kept, link]
     assert kept.read_text() == "old"
-    with replaced_file(link, "--html") as write:
+    with write_atomically(link, "--html") as write:
         write("new ü".encode())
     assert sorted(tmp_path.iterdir()) == [kept, link]
     assert link.is_symlink()
     assert kept.read_text(encoding="utf-8") == "new ü"
-    with pytest.raises(OptionError, match="choose another --html"), replaced_file(Path("a\0b"), "--html"):
+    with pytest.raises(OptionError, match="choose another --html"), write_atomically(Path("a\0b"), "--html"):
         pass

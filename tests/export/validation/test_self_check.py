@@ -18,24 +18,24 @@ from paligemma_onnx.export import exporter
 from paligemma_onnx.export.bundle import weight_file as weights
 from paligemma_onnx.export.cli.commands import export as export_command
 from paligemma_onnx.export.exporter import ExportRequest, export
-from paligemma_onnx.export.quantization.quantize_graph import Stored
+from paligemma_onnx.export.quantization.quantize_graph import StoredTensor
 from paligemma_onnx.export.source import Source, open_source
 from paligemma_onnx.export.sources.tensor_source import TensorSource
 from paligemma_onnx.export.validation.compare import Comparison, compare
-from paligemma_onnx.export.validation.reference_outputs import Questions, record
+from paligemma_onnx.export.validation.reference_outputs import ValidationInputs, run_reference
 from paligemma_onnx.export.validation.self_check import (
     PROMPTS,
     STEPS,
-    questions_for,
     self_check,
-    synthetic_picture,
+    synthetic_image,
+    validation_inputs_for,
 )
 from paligemma_onnx.model.checkpoint.load import load_model
 from paligemma_onnx.runtime.bundle.manifest import read_manifest
 from paligemma_onnx.runtime.bundle.schema import Manifest
-from paligemma_onnx.runtime.engine.devices import place
+from paligemma_onnx.runtime.engine.devices import choose_placement
 from paligemma_onnx.runtime.errors import MismatchError
-from paligemma_onnx.runtime.graphs.onnx_runner import GraphRunner
+from paligemma_onnx.runtime.graphs.onnx_runner import OnnxModelRunner
 from paligemma_onnx.runtime.text.tokenizer import PromptTokenizer
 
 Folders = Callable[[str], Path]
@@ -62,7 +62,9 @@ def write_wrongly(monkeypatch: pytest.MonkeyPatch, name: str, change: Change) ->
     """One tensor is altered on its way into the weight file."""
     real = weights.read
 
-    def altered(stored: Stored, source: TensorSource, constants: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    def altered(
+        stored: StoredTensor, source: TensorSource, constants: Mapping[str, torch.Tensor]
+    ) -> torch.Tensor:
         tensor = real(stored, source, constants)
         return change(tensor) if stored.name == name else tensor
 
@@ -125,14 +127,16 @@ def answers(checkpoint: Folders, bundle: Folders) -> Iterator[Callable[[Path], C
     """Compares outputs only, as if the weight files could not be read."""
     manifest = read_manifest(bundle(CASE))
     tokenizer = PromptTokenizer.load(bundle(CASE) / manifest.tokens.file)
-    picture = synthetic_picture(manifest.image.size)[None]
-    questions: Questions = questions_for(manifest, tokenizer, picture, PROMPTS, STEPS)
+    picture = synthetic_image(manifest.image.size)[None]
+    questions: ValidationInputs = validation_inputs_for(manifest, tokenizer, picture, PROMPTS, STEPS)
     source = open_source(checkpoint(CASE), None)
     with tempfile.TemporaryDirectory() as scratch:
-        kept = record(load_model(source.config, source.checkpoint), questions, Path(scratch), lambda _: None)
+        kept = run_reference(
+            load_model(source.config, source.checkpoint), questions, Path(scratch), lambda _: None
+        )
 
         def answer(folder: Path) -> Comparison:
-            runner = GraphRunner.open(folder, manifest, place("cpu", None))
+            runner = OnnxModelRunner.open(folder, manifest, choose_placement("cpu", None))
             return compare(runner, questions, kept, lambda _: None)
 
         yield answer

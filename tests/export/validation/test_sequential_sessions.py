@@ -14,15 +14,15 @@ import pytest
 from paligemma_onnx.export.validation import one_session_at_a_time as turns
 from paligemma_onnx.runtime.bundle.manifest import read_manifest
 from paligemma_onnx.runtime.cancellation import Cancellation
-from paligemma_onnx.runtime.engine.devices import place
+from paligemma_onnx.runtime.engine.devices import choose_placement
 from paligemma_onnx.runtime.engine.session import open_session
-from paligemma_onnx.runtime.graphs.onnx_runner import GraphRunner
+from paligemma_onnx.runtime.graphs.onnx_runner import OnnxModelRunner
 
 NEVER = Cancellation()
 CASE = "gemma_one_kv_head"
 
 
-def answers(runner: GraphRunner) -> list[np.ndarray]:
+def answers(runner: OnnxModelRunner) -> list[np.ndarray]:
     """What each graph gives, changing between them more often than a check does."""
     facts = runner.manifest
     pixels = np.zeros((1, 3, facts.image.size, facts.image.size), dtype=np.float32)
@@ -60,7 +60,7 @@ def test_one_at_a_time(
         return session
 
     monkeypatch.setattr(turns, "open_session", noted)
-    found = answers(turns.open_by_turns(folder, manifest, place("cpu", None)))
-    expected = answers(GraphRunner.open(folder, manifest, place("cpu", None)))
+    found = answers(turns.open_by_turns(folder, manifest, choose_placement("cpu", None)))
+    expected = answers(OnnxModelRunner.open(folder, manifest, choose_placement("cpu", None)))
     assert all(map(np.array_equal, found, expected))
     assert len(sessions) == opened

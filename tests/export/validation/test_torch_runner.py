@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from paths import SCENE
 
-from paligemma_onnx.export.validation.torch_runner import open_as_reference
+from paligemma_onnx.export.validation.torch_runner import open_torch_model
 from paligemma_onnx.export.validation.transformers_reference import TransformersReference
 from paligemma_onnx.runtime import Cancellation, PaliGemma, Request
 
@@ -23,14 +23,14 @@ def test_torch_transformers_and_the_bundle_agree(bundle: Folders, checkpoint: Fo
     onnx = PaliGemma.load(bundle(case)).generate_batch(requests, max_new_tokens=9)
     expected = [answer.token_ids for answer in onnx]
     for reference in (None, TransformersReference(folder)):
-        model = open_as_reference(folder, reference)
+        model = open_torch_model(folder, reference)
         answers = model.generate_batch(requests, max_new_tokens=9)
         assert [answer.token_ids for answer in answers] == expected
         assert (model.device, model.manifest.bundle_id) == ("cpu", "")
 
 
 def test_it_can_be_stopped(checkpoint: Folders) -> None:
-    model, cancel = open_as_reference(checkpoint("gemma_one_kv_head")), Cancellation()
+    model, cancel = open_torch_model(checkpoint("gemma_one_kv_head")), Cancellation()
     stream = model.stream(PICTURE, "caption en", cancel=cancel)
     next(iter(stream))
     cancel.cancel()

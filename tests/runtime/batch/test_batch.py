@@ -14,7 +14,7 @@ from batch_runs import CASE, PROMPT, SAMPLED, asking, draw, rows_in, texts, told
 from command_line import ran, ran_here, without
 
 from paligemma_onnx.runtime import PaliGemma, Request
-from paligemma_onnx.runtime.batch.rows import Fault, boxes_in
+from paligemma_onnx.runtime.batch.rows import RowError, boxes_in
 
 Folders = Callable[[str], Path]
 PICTURES = 40
@@ -245,7 +245,7 @@ def test_boxes_are_in_pixels() -> None:
 
 
 def test_a_fault_is_one_line_of_valid_text() -> None:
-    assert Fault.of(RuntimeError("odd\n\udcff  thing")) == Fault(
+    assert RowError.of(RuntimeError("odd\n\udcff  thing")) == RowError(
         "unexpected", "RuntimeError: odd \\udcff thing"
     )
-    assert Fault.of(MemoryError()).code == "resources"
+    assert RowError.of(MemoryError()).code == "resources"

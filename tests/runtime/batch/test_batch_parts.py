@@ -20,8 +20,8 @@ from paligemma_onnx.runtime import OptionError, PaliGemma
 from paligemma_onnx.runtime.batch import output_parts as parts
 from paligemma_onnx.runtime.batch.items import Shard
 from paligemma_onnx.runtime.batch.output_parts import Count, Format
-from paligemma_onnx.runtime.batch.pipeline import Asking
-from paligemma_onnx.runtime.batch.shard_runner import Parts, Watch, Work, do_shard
+from paligemma_onnx.runtime.batch.pipeline import BatchOptions
+from paligemma_onnx.runtime.batch.shard_runner import Callbacks, Parts, ShardJob, run_shard
 from paligemma_onnx.runtime.batch.sources import Source
 from paligemma_onnx.runtime.generation.types import Options
 
@@ -38,37 +38,37 @@ def model(bundle: Callable[[str], Path]) -> Stub:
 
 
 @pytest.fixture
-def work(tmp_path: Path) -> Work:
+def work(tmp_path: Path) -> ShardJob:
     (tmp_path / "list.txt").write_text("".join(f"{number}.png\n" for number in range(INPUTS)))
     (tmp_path / "out").mkdir()
-    return Work(
+    return ShardJob(
         source=Source(tmp_path / "list.txt", "list", PROMPT, tmp_path / "none"),
         output=tmp_path / "out",
         shard=Shard(0, 1),
         format="jsonl",
         part_rows=10,
-        asking=Asking(Options(max_new_tokens=4, max_image_pixels=1), None, 4, 2),
+        asking=BatchOptions(Options(max_new_tokens=4, max_image_pixels=1), None, 4, 2),
         bundle=tmp_path,
         device="cpu",
         threads=1,
     )
 
 
-def do(work: Work, model: Stub, answered: Callable[[Count], object] = lambda _: None) -> Count:
+def do(work: ShardJob, model: Stub, answered: Callable[[Count], object] = lambda _: None) -> Count:
     """Do a shard; rows that earlier runs had written."""
     passed: list[Count] = []
-    do_shard(work, model, Watch(passed.append, answered, lambda: False))
+    run_shard(work, model, Callbacks(passed.append, answered, lambda: False))
     return sum(passed, Count())
 
 
-def ids(work: Work) -> list[str]:
+def ids(work: ShardJob) -> list[str]:
     return [row["id"] for row in rows_in(work.output)]
 
 
 EVERYTHING = [f"{number}.png" for number in range(INPUTS)]
 
 
-def test_parts_have_their_rows_in_order(work: Work, model: Stub) -> None:
+def test_parts_have_their_rows_in_order(work: ShardJob, model: Stub) -> None:
     model.batches.clear()
     do(work, model)
     assert sorted(path.name for path in work.output.glob("part-*")) == [
@@ -98,7 +98,7 @@ class Mortal:
 
 @pytest.mark.parametrize("format", ["jsonl", "parquet"])
 def test_a_run_that_dies_at_any_step_is_completed(
-    work: Work, model: Stub, format: Format, monkeypatch: pytest.MonkeyPatch
+    work: ShardJob, model: Stub, format: Format, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each call that changes the disk is, in turn, one that the process does not live to make."""
     mortal = Mortal()
@@ -123,7 +123,7 @@ def test_a_run_that_dies_at_any_step_is_completed(
     assert deaths > 20
 
 
-def written(work: Work) -> list[str]:
+def written(work: ShardJob) -> list[str]:
     if work.format == "jsonl":
         return ids(work)
     tables = [pyarrow.parquet.read_table(path) for path in sorted(work.output.glob("part-*"))]
@@ -131,7 +131,7 @@ def written(work: Work) -> list[str]:
 
 
 @pytest.mark.parametrize("tail", [b'{"id": "half', b'{"error": nul\n', b"\0" * 40, b"\0" * 40 + b"\n"])
-def test_a_line_that_was_cut_off_is_dropped(work: Work, model: Stub, tail: bytes) -> None:
+def test_a_line_that_was_cut_off_is_dropped(work: ShardJob, model: Stub, tail: bytes) -> None:
     seen = Count()
 
     def die_in_the_second_part(count: Count) -> None:
@@ -149,7 +149,7 @@ def test_a_line_that_was_cut_off_is_dropped(work: Work, model: Stub, tail: bytes
     assert ids(work) == EVERYTHING
 
 
-def test_finished_parts_are_counted_and_not_read(work: Work, model: Stub) -> None:
+def test_finished_parts_are_counted_and_not_read(work: ShardJob, model: Stub) -> None:
     table = work.source.path.with_suffix(".jsonl")
     prompts = [PROMPT] * 5 + ["nan"] + [PROMPT] * 6
     table.write_text("".join(json.dumps({"image": "a.png", "prompt": prompt}) + "\n" for prompt in prompts))
@@ -164,7 +164,7 @@ def test_finished_parts_are_counted_and_not_read(work: Work, model: Stub) -> Non
         do(work, model)
 
 
-def test_parts_can_be_asked_for_in_any_order(work: Work) -> None:
+def test_parts_can_be_asked_for_in_any_order(work: ShardJob) -> None:
     parts = Parts(work)
 
     def numbers(items: Iterator[Any]) -> list[int]:
@@ -177,7 +177,7 @@ def test_parts_can_be_asked_for_in_any_order(work: Work) -> None:
     assert numbers(parts.items(3)) == []
 
 
-def test_a_batch_that_fails_costs_only_the_guilty_row(work: Work, model: Stub) -> None:
+def test_a_batch_that_fails_costs_only_the_guilty_row(work: ShardJob, model: Stub) -> None:
     prompts = [PROMPT, "nan", "x" * 100_000, PROMPT, PROMPT]
     table = work.source.path.with_suffix(".jsonl")
     table.write_text("".join(json.dumps({"image": "a.png", "prompt": prompt}) + "\n" for prompt in prompts))
@@ -196,7 +196,7 @@ def test_a_batch_that_fails_costs_only_the_guilty_row(work: Work, model: Stub) -
     assert [row["timings"] and row["timings"]["batch"] for row in found] == [1, None, None, 1, 1]
 
 
-def test_memory_does_not_grow_with_the_input(work: Work, model: Stub) -> None:
+def test_memory_does_not_grow_with_the_input(work: ShardJob, model: Stub) -> None:
     work.source.path.write_text("".join(f"{number}.png\n" for number in range(1900)))
     work = replace(work, part_rows=100, asking=replace(work.asking, batch_size=20))
     rows, alive = 0, dict[int, int]()

@@ -15,9 +15,9 @@ from damage import copied, edit_manifest, endless
 
 from benchmarks.ray_cluster import cluster, kill_a_writer
 from paligemma_onnx.runtime.batch.items import Shard
-from paligemma_onnx.runtime.batch.pipeline import Asking
+from paligemma_onnx.runtime.batch.pipeline import BatchOptions
 from paligemma_onnx.runtime.batch.ray_engine import PartWriter
-from paligemma_onnx.runtime.batch.shard_runner import Work
+from paligemma_onnx.runtime.batch.shard_runner import ShardJob
 from paligemma_onnx.runtime.batch.sources import Source
 from paligemma_onnx.runtime.generation.types import Options
 
@@ -85,13 +85,13 @@ def test_where_there_is_no_cluster(bundle: Callable[[str], Path], tmp_path: Path
 def test_a_worker_says_what_ends_the_run(bundle: Callable[[str], Path], tmp_path: Path) -> None:
     """Without a cluster: what Ray calls, called."""
     (tmp_path / "list.txt").write_text("absent.png\nlost.png\nnowhere.png\n")
-    work = Work(
+    work = ShardJob(
         source=Source(tmp_path / "list.txt", "list", PROMPT, tmp_path / "none"),
         output=tmp_path,
         shard=Shard(0, 1),
         format="jsonl",
         part_rows=2,
-        asking=Asking(Options(max_new_tokens=4, max_image_pixels=1), None, 4, 2),
+        asking=BatchOptions(Options(max_new_tokens=4, max_image_pixels=1), None, 4, 2),
         bundle=bundle("gemma_one_kv_head"),
         device="cpu",
         threads=1,

@@ -17,7 +17,7 @@ import pytest
 from paligemma_onnx.runtime import OptionError
 from paligemma_onnx.runtime.batch.folder import write_listing
 from paligemma_onnx.runtime.batch.items import Item, Shard, Slice
-from paligemma_onnx.runtime.batch.rows import Fault
+from paligemma_onnx.runtime.batch.rows import RowError
 from paligemma_onnx.runtime.batch.sources import Source, count_items, items_of, kind_of
 
 
@@ -32,7 +32,7 @@ def items(path: Path, prompt: str | None = "caption en") -> list[Item]:
 
 
 def message(item: Item) -> str:
-    assert isinstance(item.image, Fault)
+    assert isinstance(item.image, RowError)
     assert item.image.code == "input"
     return item.image.message
 

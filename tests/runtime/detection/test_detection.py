@@ -23,7 +23,7 @@ from PIL import Image
 from paligemma_onnx.runtime import Box, Detections, ImageError, Mask, NumericsError, PaliGemma, PromptError
 from paligemma_onnx.runtime.detection.detections import detections
 from paligemma_onnx.runtime.detection.drawing import INK, draw
-from paligemma_onnx.runtime.detection.parsing import read_objects
+from paligemma_onnx.runtime.detection.parsing import parse_answer
 from paligemma_onnx.runtime.detection.rle import encode
 from training.evaluate import SEEN, prompts_for
 from training.scenes import SIDE
@@ -111,7 +111,7 @@ def test_boxes_and_masks_of_the_shipped_model(model: PaliGemma) -> None:
 def test_what_comes_back(model: PaliGemma) -> None:
     found = segmented(model, SEEN.first)
     assert isinstance(found, Detections)
-    assert len(found) == len(read_objects(found.text).found) >= 1
+    assert len(found) == len(parse_answer(found.text).found) >= 1
     first = found[0]
     assert first.mask is not None
     left, top, right, bottom = first.pixels

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from paligemma_onnx.runtime.detection.parsing import Box, Found, Objects, read_objects
+from paligemma_onnx.runtime.detection.parsing import Box, ParsedAnswer, ParsedObject, parse_answer
 
 BOX = "<loc0000><loc0100><loc1023><loc0400>"
 CODES = "".join(f"<seg{code:03d}>" for code in range(16))
@@ -15,8 +15,8 @@ HERE = Box(0.0, 100 / 1023, 1.0, 400 / 1023)
 
 def test_objects_in_order() -> None:
     text = f"{BOX} red cat ; <loc0001><loc0002><loc0003><loc0004>{CODES} dog"
-    first, second = read_objects(text).found
-    assert first == Found("red cat", HERE, None)
+    first, second = parse_answer(text).found
+    assert first == ParsedObject("red cat", HERE, None)
     assert second.label == "dog"
     assert second.codes == tuple(range(16))
     assert first.box.pixels(width=1023, height=50) == pytest.approx((100, 0, 400, 50))
@@ -24,7 +24,7 @@ def test_objects_in_order() -> None:
 
 @pytest.mark.parametrize("text", ["", " ", ";", " ; ; "])
 def test_nothing(text: str) -> None:
-    assert read_objects(text) == Objects((), ())
+    assert parse_answer(text) == ParsedAnswer((), ())
 
 
 @pytest.mark.parametrize(
@@ -46,7 +46,7 @@ def test_nothing(text: str) -> None:
     ],
 )
 def test_what_is_no_object_is_said_and_left_out(group: str) -> None:
-    read = read_objects(f"{BOX} cat ; {group} ; {BOX} dog")
+    read = parse_answer(f"{BOX} cat ; {group} ; {BOX} dog")
     assert [one.label for one in read.found] == ["cat", "dog"]
     (warning,) = read.warnings
     assert group[:20] in warning
@@ -65,7 +65,7 @@ PIECES = st.sampled_from(
 )
 def test_never_raises_and_never_invents(parts: list[str]) -> None:
     text = "".join(parts)
-    read = read_objects(text)
+    read = parse_answer(text)
     groups = [group for group in text.split(";") if group.strip()]
     assert len(read.found) + len(read.warnings) == len(groups)
     for one in read.found:

@@ -15,13 +15,7 @@ from command_line import ran_here
 from paths import SCENE
 
 from paligemma_onnx.runtime import OptionError, PaliGemma
-from paligemma_onnx.runtime.diagnostics.benchmark import (
-    Benchmark,
-    Cost,
-    mean_seconds,
-    peak_bytes,
-    pictures_for,
-)
+from paligemma_onnx.runtime.diagnostics.benchmark import Benchmark, Cost, images_for, mean_seconds, peak_bytes
 
 Folders = Callable[[str], Path]
 CASE = "gemma_one_kv_head"
@@ -102,7 +96,7 @@ def test_variables(
 
 def test_a_stop_id_ends_nothing_and_the_ids_before_it_are_the_same(model: PaliGemma) -> None:
     """A model whose second word is a stop id, which would end the answer there."""
-    picture = pictures_for(None, 1)[0]
+    picture = images_for(None, 1)[0]
     ids = model.generate(picture, "caption en", max_new_tokens=6).token_ids
     assert len(ids) == 6
     tokens = replace(model.manifest.tokens, stop=(ids[1],))
@@ -115,12 +109,12 @@ def test_a_stop_id_ends_nothing_and_the_ids_before_it_are_the_same(model: PaliGe
 
 def test_every_picture_is_looked_at(model: PaliGemma) -> None:
     benchmark = Benchmark(model)
-    benchmark.ask(pictures_for(None, 3), "caption en", 4)
+    benchmark.ask(images_for(None, 3), "caption en", 4)
     assert [len(session.runs) for session in benchmark.sessions] == [3, 1, 3]
 
 
 def test_pictures_of_one_colour_differ_too() -> None:
-    one, *others = pictures_for(np.full((8, 8, 3), 255, np.uint8), 256)
+    one, *others = images_for(np.full((8, 8, 3), 255, np.uint8), 256)
     assert (one == 255).all()
     assert len({picture.tobytes() for picture in (one, *others)}) == 256
 
@@ -129,7 +123,7 @@ def test_a_context_that_is_too_short_is_told(model: PaliGemma) -> None:
     short = replace(model.manifest, model=replace(model.manifest.model, context_length=24))
     cramped = PaliGemma(short, model.tokenizer, replace(model.runner, manifest=short), 0.0)  # type: ignore[type-var]
     with pytest.raises(OptionError, match="20 tokens do not fit into the context, which has room for"):
-        Benchmark(cramped).ask(pictures_for(None, 1), "caption en", 20)
+        Benchmark(cramped).ask(images_for(None, 1), "caption en", 20)
 
 
 def test_what_follows_from_a_cost() -> None:

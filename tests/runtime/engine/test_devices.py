@@ -9,8 +9,8 @@ import pytest
 
 from paligemma_onnx.runtime import BundleError, OptionError, PaliGemma, ProviderError
 from paligemma_onnx.runtime.engine import session as sessions
-from paligemma_onnx.runtime.engine.devices import Placement, available_threads, parse_device, place
-from paligemma_onnx.runtime.resource_errors import shortage
+from paligemma_onnx.runtime.engine.devices import Placement, available_threads, choose_placement, parse_device
+from paligemma_onnx.runtime.resource_errors import resource_problem
 
 BOTH, GPU, CPU = ("cpu", "cuda"), ("cuda",), ("cpu",)
 
@@ -41,7 +41,7 @@ def test_placed(
     expected: Placement,
 ) -> None:
     engine(present)
-    assert place(device, 2, runs_on=runs_on, memory_limit=9) == expected
+    assert choose_placement(device, 2, runs_on=runs_on, memory_limit=9) == expected
     assert parse_device(expected.name) == (expected.device, expected.index)
 
 
@@ -70,7 +70,7 @@ def test_refused(
 ) -> None:
     engine(present)
     with pytest.raises(error, match=words):
-        place(device, None, runs_on=runs_on)
+        choose_placement(device, None, runs_on=runs_on)
 
 
 @pytest.mark.parametrize("limit", [0, -1, 1.5, "12GiB"])
@@ -80,7 +80,7 @@ def test_limits_that_are_none(bundle: Callable[[str], Path], limit: int) -> None
 
 
 def test_all_threads_unless_told() -> None:
-    assert place("cpu", None) == Placement("cpu", available_threads())
+    assert choose_placement("cpu", None) == Placement("cpu", available_threads())
 
 
 ARENA = "Failed to allocate memory for requested buffer of size 4294967296"
@@ -106,13 +106,13 @@ LIMITED = "Available memory of 4271360 is smaller than requested bytes of 963379
     ],
 )
 def test_whose_memory_ran_out(error: Exception, device: str, words: str) -> None:
-    found = shortage(error, device=device)
+    found = resource_problem(error, device=device)
     assert found is not None
     assert found.startswith(words)
 
 
 def test_a_limit_of_a_gpu_is_none_of_the_cpu(engine: Callable[[tuple[str, ...]], None]) -> None:
     engine(BOTH)
-    assert place("cpu", 2) == Placement("cpu", 2)
+    assert choose_placement("cpu", 2) == Placement("cpu", 2)
     with pytest.raises(OptionError, match=r"memory_limit .* is of a GPU, and device is 'cpu'"):
-        place("cpu", 2, memory_limit=9)
+        choose_placement("cpu", 2, memory_limit=9)

@@ -14,7 +14,14 @@ import pytest
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from paligemma_onnx.runtime.engine.int8_overflow import LARGEST, PROBE, UNSIGNED, WIDTH, guard, overflows
+from paligemma_onnx.runtime.engine.int8_overflow import (
+    LARGEST,
+    PROBE,
+    U8S8_PRECISION,
+    WIDTH,
+    configure_int8,
+    int8_matmul_overflows,
+)
 
 RIGHT = np.full((8, WIDTH), WIDTH * LARGEST, np.float32)
 SATURATED = RIGHT * (2**15 - 1) / (2 * 255 * 127)  # pairs of products that stop at 32,767
@@ -34,9 +41,9 @@ def engine(answer: NDArray[np.float32]) -> Any:
 
 @pytest.fixture(autouse=True)
 def forget() -> Iterator[None]:
-    overflows.cache_clear()
+    int8_matmul_overflows.cache_clear()
     yield
-    overflows.cache_clear()
+    int8_matmul_overflows.cache_clear()
 
 
 def test_the_probe_is_what_it_is_said_to_be() -> None:
@@ -52,14 +59,14 @@ def test_the_probe_is_what_it_is_said_to_be() -> None:
 def test_what_sessions_are_told(answer: NDArray[np.float32], expected: bool) -> None:
     told = dict[str, str]()
     options = SimpleNamespace(add_session_config_entry=lambda key, value: told.update({key: value}))
-    guard(options, engine(answer))
-    assert told == (dict([UNSIGNED]) if expected else {})
+    configure_int8(options, engine(answer))
+    assert told == (dict([U8S8_PRECISION]) if expected else {})
 
 
 def test_only_many_rows_overflow() -> None:
     half = RIGHT.copy()
     half[1:] = SATURATED[1:]
-    assert overflows(engine(half))
+    assert int8_matmul_overflows(engine(half))
 
 
 def test_here_products_are_right_when_guarded() -> None:
@@ -69,7 +76,7 @@ def test_here_products_are_right_when_guarded() -> None:
     weights = rng.choice(np.array([-127, 127], np.int8), (WIDTH, WIDTH))
     model.graph.initializer[0].CopyFrom(numpy_helper.from_array(weights, "weights"))
     options = onnxruntime.SessionOptions()
-    guard(options, onnxruntime)
+    configure_int8(options, onnxruntime)
     session = onnxruntime.InferenceSession(model.SerializeToString(), options)
     x = rng.choice(np.array([0, 1], np.float32), (16, WIDTH))
     assert np.allclose(session.run(None, {"x": x})[0], x @ weights, atol=1e-2)

@@ -18,7 +18,7 @@ from paligemma_onnx.runtime.bundle.integrity import record_file
 from paligemma_onnx.runtime.bundle.manifest import read_manifest
 from paligemma_onnx.runtime.engine import prepared_graphs as prepared
 from paligemma_onnx.runtime.engine.devices import Placement
-from paligemma_onnx.runtime.graphs.onnx_runner import GraphRunner
+from paligemma_onnx.runtime.graphs.onnx_runner import OnnxModelRunner
 
 Rounded = Callable[[str, str], Path]
 CASE = "gemma_one_kv_head"
@@ -43,7 +43,7 @@ def answer(bundle: Path) -> tuple[PaliGemma, tuple[int, ...]]:
 
 
 def opened_prepared(model: PaliGemma) -> bool:
-    assert isinstance(model.runner, GraphRunner)
+    assert isinstance(model.runner, OnnxModelRunner)
     return model.runner.prepared is not None
 
 
@@ -68,9 +68,9 @@ def test_sessions_take_the_written_graphs(rounded: Rounded, cache: Path) -> None
     bundle = rounded(CASE, "int4")
     folder, manifest = prepare(bundle), read_manifest(bundle)
     elsewhere = cache / "nothing"
-    GraphRunner.open(elsewhere, manifest, CPU, prepared=folder)
+    OnnxModelRunner.open(elsewhere, manifest, CPU, prepared=folder)
     with pytest.raises(BundleError):
-        GraphRunner.open(elsewhere, manifest, CPU)
+        OnnxModelRunner.open(elsewhere, manifest, CPU)
 
 
 def truncate(folder: Path) -> None:

@@ -20,7 +20,7 @@ from damage import copied, edit_manifest, endless
 from PIL import Image
 
 from paligemma_onnx.runtime import Cancellation, PaliGemma
-from paligemma_onnx.runtime.graphs.onnx_runner import GraphRunner
+from paligemma_onnx.runtime.graphs.onnx_runner import OnnxModelRunner
 
 Folders = Callable[[str], Path]
 CASE = "gemma_one_kv_head"
@@ -180,7 +180,7 @@ def test_cancelled_within_a_run(model: PaliGemma, stage: str) -> None:
                 time.sleep(0.001)
             raise RuntimeError("Exiting due to terminate flag being set to true.")
 
-    runner = replace(cast("GraphRunner", model.runner), **{name: cast("Any", Waiting())})
+    runner = replace(cast("OnnxModelRunner", model.runner), **{name: cast("Any", Waiting())})
     waiting = PaliGemma(model.manifest, model.tokenizer, runner, 0.0)
     began = time.monotonic()
     answer = waiting.generate(PICTURE, "caption en", cancel=cancel)

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from paths import SCENE
 
 from paligemma_onnx.runtime import OptionError, PaliGemma, Request
-from paligemma_onnx.runtime.bundle.schema import SEGMENTS
-from paligemma_onnx.runtime.detection.parsing import read_objects
-from paligemma_onnx.runtime.generation.constraints import Place, form_for
+from paligemma_onnx.runtime.bundle.schema import SEG_TOKENS_PER_MASK
+from paligemma_onnx.runtime.detection.parsing import parse_answer
+from paligemma_onnx.runtime.generation.constraints import GrammarState, grammar_for_prompt
 
 Folders = Callable[[str], Path]
 CASES = ("gemma_one_kv_head", "gemma2_window")
@@ -48,7 +48,7 @@ def test_random_weights_parse(model: PaliGemma) -> None:
             max_new_tokens=(1, 5, 24, 40, 60)[seed % 5],
         )
         for prompt, answer in zip(prompts, answers, strict=True):
-            objects = read_objects(answer.text)
+            objects = parse_answer(answer.text)
             assert objects.warnings == ()
             assert {found.label for found in objects.found} <= labels_of(prompt)
             for found in objects.found:
@@ -62,7 +62,7 @@ def test_without_it_ids_are_as_before(model: PaliGemma) -> None:
     plain = model.generate(PICTURE, "detect cat", max_new_tokens=20)
     said_no = model.generate(PICTURE, "detect cat", max_new_tokens=20, constrained=False)
     assert plain.token_ids == said_no.token_ids
-    assert read_objects(plain.text).found == ()  # a random model writes no objects by itself
+    assert parse_answer(plain.text).found == ()  # a random model writes no objects by itself
 
 
 def test_the_shipped_model_answers_as_without(shipped_bundle: Path) -> None:
@@ -72,7 +72,7 @@ def test_the_shipped_model_answers_as_without(shipped_bundle: Path) -> None:
     for prompt in ("detect circle ; star", "segment blue ring", "detect ring"):
         free, bound = (shipped.generate(scene, prompt, constrained=choice) for choice in (False, True))
         assert bound.token_ids == free.token_ids
-        assert read_objects(bound.text).found
+        assert parse_answer(bound.text).found
 
 
 @settings(deadline=None, max_examples=200)
@@ -82,7 +82,11 @@ def test_any_walk_parses(
 ) -> None:
     """Hypothesis chooses among the allowed ids, and how many there may be."""
     stop = model.manifest.tokens.stop
-    form, place, ids = form_for(f"{task} {' ; '.join(labels)}", model.tokenizer, stop), Place(), list[int]()
+    form, place, ids = (
+        grammar_for_prompt(f"{task} {' ; '.join(labels)}", model.tokenizer, stop),
+        GrammarState(),
+        list[int](),
+    )
     while left > len(ids):
         allowed = form.allowed(place, left - len(ids)).tolist()
         token = data.draw(st.sampled_from(allowed))
@@ -90,11 +94,11 @@ def test_any_walk_parses(
             break
         ids.append(token)
         place = form.after(place, token)
-    objects = read_objects(model.tokenizer.decode(ids))
+    objects = parse_answer(model.tokenizer.decode(ids))
     assert objects.warnings == ()
     assert {found.label for found in objects.found} <= {label.strip() for label in labels or [""]}
     sizes = {len(found.codes or ()) for found in objects.found}
-    assert sizes <= {SEGMENTS if task == "segment" else 0}
+    assert sizes <= {SEG_TOKENS_PER_MASK if task == "segment" else 0}
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from scripted_runner import STOP, ids_of, scripted
 
 from paligemma_onnx.runtime import NumericsError, OptionError, PaliGemma, PromptError, Request, ResourceError
 from paligemma_onnx.runtime.cancellation import Cancellation
-from paligemma_onnx.runtime.graphs.onnx_runner import GraphRunner
+from paligemma_onnx.runtime.graphs.onnx_runner import OnnxModelRunner
 
 Folders = Callable[[str], Path]
 CASE = "gemma_one_kv_head"
@@ -172,7 +172,7 @@ def test_memory_that_runs_out_is_a_resource_error(model: PaliGemma, monkeypatch:
     def fail(*_: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr(GraphRunner, "prefill", fail)
+    monkeypatch.setattr(OnnxModelRunner, "prefill", fail)
     with pytest.raises(ResourceError, match="this request: out of memory"):
         model.generate(PICTURES[0], "")
 

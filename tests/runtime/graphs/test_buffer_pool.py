@@ -18,18 +18,24 @@ from scripted_runner import scripted
 from paligemma_onnx.runtime import Cancellation, PaliGemma
 from paligemma_onnx.runtime.bundle.onnx_reader import StoredTensor
 from paligemma_onnx.runtime.cancellation import Cancelled
-from paligemma_onnx.runtime.engine.device_tensor import Tensor
-from paligemma_onnx.runtime.engine.devices import place
+from paligemma_onnx.runtime.engine.device_tensor import DeviceTensor
+from paligemma_onnx.runtime.engine.devices import choose_placement
 from paligemma_onnx.runtime.engine.gather_features import GATHER, open_gather
-from paligemma_onnx.runtime.engine.memory import MOST, WORD, take
+from paligemma_onnx.runtime.engine.memory import INT64_BYTES, MAX_ALLOCATION_BYTES, allocate
 from paligemma_onnx.runtime.engine.shared_weights import _grouped
 from paligemma_onnx.runtime.errors import NumericsError, ResourceError
 from paligemma_onnx.runtime.graphs import buffer_pool as room_module
-from paligemma_onnx.runtime.graphs.buffer_pool import MOST_IDLE, MOST_RECORDED, NOT_RECORDED, SMALLEST, Rooms
-from paligemma_onnx.runtime.graphs.kv_cache import Room
-from paligemma_onnx.runtime.graphs.onnx_runner import GraphRunner
+from paligemma_onnx.runtime.graphs.buffer_pool import (
+    MAX_CAPTURED,
+    MAX_IDLE,
+    MIN_SLOTS,
+    NO_CAPTURE,
+    BufferPool,
+)
+from paligemma_onnx.runtime.graphs.kv_cache import StepBuffers
+from paligemma_onnx.runtime.graphs.onnx_runner import OnnxModelRunner
 
-HERE = place("cpu", 1)
+HERE = choose_placement("cpu", 1)
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +44,7 @@ def model(cuda_bundle: Callable[[str, str], Path]) -> PaliGemma:
 
 
 @pytest.fixture
-def rooms(model: PaliGemma) -> Rooms:
+def rooms(model: PaliGemma) -> BufferPool:
     """Rooms of a context of 3,000 slots, whose bindings bind nothing."""
     nothing = SimpleNamespace(bind_input=lambda *_: None, bind_output=lambda *_: None)
     facts = SimpleNamespace(
@@ -46,25 +52,25 @@ def rooms(model: PaliGemma) -> Rooms:
         graphs=model.manifest.graphs,
         model=SimpleNamespace(context_length=3000, vocab_size=8),
     )
-    return Rooms(cast("Any", facts), HERE, lambda: nothing)
+    return BufferPool(cast("Any", facts), HERE, lambda: nothing)
 
 
-def runner_of(model: PaliGemma) -> GraphRunner:
-    return cast("GraphRunner", model.runner)
+def runner_of(model: PaliGemma) -> OnnxModelRunner:
+    return cast("OnnxModelRunner", model.runner)
 
 
-def idle(model: PaliGemma) -> list[Room]:
+def idle(model: PaliGemma) -> list[StepBuffers]:
     rooms = runner_of(model).rooms
     assert rooms is not None
     return rooms._idle
 
 
-def test_sizes_are_few(rooms: Rooms) -> None:
-    for slots, given in ((1, SMALLEST), (512, 512), (513, 1024), (2048, 2048), (2049, 3000), (3000, 3000)):
+def test_sizes_are_few(rooms: BufferPool) -> None:
+    for slots, given in ((1, MIN_SLOTS), (512, 512), (513, 1024), (2048, 2048), (2049, 3000), (3000, 3000)):
         assert rooms.take(2, slots).size == (2, given)
 
 
-def test_a_room_is_taken_again(rooms: Rooms) -> None:
+def test_a_room_is_taken_again(rooms: BufferPool) -> None:
     first = rooms.take(1, 600)
     assert rooms.take(1, 600) is not first  # it is in use
     rooms.give(first)
@@ -72,28 +78,28 @@ def test_a_room_is_taken_again(rooms: Rooms) -> None:
     assert rooms.take(1, 1024) is first
 
 
-def test_few_wait(rooms: Rooms) -> None:
-    taken = [rooms.take(1, 600) for _ in range(MOST_IDLE + 2)]
+def test_few_wait(rooms: BufferPool) -> None:
+    taken = [rooms.take(1, 600) for _ in range(MAX_IDLE + 2)]
     for room in taken:
         rooms.give(room)
-    again = [rooms.take(1, 600) for _ in range(MOST_IDLE)]
-    assert again == taken[: -MOST_IDLE - 1 : -1]  # the one used last first
+    again = [rooms.take(1, 600) for _ in range(MAX_IDLE)]
+    assert again == taken[: -MAX_IDLE - 1 : -1]  # the one used last first
     assert rooms.take(1, 600) not in taken
 
 
-def test_recordings_are_never_two_rooms(rooms: Rooms) -> None:
+def test_recordings_are_never_two_rooms(rooms: BufferPool) -> None:
     """What is recorded has addresses of its room; beyond a number of them, steps are not recorded."""
-    names = [rooms.take(1, 600).recording for _ in range(MOST_RECORDED + 3)]
-    assert len(set(names[:MOST_RECORDED])) == MOST_RECORDED
-    assert set(names[MOST_RECORDED:]) == {NOT_RECORDED}
+    names = [rooms.take(1, 600).recording for _ in range(MAX_CAPTURED + 3)]
+    assert len(set(names[:MAX_CAPTURED])) == MAX_CAPTURED
+    assert set(names[MAX_CAPTURED:]) == {NO_CAPTURE}
 
 
-def test_waiting_rooms_go_where_memory_is_short(rooms: Rooms, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_waiting_rooms_go_where_memory_is_short(rooms: BufferPool, monkeypatch: pytest.MonkeyPatch) -> None:
     waiting = rooms.take(1, 600)
     rooms.give(waiting)
     tried = []
 
-    def short(*_: object) -> tuple[Tensor, ...]:
+    def short(*_: object) -> tuple[DeviceTensor, ...]:
         tried.append(len(rooms._idle))
         if rooms._idle:
             raise ResourceError("a cache: out of GPU memory")
@@ -104,8 +110,8 @@ def test_waiting_rooms_go_where_memory_is_short(rooms: Rooms, monkeypatch: pytes
     assert tried == [1, 0]
 
 
-def test_what_cannot_be_had_is_said(rooms: Rooms, monkeypatch: pytest.MonkeyPatch) -> None:
-    def short(*_: object) -> tuple[Tensor, ...]:
+def test_what_cannot_be_had_is_said(rooms: BufferPool, monkeypatch: pytest.MonkeyPatch) -> None:
+    def short(*_: object) -> tuple[DeviceTensor, ...]:
         raise ResourceError("a cache: out of GPU memory")
 
     monkeypatch.setattr(room_module, "cache_memory", short)
@@ -139,14 +145,14 @@ def test_memory_that_may_hold_nan_is_let_go(model: PaliGemma, monkeypatch: pytes
     """Zero times NaN is NaN, so the next request would have it, too."""
     model.generate(SCENE, "caption en", max_new_tokens=2)
     (room,) = idle(model)
-    decode = GraphRunner.decode
+    decode = OnnxModelRunner.decode
 
-    def broken(self: GraphRunner, *arguments: Any) -> Any:
+    def broken(self: OnnxModelRunner, *arguments: Any) -> Any:
         logits, cache = decode(self, *arguments)
         return logits * np.nan, cache
 
     with monkeypatch.context() as patch:
-        patch.setattr(GraphRunner, "decode", broken)
+        patch.setattr(OnnxModelRunner, "decode", broken)
         with pytest.raises(NumericsError):
             model.generate(SCENE, "caption en", max_new_tokens=6)
     assert idle(model) == []
@@ -167,7 +173,7 @@ def test_the_loop_says_how_a_request_ended(model: PaliGemma) -> None:
 
 def test_a_full_row_is_refused(model: PaliGemma) -> None:
     """A step beyond the memory would be written into someone else's."""
-    room = Rooms(model.manifest, HERE, runner_of(model).decode_session.io_binding).take(2, 10)
+    room = BufferPool(model.manifest, HERE, runner_of(model).decode_session.io_binding).take(2, 10)
     with pytest.raises(ValueError, match="has used all of its 512 slots"):
         room.feed(np.array([[1], [1]]), np.array([3, 512]))
 
@@ -181,7 +187,7 @@ def test_a_tensor_is_what_was_put_in(dtype: Any) -> None:
         "float16": numbers.astype(np.float16),
         "int64": numbers.astype(np.int64),
     }[dtype]
-    tensor = Tensor.zeros((2, 3), dtype, HERE, "numbers")
+    tensor = DeviceTensor.zeros((2, 3), dtype, HERE, "numbers")
     assert (tensor.numpy() == 0).all()
     tensor.put(held)
     right = numbers.astype(np.int64) if dtype == "int64" else numbers
@@ -214,7 +220,7 @@ def test_graphs_of_our_own_are_what_they_are_said_to_be() -> None:
         assert sorted(node.op_type for node in model.graph.node) == expected
 
 
-def test_an_abandoned_request_may_end_while_a_room_is_taken(rooms: Rooms) -> None:
+def test_an_abandoned_request_may_end_while_a_room_is_taken(rooms: BufferPool) -> None:
     """The garbage collector ends it in the thread that takes, wherever that is."""
     taken = rooms.take(1, 600)
     with rooms._lock:
@@ -232,7 +238,7 @@ def test_a_prefill_that_is_cancelled_gives_its_room_back(
         raise Cancelled
 
     with monkeypatch.context() as patch:
-        patch.setattr(GraphRunner, "_write", cancelled)
+        patch.setattr(OnnxModelRunner, "_write", cancelled)
         assert model.generate(SCENE, "caption en", max_new_tokens=2).finish_reason == "cancelled"
     assert idle(model) == [room]
 
@@ -240,26 +246,26 @@ def test_a_prefill_that_is_cancelled_gives_its_room_back(
 def test_rooms_go_for_image_features(model: PaliGemma, monkeypatch: pytest.MonkeyPatch) -> None:
     model.generate(SCENE, "caption en", max_new_tokens=2)
     assert idle(model)
-    empty, tried = Tensor.empty, []
+    empty, tried = DeviceTensor.empty, []
 
-    def short(*arguments: Any) -> Tensor:
+    def short(*arguments: Any) -> DeviceTensor:
         tried.append(len(idle(model)))
         if idle(model):
             raise ResourceError("image features: out of GPU memory")
         return empty(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Tensor, "empty", short)
+        patch.setattr(DeviceTensor, "empty", short)
         model.generate(SCENE, "caption en", max_new_tokens=2)
     assert tried[0] > tried[1] == 0
 
 
 def test_large_files_come_in_pieces() -> None:
     """The kernel that makes memory counts in 32 bits."""
-    assert MOST // WORD < 2**31
+    assert MAX_ALLOCATION_BYTES // INT64_BYTES < 2**31
     with pytest.raises(ValueError, match="more than"):
-        take(MOST + 1, HERE)
-    size = MOST // 4
+        allocate(MAX_ALLOCATION_BYTES + 1, HERE)
+    size = MAX_ALLOCATION_BYTES // 4
     tensors = [StoredTensor(str(at), 16, (size // 2,), "decoder.data", at * size, size) for at in range(10)]
     groups = [[tensor.name for tensor in group] for group in _grouped(tensors)]
     assert groups == [["0", "1", "2", "3"], ["4", "5", "6", "7"], ["8", "9"]]
