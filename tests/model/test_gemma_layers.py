@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from closeness import assert_close
-from paired_models import twins
+from paired_models import paired_models
 from torch import Tensor
 from transformers.cache_utils import DynamicCache
 from transformers.models.gemma.modeling_gemma import apply_rotary_pos_emb
@@ -40,7 +40,10 @@ def additive(mask: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("name", GEMMAS)
 def test_rms_norm(name: str) -> None:
-    ours, theirs = twins(name).ours.language_model.norm, twins(name).theirs.model.language_model.norm
+    ours, theirs = (
+        paired_models(name).model.language_model.norm,
+        paired_models(name).reference.model.language_model.norm,
+    )
     x = noise(2, TOKENS, 32)
     assert_close("norm", ours(x), theirs(x), BOUND)
 
@@ -64,10 +67,10 @@ def test_norm_of_narrow_activations_is_computed_wide() -> None:
 
 
 def test_rotation() -> None:
-    theirs, config = twins("gemma2_window").theirs.model.language_model, tiny_gemma().text_config
+    theirs, config = paired_models("gemma2_window").reference.model.language_model, tiny_gemma().text_config
     positions = torch.tensor([[0, 1, 2, 3, 700, 8191], [5, 6, 7, 8, 9, 10]])
     cos, sin = theirs.rotary_emb(noise(1), positions)
-    x, width = noise(2, 8, 6, 16), twins("gemma2_window").ours.config.text_config.head_dim
+    x, width = noise(2, 8, 6, 16), paired_models("gemma2_window").model.config.text_config.head_dim
     by_them, _ = apply_rotary_pos_emb(x, x, cos, sin)
     ours = rotate(x, rotation(positions, inverse_frequencies(width, config.rope_theta)))
     assert_close("rotated", ours, by_them, BOUND)
@@ -117,8 +120,8 @@ def test_softcap() -> None:
 @pytest.mark.parametrize("index", [0, 1])
 def test_layer_on_a_padded_prefix(name: str, index: int) -> None:
     """Two rows of 9 and 6 real tokens; every part of a layer, without a cache."""
-    ours = twins(name).ours.language_model
-    theirs = twins(name).theirs.model.language_model
+    ours = paired_models(name).model.language_model
+    theirs = paired_models(name).reference.model.language_model
     layer, their_layer = ours.layers[index], theirs.layers[index]
     x, lengths = noise(2, TOKENS, 32), torch.tensor([TOKENS, 6])
     mask, positions = prefix_mask(lengths, TOKENS), torch.arange(TOKENS)[None]
@@ -138,7 +141,10 @@ def test_layer_on_a_padded_prefix(name: str, index: int) -> None:
 @pytest.mark.parametrize("name", GEMMAS)
 @pytest.mark.parametrize("index", [0, 1])
 def test_layer_on_one_token_and_a_cache(name: str, index: int) -> None:
-    ours, theirs = twins(name).ours.language_model, twins(name).theirs.model.language_model
+    ours, theirs = (
+        paired_models(name).model.language_model,
+        paired_models(name).reference.model.language_model,
+    )
     text, position = ours.config, torch.tensor([TOKENS])
     shape = (1, text.num_key_value_heads, TOKENS, text.head_dim)
     past = KeyValue(noise(*shape), noise(*shape, seed=5))
@@ -163,8 +169,8 @@ def test_layer_on_one_token_and_a_cache(name: str, index: int) -> None:
 @pytest.mark.parametrize("name", GEMMAS)
 def test_embedding_scale(name: str) -> None:
     ids = torch.tensor([[2, 300, 648, 655]])
-    theirs = twins(name).theirs.get_input_embeddings()(ids)
-    assert_close(name, twins(name).ours.language_model.embed(ids, torch.float32), theirs, BOUND)
+    theirs = paired_models(name).reference.get_input_embeddings()(ids)
+    assert_close(name, paired_models(name).model.language_model.embed(ids, torch.float32), theirs, BOUND)
 
 
 @pytest.mark.parametrize(

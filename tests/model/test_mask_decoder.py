@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from numpy_mask_decoder import expected, random_weights
+from numpy_mask_decoder import decode_mask, random_weights
 
 from paligemma_onnx.export.sources.mask_decoder_npz import read_mask_decoder
 from paligemma_onnx.model.checkpoint.errors import CheckpointError
@@ -24,7 +24,7 @@ def test_the_decoder_is_numpy(tmp_path: Path, codebook_width: int, width: int) -
     maps = decoder(torch.from_numpy(codes)).numpy()
     assert maps.shape == (2, 64, 64)
     for row, one in zip(codes, maps, strict=True):
-        right = expected(weights, row)
+        right = decode_mask(weights, row)
         # Float32 sums of up to 4,608 terms; measured: up to 5e-7 of the largest value.
         assert np.abs(one - right).max() <= 1e-5 * np.abs(right).max()
 

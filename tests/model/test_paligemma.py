@@ -13,7 +13,7 @@ import pytest
 import torch
 from checkpoints import CASES
 from closeness import assert_close, relative_error
-from paired_models import twins
+from paired_models import paired_models
 from torch import Tensor
 from torch.nn.functional import pad
 
@@ -40,7 +40,10 @@ def features_of(model: PaliGemma, count: int = 1) -> Tensor:
 
 def ask_transformers(name: str, pixels: Tensor, suffix: tuple[int, ...]) -> Any:
     """One uncached call on image, prompt and answer: logits of the last prefix token and of the answer's."""
-    model, images = twins(name).theirs, twins(name).ours.config.vision_config.num_patches * len(pixels)
+    model, images = (
+        paired_models(name).reference,
+        paired_models(name).model.config.vision_config.num_patches * len(pixels),
+    )
     placeholders = [model.config.image_token_id] * images
     input_ids = torch.tensor([[*placeholders, *PROMPT, *suffix]])
     prefix = images + len(PROMPT)
@@ -56,7 +59,7 @@ def ask_transformers(name: str, pixels: Tensor, suffix: tuple[int, ...]) -> Any:
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("pictures", [1, 2])
 def test_cached_steps_equal_one_uncached_call_of_transformers(name: str, pictures: int) -> None:
-    model = twins(name).ours
+    model = paired_models(name).model
     side = model.config.vision_config.image_size
     pixels = torch.cat([picture(side).roll(shift, -1) for shift in range(pictures)])
     expected = ask_transformers(name, pixels, ANSWER)
@@ -75,7 +78,7 @@ def test_every_feature_of_the_window_case_is_awake(monkeypatch: pytest.MonkeyPat
     """Without its caps, its window or its image, the logits are far off: the bounds above would notice."""
     name, pixels = "gemma2_window", picture(224)
     expected = ask_transformers(name, pixels, ANSWER)[-1]
-    theirs: Any = twins(name).theirs
+    theirs: Any = paired_models(name).reference
     others = {"image": ask_transformers(name, torch.zeros_like(pixels), ANSWER)[-1]}
     for what, owner, value in (
         ("final_logit_softcapping", theirs.config.text_config, None),
@@ -96,7 +99,7 @@ def padded_prompts(lengths: Tensor, longest: int) -> Tensor:
 
 @pytest.mark.parametrize("name", CASES)
 def test_a_row_of_a_padded_batch_equals_the_row_alone(name: str) -> None:
-    model, lengths = twins(name).ours, torch.tensor([3, 8, 5])
+    model, lengths = paired_models(name).model, torch.tensor([3, 8, 5])
     features = torch.cat([features_of(model).roll(shift, 1) for shift in range(3)])
     prompts = padded_prompts(lengths, 8)
     logits, cache = model.prefill(prompts, features, lengths)
@@ -137,7 +140,7 @@ def assert_same_cache(batch: Cache, alone: Cache, row: int) -> None:
 
 
 def test_padding_ids_and_width_do_not_matter() -> None:
-    model, length = twins("gemma_two_kv_heads").ours, torch.tensor([len(PROMPT)])
+    model, length = paired_models("gemma_two_kv_heads").model, torch.tensor([len(PROMPT)])
     features = features_of(model)
     logits, _ = model.prefill(torch.tensor([PROMPT]), features, length)
     for width, filler in ((1, 0), (7, 655)):
@@ -146,7 +149,7 @@ def test_padding_ids_and_width_do_not_matter() -> None:
 
 
 def test_the_vision_tower_runs_once_an_answer() -> None:
-    model, calls = twins("gemma_two_kv_heads").ours, []
+    model, calls = paired_models("gemma_two_kv_heads").model, []
     hook = model.vision_tower.register_forward_hook(lambda *_: calls.append(1))
     try:
         ids = generate(model, picture(56), torch.tensor(PROMPT), max_new_tokens=12)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from closeness import assert_close
-from paired_models import twins
+from paired_models import paired_models
 from torch import Tensor
 
 from paligemma_onnx.model.config import VisionConfig
@@ -30,7 +30,7 @@ def patches(width: int = 24) -> Tensor:
 
 
 def test_patch_embedding() -> None:
-    ours, theirs = twins(CASE).ours.vision_tower, twins(CASE).theirs.model.vision_tower
+    ours, theirs = paired_models(CASE).model.vision_tower, paired_models(CASE).reference.model.vision_tower
     pixels = pictures(56)
     by_convolution = theirs.embeddings.patch_embedding(pixels).flatten(2).transpose(1, 2)
     assert_close("patches", ours.embeddings.patch_embedding(pixels), by_convolution, BOUND)
@@ -59,8 +59,8 @@ def test_patches_are_cut_row_by_row_and_a_rest_is_dropped() -> None:
 
 @pytest.mark.parametrize("layer", [0, 1])
 def test_layer(layer: int) -> None:
-    ours = twins(CASE).ours.vision_tower.encoder.layers[layer]
-    theirs = twins(CASE).theirs.model.vision_tower.encoder.layers[layer]
+    ours = paired_models(CASE).model.vision_tower.encoder.layers[layer]
+    theirs = paired_models(CASE).reference.model.vision_tower.encoder.layers[layer]
     x = patches()
     assert_close("layer norm", ours.layer_norm1(x), theirs.layer_norm1(x), BOUND)
     assert_close("attention", ours.self_attn(x), theirs.self_attn(x)[0], BOUND)
@@ -70,7 +70,7 @@ def test_layer(layer: int) -> None:
 
 @pytest.mark.parametrize("name", ["gemma_one_kv_head", "gemma_two_kv_heads", "gemma2_window"])
 def test_tower_and_projector(name: str) -> None:
-    ours, theirs = twins(name).ours, twins(name).theirs
+    ours, theirs = paired_models(name).model, paired_models(name).reference
     pixels = pictures(theirs.config.vision_config.image_size)
     tower = theirs.model.vision_tower(pixels).last_hidden_state
     assert_close(f"{name} tower", ours.vision_tower(pixels), tower, BOUND)

@@ -1,4 +1,4 @@
-"""How far two arrays are apart, said in every assertion so that a failure shows by how much."""
+"""Relative error of two arrays, and an assertion that reports the measured error when it fails."""
 
 from __future__ import annotations
 
@@ -7,23 +7,26 @@ import torch
 from numpy.typing import ArrayLike
 
 
-def relative_error(ours: ArrayLike | torch.Tensor, theirs: ArrayLike | torch.Tensor) -> float:
-    """Largest absolute error as a share of the largest value of `theirs`; infinite where not a number."""
-    mine, right = _float64(ours), _float64(theirs)
-    assert mine.shape == right.shape, f"shapes {mine.shape} and {right.shape}"
-    error = np.abs(mine - right)
+def relative_error(actual: ArrayLike | torch.Tensor, expected: ArrayLike | torch.Tensor) -> float:
+    """Return the largest absolute error divided by the largest absolute value of `expected`.
+
+    The result is infinity if any error is NaN or infinite.
+    """
+    actual, expected = _float64(actual), _float64(expected)
+    assert actual.shape == expected.shape, f"shapes {actual.shape} and {expected.shape}"
+    error = np.abs(actual - expected)
     if not np.isfinite(error).all():
         return float("inf")
-    return float(error.max() / np.abs(right).max())
+    return float(error.max() / np.abs(expected).max())
 
 
 def assert_close(
-    what: str, ours: ArrayLike | torch.Tensor, theirs: ArrayLike | torch.Tensor, bound: float
+    name: str, actual: ArrayLike | torch.Tensor, expected: ArrayLike | torch.Tensor, bound: float
 ) -> None:
-    """Assert `relative_error` is within the bound; the measured error is printed for `pytest -s`."""
-    error = relative_error(ours, theirs)
-    print(f"{what}: error {error:.1e} of the largest value, allowed {bound:.0e}")
-    assert error <= bound, f"{what}: off by {error:.1e} of the largest value, allowed {bound:.0e}"
+    """Assert that `relative_error` is at most `bound`; `pytest -s` shows the measured error."""
+    error = relative_error(actual, expected)
+    print(f"{name}: error {error:.1e} of the largest value, allowed {bound:.0e}")
+    assert error <= bound, f"{name}: error {error:.1e} of the largest value, allowed {bound:.0e}"
 
 
 def _float64(values: ArrayLike | torch.Tensor) -> np.ndarray:

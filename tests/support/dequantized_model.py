@@ -1,4 +1,4 @@
-"""The torch model with the numbers that a precision's codes stand for."""
+"""The torch model with the weights that a precision's stored codes decode to."""
 
 from __future__ import annotations
 
@@ -18,30 +18,31 @@ from paligemma_onnx.model.paligemma import PaliGemma
 from paligemma_onnx.model.skeleton import meta_model
 
 
-def rounded_model(source: Source, precision: str, graph: str) -> PaliGemma:
-    """As one graph of a bundle would compute if activations were not rounded."""
+def dequantized_model(source: Source, precision: str, graph: str) -> PaliGemma:
+    """Return the model that a bundle's graph computes if activations are not rounded."""
     recipe = PRECISIONS[precision]
     matrices, stored = weight_format(recipe, graph), source.weights(precision)
 
-    def rounded(name: str) -> torch.Tensor:
+    def dequantized(name: str) -> torch.Tensor:
         tensor = stored.tensor(name)
         if name == EMBEDDING:
             return decoded(tensor, embedding_format(recipe.table, tensor.shape[1]))
         is_matrix = tensor.dim() == 2 and "embedding" not in name
         return decoded(tensor, matrices) if is_matrix else tensor
 
-    return model_of(source.config, rounded, scales=stored)
+    return build_model(source.config, dequantized, scales=stored)
 
 
-def model_of(
+def build_model(
     config: PaliGemmaConfig, tensor: Callable[[str], torch.Tensor], scales: TensorSource | None = None
 ) -> PaliGemma:
-    """The torch model on such weights.
+    """Return the torch model with the given weights.
 
     Args:
-        config: the model.
-        tensor: a weight by name.
-        scales: has what a bundle's graphs multiply the input of a matrix by; here its columns are.
+        config: dimensions of the model.
+        tensor: returns a weight by its checkpoint name.
+        scales: source of the input scales that a bundle's graphs apply before a matrix; here the columns of
+            the matrix are multiplied by them, which gives the same product.
     """
     weights = {}
     for name, _ in meta_model(config).named_parameters():

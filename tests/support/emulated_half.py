@@ -1,4 +1,4 @@
-"""A bundle for a GPU behind the driver's front, on a CPU: the same rooms, the same bindings."""
+"""PaliGemma with a half-precision bundle for a GPU, run on the CPU with the same buffer pool and bindings."""
 
 from __future__ import annotations
 
@@ -14,15 +14,19 @@ from paligemma_onnx.runtime.graphs.onnx_runner import OnnxModelRunner
 from paligemma_onnx.runtime.text.tokenizer import PromptTokenizer
 
 
-def run_on_cpu(bundle: Path) -> PaliGemma:
-    """As `PaliGemma.load` on a GPU, but for where the graphs run."""
-    manifest, here = read_manifest(bundle), choose_placement("cpu", None)
+def open_on_cpu(bundle: Path) -> PaliGemma:
+    """Open a bundle as `PaliGemma.load` does on a GPU, except that the graphs run on the CPU."""
+    manifest, placement = read_manifest(bundle), choose_placement("cpu", None)
     graphs = manifest.graphs
     vision, prefill, decode = (
-        open_float32_emulation(bundle, graph, here)
+        open_float32_emulation(bundle, graph, placement)
         for graph in (graphs.vision_encoder, graphs.prefill, graphs.decode)
     )
-    masks = None if graphs.mask_decoder is None else open_session(bundle, graphs.mask_decoder, manifest, here)
-    rooms = BufferPool(manifest, here, decode.io_binding)
-    runner = OnnxModelRunner(bundle, None, manifest, here, vision, prefill, decode, masks, rooms=rooms)
+    masks = (
+        None
+        if graphs.mask_decoder is None
+        else open_session(bundle, graphs.mask_decoder, manifest, placement)
+    )
+    pool = BufferPool(manifest, placement, decode.io_binding)
+    runner = OnnxModelRunner(bundle, None, manifest, placement, vision, prefill, decode, masks, rooms=pool)
     return PaliGemma(manifest, PromptTokenizer.load(bundle / manifest.tokens.file), runner, 0.0)

@@ -1,4 +1,4 @@
-"""The mask decoder in NumPy, from the definition of each layer, and random weights as published."""
+"""The mask decoder in float64 NumPy, written from the definition of each layer, and random weights for it."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 Weights = dict[str, NDArray[np.float32]]
-# Blocks of the published file: layer numbers of its nn.Sequential.
+# Indices of the layers in the nn.Sequential of the published weights.
 RESIDUAL, TRANSPOSED, LAST = (2, 3), (4, 6, 8, 10), 12
 
 
 def random_weights(codebook_width: int, width: int) -> Weights:
-    """Arrays of the names and shapes of `vae-oid.npz` (there: 512 and 128)."""
+    """Return random arrays with the names and shapes of `vae-oid.npz`, whose widths are 512 and 128."""
     rng = np.random.default_rng(0)
     shapes: dict[str, tuple[int, ...]] = {"_vq_vae._embedding": (128, codebook_width)}
     shapes |= {"decoder.0.weight": (width, codebook_width, 1, 1), "decoder.0.bias": (width,)}
@@ -33,7 +33,10 @@ def random_weights(codebook_width: int, width: int) -> Weights:
 
 
 def convolution(x: Array, weights: Weights, name: str) -> Array:
-    """Each output pixel is a weighted sum of the pixels around it: [C, H, W] -> [D, H, W]."""
+    """Convolve without stride: [in, height, width] -> [out, height, width].
+
+    Each output pixel is a weighted sum of the pixels around it.
+    """
     kernel, bias = weights[f"{name}.weight"].astype(float), weights[f"{name}.bias"].astype(float)
     reach = kernel.shape[2] // 2
     padded = np.pad(x, ((0, 0), (reach, reach), (reach, reach)))
@@ -41,18 +44,21 @@ def convolution(x: Array, weights: Weights, name: str) -> Array:
     for dy in range(kernel.shape[2]):
         for dx in range(kernel.shape[3]):
             part = padded[:, dy : dy + x.shape[1], dx : dx + x.shape[2]]
-            out += np.einsum("dc,chw->dhw", kernel[:, :, dy, dx], part)
+            out += np.einsum("oi,ihw->ohw", kernel[:, :, dy, dx], part)
     return out + bias[:, None, None]
 
 
 def transposed_convolution(x: Array, weights: Weights, name: str) -> Array:
-    """Each input pixel adds a 4 x 4 stamp at twice its place less one: [C, H, W] -> [D, 2H, 2W]."""
+    """Upsample by two: [in, height, width] -> [out, 2 * height, 2 * width].
+
+    Each input pixel adds a 4 x 4 stamp whose corner is at twice the pixel's position minus one.
+    """
     kernel, bias = weights[f"{name}.weight"].astype(float), weights[f"{name}.bias"].astype(float)
     height, width = x.shape[1:]
     out = np.zeros((kernel.shape[1], 2 * height + 2, 2 * width + 2))
     for row in range(height):
         for column in range(width):
-            stamp = np.einsum("cdyx,c->dyx", kernel, x[:, row, column])
+            stamp = np.einsum("ioyx,i->oyx", kernel, x[:, row, column])
             out[:, 2 * row : 2 * row + 4, 2 * column : 2 * column + 4] += stamp
     return out[:, 1:-1, 1:-1] + bias[:, None, None]
 
@@ -61,7 +67,8 @@ def relu(x: Array) -> Array:
     return np.maximum(x, 0)
 
 
-def expected(weights: Weights, codes: NDArray[np.int64]) -> Array:
+def decode_mask(weights: Weights, codes: NDArray[np.int64]) -> Array:
+    """Return the mask of one object: int64[16] -> float64[64, 64]."""
     x = weights["_vq_vae._embedding"].astype(float)[codes].reshape(4, 4, -1).transpose(2, 0, 1)
     x = relu(convolution(x, weights, "decoder.0"))
     for block in RESIDUAL:

@@ -1,4 +1,4 @@
-"""One set of random float32 weights in transformers' model and in ours."""
+"""The same random float32 weights in transformers' PaliGemma and in this project's model."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from paligemma_onnx.model.paligemma import PaliGemma
 
 
 @dataclass(frozen=True)
-class Twins:
-    """The same weights twice."""
+class PairedModels:
+    """Two implementations with equal weights."""
 
-    theirs: Any  # transformers.PaliGemmaForConditionalGeneration, eager attention
-    ours: PaliGemma
+    reference: Any  # transformers.PaliGemmaForConditionalGeneration, eager attention
+    model: PaliGemma
 
 
 @cache
-def twins(name: str) -> Twins:
-    """The twins of a case in checkpoints.py; read only."""
-    theirs = make_model(CASES[name]).requires_grad_(False)
+def paired_models(name: str) -> PairedModels:
+    """Return both models of a case in checkpoints.py; tests share them and must not change them."""
+    reference = make_model(CASES[name]).requires_grad_(False)
     with tempfile.TemporaryDirectory() as folder:
-        theirs.config.save_pretrained(folder)
+        reference.config.save_pretrained(folder)
         config = read_config(Path(folder))
-    ours = PaliGemma(config).eval().requires_grad_(False)
-    weights = {key.removeprefix("model."): weight for key, weight in theirs.state_dict().items()}
+    model = PaliGemma(config).eval().requires_grad_(False)
+    weights = {key.removeprefix("model."): weight for key, weight in reference.state_dict().items()}
     del weights["lm_head.weight"]  # tied to the embedding
-    ours.load_state_dict(weights, strict=True)
-    return Twins(theirs, ours)
+    model.load_state_dict(weights, strict=True)
+    return PairedModels(reference, model)

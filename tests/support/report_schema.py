@@ -1,4 +1,4 @@
-"""The JSON schema of validation reports, and a parser hook that refuses NaN and infinity."""
+"""The JSON schema of validation reports, and a `json.loads` hook that rejects NaN and infinity."""
 
 from __future__ import annotations
 
@@ -9,6 +9,6 @@ from paths import ROOT
 SCHEMA = json.loads((ROOT / "export" / "report" / "validation.schema.json").read_text(encoding="utf-8"))
 
 
-def refuse(token: str) -> None:
-    """Raise AssertionError; `parse_constant` of `json.loads` calls it for NaN and infinity."""
+def reject_constant(token: str) -> None:
+    """Raise AssertionError; pass it to `json.loads` as `parse_constant`."""
     raise AssertionError(f"{token} is not JSON")

@@ -1,4 +1,4 @@
-"""A model whose graphs follow a script: everything of the runtime but the engine."""
+"""PaliGemma with a scripted runner in place of onnxruntime, to test generation without graphs."""
 
 from __future__ import annotations
 
@@ -13,16 +13,22 @@ from paligemma_onnx.runtime import PaliGemma
 from paligemma_onnx.runtime.cancellation import Cancellation
 from paligemma_onnx.runtime.graphs.kv_cache import Cache
 
-STOP = -1  # in a script: the stop id
+STOP = -1  # in a script: stands for the stop id
 
 
-class Scripted:
-    """Graphs that give the ids of a script, or logits of it, one a step and row."""
+class ScriptedRunner:
+    """Runner whose logits make each row choose the next id of its script.
+
+    An entry of a script is an id, STOP, or the logits of the step themselves, float32[V] or a scalar.
+    """
 
     def __init__(self, model: PaliGemma, script: Sequence[Sequence[Any]]) -> None:
         self.manifest, self.placement = model.manifest, model.runner.placement
-        self.script, self.images, self.steps, self.slots = script, 0, 0, 0
-        self.released: bool | None = None
+        self.script = script
+        self.images = 0  # encoded so far
+        self.steps = 0  # decode steps so far
+        self.slots = 0  # that prefill was asked to provide
+        self.released: bool | None = None  # the `sound` argument of `release`
 
     def encode_image(self, pixel_values: NDArray[np.float32], cancel: Cancellation) -> NDArray[np.float32]:
         cancel.check()
@@ -58,9 +64,9 @@ class Scripted:
         cancel.check()
         for row, ids in enumerate(self.script):
             if self.steps < len(ids) and ids[self.steps] != STOP:
-                assert input_ids[row, 0] == ids[self.steps]  # each row is fed what it was given
+                assert input_ids[row, 0] == ids[self.steps]  # each row gets the id that it chose
         self.steps += 1
-        assert max(cache.lengths) < self.slots  # each row has room for the token
+        assert max(cache.lengths) < self.slots  # each row has a free slot for the token
         return self._logits(self.steps), cache.grown(())
 
     def _logits(self, step: int) -> NDArray[np.float32]:
@@ -75,13 +81,20 @@ class Scripted:
         return logits
 
 
-def scripted(model: PaliGemma, *script: Sequence[Any], **model_facts: Any) -> PaliGemma:
-    runner: Any = Scripted(model, script)
+def scripted_model(model: PaliGemma, *script: Sequence[Any], **model_facts: Any) -> PaliGemma:
+    """Return a model that follows `script`, one entry per row.
+
+    Args:
+        model: provides the tokenizer and the manifest.
+        script: per row the ids or logits of its steps; the last entry repeats.
+        model_facts: fields of the manifest's ModelFacts to change.
+    """
+    runner: Any = ScriptedRunner(model, script)
     manifest = replace(model.manifest, model=replace(model.manifest.model, **model_facts))
     runner.manifest = manifest
     return PaliGemma(manifest, model.tokenizer, runner, 0.0)
 
 
 def ids_of(model: PaliGemma, text: str) -> list[int]:
-    """The ids of a text without BOS and newline."""
+    """Return the ids of a text without BOS and newline."""
     return list(model.tokenizer.encode(text, 99)[1:-1])

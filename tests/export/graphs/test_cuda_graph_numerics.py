@@ -16,7 +16,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from emulated_half import run_on_cpu
+from emulated_half import open_on_cpu
 from exporting import Silent, exported
 from paths import GOLDEN
 
@@ -104,7 +104,7 @@ def test_float16_rounds_less_than_bfloat16(windowed: Folders, checkpoint: Folder
 @pytest.mark.parametrize(("precision", "least"), [("bf16", 0.99), ("fp16", 0.99)])
 def test_golden_ids(shipped: Folders, precision: str, least: float) -> None:
     """Of the tokens that float32 says, so many are said behind the same ones."""
-    model, never = run_on_cpu(shipped(precision)), Cancellation()
+    model, never = open_on_cpu(shipped(precision)), Cancellation()
     stop, suppressed = model.manifest.tokens.stop[0], list(model.manifest.tokens.suppressed)
     agreed = asked = 0
     for start in range(0, len(ENTRIES), BATCH):
@@ -129,7 +129,7 @@ def test_golden_ids(shipped: Folders, precision: str, least: float) -> None:
 
 def test_rows_of_a_batch_are_what_they_are_alone(shipped: Folders) -> None:
     """Of different lengths, with pictures in common and several pictures; steps in one room."""
-    model = run_on_cpu(shipped("fp16"))
+    model = open_on_cpu(shipped("fp16"))
     pictures = [GOLDEN / name for name in ("seen-12000000.png", "seen-12000004.png")]
     requests = [
         Request(pictures[0], "caption en"),

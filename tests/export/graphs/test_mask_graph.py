@@ -11,7 +11,7 @@ import pytest
 from cached_traces import graphs_of
 from command_line import ran_here
 from exporting import Silent
-from numpy_mask_decoder import expected, random_weights
+from numpy_mask_decoder import decode_mask, random_weights
 
 from paligemma_onnx.export import exporter
 from paligemma_onnx.export.exporter import ExportRequest, export
@@ -62,7 +62,7 @@ def test_the_graph_is_numpy(with_masks: Callable[[str], Path], size: str, masks:
     assert maps.shape == (masks, 64, 64)
     assert maps.dtype == np.float32
     weights = random_weights(*SIZES[size])
-    right = np.stack([expected(weights, row) for row in codes])
+    right = np.stack([decode_mask(weights, row) for row in codes])
     error = np.abs(maps - right).max() / np.abs(right).max()
     print(f"{size}: largest error {error:.1e} of the largest value")  # measured: up to 5e-7
     assert error <= 1e-5

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from closeness import assert_close
-from dequantized_model import model_of
+from dequantized_model import build_model
 
 from paligemma_onnx.export.demo.shipped_model import shipped_model
 from paligemma_onnx.export.precisions import BlockQuantized, Int8PerChannel
@@ -52,7 +52,7 @@ def test_balanced_weights_compute_what_they_did(checkpoint: Folders, name: str) 
     balanced = ScaledCheckpoint(source.checkpoint, source.config)
     kinds = ("features", "logits", "cached values")
     for what, ours, theirs in zip(
-        kinds, outputs(model_of(source.config, balanced.tensor, scales=balanced)), plain, strict=True
+        kinds, outputs(build_model(source.config, balanced.tensor, scales=balanced)), plain, strict=True
     ):
         assert_close(f"{name}: {what}", ours, theirs, 5e-6)
     changed = [
@@ -75,7 +75,7 @@ def test_injected_outliers_change_no_code(checkpoint: Folders, name: str) -> Non
     inject(changed.tensors, source.config)
     for what, ours, theirs in zip(
         ("features", "logits"),
-        outputs(model_of(source.config, changed.tensor))[:2],
+        outputs(build_model(source.config, changed.tensor))[:2],
         outputs(load_model(source.config, source.checkpoint))[:2],
         strict=True,
     ):

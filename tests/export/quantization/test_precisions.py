@@ -15,7 +15,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 import torch
-from dequantized_model import rounded_model
+from dequantized_model import dequantized_model
 from numpy.typing import NDArray
 
 from paligemma_onnx.export.precisions import PRECISIONS
@@ -56,18 +56,18 @@ def test_each_graph_multiplies_with_its_codes(
     runner = OnnxModelRunner.open(folder, manifest, choose_placement("cpu", None))
 
     pixels = synthetic_image(manifest.image.size)[None]
-    vision = rounded_model(source, precision, "vision_encoder")
+    vision = dequantized_model(source, precision, "vision_encoder")
     features = vision.encode_image(torch.from_numpy(pixels))
     errors = {"vision": rms_error(runner.encode_image(pixels, never), features)}
 
     shared = features.expand(2, -1, -1)
     room = shared.shape[1] + PROMPTS.shape[1] + STEPS
-    reader = rounded_model(source, precision, "prefill")
+    reader = dequantized_model(source, precision, "prefill")
     expected, _ = reader.prefill(torch.from_numpy(PROMPTS), shared, torch.from_numpy(LENGTHS))
     logits, cache = runner.prefill(PROMPTS, shared.numpy(), LENGTHS, room, never)
     errors["prefill"] = rms_error(logits, expected)
 
-    writer = rounded_model(source, precision, "decode")
+    writer = dequantized_model(source, precision, "decode")
     for step in range(STEPS):
         # Torch goes on from the bundle's own cache, so that only this step's rounding is seen.
         values = [torch.from_numpy(value.numpy()) for value in cache.values]
@@ -98,7 +98,7 @@ def test_steps_of_many_rows_take_prefills_weights(
     logits, _ = runner.decode(ids, cache, never)
     errors = {}
     for graph in ("prefill", "decode"):
-        model = rounded_model(source, "int4", graph)
+        model = dequantized_model(source, "int4", graph)
         expected, _ = model.decode_step(torch.from_numpy(ids), torch.from_numpy(cache.lengths), past)
         errors[graph] = rms_error(logits, expected)
     print(f"{name}, {rows} rows: error against the weights of " + str(errors))

@@ -9,7 +9,7 @@ from typing import Any
 import jsonschema
 import pytest
 from paths import ROOT
-from report_schema import SCHEMA, refuse
+from report_schema import SCHEMA, reject_constant
 from sample_findings import broken, findings
 
 from paligemma_onnx.export.report.findings import ReportData
@@ -24,7 +24,7 @@ KEPT = {
 
 
 def parsed(told: ReportData) -> Any:
-    return json.loads(as_json(told), parse_constant=refuse)
+    return json.loads(as_json(told), parse_constant=reject_constant)
 
 
 def short() -> Any:

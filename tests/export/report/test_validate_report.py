@@ -14,7 +14,7 @@ import torch
 from command_line import Ended, ran_here
 from damage import copied, edit_tensors
 from PIL import Image
-from report_schema import SCHEMA, refuse
+from report_schema import SCHEMA, reject_constant
 
 from paligemma_onnx.export.cli import run as commands
 from paligemma_onnx.export.source import open_source
@@ -48,7 +48,7 @@ def test_a_sound_bundle(validate: Validate, checkpoint: Folders, bundle: Folders
     options = ("--html", report, "--json", "--image", picture, "--prompt", "detect <b>")
     ended = validate(checkpoint(CASE), *options)
     assert ended.code == 0
-    data = json.loads(ended.out, parse_constant=refuse)
+    data = json.loads(ended.out, parse_constant=reject_constant)
     jsonschema.Draft202012Validator(SCHEMA).validate(data)
     assert data["pictures"] == [{"name": str(picture), "width": 900, "height": 300}]
     assert [answer["prompt"] for answer in data["answers"]] == ["detect <b>"]
@@ -78,7 +78,7 @@ def test_a_wrong_bundle_gets_its_page(
     report = tmp_path / "report.html"
     ended = validate(other, "--html", report, "--json")
     assert ended.code == 6
-    data: Any = json.loads(ended.out, parse_constant=refuse)
+    data: Any = json.loads(ended.out, parse_constant=reject_constant)
     jsonschema.Draft202012Validator(SCHEMA).validate(data)
     assert data["passed"] is False
     assert data["problem"] in ended.error

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from damage import copied, edit_manifest, endless
 from PIL import Image
-from scripted_runner import STOP, ids_of, scripted
+from scripted_runner import STOP, ids_of, scripted_model
 
 from paligemma_onnx.runtime import NumericsError, OptionError, PaliGemma, PromptError, Request, ResourceError
 from paligemma_onnx.runtime.cancellation import Cancellation
@@ -29,7 +29,7 @@ def model(bundle: Folders) -> PaliGemma:
 
 def test_a_stop_id_ends_and_is_not_shown(model: PaliGemma) -> None:
     words = ids_of(model, "left of red")
-    answer = scripted(model, [*words, STOP]).generate(PICTURES[0], "caption en", max_new_tokens=50)
+    answer = scripted_model(model, [*words, STOP]).generate(PICTURES[0], "caption en", max_new_tokens=50)
     assert (answer.text, answer.finish_reason) == ("left of red", "stop")
     assert list(answer.token_ids) == words
     assert answer.prompt_tokens == len(ids_of(model, "caption en")) + 2
@@ -37,16 +37,16 @@ def test_a_stop_id_ends_and_is_not_shown(model: PaliGemma) -> None:
 
 
 def test_stopping_at_once_is_an_empty_answer(model: PaliGemma) -> None:
-    answer = scripted(model, [STOP]).generate(PICTURES[0], "")
+    answer = scripted_model(model, [STOP]).generate(PICTURES[0], "")
     assert (answer.text, answer.token_ids, answer.finish_reason) == ("", (), "stop")
     assert answer.timings.tokens_per_second == 0
-    assert list(scripted(model, [STOP]).stream(PICTURES[0], "")) == []
+    assert list(scripted_model(model, [STOP]).stream(PICTURES[0], "")) == []
 
 
 @pytest.mark.parametrize("count", [1, 2, 5])
 def test_max_new_tokens(model: PaliGemma, count: int) -> None:
     words = ids_of(model, "left of red, right of blue")[:5]
-    talker = scripted(model, words)
+    talker = scripted_model(model, words)
     answer = talker.generate(PICTURES[0], "caption en", max_new_tokens=count)
     assert (list(answer.token_ids), answer.finish_reason) == (words[:count], "length")
     runner: Any = talker.runner
@@ -55,7 +55,7 @@ def test_max_new_tokens(model: PaliGemma, count: int) -> None:
 
 def test_every_stop_id_counts(model: PaliGemma) -> None:
     first, second = ids_of(model, "left")[0], ids_of(model, "of")[0]
-    talker = scripted(model, [first, second])
+    talker = scripted_model(model, [first, second])
     tokens = replace(talker.manifest.tokens, stop=(*talker.manifest.tokens.stop, second))
     runner: Any = talker.runner
     runner.manifest = replace(talker.manifest, tokens=tokens)
@@ -63,7 +63,7 @@ def test_every_stop_id_counts(model: PaliGemma) -> None:
 
 
 def test_the_bundle_says_how_long_an_answer_is_by_default(model: PaliGemma) -> None:
-    answer = scripted(model, ids_of(model, "left")).generate(PICTURES[0], "")
+    answer = scripted_model(model, ids_of(model, "left")).generate(PICTURES[0], "")
     assert len(answer.token_ids) == model.manifest.generation.max_new_tokens
 
 
@@ -71,7 +71,7 @@ def test_the_context_ends_an_answer(model: PaliGemma) -> None:
     """Image, prompt and answer fill it to the last slot, in the real graphs."""
     for room in (1, 3):
         image, prompt = model.manifest.image.tokens, len(ids_of(model, "caption en")) + 2
-        talker = scripted(model, ids_of(model, "left"), context_length=image + prompt + room)
+        talker = scripted_model(model, ids_of(model, "left"), context_length=image + prompt + room)
         answer = talker.generate(PICTURES[0], "caption en", max_new_tokens=room + 1)
         assert (len(answer.token_ids), answer.finish_reason) == (room, "length")
 
@@ -92,7 +92,7 @@ def test_the_cache_has_room_for_the_longest_row_and_its_answer(
     """As far as the context reaches; the shorter row may go on beside it."""
     words = ids_of(model, "left of red, right of blue")
     prefix = model.manifest.image.tokens + len(ids_of(model, "caption en")) + 2
-    talker = scripted(model, words[:slots], words, context_length=prefix + free)
+    talker = scripted_model(model, words[:slots], words, context_length=prefix + free)
     # The request passes the check of its options, so that the loop meets the context.
     talker.manifest = replace(talker.manifest, model=replace(talker.manifest.model, context_length=8192))
     requests = [Request(PICTURES[0], "caption en"), Request(PICTURES[1], "")]
@@ -123,7 +123,7 @@ def test_the_context_of_a_real_bundle(bundle: Folders, tmp_path: Path) -> None:
 
 def test_rows_end_each_on_its_own(model: PaliGemma) -> None:
     one, two = ids_of(model, "left of red"), ids_of(model, "right")
-    talker = scripted(model, [*one, STOP], [*two, STOP, *one])
+    talker = scripted_model(model, [*one, STOP], [*two, STOP, *one])
     answers = talker.generate_batch(
         [Request(PICTURES[0], "caption en"), Request(PICTURES[1], "answer en what is it?")], max_new_tokens=50
     )
@@ -144,7 +144,7 @@ def test_no_requests_no_answers(model: PaliGemma) -> None:
 @pytest.mark.parametrize("options", [{}, {"temperature": 1.0, "top_p": 0.9}])
 def test_logits_that_are_no_numbers(model: PaliGemma, logits: Any, words: str, options: Any) -> None:
     """Seen at the first step, and what to do is said."""
-    talker = scripted(model, [logits])
+    talker = scripted_model(model, [logits])
     with pytest.raises(NumericsError, match=rf"{words}.*use precision fp32 or bf16") as caught:
         talker.generate(PICTURES[0], "caption en", **options)
     assert "this bundle is fp32: `paligemma-onnx export --strict`" in str(caught.value)
@@ -154,14 +154,14 @@ def test_logits_that_are_no_numbers(model: PaliGemma, logits: Any, words: str, o
 
 def test_logits_that_cease_to_be_numbers(model: PaliGemma) -> None:
     """What was written before stays."""
-    stream = scripted(model, [*ids_of(model, "left"), np.nan]).stream(PICTURES[0], "caption en")
+    stream = scripted_model(model, [*ids_of(model, "left"), np.nan]).stream(PICTURES[0], "caption en")
     with pytest.raises(NumericsError):
         list(stream)
     assert stream.result.text == "left"
 
 
 def test_a_half_precision_bundle_is_not_told_that_it_is_fp32(model: PaliGemma) -> None:
-    talker = scripted(model, [np.nan])
+    talker = scripted_model(model, [np.nan])
     runner: Any = talker.runner
     runner.manifest = replace(talker.manifest, recipe=replace(talker.manifest.recipe, precision="fp16"))
     with pytest.raises(NumericsError, match=r"use precision fp32 or bf16 instead$"):
@@ -185,7 +185,7 @@ def test_characters_come_whole(model: PaliGemma, text: str) -> None:
     """Pieces join to the text, and none holds a part of a character, though some ids are bytes."""
     ids = ids_of(model, text)
     assert any(token in model.tokenizer.byte_values for token in ids)
-    stream = scripted(model, [*ids, STOP]).stream(PICTURES[0], "", max_new_tokens=99)
+    stream = scripted_model(model, [*ids, STOP]).stream(PICTURES[0], "", max_new_tokens=99)
     pieces = list(stream)
     assert "".join(pieces) == text == stream.result.text
     assert all(piece and "\ufffd" not in piece for piece in pieces)
@@ -194,13 +194,13 @@ def test_characters_come_whole(model: PaliGemma, text: str) -> None:
 def test_half_a_character_at_the_end_becomes_a_stand_in(model: PaliGemma) -> None:
     ids = ids_of(model, "x👩")
     for kept in range(2, len(ids)):
-        stream = scripted(model, [*ids[:kept], STOP]).stream(PICTURES[0], "")
+        stream = scripted_model(model, [*ids[:kept], STOP]).stream(PICTURES[0], "")
         assert "".join(stream) == stream.result.text == "x\ufffd"
 
 
 def test_half_a_character_when_it_is_cancelled(model: PaliGemma) -> None:
     ids, cancel = ids_of(model, "x👩"), Cancellation()
-    talker = scripted(model, ids[:3])
+    talker = scripted_model(model, ids[:3])
     runner: Any = talker.runner
     decode = runner.decode
 
@@ -259,7 +259,7 @@ def test_each_different_picture_is_encoded_once(model: PaliGemma, tmp_path: Path
     Image.fromarray(PICTURES[0]).save(path)
     link.symlink_to(path)
     same = [str(path), path, link, path.read_bytes(), PICTURES[0], PICTURES[0].copy(), Image.open(path)]
-    talker = scripted(model, [STOP], [STOP])
+    talker = scripted_model(model, [STOP], [STOP])
     talker.generate_batch([Request([*same, PICTURES[1]], "a"), Request([*same, PICTURES[1]], "b")])
     runner: Any = talker.runner
     assert runner.images == 2
@@ -277,7 +277,7 @@ def test_pictures_made_on_the_way_are_not_mistaken(model: PaliGemma) -> None:
 
 
 def test_the_vision_graph_does_not_run_again_for_tokens(model: PaliGemma) -> None:
-    talker = scripted(model, ids_of(model, "left"))
+    talker = scripted_model(model, ids_of(model, "left"))
     talker.generate([PICTURES[0], PICTURES[1]], "", max_new_tokens=20)
     runner: Any = talker.runner
     assert (runner.images, runner.steps) == (2, 19)

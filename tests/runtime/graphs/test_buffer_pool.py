@@ -11,9 +11,9 @@ from typing import Any, cast
 import numpy as np
 import onnx
 import pytest
-from emulated_half import run_on_cpu
+from emulated_half import open_on_cpu
 from paths import SCENE
-from scripted_runner import scripted
+from scripted_runner import scripted_model
 
 from paligemma_onnx.runtime import Cancellation, PaliGemma
 from paligemma_onnx.runtime.bundle.onnx_reader import StoredTensor
@@ -40,7 +40,7 @@ HERE = choose_placement("cpu", 1)
 
 @pytest.fixture(scope="module")
 def model(cuda_bundle: Callable[[str, str], Path]) -> PaliGemma:
-    return run_on_cpu(cuda_bundle("gemma2_window", "bf16"))
+    return open_on_cpu(cuda_bundle("gemma2_window", "bf16"))
 
 
 @pytest.fixture
@@ -161,11 +161,11 @@ def test_memory_that_may_hold_nan_is_let_go(model: PaliGemma, monkeypatch: pytes
 
 
 def test_the_loop_says_how_a_request_ended(model: PaliGemma) -> None:
-    ended = scripted(model, [5, 6, -1])
+    ended = scripted_model(model, [5, 6, -1])
     ended.generate(SCENE, "caption en")
     assert cast("Any", ended.runner).released is True
     nan = np.full(model.manifest.model.vocab_size, np.nan, np.float32)
-    failed = scripted(model, [5, nan])
+    failed = scripted_model(model, [5, nan])
     with pytest.raises(NumericsError):
         failed.generate(SCENE, "caption en")
     assert cast("Any", failed.runner).released is False
