@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 import numpy as np
 import pytest
-from command_line import ran, ran_here, without
+from command_line import block_imports, run_command, run_in_process
 from PIL import Image
 
 from paligemma_onnx.runtime import PaliGemma
@@ -48,7 +48,7 @@ HEAVY = (
 )
 PAGES = """
 import io, json, contextlib
-from paligemma_onnx.runtime.cli import COMMANDS, cli
+from paligemma_onnx.runtime.cli.main import COMMANDS, cli
 pages = {}
 for name in ("", *COMMANDS):
     with contextlib.redirect_stdout(io.StringIO()) as page:
@@ -60,7 +60,7 @@ raise SystemExit
 
 
 def test_every_help_fits_a_screen_and_needs_no_engine() -> None:
-    ended = ran(before=without(*HEAVY) + PAGES, env={"COLUMNS": "80"})
+    ended = run_command(before=block_imports(*HEAVY) + PAGES, env={"COLUMNS": "80"})
     assert ended.code == 0, ended.err
     pages = json.loads(ended.out)
     assert set(pages) == {"", *COMMANDS}
@@ -76,7 +76,7 @@ def test_the_answer_is_on_stdout_and_nothing_else(
 ) -> None:
     expected = PaliGemma.load(bundle(CASE)).generate(PICTURE, "caption en", max_new_tokens=12)
     for options in ((), ("--no-stream",), ("--stats",), ("--no-stream", "--stats")):
-        ended = ran_here(capsys, *generate, "caption en", *options)
+        ended = run_in_process(capsys, *generate, "caption en", *options)
         assert (ended.code, ended.out) == (0, expected.text + "\n")
         assert bool(ended.err) == ("--stats" in options)
         if ended.err:
@@ -86,7 +86,7 @@ def test_the_answer_is_on_stdout_and_nothing_else(
 
 def test_json(generate: tuple[str, ...], bundle: Folders, capsys: pytest.CaptureFixture[str]) -> None:
     options = ("--json", "--stats", "--temperature", "1", "--seed", str(2**64 - 1))
-    ended = ran_here(capsys, *generate, "caption en", *options)
+    ended = run_in_process(capsys, *generate, "caption en", *options)
     assert ended.code == 0
     answer = json.loads(ended.out)
     assert answer.keys() >= KEYS
@@ -102,7 +102,7 @@ def test_json(generate: tuple[str, ...], bundle: Folders, capsys: pytest.Capture
 
 
 def test_several_images(generate: tuple[str, ...], picture: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    ended = ran_here(capsys, *generate, "--image", picture, "--json", "")
+    ended = run_in_process(capsys, *generate, "--image", picture, "--json", "")
     assert json.loads(ended.out)["image_tokens"] == 8
 
 
@@ -130,14 +130,14 @@ def test_variables(
     }
     for name, value in values.items():
         monkeypatch.setenv(f"PALIGEMMA_ONNX_GENERATE_{name}", str(value))
-    answer = json.loads(ran_here(capsys, "generate", "caption en").out)
+    answer = json.loads(run_in_process(capsys, "generate", "caption en").out)
     assert len(answer["token_ids"]) <= 3
     assert answer["seed"] == 9
-    assert ran_here(capsys, "generate", "caption en", "--seed", "8").out.count('"seed": 8')
+    assert run_in_process(capsys, "generate", "caption en", "--seed", "8").out.count('"seed": 8')
     monkeypatch.setenv("PALIGEMMA_ONNX_GENERATE_TOP_P", "2")
-    assert ran_here(capsys, "generate", "caption en").code == 2
+    assert run_in_process(capsys, "generate", "caption en").code == 2
     monkeypatch.setenv("PALIGEMMA_ONNX_DEBUG", "1")
-    assert "Traceback" in ran_here(capsys, "inspect", picture).err
+    assert "Traceback" in run_in_process(capsys, "inspect", picture).err
 
 
 @pytest.mark.parametrize(
@@ -157,18 +157,18 @@ def test_any_character_under_any_locale(
         if not answer.text.isascii() and answer.text.isprintable():
             break
     sampled = (*generate, "caption en", "--temperature", "1", "--seed", str(seed))
-    ended = ran(*sampled, env=locale)
+    ended = run_command(*sampled, env=locale)
     assert (ended.code, ended.err) == (0, "")
     escaped = answer.text.encode("ascii", "backslashreplace").decode()
     assert ended.out in (f"{answer.text}\n", f"{escaped}\n")
-    assert json.loads(ran(*sampled, "--json", env=locale).out)["text"] == answer.text
+    assert json.loads(run_command(*sampled, "--json", env=locale).out)["text"] == answer.text
 
 
 def test_doctor(capsys: pytest.CaptureFixture[str]) -> None:
-    ended = ran_here(capsys, "doctor")
+    ended = run_in_process(capsys, "doctor")
     assert ended.code == 0
     assert "onnxruntime" in ended.out
-    found = json.loads(ran_here(capsys, "doctor", "--json").out)
+    found = json.loads(run_in_process(capsys, "doctor", "--json").out)
     assert found["runs"] is True
     assert "cpu" in found["devices"]
     assert found["threads"] >= 1
@@ -179,10 +179,10 @@ def test_inspect_and_verify(bundle: Folders, capsys: pytest.CaptureFixture[str])
     folder = bundle(CASE)
     manifest = json.loads((folder / "manifest.json").read_text())
     for command in ("inspect", "verify"):
-        ended = ran_here(capsys, command, folder)
+        ended = run_in_process(capsys, command, folder)
         assert ended.code == 0
         assert manifest["bundle_id"] in ended.out
-        found = json.loads(ran_here(capsys, command, folder, "--json").out)
+        found = json.loads(run_in_process(capsys, command, folder, "--json").out)
         assert found["bundle_id"] == manifest["bundle_id"]
     assert found == {"bundle_id": manifest["bundle_id"], "files": 6, "passed": True}
     assert "checking decoder.data\n" in ended.err
@@ -190,5 +190,5 @@ def test_inspect_and_verify(bundle: Folders, capsys: pytest.CaptureFixture[str])
 
 def test_generate_needs_nothing_of_the_export_side(generate: tuple[str, ...]) -> None:
     heavy = tuple(name for name in HEAVY if name != "onnxruntime")
-    ended = ran(*generate, "caption en", before=without(*heavy))
+    ended = run_command(*generate, "caption en", before=block_imports(*heavy))
     assert ended.code == 0, ended.err

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from command_line import ran, ran_here, without
+from command_line import block_imports, run_command, run_in_process
 from PIL import Image
 
 Folders = Callable[[str], Path]
@@ -62,14 +62,14 @@ def generate(bundle: Folders, picture: Path) -> tuple[str, ...]:
 def test_usage(
     generate: tuple[str, ...], options: list[str], words: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    ended = ran_here(capsys, *generate, "caption en", *options)
+    ended = run_in_process(capsys, *generate, "caption en", *options)
     assert (ended.code, ended.out) == (2, "")
     assert words in ended.error
 
 
 @pytest.mark.parametrize("arguments", [("generate",), ("no-such-command",), ("export",), ("--no-such",)])
 def test_usage_of_commands(arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
-    ended = ran_here(capsys, *arguments)
+    ended = run_in_process(capsys, *arguments)
     assert (ended.code, ended.out) == (2, "")
     assert "--help`)" in ended.error
 
@@ -80,7 +80,7 @@ def test_usage_of_commands(arguments: tuple[str, ...], capsys: pytest.CaptureFix
 def test_prompts(
     generate: tuple[str, ...], prompt: str, words: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    ended = ran_here(capsys, *generate, prompt)
+    ended = run_in_process(capsys, *generate, prompt)
     assert (ended.code, ended.out) == (3, "")
     assert words in ended.error
 
@@ -89,7 +89,7 @@ def test_prompts(
 def test_strange_prompts_are_answered(
     generate: tuple[str, ...], prompt: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert ran_here(capsys, *generate, "--json", "--", prompt).code == 0
+    assert run_in_process(capsys, *generate, "--json", "--", prompt).code == 0
 
 
 @pytest.mark.parametrize("content", [None, b"", b"<html>", b"\x89PNG\r\n\x1a\n"])
@@ -99,7 +99,7 @@ def test_images(
     bad = tmp_path / "bad\n\x1b[31m.png"  # a name that could command a terminal
     if content is not None:
         bad.write_bytes(content)
-    ended = ran_here(capsys, *generate, "--image", bad, "caption en")
+    ended = run_in_process(capsys, *generate, "--image", bad, "caption en")
     assert (ended.code, ended.out) == (3, "")
     assert "bad\\n\\x1b[31m.png" in ended.error
 
@@ -109,15 +109,15 @@ def test_an_animated_image_is_a_warning(
 ) -> None:
     frames = [Image.fromarray(PICTURE), Image.fromarray(PICTURE[::-1])]
     frames[0].save(tmp_path / "two.gif", save_all=True, append_images=frames[1:])
-    ended = ran_here(capsys, *generate, "--image", tmp_path / "two.gif", "caption en")
+    ended = run_in_process(capsys, *generate, "--image", tmp_path / "two.gif", "caption en")
     assert ended.code == 0
     assert ended.err.startswith("warning: ")
     assert ended.err.count("\n") == 1
 
 
 def test_debug(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    plain = ran_here(capsys, "inspect", tmp_path / "absent")
-    debug = ran_here(capsys, "--debug", "inspect", tmp_path / "absent")
+    plain = run_in_process(capsys, "inspect", tmp_path / "absent")
+    debug = run_in_process(capsys, "--debug", "inspect", tmp_path / "absent")
     assert (plain.code, debug.code) == (4, 4)
     assert "Traceback" in debug.err
     assert debug.err.endswith(f"{plain.error}\n")
@@ -128,7 +128,7 @@ def test_what_nobody_expected(capsys: pytest.CaptureFixture[str], monkeypatch: p
         raise KeyError("a fault of ours")
 
     monkeypatch.setattr("paligemma_onnx.runtime.cli.bundle.read_manifest", fail)
-    ended = ran_here(capsys, "inspect", "bundle")
+    ended = run_in_process(capsys, "inspect", "bundle")
     assert ended.code == 1
     assert (
         ended.error
@@ -138,15 +138,17 @@ def test_what_nobody_expected(capsys: pytest.CaptureFixture[str], monkeypatch: p
 
 def test_no_torch(checkpoint: Folders, tmp_path: Path) -> None:
     for missing in ("torch", "onnxscript"):
-        ended = ran("export", str(checkpoint(CASE)), "--output", str(tmp_path / "b"), before=without(missing))
+        ended = run_command(
+            "export", str(checkpoint(CASE)), "--output", str(tmp_path / "b"), before=block_imports(missing)
+        )
         assert ended.code == 4
         assert f"`export` needs {missing}: run `pip install 'paligemma-onnx[cpu,export]'`" in ended.error
 
 
 def test_no_engine(generate: tuple[str, ...]) -> None:
-    ended = ran(*generate, "caption en", before=without("onnxruntime"))
+    ended = run_command(*generate, "caption en", before=block_imports("onnxruntime"))
     assert (ended.code, ended.out) == (4, "")
     assert "install one with `pip install 'paligemma-onnx[cpu]'`" in ended.error
-    doctor = ran("doctor", before=without("onnxruntime"))
+    doctor = run_command("doctor", before=block_imports("onnxruntime"))
     assert doctor.code == 4
     assert "no execution engine: install one with" in doctor.out

@@ -12,7 +12,7 @@ from typing import Any
 import huggingface_hub
 import pytest
 from cached_traces import graphs_of
-from command_line import ran_here
+from command_line import run_in_process
 from damage import copied, edit_json, edit_tensors
 from huggingface_hub import errors
 from huggingface_hub import utils as hub
@@ -73,7 +73,7 @@ def test_a_hub_that_does_not_give(
         raise error
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
-    ended = ran_here(capsys, "export", f"{HUB_ID}@main", "--output", tmp_path / "bundle")
+    ended = run_in_process(capsys, "export", f"{HUB_ID}@main", "--output", tmp_path / "bundle")
     assert (ended.code, ended.out) == (code, "")
     assert words in ended.error
     assert HUB_ID in ended.error
@@ -99,7 +99,7 @@ def test_a_hub_id_is_downloaded(
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
     monkeypatch.setattr(exporter, "trace", graphs_of(bundle(CASE)))
     arguments = ("export", HUB_ID, "--output", tmp_path / "bundle")
-    ended = ran_here(capsys, *arguments)
+    ended = run_in_process(capsys, *arguments)
     assert ended.code == 0
     assert asked == [(HUB_ID, ["*.json", "*.safetensors"])]
     assert ended.out.startswith(f"{tmp_path / 'bundle'}: bundle ")
@@ -111,13 +111,13 @@ def test_hub_support_that_is_not_installed(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     monkeypatch.setitem(__import__("sys").modules, "huggingface_hub", None)
-    ended = ran_here(capsys, "export", HUB_ID, "--output", tmp_path / "bundle")
+    ended = run_in_process(capsys, "export", HUB_ID, "--output", tmp_path / "bundle")
     assert ended.code == 4
     assert "`pip install 'paligemma-onnx[hub]'`" in ended.error
 
 
 def validated(capsys: pytest.CaptureFixture[str], bundle: Path, checkpoint: Path, *options: str) -> Any:
-    return ran_here(capsys, "validate", bundle, "--checkpoint", checkpoint, "--steps", "1", *options)
+    return run_in_process(capsys, "validate", bundle, "--checkpoint", checkpoint, "--steps", "1", *options)
 
 
 def test_the_checkpoint_it_was_made_of(
@@ -206,7 +206,7 @@ def test_validate_takes_prompts_and_images_from_variables(
 def test_a_demo_leaves_what_is_there(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     (tmp_path / "mine").write_text("mine")
     for place in (tmp_path, tmp_path / "mine", tmp_path / "mine" / "deeper"):
-        ended = ran_here(capsys, "demo", "--output", place)
+        ended = run_in_process(capsys, "demo", "--output", place)
         assert ended.code == 2
         assert str(place) in ended.error
     assert [entry.name for entry in tmp_path.iterdir()] == ["mine"]

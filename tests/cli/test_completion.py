@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from command_line import MAIN, ran_here
+from command_line import MAIN, run_in_process
 from pseudo_terminal import Terminal
 
 from paligemma_onnx.runtime.cli.completion import SHELLS, VARIABLE
@@ -46,9 +46,9 @@ def bash(place: Path, env: dict[str, str]) -> Iterator[Terminal]:
     found = shutil.which("bash")
     assert found is not None, "this test needs bash"
     with Terminal([found, "--noprofile", "--norc", "-i"], env) as terminal:
-        terminal.until(PROMPT)
+        terminal.read_until(PROMPT)
         terminal.type(f"cd {place / 'here'}; source <(paligemma-onnx completion bash); echo so''urced\n")
-        terminal.until("\nsourced")
+        terminal.read_until("\nsourced")
         yield terminal
 
 
@@ -71,19 +71,19 @@ def bash(place: Path, env: dict[str, str]) -> Iterator[Terminal]:
 )
 def test_bash_completes(bash: Terminal, typed: str, shown: str) -> None:
     bash.type(f"{CLEAR}paligemma-onnx {typed}{TAB}")
-    bash.until(shown)
+    bash.read_until(shown)
 
 
 def test_bash_lists_all_commands(bash: Terminal) -> None:
     bash.type(f"{CLEAR}paligemma-onnx {TAB}{TAB}")
     for name in COMMANDS:
-        bash.until(f"{name} ", f"{name}\r")
+        bash.read_until(f"{name} ", f"{name}\r")
 
 
 @pytest.mark.parametrize("shell", SHELLS)
 def test_every_script(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
     """It defines a completion of our command and asks it in the words that click reads."""
-    ended = ran_here(capsys, "completion", shell)
+    ended = run_in_process(capsys, "completion", shell)
     assert ended.code == 0
     for words in ("paligemma-onnx", f"{VARIABLE}={shell}_complete", "COMP_WORDS"):
         assert words in ended.out
@@ -126,5 +126,5 @@ def test_the_scripts_are_scripts(place: Path, env: dict[str, str], shell: str) -
 
 
 def test_all_commands_are_listed_with_a_line_of_help(capsys: pytest.CaptureFixture[str]) -> None:
-    page = ran_here(capsys, "--help").out
+    page = run_in_process(capsys, "--help").out
     assert all(name in page and text in " ".join(page.split()) for name, (_, _, text) in COMMANDS.items())

@@ -10,7 +10,7 @@ from typing import Any
 import click
 import pytest
 from click.core import ParameterSource
-from command_line import ran_here
+from command_line import run_in_process
 
 from paligemma_onnx.runtime.cli.main import COMMANDS, VARIABLES, cli
 from paligemma_onnx.runtime.cli.param_types import AmountType, DeviceType
@@ -93,14 +93,14 @@ def test_a_variable_of_no_command(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(f"{VARIABLES}_DEBUG", "1")
-    assert "Traceback" in ran_here(capsys, "inspect", Path("absent")).err
+    assert "Traceback" in run_in_process(capsys, "inspect", Path("absent")).err
 
 
 @pytest.mark.parametrize("name", ["", *COMMANDS])
 def test_help(name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """A screenful that names the rule with an option that the command has, and describes every option."""
     monkeypatch.setenv("COLUMNS", str(COLUMNS))
-    page = ran_here(capsys, *name.split(), "--help").out
+    page = run_in_process(capsys, *name.split(), "--help").out
     lines = page.splitlines()
     assert len(lines) <= SCREEN
     assert max(map(len, lines)) <= COLUMNS

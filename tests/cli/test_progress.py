@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from command_line import MAIN, ran
+from command_line import MAIN, run_command
 from pseudo_terminal import Terminal
 
 from paligemma_onnx.export.cli.progress import OFTEN, TerminalProgress
@@ -35,7 +35,7 @@ commands.read_manifest = shown
 def on_a_terminal(**variables: str) -> str:
     env = {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "TQDM_COLOUR")}
     with Terminal([sys.executable, "-c", SHOW + MAIN, "inspect", "x"], env | variables) as terminal:
-        return terminal.until("a word that is never said")
+        return terminal.read_until("a word that is never said")
 
 
 def test_a_bar_where_somebody_looks_on() -> None:
@@ -57,7 +57,7 @@ def test_no_color() -> None:
 
 
 def test_plain_lines_elsewhere(tmp_path: Path) -> None:
-    ended = ran("inspect", str(tmp_path), before=SHOW)
+    ended = run_command("inspect", str(tmp_path), before=SHOW)
     assert ended.err.splitlines() == ["reading checkpoint", "writing a.data", "warning: something odd"]
     assert "\r" not in ended.err
     assert "\x1b" not in ended.err

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from command_line import ran_here
+from command_line import run_in_process
 from paths import ROOT
 from PIL import Image
 
@@ -75,7 +75,7 @@ def test_a_checkpoint_is_asked_as_a_bundle_is(shipped_bundle: Path) -> None:
 def test_the_demo(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     """Every answer is true of the scene, which a person can see in the picture."""
     picture = tmp_path / "found.png"
-    ended = ran_here(capsys, "demo", "--output", tmp_path / "kept", "--picture", picture)
+    ended = run_in_process(capsys, "demo", "--output", tmp_path / "kept", "--picture", picture)
     assert ended.code == 0
     lines = ended.out.splitlines()
     expected = json.loads((ROOT / "tests" / "golden" / "demo.json").read_text(encoding="utf-8"))
@@ -101,6 +101,6 @@ def test_the_demo(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
 def test_a_demo_that_cannot_draw_says_so(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, name: str, said: str
 ) -> None:
-    ended = ran_here(capsys, "demo", "--picture", tmp_path / name)
+    ended = run_in_process(capsys, "demo", "--picture", tmp_path / name)
     assert ended.code == 2
     assert said in ended.error

@@ -1,4 +1,4 @@
-"""Batches as tests make them: drawn pictures, what is written about them, and a model that costs nothing."""
+"""Inputs and outputs of batch runs in tests: generated images, rows of the output, and a model stub."""
 
 from __future__ import annotations
 
@@ -18,23 +18,24 @@ from paligemma_onnx.runtime.image.open import ImageInput
 CASE = "gemma_one_kv_head"
 PROMPT = "caption en"
 SAMPLED = ("--temperature", "1", "--seed", "5")
-TRUNCATED = 60  # bytes of a PNG: its header and a little more
+TRUNCATED_BYTES = 60  # of a PNG: its header and the beginning of the pixel data
+TIMEOUT = 60.0  # seconds
 
 
-def draw(folder: Path, count: int, *, broken: Sequence[int] = ()) -> Path:
-    """Pictures of noise, 0000.png and on; those of the numbers in `broken` are cut short."""
+def write_images(folder: Path, count: int, *, broken: Sequence[int] = ()) -> Path:
+    """Write noise images 0000.png, 0001.png, ... into a new folder; truncate those numbered in `broken`."""
     folder.mkdir(parents=True)
     for number in range(count):
         path = folder / f"{number:04d}.png"
         pixels = np.random.default_rng(number).integers(0, 256, (12, 9 + number % 5, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(path)
         if number in broken:
-            path.write_bytes(path.read_bytes()[:TRUNCATED])
+            path.write_bytes(path.read_bytes()[:TRUNCATED_BYTES])
     return folder
 
 
 def rows_in(output: Path) -> list[dict[str, Any]]:
-    """All rows of complete parts, in the order of the parts' names."""
+    """Return all rows of complete parts, in the order of the parts' names."""
     return [
         json.loads(line)
         for part in sorted(output.glob("part-*.jsonl"))
@@ -42,40 +43,40 @@ def rows_in(output: Path) -> list[dict[str, Any]]:
     ]
 
 
-def told(rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Rows by id, each of them once, without what differs from run to run."""
-    found = {row["id"]: {key: cell for key, cell in row.items() if key != "timings"} for row in rows}
-    assert len(found) == len(rows)
-    return found
+def rows_by_id(rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Return rows by id, without the timings, which differ between runs; each id must occur once."""
+    by_id = {row["id"]: {key: cell for key, cell in row.items() if key != "timings"} for row in rows}
+    assert len(by_id) == len(rows)
+    return by_id
 
 
-def asking(bundle: Path, source: Path, *options: str) -> tuple[str, ...]:
-    """The command without an output, in parts of 16 rows."""
+def batch_command(bundle: Path, source: Path, *options: str) -> tuple[str, ...]:
+    """Return the arguments of a `batch` command without --output."""
     return (
         *("batch", "--model", str(bundle), "--input", str(source), "--prompt", PROMPT, "--device", "cpu"),
         *("--threads", "1", "--max-new-tokens", "5", "--part-rows", "16", *options),
     )
 
 
-def texts(output: Path) -> dict[str, str]:
-    """What is said of each picture."""
-    return {name: row["text"] for name, row in told(rows_in(output)).items()}
+def texts_by_id(output: Path) -> dict[str, str]:
+    """Return the answer to each image, by its row's id."""
+    return {row_id: row["text"] for row_id, row in rows_by_id(rows_in(output)).items()}
 
 
-def wait_for(happened: Callable[[], object]) -> None:
-    """Until something is true, for a minute at most."""
-    until = time.monotonic() + 60
-    while not happened():
-        assert time.monotonic() < until
+def wait_for(condition: Callable[[], object]) -> None:
+    """Poll until a condition is true; fail after TIMEOUT."""
+    deadline = time.monotonic() + TIMEOUT
+    while not condition():
+        assert time.monotonic() < deadline
         time.sleep(0.01)
 
 
-class Stub:
-    """Answers with the prompt, in no time; a prompt that holds `nan` makes its batch fail."""
+class EchoModel:
+    """A model stub that answers with the prompt; a prompt that contains `nan` makes its batch fail."""
 
     def __init__(self, model: PaliGemma) -> None:
         self.manifest, self.tokenizer, self.device = model.manifest, model.tokenizer, model.device
-        self.batches: list[int] = []
+        self.batches: list[int] = []  # requests of each call
 
     def open(self, image: ImageInput, *, max_image_pixels: int) -> Picture:
         assert isinstance(image, bytes | Path)

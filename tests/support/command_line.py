@@ -1,4 +1,4 @@
-"""The command line as tests use it: in a process of its own, or, which is quicker, in this one."""
+"""Run the command line from tests, in a subprocess or, which is faster, in the test's process."""
 
 from __future__ import annotations
 
@@ -12,16 +12,18 @@ from pathlib import Path
 import pytest
 
 from paligemma_onnx.runtime import BundleError, PaliGemma
+from paligemma_onnx.runtime.cli import process
 from paligemma_onnx.runtime.cli.main import cli
-from paligemma_onnx.runtime.cli.process import run_command
 
-# What `paligemma-onnx` does; what a test puts before it runs in the same process.
+# The code of the `paligemma-onnx` script. A test may prepend code that runs first in the same process.
 MAIN = "\nfrom paligemma_onnx.runtime.cli.main import main\nmain()"
+TIMEOUT = 60.0  # seconds
+INTERNALS = ("Traceback", " at 0x", "<class", "object at", "Errno", "NoneType", "onnxruntime_src")
 
 
 @dataclass(frozen=True)
-class Ended:
-    """How a command ended."""
+class CommandResult:
+    """Exit code, stdout and stderr of a command."""
 
     code: int
     out: str
@@ -29,66 +31,56 @@ class Ended:
 
     @property
     def error(self) -> str:
-        """What stderr says of the failure, which must be one line in words for people."""
+        """The error message on stderr: one printable line, the last one, without Python internals."""
         first, *others = [line for line in self.err.splitlines() if line.startswith("error: ")]
         assert not others, self.err
         assert self.err.endswith(f"{first}\n"), self.err
         assert first.isprintable()
-        for internal in (
-            "Traceback",
-            " at 0x",
-            "<class",
-            "object at",
-            "Errno",
-            "NoneType",
-            "onnxruntime_src",
-        ):
+        for internal in INTERNALS:
             assert internal not in self.err
         return first
 
 
-def started(*arguments: str, before: str = "", **options: object) -> subprocess.Popen[bytes]:
-    """A process that runs `before` and then the command; signals are as in a terminal."""
+def start_command(*arguments: str, before: str = "", **options: object) -> subprocess.Popen[bytes]:
+    """Start a process that runs the code `before` and then the command; `options` are Popen's."""
     return subprocess.Popen(  # type: ignore[call-overload, no-any-return]
         [sys.executable, "-c", before + MAIN, *arguments],
-        **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "preexec_fn": _as_in_a_terminal, **options},
+        **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "preexec_fn": _restore_sigint, **options},
     )
 
 
-def ran(*arguments: str, before: str = "", env: dict[str, str] | None = None) -> Ended:
-    """Run a command to its end in a process of its own."""
-    process = started(*arguments, before=before, env=os.environ | (env or {}))
-    out, err = process.communicate(timeout=60)
-    return Ended(process.returncode, out.decode(), err.decode())
+def run_command(*arguments: str, before: str = "", env: dict[str, str] | None = None) -> CommandResult:
+    """Run a command in a subprocess until it exits."""
+    command = start_command(*arguments, before=before, env=os.environ | (env or {}))
+    out, err = command.communicate(timeout=TIMEOUT)
+    return CommandResult(command.returncode, out.decode(), err.decode())
 
 
-def ran_here(capsys: pytest.CaptureFixture[str], *arguments: object) -> Ended:
-    """Run a command to its end in this process."""
+def run_in_process(capsys: pytest.CaptureFixture[str], *arguments: object) -> CommandResult:
+    """Run a command in this process until it returns."""
     capsys.readouterr()
-    code = run_command(
-        lambda: cli.main([str(one) for one in arguments], prog_name="paligemma-onnx", standalone_mode=False)
-    )
+    texts = [str(argument) for argument in arguments]
+    code = process.run_command(lambda: cli.main(texts, prog_name="paligemma-onnx", standalone_mode=False))
     out, err = capsys.readouterr()
-    return Ended(code, out, err)
+    return CommandResult(code, out, err)
 
 
-def without(*modules: str) -> str:
-    """What makes modules look as if they were not installed."""
+def block_imports(*modules: str) -> str:
+    """Return code that makes importing these modules fail as if they were not installed."""
     return f"import sys\nsys.modules.update(dict.fromkeys({modules!r}))\n"
 
 
 def assert_bundle_refused(folder: Path, words: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """By the Python call and by the command, with code 4 and one line, and no graph has run."""
+    """Check that `PaliGemma.load` and `generate` refuse a bundle: exit code 4, one line with `words`."""
     with pytest.raises(BundleError) as caught:
         PaliGemma.load(folder, device="cpu")
     assert words in str(caught.value)
-    ended = ran_here(capsys, "generate", "--model", folder, "--image", "absent.png", "caption en")
-    assert (ended.code, ended.out) == (4, "")
-    assert words in ended.error
-    assert str(folder) in ended.error
+    result = run_in_process(capsys, "generate", "--model", folder, "--image", "absent.png", "caption en")
+    assert (result.code, result.out) == (4, "")
+    assert words in result.error
+    assert str(folder) in result.error
 
 
-def _as_in_a_terminal() -> None:
-    signal.signal(
-        signal.SIGINT, signal.SIG_DFL
-    )  # a test run in the background ignores it, and so its children
+def _restore_sigint() -> None:
+    """Handle SIGINT as a command in a terminal does: a background job of a shell would ignore it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)

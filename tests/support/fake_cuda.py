@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from command_line import MAIN, Ended
+from command_line import MAIN, CommandResult
 from exporting import Silent
 from paths import ROOT
 
@@ -38,7 +38,7 @@ class FakeCuda:
     python: Path
     env: dict[str, str]
 
-    def script(self, text: str, *arguments: object, **knobs: object) -> Ended:
+    def script(self, text: str, *arguments: object, **knobs: object) -> CommandResult:
         """Run Python; knobs are variables: `FAKE_CUDA_DEVICES=2`, or `LD_LIBRARY_PATH=...`."""
         done = subprocess.run(
             [self.python, "-c", text, *map(str, arguments)],
@@ -48,9 +48,9 @@ class FakeCuda:
             check=False,
             timeout=120,
         )
-        return Ended(done.returncode, done.stdout, done.stderr)
+        return CommandResult(done.returncode, done.stdout, done.stderr)
 
-    def command(self, *arguments: object, **knobs: object) -> Ended:
+    def command(self, *arguments: object, **knobs: object) -> CommandResult:
         """Run `paligemma-onnx`."""
         return self.script(MAIN, *arguments, **knobs)
 

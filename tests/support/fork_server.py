@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
-from command_line import MAIN, Ended
+from command_line import MAIN, CommandResult
 
 
 class ExportServer:
@@ -51,7 +51,7 @@ class ExportServer:
         )
         return Child(self, int(self._answer()), out, err)
 
-    def run(self, *arguments: object, before: str = "") -> Ended:
+    def run(self, *arguments: object, before: str = "") -> CommandResult:
         """Run a command to its end."""
         return self.start(*arguments, before=before).end()
 
@@ -74,10 +74,10 @@ class Child:
     out: Path
     err: Path
 
-    def end(self) -> Ended:
+    def end(self) -> CommandResult:
         """Wait for it; the code is negative where a signal killed it."""
         code = int(self.server._answer())
-        return Ended(code, self.out.read_text(), self.err.read_text())
+        return CommandResult(code, self.out.read_text(), self.err.read_text())
 
 
 def serve() -> None:

@@ -1,4 +1,4 @@
-"""A terminal for tests: a process that believes somebody looks on and types."""
+"""A process on a pseudo-terminal: it sees an interactive terminal, and a test types into it."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import time
 from collections.abc import Mapping, Sequence
 
 SIZE = (40, 100)  # lines, columns
-LONGEST = 30.0  # seconds that anything may take
+TIMEOUT = 30.0  # seconds that a wait may take
 
 
 class Terminal:
-    """A process on a terminal of its own; use it as a context."""
+    """A process whose standard streams are a new pseudo-terminal; use it as a context manager."""
 
     def __init__(self, command: Sequence[str], env: Mapping[str, str]) -> None:
-        """Start it; its standard streams are the terminal."""
+        """Start the process."""
         self.shown = ""
         self._end, other = pty.openpty()
         termios.tcsetwinsize(other, SIZE)
@@ -37,19 +37,19 @@ class Terminal:
 
     def __exit__(self, *_: object) -> None:
         os.close(self._end)  # hangs up
-        self._process.wait(LONGEST)
+        self._process.wait(TIMEOUT)
 
     def type(self, keys: str) -> None:
-        """As somebody at the keyboard; what was shown before is forgotten."""
+        """Send keys to the process and clear `shown`."""
         self.shown = ""
         os.write(self._end, keys.encode())
 
-    def until(self, *words: str) -> str:
-        """What has been shown once one of the words was; or all, when the process has ended."""
-        deadline = time.monotonic() + LONGEST
+    def read_until(self, *words: str) -> str:
+        """Read output until one of the words appears or the process ends; return all of `shown`."""
+        deadline = time.monotonic() + TIMEOUT
         while not any(word in self.shown for word in words):
             ready, _, _ = select.select([self._end], [], [], max(0.0, deadline - time.monotonic()))
-            assert ready, f"waited for {words}, saw {self.shown!r}"
+            assert ready, f"waited for {words}, read {self.shown!r}"
             try:
                 read = os.read(self._end, 1 << 16)
             except OSError:  # the other end is closed

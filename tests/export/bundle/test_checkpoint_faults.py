@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from cached_traces import graphs_of
-from command_line import ran_here
+from command_line import run_in_process
 from damage import copied, edit_json, edit_tensors
 from exporting import Silent
 from paths import SCENE
@@ -138,7 +138,7 @@ def test_checkpoints(copy: Path, damage: Damage, words: str, capsys: pytest.Capt
     """Code 4, one line that names the folder, and no trace at the place of the output."""
     damage(copy)
     output = copy.parent / "bundle"
-    ended = ran_here(capsys, "export", copy, "--output", output)
+    ended = run_in_process(capsys, "export", copy, "--output", output)
     assert (ended.code, ended.out) == (4, "")
     assert words in ended.error
     assert str(copy) in ended.error
@@ -159,16 +159,16 @@ def test_weights_that_are_no_numbers(copy: Path, value: float, capsys: pytest.Ca
 
     edit_tensors(copy, change)
     output = copy.parent / "bundle"
-    strict = ran_here(capsys, "export", copy, "--output", output, "--strict", "--no-validate")
+    strict = run_in_process(capsys, "export", copy, "--output", output, "--strict", "--no-validate")
     assert strict.code == 4
     assert "weights hold NaN or infinity: language_model.embed_tokens.weight" in strict.error
     assert not output.exists()
-    done = ran_here(capsys, "export", copy, "--output", output, "--no-validate")
+    done = run_in_process(capsys, "export", copy, "--output", output, "--no-validate")
     assert done.code == 0
     assert "warning: " in done.err
     assert "weights hold NaN or infinity: language_model.embed_tokens.weight" in done.err
     picture = SCENE
-    asked = ran_here(capsys, "generate", "--model", output, "--image", picture, "caption en")
+    asked = run_in_process(capsys, "generate", "--model", output, "--image", picture, "caption en")
     assert (asked.code, asked.out) == (4, "")
     assert "use precision fp32 or bf16 instead" in asked.error
 
@@ -180,7 +180,9 @@ def test_outputs_that_are_taken(
     """Each is refused with code 2 and stays as it is; --force replaces bundles, also damaged ones, only."""
 
     def refused(output: Path, words: str, *options: str) -> None:
-        ended = ran_here(capsys, "export", checkpoint(CASE), "--output", output, "--no-validate", *options)
+        ended = run_in_process(
+            capsys, "export", checkpoint(CASE), "--output", output, "--no-validate", *options
+        )
         assert (ended.code, ended.out) == (2, "")
         assert words in ended.error
         with pytest.raises(OptionError):
@@ -214,8 +216,8 @@ def test_outputs_that_are_taken(
         if place.name == "empty":
             place.mkdir()
         arguments = ("export", checkpoint(CASE), "--output", place, "--no-validate", *options)
-        assert ran_here(capsys, *arguments).code == 0
-        assert ran_here(capsys, "verify", place).code == 0
+        assert run_in_process(capsys, *arguments).code == 0
+        assert run_in_process(capsys, "verify", place).code == 0
 
 
 @pytest.mark.parametrize("inside", ["checkpoint", "checkpoint/bundle", "link/bundle", "."])
@@ -227,7 +229,7 @@ def test_outputs_that_overlap_the_checkpoint(
     (copy.parent / "manifest.json").write_text("{}")
     before = sorted(file.name for file in copy.iterdir())
     output = copy.parent / inside
-    ended = ran_here(capsys, "export", copy, "--output", output, "--force")
+    ended = run_in_process(capsys, "export", copy, "--output", output, "--force")
     assert ended.code == 2
     assert "lies inside" in ended.error
     assert sorted(file.name for file in copy.iterdir()) == before
@@ -259,6 +261,6 @@ def test_a_folder_that_cannot_be_written(checkpoint: Folders, tmp_path: Path, mo
 def test_names_of_no_checkpoint(
     given: str, words: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    ended = ran_here(capsys, "export", given, "--output", tmp_path / "bundle")
+    ended = run_in_process(capsys, "export", given, "--output", tmp_path / "bundle")
     assert ended.code == 4
     assert words in ended.error

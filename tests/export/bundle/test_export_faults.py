@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from command_line import ran_here
+from command_line import run_in_process
 from damage import copied, edit_tensors
 from fork_server import Child, ExportServer
 from paths import TESTS
@@ -175,7 +175,7 @@ def test_two_at_once(
         before=quickly + "at_stage('tracing prefill', signalled(19))",
     )
     until(first, "tracing vision_encoder")
-    second = ran_here(capsys, "export", checkpoint(CASE), "--output", output)
+    second = run_in_process(capsys, "export", checkpoint(CASE), "--output", output)
     assert second.code == 2
     assert "another export is writing this bundle" in second.error
     while "\nState:\tT" not in Path(f"/proc/{first.pid}/status").read_text():

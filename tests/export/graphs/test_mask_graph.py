@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from cached_traces import graphs_of
-from command_line import ran_here
+from command_line import run_in_process
 from exporting import Silent
 from numpy_mask_decoder import decode_mask, random_weights
 
@@ -111,16 +111,18 @@ def test_the_command_line(
 ) -> None:
     folder = with_masks("small")
     given = ("--checkpoint", checkpoint(CASE), "--steps", "1", "--json")
-    ended = ran_here(capsys, "validate", folder, *given, "--mask-decoder", folder.with_name("small.npz"))
+    ended = run_in_process(
+        capsys, "validate", folder, *given, "--mask-decoder", folder.with_name("small.npz")
+    )
     assert ended.code == 0
     compared = {one["stage"]: one for one in json.loads(ended.out)["comparison"]["differences"]}
     assert 0 < compared["mask_decoder"]["relative"] < 1e-5
-    without = ran_here(capsys, "validate", folder, *given)
+    without = run_in_process(capsys, "validate", folder, *given)
     assert without.code == 2
     assert "give its --mask-decoder" in without.error
     (tmp_path / "cut.npz").write_bytes(b"PK\x03\x04")
     export_it = ("export", checkpoint(CASE), "--output", tmp_path / "bundle", "--mask-decoder")
-    damaged = ran_here(capsys, *export_it, tmp_path / "cut.npz")
+    damaged = run_in_process(capsys, *export_it, tmp_path / "cut.npz")
     assert damaged.code == 4
     assert "cut.npz" in damaged.error
     assert not (tmp_path / "bundle").exists()

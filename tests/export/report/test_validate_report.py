@@ -11,7 +11,7 @@ from typing import Any
 import jsonschema
 import pytest
 import torch
-from command_line import Ended, ran_here
+from command_line import CommandResult, run_in_process
 from damage import copied, edit_tensors
 from PIL import Image
 from report_schema import SCHEMA, reject_constant
@@ -26,15 +26,15 @@ from paligemma_onnx.runtime.errors import OptionError
 from paligemma_onnx.runtime.text.tokenizer import PromptTokenizer
 
 Folders = Callable[[str], Path]
-Validate = Callable[..., Ended]
+Validate = Callable[..., CommandResult]
 CASE = "gemma_one_kv_head"
 EMBEDDING = "language_model.model.embed_tokens.weight"
 
 
 @pytest.fixture
 def validate(bundle: Folders, capsys: pytest.CaptureFixture[str]) -> Validate:
-    def run(checkpoint: Path, *options: object) -> Ended:
-        return ran_here(
+    def run(checkpoint: Path, *options: object) -> CommandResult:
+        return run_in_process(
             capsys, "validate", bundle(CASE), "--checkpoint", checkpoint, "--steps", "2", *options
         )
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pyarrow.parquet
 import pytest
-from batch_runs import CASE, PROMPT, SAMPLED, asking, draw, rows_in, texts, told
-from command_line import ran, ran_here, without
+from batch_runs import CASE, PROMPT, SAMPLED, batch_command, rows_by_id, rows_in, texts_by_id, write_images
+from command_line import block_imports, run_command, run_in_process
 
 from paligemma_onnx.runtime import PaliGemma, Request
 from paligemma_onnx.runtime.batch.rows import RowError, boxes_in
@@ -23,12 +23,12 @@ BROKEN = (3, 17)  # 5 %
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return draw(tmp_path_factory.mktemp("batch") / "pictures", PICTURES)
+    return write_images(tmp_path_factory.mktemp("batch") / "pictures", PICTURES)
 
 
 @pytest.fixture(scope="module")
 def broken(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return draw(tmp_path_factory.mktemp("broken") / "pictures", PICTURES, broken=BROKEN)
+    return write_images(tmp_path_factory.mktemp("broken") / "pictures", PICTURES, broken=BROKEN)
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def model(bundle: Folders) -> PaliGemma:
 
 @pytest.fixture
 def command(bundle: Folders, pictures: Path) -> tuple[str, ...]:
-    return asking(bundle(CASE), pictures)
+    return batch_command(bundle(CASE), pictures)
 
 
 @pytest.fixture(scope="module")
@@ -53,9 +53,9 @@ def test_rows_are_what_generate_says(
     command: tuple[str, ...], expected: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert len(set(expected.values())) > 1
-    ended = ran_here(capsys, *command, "--output", tmp_path / "out", "--json")
+    ended = run_in_process(capsys, *command, "--output", tmp_path / "out", "--json")
     assert ended.code == 0, ended.err
-    assert texts(tmp_path / "out") == expected
+    assert texts_by_id(tmp_path / "out") == expected
     summary = json.loads(ended.out)
     assert (summary["rows"], summary["errors"], summary["written"]) == (PICTURES, 0, PICTURES)
     assert re.fullmatch(r"40 rows written at [\d.]+ images a second; 0 of 40 are errors\n", ended.err)
@@ -77,7 +77,7 @@ def test_constrained_rows_are_objects(
     table.write_text("\n".join(lines), encoding="utf-8")
     given = ("batch", "--model", bundle(CASE), "--input", table, "--device", "cpu", *SAMPLED)
     output = ("--output", tmp_path / "out", "--max-new-tokens", "60")
-    ended = ran_here(capsys, *given, *output, "--constrained")
+    ended = run_in_process(capsys, *given, *output, "--constrained")
     assert ended.code == 7
     *objects, caption = rows_in(tmp_path / "out")
     for row in objects:
@@ -86,7 +86,7 @@ def test_constrained_rows_are_objects(
     assert any(row["boxes"] for row in objects)
     assert caption["error"]["code"] == "prompt"
     assert "begin with `detect` or `segment`" in caption["error"]["message"]
-    other = ran_here(capsys, *given, *output)
+    other = run_in_process(capsys, *given, *output)
     assert other.code == 2
     assert "was begun with constrained True and not False" in other.error
 
@@ -98,10 +98,10 @@ def test_broken_files_are_rows_with_errors(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    ended = ran_here(capsys, *asking(bundle(CASE), broken, "--output", str(tmp_path / "out")))
+    ended = run_in_process(capsys, *batch_command(bundle(CASE), broken, "--output", str(tmp_path / "out")))
     assert ended.code == 7
     assert ended.error.startswith(f"error: 2 of 40 rows in {tmp_path / 'out'} hold an error")
-    found = told(rows_in(tmp_path / "out"))
+    found = rows_by_id(rows_in(tmp_path / "out"))
     failed = {name: row for name, row in found.items() if row["error"]}
     assert set(failed) == {f"{number:04d}.png" for number in BROKEN}
     for name, row in failed.items():
@@ -111,7 +111,7 @@ def test_broken_files_are_rows_with_errors(
     assert {name: row["text"] for name, row in found.items() if name not in failed} == {
         name: text for name, text in expected.items() if name not in failed
     }
-    again = ran_here(capsys, *asking(bundle(CASE), broken, "--output", str(tmp_path / "out")))
+    again = run_in_process(capsys, *batch_command(bundle(CASE), broken, "--output", str(tmp_path / "out")))
     assert again.code == 7  # the rows are still there
     assert again.err.startswith("0 rows written, 40 were there already; 2 of 40 are errors\n")
 
@@ -122,13 +122,13 @@ def test_shards_together_are_one_run(
     shares = []
     for index in range(2):
         shard = ("--num-shards", "2", "--shard-index", str(index), "--force")  # which spares the other's rows
-        ended = ran_here(capsys, *command, "--output", tmp_path / "out", *shard, "--json")
+        ended = run_in_process(capsys, *command, "--output", tmp_path / "out", *shard, "--json")
         assert ended.code == 0, ended.err
         shares.append(json.loads(ended.out)["rows"])
     assert min(shares) > 5
     assert sum(shares) == PICTURES
-    assert texts(tmp_path / "out") == expected
-    refused = ran_here(
+    assert texts_by_id(tmp_path / "out") == expected
+    refused = run_in_process(
         capsys, *command, "--output", tmp_path / "out", "--num-shards", "2", "--shard-index", "2"
     )
     assert (refused.code, "expected 0 to 1" in refused.error) == (2, True)
@@ -142,10 +142,10 @@ def test_sampled_rows_do_not_depend_on_batches(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     for size in ("1", "7"):
-        ended = ran_here(capsys, *command, *SAMPLED, "--batch-size", size, "--output", tmp_path / size)
+        ended = run_in_process(capsys, *command, *SAMPLED, "--batch-size", size, "--output", tmp_path / size)
         assert ended.code == 0, ended.err
-    found = told(rows_in(tmp_path / "1"))
-    assert found == told(rows_in(tmp_path / "7"))
+    found = rows_by_id(rows_in(tmp_path / "1"))
+    assert found == rows_by_id(rows_in(tmp_path / "7"))
     assert len({row["seed"] for row in found.values()}) == PICTURES
     row = found["0007.png"]
     alone = model.generate(pictures / "0007.png", PROMPT, max_new_tokens=5, temperature=1.0, seed=row["seed"])
@@ -174,14 +174,14 @@ def test_prompts_of_a_table(
             for name, prompt in prompts.items()
         )
     )
-    arguments = asking(bundle(CASE), table, "--output", str(tmp_path / "out"))
-    assert ran_here(capsys, *arguments).code == 0
-    for name, row in told(rows_in(tmp_path / "out")).items():
+    arguments = batch_command(bundle(CASE), table, "--output", str(tmp_path / "out"))
+    assert run_in_process(capsys, *arguments).code == 0
+    for name, row in rows_by_id(rows_in(tmp_path / "out")).items():
         prompt = prompts[name] or PROMPT
         assert row["prompt"] == prompt
         assert row["text"] == model.generate(pictures / "0000.png", prompt, max_new_tokens=5).text
     bare = [part for part in arguments if part not in ("--prompt", PROMPT)]
-    assert ran_here(capsys, *bare, "--output", tmp_path / "bare").code == 7
+    assert run_in_process(capsys, *bare, "--output", tmp_path / "bare").code == 7
     (row,) = (row for row in rows_in(tmp_path / "bare") if row["error"])
     assert (row["id"], row["error"]["code"]) == ("b", "prompt")
 
@@ -189,21 +189,23 @@ def test_prompts_of_a_table(
 def test_parquet_holds_what_json_lines_hold(
     bundle: Folders, broken: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = asking(bundle(CASE), broken, *SAMPLED)
-    assert ran_here(capsys, *arguments, "--output", tmp_path / "lines").code == 7
-    assert ran_here(capsys, *arguments, "--output", tmp_path / "parquet", "--format", "parquet").code == 7
+    arguments = batch_command(bundle(CASE), broken, *SAMPLED)
+    assert run_in_process(capsys, *arguments, "--output", tmp_path / "lines").code == 7
+    assert (
+        run_in_process(capsys, *arguments, "--output", tmp_path / "parquet", "--format", "parquet").code == 7
+    )
     files = sorted((tmp_path / "parquet").glob("part-*.parquet"))
     tables = [pyarrow.parquet.read_table(path) for path in files]
     assert [table.num_rows for table in tables] == [16, 16, 8]
     assert len({str(table.schema) for table in tables}) == 1
     rows = [row for table in tables for row in table.to_pylist()]
-    assert told(rows) == told(rows_in(tmp_path / "lines"))
+    assert rows_by_id(rows) == rows_by_id(rows_in(tmp_path / "lines"))
 
 
 def test_what_cannot_start_leaves_nothing(
     bundle: Folders, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    good = asking(bundle(CASE), pictures, "--output", str(tmp_path / "out"))
+    good = batch_command(bundle(CASE), pictures, "--output", str(tmp_path / "out"))
     no_prompt = [part for part in good if part not in ("--prompt", PROMPT)]
     for arguments, code, words in (
         ((*good, "--temperature", "-1"), 2, "temperature"),
@@ -215,11 +217,11 @@ def test_what_cannot_start_leaves_nothing(
         (no_prompt, 2, "--prompt"),
         ((*good, "--engine", "ray", "--num-shards", "2"), 2, "--num-shards"),
     ):
-        ended = ran_here(capsys, *arguments)
+        ended = run_in_process(capsys, *arguments)
         assert (ended.code, words in ended.error) == (code, True), ended
     assert not (tmp_path / "out").exists()
     (tmp_path / "empty").mkdir()
-    ended = ran_here(capsys, *good, "--input", tmp_path / "empty")
+    ended = run_in_process(capsys, *good, "--input", tmp_path / "empty")
     assert (ended.code, "holds no input" in ended.error) == (2, True)
     assert not (tmp_path / "out" / "run.json").exists()
 
@@ -231,7 +233,7 @@ def test_what_cannot_start_leaves_nothing(
 def test_what_is_not_installed_is_named(
     command: tuple[str, ...], module: str, options: tuple[str, ...], extra: str, tmp_path: Path
 ) -> None:
-    ended = ran(*command, *options, "--output", str(tmp_path / "out"), before=without(module))
+    ended = run_command(*command, *options, "--output", str(tmp_path / "out"), before=block_imports(module))
     assert ended.code == 4
     assert ended.error.endswith(f"run `pip install 'paligemma-onnx[cpu,{extra}]'`")
 

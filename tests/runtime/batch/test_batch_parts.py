@@ -14,7 +14,7 @@ from typing import Any
 
 import pyarrow.parquet
 import pytest
-from batch_runs import PROMPT, Stub, rows_in
+from batch_runs import PROMPT, EchoModel, rows_in
 
 from paligemma_onnx.runtime import OptionError, PaliGemma
 from paligemma_onnx.runtime.batch import output_parts as parts
@@ -33,8 +33,8 @@ class Died(BaseException):
 
 
 @pytest.fixture(scope="module")
-def model(bundle: Callable[[str], Path]) -> Stub:
-    return Stub(PaliGemma.load(bundle("gemma_one_kv_head"), device="cpu"))
+def model(bundle: Callable[[str], Path]) -> EchoModel:
+    return EchoModel(PaliGemma.load(bundle("gemma_one_kv_head"), device="cpu"))
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ def work(tmp_path: Path) -> ShardJob:
     )
 
 
-def do(work: ShardJob, model: Stub, answered: Callable[[Count], object] = lambda _: None) -> Count:
+def do(work: ShardJob, model: EchoModel, answered: Callable[[Count], object] = lambda _: None) -> Count:
     """Do a shard; rows that earlier runs had written."""
     passed: list[Count] = []
     run_shard(work, model, Callbacks(passed.append, answered, lambda: False))
@@ -68,7 +68,7 @@ def ids(work: ShardJob) -> list[str]:
 EVERYTHING = [f"{number}.png" for number in range(INPUTS)]
 
 
-def test_parts_have_their_rows_in_order(work: ShardJob, model: Stub) -> None:
+def test_parts_have_their_rows_in_order(work: ShardJob, model: EchoModel) -> None:
     model.batches.clear()
     do(work, model)
     assert sorted(path.name for path in work.output.glob("part-*")) == [
@@ -98,7 +98,7 @@ class Mortal:
 
 @pytest.mark.parametrize("format", ["jsonl", "parquet"])
 def test_a_run_that_dies_at_any_step_is_completed(
-    work: ShardJob, model: Stub, format: Format, monkeypatch: pytest.MonkeyPatch
+    work: ShardJob, model: EchoModel, format: Format, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each call that changes the disk is, in turn, one that the process does not live to make."""
     mortal = Mortal()
@@ -131,7 +131,7 @@ def written(work: ShardJob) -> list[str]:
 
 
 @pytest.mark.parametrize("tail", [b'{"id": "half', b'{"error": nul\n', b"\0" * 40, b"\0" * 40 + b"\n"])
-def test_a_line_that_was_cut_off_is_dropped(work: ShardJob, model: Stub, tail: bytes) -> None:
+def test_a_line_that_was_cut_off_is_dropped(work: ShardJob, model: EchoModel, tail: bytes) -> None:
     seen = Count()
 
     def die_in_the_second_part(count: Count) -> None:
@@ -149,7 +149,7 @@ def test_a_line_that_was_cut_off_is_dropped(work: ShardJob, model: Stub, tail: b
     assert ids(work) == EVERYTHING
 
 
-def test_finished_parts_are_counted_and_not_read(work: ShardJob, model: Stub) -> None:
+def test_finished_parts_are_counted_and_not_read(work: ShardJob, model: EchoModel) -> None:
     table = work.source.path.with_suffix(".jsonl")
     prompts = [PROMPT] * 5 + ["nan"] + [PROMPT] * 6
     table.write_text("".join(json.dumps({"image": "a.png", "prompt": prompt}) + "\n" for prompt in prompts))
@@ -177,7 +177,7 @@ def test_parts_can_be_asked_for_in_any_order(work: ShardJob) -> None:
     assert numbers(parts.items(3)) == []
 
 
-def test_a_batch_that_fails_costs_only_the_guilty_row(work: ShardJob, model: Stub) -> None:
+def test_a_batch_that_fails_costs_only_the_guilty_row(work: ShardJob, model: EchoModel) -> None:
     prompts = [PROMPT, "nan", "x" * 100_000, PROMPT, PROMPT]
     table = work.source.path.with_suffix(".jsonl")
     table.write_text("".join(json.dumps({"image": "a.png", "prompt": prompt}) + "\n" for prompt in prompts))
@@ -196,7 +196,7 @@ def test_a_batch_that_fails_costs_only_the_guilty_row(work: ShardJob, model: Stu
     assert [row["timings"] and row["timings"]["batch"] for row in found] == [1, None, None, 1, 1]
 
 
-def test_memory_does_not_grow_with_the_input(work: ShardJob, model: Stub) -> None:
+def test_memory_does_not_grow_with_the_input(work: ShardJob, model: EchoModel) -> None:
     work.source.path.write_text("".join(f"{number}.png\n" for number in range(1900)))
     work = replace(work, part_rows=100, asking=replace(work.asking, batch_size=20))
     rows, alive = 0, dict[int, int]()

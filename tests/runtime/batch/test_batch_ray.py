@@ -9,8 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from batch_runs import PROMPT, draw, rows_in, told
-from command_line import ran, started
+from batch_runs import PROMPT, rows_by_id, rows_in, write_images
+from command_line import run_command, start_command
 from damage import copied, edit_manifest, endless
 
 from benchmarks.ray_cluster import cluster, kill_a_writer
@@ -37,34 +37,34 @@ def test_a_killed_worker_costs_no_row(
     address, head = ray
     talkative = copied(bundle("gemma_one_kv_head"), tmp_path / "bundle")
     edit_manifest(talkative, endless)  # long answers, so that there is time to kill
-    pictures = draw(tmp_path / "pictures", 40, broken=(7,))
+    pictures = write_images(tmp_path / "pictures", 40, broken=(7,))
     command = (
         *("batch", "--model", str(talkative), "--input", str(pictures), "--prompt", PROMPT),
         *("--device", "cpu", "--threads", "1", "--part-rows", "10", "--batch-size", "2"),
         *("--max-new-tokens", "100", "--temperature", "1", "--seed", "3"),
     )
-    local = ran(*command, "--output", str(tmp_path / "local"))
+    local = run_command(*command, "--output", str(tmp_path / "local"))
     assert local.code == 7, local.err
 
     output = tmp_path / "ray"
     on_ray = ("--output", str(output), "--engine", "ray", "--ray-address", address, "--workers", str(WORKERS))
-    process = started(*command, *on_ray)
+    process = start_command(*command, *on_ray)
     while not (killed := kill_a_writer(head, output)) and process.poll() is None:
         time.sleep(0.01)
     assert killed, process.communicate()
     out, err = process.communicate(timeout=60)
     assert process.returncode == 7, (out, err)
     assert b"40 rows written" in err
-    assert told(rows_in(output)) == told(rows_in(tmp_path / "local"))
+    assert rows_by_id(rows_in(output)) == rows_by_id(rows_in(tmp_path / "local"))
 
     # With everything done, nobody is asked: it answers from the counts alone.
-    again = ran(*command, *on_ray)
+    again = run_command(*command, *on_ray)
     assert again.code == 7
     assert again.err.startswith("0 rows written, 40 were there already; 1 of 40 are errors\n")
 
 
 def test_where_there_is_no_cluster(bundle: Callable[[str], Path], tmp_path: Path) -> None:
-    pictures = draw(tmp_path / "pictures", 1)
+    pictures = write_images(tmp_path / "pictures", 1)
     command = (
         "batch",
         "--model",
@@ -77,7 +77,9 @@ def test_where_there_is_no_cluster(bundle: Callable[[str], Path], tmp_path: Path
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))  # and does not listen
         address = f"127.0.0.1:{silent.getsockname()[1]}"
-        ended = ran(*command, "--output", str(tmp_path / "out"), "--engine", "ray", "--ray-address", address)
+        ended = run_command(
+            *command, "--output", str(tmp_path / "out"), "--engine", "ray", "--ray-address", address
+        )
     assert ended.code == 4
     assert f"no Ray cluster at {address}" in ended.error
 

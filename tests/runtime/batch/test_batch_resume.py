@@ -14,8 +14,18 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from batch_runs import CASE, PROMPT, SAMPLED, asking, draw, rows_in, texts, told, wait_for
-from command_line import ran_here, started
+from batch_runs import (
+    CASE,
+    PROMPT,
+    SAMPLED,
+    batch_command,
+    rows_by_id,
+    rows_in,
+    texts_by_id,
+    wait_for,
+    write_images,
+)
+from command_line import run_in_process, start_command
 from damage import copied, edit_manifest, endless
 
 from paligemma_onnx.runtime import PaliGemma
@@ -36,7 +46,7 @@ PaliGemma.generate_batch = generate_batch
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return draw(tmp_path_factory.mktemp("batch") / "pictures", PICTURES)
+    return write_images(tmp_path_factory.mktemp("batch") / "pictures", PICTURES)
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +56,7 @@ def model(bundle: Folders) -> PaliGemma:
 
 @pytest.fixture
 def command(bundle: Folders, pictures: Path) -> tuple[str, ...]:
-    return asking(bundle(CASE), pictures)
+    return batch_command(bundle(CASE), pictures)
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +75,7 @@ def test_a_run_that_is_killed_goes_on(
     arguments = (*command, "--output", str(output), "--batch-size", "3")
     kills = 0
     while True:
-        process = started(*arguments, before=SLOW.format(seconds=0.1))
+        process = start_command(*arguments, before=SLOW.format(seconds=0.1))
         time.sleep(moments.uniform(0.3, 1.0))
         if process.poll() is not None:
             break
@@ -74,14 +84,14 @@ def test_a_run_that_is_killed_goes_on(
         kills += 1
     assert process.returncode == 0
     assert kills >= 2
-    assert texts(output) == expected
+    assert texts_by_id(output) == expected
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_lets_the_batch_in_hand_be_finished(
     command: tuple[str, ...], tmp_path: Path, number: signal.Signals, code: int
 ) -> None:
-    process = started(*command, "--output", str(tmp_path / "out"), before=SLOW.format(seconds=0.6))
+    process = start_command(*command, "--output", str(tmp_path / "out"), before=SLOW.format(seconds=0.6))
     partial = tmp_path / "out" / ".part-00000-of-00001-000000.partial"
     wait_for(lambda: partial.exists() and partial.stat().st_size)
     time.sleep(0.2)  # into the second batch
@@ -97,7 +107,7 @@ def test_a_signal_lets_the_batch_in_hand_be_finished(
 
 
 def test_a_second_signal_ends_at_once(command: tuple[str, ...], tmp_path: Path) -> None:
-    process = started(*command, "--output", str(tmp_path / "out"), before=SLOW.format(seconds=20))
+    process = start_command(*command, "--output", str(tmp_path / "out"), before=SLOW.format(seconds=20))
     wait_for((tmp_path / "out" / "run.json").exists)
     time.sleep(0.5)
     process.send_signal(signal.SIGTERM)
@@ -112,20 +122,20 @@ def test_one_process_writes_a_shard(
     command: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = (*command, "--output", str(tmp_path / "out"))
-    process = started(*arguments, before=SLOW.format(seconds=20))
+    process = start_command(*arguments, before=SLOW.format(seconds=20))
     try:
         wait_for((tmp_path / "out" / "run.json").exists)
         time.sleep(0.3)
-        refused = ran_here(capsys, *arguments)
+        refused = run_in_process(capsys, *arguments)
         assert refused.code == 2
         assert "another process writes shard 0 of 1" in refused.error
-        forced = ran_here(capsys, *arguments, "--prompt", "detect cat", "--force")
+        forced = run_in_process(capsys, *arguments, "--prompt", "detect cat", "--force")
         assert forced.code == 2
         assert "another process writes it" in forced.error
     finally:
         process.kill()
         process.communicate()
-    assert ran_here(capsys, *arguments).code == 0  # the dead hold nothing
+    assert run_in_process(capsys, *arguments).code == 0  # the dead hold nothing
 
 
 @pytest.mark.parametrize(
@@ -147,14 +157,14 @@ def test_another_run_is_refused_unless_forced(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     output = tmp_path / "out"
-    assert ran_here(capsys, *command, "--output", output).code == 0
+    assert run_in_process(capsys, *command, "--output", output).code == 0
     (output / "mine.txt").touch()
     before = rows_in(output)
-    ended = ran_here(capsys, *command, "--output", output, *options)
+    ended = run_in_process(capsys, *command, "--output", output, *options)
     assert ended.code == 2
     assert f"{output}: was begun with {words}" in ended.error
     assert rows_in(output) == before
-    forced = ran_here(capsys, *command, "--output", output, *options, "--force", "--json")
+    forced = run_in_process(capsys, *command, "--output", output, *options, "--force", "--json")
     assert forced.code == 0, forced.err
     assert json.loads(forced.out)["written"] > 10
     assert (output / "mine.txt").exists()
@@ -168,13 +178,16 @@ def test_another_bundle_or_input_is_refused(
     listed = tmp_path / "list.txt"
     listed.write_text("absent.png\n")
     arguments = ("--output", str(tmp_path / "out"))
-    assert ran_here(capsys, *asking(bundle(CASE), listed), *arguments).code == 7
+    assert run_in_process(capsys, *batch_command(bundle(CASE), listed), *arguments).code == 7
     other = copied(bundle(CASE), tmp_path / "other")
     edit_manifest(other, endless)
-    assert "bundle_id" in ran_here(capsys, *asking(other, listed), *arguments).error
+    assert "bundle_id" in run_in_process(capsys, *batch_command(other, listed), *arguments).error
     listed.write_text("absent.png\nother.png\n")
-    assert "input_bytes 11 and not 21" in ran_here(capsys, *asking(bundle(CASE), listed), *arguments).error
-    assert "input " in ran_here(capsys, *command, *arguments).error
+    assert (
+        "input_bytes 11 and not 21"
+        in run_in_process(capsys, *batch_command(bundle(CASE), listed), *arguments).error
+    )
+    assert "input " in run_in_process(capsys, *command, *arguments).error
 
 
 def test_a_seed_that_was_drawn_is_kept(
@@ -182,9 +195,9 @@ def test_a_seed_that_was_drawn_is_kept(
 ) -> None:
     arguments = (*command, "--temperature", "1", "--output", str(tmp_path / "out"))
     for _ in range(2):
-        assert ran_here(capsys, *arguments).code == 0
+        assert run_in_process(capsys, *arguments).code == 0
     assert json.loads((tmp_path / "out" / "run.json").read_text())["seed"] is not None
-    assert "seed" in ran_here(capsys, *arguments, "--seed", "5").error
+    assert "seed" in run_in_process(capsys, *arguments, "--seed", "5").error
 
 
 def test_too_many_errors_end_the_run(
@@ -192,14 +205,16 @@ def test_too_many_errors_end_the_run(
 ) -> None:
     listed = tmp_path / "list.txt"
     listed.write_text("".join(f"absent-{number}.png\n" for number in range(300)))
-    limited = asking(bundle(CASE), listed, "--output", str(tmp_path / "out"), "--max-error-rate", "0.5")
-    ended = ran_here(capsys, *limited)
+    limited = batch_command(
+        bundle(CASE), listed, "--output", str(tmp_path / "out"), "--max-error-rate", "0.5"
+    )
+    ended = run_in_process(capsys, *limited)
     assert ended.code == 7
     assert "stopped: 104 of 104 rows hold an error" in ended.error
-    rest = ran_here(capsys, *limited, "--max-error-rate", "1", "--json")
+    rest = run_in_process(capsys, *limited, "--max-error-rate", "1", "--json")
     assert rest.code == 7
     assert json.loads(rest.out)["written"] == 196
-    assert len(told(rows_in(tmp_path / "out"))) == 300
+    assert len(rows_by_id(rows_in(tmp_path / "out"))) == 300
 
 
 def test_lines_say_how_far_it_is(
@@ -209,7 +224,7 @@ def test_lines_say_how_far_it_is(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(progress, "EVERY", 0.0)
-    ended = ran_here(capsys, *command, "--output", tmp_path / "out")
+    ended = run_in_process(capsys, *command, "--output", tmp_path / "out")
     lines = ended.err.splitlines()
     assert len(lines) == 6
     line = r"(\d+) of 40, [\d.]+ images a second, 0:00:\d\d left, 0 errors"
@@ -221,7 +236,9 @@ def test_a_terminal_shows_a_bar(bundle: Folders, pictures: Path, tmp_path: Path)
     listed.write_text(f"{pictures / '0000.png'}\nabsent.png\nlost.png\n")
     ours, theirs = pty.openpty()
     termios.tcsetwinsize(theirs, (24, 100))
-    process = started(*asking(bundle(CASE), listed, "--output", str(tmp_path / "out")), stderr=theirs)
+    process = start_command(
+        *batch_command(bundle(CASE), listed, "--output", str(tmp_path / "out")), stderr=theirs
+    )
     os.close(theirs)
     shown = b""
     try:

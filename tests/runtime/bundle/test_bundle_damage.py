@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from command_line import assert_bundle_refused, ran, ran_here
+from command_line import assert_bundle_refused, run_command, run_in_process
 from damage import copied, edit_graph, flip_bit, name_graph
 from paths import SCENE
 
@@ -71,11 +71,11 @@ def test_a_flipped_bit_in_graph_or_tokenizer_shows_at_once(
 def test_a_flipped_bit_in_the_weights_shows_in_verify(
     copy: Path, name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert ran_here(capsys, "verify", copy).code == 0
+    assert run_in_process(capsys, "verify", copy).code == 0
     flip_bit(copy / name)
     with pytest.raises(BundleError, match=rf"{name} is altered \(another SHA-256\)"):
         verify(copy, lambda _: None)
-    ended = ran_here(capsys, "verify", copy)
+    ended = run_in_process(capsys, "verify", copy)
     assert (ended.code, ended.out) == (4, "")
     assert f"{name} is altered" in ended.error
 
@@ -117,7 +117,7 @@ def test_graphs_whose_dtypes_or_sizes_differ_are_named(
     edit_graph(copy, "decode.onnx", change)
     with pytest.raises(BundleError, match=r"decode.onnx: (the engine does not take|inputs differ)"):
         PaliGemma.load(copy, device="cpu")
-    assert ran_here(capsys, "generate", "--model", copy, "--image", "x", "").code == 4
+    assert run_in_process(capsys, "generate", "--model", copy, "--image", "x", "").code == 4
 
 
 def test_a_graph_the_engine_does_not_take(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -126,7 +126,7 @@ def test_a_graph_the_engine_does_not_take(copy: Path, capsys: pytest.CaptureFixt
 
     edit_graph(copy, "decode.onnx", change)
     assert_bundle_refused(copy, "decode.onnx: the engine does not take this graph", capsys)
-    debug = ran_here(capsys, "--debug", "generate", "--model", copy, "--image", "x", "")
+    debug = run_in_process(capsys, "--debug", "generate", "--model", copy, "--image", "x", "")
     assert debug.code == 4
     assert "NoSuchOperator" in debug.err  # the engine's own words are there for who wants them
 
@@ -193,7 +193,9 @@ def test_a_device_that_is_not_there(
     monkeypatch.setattr(import_onnxruntime(), "get_available_providers", lambda: ["CPUExecutionProvider"])
     with pytest.raises(ProviderError, match="device 'cuda' is not available here, only: cpu"):
         PaliGemma.load(bundle(CASE), device="cuda")
-    ended = ran_here(capsys, "generate", "--model", bundle(CASE), "--image", "x", "", "--device", "cuda")
+    ended = run_in_process(
+        capsys, "generate", "--model", bundle(CASE), "--image", "x", "", "--device", "cuda"
+    )
     assert ended.code == 4
     assert "only: cpu" in ended.error
     assert PaliGemma.load(bundle(CASE)).device == "cpu"
@@ -228,7 +230,7 @@ def test_auto_falls_back_and_says_so(bundle: Folders, raises: bool, monkeypatch:
 
 def test_auto_falls_back_and_says_so_in_the_command(bundle: Folders) -> None:
     picture = SCENE
-    ended = ran(
+    ended = run_command(
         "generate", "--model", str(bundle(CASE)), "--image", str(picture), "", "--json",
         before=NO_CUDA.format(raises=True),
     )  # fmt: skip

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pycocotools.mask
 import pytest
-from command_line import ran_here
+from command_line import run_in_process
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
@@ -190,7 +190,7 @@ def test_the_commands(
 ) -> None:
     scene, picture = ROOT / "export" / "demo" / "scene.png", tmp_path / "found.png"
     given = ("--model", shipped_bundle, "--image", scene, "--device", "cpu")
-    lines = ran_here(capsys, "segment", *given, "--draw", picture, "blue ring")
+    lines = run_in_process(capsys, "segment", *given, "--draw", picture, "blue ring")
     assert lines.code == 0
     (one,) = model.segment(scene, "blue ring")
     assert one.mask is not None
@@ -199,13 +199,15 @@ def test_the_commands(
     assert Image.open(picture).size == Image.open(scene).size
     assert [file.name for file in tmp_path.iterdir()] == ["found.png"]
 
-    whole = json.loads(ran_here(capsys, "segment", *given, "--json", "blue ring").out)
+    whole = json.loads(run_in_process(capsys, "segment", *given, "--json", "blue ring").out)
     assert whole["objects"][0]["box"] == pytest.approx(one.pixels)
     assert np.array_equal(pycocotools.mask.decode(whole["objects"][0]["mask"]), one.mask.array)
     assert (whole["width"], whole["height"], whole["finish_reason"]) == (SIDE, SIDE, "stop")
-    boxes = json.loads(ran_here(capsys, "detect", *given, "--json", "--constrained", "circle ; star").out)
+    boxes = json.loads(
+        run_in_process(capsys, "detect", *given, "--json", "--constrained", "circle ; star").out
+    )
     assert [found["mask"] for found in boxes["objects"]] == [None] * len(boxes["objects"])
-    assert ran_here(capsys, "detect", *given, "purple elephant").out.count("\n") <= 1
+    assert run_in_process(capsys, "detect", *given, "purple elephant").out.count("\n") <= 1
 
 
 @pytest.mark.parametrize(
@@ -224,7 +226,7 @@ def test_a_picture_that_cannot_be_written(
     """Refused before anything runs: there is not even such an image."""
     os.mkfifo(tmp_path / "fifo.png")
     given = ("--model", shipped_bundle, "--image", "absent.png", "--draw", tmp_path / draw_to)
-    ended = ran_here(capsys, "detect", *given, "cat")
+    ended = run_in_process(capsys, "detect", *given, "cat")
     assert ended.code == 2
     assert said in ended.error
     assert [file.name for file in tmp_path.iterdir()] == ["fifo.png"]
@@ -237,7 +239,7 @@ def test_a_picture_too_large_for_its_format(
     """What was found is printed all the same."""
     Image.new("RGB", (side, 10), "white").save(tmp_path / "wide.png")
     given = ("--model", shipped_bundle, "--image", tmp_path / "wide.png", "--device", "cpu", "--json")
-    ended = ran_here(capsys, "detect", *given, "--draw", tmp_path / f"found.{suffix}", "circle")
+    ended = run_in_process(capsys, "detect", *given, "--draw", tmp_path / f"found.{suffix}", "circle")
     assert ended.code == 2
     assert f"pixels a side at most, the picture has {side}" in ended.error
     assert json.loads(ended.out)["width"] == side
@@ -251,7 +253,7 @@ def test_a_long_name_and_a_link(
     link.symlink_to(tmp_path / "target.png")
     given = ("--model", shipped_bundle, "--image", ROOT / "export" / "demo" / "scene.png", "--device", "cpu")
     for path in (longest, link):
-        assert ran_here(capsys, "detect", *given, "--draw", path, "circle").code == 0
+        assert run_in_process(capsys, "detect", *given, "--draw", path, "circle").code == 0
         assert Image.open(path).size == (SIDE, SIDE)
     assert link.is_symlink()
 

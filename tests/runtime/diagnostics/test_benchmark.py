@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from command_line import ran_here
+from command_line import run_in_process
 from paths import SCENE
 
 from paligemma_onnx.runtime import OptionError, PaliGemma
@@ -38,7 +38,7 @@ def model(bundle: Folders) -> PaliGemma:
 
 def test_json_has_finite_positive_figures(bundle: Folders, capsys: pytest.CaptureFixture[str]) -> None:
     options = ("--tokens", 3, "--rounds", 2, "--threads", 1, "--batches", "3,2", "--json")
-    ended = ran_here(capsys, "bench", bundle(CASE), *options)
+    ended = run_in_process(capsys, "bench", bundle(CASE), *options)
     assert ended.code == 0, ended.err
     assert ended.err.splitlines() == ["round 1 of 2", "round 2 of 2"]
     found = json.loads(ended.out)
@@ -56,7 +56,7 @@ def test_json_has_finite_positive_figures(bundle: Folders, capsys: pytest.Captur
 
 def test_table_for_a_person(bundle: Folders, capsys: pytest.CaptureFixture[str]) -> None:
     scene = SCENE
-    ended = ran_here(
+    ended = run_in_process(
         capsys, "bench", bundle(CASE), "--image", scene, "--tokens", 2, "--rounds", 1, "--batches", "1"
     )
     assert ended.code == 0
@@ -80,7 +80,7 @@ def test_table_for_a_person(bundle: Folders, capsys: pytest.CaptureFixture[str])
 def test_refused(
     bundle: Folders, capsys: pytest.CaptureFixture[str], options: tuple[str, ...], words: str, code: int
 ) -> None:
-    ended = ran_here(capsys, "bench", bundle(CASE), *options)
+    ended = run_in_process(capsys, "bench", bundle(CASE), *options)
     assert (ended.code, ended.out) == (code, "")
     assert words in ended.error
 
@@ -90,7 +90,7 @@ def test_variables(
 ) -> None:
     for name, value in {"TOKENS": "2", "ROUNDS": "1", "BATCHES": "1", "JSON": "1"}.items():
         monkeypatch.setenv(f"PALIGEMMA_ONNX_BENCH_{name}", value)
-    found = json.loads(ran_here(capsys, "bench", bundle(CASE)).out)
+    found = json.loads(run_in_process(capsys, "bench", bundle(CASE)).out)
     assert (found["tokens"], found["rounds"]) == (2, 1)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import onnx
 import pytest
-from command_line import ran_here
+from command_line import run_in_process
 from damage import copied, flip_bit
 from paths import ROOT
 
@@ -42,7 +42,7 @@ def manifest(bundle: Folders) -> Manifest:
 
 def test_json(bundle: Folders, capsys: pytest.CaptureFixture[str]) -> None:
     folder = bundle(CASE)
-    ended = ran_here(capsys, "inspect", folder, "--json")
+    ended = run_in_process(capsys, "inspect", folder, "--json")
     found: Any = json.loads(ended.out)
     assert found.keys() == BEFORE | {"cache_by_length", "memory"}
     said = json.loads((folder / "manifest.json").read_text())["graphs"]
@@ -56,7 +56,7 @@ def test_json(bundle: Folders, capsys: pytest.CaptureFixture[str]) -> None:
             assert {one["layer"] for one in graph["matrices"]} == {0, 1, None}
         assert all(one["bits"] == [32] for one in graph["matrices"])
     assert found["graphs"].keys() == said.keys()
-    text = ran_here(capsys, "inspect", folder).out
+    text = run_in_process(capsys, "inspect", folder).out
     for words in (
         "vision_encoder: ",
         "language_model.layers.0-1",
@@ -179,11 +179,11 @@ def test_this_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def test_an_altered_graph(bundle: Folders, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = copied(bundle(CASE), tmp_path / "bundle")
     flip_bit(folder / "prefill.onnx")
-    ended = ran_here(capsys, "inspect", folder)
+    ended = run_in_process(capsys, "inspect", folder)
     assert (ended.code, ended.out) == (4, "")
     assert "prefill.onnx is altered" in ended.error
     (folder / "prefill.onnx").unlink()
-    assert "prefill.onnx is missing" in ran_here(capsys, "inspect", folder).error
+    assert "prefill.onnx is missing" in run_in_process(capsys, "inspect", folder).error
 
 
 def test_without_an_engine(
@@ -191,9 +191,9 @@ def test_without_an_engine(
 ) -> None:
     """`inspect` needs no onnxruntime, which only says whether the bundle is prepared."""
     folder = rounded(CASE, "int4")
-    with_engine = ran_here(capsys, "inspect", folder).out
+    with_engine = run_in_process(capsys, "inspect", folder).out
     monkeypatch.setitem(__import__("sys").modules, "onnxruntime", None)
-    without = ran_here(capsys, "inspect", folder)
+    without = run_in_process(capsys, "inspect", folder)
     assert without.code == 0
     assert "private, in the order of" in without.out
     assert without.out.splitlines()[:20] == with_engine.splitlines()[:20]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from command_line import ran, ran_here, started
+from command_line import run_command, run_in_process, start_command
 
 from paligemma_onnx.runtime import BundleError, OptionError, PaliGemma, ResourceError
 from paligemma_onnx.runtime.bundle.integrity import record_file
@@ -168,7 +168,7 @@ def test_another_processor_or_bundle_has_its_own(
 
 def test_several_processes_at_once(rounded: Rounded, cache: Path) -> None:
     bundle = rounded(CASE, "int4")
-    processes = [started("prepare", str(bundle)) for _ in range(3)]
+    processes = [start_command("prepare", str(bundle)) for _ in range(3)]
     errors = [process.communicate()[1] for process in processes]
     assert [process.returncode for process in processes] == [0, 0, 0], errors
     assert opened_prepared(answer(bundle)[0])
@@ -216,8 +216,8 @@ def test_a_disk_without_room(rounded: Rounded, cache: Path, monkeypatch: pytest.
 
 def test_the_command(rounded: Rounded, cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
     bundle = str(rounded(CASE, "int4"))
-    done = ran("prepare", bundle, "--json")
+    done = run_command("prepare", bundle, "--json")
     assert json.loads(done.out)["folder"].startswith(str(cache)), done.err
-    assert json.loads(ran_here(capsys, "prepare", bundle, "--remove", "--json").out)["removed"]
+    assert json.loads(run_in_process(capsys, "prepare", bundle, "--remove", "--json").out)["removed"]
     assert not list((cache / "prepared").iterdir())
-    assert "nothing was prepared" in ran_here(capsys, "prepare", bundle, "--remove").out
+    assert "nothing was prepared" in run_in_process(capsys, "prepare", bundle, "--remove").out

@@ -15,7 +15,7 @@ from typing import Any, cast
 
 import numpy as np
 import pytest
-from command_line import ran, started
+from command_line import run_command, start_command
 from damage import copied, edit_manifest, endless
 from PIL import Image
 
@@ -56,7 +56,7 @@ def asking(bundle: Path, picture: Path, *options: str) -> tuple[str, ...]:
 def test_a_signal_leaves_what_was_written(
     talkative: Path, picture: Path, number: signal.Signals, code: int
 ) -> None:
-    process = started(*asking(talkative, picture, "--max-new-tokens", "8000"))
+    process = start_command(*asking(talkative, picture, "--max-new-tokens", "8000"))
     assert process.stdout is not None
     first = process.stdout.read(1)
     process.send_signal(number)
@@ -79,7 +79,7 @@ def decode(self, ids, cache, cancel):
     return original(self, ids, cache, cancel)
 graphs.GraphRunner.decode = decode
 """
-    ended = ran(*asking(talkative, picture, "--json", "--max-new-tokens", "8000"), before=before)
+    ended = run_command(*asking(talkative, picture, "--json", "--max-new-tokens", "8000"), before=before)
     assert ended.code == 130
     answer = json.loads(ended.out)
     assert answer["finish_reason"] == "cancelled"
@@ -107,13 +107,13 @@ graphs.GraphRunner.decode = decode
 """
     asked = ("detect", "--model", str(talkative), "--image", str(picture), *SAMPLED, "cat")
     drawn = ("--draw", str(tmp_path / "drawn.png"), "--max-new-tokens", "8000")
-    ended = ran(*asked, *drawn, before=before)
+    ended = run_command(*asked, *drawn, before=before)
     assert (ended.code, ended.out, ended.err) == (code, "", "")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_closed_pipe_ends_quietly(talkative: Path, picture: Path) -> None:
-    process = started(*asking(talkative, picture, "--max-new-tokens", "8000"))
+    process = start_command(*asking(talkative, picture, "--max-new-tokens", "8000"))
     assert process.stdout is not None
     assert process.stderr is not None
     process.stdout.read(1)
@@ -123,7 +123,7 @@ def test_a_closed_pipe_ends_quietly(talkative: Path, picture: Path) -> None:
 
 
 def test_stdout_closed_from_the_start(bundle: Folders, picture: Path) -> None:
-    process = started(*asking(bundle(CASE), picture), preexec_fn=lambda: os.close(1))
+    process = start_command(*asking(bundle(CASE), picture), preexec_fn=lambda: os.close(1))
     assert process.communicate(timeout=30)[1] == b""
     assert process.returncode == 0
 
@@ -131,7 +131,7 @@ def test_stdout_closed_from_the_start(bundle: Folders, picture: Path) -> None:
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a device that is always full")
 def test_stdout_on_a_full_disk(bundle: Folders, picture: Path) -> None:
     with Path("/dev/full").open("wb") as full:
-        process = started(*asking(bundle(CASE), picture, "--max-new-tokens", "5"), stdout=full)
+        process = start_command(*asking(bundle(CASE), picture, "--max-new-tokens", "5"), stdout=full)
         err = process.communicate(timeout=30)[1].decode()
     assert process.returncode == 5
     assert err.startswith("error: the disk")
@@ -154,7 +154,7 @@ def load(*arguments, **named):
 PaliGemma.load = load
 """
     arguments = ("generate", "--model", str(bundle(CASE)), "--image", str(picture), "7" * 6000)
-    ended = ran(*arguments, before=before)
+    ended = run_command(*arguments, before=before)
     assert ended.code == 5
     assert ended.out == ""
     assert "prefill.onnx: out of memory" in ended.error
