@@ -183,10 +183,8 @@ def test_another_bundle_or_input_is_refused(
     edit_manifest(other, endless)
     assert "bundle_id" in run_in_process(capsys, *batch_command(other, listed), *arguments).error
     listed.write_text("absent.png\nother.png\n")
-    assert (
-        "input_bytes 11 and not 21"
-        in run_in_process(capsys, *batch_command(bundle(CASE), listed), *arguments).error
-    )
+    grown = run_in_process(capsys, *batch_command(bundle(CASE), listed), *arguments)
+    assert "input_bytes 11 and not 21" in grown.error
     assert "input " in run_in_process(capsys, *command, *arguments).error
 
 
