@@ -18,7 +18,7 @@ from paligemma_onnx.runtime.engine.device_tensor import DeviceTensor
 from paligemma_onnx.runtime.engine.ort import import_onnxruntime
 from paligemma_onnx.runtime.graphs.kv_cache import Cache
 
-from .figures import PROMPT, Figures, figures_of, step_at_past
+from .metrics import PROMPT, Figures, figures_of, step_at_past
 
 IMAGE_TOKENS = 64  # whose cache is repeated until it is as long as is asked
 STEPS = 5  # timed behind each past, after one that is not

@@ -17,7 +17,7 @@ import click
 from paligemma_onnx.export.cli.commands import export
 from paligemma_onnx.runtime.bundle.manifest import read_manifest
 
-from .contender import ROOT, how_it_ended
+from .measured_process import ROOT, how_it_ended
 from .memory import Memory, PeakWatch
 from .worker import LONGEST
 

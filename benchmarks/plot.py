@@ -6,7 +6,7 @@ import importlib.util
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from .figures import step_at_past
+from .metrics import step_at_past
 from .report import Bounds
 from .results import Result
 

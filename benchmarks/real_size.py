@@ -21,16 +21,16 @@ from paligemma_onnx.runtime.text.tokenizer import PromptTokenizer
 
 from . import plot
 from .checkpoint import make_checkpoint
-from .contender import Contender, ContenderFailed
-from .entrants import BYTES, Plan, bundles, references
 from .exports import known_precisions
-from .figures import PROMPT
-from .floors import prefill_operations
+from .lower_bounds import prefill_operations
+from .measured_process import Contender, ContenderFailed
+from .metrics import PROMPT
 from .options import benchmark, listed, write_json
 from .report import Bounds, bounds, rows, table
 from .results import Result
 from .rounds import first_starts, prepared_start, run_rounds
 from .sizes import SIDES, Family, Size, subject
+from .systems import BYTES, Plan, bundles, references
 
 LIMITS = "limits"
 BUFFER = 1 << 30  # bytes that are read to see how fast: more than any cache of a processor holds
@@ -74,7 +74,7 @@ def measure(work: Path, plan: Plan, store: Store) -> None:
     config = plan.subject.config
     operations = prefill_operations(config, config.vision_config.num_patches + len(prompt))
     run_rounds(
-        [*contenders, Contender(LIMITS, "benchmarks.limits", "Limits", asked)],
+        [*contenders, Contender(LIMITS, "benchmarks.hardware_limits", "Limits", asked)],
         results | {LIMITS: limits},
         rounds=plan.rounds,
         batches=plan.batches,

@@ -24,7 +24,7 @@ from paligemma_onnx.runtime.diagnostics.benchmark import Cost, images_for
 from paligemma_onnx.runtime.image.open import open_image, preprocess
 from paligemma_onnx.runtime.text.tokenizer import PromptTokenizer
 
-from .figures import PROMPT, Figures, figures_of
+from .metrics import PROMPT, Figures, figures_of
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from .exports import Export
-from .figures import step_at_past
-from .floors import decode_floor_s, prefill_floor_s
+from .lower_bounds import decode_floor_s, prefill_floor_s
+from .metrics import step_at_past
 from .results import Prepared, Result
 
 Better = Literal["less", "more"]

@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass, field
 from statistics import median
 
 from .exports import Export
-from .figures import Figures
 from .memory import Memory
+from .metrics import Figures
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from .contender import Contender, ContenderFailed, Running, forget, how_it_ended
 from .exports import COMMAND
+from .measured_process import Contender, ContenderFailed, Running, forget, how_it_ended
 from .results import Prepared, Result
 
 Say = Callable[[str], object]

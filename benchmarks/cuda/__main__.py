@@ -22,18 +22,18 @@ from paligemma_onnx.runtime.cli.bench import batch_sizes
 from paligemma_onnx.runtime.cli.param_types import DeviceType
 from paligemma_onnx.runtime.console import echo_stderr
 
-from ..contender import Contender
 from ..exports import known_precisions
+from ..measured_process import Contender
 from ..options import listed, write_json
 from ..sizes import FAMILIES, SIDES, SIZES, Family, Size, subject
 from .bundles import Bundles
+from .checks import passed, verdicts
 from .correctness import compare
 from .plan import EXACT, ON_GPU, Plan
 from .record import Budget, Found, Part, Record
 from .refusals import refuse
 from .speed import Bench, bandwidth, compiled, eager
 from .table import report
-from .verdicts import passed, verdicts
 
 FAILED = 6  # exit code: a comparison failed
 STEPS, ROWS = 50, 8  # of what copies are looked for in
@@ -52,7 +52,7 @@ def growth(bench: Bench) -> Iterator[Found]:
     """Memory over many requests; raises ContenderFailed, or ExportFailed."""
     folder, _ = bench.bundles.shipped(bench.plan.growing)
     arguments = {"folder": str(folder), "device": bench.plan.device}
-    with bench.running(Contender("growth", "benchmarks.cuda.growth", "Growth", arguments)) as running:
+    with bench.running(Contender("growth", "benchmarks.cuda.memory_growth", "Growth", arguments)) as running:
         yield running.call("over", requests=bench.plan.short_requests)
 
 
@@ -60,7 +60,7 @@ def copies(bench: Bench) -> Iterator[Found]:
     """What passes between machine and device in a step; raises ContenderFailed, or ExportFailed."""
     folder, _ = bench.bundles.shipped(bench.plan.growing)
     arguments = {"folder": str(folder), "device": bench.plan.device}
-    with bench.running(Contender("copies", "benchmarks.cuda.traffic", "Traffic", arguments)) as running:
+    with bench.running(Contender("copies", "benchmarks.cuda.transfers", "Traffic", arguments)) as running:
         found = {"nodes": running.call("nodes")}
         yield found
         yield found | {"step": running.call("copies", rows=ROWS, count=STEPS)}

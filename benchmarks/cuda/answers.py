@@ -13,8 +13,8 @@ from paligemma_onnx.runtime.engine.devices import choose_placement
 from paligemma_onnx.runtime.graphs.onnx_runner import OnnxModelRunner
 from paligemma_onnx.runtime.text.tokenizer import PromptTokenizer
 
-from .forced import differences
-from .questions import picture_name, questions
+from .prompts import picture_name, questions
+from .teacher_forcing import differences
 
 ROWS = 16  # of a batch
 MOST_TOKENS = 160  # of an answer: five objects with masks take 5 * 23 and an end

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import torch
 
-from ..limits import fastest
+from ..hardware_limits import fastest
 
 TOGETHER = 4  # passes between two looks at the clock, so that starting and waiting do not count
 SHARE = 0.4  # of the memory that is free, for each of two buffers

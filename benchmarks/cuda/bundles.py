@@ -12,8 +12,8 @@ from paligemma_onnx.export.demo.shipped_model import shipped_model
 from paligemma_onnx.runtime.engine.devices import available_threads
 
 from ..checkpoint import make_checkpoint
-from ..contender import Contender, Running
 from ..exports import Export, ExportFailed, make_bundle
+from ..measured_process import Contender, Running
 from ..sizes import Family, Size, subject
 from .plan import EXACT, Plan
 from .record import Budget

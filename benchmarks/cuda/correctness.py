@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ..contender import Contender, ContenderFailed, Running
 from ..exports import ExportFailed
+from ..measured_process import Contender, ContenderFailed, Running
 from .answers import Answers
 from .bundles import Bundles
 from .plan import EXACT, Plan
-from .questions import golden_kept
+from .prompts import golden_kept
 from .record import Budget, Found
 
 

@@ -7,7 +7,7 @@ from statistics import median
 
 from paligemma_onnx.runtime.diagnostics.benchmark import Cost
 
-from ..figures import Figures
+from ..metrics import Figures
 
 # Seconds: a picture; all rows; from the call on; a step of all rows.
 STAGES = ("vision_s", "prefill_s", "time_to_first_token_s", "token_s")

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from ..contender import ContenderFailed
 from ..exports import ExportFailed
+from ..measured_process import ContenderFailed
 
 Found = dict[str, Any]  # what JSON can hold
 

@@ -11,9 +11,9 @@ from typing import Any
 from paligemma_onnx.runtime import PaliGemma, Request
 from paligemma_onnx.runtime.errors import PaliGemmaError
 
-from ..contender import ROOT, Contender, Running
 from ..exports import COMMAND
-from .questions import golden
+from ..measured_process import ROOT, Contender, Running
+from .prompts import golden
 from .record import Budget, Found
 
 ABSENT = "cuda:99"

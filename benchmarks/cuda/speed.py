@@ -11,9 +11,9 @@ from typing import Any
 
 from paligemma_onnx.runtime.bundle.manifest import read_manifest
 
-from ..contender import Contender, ContenderFailed, Running
 from ..exports import ExportFailed
-from ..floors import weight_bytes
+from ..lower_bounds import weight_bytes
+from ..measured_process import Contender, ContenderFailed, Running
 from ..results import Result
 from ..rounds import Say, who_stays
 from .bundles import Bundles
@@ -50,16 +50,16 @@ class Bench:
         folder, made = self.bundles.timed(precision)
         size = weight_bytes(folder / read_manifest(folder).graphs.decode.file)
         result = Result(precision, export=made, decoder_bytes=size)
-        return result, Contender(precision, "benchmarks.cuda.ours", "Ours", self._arguments(folder))
+        return result, Contender(precision, "benchmarks.cuda.bundle_timing", "Ours", self._arguments(folder))
 
     def torch(self, name: str) -> tuple[Result, Contender]:
         """torch, eager or compiled; raises TimeoutError."""
         arguments = self._arguments(self.bundles.drawn())
         if find_spec("transformers") is None:
             result = Result(name, tool="our own model in torch, bfloat16: transformers is not installed")
-            return result, Contender(name, "benchmarks.cuda.own_torch", "OwnTorch", arguments)
+            return result, Contender(name, "benchmarks.cuda.torch_model", "OwnTorch", arguments)
         kind = "Eager" if name == EAGER else "Compiled"
-        return Result(name), Contender(name, "benchmarks.cuda.torch_side", kind, arguments)
+        return Result(name), Contender(name, "benchmarks.cuda.torch_timing", kind, arguments)
 
     def _arguments(self, folder: Path) -> dict[str, Any]:
         return {"folder": str(folder), "device": self.plan.device, "tokens": self.plan.tokens}

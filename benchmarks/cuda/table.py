@@ -8,10 +8,10 @@ from typing import Any
 from ..report import Row, made, over, start, typical
 from ..report import table as columns
 from ..results import Result
+from .checks import Verdict
 from .costs import LOAD, named, taken
 from .plan import Plan
 from .speed import COMPILED, EAGER
-from .verdicts import Verdict
 
 GB = 1e9  # bytes
 MS = 1e3  # in a second

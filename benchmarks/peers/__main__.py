@@ -17,9 +17,9 @@ import click
 from paligemma_onnx.runtime.console import echo_stderr
 
 from ..checkpoint import make_checkpoint
-from ..contender import ContenderFailed
 from ..exports import known_precisions
-from ..figures import prefill_of, step_at_past
+from ..measured_process import ContenderFailed
+from ..metrics import prefill_of, step_at_past
 from ..options import GB, benchmark, listed, write_json
 from ..report import Row, made, process_rows, table, typical
 from ..results import Result
@@ -27,7 +27,7 @@ from ..rounds import first_starts, run_rounds
 from ..sizes import Family, Size, subject
 from .catalogue import PEERS
 from .decoder import TOKENS
-from .entrants import Plan, entrants
+from .systems import Plan, entrants
 from .text_checkpoint import make_text_checkpoint
 
 SIDE = 224  # pixels: the 256 image tokens of decoder.py

@@ -11,9 +11,9 @@ from collections.abc import Callable
 from functools import partial
 from statistics import median
 
-from ..figures import Figures, prefill_of, step_at_past
+from ..metrics import Figures, prefill_of, step_at_past
 
-TEXT_TOKENS = 8  # of a prompt, as in figures.py
+TEXT_TOKENS = 8  # of a prompt, as in metrics.py
 IMAGE_TOKENS = 256  # of a picture of 224 pixels
 TOKENS = IMAGE_TOKENS + TEXT_TOKENS  # that are read before the first step, whatever they stand for
 FIRST_ID = 100  # of the prompt: a word in every vocabulary, the miniatures' too

@@ -13,14 +13,14 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from benchmarks import limits, plot
+from benchmarks import hardware_limits, plot
 from benchmarks.bundle import Bundle
 from benchmarks.checkpoint import make_checkpoint
-from benchmarks.contender import Contender, ContenderFailed, Running, how_it_ended
 from benchmarks.exports import known_precisions
-from benchmarks.figures import step_at_past
-from benchmarks.floors import LOOKUPS, decode_floor_s, prefill_floor_s, prefill_operations, weight_bytes
+from benchmarks.lower_bounds import LOOKUPS, decode_floor_s, prefill_floor_s, prefill_operations, weight_bytes
+from benchmarks.measured_process import Contender, ContenderFailed, Running, how_it_ended
 from benchmarks.memory import Memory, PeakWatch, process_memory
+from benchmarks.metrics import step_at_past
 from benchmarks.real_size import main
 from benchmarks.reference import Reference
 from benchmarks.report import BASELINE, Bounds, bounds, ratio, rows, table
@@ -151,7 +151,7 @@ def test_a_step_reads_the_decoder_once(bundle: Folders, graph: str, checkpoint: 
 
 
 def test_integer_product_is_the_product() -> None:
-    session = limits.int8_session(64, 32, threads=1)
+    session = hardware_limits.int8_session(64, 32, threads=1)
     rows_ = np.random.default_rng(1).standard_normal((5, 64), dtype=np.float32)
     weights = np.random.default_rng(0).integers(-127, 128, (64, 32), dtype=np.int8) / np.float32(127)
     (found,) = session.run(None, {"x": rows_})

@@ -12,16 +12,16 @@ import pytest
 from click.testing import CliRunner
 from fake_cuda import FakeCuda
 
-from benchmarks.contender import Contender, ContenderFailed, Running
 from benchmarks.cuda import __main__ as command
 from benchmarks.cuda import speed
 from benchmarks.cuda.answers import Answers
 from benchmarks.cuda.bundles import Made
-from benchmarks.cuda.forced import differences
-from benchmarks.cuda.questions import golden, golden_kept, questions
+from benchmarks.cuda.prompts import golden, golden_kept, questions
 from benchmarks.cuda.record import Budget, Found, Part, Record
 from benchmarks.cuda.refusals import MANY
+from benchmarks.cuda.teacher_forcing import differences
 from benchmarks.exports import Export, ExportFailed, watch
+from benchmarks.measured_process import Contender, ContenderFailed, Running
 from benchmarks.memory import Memory
 from paligemma_onnx.runtime import PaliGemma, Request
 
@@ -211,7 +211,7 @@ LOOK = """
 import json, sys
 sys.path.insert(0, "")
 from benchmarks.cuda.device import Device
-from benchmarks.cuda.growth import Growth
+from benchmarks.cuda.memory_growth import Growth
 from benchmarks.cuda.refusals import Refusals
 bundle = sys.argv[1]
 print(json.dumps({

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from benchmarks.cuda import speed
+from benchmarks.cuda.checks import Verdict, passed, verdicts
 from benchmarks.cuda.plan import Plan
 from benchmarks.cuda.table import report
-from benchmarks.cuda.traffic import optimised, summed
-from benchmarks.cuda.verdicts import Verdict, passed, verdicts
+from benchmarks.cuda.transfers import optimised, summed
 from benchmarks.sizes import subject
 
 Folders = Callable[[str], Path]

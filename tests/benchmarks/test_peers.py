@@ -16,17 +16,17 @@ import pytest
 from click.testing import CliRunner
 from paths import ROOT
 
-from benchmarks.contender import Contender, ContenderFailed, Running
 from benchmarks.exports import Export, ExportFailed, note, noted, watch
+from benchmarks.measured_process import Contender, ContenderFailed, Running
 from benchmarks.memory import Memory
-from benchmarks.peers import entrants as peers_entrants
 from benchmarks.peers import environment
+from benchmarks.peers import systems as peers_entrants
 from benchmarks.peers.__main__ import main, report
+from benchmarks.peers.bundle_decoder import Ours
 from benchmarks.peers.catalogue import PEERS
 from benchmarks.peers.decoder import TOKENS, prompt_ids, slots_for
-from benchmarks.peers.entrants import Plan, entrants
 from benchmarks.peers.environment import REQUIREMENTS, make_environment, pinned
-from benchmarks.peers.ours import Ours
+from benchmarks.peers.systems import Plan, entrants
 from benchmarks.results import Result
 from benchmarks.rounds import first_starts, run_rounds
 from benchmarks.sizes import subject

@@ -10,7 +10,7 @@ from paligemma_onnx.runtime import PaliGemma
 
 from ..memory import process_memory
 from .device import Memory
-from .questions import golden
+from .prompts import golden
 
 POINTS = 10  # looks at memory, the first behind a tenth of the requests
 TOKENS = 4  # of an answer

@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from paligemma_onnx.runtime import Cancellation, PaliGemma
+from paligemma_onnx.runtime import PaliGemma
 from paligemma_onnx.runtime.diagnostics.benchmark import Benchmark, Cost, images_for
 
-from ..figures import PROMPT, Figures
+from ..metrics import PROMPT, Figures
 from .costs import LOAD, taken, typical
 from .device import Memory
+from .transfers import profiled
 
 PROFILED = 20  # decode steps
 
@@ -42,31 +43,8 @@ class Ours:
         return figures
 
     def profile(self, rows: int) -> dict[str, Any]:
-        """What the GPU does in a step; see traffic.py."""
-        from .traffic import profiled  # noqa: PLC0415  imports torch
-
+        """What the GPU does in a step; see transfers.py."""
         return profiled(self._model, rows, PROFILED)
 
     def _ask(self, pictures: Sequence[NDArray[np.uint8]]) -> Cost:
         return self._benchmark.ask(pictures, PROMPT, self._tokens)
-
-
-def steps(model: PaliGemma, rows: int, count: int, slots: int) -> Any:
-    """A request of so many rows that has begun, as a function that adds so many tokens to each.
-
-    Its pictures are noise, its cache has so many slots, and it is never given back.
-    """
-    manifest, cancel = model.manifest, Cancellation()
-    shape = rows, manifest.image.tokens, manifest.model.hidden_size
-    features = np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
-    prompt = np.tile(np.array(model.tokenizer.encode(PROMPT, shape[1]), dtype=np.int64), (rows, 1))
-    lengths = np.full(rows, prompt.shape[1], dtype=np.int64)
-    slots = min(max(slots, shape[1] + prompt.shape[1] + 2 * count), manifest.model.context_length)
-    _, cache = model.runner.prefill(prompt, features, lengths, slots, cancel)
-
-    def go_on() -> None:
-        nonlocal cache
-        for _ in range(count):
-            _, cache = model.runner.decode(prompt[:, -1:], cache, cancel)
-
-    return go_on

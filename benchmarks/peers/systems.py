@@ -11,11 +11,11 @@ from typing import Any
 from paligemma_onnx.runtime.bundle.manifest import read_manifest
 from paligemma_onnx.runtime.errors import BundleError
 
-from ..contender import Contender
-from ..entrants import Entrant
 from ..exports import Export, ExportFailed, make_bundle, note, noted, watch
+from ..measured_process import Contender
 from ..results import Result
 from ..sizes import Subject
+from ..systems import Entrant
 from .catalogue import PEERS, Peer
 from .decoder import TOKENS, slots_for
 from .environment import make_environment, pinned
@@ -78,7 +78,7 @@ def _bundle(precision: str, checkpoint: Path, plan: Plan, logs: Path, result: Re
     vision = manifest.graphs.vision_encoder.file.removesuffix(".onnx")
     files = tuple(bundle / name for name in manifest.files if not name.startswith(vision))
     result.export = Export(made.seconds, made.peak, _bytes(files))
-    return Contender(precision, "benchmarks.peers.ours", "Ours", plan.asked(bundle), files)
+    return Contender(precision, "benchmarks.peers.bundle_decoder", "Ours", plan.asked(bundle), files)
 
 
 def _peer(peer: Peer, text: Path, plan: Plan, logs: Path, result: Result) -> Contender:

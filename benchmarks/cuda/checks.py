@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..floors import decode_floor_s
+from ..lower_bounds import decode_floor_s
 from ..report import ratio
 from .costs import named
 from .plan import EXACT, Plan

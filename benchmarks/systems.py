@@ -10,9 +10,9 @@ from typing import Any
 from paligemma_onnx.model.skeleton import meta_model
 from paligemma_onnx.runtime.bundle.manifest import read_manifest
 
-from .contender import Contender
 from .exports import ExportFailed, make_bundle
-from .floors import weight_bytes
+from .lower_bounds import weight_bytes
+from .measured_process import Contender
 from .results import Result
 from .sizes import Subject
 

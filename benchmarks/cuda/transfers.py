@@ -25,7 +25,7 @@ from paligemma_onnx.runtime.engine.devices import PROVIDERS
 from paligemma_onnx.runtime.engine.ort import import_onnxruntime
 from paligemma_onnx.runtime.graphs.buffer_pool import MIN_SLOTS
 
-from .ours import steps
+from .decode_steps import steps
 from .plan import index_of
 
 COPYING = ("MemcpyToHost", "MemcpyFromHost")  # operators that the engine adds

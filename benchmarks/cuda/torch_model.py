@@ -16,7 +16,7 @@ from paligemma_onnx.runtime.diagnostics.benchmark import Cost, images_for
 from paligemma_onnx.runtime.image.open import open_image, preprocess
 from paligemma_onnx.runtime.text.tokenizer import PromptTokenizer
 
-from ..figures import PROMPT, Figures
+from ..metrics import PROMPT, Figures
 from .costs import LOAD, taken, typical
 from .torch_memory import TorchMemory
 

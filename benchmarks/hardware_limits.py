@@ -15,7 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 from paligemma_onnx.export.quantization.quantize_graph import DOMAIN, VERSION
 from paligemma_onnx.runtime.engine.int8_overflow import configure_int8
 
-from .figures import Figures
+from .metrics import Figures
 
 ROWS, INNER, OUTER = 264, 2048, 16_384  # PaliGemma 1's gate projection behind a picture of 224 pixels
 REPEATS = 5  # the fastest counts

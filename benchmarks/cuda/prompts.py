@@ -17,7 +17,7 @@ from paligemma_onnx.runtime.bundle.schema import SEG_TOKENS_PER_MASK
 from training.scenes import draw
 from training.tasks import QUESTIONS, Kind, example
 
-from ..contender import ROOT
+from ..measured_process import ROOT
 
 GOLDEN = ROOT / "tests" / "golden"
 FIRST_SEED = 3_100_000_000  # of scenes that neither training nor evaluation draws

@@ -16,7 +16,7 @@ from transformers.cache_utils import Cache, StaticCache
 from paligemma_onnx.runtime.diagnostics.benchmark import images_for
 from paligemma_onnx.runtime.engine.devices import available_threads
 
-from ..figures import Figures
+from ..metrics import Figures
 from ..reference import Reference
 from .costs import LOAD, taken, typical
 from .torch_memory import TorchMemory
