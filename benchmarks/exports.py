@@ -21,7 +21,7 @@ from .measured_process import ROOT, how_it_ended
 from .memory import Memory, PeakWatch
 from .worker import LONGEST
 
-COMMAND = "from paligemma_onnx.runtime.cli import main; main()"  # what `paligemma-onnx` is
+COMMAND = "from paligemma_onnx.runtime.cli.main import main; main()"  # what `paligemma-onnx` is
 ERROR = re.compile(r"(?:error|ERROR): (.+)|((?:\w+\.)*\w*(?:Error|Exception)\b.*)")
 
 
@@ -80,7 +80,7 @@ def make_bundle(
 
 def exporting_code() -> str:
     """SHA-256 of the sources that decide what a bundle is."""
-    sources = sorted(path for package in ("export", "model") for path in (ROOT / package).glob("*.py"))
+    sources = sorted(path for package in ("export", "model") for path in (ROOT / package).rglob("*.py"))
     return hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
 
 
