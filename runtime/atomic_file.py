@@ -1,57 +1,95 @@
-"""A file that appears whole or not at all, in a place that is known to be writable before the work begins."""
+"""Files and folders that appear under their final name complete or not at all.
+
+Content is written under a temporary name in the same folder, flushed to the disk and renamed. A process that
+is killed leaves the temporary name; the final name has the previous content, the new one, or does not exist.
+"""
 
 from __future__ import annotations
 
+import errno
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
-from .errors import OptionError
+MAX_NAME_CHARACTERS = 50  # of the final name in the temporary one: file systems limit a name to 255 bytes
 
 
 @contextmanager
-def write_atomically(path: Path, option: str) -> Iterator[Callable[[bytes], None]]:
-    """A function that gives a file its content; until it is called, what was there stays.
+def write_atomically(path: Path, *, locked: bool = False) -> Iterator[BinaryIO]:
+    """Open a temporary file that takes the name `path` when the block ends, unless it raises.
 
-    The content goes to a file beside it, made at once and gone in the end, which then takes its name.
+    The temporary file is created on entry, so that a folder that cannot be written is reported before the
+    work. If the block raises, the temporary file is removed and the previous file stays.
 
     Args:
-        path: the file; a link stays one, and what it leads to is replaced.
-        option: how the user named it, for messages.
+        path: the final name. A symbolic link stays; the file that it points to is replaced.
+        locked: the caller holds a lock on `path`. The temporary name is then `.NAME.writing`, which the next
+            call overwrites if a killed process left it; otherwise it contains the process id, so that
+            processes that write the same path at the same time do not mix their content.
 
     Raises:
-        OptionError: it is no regular file, or none can be written there.
+        OSError: `path` exists and is not a regular file, or the temporary file cannot be created.
+        ValueError: `path` contains a NUL.
     """
-    try:
-        final = Path(os.path.realpath(path))
-        partial = final.with_name(f".{final.name[:50]}.{os.getpid()}.partial")  # a name has 255 bytes at most
-        regular = final.is_file() or not final.exists()
-        file = partial.open("wb")
-    except (OSError, ValueError) as error:
-        why = error.strerror if isinstance(error, OSError) else "not a possible file name"
-        raise OptionError(f"{path}: cannot be written ({why}); choose another {option}") from None
-
-    def write(content: bytes) -> None:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())  # a file that has its name is whole, whatever happens next
-        file.close()
-        partial.replace(final)
-
+    final = Path(os.path.realpath(path))
+    if final.exists() and not final.is_file():
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
+    writer = "" if locked else f".{os.getpid()}"
+    temporary = final.with_name(f".{final.name.lstrip('.')[:MAX_NAME_CHARACTERS]}{writer}.writing")
+    file = temporary.open("wb")
     try:
         with file:
-            if not regular:
-                raise OptionError(f"{path}: is not a regular file; choose another {option}")
-            yield write
-    finally:
-        partial.unlink(missing_ok=True)
+            yield file
+            file.flush()
+            os.fsync(
+                file.fileno()
+            )  # before the rename: the name must not survive a power cut without the bytes
+        temporary.replace(final)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def publish_folder(staging: Path, final: Path) -> None:
+    """Rename a complete folder to its final name, replacing the folder that has this name.
+
+    Between the two renames the replaced folder has the name of `staging` with the suffix `.previous`; if the
+    process is killed there, it keeps that name. Several processes may publish to the same name at the same
+    time; the last folder stays. A process that has mapped files of a replaced folder can still read them.
+
+    Args:
+        staging: the folder, in the same parent as `final`. Its name must be unique among the processes that
+            publish to `final`, or `final` must be locked.
+        final: the name to take.
+    """
+    for file in staging.iterdir():
+        sync(file)
+    sync(staging)
+    previous = staging.with_suffix(".previous")
+    while True:
+        with suppress(FileNotFoundError):
+            final.rename(previous)
+        try:
+            staging.rename(final)
+            break
+        except BaseException as error:  # a signal, too, which may arrive after the rename
+            taken = final.exists()
+            if not taken and previous.exists():
+                previous.rename(final)
+            if not taken or not isinstance(error, OSError):
+                raise
+            shutil.rmtree(previous, ignore_errors=True)  # another process published in between
+    sync(final.parent)
+    shutil.rmtree(previous, ignore_errors=True)
 
 
 def sync(path: Path) -> None:
-    """Have the system put a file or folder on the disk, so that a power cut finds it whole."""
+    """Flush a file or folder to the disk, so that its content survives a power cut."""
     if os.name != "posix" and path.is_dir():
-        return  # Windows opens no folders
+        return  # Windows cannot open folders
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

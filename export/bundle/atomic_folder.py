@@ -1,7 +1,7 @@
 """A bundle appears whole or not at all: it is written beside its final name, then renamed.
 
 .NAME.staging    being written; whatever an export that was killed left is removed by the next one
-.NAME.previous   the bundle that --force replaces, for the moment between two renames
+.NAME.previous   the bundle that --force replaces, for the moment between the two renames of `publish_folder`
 .NAME.lock       held while an export runs; the system releases it when the process dies
 """
 
@@ -16,7 +16,7 @@ from pathlib import Path
 
 import filelock
 
-from paligemma_onnx.runtime.atomic_file import sync
+from paligemma_onnx.runtime.atomic_file import publish_folder
 from paligemma_onnx.runtime.bundle.manifest import MANIFEST
 from paligemma_onnx.runtime.errors import OptionError
 
@@ -65,7 +65,7 @@ def staged_folder(output: Path, *, force: bool) -> Iterator[Path]:
                 prepared = True
                 try:
                     yield staging
-                    _publish(staging, output, previous)
+                    publish_folder(staging, output)
                 finally:
                     shutil.rmtree(staging, ignore_errors=True)
             finally:
@@ -113,19 +113,3 @@ def _refuse(output: Path, *, force: bool) -> None:
 def _is_of_a_bundle(entry: Path) -> bool:
     """An export may have written it. The manifest is not asked: --force also replaces damaged bundles."""
     return entry.is_file() and (entry.name in (MANIFEST, TOKENIZER) or entry.suffix in _SUFFIXES)
-
-
-def _publish(staging: Path, output: Path, previous: Path) -> None:
-    for file in staging.iterdir():
-        sync(file)
-    sync(staging)
-    if output.exists():
-        output.rename(previous)
-    try:
-        staging.rename(output)
-    except BaseException:
-        if previous.exists() and not output.exists():  # a signal may fall behind the rename
-            previous.rename(output)
-        raise
-    sync(output.parent)
-    shutil.rmtree(previous, ignore_errors=True)

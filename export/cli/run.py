@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from contextlib import nullcontext
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
@@ -11,10 +11,9 @@ import click
 import numpy as np
 
 from paligemma_onnx.model.checkpoint.errors import CheckpointError
-from paligemma_onnx.runtime.atomic_file import write_atomically
 from paligemma_onnx.runtime.bundle.integrity import check_files
 from paligemma_onnx.runtime.bundle.manifest import read_manifest
-from paligemma_onnx.runtime.cli.output_image import output_image
+from paligemma_onnx.runtime.cli.output_image import output_file, output_image
 from paligemma_onnx.runtime.engine.devices import choose_placement
 from paligemma_onnx.runtime.errors import MismatchError, OptionError
 from paligemma_onnx.runtime.resource_errors import translate_resource_errors
@@ -93,7 +92,8 @@ def run_validate(
     # On a CPU, graphs for a GPU are computed in float32 and rounded (widened.py).
     devices = tuple(dict.fromkeys((*manifest.recipe.devices, "cpu")))
     placement = choose_placement(device, threads, runs_on=devices)
-    with write_atomically(html, "--html") if html is not None else nullcontext() as write:
+    with ExitStack() as outputs:
+        file = None if html is None else outputs.enter_context(output_file(html, "--html"))
         started = time.perf_counter()
         source = open_source(resolve_checkpoint(checkpoint), adapter, mask_decoder)
         if manifest.graphs.mask_decoder is not None and source.mask_decoder is None:
@@ -129,9 +129,10 @@ def run_validate(
             seconds=time.perf_counter() - started,
         )
         try:
-            if write is not None:
-                write(page(findings, [one.embedded for one in seen]).encode())
-        finally:  # a full disk does not cost the answer
+            if file is not None:
+                file.write(page(findings, [one.embedded for one in seen]).encode())
+                outputs.close()
+        finally:  # the report is printed even if the disk is full
             click.echo(validation_json(findings) if as_json else table(validation))
     if findings.problem is not None:
         raise MismatchError(f"{bundle} is not {checkpoint}: {findings.problem}")
@@ -171,5 +172,5 @@ def run_demo_in(output: Path | None, picture: Path) -> None:
                 raise OptionError(f"{output}: is not empty; choose another --output")
         with TerminalProgress() as progress:
             save(run_demo(output, progress))
-        click.echo(f"{picture}: the scene with boxes and masks drawn in")
-        click.echo("The model is small and knows drawn scenes like this one, not photographs.")
+    click.echo(f"{picture}: the scene with boxes and masks drawn in")
+    click.echo("The model is small and knows drawn scenes like this one, not photographs.")

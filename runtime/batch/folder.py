@@ -12,6 +12,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from ..atomic_file import write_atomically
 from ..errors import OptionError
 from .items import Item
 from .rows import readable
@@ -26,14 +27,12 @@ def write_listing(folder: Path, listing: Path) -> None:
     Raises:
         OptionError: a folder cannot be read.
     """
-    unfinished = listing.with_name(f"{listing.name}.writing")
     try:
-        with unfinished.open("w", encoding="ascii") as file:
+        with write_atomically(listing, locked=True) as file:
             for path in _pictures(folder):
-                file.write(f"{json.dumps(path)}\n")
+                file.write(f"{json.dumps(path)}\n".encode("ascii"))
     except PermissionError as error:
         raise OptionError(f"{error.filename}: cannot be read ({error.strerror}); check its owner") from error
-    unfinished.replace(listing)
 
 
 def listed_items(folder: Path, listing: Path, prompt: str | None) -> Iterator[Item]:

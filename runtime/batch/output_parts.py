@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-from ..atomic_file import sync
+from ..atomic_file import sync, write_atomically
 from ..errors import OptionError
 from .items import Shard
 from .parquet import write_parquet
@@ -117,23 +117,12 @@ class Part:
         Raises:
             ProviderError: pyarrow is not installed.
         """
-        _write_whole(self._count, json.dumps(asdict(count)).encode("ascii"))
+        with write_atomically(self._count, locked=True) as file:
+            file.write(json.dumps(asdict(count)).encode("ascii"))
         if self.format == "jsonl":
             self._partial.replace(self.file)
         else:
-            with self._partial.open("rb") as lines:
-                write_parquet(lines, whole := self.folder / f".{self.name}.writing")
-            _publish(whole, self.file)
+            with self._partial.open("rb") as lines, write_atomically(self.file, locked=True) as file:
+                write_parquet(lines, file)
             self._partial.unlink()
         sync(self.folder)
-
-
-def _write_whole(path: Path, content: bytes) -> None:
-    unfinished = path.with_name(f"{path.name}.writing")
-    unfinished.write_bytes(content)
-    _publish(unfinished, path)
-
-
-def _publish(unfinished: Path, path: Path) -> None:
-    sync(unfinished)
-    unfinished.replace(path)

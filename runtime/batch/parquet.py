@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from ..errors import ProviderError
 
@@ -25,7 +24,7 @@ def parquet() -> Any:
     return pyarrow.parquet
 
 
-def write_parquet(lines: Iterable[bytes], path: Path) -> None:
+def write_parquet(lines: Iterable[bytes], file: BinaryIO) -> None:
     """Rows, given as lines of JSON, as one file with the schema that every part has."""
     arrow = parquet()
     import pyarrow as pa  # noqa: PLC0415
@@ -49,4 +48,4 @@ def write_parquet(lines: Iterable[bytes], path: Path) -> None:
             ("bundle_id", pa.string()),
         ]
     )
-    arrow.write_table(pa.Table.from_pylist([json.loads(line) for line in lines], schema=schema), path)
+    arrow.write_table(pa.Table.from_pylist([json.loads(line) for line in lines], schema=schema), file)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from ..atomic_file import sync
+from ..atomic_file import write_atomically
 from ..errors import OptionError
 from ..generation.sampling import random_seed
 from ..resource_errors import resource_problem
@@ -117,10 +117,8 @@ def _agree(output: Path, wanted: RunRecord, source: Source, *, force: bool) -> R
         raise OptionError(
             f"{source.path}: holds no input; pictures in a folder end in {', '.join(sorted(SUFFIXES))}"
         )
-    unfinished = output / f".{RECORD}.writing"
-    unfinished.write_text(f"{json.dumps(asdict(record), indent=1)}\n", encoding="ascii")
-    sync(unfinished)
-    unfinished.replace(output / RECORD)
+    with write_atomically(output / RECORD, locked=True) as file:
+        file.write(f"{json.dumps(asdict(record), indent=1)}\n".encode("ascii"))
     return record
 
 

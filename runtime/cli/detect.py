@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import ExitStack
 from json import dumps
 from pathlib import Path
 from typing import Any, TypeVar
@@ -109,7 +109,8 @@ def _run(
         max_image_pixels=max_image_pixels,
         cancel=cancel,
     )
-    with output_image(draw, "--draw") if draw is not None else nullcontext() as save:
+    with ExitStack() as outputs:
+        save = None if draw is None else outputs.enter_context(output_image(draw, "--draw"))
         loaded = PaliGemma.load(
             model,
             device=device,
@@ -130,7 +131,8 @@ def _run(
         try:
             if save is not None:
                 save(found.drawn())
-        finally:  # a picture that cannot be written does not cost the answer
+                outputs.close()
+        finally:  # the detections are printed even if the image cannot be written
             click.echo(dumps(found.as_json()) if json else _lines(found), nl=json or bool(found))
 
 

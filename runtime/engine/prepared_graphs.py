@@ -23,7 +23,7 @@ from pathlib import Path
 
 from platformdirs import user_cache_path
 
-from ..atomic_file import sync
+from ..atomic_file import publish_folder
 from ..bundle.integrity import check_every_byte, file_problem, record_file
 from ..bundle.manifest import read_manifest
 from ..bundle.schema import FileSpec, Manifest
@@ -113,11 +113,9 @@ def prepare(bundle: Path, progress: Callable[[str], object]) -> Preparation:
         written = {
             path.name: record_file(path, hashed=path.suffix == GRAPH) for path in sorted(folder.iterdir())
         }
-        for path in folder.iterdir():
-            sync(path)  # a folder that has its name is whole, whatever happens next
         content = json.dumps({name: asdict(spec) for name, spec in written.items()})
         (folder / CONTENT).write_text(content, encoding="utf-8")
-        _put(folder, final)
+        publish_folder(folder, final)
     size = sum(spec.bytes for spec in written.values())
     return Preparation(str(final), size, time.perf_counter() - started)
 
@@ -161,7 +159,7 @@ def _partly(final: Path) -> Iterator[Path]:
             with suppress(FileNotFoundError):  # another process has finished
                 if time.time() - left.stat().st_mtime > STALE:
                     shutil.rmtree(left, ignore_errors=True)
-        folder = Path(tempfile.mkdtemp(prefix=f".{final.name}.", dir=final.parent))
+        folder = Path(tempfile.mkdtemp(".staging", f".{final.name}.", final.parent))
     except OSError as error:
         raise OptionError(
             f"{final.parent}: cannot be written ({error.strerror}); set {CACHE} to another folder"
@@ -170,22 +168,3 @@ def _partly(final: Path) -> Iterator[Path]:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def _put(folder: Path, final: Path) -> None:
-    """Give the folder its name; where another one has it, that one goes.
-
-    A process that has mapped files of the other one keeps them until it ends.
-    """
-    while True:
-        try:
-            folder.rename(final)
-        except OSError:
-            if not final.exists():
-                raise
-            replaced = folder.with_name(f"{folder.name}.replaced")
-            with suppress(FileNotFoundError):  # another process was faster
-                final.rename(replaced)
-            shutil.rmtree(replaced, ignore_errors=True)
-        else:
-            return

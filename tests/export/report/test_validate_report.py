@@ -22,6 +22,7 @@ from paligemma_onnx.export.validation.self_check import synthetic_image, validat
 from paligemma_onnx.model.checkpoint.load import load_model
 from paligemma_onnx.runtime.atomic_file import write_atomically
 from paligemma_onnx.runtime.bundle.manifest import read_manifest
+from paligemma_onnx.runtime.cli.output_image import output_file
 from paligemma_onnx.runtime.errors import OptionError
 from paligemma_onnx.runtime.text.tokenizer import PromptTokenizer
 
@@ -129,7 +130,7 @@ def test_what_was_there_stays_until_the_new_one_is_whole(tmp_path: Path) -> None
     link.symlink_to(kept)
 
     def fail() -> None:
-        with write_atomically(link, "--html"):
+        with write_atomically(link):
             assert len(list(tmp_path.iterdir())) == 3
             raise KeyboardInterrupt
 
@@ -137,10 +138,10 @@ def test_what_was_there_stays_until_the_new_one_is_whole(tmp_path: Path) -> None
         fail()
     assert sorted(tmp_path.iterdir()) == [kept, link]
     assert kept.read_text() == "old"
-    with write_atomically(link, "--html") as write:
-        write("new ü".encode())
+    with write_atomically(link) as file:
+        file.write("new ü".encode())
     assert sorted(tmp_path.iterdir()) == [kept, link]
     assert link.is_symlink()
     assert kept.read_text(encoding="utf-8") == "new ü"
-    with pytest.raises(OptionError, match="choose another --html"), write_atomically(Path("a\0b"), "--html"):
+    with pytest.raises(OptionError, match="choose another --html"), output_file(Path("a\0b"), "--html"):
         pass

@@ -104,7 +104,7 @@ def test_a_run_that_dies_at_any_step_is_completed(
     mortal = Mortal()
     monkeypatch.setattr(os, "fsync", mortal(os.fsync))
     monkeypatch.setattr(parts, "write_parquet", mortal(parts.write_parquet))
-    for name in ("replace", "unlink", "write_bytes"):
+    for name in ("open", "replace", "unlink"):
         monkeypatch.setattr(Path, name, mortal(getattr(Path, name)))
     deaths, died = 0, True
     while died:

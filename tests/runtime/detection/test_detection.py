@@ -216,7 +216,7 @@ def test_the_commands(
         ("absent/found.png", "No such file or directory"),
         ("found.tiff", "its name must end in"),
         (".", "is a directory"),
-        ("fifo.png", "is not a regular file"),
+        ("fifo.png", "cannot be written (not a regular file)"),
         (f"{'a' * 300}.png", "File name too long"),
     ],
 )
