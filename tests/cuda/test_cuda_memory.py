@@ -119,8 +119,8 @@ def test_a_kernel_that_fails(gpu_python: FakeCuda, cuda_bundle: Folders, error: 
 TAKE = (
     COUNTING
     + """
-from paligemma_onnx.runtime import gpu_memory
-from paligemma_onnx.runtime.engine.session import Placement
+from paligemma_onnx.runtime.engine import memory as gpu_memory
+from paligemma_onnx.runtime.engine.devices import Placement
 MB = 1_000_000
 place = Placement("cuda", 1, index=1, memory_limit=int(sys.argv[1]) * MB or None)
 def live():
@@ -128,7 +128,7 @@ def live():
 held, said = [], []
 for size in (600, 100, 50):
     try:
-        held.append(gpu_memory.take(size * MB, place))
+        held.append(gpu_memory.allocate(size * MB, place))
         said.append(live())
     except Exception as error:
         said.append("refused")
@@ -136,9 +136,9 @@ assert held[0].shape() == [600 * MB // 8] and held[0].device_name() == "cuda"
 held[0].update_inplace(__import__("numpy").ones(600 * MB // 8, "int64"))
 assert held[0].numpy().min() == 1
 del held[:]
-held = gpu_memory.take(10 * MB, place)
+held = gpu_memory.allocate(10 * MB, place)
 del held
-gpu_memory.take(10 * MB, place)
+gpu_memory.allocate(10 * MB, place)
 print(*said, live())
 """
 )

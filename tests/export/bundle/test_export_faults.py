@@ -26,7 +26,7 @@ CASE = "gemma_one_kv_head"
 ARMED = """
 import os, resource, signal, sys
 from pathlib import Path
-from paligemma_onnx.export import staging
+from paligemma_onnx.export.bundle import atomic_folder as staging
 from paligemma_onnx.export.cli.progress import TerminalProgress as Progress
 def armed(owner, name, condition, strike):
     original = getattr(owner, name)
@@ -77,7 +77,7 @@ def quickly(bundle: Folders) -> str:
     """What makes an export in another process take its graphs from a finished bundle."""
     return ARMED + (
         f"sys.path.insert(0, {str(TESTS / 'support')!r})\n"
-        "from reused_graphs import graphs_of\n"
+        "from cached_traces import graphs_of\n"
         "from paligemma_onnx.export import exporter\n"
         f"exporter.trace = graphs_of(Path({str(bundle(CASE))!r}))\n"
     )

@@ -35,7 +35,7 @@ def other_process(
 ) -> Iterator[tuple[Path, subprocess.Popen[bytes]]]:
     """The command line's export in a process with another hash seed, beside the other tests."""
     output = tmp_path_factory.mktemp("other") / "bundle"
-    command = "from paligemma_onnx.runtime.cli import main; main()"
+    command = "from paligemma_onnx.runtime.cli.main import main; main()"
     process = subprocess.Popen(
         [sys.executable, "-c", command, "export", str(checkpoint(CASE)), "--output", str(output)],
         env=os.environ | {"PYTHONHASHSEED": "12345"},

@@ -18,7 +18,7 @@ from paths import SCENE
 
 from paligemma_onnx.runtime import BundleError, PaliGemma, ProviderError
 from paligemma_onnx.runtime.diagnostics.verify import verify
-from paligemma_onnx.runtime.engine import session as sessions
+from paligemma_onnx.runtime.engine import devices
 from paligemma_onnx.runtime.engine.graph_executor import Executor
 from paligemma_onnx.runtime.engine.ort import import_onnxruntime
 
@@ -220,7 +220,7 @@ def test_auto_falls_back_and_says_so(bundle: Folders, raises: bool, monkeypatch:
     monkeypatch.setattr(ort, "InferenceSession", ort.InferenceSession)  # so that they are put back
     monkeypatch.setattr(ort, "get_available_providers", ort.get_available_providers)
     exec(NO_CUDA.format(raises=raises), {})
-    assert sessions.available_devices() == ("cpu", "cuda")
+    assert devices.available_devices() == ("cpu", "cuda")
     with pytest.raises(ProviderError, match=r"CUDA"):
         PaliGemma.load(bundle(CASE), device="cuda")
     with pytest.warns(UserWarning, match="running on the CPU, since CUDA does not load"):

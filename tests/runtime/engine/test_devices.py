@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from paligemma_onnx.runtime import BundleError, OptionError, PaliGemma, ProviderError
-from paligemma_onnx.runtime.engine import session as sessions
+from paligemma_onnx.runtime.engine import devices
 from paligemma_onnx.runtime.engine.devices import Placement, available_threads, choose_placement, parse_device
 from paligemma_onnx.runtime.resource_errors import resource_problem
 
@@ -18,7 +18,7 @@ BOTH, GPU, CPU = ("cpu", "cuda"), ("cuda",), ("cpu",)
 @pytest.fixture
 def engine(monkeypatch: pytest.MonkeyPatch) -> Callable[[tuple[str, ...]], None]:
     """Makes the engine look as if it were built for some devices."""
-    return lambda present: monkeypatch.setattr(sessions, "available_devices", lambda: present)
+    return lambda present: monkeypatch.setattr(devices, "available_devices", lambda: present)
 
 
 @pytest.mark.parametrize(

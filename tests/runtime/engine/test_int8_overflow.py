@@ -47,7 +47,7 @@ def forget() -> Iterator[None]:
 
 
 def test_the_probe_is_what_it_is_said_to_be() -> None:
-    model = onnx.load_from_string((files("paligemma_onnx.runtime") / PROBE).read_bytes())
+    model = onnx.load_from_string((files("paligemma_onnx.runtime.engine") / PROBE).read_bytes())
     (node,) = model.graph.node
     assert (node.op_type, list(node.input)) == ("DynamicQuantizeMatMul", ["x", "weights", "scales"])
     weights, scales = map(numpy_helper.to_array, model.graph.initializer)
@@ -72,7 +72,7 @@ def test_only_many_rows_overflow() -> None:
 def test_here_products_are_right_when_guarded() -> None:
     """Random numbers, on whatever processor this is."""
     rng = np.random.default_rng(0)
-    model = onnx.load_from_string((files("paligemma_onnx.runtime") / PROBE).read_bytes())
+    model = onnx.load_from_string((files("paligemma_onnx.runtime.engine") / PROBE).read_bytes())
     weights = rng.choice(np.array([-127, 127], np.int8), (WIDTH, WIDTH))
     model.graph.initializer[0].CopyFrom(numpy_helper.from_array(weights, "weights"))
     options = onnxruntime.SessionOptions()

@@ -71,13 +71,13 @@ def test_a_signal_leaves_what_was_written(
 def test_a_signal_leaves_one_json_object(talkative: Path, picture: Path) -> None:
     before = """
 import os, signal
-from paligemma_onnx.runtime import graphs
-original = graphs.GraphRunner.decode
+from paligemma_onnx.runtime.graphs import onnx_runner as graphs
+original = graphs.OnnxModelRunner.decode
 def decode(self, ids, cache, cancel):
     if cache.lengths[0] == 50:
         os.kill(os.getpid(), signal.SIGINT)
     return original(self, ids, cache, cancel)
-graphs.GraphRunner.decode = decode
+graphs.OnnxModelRunner.decode = decode
 """
     ended = run_command(*asking(talkative, picture, "--json", "--max-new-tokens", "8000"), before=before)
     assert ended.code == 130
@@ -96,14 +96,14 @@ def test_a_signal_ends_a_detection(
     """Within a step, and nothing is drawn."""
     before = f"""
 import os, signal
-from paligemma_onnx.runtime import graphs
-original = graphs.GraphRunner.decode
+from paligemma_onnx.runtime.graphs import onnx_runner as graphs
+original = graphs.OnnxModelRunner.decode
 def decode(self, ids, cache, cancel):
     if cache.lengths[0] == 50:
         os.kill(os.getpid(), signal.{number})
     assert cache.lengths[0] < 4000
     return original(self, ids, cache, cancel)
-graphs.GraphRunner.decode = decode
+graphs.OnnxModelRunner.decode = decode
 """
     asked = ("detect", "--model", str(talkative), "--image", str(picture), *SAMPLED, "cat")
     drawn = ("--draw", str(tmp_path / "drawn.png"), "--max-new-tokens", "8000")

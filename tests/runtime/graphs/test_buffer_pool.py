@@ -105,7 +105,7 @@ def test_waiting_rooms_go_where_memory_is_short(rooms: BufferPool, monkeypatch: 
             raise ResourceError("a cache: out of GPU memory")
         return waiting.values
 
-    monkeypatch.setattr(room_module, "cache_memory", short)
+    monkeypatch.setattr(room_module, "allocate_cache", short)
     assert rooms.take(1, 2000).values is waiting.values
     assert tried == [1, 0]
 
@@ -114,7 +114,7 @@ def test_what_cannot_be_had_is_said(rooms: BufferPool, monkeypatch: pytest.Monke
     def short(*_: object) -> tuple[DeviceTensor, ...]:
         raise ResourceError("a cache: out of GPU memory")
 
-    monkeypatch.setattr(room_module, "cache_memory", short)
+    monkeypatch.setattr(room_module, "allocate_cache", short)
     with pytest.raises(ResourceError, match="out of GPU memory"):
         rooms.take(1, 600)
 
@@ -215,7 +215,7 @@ def test_graphs_of_our_own_are_what_they_are_said_to_be() -> None:
         "zeros.onnx": ["ConstantOfShape"],
     }
     for name, expected in operators.items():
-        model = onnx.load_from_string((files("paligemma_onnx.runtime") / name).read_bytes())
+        model = onnx.load_from_string((files("paligemma_onnx.runtime.engine") / name).read_bytes())
         onnx.checker.check_model(model, full_check=True)
         assert sorted(node.op_type for node in model.graph.node) == expected
 

@@ -178,7 +178,7 @@ OVERSIZED = ["PNG", "JPEG", "WebP", "WebP, lossless", "GIF", "BMP", "TIFF"]
 MEASURE = """
 import resource, sys, time
 from paligemma_onnx.runtime.errors import ImageError
-from paligemma_onnx.runtime.image import open_image
+from paligemma_onnx.runtime.image.open import open_image
 open_image(open(sys.argv[1], "rb").read())
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 for name in sys.argv[2:]:
