@@ -9,11 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .attention import Attention, AttentionCore, eager_attention, softcap
+from .attention import Attention, softcap
 from .cache import Cache, KeyValue
 from .config import TextConfig
 from .linear import Linear, TiedEmbedding
-from .rotary import Rotation, inverse_frequencies, rotation
+from .rotary import Rotation, compute_rotation, inverse_frequencies
 
 
 class RMSNorm(nn.Module):
@@ -53,9 +53,9 @@ class DecoderLayer(nn.Module):
     adds to the stream, and the MLP has a pair of norms of its own. The names are the checkpoint's.
     """
 
-    def __init__(self, config: TextConfig, window: int | None) -> None:
+    def __init__(self, config: TextConfig) -> None:
         super().__init__()
-        self.self_attn = Attention(config, window)
+        self.self_attn = Attention(config)
         self.mlp = MLP(config)
         self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
@@ -65,23 +65,21 @@ class DecoderLayer(nn.Module):
             self.post_feedforward_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
 
     def forward(
-        self,
-        x: Tensor,
-        by: Rotation,
-        mask: Tensor,
-        past: KeyValue | None,
-        lengths: Tensor,
-        core: AttentionCore = eager_attention,
+        self, x: Tensor, rotation: Rotation, mask: Tensor, past: KeyValue | None, lengths: Tensor
     ) -> tuple[Tensor, KeyValue]:
-        """As Attention.forward."""
-        attended, seen = self.self_attn(self.input_layernorm(x), by, mask, past, lengths, core)
+        """Run the layer; arguments and results are those of Attention.forward."""
+        attended, cache = self.self_attn(self.input_layernorm(x), rotation, mask, past, lengths)
+        return self.add_to_stream(x, attended), cache
+
+    def add_to_stream(self, x: Tensor, attended: Tensor) -> Tensor:
+        """Add attention's output, then the MLP's, to the stream: float[B, L, D] twice -> float[B, L, D]."""
         if self.has_post_norms:
             x = x + self.post_attention_layernorm(attended)
             x = x + self.post_feedforward_layernorm(self.mlp(self.pre_feedforward_layernorm(x)))
         else:
             x = x + attended
             x = x + self.mlp(self.post_attention_layernorm(x))
-        return x, seen
+        return x
 
 
 class Gemma(nn.Module):
@@ -93,9 +91,7 @@ class Gemma(nn.Module):
         super().__init__()
         self.config = config
         self.embed_tokens = TiedEmbedding(config.vocab_size, config.hidden_size)
-        self.layers = nn.ModuleList(
-            DecoderLayer(config, config.window(layer)) for layer in range(config.num_hidden_layers)
-        )
+        self.layers = nn.ModuleList(DecoderLayer(config) for _ in range(config.num_hidden_layers))
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         # A constant of the model, not a weight: checkpoints do not store it.
         frequencies = inverse_frequencies(config.head_dim, config.rope_theta)
@@ -111,32 +107,25 @@ class Gemma(nn.Module):
         return vectors
 
     def forward(
-        self,
-        x: Tensor,
-        positions: Tensor,
-        masks: tuple[Tensor, ...],
-        past: Cache | None,
-        lengths: Tensor,
-        core: AttentionCore = eager_attention,
+        self, x: Tensor, positions: Tensor, masks: tuple[Tensor, ...], past: Cache | None, lengths: Tensor
     ) -> tuple[Tensor, Cache]:
         """Run every layer.
 
         Args:
-            x: float[B, T, D], image features and embedded tokens.
-            positions: int64[B, T] (or [1, T] when all rows agree).
-            masks: one bool[B, 1, 1, S] a layer.
-            past: the cache, or None when the call starts it.
-            lengths: int64[B], slots in use before the call.
-            core: how attention is computed between its projections.
+            x: float[B, L, D], image features and embedded tokens.
+            positions: int64[B, L], or int64[1, L] if all rows have the same positions.
+            masks: bool[B, 1, 1, C] for each layer, the slots that the tokens may see.
+            past: the cache of P slots, or None when the call creates it.
+            lengths: int64[B], slots of each row in use before the call; read only if `past` is given.
 
         Returns:
-            float[B, T, D] before the last norm, and the cache.
+            float[B, L, D] before the last norm, and the cache of C slots.
         """
-        by = rotation(positions, self.frequencies)
+        rotation = compute_rotation(positions, self.frequencies)
         cache: list[KeyValue] = []
         for index, (layer, mask) in enumerate(zip(self.layers, masks, strict=True)):
-            x, seen = layer(x, by, mask, None if past is None else past[index], lengths, core)
-            cache.append(seen)
+            x, layer_cache = layer(x, rotation, mask, None if past is None else past[index], lengths)
+            cache.append(layer_cache)
         return x, tuple(cache)
 
     def logits(self, x: Tensor) -> Tensor:

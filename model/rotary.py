@@ -28,14 +28,14 @@ def inverse_frequencies(head_dim: int, theta: float) -> Tensor:
     return 1.0 / theta**exponent
 
 
-def rotation(positions: Tensor, frequencies: Tensor) -> Rotation:
+def compute_rotation(positions: Tensor, frequencies: Tensor) -> Rotation:
     """Angles of a sequence, float32 whatever the activations are: int64[B, T], float32[H/2] -> Rotation."""
     angles = positions[:, None, :, None].float() * frequencies
     return Rotation(angles.cos(), angles.sin())
 
 
-def rotate(x: Tensor, by: Rotation) -> Tensor:
+def rotate(x: Tensor, rotation: Rotation) -> Tensor:
     """Turn each pair of x by its token's angle (equation 34): float[B, A, T, H] -> the same."""
     first, second = x.chunk(2, dim=-1)
-    cos, sin = by.cos.to(x.dtype), by.sin.to(x.dtype)
+    cos, sin = rotation.cos.to(x.dtype), rotation.sin.to(x.dtype)
     return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)

@@ -21,13 +21,15 @@ vocabulary, P positions of the context.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from paligemma_onnx.model.attention import Attention, softcap
+from paligemma_onnx.model.attention import softcap
 from paligemma_onnx.model.cache import KeyValue
 from paligemma_onnx.model.config import TextConfig
 from paligemma_onnx.model.gemma import DecoderLayer, Gemma, RMSNorm
@@ -122,8 +124,13 @@ class _Prefix:
         self.decoder, self.positions = decoder, positions
         self.past_lengths, self.lengths_after = past_lengths, lengths_after
 
-    def __call__(self, packed: Tensor, past: KeyValue, layer: Attention) -> tuple[Tensor, KeyValue]:
-        config = layer.config
+    def __call__(
+        self,
+        packed: Tensor,
+        past: KeyValue,
+        window: int | None,  # noqa: ARG002  a prefix is bidirectional over its whole length
+    ) -> tuple[Tensor, KeyValue]:
+        config = self.decoder.config
         widths = [count * config.head_dim for count in _heads_of(config)]
         query, key, value = packed.split(widths, dim=2)
         query, key = self._rotated(query, config), self._rotated(key, config)
@@ -147,8 +154,8 @@ class _Step:
         # What it plans its work by; all slots there are, since a recorded step is played back as it was.
         self.slots = torch.full((), past.shape[2], dtype=torch.int32)
 
-    def __call__(self, packed: Tensor, past: KeyValue, layer: Attention) -> tuple[Tensor, KeyValue]:
-        config = layer.config
+    def __call__(self, packed: Tensor, past: KeyValue, window: int | None) -> tuple[Tensor, KeyValue]:
+        config = self.decoder.config
         queries, _, groups = _heads_of(config)
         attributes = {
             "num_heads": queries,
@@ -156,7 +163,7 @@ class _Step:
             "do_rotary": 1,
             "scale": config.query_pre_attn_scalar**-0.5,
             "softcap": config.attn_logit_softcapping or 0.0,  # 0: no cap
-            "local_window_size": -1 if layer.window is None else layer.window,  # -1: none
+            "local_window_size": -1 if window is None else window,  # -1: none
         }
         where = (self.past_lengths, self.slots, *_tables(self.decoder))
         inputs: tuple[Tensor | None, ...] = (packed, None, None, *past, *where)
@@ -175,8 +182,9 @@ def _layers(
     cache: list[Tensor] = []
     added: Tensor | None = None
     pairs = [KeyValue(*pair) for pair in zip(past[::2], past[1::2], strict=True)]
-    for layer, kept in zip(decoder_layers(decoder), pairs, strict=True):
-        x, added, seen = _layer(layer, x, added, kept, attend)
+    for index, (layer, kept) in enumerate(zip(decoder_layers(decoder), pairs, strict=True)):
+        attend_layer = partial(attend, window=decoder.config.window(index))
+        x, added, seen = _layer(layer, x, added, kept, attend_layer)
         cache += seen
     assert added is not None, "a decoder has a layer"
     return x, added, tuple(cache)
@@ -188,12 +196,16 @@ def _tables(decoder: Gemma) -> tuple[Tensor, Tensor]:
 
 
 def _layer(
-    layer: DecoderLayer, x: Tensor, added: Tensor | None, past: KeyValue, attend: _Prefix | _Step
+    layer: DecoderLayer,
+    x: Tensor,
+    added: Tensor | None,
+    past: KeyValue,
+    attend: Callable[[Tensor, KeyValue], tuple[Tensor, KeyValue]],
 ) -> tuple[Tensor, Tensor, KeyValue]:
     attention, dtype = layer.self_attn, past.key.dtype
     normed, x = _sum_normed(x, added, layer.input_layernorm)
     packed = getattr(attention, PACKED)(normed.to(dtype))
-    mixed, seen = attend(packed, past, attention)
+    mixed, seen = attend(packed, past)
     added = attention.o_proj(mixed).float()
     before_mlp = layer.post_attention_layernorm
     if layer.has_post_norms:

@@ -17,14 +17,17 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
+from paligemma_onnx.model.attention import Attention
 from paligemma_onnx.model.cache import KeyValue
 from paligemma_onnx.model.config import TextConfig
+from paligemma_onnx.model.gemma import DecoderLayer
 from paligemma_onnx.model.paligemma import PaliGemma
-from paligemma_onnx.model.rotary import Rotation
+from paligemma_onnx.model.rotary import Rotation, compute_rotation
 
 from .onnx_ops import operator
 
@@ -67,54 +70,62 @@ class InPlaceDecoder(nn.Module):
         rows, tokens = x.shape[:2]
         new = image_features.shape[1] + text_lengths
         folded = torch.where(torch.full((), tokens) == 1, _most_folded(config), 1)
-        core = InPlaceAttention(past_lengths + new, folded)
+        call = InPlaceCall(past_lengths, past_lengths + new, folded)
         positions = past_lengths[:, None] + torch.arange(tokens, device=x.device)
-        nothing = torch.zeros((), device=x.device)
-        window = config.sliding_window
-        masked = nothing
-        if window is not None:
-            masked = _window(past_lengths, tokens * folded, past[0].shape[2], window)
-        masks = tuple(
-            nothing if config.window(layer) is None else masked for layer in range(config.num_hidden_layers)
-        )
-        cache = tuple(KeyValue(*pair) for pair in zip(past[::2], past[1::2], strict=True))
-        x, cache = decoder(x, positions, masks, cache, past_lengths, core)
+        sliding_mask = None
+        if config.sliding_window is not None:
+            sliding_mask = _window(past_lengths, tokens * folded, past[0].shape[2], config.sliding_window)
+        rotation = compute_rotation(positions, decoder.frequencies)
+        cache: list[Tensor] = []
+        for index, module in enumerate(decoder.layers):
+            layer, layer_past = cast("DecoderLayer", module), KeyValue(*past[2 * index : 2 * index + 2])
+            mask = None if config.window(index) is None else sliding_mask
+            attended, present = attend_in_place(
+                layer.self_attn, layer.input_layernorm(x), rotation, mask, layer_past, call
+            )
+            x = layer.add_to_stream(x, attended)
+            cache += present
         last = torch.arange(rows, device=x.device) * tokens + new - 1
         logits = decoder.logits(x.flatten(0, 1).index_select(0, last))
-        return logits, *(tensor for layer in cache for tensor in layer)
+        return logits, *cache
 
 
 @dataclass(frozen=True)
-class InPlaceAttention:
-    """An AttentionCore of three standard operators; past and present have the same C slots.
+class InPlaceCall:
+    """Tensors that the attention of every layer reads in one call."""
 
-    Its mask is that of a sliding layer, bool[B, 1, M*F, C]; a global layer needs none.
-    """
-
-    lengths_after: Tensor  # int64[B], slots of each row that are in use after the call
+    lengths: Tensor  # int64[B], slots of each row that are in use before the call
+    lengths_after: Tensor  # int64[B], and after it
     folded: Tensor  # int64[], F: heads put below each other
 
-    def __call__(
-        self,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        by: Rotation,
-        mask: Tensor,
-        past: KeyValue | None,
-        lengths: Tensor,
-        config: TextConfig,
-        window: int | None,
-    ) -> tuple[Tensor, KeyValue]:
-        """As AttentionCore."""
-        if past is None:
-            raise ValueError("a cache that is updated in place has to be there")
-        kept = scatter_kv(past, _rotated(key, by, config), value, lengths, config)
-        query = fold_query_groups(_rotated(query, by, config), self.folded, config)
-        seen = None if window is None else mask
-        return unfold_query_groups(
-            attend(query, kept, seen, self.lengths_after, config), self.folded, config
-        ), kept
+
+def attend_in_place(
+    attention: Attention,
+    x: Tensor,
+    rotation: Rotation,
+    mask: Tensor | None,
+    past: KeyValue,
+    call: InPlaceCall,
+) -> tuple[Tensor, KeyValue]:
+    """Compute Attention.forward with three standard operators; past and present have the same C slots.
+
+    Args:
+        attention: its weights.
+        x: float[B, M, D].
+        rotation: cosine and sine of the tokens' angles.
+        mask: bool[B, 1, M*F, C] of a sliding layer; a global layer needs none.
+        past: the layer's cache, float[B, K, C, H] each.
+        call: lengths and folding.
+
+    Returns:
+        float[B, M, D], and the layer's cache.
+    """
+    config = attention.config
+    query, key, value = attention.q_proj(x), attention.k_proj(x), attention.v_proj(x)
+    kept = scatter_kv(past, _rotated(key, rotation, config), value, call.lengths, config)
+    query = fold_query_groups(_rotated(query, rotation, config), call.folded, config)
+    mixed = attend(query, kept, mask, call.lengths_after, config)
+    return attention.o_proj(unfold_query_groups(mixed, call.folded, config)), kept
 
 
 def scatter_kv(past: KeyValue, key: Tensor, value: Tensor, lengths: Tensor, config: TextConfig) -> KeyValue:
@@ -204,9 +215,9 @@ def _window(past_lengths: Tensor, tokens: Tensor, slots: int, window: int) -> Te
     return expanded
 
 
-def _rotated(x: Tensor, by: Rotation, config: TextConfig) -> Tensor:
+def _rotated(x: Tensor, rotation: Rotation, config: TextConfig) -> Tensor:
     """`rotate` as one operator: float[B, M, A*H] -> the same."""
     attributes = {"num_heads": x.shape[2] // config.head_dim}
-    angles = by.cos.squeeze(1), by.sin.squeeze(1)
+    angles = rotation.cos.squeeze(1), rotation.sin.squeeze(1)
     (rotated,) = operator("RotaryEmbedding", (x, *angles), attributes, like=(x,))
     return rotated

@@ -22,7 +22,7 @@ from paligemma_onnx.model.cache import KeyValue
 from paligemma_onnx.model.gemma import Gemma, RMSNorm
 from paligemma_onnx.model.mask import prefix_mask, step_mask
 from paligemma_onnx.model.presets import tiny_gemma
-from paligemma_onnx.model.rotary import inverse_frequencies, rotate, rotation
+from paligemma_onnx.model.rotary import compute_rotation, inverse_frequencies, rotate
 
 BOUND = 2e-6  # of the largest value; measured: up to 3e-7, mostly 0
 GEMMAS = ("gemma_one_kv_head", "gemma_two_kv_heads", "gemma2_window")
@@ -72,7 +72,7 @@ def test_rotation() -> None:
     cos, sin = theirs.rotary_emb(noise(1), positions)
     x, width = noise(2, 8, 6, 16), paired_models("gemma2_window").model.config.text_config.head_dim
     by_them, _ = apply_rotary_pos_emb(x, x, cos, sin)
-    ours = rotate(x, rotation(positions, inverse_frequencies(width, config.rope_theta)))
+    ours = rotate(x, compute_rotation(positions, inverse_frequencies(width, config.rope_theta)))
     assert_close("rotated", ours, by_them, BOUND)
 
 
@@ -88,7 +88,7 @@ def test_rotation_by_hand() -> None:
         ],
         axis=-1,
     )
-    by = rotation(torch.tensor([[position]]), inverse_frequencies(8, 10_000.0))
+    by = compute_rotation(torch.tensor([[position]]), inverse_frequencies(8, 10_000.0))
     assert_close("rotated by hand", rotate(torch.from_numpy(x).float(), by), by_hand, BOUND)
 
 
@@ -99,7 +99,7 @@ def test_scores_depend_on_distance_only() -> None:
 
     def score(query_at: int, key_at: int) -> Tensor:
         turned = [
-            rotate(x, rotation(torch.tensor([[at]]), frequencies))
+            rotate(x, compute_rotation(torch.tensor([[at]]), frequencies))
             for x, at in ((query, query_at), (key, key_at))
         ]
         return (turned[0] * turned[1]).sum()
@@ -125,7 +125,7 @@ def test_layer_on_a_padded_prefix(name: str, index: int) -> None:
     layer, their_layer = ours.layers[index], theirs.layers[index]
     x, lengths = noise(2, TOKENS, 32), torch.tensor([TOKENS, 6])
     mask, positions = prefix_mask(lengths, TOKENS), torch.arange(TOKENS)[None]
-    by, their_by = rotation(positions, ours.frequencies), theirs.rotary_emb(x, positions)
+    by, their_by = compute_rotation(positions, ours.frequencies), theirs.rotary_emb(x, positions)
     their_mask = additive(mask.expand(2, 1, TOKENS, TOKENS))
     context = (by, mask, None, lengths)
 
@@ -153,7 +153,7 @@ def test_layer_on_one_token_and_a_cache(name: str, index: int) -> None:
         cache.update(past.key, past.value, layer)
     mask = step_mask(position, TOKENS + 1, text.window(index))
 
-    by = rotation(position[None], ours.frequencies)
+    by = compute_rotation(position[None], ours.frequencies)
     out, seen = ours.layers[index](x, by, mask, past, position)
     by_them = theirs.layers[index](
         x,

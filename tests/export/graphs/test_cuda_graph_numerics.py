@@ -29,7 +29,7 @@ from paligemma_onnx.export.source import open_source
 from paligemma_onnx.export.validation.compare import LIMITS
 from paligemma_onnx.export.validation.self_check import self_check
 from paligemma_onnx.model.checkpoint.errors import CheckpointError
-from paligemma_onnx.model.rotary import rotation
+from paligemma_onnx.model.rotary import compute_rotation
 from paligemma_onnx.runtime import PaliGemma, Request
 from paligemma_onnx.runtime.bundle.check_manifest import check_manifest
 from paligemma_onnx.runtime.bundle.manifest import read_manifest
@@ -171,7 +171,7 @@ def test_tables_of_angles(checkpoint: Folders) -> None:
     positions = torch.arange(config.max_position_embeddings)[None]
     half = config.head_dim // 2
     frequencies = config.rope_theta ** -(torch.arange(half, dtype=torch.float32) / half)
-    for table, right in zip(tables, rotation(positions, frequencies), strict=True):
+    for table, right in zip(tables, compute_rotation(positions, frequencies), strict=True):
         assert torch.allclose(table, right[0, 0], atol=1e-4)
 
 
