@@ -89,7 +89,7 @@ def run_validate(
     """
     manifest = read_manifest(bundle)
     check_files(bundle, manifest)
-    # On a CPU, graphs for a GPU are computed in float32 and rounded (widened.py).
+    # On a CPU, graphs for a GPU are computed in float32 and rounded (float32_emulation.py).
     devices = tuple(dict.fromkeys((*manifest.recipe.devices, "cpu")))
     placement = choose_placement(device, threads, runs_on=devices)
     with ExitStack() as outputs:
@@ -105,16 +105,16 @@ def run_validate(
         tokenizer = PromptTokenizer.load(bundle / manifest.tokens.file)
         seen = [load_input_image(image, manifest.image) for image in images or (None,)]
         pixel_values, prompts = np.stack([one.pixels for one in seen]), prompts or checks.PROMPTS
-        questions = checks.validation_inputs_for(manifest, tokenizer, pixel_values, prompts, steps)
+        inputs = checks.build_validation_inputs(manifest, tokenizer, pixel_values, prompts, steps)
         with TerminalProgress() as progress, translate_resource_errors(str(bundle)):
             validation = validate(
                 bundle,
                 manifest,
                 source=source.weights(manifest.recipe.precision),
                 constants=source.constants,
-                reference=lambda: _reference(reference, source, adapter),
+                load_reference=lambda: _reference(reference, source, adapter),
                 mask_decoder=None if manifest.graphs.mask_decoder is None else source.mask_decoder,
-                questions=questions,
+                inputs=inputs,
                 placement=placement,
                 progress=progress.stage,
             )

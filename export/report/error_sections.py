@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from ..validation.compare import Comparison, Difference, Limits
+from ..validation.measures import Comparison, Difference, Limits
 from .chart_scales import LinearScale, log_scale, power
 from .charts import Bar, Limit, Point, Series, bars, legend, plot
 from .grouping import by_layer, by_output, largest

@@ -12,8 +12,8 @@ from paligemma_onnx.runtime.diagnostics.doctor import diagnose
 from paligemma_onnx.runtime.diagnostics.machine import Machine, this_machine
 from paligemma_onnx.runtime.text.tokenizer import PromptTokenizer
 
-from ..validation.compare import GreedyRun
-from ..validation.validate import Validation, first_failure
+from ..validation.measures import GreedyRun
+from ..validation.validate import Validation, describe_failure
 
 LOCATING = ("detect ", "segment ")  # how prompts begin whose answers are objects
 
@@ -116,7 +116,7 @@ def collect_report_data(
     runs, stop = validation.comparison.free_runs, manifest.tokens.stop
     return ReportData(
         validation=validation,
-        problem=None if validation.passed else first_failure(validation),
+        problem=describe_failure(validation),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         seconds=seconds,
         checkpoint=checkpoint,
@@ -141,14 +141,14 @@ def _answer(prompt: str, run: GreedyRun, stop: tuple[int, ...], tokenizer: Promp
         _side(ids, stop, tokenizer, locating=locating) for ids in (run.reference, run.bundle)
     )
     parting = None
-    if run.parted is not None and run.margin is not None:
+    if run.diverged_at is not None and run.margin is not None:
         parting = Divergence(
-            step=run.parted,
-            reference=_word(run.reference[run.parted], tokenizer),
-            bundle=_word(run.bundle[run.parted], tokenizer),
+            step=run.diverged_at,
+            reference=_word(run.reference[run.diverged_at], tokenizer),
+            bundle=_word(run.bundle[run.diverged_at], tokenizer),
             margin=run.margin,
             near_tie=run.near_tie,
-            behind_the_answer=any(token in stop for token in run.reference[: run.parted]),
+            behind_the_answer=any(token in stop for token in run.reference[: run.diverged_at]),
         )
     return Answer(run.row, prompt, reference, bundle, parting)
 

@@ -6,7 +6,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
-from ..validation.compare import Difference
+from ..validation.measures import Difference
 
 _CACHE = re.compile(r"(\d+)\.(key|value)")
 

@@ -8,7 +8,7 @@ from dataclasses import asdict
 
 from .findings import ReportData
 
-SCHEMA_VERSION = 1  # of the schema; another one when a key goes or changes its meaning
+SCHEMA_VERSION = 2  # of the schema; another one when a key goes or changes its meaning
 
 
 def as_json(findings: ReportData) -> str:

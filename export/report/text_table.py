@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from statistics import fmean
 
-from ..validation.compare import Comparison, Difference
-from ..validation.validate import Validation, first_failure
+from ..validation.measures import Comparison, Difference
+from ..validation.validate import Validation, describe_failure
 from .grouping import by_output, largest
 
 
@@ -25,7 +25,7 @@ def table(validation: Validation) -> str:
     groups = by_output(comparison.differences).items()
     lines += [_row(name, largest(group, exact=exact), exact=exact) for name, group in groups]
     lines += ["", *_words(comparison)]
-    verdict = "PASSED" if validation.passed else f"FAILED: {first_failure(validation)}"
+    verdict = "PASSED" if validation.passed else f"FAILED: {describe_failure(validation)}"
     return "\n".join([*lines, "", verdict])
 
 
@@ -42,11 +42,11 @@ def _words(comparison: Comparison) -> Iterator[str]:
         yield f"divergence {fmean(divergences):.2e} nats in the mean, {max(divergences):.2e} at most"
     for run in comparison.free_runs:
         words = f"{len(run.reference)} greedy ids"
-        if run.parted is None:
+        if run.diverged_at is None:
             yield f"row {run.row}      {words} equal"
         else:
             tie = ", a near tie" if exact and run.near_tie else ""
-            yield f"row {run.row}      {words} part at {run.parted}{tie}"
+            yield f"row {run.row}      {words} part at {run.diverged_at}{tie}"
 
 
 def _row(name: str, worst: Difference, *, exact: bool) -> str:

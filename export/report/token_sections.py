@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from itertools import takewhile
 from statistics import fmean
 
-from ..validation.compare import TOP, Comparison, TokenAgreement
+from ..validation.measures import TOP, Comparison, TokenAgreement
 from .chart_scales import LinearScale, log_scale
 from .charts import SHAPES, Point, Series, legend, plot
 from .error_sections import number, verdict

@@ -1,6 +1,6 @@
-"""Every number of a bundle's weight files against the checkpoint, bit for bit.
+"""Compare every number in a bundle's weight files with the checkpoint, bit for bit.
 
-A weight that is off by one per cent may hide below any tolerance of the outputs; it cannot hide here.
+A tolerance of the outputs can hide a weight that is wrong by one per cent; this comparison cannot.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from ..quantization.encodings import MARKS, encode, layouts
 from ..quantization.quantize_graph import HALF_OF
 from ..sources.tensor_source import TensorSource
 
+# Names of quantized arrays, as encodings.py writes them.
 _SUFFIX = re.compile(
     r"(?P<tensor>.+)\.int(?P<bits>[48])(x(?P<size>\d+)(?P<mark>bf16|fp16)?)?(?P<kind>\.scales|\.rows|)"
 )
@@ -30,14 +31,14 @@ _SUFFIX = re.compile(
 
 @dataclass(frozen=True)
 class WeightComparison:
-    """What was found."""
+    """Result of `compare_weights`."""
 
-    tensors: int
-    different: tuple[str, ...]  # names
+    tensors: int  # compared
+    different: tuple[str, ...]  # names of the tensors that differ
 
     @property
     def passed(self) -> bool:
-        """Whether every tensor is the checkpoint's."""
+        """Return whether there are tensors and all are equal to the checkpoint's."""
         return self.tensors > 0 and not self.different
 
 
@@ -48,31 +49,31 @@ def compare_weights(
     constants: Mapping[str, Tensor],
     progress: Callable[[str], object],
 ) -> WeightComparison:
-    """Compare all that the graphs read from files with what the checkpoint's tensors become.
+    """Compare all tensors that the graphs read from weight files with the encoded checkpoint.
 
     Args:
         folder: the bundle.
         manifest: its manifest.
         source: the weights, as this precision stores them (`Source.weights`).
-        constants: tensors that are no weights.
-        progress: told what is done.
+        constants: tensors of the graphs that are not weights of the checkpoint.
+        progress: called with a line before the work.
     """
-    progress("weights: every stored number against the checkpoint")
-    read_from: dict[tuple[Path, str, WeightFormat, bool], dict[int, set[ir.ExternalTensor]]] = {}
+    progress("weights: comparing every stored number with the checkpoint")
+    arrays_of: dict[tuple[Path, str, WeightFormat, bool], dict[int, set[ir.ExternalTensor]]] = {}
     for name, value in _initializers(folder, manifest):
         stored = value.const_value
         if isinstance(stored, ir.ExternalTensor):
-            tensor, form, array = _named(name, stored.dtype)
+            tensor, form, array = _parse_name(name, stored.dtype)
             # MatMul reads [in, out], the checkpoint stores [out, in].
             transposed = form == Float32() and any(use.node.op_type == "MatMul" for use in value.uses())
-            arrays = read_from.setdefault((folder / str(stored.location), tensor, form, transposed), {})
+            arrays = arrays_of.setdefault((folder / str(stored.location), tensor, form, transposed), {})
             arrays.setdefault(array, set()).add(stored)
     different = [
         name
-        for (path, name, form, transposed), arrays in read_from.items()
-        if not _equal(path, arrays, lookup(name, source, constants), form, transposed=transposed)
+        for (path, name, form, transposed), arrays in arrays_of.items()
+        if not _is_equal(path, arrays, lookup(name, source, constants), form, transposed=transposed)
     ]
-    return WeightComparison(len(read_from), tuple(dict.fromkeys(different)))
+    return WeightComparison(len(arrays_of), tuple(dict.fromkeys(different)))
 
 
 def _initializers(folder: Path, manifest: Manifest) -> Iterator[tuple[str, ir.Value]]:
@@ -80,22 +81,26 @@ def _initializers(folder: Path, manifest: Manifest) -> Iterator[tuple[str, ir.Va
         yield from ir.load(folder / graph.file).graph.initializers.items()
 
 
-def _named(name: str, dtype: ir.DataType) -> tuple[str, WeightFormat, int]:
-    """What an initialiser reads, by its name: the tensor, its form and which of its arrays."""
-    found = _SUFFIX.fullmatch(name)
-    if found is None:
+def _parse_name(name: str, dtype: ir.DataType) -> tuple[str, WeightFormat, int]:
+    """Return the tensor that an initializer stores, its format, and the index of its array in `layouts`."""
+    parts = _SUFFIX.fullmatch(name)
+    if parts is None:
         half = HALF_OF.get(dtype)
         return name, Float32() if half is None else HalfPrecision(half), 0
-    scales = found["kind"] == ".scales"
-    if found["size"] is None:
-        return found["tensor"], Int8PerChannel(), 0 if scales else 1
-    used: dict[str | None, Literal["float32", "bfloat16", "float16"]] = {None: "float32"}
-    used |= {mark: half for half, mark in MARKS.items()}
-    blocks = BlockQuantized(4 if found["bits"] == "4" else 8, int(found["size"]), used[found["mark"]])
-    return found["tensor"], blocks, int(scales)
+    is_scales = parts["kind"] == ".scales"
+    if parts["size"] is None:
+        return parts["tensor"], Int8PerChannel(), 0 if is_scales else 1
+    scale_dtypes: dict[str | None, Literal["float32", "bfloat16", "float16"]] = {None: "float32"}
+    scale_dtypes |= {mark: half for half, mark in MARKS.items()}
+    bits: Literal[4, 8] = 4 if parts["bits"] == "4" else 8
+    return (
+        parts["tensor"],
+        BlockQuantized(bits, int(parts["size"]), scale_dtypes[parts["mark"]]),
+        int(is_scales),
+    )
 
 
-def _equal(
+def _is_equal(
     path: Path,
     arrays: dict[int, set[ir.ExternalTensor]],
     tensor: Tensor,
@@ -103,25 +108,35 @@ def _equal(
     *,
     transposed: bool,
 ) -> bool:
+    """Return whether the stored arrays have the layout and the bytes of the encoded tensor.
+
+    Args:
+        path: the weight file.
+        arrays: what the graphs read from it, by index of the array in `layouts`.
+        tensor: the checkpoint's.
+        form: how it is stored.
+        transposed: stored as [in, out].
+    """
     expected = layouts(tuple(tensor.shape), form, transposed=transposed)
     if set(arrays) != set(range(len(expected))):
         return False
-    places = {}
+    stored_bytes = {}
     for array, layout in enumerate(expected):
-        spots = {(stored.offset or 0, stored.length or 0, stored.dtype) for stored in arrays[array]}
-        if {length for _, length, _ in spots} != {layout.length} or len(spots) > 1:
+        ranges = {(stored.offset or 0, stored.length or 0, stored.dtype) for stored in arrays[array]}
+        if {length for _, length, _ in ranges} != {layout.length} or len(ranges) > 1:
             return False
-        ((offset, length, dtype),) = spots
+        ((offset, length, dtype),) = ranges
         if dtype != layout.dtype:
             return False
         shapes = {tuple(stored.shape.numpy()) for stored in arrays[array]}
         if isinstance(form, Float32 | HalfPrecision) and shapes != {layout.shape}:
             return False
-        places[array] = np.memmap(path, dtype=np.uint8, mode="r", offset=offset, shape=(length,))
-    positions = dict.fromkeys(places, 0)
+        stored_bytes[array] = np.memmap(path, dtype=np.uint8, mode="r", offset=offset, shape=(length,))
+    positions = dict.fromkeys(stored_bytes, 0)
     for array, piece in encode(tensor, form, transposed=transposed):
         start = positions[array]
-        if not np.array_equal(places[array][start : start + len(piece)], np.frombuffer(piece, np.uint8)):
+        stored_piece = stored_bytes[array][start : start + len(piece)]
+        if not np.array_equal(stored_piece, np.frombuffer(piece, np.uint8)):
             return False
         positions[array] += len(piece)
-    return all(positions[array] == len(places[array]) for array in places)
+    return all(positions[array] == len(content) for array, content in stored_bytes.items())

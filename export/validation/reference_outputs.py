@@ -1,10 +1,9 @@
-"""What a reference answers, written down: one folder of arrays that the bundle is then held against.
+"""Reference outputs stored on disk, one array per file, for comparison with the bundle.
 
-The reference runs first and alone. Its arrays wait on disk, so that the two sides are never in memory
-together and a large cache costs no memory either.
+The reference runs first and alone, and its outputs wait on disk: reference and bundle are never in memory
+together, and a large cache does not stay in memory either.
 
-Legend: M pictures, S image side in pixels, I tokens an image, N image tokens of a row, B batch, T prompt
-tokens of the longest row, K key-value heads, H head width, V vocabulary.
+Shapes: docs/notation.md.
 """
 
 from __future__ import annotations
@@ -24,44 +23,45 @@ from paligemma_onnx.model.mask_decoder import CODES, GRID, MaskDecoder
 
 
 class ReferenceModel(Protocol):
-    """The three verbs of model/paligemma.py, from whichever implementation."""
+    """Implementation that a bundle is compared with; model/paligemma.py describes the methods."""
 
-    def encode_image(self, pixel_values: Tensor) -> Tensor: ...  # noqa: D102  as in PaliGemma
+    def encode_image(self, pixel_values: Tensor) -> Tensor:
+        """Encode images: float32[M, 3, S, S] -> float32[M, I, D]."""
 
-    def prefill(  # noqa: D102
+    def prefill(
         self, input_ids: Tensor, image_features: Tensor, text_lengths: Tensor
-    ) -> tuple[Tensor, Cache]: ...
+    ) -> tuple[Tensor, Cache]:
+        """Read prompts: int64[B, T], float32[B, N, D], int64[B] -> float32[B, V], cache of L slots."""
 
-    def decode_step(  # noqa: D102
-        self, input_ids: Tensor, past_lengths: Tensor, past: Cache
-    ) -> tuple[Tensor, Cache]: ...
+    def decode_step(self, input_ids: Tensor, past_lengths: Tensor, past: Cache) -> tuple[Tensor, Cache]:
+        """Add a token: int64[B, 1], int64[B], cache of P slots -> float32[B, V], cache of P + 1 slots."""
 
 
 @dataclass(frozen=True)
 class ValidationInputs:
-    """What both sides are asked."""
+    """Inputs that reference and bundle are both run on."""
 
-    pixel_values: NDArray[np.float32]  # [M, 3, S, S], shown together to every row
-    prompts: tuple[tuple[int, ...], ...]  # B rows, BOS to newline, of different lengths
+    pixel_values: NDArray[np.float32]  # [M, 3, S, S]; every row of the batch gets all M images
+    prompts: tuple[tuple[int, ...], ...]  # ids of B rows from BOS to newline, of different lengths
     steps: int  # decode steps
-    pad: int
+    pad: int  # id
     suppressed: tuple[int, ...]  # ids that are never chosen
 
     @property
     def text_lengths(self) -> NDArray[np.int64]:
-        """int64[B]."""
+        """Number of ids of each prompt, int64[B]."""
         return np.array([len(prompt) for prompt in self.prompts], dtype=np.int64)
 
     @property
     def input_ids(self) -> NDArray[np.int64]:
-        """int64[B, T], padded on the right."""
+        """Ids of all prompts, padded on the right, int64[B, T]."""
         ids = np.full((len(self.prompts), self.text_lengths.max()), self.pad, dtype=np.int64)
         for row, prompt in enumerate(self.prompts):
             ids[row, : len(prompt)] = prompt
         return ids
 
     def choose(self, logits: NDArray[np.float32]) -> NDArray[np.int64]:
-        """Greedy ids: float32[B, V] -> int64[B]."""
+        """Return the most likely id that is not suppressed: float32[B, V] -> int64[B]."""
         allowed = logits.copy()
         allowed[:, list(self.suppressed)] = -np.inf
         chosen: NDArray[np.int64] = allowed.argmax(axis=1)
@@ -70,73 +70,78 @@ class ValidationInputs:
 
 @dataclass(frozen=True)
 class ReferenceOutputs:
-    """Arrays by name: vision, prefill.logits, prefill.{i}.key, step.{k}.logits, step.{k}.{i}.key, ..."""
+    """Arrays of one reference run.
+
+    Names: `vision`, `mask.codes`, `mask.maps`, `prefill.logits`, `step.{step}.ids`, `step.{step}.logits` and,
+    for each layer's keys and values, `prefill.{layer}.key`, `step.{step}.{layer}.value`, ...
+    """
 
     folder: Path
 
     def __getitem__(self, name: str) -> NDArray[Any]:
-        """One array, mapped from disk."""
+        """Return an array, mapped from disk."""
         array: NDArray[Any] = np.load(self.folder / f"{name}.npy", mmap_mode="r")
         return array
 
-    def keep(self, name: str, array: NDArray[Any]) -> None:
-        """Write one array."""
+    def save(self, name: str, array: NDArray[Any]) -> None:
+        """Write an array."""
         np.save(self.folder / f"{name}.npy", array)
 
 
 @torch.inference_mode()
 def run_reference(
-    reference: ReferenceModel, questions: ValidationInputs, folder: Path, progress: Callable[[str], object]
+    reference: ReferenceModel, inputs: ValidationInputs, folder: Path, progress: Callable[[str], object]
 ) -> ReferenceOutputs:
-    """Ask a reference and write down what it says.
+    """Run a reference and store its outputs.
 
-    Each decode step is fed the reference's own greedy choice; the bundle will be fed the same ids. Of a
-    step's cache only the slot that it wrote is kept.
+    Each decode step is fed the reference's own greedy choice; the bundle is later fed the same ids. Of each
+    step's cache only the slot that the step wrote is stored.
 
     Args:
-        reference: the model to ask.
-        questions: what to ask.
-        folder: where the arrays go.
-        progress: told what comes next.
+        reference: the model to run.
+        inputs: its inputs.
+        folder: where the arrays are written.
+        progress: called with a line before each stage.
     """
-    kept = ReferenceOutputs(folder)
+    outputs = ReferenceOutputs(folder)
     progress("reference: vision")
-    # One picture at a time: attention over 4096 patches takes 2 GiB a picture.
+    # One image per call: attention over 4096 patches takes 2 GiB per image.
     features = torch.cat(
-        [reference.encode_image(torch.from_numpy(pixels[None])) for pixels in questions.pixel_values]
+        [reference.encode_image(torch.from_numpy(pixels[None])) for pixels in inputs.pixel_values]
     )
-    kept.keep("vision", features.numpy())
+    outputs.save("vision", features.numpy())
 
     progress("reference: prefill")
-    text_lengths = torch.from_numpy(questions.text_lengths)
-    shared = features.flatten(0, 1)[None].expand(len(questions.prompts), -1, -1)
-    logits, cache = reference.prefill(torch.from_numpy(questions.input_ids), shared, text_lengths)
-    kept.keep("prefill.logits", logits.numpy())
-    _keep_cache(kept, "prefill", cache)
+    text_lengths = torch.from_numpy(inputs.text_lengths)
+    shared = features.flatten(0, 1)[None].expand(len(inputs.prompts), -1, -1)
+    logits, cache = reference.prefill(torch.from_numpy(inputs.input_ids), shared, text_lengths)
+    outputs.save("prefill.logits", logits.numpy())
+    _save_cache(outputs, "prefill", cache)
 
     lengths = text_lengths + shared.shape[1]
-    for step in range(questions.steps):
-        progress(f"reference: step {step + 1} of {questions.steps}")
-        chosen = questions.choose(logits.numpy())
-        kept.keep(f"step.{step}.ids", chosen)
+    for step in range(inputs.steps):
+        progress(f"reference: step {step + 1} of {inputs.steps}")
+        chosen = inputs.choose(logits.numpy())
+        outputs.save(f"step.{step}.ids", chosen)
         logits, cache = reference.decode_step(torch.from_numpy(chosen)[:, None], lengths, cache)
-        kept.keep(f"step.{step}.logits", logits.numpy())
-        _keep_cache(kept, f"step.{step}", cache, lengths)
+        outputs.save(f"step.{step}.logits", logits.numpy())
+        _save_cache(outputs, f"step.{step}", cache, lengths)
         lengths = lengths + 1
-    return kept
+    return outputs
 
 
 @torch.inference_mode()
-def run_reference_masks(decoder: MaskDecoder, kept: ReferenceOutputs) -> None:
-    """Ask a mask decoder for a few masks of every code there is; the arrays are mask.codes and mask.maps."""
+def run_reference_masks(decoder: MaskDecoder, outputs: ReferenceOutputs) -> None:
+    """Decode a few masks that together use every code, and store them as mask.codes and mask.maps."""
     codes = torch.arange(CODES).reshape(-1, GRID * GRID)
-    kept.keep("mask.codes", codes.numpy())
-    kept.keep("mask.maps", decoder(codes).numpy())
+    outputs.save("mask.codes", codes.numpy())
+    outputs.save("mask.maps", decoder(codes).numpy())
 
 
-def _keep_cache(kept: ReferenceOutputs, stage: str, cache: Cache, slots: Tensor | None = None) -> None:
+def _save_cache(outputs: ReferenceOutputs, stage: str, cache: Cache, slots: Tensor | None = None) -> None:
+    """Store the keys and values of all slots, or only those of slot `slots[b]` of each row b."""
     rows = torch.arange(len(cache[0].key))
     for layer, entry in enumerate(cache):
         for kind, tensor in entry._asdict().items():
-            written = tensor if slots is None else tensor[rows, :, slots]  # [B, K, H]
-            kept.keep(f"{stage}.{layer}.{kind}", written.numpy())
+            stored = tensor if slots is None else tensor[rows, :, slots]  # [B, K, L, H] or [B, K, H]
+            outputs.save(f"{stage}.{layer}.{kind}", stored.numpy())

@@ -1,4 +1,7 @@
-"""The check every export passes before it gets its name: a picture, two prompts, four steps."""
+"""Check that every export passes before its folder is published: one image, two prompts, four steps.
+
+Shapes: docs/notation.md.
+"""
 
 from __future__ import annotations
 
@@ -17,15 +20,18 @@ from paligemma_onnx.runtime.text.tokenizer import PromptTokenizer
 
 from ..source import Source
 from .reference_outputs import ReferenceModel, ValidationInputs
-from .validate import Validation, first_failure, validate
+from .validate import Validation, describe_failure, validate
 
-PROMPTS = ("caption en", "answer en what is in the picture?")  # of different lengths: one row is padded
+PROMPTS = (
+    "caption en",
+    "answer en what is in the picture?",
+)  # of different lengths, so that one row is padded
 STEPS = 4
 SEED = 0
 
 
 def synthetic_image(side: int) -> NDArray[np.float32]:
-    """Smooth colours with some noise, float32[3, S, S] in [-1, 1]: the same on every machine."""
+    """Return smooth colours with some noise, float32[3, S, S] in [-1, 1], equal on every machine."""
     axis = np.linspace(-1, 1, side)
     smooth = np.stack(np.broadcast_arrays(axis[None, :], axis[:, None], axis[None, :] * axis[:, None]))
     noise = np.random.default_rng(SEED).uniform(-0.2, 0.2, (3, side, side))
@@ -33,22 +39,30 @@ def synthetic_image(side: int) -> NDArray[np.float32]:
 
 
 def torch_reference(source: Source) -> tuple[str, ReferenceModel]:
-    """Our own model on the checkpoint's mapped weights."""
+    """Return name and model of the implementation in model/, on the checkpoint's memory-mapped weights."""
     return f"torch {torch.__version__}", load_model(source.config, source.checkpoint)
 
 
-def validation_inputs_for(
+def build_validation_inputs(
     manifest: Manifest,
     tokenizer: PromptTokenizer,
     pixel_values: NDArray[np.float32],
     prompts: tuple[str, ...],
     steps: int,
 ) -> ValidationInputs:
-    """Prompts as ids, with what the manifest says of ids."""
-    room = manifest.model.context_length - len(pixel_values) * manifest.image.tokens - steps
+    """Tokenize prompts for a validation.
+
+    Args:
+        manifest: the bundle's; gives the context length and the special ids.
+        tokenizer: the bundle's.
+        pixel_values: float32[M, 3, S, S].
+        prompts: one per row of the batch.
+        steps: decode steps.
+    """
+    max_text_tokens = manifest.model.context_length - len(pixel_values) * manifest.image.tokens - steps
     return ValidationInputs(
         pixel_values=pixel_values,
-        prompts=tuple(tokenizer.encode(prompt, room) for prompt in prompts),
+        prompts=tuple(tokenizer.encode(prompt, max_text_tokens) for prompt in prompts),
         steps=steps,
         pad=manifest.tokens.pad,
         suppressed=manifest.tokens.suppressed,
@@ -58,27 +72,29 @@ def validation_inputs_for(
 def self_check(
     folder: Path, manifest: Manifest, source: Source, progress: Callable[[str], object]
 ) -> Validation:
-    """Hold a fresh bundle against its checkpoint on the CPU.
+    """Compare a new bundle with its checkpoint on the CPU.
 
     Raises:
-        MismatchError: it computes something else.
+        MismatchError: the bundle computes something else.
     """
     tokenizer = PromptTokenizer.load(folder / manifest.tokens.file)
-    picture = synthetic_image(manifest.image.size)[None]
+    pixel_values = synthetic_image(manifest.image.size)[None]
     validation = validate(
         folder,
         manifest,
         source=source.weights(manifest.recipe.precision),
         constants=source.constants,
-        reference=lambda: torch_reference(source),
+        load_reference=lambda: torch_reference(source),
         mask_decoder=source.mask_decoder,
-        questions=validation_inputs_for(manifest, tokenizer, picture, PROMPTS, STEPS),
+        inputs=build_validation_inputs(manifest, tokenizer, pixel_values, PROMPTS, STEPS),
         placement=choose_placement("cpu", None),
         progress=progress,
-        scratch=folder,  # on the disk that has room for the bundle, and removed before it gets its name
+        # The disk that has space for the bundle; the files are removed before the folder is published.
+        scratch=folder,
     )
     if not validation.passed:
         raise MismatchError(
-            f"{source.folder}: the exported graphs differ from torch: {first_failure(validation)}"
+            f"{source.folder}: the exported graphs do not compute what torch computes: "
+            f"{describe_failure(validation)}"
         )
     return validation

@@ -1,4 +1,7 @@
-"""A torch model behind the driver's loop: the reference can be asked in the same way as a bundle."""
+"""Run a torch model with the runtime's decode loop, so that it answers requests as a bundle does.
+
+Shapes: docs/notation.md.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +31,7 @@ from .reference_outputs import ReferenceModel
 
 @dataclass(frozen=True)
 class TorchModelRunner:
-    """The graphs' calls, answered by a reference; see runtime/graphs/onnx_runner.py for shapes."""
+    """`ModelRunner` that calls torch; runtime/graphs/model_runner.py describes the methods."""
 
     reference: ReferenceModel
     manifest: Manifest
@@ -37,16 +40,16 @@ class TorchModelRunner:
 
     @torch.inference_mode()
     def encode_image(self, pixel_values: Array, cancel: Cancellation) -> Array:
-        """float32[B, 3, S, S] -> float32[B, I, D]."""
-        seen = []
+        """Encode images one at a time: float32[M, 3, S, S] -> float32[M, I, D]."""
+        features = []
         for pixels in torch.from_numpy(pixel_values)[:, None]:
             cancel.check()
-            seen.append(self.reference.encode_image(pixels))
-        features: Array = torch.cat(seen).numpy()
-        return features
+            features.append(self.reference.encode_image(pixels))
+        joined: Array = torch.cat(features).numpy()
+        return joined
 
     def arrange(self, features: Array, pictures: Ids, cancel: Cancellation) -> Array:
-        """Each row's pictures behind each other: float32[P, I, D], int64[B, k] -> float32[B, k * I, D]."""
+        """Concatenate each row's images: float32[M, I, D], int64[B, N / I] -> float32[B, N, D]."""
         cancel.check()
         return features[pictures].reshape(len(pictures), -1, features.shape[2])
 
@@ -56,10 +59,10 @@ class TorchModelRunner:
         input_ids: Ids,
         image_features: Array,
         text_lengths: Ids,
-        slots: int,  # noqa: ARG002  this cache grows
+        slots: int,  # noqa: ARG002
         cancel: Cancellation,
     ) -> tuple[Array, Cache]:
-        """Read the prompts of a batch."""
+        """Read the prompts of a batch; the cache grows, so `slots` is not used."""
         cancel.check()
         logits, cache = self.reference.prefill(
             torch.from_numpy(input_ids), torch.from_numpy(image_features), torch.from_numpy(text_lengths)
@@ -69,7 +72,7 @@ class TorchModelRunner:
 
     @torch.inference_mode()
     def decode(self, input_ids: Ids, cache: Cache, cancel: Cancellation) -> tuple[Array, Cache]:
-        """Add one token to each row."""
+        """Add a token to each row."""
         cancel.check()
         past = tuple(map(KeyValue, cache.values[::2], cache.values[1::2]))
         logits, grown = self.reference.decode_step(
@@ -78,11 +81,15 @@ class TorchModelRunner:
         return logits.numpy(), cache.grown(tuple(tensor for layer in grown for tensor in layer))
 
     def release(self, cache: Cache, *, sound: bool) -> None:
-        """Nothing is kept behind a request."""
+        """Do nothing: the cache is freed with its last reference."""
 
     @torch.inference_mode()
     def decode_masks(self, codes: Ids, cancel: Cancellation) -> Array:
-        """int64[M, 16] -> float32[M, 64, 64]; raises BundleError."""
+        """Decode masks: int64[masks, 16] -> float32[masks, 64, 64].
+
+        Raises:
+            BundleError: there is no mask decoder.
+        """
         cancel.check()
         if self.mask_decoder is None:
             raise BundleError(NO_MASK_DECODER)
@@ -91,11 +98,11 @@ class TorchModelRunner:
 
 
 def open_torch_model(folder: Path, reference: ReferenceModel | None = None) -> PaliGemma:
-    """A checkpoint with the driver's Python front, computed by torch in float32.
+    """Open a checkpoint with the runtime's Python interface, computed by torch in float32.
 
     Args:
         folder: the checkpoint.
-        reference: who computes; None takes our own model.
+        reference: implementation that computes; None takes the one in model/.
 
     Raises:
         CheckpointError: the checkpoint is incomplete, damaged or of another model.

@@ -1,9 +1,8 @@
-"""transformers as a second oracle: its PaliGemma behind our three verbs.
+"""transformers' PaliGemma as a reference, behind the interface of model/paligemma.py.
 
-Each row is computed alone and without padding, so that a padded batch is held against single requests.
+Each row is computed alone and without padding, so that a padded batch is compared with single requests.
 
-Legend: B batch, M pictures, S image side in pixels, I tokens an image, N image tokens of a row, T prompt
-tokens of the longest row, P cache slots, V vocabulary.
+Shapes: docs/notation.md.
 """
 
 from __future__ import annotations
@@ -22,7 +21,14 @@ from paligemma_onnx.model.checkpoint.errors import CheckpointError
 
 
 class TransformersReference:
-    """`PaliGemmaForConditionalGeneration` in float32 with eager attention."""
+    """`PaliGemmaForConditionalGeneration` in float32 with eager attention.
+
+    Args:
+        folder: the checkpoint.
+
+    Raises:
+        CheckpointError: transformers cannot load the checkpoint.
+    """
 
     def __init__(self, folder: Path) -> None:
         transformers.utils.logging.disable_progress_bar()
@@ -32,18 +38,18 @@ class TransformersReference:
             ).eval()
         except (OSError, ValueError, KeyError, RuntimeError) as error:
             reason = " ".join(str(error).split())[:300]
-            raise CheckpointError(f"{folder}: transformers does not load it: {reason}") from None
+            raise CheckpointError(f"{folder}: transformers cannot load this checkpoint: {reason}") from None
         self.name = f"transformers {transformers.__version__}"
 
     def encode_image(self, pixel_values: Tensor) -> Tensor:
-        """float32[B, 3, S, S] -> float32[B, I, D]."""
+        """Encode images: float32[M, 3, S, S] -> float32[M, I, D]."""
         features: Tensor = self._model.get_image_features(pixel_values).pooler_output
         return features
 
     def prefill(
         self, input_ids: Tensor, image_features: Tensor, text_lengths: Tensor
     ) -> tuple[Tensor, Cache]:
-        """As PaliGemma.prefill; padding slots are zero."""
+        """Read prompts as `PaliGemma.prefill` does; padding slots of the cache are zero."""
         slots = image_features.shape[1] + input_ids.shape[1]
         rows = [
             self._prefill_row(ids[:length], features[None])
@@ -52,7 +58,7 @@ class TransformersReference:
         return torch.cat([logits for logits, _ in rows]), _stack([cache for _, cache in rows], slots)
 
     def decode_step(self, input_ids: Tensor, past_lengths: Tensor, past: Cache) -> tuple[Tensor, Cache]:
-        """As PaliGemma.decode_step."""
+        """Add a token to each row as `PaliGemma.decode_step` does."""
         rows = [
             self._decode_row(input_ids[row : row + 1], length, row, past)
             for row, length in enumerate(past_lengths.tolist())
@@ -67,7 +73,7 @@ class TransformersReference:
             input_ids,
             first_position=0,
             cache=DynamicCache(),
-            # Zeros mark the prefix, which sees itself both ways; without them transformers makes it causal.
+            # Zeros mark the prefix, in which attention is bidirectional; without them it would be causal.
             token_type_ids=torch.zeros_like(input_ids),
             mm_encoder_outputs={"image": BaseModelOutputWithPooling(pooler_output=features)},
         )
@@ -84,7 +90,7 @@ class TransformersReference:
         tokens = input_ids.shape[1]
         output = self._model(
             input_ids=input_ids,
-            # transformers would count from 1, which turns every key a little further; from 0 they compare.
+            # transformers counts positions from 1 by default, which would rotate the keys differently.
             position_ids=torch.arange(first_position, first_position + tokens)[None],
             attention_mask=torch.ones(1, first_position + tokens, dtype=torch.long),
             past_key_values=cache,
@@ -96,7 +102,7 @@ class TransformersReference:
 
 
 def _stack(rows: list[DynamicCache], slots: int) -> Cache:
-    """Caches of single rows as one cache, padded on the right with zeros to so many slots."""
+    """Join caches of single rows into one, padded on the right with zeros to `slots` slots."""
 
     def padded(layer: int, kind: str) -> Tensor:
         tensors = [getattr(row.layers[layer], kind) for row in rows]

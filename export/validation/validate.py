@@ -1,10 +1,11 @@
-"""Is this bundle that checkpoint? The whole comparison, for `validate` and for the export's own check."""
+"""Decide whether a bundle computes what its checkpoint does; used by `validate` and by `export`."""
 
 from __future__ import annotations
 
 import gc
+import math
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,29 +16,30 @@ from paligemma_onnx.runtime.bundle.schema import Manifest
 from paligemma_onnx.runtime.engine.devices import Placement
 
 from ..sources.tensor_source import TensorSource
-from .compare import Comparison, compare
+from .compare import compare
 from .compare_weights import WeightComparison, compare_weights
 from .float32_emulation import needs_emulation
-from .one_session_at_a_time import open_sequentially
+from .measures import TOP, Comparison, Difference
 from .reference_outputs import ReferenceModel, ValidationInputs, run_reference, run_reference_masks
+from .sequential_sessions import open_sequentially
 
 
 @dataclass(frozen=True)
 class Validation:
-    """The verdict and everything behind it."""
+    """Verdict on a bundle, with the measurements that it follows from."""
 
     bundle_id: str
     precision: str
-    reference: str  # which implementation and version
-    device: str
-    rows: int
-    steps: int
+    reference: str  # implementation and version
+    device: str  # that the bundle ran on
+    rows: int  # prompts of the batch
+    steps: int  # decode steps
     weights: WeightComparison
     comparison: Comparison
 
     @property
     def passed(self) -> bool:
-        """Whether the bundle computes what the checkpoint does."""
+        """Return whether the bundle computes what the checkpoint does."""
         return self.weights.passed and self.comparison.passed
 
 
@@ -47,71 +49,86 @@ def validate(
     *,
     source: TensorSource,
     constants: Mapping[str, Tensor],
-    reference: Callable[[], tuple[str, ReferenceModel]],
+    load_reference: Callable[[], tuple[str, ReferenceModel]],
     mask_decoder: MaskDecoder | None,
-    questions: ValidationInputs,
+    inputs: ValidationInputs,
     placement: Placement,
     progress: Callable[[str], object],
     scratch: Path | None = None,
 ) -> Validation:
-    """Hold a bundle against its checkpoint.
+    """Compare a bundle with its checkpoint: first the stored weights, then the outputs.
 
     Args:
         folder: the bundle.
         manifest: its manifest.
         source: the weights, as this precision stores them (`Source.weights`).
-        constants: tensors that are no weights.
-        reference: makes the model to compare with; called once, and let go before the bundle is opened.
-        mask_decoder: what the bundle's is compared with; None where it has none.
-        questions: what both sides are asked.
+        constants: tensors of the graphs that are not weights of the checkpoint.
+        load_reference: returns the name and the model to compare with; called once. The model is freed before
+            the bundle is opened.
+        mask_decoder: reference of the bundle's mask decoder; None if the bundle has none.
+        inputs: inputs of both sides.
         placement: where the bundle runs.
-        progress: told what comes next.
-        scratch: where the reference's arrays wait; None takes the system's temporary folder. They are as
-            large as the key-value caches of all rows.
+        progress: called with a line before each stage.
+        scratch: folder for the reference's outputs, which are as large as the key-value caches of all rows;
+            None takes the system's temporary folder.
     """
     weights = compare_weights(folder, manifest, source, constants, progress)
-    with tempfile.TemporaryDirectory(prefix="paligemma-onnx-", dir=scratch) as kept_in:
+    with tempfile.TemporaryDirectory(prefix="paligemma-onnx-", dir=scratch) as outputs:
         progress("reference: loading")
-        name, model = reference()
-        kept = run_reference(model, questions, Path(kept_in), progress)
+        name, model = load_reference()
+        reference = run_reference(model, inputs, Path(outputs), progress)
         if mask_decoder is not None:
-            run_reference_masks(mask_decoder, kept)
-        del model  # the two sides are never in memory together
+            run_reference_masks(mask_decoder, reference)
+        del model  # so that reference and bundle are never in memory together
         gc.collect()
         runner = open_sequentially(folder, manifest, placement)
-        comparison = compare(runner, questions, kept, progress)
+        comparison = compare(runner, inputs, reference, progress)
+    emulated = " (float32 emulation of half precision)" if needs_emulation(manifest, placement) else ""
     return Validation(
         bundle_id=manifest.bundle_id,
         precision=manifest.recipe.precision,
         reference=name,
-        device=placement.name + (", as a GPU computes" if needs_emulation(manifest, placement) else ""),
-        rows=len(questions.prompts),
-        steps=questions.steps,
+        device=placement.name + emulated,
+        rows=len(inputs.prompts),
+        steps=inputs.steps,
         weights=weights,
         comparison=comparison,
     )
 
 
-def first_failure(validation: Validation) -> str:
-    """One line about the worst of what is wrong."""
-    if validation.weights.different:
-        names, total = validation.weights.different, validation.weights.tensors
-        return f"{len(names)} of {total} stored tensors differ from the checkpoint, first {names[0]}"
-    failed = [difference for difference in validation.comparison.differences if not difference.passed]
-    if failed:
-        if validation.comparison.exact:
-            worst = max(failed, key=lambda difference: difference.relative)
-            off, of, allowed = worst.relative, "largest value", worst.limits.worst
-        else:
-            worst = max(failed, key=lambda difference: difference.rms)
-            off, of, allowed = worst.rms, "root mean square", worst.limits.rms
-        return f"{worst.stage} {worst.name} is off by {off:.1e} of its {of} (allowed {allowed:.0e})"
-    for agreement in validation.comparison.agreements:
+def describe_failure(validation: Validation) -> str | None:
+    """Return one line about the most important failure, or None if the validation passed."""
+    return None if validation.passed else next(_failures(validation))
+
+
+def _failures(validation: Validation) -> Iterator[str]:
+    """Describe what failed, the most important first."""
+    weights, comparison = validation.weights, validation.comparison
+    if weights.different:
+        count, first = len(weights.different), weights.different[0]
+        yield f"{count} of {weights.tensors} stored tensors differ from the checkpoint, first {first}"
+    elif not weights.passed:
+        yield "the bundle has no stored tensors"
+    excesses = [excess for difference in comparison.differences for excess in _excesses(difference)]
+    yield from (text for _, text in sorted(excesses, reverse=True))
+    for agreement in comparison.agreements:
         if not agreement.passed:
-            return (
-                f"{agreement.stage} row {agreement.row}: another first word, {agreement.top10} of 10 shared"
+            yield (
+                f"{agreement.stage}, row {agreement.row}: another top-1 token, "
+                f"{agreement.top10} of the top {TOP} tokens shared"
             )
-    for run in validation.comparison.free_runs:
+    for run in comparison.free_runs:
         if not run.passed:
-            return f"row {run.row}: greedy ids part at step {run.parted}, and not at a near tie"
-    return "nothing"
+            yield f"row {run.row}: the greedy tokens diverge at step {run.diverged_at}, not at a near tie"
+
+
+def _excesses(difference: Difference) -> Iterator[tuple[float, str]]:
+    """Yield each error above its limit, as a multiple of the limit and as text."""
+    for error, limit, unit in (
+        (difference.relative, difference.limits.worst, "largest value"),
+        (difference.rms, difference.limits.rms, "root mean square"),
+    ):
+        if not error <= limit:
+            text = f"is off by {error:.1e} of the reference's {unit} (limit {limit:.0e})"
+            multiple = math.inf if math.isnan(error) else error / limit
+            yield multiple, f"{difference.stage} {difference.name} {text}"

@@ -25,9 +25,9 @@ from transformers.models.siglip.image_processing_pil_siglip import SiglipImagePr
 
 from paligemma_onnx.export.report.text_table import table
 from paligemma_onnx.export.source import open_source
-from paligemma_onnx.export.validation.self_check import PROMPTS, synthetic_image, validation_inputs_for
+from paligemma_onnx.export.validation.self_check import PROMPTS, build_validation_inputs, synthetic_image
 from paligemma_onnx.export.validation.transformers_reference import TransformersReference
-from paligemma_onnx.export.validation.validate import first_failure, validate
+from paligemma_onnx.export.validation.validate import describe_failure, validate
 from paligemma_onnx.runtime import PaliGemma, Request
 from paligemma_onnx.runtime.bundle.schema import Manifest
 from paligemma_onnx.runtime.engine.devices import choose_placement
@@ -210,16 +210,16 @@ def test_validation_against_transformers_passes(checkpoint: Folders, bundle: Fol
         model.manifest,
         source=source.weights(model.manifest.recipe.precision),
         constants=source.constants,
-        reference=lambda: ("transformers", TransformersReference(checkpoint(name))),
+        load_reference=lambda: ("transformers", TransformersReference(checkpoint(name))),
         mask_decoder=None,
-        questions=validation_inputs_for(
+        inputs=build_validation_inputs(
             model.manifest, model.tokenizer, np.stack([picture, -picture]), PROMPTS, 8
         ),
         placement=choose_placement("cpu", None),
         progress=lambda _: None,
     )
     print(table(validation))
-    assert validation.passed, first_failure(validation)
+    assert validation.passed, describe_failure(validation)
     # Far inside the tolerance of the command, which is made for models a thousand times larger.
     assert max(difference.relative for difference in validation.comparison.differences) < SAME
-    assert all(run.parted is None for run in validation.comparison.free_runs)
+    assert all(run.diverged_at is None for run in validation.comparison.free_runs)

@@ -16,7 +16,8 @@ from paligemma_onnx.export.report.findings import (
     ReportData,
     Token,
 )
-from paligemma_onnx.export.validation.compare import (
+from paligemma_onnx.export.validation.compare_weights import WeightComparison
+from paligemma_onnx.export.validation.measures import (
     EXACT,
     ROUNDED,
     Comparison,
@@ -25,8 +26,7 @@ from paligemma_onnx.export.validation.compare import (
     Limits,
     TokenAgreement,
 )
-from paligemma_onnx.export.validation.compare_weights import WeightComparison
-from paligemma_onnx.export.validation.validate import Validation, first_failure
+from paligemma_onnx.export.validation.validate import Validation, describe_failure
 from paligemma_onnx.runtime.bundle.schema import FileSpec, Matrices, ModelFacts, PrecisionFacts, Producer
 from paligemma_onnx.runtime.detection.parsing import parse_answer
 from paligemma_onnx.runtime.diagnostics.machine import Machine
@@ -79,7 +79,7 @@ def _findings(prompts: tuple[str, ...], exact: bool, error: Callable[[int], floa
     )
     return ReportData(
         validation=validation,
-        problem=None if validation.passed else first_failure(validation),
+        problem=describe_failure(validation),
         created="2026-01-02T03:04:05+00:00",
         seconds=1.5,
         checkpoint=name,

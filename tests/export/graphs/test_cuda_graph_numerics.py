@@ -26,7 +26,7 @@ from paligemma_onnx.export.graphs.cuda_weights import HEAD_WIDTH, cuda_meta_mode
 from paligemma_onnx.export.precisions import PRECISIONS
 from paligemma_onnx.export.quantization.encodings import narrowed
 from paligemma_onnx.export.source import open_source
-from paligemma_onnx.export.validation.compare import LIMITS
+from paligemma_onnx.export.validation.measures import LIMITS
 from paligemma_onnx.export.validation.self_check import self_check
 from paligemma_onnx.model.checkpoint.errors import CheckpointError
 from paligemma_onnx.model.rotary import compute_rotation
@@ -68,7 +68,7 @@ def windowed(cuda_bundle: Callable[[str, str], Path]) -> Folders:
 def worst(bundle: Path, checkpoint: Path) -> dict[str, float]:
     """Root mean square of the errors by stage and kind of tensor, the largest of all layers."""
     validation = self_check(bundle, read_manifest(bundle), open_source(checkpoint, None), lambda _: None)
-    assert validation.device == "cpu, as a GPU computes"
+    assert validation.device == "cpu (float32 emulation of half precision)"
     assert validation.weights.passed
     assert validation.weights.tensors > 20
     found: dict[str, float] = {}

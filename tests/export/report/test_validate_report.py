@@ -18,7 +18,7 @@ from report_schema import SCHEMA, reject_constant
 
 from paligemma_onnx.export.cli import run as commands
 from paligemma_onnx.export.source import open_source
-from paligemma_onnx.export.validation.self_check import synthetic_image, validation_inputs_for
+from paligemma_onnx.export.validation.self_check import build_validation_inputs, synthetic_image
 from paligemma_onnx.model.checkpoint.load import load_model
 from paligemma_onnx.runtime.atomic_file import write_atomically
 from paligemma_onnx.runtime.bundle.manifest import read_manifest
@@ -91,13 +91,13 @@ def test_a_wrong_bundle_gets_its_page(
     tokenizer = PromptTokenizer.load(bundle(CASE) / manifest.tokens.file)
     prompts = tuple(answer["prompt"] for answer in data["answers"])
     picture = synthetic_image(manifest.image.size)[None]
-    questions = validation_inputs_for(manifest, tokenizer, picture, prompts, 2)
+    questions = build_validation_inputs(manifest, tokenizer, picture, prompts, 2)
     model = load_model(source.config, source.checkpoint)
     with torch.inference_mode():
         features = model.encode_image(torch.from_numpy(picture)).expand(len(prompts), -1, -1)
         ids, lengths = torch.from_numpy(questions.input_ids), torch.from_numpy(questions.text_lengths)
         logits, _ = model.prefill(ids, features, lengths)
-    at_once = [run for run in data["comparison"]["free_runs"] if run["parted"] == 0]
+    at_once = [run for run in data["comparison"]["free_runs"] if run["diverged_at"] == 0]
     assert at_once
     for run in at_once:
         scores = logits[run["row"]]

@@ -1,4 +1,4 @@
-"""The check every export passes must fail where it should, and then nothing may be left behind."""
+"""The self-check of an export fails for a wrong bundle, and then the export leaves no files."""
 
 from __future__ import annotations
 
@@ -21,14 +21,15 @@ from paligemma_onnx.export.exporter import ExportRequest, export
 from paligemma_onnx.export.quantization.quantize_graph import StoredTensor
 from paligemma_onnx.export.source import Source, open_source
 from paligemma_onnx.export.sources.tensor_source import TensorSource
-from paligemma_onnx.export.validation.compare import Comparison, compare
-from paligemma_onnx.export.validation.reference_outputs import ValidationInputs, run_reference
+from paligemma_onnx.export.validation.compare import compare
+from paligemma_onnx.export.validation.measures import Comparison
+from paligemma_onnx.export.validation.reference_outputs import run_reference
 from paligemma_onnx.export.validation.self_check import (
     PROMPTS,
     STEPS,
+    build_validation_inputs,
     self_check,
     synthetic_image,
-    validation_inputs_for,
 )
 from paligemma_onnx.model.checkpoint.load import load_model
 from paligemma_onnx.runtime.bundle.manifest import read_manifest
@@ -59,16 +60,16 @@ def transposed(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def write_wrongly(monkeypatch: pytest.MonkeyPatch, name: str, change: Change) -> None:
-    """One tensor is altered on its way into the weight file."""
-    real = weights.read
+    """Apply `change` to a tensor before it is written into the weight file."""
+    read = weights.read
 
-    def altered(
+    def read_and_change(
         stored: StoredTensor, source: TensorSource, constants: Mapping[str, torch.Tensor]
     ) -> torch.Tensor:
-        tensor = real(stored, source, constants)
+        tensor = read(stored, source, constants)
         return change(tensor) if stored.name == name else tensor
 
-    monkeypatch.setattr(weights, "read", altered)
+    monkeypatch.setattr(weights, "read", read_and_change)
 
 
 def checked_export(checkpoint: Path, output: Path) -> Manifest:
@@ -123,27 +124,29 @@ def test_the_command_line_checks_unless_it_is_told_not_to(
 
 
 @pytest.fixture(scope="module")
-def answers(checkpoint: Folders, bundle: Folders) -> Iterator[Callable[[Path], Comparison]]:
-    """Compares outputs only, as if the weight files could not be read."""
+def compare_outputs(checkpoint: Folders, bundle: Folders) -> Iterator[Callable[[Path], Comparison]]:
+    """Compares the outputs of a bundle and not its weights."""
     manifest = read_manifest(bundle(CASE))
     tokenizer = PromptTokenizer.load(bundle(CASE) / manifest.tokens.file)
-    picture = synthetic_image(manifest.image.size)[None]
-    questions: ValidationInputs = validation_inputs_for(manifest, tokenizer, picture, PROMPTS, STEPS)
+    pixels = synthetic_image(manifest.image.size)[None]
+    inputs = build_validation_inputs(manifest, tokenizer, pixels, PROMPTS, STEPS)
     source = open_source(checkpoint(CASE), None)
     with tempfile.TemporaryDirectory() as scratch:
-        kept = run_reference(
-            load_model(source.config, source.checkpoint), questions, Path(scratch), lambda _: None
+        reference = run_reference(
+            load_model(source.config, source.checkpoint), inputs, Path(scratch), lambda _: None
         )
 
-        def answer(folder: Path) -> Comparison:
+        def compare_bundle(folder: Path) -> Comparison:
             runner = OnnxModelRunner.open(folder, manifest, choose_placement("cpu", None))
-            return compare(runner, questions, kept, lambda _: None)
+            return compare(runner, inputs, reference, lambda _: None)
 
-        yield answer
+        yield compare_bundle
 
 
-def test_outputs_of_the_sound_bundle_pass(answers: Callable[[Path], Comparison], bundle: Folders) -> None:
-    comparison = answers(bundle(CASE))
+def test_outputs_of_the_sound_bundle_pass(
+    compare_outputs: Callable[[Path], Comparison], bundle: Folders
+) -> None:
+    comparison = compare_outputs(bundle(CASE))
     worst = max(difference.relative for difference in comparison.differences)
     print(f"sound bundle: worst error {worst:.1e} of the largest value")
     assert comparison.passed
@@ -164,7 +167,7 @@ def test_outputs_of_the_sound_bundle_pass(answers: Callable[[Path], Comparison],
 def test_outputs_alone_betray_one_per_cent(
     checkpoint: Folders,
     bundle: Folders,
-    answers: Callable[[Path], Comparison],
+    compare_outputs: Callable[[Path], Comparison],
     tmp_path: Path,
     name: str,
     stage: str,
@@ -177,7 +180,7 @@ def test_outputs_alone_betray_one_per_cent(
     assert content.count(stored) == 1
     scaled = (np.frombuffer(stored, np.float32) * np.float32(1.01)).tobytes()
     file.write_bytes(content.replace(stored, scaled))
-    comparison = answers(tmp_path / "bundle")
+    comparison = compare_outputs(tmp_path / "bundle")
     failed = [difference for difference in comparison.differences if not difference.passed]
     worst = max(difference.relative for difference in comparison.differences)
     print(f"{name} by 1 %: worst error {worst:.1e} of the largest value")

@@ -1,4 +1,4 @@
-"""The check's sessions: one open at a time, each opened when its turn comes."""
+"""Runner of the validation: one session is open at a time, and each is opened when its graph runs."""
 
 from __future__ import annotations
 
@@ -10,57 +10,63 @@ from typing import Any
 
 import numpy as np
 import pytest
+from onnxruntime.capi.onnxruntime_pybind11_state import InferenceSession as NativeSession
 
-from paligemma_onnx.export.validation import one_session_at_a_time as turns
+from paligemma_onnx.export.validation.sequential_sessions import graph_opener, open_sequentially
 from paligemma_onnx.runtime.bundle.manifest import read_manifest
+from paligemma_onnx.runtime.bundle.schema import GraphSpec
 from paligemma_onnx.runtime.cancellation import Cancellation
 from paligemma_onnx.runtime.engine.devices import choose_placement
-from paligemma_onnx.runtime.engine.session import open_session
 from paligemma_onnx.runtime.graphs.onnx_runner import OnnxModelRunner
 
 NEVER = Cancellation()
 CASE = "gemma_one_kv_head"
 
 
-def answers(runner: OnnxModelRunner) -> list[np.ndarray]:
-    """What each graph gives, changing between them more often than a check does."""
+def run_graphs(runner: OnnxModelRunner) -> list[np.ndarray]:
+    """Return outputs of calls that change the graph more often than a validation does."""
     facts = runner.manifest
     pixels = np.zeros((1, 3, facts.image.size, facts.image.size), dtype=np.float32)
     ids, lengths = np.array([[2, 5, 108]]), np.array([3])
-    found = []
+    outputs = []
     for _ in range(2):
-        found.append(runner.encode_image(pixels, NEVER))
-        logits, cache = runner.prefill(ids, found[-1], lengths, facts.image.tokens + 8, NEVER)
-        found.append(logits)
+        outputs.append(runner.encode_image(pixels, NEVER))
+        logits, cache = runner.prefill(ids, outputs[-1], lengths, facts.image.tokens + 8, NEVER)
+        outputs.append(logits)
         for token in (7, 300):
             logits, cache = runner.decode(np.array([[token]]), cache, NEVER)
-            found.append(logits)
-    return found
+            outputs.append(logits)
+    return outputs
+
+
+def native(session: Any) -> Any:
+    """Return the C++ session inside of onnxruntime's Python session."""
+    (inner,) = (value for value in vars(session).values() if isinstance(value, NativeSession))
+    return inner
 
 
 @pytest.mark.parametrize(("precision", "opened"), [("int4", 6), ("int8", 4), ("fp32", 6)])
 def test_one_at_a_time(
     bundle: Callable[[str], Path],
     rounded: Callable[[str, str], Path],
-    monkeypatch: pytest.MonkeyPatch,
     precision: str,
     opened: int,
 ) -> None:
-    """The same answers; a cache outlives the session that made it."""
+    """Outputs equal those of all sessions open at once; a cache outlives the session that made it."""
     folder = bundle(CASE) if precision == "fp32" else rounded(CASE, precision)
-    manifest, sessions = read_manifest(folder), list[weakref.ref[Any]]()
+    manifest, placement = read_manifest(folder), choose_placement("cpu", None)
+    open_graph, sessions = graph_opener(folder, manifest, placement), list[weakref.ref[Any]]()
 
-    def noted(*args: Any) -> Any:
+    def open_and_track(graph: GraphSpec) -> Any:
         gc.collect()
-        assert not any(session() for session in sessions), "the one before is still there"
-        session = open_session(*args)
-        # What the engine hands out keeps its inner session and all weights in memory. A cache that grows is
-        # handed out; one in place is our own, so nothing may be left of the session before.
-        sessions.append(weakref.ref(session if precision == "fp32" else session._sess))
+        assert not any(session() for session in sessions), "the session before is still open"
+        session = open_graph(graph)
+        # Outputs that onnxruntime allocates keep the C++ session and all weights in memory. In fp32 the cache
+        # is such an output; in the others the runtime allocates it, so the C++ session must be gone, too.
+        sessions.append(weakref.ref(session if precision == "fp32" else native(session)))
         return session
 
-    monkeypatch.setattr(turns, "open_session", noted)
-    found = answers(turns.open_by_turns(folder, manifest, choose_placement("cpu", None)))
-    expected = answers(OnnxModelRunner.open(folder, manifest, choose_placement("cpu", None)))
-    assert all(map(np.array_equal, found, expected))
+    actual = run_graphs(open_sequentially(folder, manifest, placement, open_and_track))
+    expected = run_graphs(OnnxModelRunner.open(folder, manifest, placement))
+    assert all(map(np.array_equal, actual, expected))
     assert len(sessions) == opened

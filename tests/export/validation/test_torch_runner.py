@@ -1,4 +1,4 @@
-"""A checkpoint behind the driver's loop answers as its bundle does."""
+"""A checkpoint that torch computes answers requests as its bundle does."""
 
 from __future__ import annotations
 
@@ -13,13 +13,12 @@ from paligemma_onnx.export.validation.transformers_reference import Transformers
 from paligemma_onnx.runtime import Cancellation, PaliGemma, Request
 
 Folders = Callable[[str], Path]
-PICTURE = SCENE
 PROMPTS = ("caption en", "answer en how many shapes are there?", "", "detect circle ; square")
 
 
 @pytest.mark.parametrize("case", ["gemma_two_kv_heads", "gemma2_window"])
 def test_torch_transformers_and_the_bundle_agree(bundle: Folders, checkpoint: Folders, case: str) -> None:
-    folder, requests = checkpoint(case), [Request(PICTURE, prompt) for prompt in PROMPTS]
+    folder, requests = checkpoint(case), [Request(SCENE, prompt) for prompt in PROMPTS]
     onnx = PaliGemma.load(bundle(case)).generate_batch(requests, max_new_tokens=9)
     expected = [answer.token_ids for answer in onnx]
     for reference in (None, TransformersReference(folder)):
@@ -31,7 +30,7 @@ def test_torch_transformers_and_the_bundle_agree(bundle: Folders, checkpoint: Fo
 
 def test_it_can_be_stopped(checkpoint: Folders) -> None:
     model, cancel = open_torch_model(checkpoint("gemma_one_kv_head")), Cancellation()
-    stream = model.stream(PICTURE, "caption en", cancel=cancel)
+    stream = model.stream(SCENE, "caption en", cancel=cancel)
     next(iter(stream))
     cancel.cancel()
     list(stream)

@@ -1,0 +1,197 @@
+"""Error limits of each precision, and the measures that a bundle's outputs are judged by.
+
+Shapes: docs/notation.md.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Largest errors that a tensor may have, as shares of the reference's values."""
+
+    worst: float  # largest absolute error, divided by the largest absolute value
+    rms: float  # root mean square of the errors, divided by that of the values; see measure_difference()
+
+
+# float32: both sides compute the same arithmetic in a different order. Sums of up to 36,864 products over up
+# to 100 layers leave errors of 1e-6 to 1e-5 of the largest value. A wrong constant, a missing mask slot or
+# one rounding to bfloat16 (4e-3) is far above 1e-4.
+EXACT = Limits(1e-4, 1e-4)
+# Fewer bits: the effect of rounding on an answer depends on the model. It is reported (agreement of tokens,
+# divergence, first different token) and not judged. This limit only separates a bundle with wrong graphs from
+# a rounded one: unrelated values of the same size are sqrt(2) apart. In addition, compare_weights.py compares
+# every stored number with the checkpoint.
+ROUNDED = Limits(math.inf, 0.7)
+# Half precision: each product rounds to 8 (bfloat16) or 11 bits (float16), and errors add up over the layers.
+# Measured root mean squares: 0.7 % (bfloat16) and 0.07 % (float16) over 4 layers, 1.5 % (bfloat16) over 18
+# wide layers. A precision that is not listed here has the limits ROUNDED.
+LIMITS = {"fp32": EXACT, "bf16": Limits(0.1, 0.05), "fp16": Limits(0.02, 0.01)}
+TOP = 10  # tokens in the sets of most likely tokens that are compared
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Error of one output tensor of the bundle."""
+
+    stage: str  # vision, mask_decoder, prefill, step.0, ...
+    name: str  # image_features, masks, logits, 3.key, ...
+    worst: float  # largest absolute error
+    relative: float  # largest absolute error, divided by the reference's largest absolute value
+    where: tuple[int, ...]  # index of the largest error in the tensor
+    rms: float  # root mean square of the errors, divided by that of the values; see measure_difference()
+    limits: Limits
+
+    @property
+    def passed(self) -> bool:
+        """Return whether both errors are within their limits; NaN is not."""
+        return self.relative <= self.limits.worst and self.rms <= self.limits.rms
+
+
+@dataclass(frozen=True)
+class TokenAgreement:
+    """Comparison of one row's next-token logits at one step."""
+
+    stage: str  # prefill, step.0, ...
+    row: int  # of the batch
+    top1: bool  # both sides have the same most likely token
+    near_tie: bool  # see is_near_tie()
+    top10: int  # tokens that are among the TOP most likely of both sides
+    divergence: float  # see kl_divergence()
+
+    @property
+    def passed(self) -> bool:
+        """Return whether the top-1 tokens agree, or are a near tie and TOP - 1 tokens are shared."""
+        return self.top1 or (self.near_tie and self.top10 >= TOP - 1)
+
+
+@dataclass(frozen=True)
+class GreedyRun:
+    """Greedy token ids of one row when each side continues from its own choices."""
+
+    row: int  # of the batch
+    reference: tuple[int, ...]
+    bundle: tuple[int, ...]
+    diverged_at: int | None  # first step at which the ids differ; 0 is the id that prefill decides
+    near_tie: bool  # at that step, see is_near_tie(); True if the ids never differ
+    margin: float | None  # at that step, reference logit of its own id minus its logit of the bundle's id
+
+    @property
+    def passed(self) -> bool:
+        """Return whether the ids are equal, or diverge at a near tie."""
+        return self.diverged_at is None or self.near_tie
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All measurements of one bundle."""
+
+    exact: bool  # float32: tokens are judged, too
+    differences: tuple[Difference, ...]
+    agreements: tuple[TokenAgreement, ...]
+    free_runs: tuple[GreedyRun, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Return whether all errors are within their limits and, if `exact`, all tokens agree."""
+        tensors = all(difference.passed for difference in self.differences)
+        tokens = [part.passed for group in (self.agreements, self.free_runs) for part in group]
+        return tensors and (all(tokens) or not self.exact)
+
+
+def measure_difference(
+    stage: str,
+    name: str,
+    actual: NDArray[Any],
+    expected: NDArray[Any],
+    limits: Limits,
+    channel_sizes: NDArray[np.float64] | None = None,
+) -> Difference:
+    """Measure the error of one tensor.
+
+    A value that is NaN or infinite on one side only is an infinite error. NaN, or the same infinity, on both
+    sides counts as equal: a checkpoint with such weights is exported with a warning, and its bundle has to
+    reproduce them.
+
+    Args:
+        stage: the call that made the tensor.
+        name: the output of that call.
+        actual: the bundle's tensor, of any shape and dtype.
+        expected: the reference's tensor, of the same shape.
+        limits: the errors allowed.
+        channel_sizes: root mean square of each channel (`channel_rms`), of a shape that broadcasts to that of
+            `expected`. Errors and values are then divided by the size of their channel, or by the median size
+            if that is larger, before `rms` is taken: otherwise a channel 64 times as large as the others
+            would dominate the measure. None: they are not divided.
+    """
+    with np.errstate(invalid="ignore"):
+        error = np.abs(actual.astype(np.float64) - expected)
+    equal = (actual == expected) | (np.isnan(actual) & np.isnan(expected))
+    error = np.where(equal, 0.0, np.where(np.isnan(error), np.inf, error))
+    where = np.unravel_index(int(error.argmax()), error.shape)
+    worst = float(error[where])
+    relative = _share(worst, float(np.abs(expected).max(where=np.isfinite(expected), initial=0.0)))
+    values = _finite(expected)
+    if channel_sizes is not None:
+        sizes = np.maximum(channel_sizes, np.median(channel_sizes))
+        scales = np.divide(1.0, sizes, out=np.ones_like(sizes), where=sizes > 0)
+        values, error = values * scales, error * scales
+    value_rms, error_rms = (math.sqrt(np.mean(np.square(array))) for array in (values, error))
+    index = tuple(int(axis) for axis in where)
+    return Difference(stage, name, worst, relative, index, _share(error_rms, value_rms), limits)
+
+
+def channel_rms(values: NDArray[Any], positions: tuple[int, ...]) -> NDArray[np.float64]:
+    """Return the root mean square of each channel, float64 with length 1 along the axes `positions`."""
+    size: NDArray[np.float64] = np.sqrt(np.mean(np.square(_finite(values)), axis=positions, keepdims=True))
+    return size
+
+
+def kl_divergence(actual: NDArray[Any], expected: NDArray[Any]) -> float:
+    """Return KL(expected || actual) in nats of two logit vectors float[V].
+
+    Source: Kullback and Leibler 1951, equation 2.4. Rounding can make the result slightly negative.
+    """
+    log_actual, log_expected = (
+        torch.tensor(logits, dtype=torch.float64).log_softmax(0) for logits in (actual, expected)
+    )
+    return F.kl_div(log_actual, log_expected, reduction="sum", log_target=True).item()
+
+
+def is_near_tie(logits: NDArray[Any], actual: int, expected: int, limits: Limits) -> bool:
+    """Return whether an allowed error can make `actual` the top-1 token instead of `expected`.
+
+    Each of the two logits may be wrong by `limits.worst`, so a gap of up to twice that can close.
+
+    Args:
+        logits: the reference's, float32[V].
+        actual: the bundle's id.
+        expected: the reference's id.
+        limits: the errors allowed.
+    """
+    return bool(logits[expected] - logits[actual] <= 2 * limits.worst * np.abs(logits).max())
+
+
+def count_shared_top(actual: NDArray[Any], expected: NDArray[Any]) -> int:
+    """Return how many ids are among the TOP largest logits of both vectors float32[V]."""
+    return len(np.intersect1d(*(np.argpartition(logits, -TOP)[-TOP:] for logits in (actual, expected))))
+
+
+def _share(error: float, size: float) -> float:
+    if size > 0:
+        return error / size
+    return 0.0 if error == 0 else math.inf
+
+
+def _finite(values: NDArray[Any]) -> NDArray[np.float64]:
+    """Return values as float64, with 0 in place of NaN and infinity."""
+    return np.nan_to_num(values.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
