@@ -183,7 +183,8 @@ def is_near_tie(logits: NDArray[Any], actual: int, expected: int, limits: Limits
 
 def count_shared_top(actual: NDArray[Any], expected: NDArray[Any]) -> int:
     """Return how many ids are among the TOP largest logits of both vectors float32[V]."""
-    return len(np.intersect1d(*(np.argpartition(logits, -TOP)[-TOP:] for logits in (actual, expected))))
+    actual_top, expected_top = (np.argpartition(logits, -TOP)[-TOP:] for logits in (actual, expected))
+    return len(np.intersect1d(actual_top, expected_top))
 
 
 def _share(error: float, size: float) -> float:
