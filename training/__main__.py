@@ -12,13 +12,13 @@ import torch
 from tokenizers import Tokenizer
 from tqdm import tqdm
 
-from .album import Album, Split, open_album
 from .checkpoint import write_model
-from .initial import fresh_model, whiten_patches
+from .initialization import fresh_model, whiten_patches
 from .mask_codes import MaskAutoencoder, mean_iou, train_mask_autoencoder
 from .pictures import pixel_values
 from .prefix_lm import Ids
 from .recipe import FULL, IMAGE_SIDE, SMOKE, Recipe, without_stage1
+from .rendered_dataset import Album, Split, open_album
 from .shapes import Levels
 from .stage1 import pretrain
 from .stage2 import finetune

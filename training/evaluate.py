@@ -23,7 +23,7 @@ from paligemma_onnx.runtime.bundle.manifest import MANIFEST
 from paligemma_onnx.runtime.bundle.schema import SEG_TOKENS_PER_MASK
 from paligemma_onnx.runtime.detection.detections import detections
 
-from .album import Split
+from .rendered_dataset import Split
 from .scenes import Drawing, draw
 from .scores import Outcome, outcome, summary
 from .tasks import MOST_NEW_TOKENS, QUESTIONS, Example, Kind, example

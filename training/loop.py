@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from .recipe import Schedule
-from .saved import Done, Optimizers, append_row, forget_after, restore, save
+from .training_state import Done, Optimizers, append_row, forget_after, restore, save
 
 Step = Callable[[int], Tensor]  # number of the step -> its loss
 Measure = Callable[[], Mapping[str, float]]  # figures on held-out scenes

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from paligemma_onnx.model.mask_decoder import CODES, MaskDecoder
 
-from .album import unpacked
+from .rendered_dataset import unpacked
 from .shapes import Levels
 
 PULL = 0.25  # weight of the term that keeps the encoder near its code (arXiv 1711.00937, section 3.2)

@@ -8,8 +8,8 @@ from functools import partial
 
 from paligemma_onnx.model.config import PaliGemmaConfig, TextConfig, VisionConfig
 
-from .album import Split
 from .mask_codes import MaskRecipe
+from .rendered_dataset import Split
 from .scenes import COUNTS
 from .tasks import Kind
 

@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from .backdrop import ground, with_noise
+from .background import ground, with_noise
 from .shapes import Levels, Mask, coverage, surface
 from .vocabulary import COLOURS, HELD_OUT, LARGEST_NUMBER, SHAPES, TEXTURES, TINT, WORDS
 

@@ -18,12 +18,12 @@ from torch import Tensor
 from paligemma_onnx.model.config import PaliGemmaConfig
 from paligemma_onnx.model.siglip import VisionTower
 
-from .album import Album
-from .contrast import Contrast, Seen, Texts, TextTower
+from .contrastive_model import Contrast, Seen, Texts, TextTower
 from .loop import run
 from .pictures import pixel_values
 from .prefix_lm import Ids
 from .recipe import Recipe
+from .rendered_dataset import Album
 from .scenes import SIDE, Item, Scene
 from .tasks import described, description, printed
 

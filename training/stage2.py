@@ -15,11 +15,11 @@ from torch import Tensor
 from paligemma_onnx.model.paligemma import PaliGemma
 from paligemma_onnx.runtime.text.special_tokens import LAST_LOCATION
 
-from .album import Album
 from .loop import run, tower_share
 from .pictures import pixel_values
 from .prefix_lm import Batch, Ids, answer_logits, collate, loss
 from .recipe import CROWD, MOST_ITEMS, Lessons, Recipe, most_items
+from .rendered_dataset import Album
 from .shapes import Levels
 from .tasks import QUESTIONS, Example, Kind, example
 from .vocabulary import COLOURS

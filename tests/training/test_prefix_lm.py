@@ -14,7 +14,7 @@ from scipy.stats import entropy
 from paligemma_onnx.model.config import PaliGemmaConfig
 from paligemma_onnx.model.paligemma import PaliGemma
 from paligemma_onnx.model.presets import tiny_gemma
-from training.initial import fresh_model, grid_waves, smooth_rows
+from training.initialization import fresh_model, grid_waves, smooth_rows
 from training.loop import rate
 from training.prefix_lm import Ids, answer_logits, collate, loss, training_mask
 from training.recipe import FULL, Schedule, most_items

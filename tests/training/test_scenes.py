@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from training.album import Split, open_album, unpacked
 from training.masks import CROP, crop, paste
+from training.rendered_dataset import Split, open_album, unpacked
 from training.scenes import APART, LARGEST, SIDE, Drawing, draw
 from training.shapes import coverage
 from training.vocabulary import COLOURS, HELD_OUT, LARGEST_NUMBER, SHAPES, TEXTURES, TINT, WORDS

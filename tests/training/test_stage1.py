@@ -10,8 +10,8 @@ import torch
 from scipy.special import log_expit
 
 from paligemma_onnx.model.paligemma import PaliGemma
-from training.contrast import Contrast, Seen, Texts, TextTower
-from training.initial import fresh_model, whiten_patches
+from training.contrastive_model import Contrast, Seen, Texts, TextTower
+from training.initialization import fresh_model, whiten_patches
 from training.pictures import pixel_values
 from training.prefix_lm import Ids
 from training.recipe import small_config

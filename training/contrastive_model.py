@@ -22,7 +22,7 @@ from paligemma_onnx.model.contrastive import siglip_loss, similarity
 from paligemma_onnx.model.linear import LayerNorm, Linear
 from paligemma_onnx.model.siglip import MLP, Encoder, VisionTower
 
-from .initial import initialise
+from .initialization import initialise
 
 HEAD_WIDTH = 32  # of the text tower's attention
 TEMPERATURE, BIAS = math.log(10.0), -10.0  # at the start (arXiv 2303.15343, section 3.2)
