@@ -28,7 +28,7 @@ from paligemma_onnx.export.exporter import ExportRequest, export
 from paligemma_onnx.export.validation.self_check import self_check
 from paligemma_onnx.runtime.console import echo_stderr
 from paligemma_onnx.runtime.paligemma import PaliGemma
-from training.scenes import draw
+from training.scenes import render_scene
 
 from .exports import COMMAND
 from .ray_cluster import cluster, kill_a_writer
@@ -117,7 +117,7 @@ def drawn(folder: Path, count: int) -> Path:
 
 
 def _draw(folder: Path, number: int) -> None:
-    Image.fromarray(draw(FIRST_SEED + number).pixels).save(folder / f"{number:06d}.png")
+    Image.fromarray(render_scene(FIRST_SEED + number).pixels).save(folder / f"{number:06d}.png")
 
 
 def with_broken_files(pictures: Path, folder: Path) -> Path:

@@ -16,8 +16,7 @@ import torch
 from torch import Tensor
 
 from paligemma_onnx.model.skeleton import meta_model
-from training.published_layout import published_config, published_name
-from training.sample_tokenizer import write_sample_tokenizer
+from training.published_layout import published_config, published_name, write_processor_files
 
 from .sizes import Subject
 from .vocabulary import build_vocabulary
@@ -57,7 +56,7 @@ def make_checkpoint(
     adds_bos = config.text_config.model_type == "gemma"
     tokenizer = build_vocabulary(subject.pieces, adds_bos=adds_bos)
     vision = config.vision_config
-    write_sample_tokenizer(partly, tokenizer, image_size=vision.image_size, patch_size=vision.patch_size)
+    write_processor_files(partly, tokenizer, image_size=vision.image_size, patch_size=vision.patch_size)
     shapes = {
         published_name(name): tuple(weight.shape) for name, weight in meta_model(config).named_parameters()
     }

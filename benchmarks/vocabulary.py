@@ -7,7 +7,7 @@ from itertools import islice, product
 
 from tokenizers import Tokenizer
 
-from training.sample_tokenizer import PRINTABLE, SPACE, assemble_tokenizer
+from training.tokenizer import PRINTABLE, SPACE, assemble_tokenizer
 
 from .sizes import LOCATIONS, SEGMENTS
 

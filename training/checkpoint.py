@@ -1,8 +1,7 @@
-"""Writes the trained model as PaliGemma is published: names, files and settings that transformers reads."""
+"""Writing of the trained model in the layout of published PaliGemma checkpoints."""
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 
@@ -15,47 +14,45 @@ from paligemma_onnx.export.sources.mask_decoder_npz import MASK_DECODER
 from paligemma_onnx.model.mask_decoder import MaskDecoder
 from paligemma_onnx.model.paligemma import PaliGemma
 
-from .published_layout import published_config, published_name
-from .sample_tokenizer import write_sample_tokenizer
-from .tasks import MOST_NEW_TOKENS
+from .published_layout import published_config, published_name, write_json, write_processor_files
+from .tasks import MAX_NEW_TOKENS
+from .training_state import write_atomically
 
-# Half the room of float32, and with 11 bits of precision for 8 a rounding error an eighth of bfloat16's. No
-# weight of so small a model comes near its range.
-STORED = torch.float16
+# float16 takes half the space of float32, and its 11 significant bits round an eighth as much as bfloat16's
+# 8. The weights of a model this small are far inside its range.
+STORED_DTYPE = torch.float16
 
 
-def write_model(folder: Path, model: PaliGemma, tokenizer: Tokenizer, masks: MaskDecoder) -> None:
-    """Write the checkpoint in the published layout, and the mask decoder with the names of vae-oid.npz.
+def write_model(folder: Path, model: PaliGemma, tokenizer: Tokenizer, mask_decoder: MaskDecoder) -> None:
+    """Write a checkpoint with its tokenizer and its mask decoder.
 
     Args:
-        folder: replaced if it is there.
-        model: trained.
-        tokenizer: its own.
-        masks: the decoder of its `<seg>` codes.
+        folder: the folder of the checkpoint; replaced if it exists.
+        model: the trained model.
+        tokenizer: the model's tokenizer.
+        mask_decoder: decoder of the `<seg>` tokens, written with the parameter names of vae-oid.npz.
     """
-    partly = folder.with_name(f"{folder.name}.partly")
-    shutil.rmtree(partly, ignore_errors=True)
-    partly.mkdir(parents=True)
+
+    def write(partial: Path) -> None:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        _write_files(partial, model, tokenizer, mask_decoder)
+        shutil.rmtree(folder, ignore_errors=True)
+
+    write_atomically(folder, write)
+
+
+def _write_files(folder: Path, model: PaliGemma, tokenizer: Tokenizer, mask_decoder: MaskDecoder) -> None:
     weights = {
-        published_name(name): weight.detach().to(STORED).contiguous()
+        published_name(name): weight.detach().to(STORED_DTYPE).contiguous()
         for name, weight in model.named_parameters()
     }
-    save_file(weights, partly / "model.safetensors", metadata={"format": "pt"})
-    (partly / "model.safetensors").chmod(0o644)
-    _write_json(partly / "config.json", published_config(model.config))
-    _write_json(partly / "generation_config.json", _generation(tokenizer))
-    vision = model.config.vision_config
-    write_sample_tokenizer(partly, tokenizer, image_size=vision.image_size, patch_size=vision.patch_size)
-    decoder = {name: weight.detach().numpy() for name, weight in masks.state_dict().items()}
-    np.savez(partly / MASK_DECODER, allow_pickle=False, **decoder)
-    shutil.rmtree(folder, ignore_errors=True)
-    partly.rename(folder)
-
-
-def _write_json(path: Path, value: dict[str, object]) -> None:
-    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-
-
-def _generation(tokenizer: Tokenizer) -> dict[str, object]:
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    (folder / "model.safetensors").chmod(0o644)
+    write_json(folder / "config.json", published_config(model.config))
     controls = {f"{name}_token_id": tokenizer.token_to_id(f"<{name}>") for name in ("bos", "eos", "pad")}
-    return {**controls, "max_new_tokens": MOST_NEW_TOKENS}
+    write_json(folder / "generation_config.json", {**controls, "max_new_tokens": MAX_NEW_TOKENS})
+    vision = model.config.vision_config
+    write_processor_files(folder, tokenizer, image_size=vision.image_size, patch_size=vision.patch_size)
+    arrays = {name: weight.detach().numpy() for name, weight in mask_decoder.state_dict().items()}
+    np.savez(folder / MASK_DECODER, allow_pickle=False, **arrays)

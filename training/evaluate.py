@@ -1,4 +1,4 @@
-"""Scores a bundle or a checkpoint on scenes that training has not seen.
+"""Score a bundle or a checkpoint on scenes that were not used in training.
 
 python -m training.evaluate BUNDLE_OR_CHECKPOINT --json scores.json
 """
@@ -23,114 +23,127 @@ from paligemma_onnx.runtime.bundle.manifest import MANIFEST
 from paligemma_onnx.runtime.bundle.schema import SEG_TOKENS_PER_MASK
 from paligemma_onnx.runtime.detection.detections import detections
 
+from .recipe import MAX_OBJECTS
 from .rendered_dataset import Split
-from .scenes import Drawing, draw
-from .scores import Outcome, outcome, summary
-from .tasks import MOST_NEW_TOKENS, QUESTIONS, Example, Kind, example
+from .scenes import RenderedScene, render_scene
+from .scores import Score, score_answer, summarize
+from .tasks import KINDS, MAX_NEW_TOKENS, QUESTIONS, Example, Kind, make_example
 
-# 1,000 scenes in all, of seeds that neither training nor its measurements use.
-SEEN = Split(10_000_000, 750)
-HELD_OUT = Split(11_000_000, 250, "held-out")
-MASK_PROMPT = [
-    [0] * SEG_TOKENS_PER_MASK
-] * 5  # true codes are not known here, and masks are compared as masks
-PICTURES = 24  # asked about together
-# Prompts whose answers are of like length go together: a batch takes as long as its longest answer.
-TOGETHER: tuple[tuple[Kind, ...], ...] = (QUESTIONS, ("caption", "detect"), ("segment",))
+# 1,000 scenes with seeds that are used neither in training nor in its measurements.
+SEEN_SPLIT = Split(10_000_000, 750)
+HELD_OUT_SPLIT = Split(11_000_000, 250, "held-out")
+# `segment` prompts are made without the correct mask tokens, because the scores compare decoded masks.
+PLACEHOLDER_MASKS = [[0] * SEG_TOKENS_PER_MASK] * MAX_OBJECTS
+SCENES_PER_BATCH = 24
+# Kinds whose answers have similar lengths share a batch, because a batch takes as long as its longest answer.
+KIND_GROUPS: tuple[tuple[Kind, ...], ...] = (QUESTIONS, ("caption", "detect"), ("segment",))
 
-
-Scores = Mapping[str, Mapping[str, float | int | None]]  # a column of figures for each set of scenes
+Metrics = Mapping[str, float | int | None]
 
 
 @dataclass(frozen=True)
-class Asked:
-    """A prompt about a scene."""
+class ScenePrompt:
+    """A prompt about a rendered scene."""
 
-    drawing: Drawing
+    rendered: RenderedScene
     example: Example
 
 
-def prompts_for(drawing: Drawing) -> list[Asked]:
-    """One prompt of each kind that the scene has, the same at every evaluation."""
-    kinds: tuple[Kind, ...] = ("caption", "detect", "segment", *QUESTIONS)
-    rng = np.random.RandomState(drawing.scene.seed)
-    found = [example(drawing.scene, kind, rng, MASK_PROMPT) for kind in kinds]
-    return [Asked(drawing, one) for one in found if one is not None]
+def prompts_for(rendered: RenderedScene) -> list[ScenePrompt]:
+    """Return one prompt of each kind that the scene has, the same in every evaluation."""
+    rng = np.random.RandomState(rendered.scene.seed)
+    examples = [make_example(rendered.scene, kind, rng, PLACEHOLDER_MASKS) for kind in KINDS]
+    return [ScenePrompt(rendered, example) for example in examples if example is not None]
 
 
-def evaluate(model: PaliGemma, split: Split, asked: Callable[[int], object]) -> list[Outcome]:
-    """Ask about every scene of a split.
+def evaluate(model: PaliGemma, split: Split, on_scenes: Callable[[int], object]) -> list[Score]:
+    """Score the answers to the prompts of every scene of a split.
 
     Args:
-        model: to ask.
+        model: the model to score.
         split: the scenes.
-        asked: told how many scenes have been asked about since the last call.
+        on_scenes: called with the number of scenes scored since the previous call.
 
     Raises:
         BundleError: the model has no mask decoder.
     """
-    outcomes: list[Outcome] = []
-    every = split.seeds()
-    for start in range(0, len(every), PICTURES):
-        seeds = every[start : start + PICTURES]
-        prompts = [one for seed in seeds for one in prompts_for(draw(seed, split.combinations))]
-        for kinds in TOGETHER:
-            chosen = [one for one in prompts if one.example.kind in kinds]
-            pictures = [Image.fromarray(one.drawing.pixels) for one in chosen]
-            prompted = zip(pictures, chosen, strict=True)
-            requests = [Request(picture, one.example.prompt) for picture, one in prompted]
-            answers = model.generate_batch(requests, max_new_tokens=MOST_NEW_TOKENS)
-            for picture, one, answer in zip(pictures, chosen, answers, strict=True):
-                masks = one.example.kind == "segment"
-                found = detections(answer, picture, model.runner, masks=masks)
-                outcomes.append(outcome(one.drawing, one.example, answer.text, found))
-        asked(len(seeds))
-    return outcomes
+    scores: list[Score] = []
+    seeds = split.seeds()
+    for start in range(0, len(seeds), SCENES_PER_BATCH):
+        batch = seeds[start : start + SCENES_PER_BATCH]
+        scene_prompts = [
+            prompt for seed in batch for prompt in prompts_for(render_scene(seed, split.combinations))
+        ]
+        for kinds in KIND_GROUPS:
+            prompts = [prompt for prompt in scene_prompts if prompt.example.kind in kinds]
+            images = [Image.fromarray(prompt.rendered.pixels) for prompt in prompts]
+            requests = [
+                Request(image, prompt.example.prompt) for image, prompt in zip(images, prompts, strict=True)
+            ]
+            answers = model.generate_batch(requests, max_new_tokens=MAX_NEW_TOKENS)
+            for image, prompt, answer in zip(images, prompts, answers, strict=True):
+                has_masks = prompt.example.kind == "segment"
+                objects = detections(answer, image, model.runner, masks=has_masks)
+                scores.append(score_answer(prompt.rendered, prompt.example, answer.text, objects))
+        on_scenes(len(batch))
+    return scores
 
 
 def open_model(folder: Path) -> PaliGemma:
-    """A bundle behind onnxruntime, or a checkpoint behind our torch model."""
+    """Open a bundle with onnxruntime, or a checkpoint with the torch model."""
     return PaliGemma.load(folder, device="auto") if (folder / MANIFEST).exists() else open_torch_model(folder)
 
 
-def report(seen: Sequence[Outcome], held_out: Sequence[Outcome]) -> Scores:
-    """Scores on all scenes, on those without and on those with a held-out combination."""
+def report(seen: Sequence[Score], held_out: Sequence[Score]) -> Mapping[str, Metrics]:
+    """Summarize the scores of all scenes, and of scenes without and with a held-out pair."""
     return {
-        "all": summary([*seen, *held_out]),
-        "seen combinations": summary(seen),
-        "held-out combinations": summary(held_out),
+        "all": summarize([*seen, *held_out]),
+        "seen combinations": summarize(seen),
+        "held-out combinations": summarize(held_out),
     }
 
 
-def table(scores: Scores) -> str:
-    """The same as Markdown."""
+def markdown_table(columns: Mapping[str, Metrics]) -> str:
+    """Format metrics as a Markdown table with one column per set of scenes."""
 
     def rows() -> Iterator[str]:
-        yield f"| | {' | '.join(scores)} |"
-        yield "|---" * (len(scores) + 1) + "|"
-        for name in next(iter(scores.values())):
-            yield f"| {name} | {' | '.join(_shown(column[name]) for column in scores.values())} |"
+        yield f"| | {' | '.join(columns)} |"
+        yield "|---" * (len(columns) + 1) + "|"
+        for name in next(iter(columns.values())):
+            yield f"| {name} | {' | '.join(_format(metrics[name]) for metrics in columns.values())} |"
 
     return "\n".join(rows())
 
 
-def _shown(value: float | int | None) -> str:
+def _format(value: float | int | None) -> str:
     return "-" if value is None else f"{value:,}" if isinstance(value, int) else f"{value:.3f}"
 
 
 @click.command()
 @click.argument("model", type=click.Path(path_type=Path, exists=True, file_okay=False))
-@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write the scores here, too.")
-@click.option("--scenes", type=click.IntRange(4), default=SEEN.count + HELD_OUT.count, show_default=True)
+@click.option(
+    "--json", "json_file", type=click.Path(path_type=Path), help="Also write the scores to this file."
+)
+@click.option(
+    "--scenes",
+    type=click.IntRange(4),
+    default=SEEN_SPLIT.count + HELD_OUT_SPLIT.count,
+    show_default=True,
+    help="Number of scenes; a quarter of them has a held-out pair of colour and shape.",
+)
 def main(model: Path, json_file: Path | None, scenes: int) -> None:
-    """Score MODEL, a bundle or a checkpoint, on held-out scenes; a quarter has a held-out combination."""
-    splits = [Split(SEEN.first, scenes - scenes // 4), Split(HELD_OUT.first, scenes // 4, "held-out")]
+    """Score MODEL, a bundle or a checkpoint, on scenes that were not used in training."""
+    held_out_scenes = scenes // 4
+    splits = [
+        Split(SEEN_SPLIT.first, scenes - held_out_scenes),
+        Split(HELD_OUT_SPLIT.first, held_out_scenes, "held-out"),
+    ]
     started = time.perf_counter()
     opened = open_model(model)
     with tqdm(total=scenes, desc="scenes", file=sys.stderr) as bar:
         seen, held_out = (evaluate(opened, split, bar.update) for split in splits)
     scores = report(seen, held_out)
-    click.echo(table(scores))
+    click.echo(markdown_table(scores))
     if json_file is not None:
         document = {
             "model": model.name,

@@ -1,7 +1,7 @@
-"""What both stages share: the schedule, the log, the bar, and going on after a kill.
+"""The training loop of all stages: learning rates, optimizers, log, progress bar, and resuming after a kill.
 
-A step's data depends on its number alone, so a run that goes on from a saved step ends as one that never
-stopped would, up to the order of floating-point sums.
+The data of a step depends only on the step's number, so a resumed run ends like an uninterrupted one, up to
+the order of floating-point sums.
 """
 
 from __future__ import annotations
@@ -17,49 +17,60 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from .recipe import Schedule
-from .training_state import Done, Optimizers, append_row, forget_after, restore, save
+from .training_state import (
+    Optimizers,
+    StageProgress,
+    append_row,
+    drop_rows_after,
+    restore_state,
+    save_state,
+)
 
-Step = Callable[[int], Tensor]  # number of the step -> its loss
-Measure = Callable[[], Mapping[str, float]]  # figures on held-out scenes
-TOWER = "vision_tower."  # names of its parameters begin so, in both stages
-TABLES = ("embed_tokens", "position_embedding", "places", "probe")  # vectors by number, stored like matrices
-BETAS = (0.9, 0.98)  # of AdamW: a shorter memory of squares than usual, as transformers are trained with
-SHOWN = 4  # figures beside the bar: the loss and the first ones measured
-STEADY = 0.98  # weight of the past in the loss that is shown
+StepLoss = Callable[[int], Tensor]  # step, from 0 -> loss, float32[]
+Measure = Callable[[], Mapping[str, float]]  # names and values of metrics on held-out scenes
+TOWER = "vision_tower."  # prefix of the vision tower's parameters in the models of all stages
+# Parts of the names of embeddings. These are stored like matrices but are lists of vectors.
+EMBEDDINGS = ("embed_tokens", "position_embedding", "places", "probe")
+BETAS = (
+    0.9,
+    0.98,
+)  # of AdamW; transformers are commonly trained with a shorter second-moment memory than the default
+MAX_SHOWN = 4  # metrics next to the progress bar: the loss and the first measured ones
+LOSS_DECAY = 0.98  # of the running mean of the loss in the log
 
 
-def tower_share(step: int, schedule: Schedule) -> float:
-    """What share of the learning rate the vision tower gets.
+def tower_rate_share(step: int, schedule: Schedule) -> float:
+    """Return the vision tower's learning rate as a share of the other parameters', from 0 to 1.
 
-    A decoder that knows nothing yet sends the tower gradients that mean nothing, and would undo what the
-    tower has learned; so the tower waits, then follows slowly (arXiv 2407.07726, section 3.2.1).
+    The gradients of an untrained decoder are mostly noise and would undo what the tower has learned. The
+    tower is therefore frozen at first, and its rate then rises slowly (arXiv 2407.07726, section 3.2.1).
     """
     return min(1.0, max(0.0, (step - schedule.tower_from) / schedule.tower_ramp))
 
 
-def rate(step: int, schedule: Schedule) -> float:
-    """Learning rate of a step, counted from 0."""
+def learning_rate(step: int, schedule: Schedule) -> float:
+    """Return the learning rate of a step, counted from 0."""
     if step < schedule.warmup:
         return schedule.peak_rate * (step + 1) / schedule.warmup
-    done = (step - schedule.warmup) / max(1, schedule.steps - schedule.warmup)
-    return schedule.peak_rate * 0.5 * (1 + math.cos(math.pi * done))
+    decayed = (step - schedule.warmup) / max(1, schedule.steps - schedule.warmup)
+    return schedule.peak_rate * 0.5 * (1 + math.cos(math.pi * decayed))
 
 
-def optimizers_for(model: nn.Module, schedule: Schedule) -> tuple[torch.optim.Optimizer, ...]:
-    """Muon (arXiv 2502.16982) for the layers' matrices, AdamW (arXiv 1711.05101) for everything else.
+def make_optimizers(model: nn.Module, schedule: Schedule) -> Optimizers:
+    """Create Muon (arXiv 2502.16982) for the layers' matrices and AdamW (arXiv 1711.05101) for the rest.
 
-    Muon makes every direction of a matrix's step equally long. From nothing, this model leaves its first
-    plateau with it in half the steps that AdamW needs. Tables of vectors, norms and biases are no maps from a
-    space to a space, and stay with AdamW.
+    Muon makes the update of a matrix equally large in all directions. Trained from scratch, this model
+    leaves its first plateau in half the steps that AdamW needs. Embeddings, norms and biases are not linear
+    maps, so AdamW trains them.
     """
-    matrices: tuple[list[Tensor], list[Tensor]] = ([], [])  # outside the vision tower, and in it
-    rest: tuple[list[Tensor], list[Tensor]] = ([], [])
+    matrices: tuple[list[Tensor], list[Tensor]] = ([], [])  # outside the vision tower, in the vision tower
+    others: tuple[list[Tensor], list[Tensor]] = ([], [])
     for name, weight in model.named_parameters():
-        is_table = any(part in name for part in TABLES)
-        kind = matrices if weight.ndim == 2 and not is_table else rest
-        kind[name.startswith(TOWER)].append(weight)
+        is_matrix = weight.ndim == 2 and not any(part in name for part in EMBEDDINGS)
+        (matrices if is_matrix else others)[name.startswith(TOWER)].append(weight)
     muon, adamw = (
-        [{"params": found, "tower": tower} for tower, found in enumerate(kind)] for kind in (matrices, rest)
+        [{"params": params, "tower": tower} for tower, params in enumerate(groups)]
+        for groups in (matrices, others)
     )
     return (
         torch.optim.Muon(
@@ -69,54 +80,59 @@ def optimizers_for(model: nn.Module, schedule: Schedule) -> tuple[torch.optim.Op
     )
 
 
-def run(
-    name: str, folder: Path, model: nn.Module, schedule: Schedule, step_loss: Step, measure: Measure
+def run_stage(
+    name: str, folder: Path, model: nn.Module, schedule: Schedule, step_loss: StepLoss, measure: Measure
 ) -> None:
-    """Train a model through a stage, from where an earlier run was stopped if there was one.
+    """Train a model through a stage; continue from the saved state of an earlier run, if any.
 
-    Writes NAME.csv (a row each time it measures) and NAME.resume.pt, both in `folder`.
+    Writes NAME.csv, with a row per measurement, and NAME.resume.pt.
 
     Args:
-        name: of the stage.
-        folder: exists.
-        model: trained in place.
-        schedule: how.
+        name: name of the stage.
+        folder: an existing folder for both files.
+        model: the model, trained in place and left in evaluation mode.
+        schedule: steps and learning rates.
         step_loss: computes the loss of a step.
-        measure: computes figures on held-out scenes, each between 0 and 1.
+        measure: computes metrics on held-out scenes, each between 0 and 1.
     """
-    optimizers = optimizers_for(model, schedule)
+    optimizers = make_optimizers(model, schedule)
     state, log = folder / f"{name}.resume.pt", folder / f"{name}.csv"
-    done = restore(state, model, optimizers)
-    forget_after(log, done.steps)
-    figures, started = dict[str, float](), time.perf_counter() - done.seconds
-    with tqdm(total=schedule.steps, initial=done.steps, desc=name, file=sys.stderr, mininterval=5.0) as bar:
-        for step in range(done.steps, schedule.steps):
-            loss = _take(step, schedule, model, optimizers, step_loss)
-            smooth = loss if done.loss is None else STEADY * done.loss + (1 - STEADY) * loss
-            done = Done(step + 1, smooth, time.perf_counter() - started)
-            last = done.steps == schedule.steps
-            if done.steps % schedule.measure_every == 0 or last:
+    progress = restore_state(state, model, optimizers)
+    drop_rows_after(log, progress.steps)
+    metrics, started = dict[str, float](), time.perf_counter() - progress.seconds
+    with tqdm(
+        total=schedule.steps, initial=progress.steps, desc=name, file=sys.stderr, mininterval=5.0
+    ) as bar:
+        for step in range(progress.steps, schedule.steps):
+            loss = _train_step(step, schedule, model, optimizers, step_loss)
+            smooth = loss if progress.loss is None else LOSS_DECAY * progress.loss + (1 - LOSS_DECAY) * loss
+            progress = StageProgress(step + 1, smooth, time.perf_counter() - started)
+            is_last = progress.steps == schedule.steps
+            if progress.steps % schedule.measure_every == 0 or is_last:
                 model.eval()
-                figures = dict(measure())
-                append_row(log, {"step": done.steps, "loss": smooth, "seconds": done.seconds} | figures)
-            if done.steps % schedule.save_every == 0 or last:
-                save(state, done, model, optimizers)
-            shown = list(({"loss": smooth} | figures).items())[:SHOWN]
-            bar.set_postfix({name: f"{value:.3f}" for name, value in shown}, refresh=False)
+                metrics = dict(measure())
+                row = {"step": progress.steps, "loss": smooth, "seconds": progress.seconds}
+                append_row(log, row | metrics)
+            if progress.steps % schedule.save_every == 0 or is_last:
+                save_state(state, progress, model, optimizers)
+            shown = list(({"loss": smooth} | metrics).items())[:MAX_SHOWN]
+            bar.set_postfix({metric: f"{value:.3f}" for metric, value in shown}, refresh=False)
             bar.update()
     model.eval()
 
 
-def _take(step: int, schedule: Schedule, model: nn.Module, optimizers: Optimizers, step_loss: Step) -> float:
-    """One step; its loss."""
+def _train_step(
+    step: int, schedule: Schedule, model: nn.Module, optimizers: Optimizers, step_loss: StepLoss
+) -> float:
+    """Do one optimizer step and return its loss."""
     for optimizer in optimizers:
         for group in optimizer.param_groups:
-            share = tower_share(step, schedule) if group["tower"] else 1.0
-            group["lr"] = rate(step, schedule) * share
+            share = tower_rate_share(step, schedule) if group["tower"] else 1.0
+            group["lr"] = learning_rate(step, schedule) * share
     model.train()
     loss = step_loss(step)
     loss.backward()
-    nn.utils.clip_grad_norm_(model.parameters(), schedule.largest_gradient)
+    nn.utils.clip_grad_norm_(model.parameters(), schedule.max_gradient_norm)
     for optimizer in optimizers:
         optimizer.step()
         optimizer.zero_grad()

@@ -1,8 +1,12 @@
-"""The other half of the mask autoencoder, and how both are trained (arXiv 1711.00937).
+"""The vector-quantised autoencoder of masks and its training (arXiv 1711.00937).
 
-The encoder turns a 64 x 64 mask into a 4 x 4 grid of vectors, each from its own 16 x 16 pixels and a little
-around them; each vector is replaced by the nearest of 128, and the decoder paints the mask from these. The
-number of the nearest vector is the code that PaliGemma learns to say.
+The encoder turns a 64 x 64 mask into a 4 x 4 grid of vectors, each computed from its 16 x 16 pixels and
+their surroundings. Each vector is replaced by the nearest of 128 codebook vectors, and the decoder
+reconstructs the mask from these. The index of the nearest vector is the code that PaliGemma learns to write
+as a `<seg>` token.
+
+The decoder is `MaskDecoder` in model/mask_decoder.py, which ships with the model; the encoder is needed only
+here. Masks are packed into bits, 8 pixels per byte, where there are many: uint8[masks, 512].
 """
 
 from __future__ import annotations
@@ -11,33 +15,49 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor, nn
 
-from paligemma_onnx.model.mask_decoder import CODES, MaskDecoder
+from paligemma_onnx.model.mask_decoder import CODES, SIDE, MaskDecoder
 
-from .rendered_dataset import unpacked
-from .shapes import Levels
+from .scenes import Box
+from .shapes import Mask, UInt8Array
 
-PULL = 0.25  # weight of the term that keeps the encoder near its code (arXiv 1711.00937, section 3.2)
-MEMORY = 0.99  # decay of the running means that move the codebook (arXiv 1711.00937, appendix A.1)
-ALIVE = 0.03  # of a fair share of the vectors; a code that gets fewer starts again at one of them
+COMMITMENT = 0.25  # weight of the commitment loss (arXiv 1711.00937, section 3.2)
+EMA_DECAY = 0.99  # of the running means that update the codebook (arXiv 1711.00937, appendix A.1)
+MIN_USAGE = (
+    0.03  # vectors per code, relative to an equal share, below which a code is reset to one of the vectors
+)
 
 
 @dataclass(frozen=True)
 class MaskRecipe:
-    """Sizes and schedule."""
+    """Sizes and schedule of the mask autoencoder."""
 
     codebook_width: int = 64
-    width: int = 32
+    width: int = 32  # channels of the first convolution of the encoder and the last but one of the decoder
     steps: int = 1500
-    batch: int = 128  # masks
+    batch: int = 128  # masks per step
     peak_rate: float = 2e-3
 
 
+def crop_mask(mask: Mask, box: Box) -> Mask:
+    """Crop a mask to its box and resize it: bool[height, width] -> bool[64, 64]."""
+    left, top, right, bottom = box
+    crop = Image.fromarray(mask[top:bottom, left:right].astype(np.uint8) * 255)
+    return np.asarray(crop.resize((SIDE, SIDE), Image.Resampling.BILINEAR)) >= 128
+
+
+def unpack_masks(packed: UInt8Array) -> npt.NDArray[np.bool_]:
+    """Unpack masks from bits: uint8[masks, 512] -> bool[masks, 64, 64]."""
+    return np.unpackbits(packed, axis=1).reshape(-1, SIDE, SIDE).astype(np.bool_)
+
+
 class MaskEncoder(nn.Module):
-    """bool[B, 64, 64] as +-1 -> float[B, C, 4, 4]."""
+    """Convolutional encoder of masks."""
 
     def __init__(self, codebook_width: int, width: int) -> None:
         super().__init__()
@@ -52,106 +72,127 @@ class MaskEncoder(nn.Module):
         )
 
     def forward(self, masks: Tensor) -> Tensor:
-        """float[B, 64, 64] -> float[B, C, 4, 4]."""
+        """Encode masks of +1 and -1: float[masks, 64, 64] -> float[masks, codebook_width, 4, 4]."""
         out: Tensor = self.net(masks[:, None])
         return out
 
 
 class MaskAutoencoder(nn.Module):
-    """Encoder, codebook and decoder; the codebook moves with running means of what falls to each code."""
+    """Encoder, codebook and decoder.
 
-    sizes: Tensor
-    sums: Tensor
+    The codebook is not trained by gradients: each code is the running mean of the vectors assigned to it.
+    """
+
+    sizes: Tensor  # float32[128], running mean of the number of vectors per code and step
+    sums: Tensor  # float32[128, codebook_width], running mean of the sum of these vectors
 
     def __init__(self, recipe: MaskRecipe) -> None:
         super().__init__()
         self.encoder = MaskEncoder(recipe.codebook_width, recipe.width)
         self.decoder = MaskDecoder(recipe.codebook_width, recipe.width)
-        codebook = self.decoder._vq_vae._embedding
-        nn.init.normal_(codebook)
-        codebook.requires_grad_(False)
+        nn.init.normal_(self.codebook)
+        self.codebook.requires_grad_(False)
         self.register_buffer("sizes", torch.ones(CODES))
-        self.register_buffer("sums", codebook.detach().clone())
+        self.register_buffer("sums", self.codebook.detach().clone())
 
     @property
     def codebook(self) -> Tensor:
-        """float[128, C]."""
+        """The decoder's codebook: float32[128, codebook_width]."""
         return self.decoder._vq_vae._embedding
 
-    def codes(self, vectors: Tensor) -> Tensor:
-        """The nearest code of each vector: float[B, C, 4, 4] -> int64[B, 16]."""
-        flat = vectors.flatten(2).transpose(1, 2)  # [B, 16, C]
+    def nearest_codes(self, vectors: Tensor) -> Tensor:
+        """Return the code nearest to each vector: float[masks, codebook_width, 4, 4] -> int64[masks, 16]."""
+        flat = vectors.flatten(2).transpose(1, 2)  # [masks, 16, codebook_width]
         return torch.cdist(flat, self.codebook[None].expand(len(flat), -1, -1)).argmin(dim=-1)
 
     def loss(self, masks: Tensor) -> Tensor:
-        """Reconstruction and commitment, and one move of the codebook: float[B, 64, 64] of +-1 -> float[]."""
+        """Update the codebook and return the reconstruction loss plus the weighted commitment loss.
+
+        Args:
+            masks: float[masks, 64, 64] of +1 and -1.
+
+        Returns:
+            float32[].
+        """
         vectors = self.encoder(masks)
         with torch.no_grad():
-            codes = self.codes(vectors)
-            self._move(vectors.flatten(2).transpose(1, 2).flatten(0, 1), codes.flatten())
-        chosen = self.decoder._vq_vae(codes)
-        commitment = F.mse_loss(vectors, chosen)
-        # Forward the code's vector, backward as if it were the encoder's own.
-        through = vectors + (chosen - vectors).detach()
-        return F.mse_loss(self.decoder.of_vectors(through), masks) + PULL * commitment
+            codes = self.nearest_codes(vectors)
+            self._update_codebook(vectors.flatten(2).transpose(1, 2).flatten(0, 1), codes.flatten())
+        quantized = self.decoder._vq_vae(codes)
+        commitment = F.mse_loss(vectors, quantized)
+        # Straight-through estimator: the forward pass uses the code's vector, the gradient goes to the
+        # encoder.
+        straight_through = vectors + (quantized - vectors).detach()
+        reconstruction = F.mse_loss(self.decoder.of_vectors(straight_through), masks)
+        return reconstruction + COMMITMENT * commitment
 
-    def _move(self, vectors: Tensor, codes: Tensor) -> None:
-        """vectors float[N, C], codes int64[N]."""
-        taken = F.one_hot(codes, CODES).to(vectors.dtype)
-        self.sizes.lerp_(taken.sum(dim=0), 1 - MEMORY)
-        self.sums.lerp_(taken.T @ vectors, 1 - MEMORY)
-        dead = self.sizes < ALIVE * len(codes) / CODES
-        if dead.any():
-            again = vectors[torch.randint(len(vectors), (int(dead.sum()),))]
-            self.sizes[dead] = 1.0
-            self.sums[dead] = again
+    def _update_codebook(self, vectors: Tensor, codes: Tensor) -> None:
+        """Move each code towards its vectors: float[vectors, codebook_width], int64[vectors]."""
+        assigned = F.one_hot(codes, CODES).to(vectors.dtype)
+        self.sizes.lerp_(assigned.sum(dim=0), 1 - EMA_DECAY)
+        self.sums.lerp_(assigned.T @ vectors, 1 - EMA_DECAY)
+        unused = self.sizes < MIN_USAGE * len(codes) / CODES
+        if unused.any():
+            replacements = vectors[torch.randint(len(vectors), (int(unused.sum()),))]
+            self.sizes[unused] = 1.0
+            self.sums[unused] = replacements
         self.codebook.copy_(self.sums / self.sizes[:, None])
 
     @torch.inference_mode()
-    def encode(self, crops: Levels, batch: int = 1024) -> Levels:
-        """Codes of packed masks: uint8[M, 512] -> uint8[M, 16]."""
-        found = [
-            self.codes(self.encoder(_as_levels(crops[start : start + batch])))
-            for start in range(0, len(crops), batch)
+    def encode(self, packed: UInt8Array, batch: int = 1024) -> UInt8Array:
+        """Encode packed masks, `batch` at a time: uint8[masks, 512] -> uint8[masks, 16]."""
+        codes = [
+            self.nearest_codes(self.encoder(_signed_masks(packed[start : start + batch])))
+            for start in range(0, len(packed), batch)
         ]
-        return torch.cat(found).to(torch.uint8).numpy()
+        return torch.cat(codes).to(torch.uint8).numpy()
 
 
-def _as_levels(crops: Levels) -> Tensor:
-    """uint8[M, 512] -> float32[M, 64, 64] of +-1."""
-    return torch.from_numpy(unpacked(crops)).float() * 2 - 1
+def _signed_masks(packed: UInt8Array) -> Tensor:
+    """Unpack masks as +1 and -1: uint8[masks, 512] -> float32[masks, 64, 64]."""
+    return torch.from_numpy(unpack_masks(packed)).float() * 2 - 1
 
 
 def train_mask_autoencoder(
-    crops: Levels, recipe: MaskRecipe, seed: int, step_done: Callable[[float], object]
+    packed: UInt8Array, recipe: MaskRecipe, seed: int, on_step: Callable[[float], object]
 ) -> MaskAutoencoder:
-    """Train on packed masks, uint8[M, 512]."""
+    """Train an autoencoder on packed masks.
+
+    Args:
+        packed: uint8[masks, 512].
+        recipe: sizes and schedule.
+        seed: of the initial weights, the batches and the codebook's resets.
+        on_step: called with the loss after each step.
+    """
     torch.manual_seed(seed)
     model = MaskAutoencoder(recipe)
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], recipe.peak_rate)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.peak_rate, recipe.steps)
-    for chosen in _batches(len(crops), recipe, seed):
-        loss = model.loss(_as_levels(crops[chosen]))
+    for indices in _batches(len(packed), recipe, seed):
+        loss = model.loss(_signed_masks(packed[indices]))
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
         schedule.step()
-        step_done(float(loss.detach()))
+        on_step(float(loss.detach()))
     return model.eval()
 
 
-def _batches(
-    count: int, recipe: MaskRecipe, seed: int
-) -> Iterator[np.ndarray[tuple[int], np.dtype[np.int64]]]:
+def _batches(count: int, recipe: MaskRecipe, seed: int) -> Iterator[npt.NDArray[np.int64]]:
     rng = np.random.RandomState(seed)
     for _ in range(recipe.steps):
         yield rng.randint(count, size=recipe.batch)
 
 
 @torch.inference_mode()
-def mean_iou(model: MaskAutoencoder, crops: Levels) -> float:
-    """Mean overlap of masks with what their codes decode to: the ceiling of what PaliGemma can say."""
-    masks = torch.from_numpy(unpacked(crops))
-    painted = model.decoder(torch.from_numpy(model.encode(crops)).long()) > 0
-    both, either = (masks & painted).sum((1, 2)), (masks | painted).sum((1, 2))
-    return float((both / either).mean())
+def mean_iou(model: MaskAutoencoder, packed: UInt8Array) -> float:
+    """Return the mean IoU of masks with their reconstructions, an upper bound for the trained PaliGemma.
+
+    Args:
+        model: a trained autoencoder.
+        packed: uint8[masks, 512].
+    """
+    masks = torch.from_numpy(unpack_masks(packed))
+    reconstructed = model.decoder(torch.from_numpy(model.encode(packed)).long()) > 0
+    intersection, union = (masks & reconstructed).sum((1, 2)), (masks | reconstructed).sum((1, 2))
+    return float((intersection / union).mean())

@@ -1,6 +1,9 @@
-"""The same model with outliers: a few channels of large activations, which change nothing but rounding.
+"""Checkpoints with outliers: a few channels with large activations that do not change the model's function.
 
-python -m training.outliers OUTPUT, then export OUTPUT in a precision and score it as any other.
+python -m training.outliers OUTPUT
+
+Export OUTPUT in some precision and score it with training.evaluate to measure how outliers affect
+quantization.
 """
 
 from __future__ import annotations
@@ -21,28 +24,31 @@ from paligemma_onnx.model.skeleton import meta_model
 
 from .published_layout import published_name
 
-SHARE = 0.01  # of the channels
-OUTLIER = 64.0  # times; a power of two, so that matrices keep every digit
+OUTLIER_SHARE = 0.01  # share of the channels that become outliers
+OUTLIER_FACTOR = 64.0  # a power of two, so that scaling a matrix is exact
 WEIGHTS = "model.safetensors"
 
 
-def inject(tensors: MutableMapping[str, Tensor], config: PaliGemmaConfig, seed: int = 1) -> None:
-    """Move a factor from columns of matrices to what stands before them, in some channels of every kind.
+def inject_outliers(tensors: MutableMapping[str, Tensor], config: PaliGemmaConfig, seed: int = 1) -> None:
+    """Scale some channels of every kind up where they are computed and down where they are read.
 
-    What stands before them: norm gains, value rows and, in the decoder, up rows. In the vision tower a
-    nonlinearity lies between the two matrices of the MLP.
+    Columns of matrices are divided by OUTLIER_FACTOR, and the parameters before them are multiplied by it:
+    norm gains, rows of the value projection and, in the decoder, rows of the MLP's up projection. The hidden
+    channels of the vision tower's MLP stay unchanged, because a nonlinearity lies between its two matrices.
 
     Args:
-        tensors: parameters by their names in the model, float32; changed.
-        config: of the model.
+        tensors: float32 parameters by their names in the model; changed in place.
+        config: sizes of the model.
         seed: chooses the channels.
     """
     generator = torch.Generator().manual_seed(seed)
     text, vision = config.text_config, config.vision_config
 
-    def some(width: int) -> Tensor:
+    def random_factor(width: int) -> Tensor:
         factor = torch.ones(width)
-        factor[torch.randperm(width, generator=generator)[: max(1, int(SHARE * width))]] = OUTLIER
+        factor[torch.randperm(width, generator=generator)[: max(1, int(OUTLIER_SHARE * width))]] = (
+            OUTLIER_FACTOR
+        )
         return factor
 
     def scale(name: str, factor: Tensor) -> None:
@@ -51,54 +57,54 @@ def inject(tensors: MutableMapping[str, Tensor], config: PaliGemmaConfig, seed: 
     for index in range(text.num_hidden_layers):
         layer = f"language_model.layers.{index}"
         before_mlp = "pre_feedforward_layernorm" if text.has_post_norms else "post_attention_layernorm"
-        for norm, readers in (
+        for norm, projections in (
             ("input_layernorm", [f"self_attn.{name}_proj" for name in "qkv"]),
             (before_mlp, ["mlp.gate_proj", "mlp.up_proj"]),
         ):
-            factor = some(text.hidden_size)
+            factor = random_factor(text.hidden_size)
             gain = f"{layer}.{norm}.weight"
             tensors[gain] = (1 + tensors[gain]) * factor - 1
-            for reader in readers:
-                scale(f"{layer}.{reader}.weight", 1 / factor)
-        factor = some(text.num_key_value_heads * text.head_dim)
+            for projection in projections:
+                scale(f"{layer}.{projection}.weight", 1 / factor)
+        factor = random_factor(text.num_key_value_heads * text.head_dim)
         scale(f"{layer}.self_attn.v_proj.weight", factor[:, None])
         heads = factor.view(-1, 1, text.head_dim).expand(-1, text.query_groups, -1)
         scale(f"{layer}.self_attn.o_proj.weight", 1 / heads.flatten())
-        factor = some(text.intermediate_size)
+        factor = random_factor(text.intermediate_size)
         scale(f"{layer}.mlp.up_proj.weight", factor[:, None])
         scale(f"{layer}.mlp.down_proj.weight", 1 / factor)
     for index in range(vision.num_hidden_layers):
         layer = f"vision_tower.encoder.layers.{index}"
-        for norm, readers in (
+        for norm, projections in (
             ("layer_norm1", [f"self_attn.{name}_proj" for name in "qkv"]),
             ("layer_norm2", ["mlp.fc1"]),
         ):
-            factor = some(vision.hidden_size)
+            factor = random_factor(vision.hidden_size)
             for kind in ("weight", "bias"):
                 scale(f"{layer}.{norm}.{kind}", factor)
-            for reader in readers:
-                scale(f"{layer}.{reader}.weight", 1 / factor)
-        factor = some(vision.hidden_size)
+            for projection in projections:
+                scale(f"{layer}.{projection}.weight", 1 / factor)
+        factor = random_factor(vision.hidden_size)
         scale(f"{layer}.self_attn.v_proj.weight", factor[:, None])
         scale(f"{layer}.self_attn.v_proj.bias", factor)
         scale(f"{layer}.self_attn.out_proj.weight", 1 / factor)
 
 
 def write_with_outliers(checkpoint: Path, output: Path) -> None:
-    """Write a checkpoint that computes the same with outliers inside; float32, which holds every weight.
+    """Write a copy of a checkpoint with outliers, in float32, which represents every scaled weight.
 
     Args:
-        checkpoint: small enough to be in memory.
-        output: a new folder.
+        checkpoint: a checkpoint that fits into memory.
+        output: the folder to create.
     """
     config, source = open_checkpoint(checkpoint)
     names = [name for name, _ in meta_model(config).named_parameters()]
     tensors = {name: source.tensor(name).to(torch.float32) for name in names}
-    inject(tensors, config)
+    inject_outliers(tensors, config)
     weights = shutil.ignore_patterns("*.safetensors", "*.safetensors.index.json")
     shutil.copytree(checkpoint, output, ignore=weights)
-    renamed = {published_name(name): tensor.contiguous() for name, tensor in tensors.items()}
-    save_file(renamed, output / WEIGHTS, metadata={"format": "pt"})
+    published = {published_name(name): tensor.contiguous() for name, tensor in tensors.items()}
+    save_file(published, output / WEIGHTS, metadata={"format": "pt"})
 
 
 @click.command()
@@ -106,12 +112,12 @@ def write_with_outliers(checkpoint: Path, output: Path) -> None:
 @click.option(
     "--checkpoint",
     type=click.Path(path_type=Path, exists=True, file_okay=False),
-    help="[default: the shipped model]",
+    help="Checkpoint to copy.  [default: the shipped model]",
 )
 def main(output: Path, checkpoint: Path | None) -> None:
-    """Write a checkpoint with outliers to OUTPUT: 1 % of the channels are 64 times as large inside."""
+    """Write a checkpoint to OUTPUT in which 1 % of the channels have activations 64 times as large."""
     if output.exists():
-        raise click.UsageError(f"{output} exists")
+        raise click.UsageError(f"{output}: exists already; choose another OUTPUT")
     if checkpoint is not None:
         write_with_outliers(checkpoint, output)
         return

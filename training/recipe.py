@@ -1,4 +1,4 @@
-"""Every number that makes the shipped model what it is."""
+"""Hyperparameters of the shipped model and of a smoke test."""
 
 from __future__ import annotations
 
@@ -10,17 +10,23 @@ from paligemma_onnx.model.config import PaliGemmaConfig, TextConfig, VisionConfi
 
 from .mask_codes import MaskRecipe
 from .rendered_dataset import Split
-from .scenes import COUNTS
+from .scenes import OBJECT_COUNT_PERCENT
 from .tasks import Kind
 
 IMAGE_SIDE = 112  # pixels
-MOST_ITEMS = len(COUNTS)  # in a scene
-CROWD = 4  # objects from which a scene is crowded
-UNTRAINED_ROWS = 64  # of the table, from `<image>` on, as published checkpoints have
+MAX_OBJECTS = len(OBJECT_COUNT_PERCENT)  # per scene
+MIN_CROWDED = 4  # objects from which a scene counts as crowded
+UNTRAINED_ROWS = 64  # of the embedding, from `<image>` on; published checkpoints have the same number
 
 
 def small_config(image_token: int, width: int = 192, layers: int = 4) -> PaliGemmaConfig:
-    """PaliGemma 1 in small: 64 image tokens, 4 query heads on 2 key-value heads."""
+    """Return sizes of a small PaliGemma 1: 64 image tokens, 4 query heads and 2 key-value heads.
+
+    Args:
+        image_token: id of `<image>`, the last trained row of the embedding.
+        width: of the vision tower and of the decoder.
+        layers: of the vision tower and of the decoder.
+    """
     vision = VisionConfig(
         hidden_size=width,
         intermediate_size=4 * width,
@@ -46,34 +52,37 @@ def small_config(image_token: int, width: int = 192, layers: int = 4) -> PaliGem
 
 @dataclass(frozen=True)
 class Schedule:
-    """How a stage goes through its steps: the rate rises linearly, then falls as a cosine to nothing."""
+    """Schedule of a stage: the learning rate rises linearly, then falls to zero as a cosine."""
 
     steps: int
-    pictures: int  # a step
+    images: int  # per step
     peak_rate: float
     warmup: int  # steps
-    tower_from: int = 0  # step until which the vision tower is kept as it is
-    tower_ramp: int = 1  # steps over which its rate then rises linearly to the others'
+    tower_from: int = 0  # steps for which the vision tower stays frozen
+    tower_ramp: int = 1  # steps over which its learning rate then rises linearly to that of other parameters
     weight_decay: float = 0.05  # of matrices
-    largest_gradient: float = 1.0  # norm beyond which gradients are scaled down
+    max_gradient_norm: float = 1.0  # gradients with a larger norm are scaled down to it
     measure_every: int = 500  # steps between two measurements on held-out scenes
     save_every: int = 250  # steps
 
 
 @dataclass(frozen=True)
-class Lessons:
-    """What the whole model is asked while it is trained."""
+class Curriculum:
+    """Prompts and scenes on which the whole model is trained in a stage."""
 
-    kinds: Mapping[Kind, float]  # shares of the prompts
-    curriculum: tuple[tuple[int, int], ...] = ()  # until a step, the most objects
-    crowded: float = 0.0  # share of the pictures that must have CROWD objects or more
-    # Share of the answers in which what comes next sees other colours than were said. Some pairs of colour
-    # and shape are never shown, so a decoder learns that no "triangle" follows "blue", whatever it looks at.
-    other_colours: float = 0.0
-    prompts_a_picture: int = 2
+    kinds: Mapping[Kind, float]  # relative frequency of each kind of prompt
+    max_objects: tuple[
+        tuple[int, int], ...
+    ] = ()  # (step, maximum number of objects before that step), ascending
+    crowded: float = 0.0  # share of the images with MIN_CROWDED objects or more
+    # Share of the answers whose colours are replaced by random ones in the input, but not in the targets.
+    # Some pairs of colour and shape never occur, so a decoder learns that "triangle" never follows "blue",
+    # whatever the image shows.
+    replaced_colours: float = 0.0
+    prompts_per_image: int = 2
 
 
-BROAD = Lessons(
+BROAD_CURRICULUM = Curriculum(
     kinds={
         "caption": 0.20,
         "detect": 0.13,
@@ -82,12 +91,13 @@ BROAD = Lessons(
         "shape": 0.06,
         "texture": 0.04,
         "count": 0.08,
-        "position": 0.18,  # two objects to find and compare: the slowest to learn
-        "text": 0.26,  # only a third of the scenes have any
+        "position": 0.18,  # requires finding and comparing two objects, so it is learned most slowly
+        "text": 0.26,  # only a third of the scenes have printed text
     },
-    curriculum=((600, 1), (2_500, 2), (4_500, 3)),
+    max_objects=((600, 1), (2_500, 2), (4_500, 3)),
 )
-HARD = Lessons(  # what is still wrong after stage 2: which object is which where there are many, and masks
+# Concentrates on the errors that remain after stage 2: confusing objects in crowded scenes, and masks.
+HARD_CURRICULUM = Curriculum(
     kinds={
         "caption": 0.28,
         "detect": 0.22,
@@ -100,31 +110,31 @@ HARD = Lessons(  # what is still wrong after stage 2: which object is which wher
         "text": 0.04,
     },
     crowded=0.6,
-    other_colours=0.45,
+    replaced_colours=0.45,
 )
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """The whole training."""
+    """All hyperparameters of a training run."""
 
     train: Split
-    held_out: Split  # measured on while training; the scores come from other seeds
+    held_out: Split  # for measurements during training; the published scores use other seeds
     masks: MaskRecipe
     stage1: Schedule
     stage2: Schedule
-    stage3: Schedule  # goes on from stage 2 with harder lessons
+    stage3: Schedule  # continues from stage 2 with the hard curriculum
     seed: int = 0
     tokenizer_scenes: int = 2_000
     whitening_scenes: int = 1_000
     mask_scenes: int = 20_000
     text_width: int = 128  # of stage 1's text tower
     text_layers: int = 2
-    text_tokens: int = 56  # longest description
-    captions_at_once: int | None = None  # of the SigLIP loss; None: all of a batch
-    lessons2: Lessons = BROAD
-    lessons3: Lessons = HARD
-    location_blur: float = 5.0  # tokens: standard deviation of the target around the true location
+    text_tokens: int = 56  # length to which texts are padded or cut in stage 1
+    text_chunk: int | None = None  # texts compared at a time in SigLIP's loss; None: all texts of a batch
+    stage2_curriculum: Curriculum = BROAD_CURRICULUM
+    stage3_curriculum: Curriculum = HARD_CURRICULUM
+    location_std: float = 5.0  # location tokens, standard deviation of the target around the true location
     config: Callable[[int], PaliGemmaConfig] = small_config  # id of `<image>` -> sizes
 
 
@@ -132,14 +142,12 @@ FULL = Recipe(
     train=Split(0, 120_000),
     held_out=Split(9_000_000, 512),
     masks=MaskRecipe(),
-    stage1=Schedule(steps=2_500, pictures=64, peak_rate=3e-3, warmup=100),
-    stage2=Schedule(
-        steps=12_000, pictures=24, peak_rate=3e-3, warmup=100, tower_from=1_500, tower_ramp=3_000
-    ),
-    stage3=Schedule(steps=5_500, pictures=24, peak_rate=2e-3, warmup=100),
+    stage1=Schedule(steps=2_500, images=64, peak_rate=3e-3, warmup=100),
+    stage2=Schedule(steps=12_000, images=24, peak_rate=3e-3, warmup=100, tower_from=1_500, tower_ramp=3_000),
+    stage3=Schedule(steps=5_500, images=24, peak_rate=2e-3, warmup=100),
 )
-# A minute on one core, also where bfloat16 products are emulated: Muon and the activations use them on every
-# processor. Enough to see the losses fall, not to answer anything.
+# Takes a minute on one core, even if bfloat16 products are emulated (Muon and the activations use bfloat16
+# on every processor). The losses fall visibly, but the model does not learn to answer.
 SMOKE = Recipe(
     config=partial(small_config, width=64, layers=2),
     text_width=64,
@@ -148,21 +156,21 @@ SMOKE = Recipe(
     held_out=Split(9_000_000, 64),
     tokenizer_scenes=200,
     masks=MaskRecipe(steps=60, batch=64),
-    stage1=Schedule(steps=20, pictures=16, peak_rate=3e-3, warmup=5, measure_every=10, save_every=10),
-    stage2=Schedule(steps=40, pictures=6, peak_rate=3e-3, warmup=5, measure_every=20, save_every=10),
-    stage3=Schedule(steps=10, pictures=6, peak_rate=1e-3, warmup=2, measure_every=10, save_every=10),
+    stage1=Schedule(steps=20, images=16, peak_rate=3e-3, warmup=5, measure_every=10, save_every=10),
+    stage2=Schedule(steps=40, images=6, peak_rate=3e-3, warmup=5, measure_every=20, save_every=10),
+    stage3=Schedule(steps=10, images=6, peak_rate=1e-3, warmup=2, measure_every=10, save_every=10),
 )
 
 
 def without_stage1(recipe: Recipe) -> Recipe:
-    """The same steps for a tower that has learned nothing: it has nothing to lose, so it does not wait."""
+    """Return the recipe for an untrained vision tower: it is trained from the first step of stage 2."""
     return replace(recipe, stage2=replace(recipe.stage2, tower_from=0, tower_ramp=1))
 
 
-def most_items(step: int, lessons: Lessons) -> int:
-    """Objects that scenes of a step have at most: first one, then a few, then all.
+def max_objects_at(step: int, curriculum: Curriculum) -> int:
+    """Return the maximum number of objects per scene at a step: first one, then a few, then all.
 
-    With one object there is nothing to confuse; what is learned from it (colours, shapes, places) makes the
-    harder question, which object a prompt means, much quicker to learn.
+    With one object, the model learns colours, shapes and positions without having to find the object that
+    the prompt means. Once it knows them, it learns to find the object much faster.
     """
-    return next((most for until, most in lessons.curriculum if step < until), MOST_ITEMS)
+    return next((limit for until, limit in curriculum.max_objects if step < until), MAX_OBJECTS)

@@ -1,9 +1,7 @@
-"""Scenes drawn beforehand: a range of seeds on disk, as the model will see them.
+"""Datasets of rendered scenes on disk, one per range of seeds.
 
-Drawing a scene costs as much as training on it once, so a training set is drawn once, by every processor, and
-read from a memory map.
-
-Legend: N scenes, M items of all scenes, S image side of the model in pixels.
+Rendering a scene takes about as long as training on it once, so each dataset is rendered once, by all
+processors, and then read from a memory map.
 """
 
 from __future__ import annotations
@@ -17,14 +15,19 @@ from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
+import torch
 from PIL import Image
+from torch import Tensor
 
-from .masks import CROP, crop
-from .scenes import Combinations, Drawing, Scene, draw
-from .shapes import Levels
+from .mask_codes import crop_mask
+from .scenes import Combinations, Scene, render_scene
+from .shapes import UInt8Array
+from .training_state import write_atomically
 
-PIECE = 256  # scenes a process draws at a time
+CHUNK = 256  # scenes that a process renders per task
+# Dtype of activations in training. With bfloat16 matrix products in hardware, a step takes a third of the
+# time; weights, norms, losses and optimizer states stay in float32.
+ACTIVATION_DTYPE = torch.bfloat16
 
 
 @dataclass(frozen=True)
@@ -36,84 +39,95 @@ class Split:
     combinations: Combinations = "seen"
 
     def seeds(self) -> range:
-        """Its seeds in order."""
+        """Return the seeds in ascending order."""
         return range(self.first, self.first + self.count)
 
 
 @dataclass(frozen=True)
-class Album:
-    """The scenes of a split."""
+class RenderedDataset:
+    """The rendered scenes of a split."""
 
     scenes: list[Scene]
-    pixels: Levels  # uint8[N, S, S, 3], mapped from disk
-    crops: Levels  # uint8[M, CROP * CROP / 8], each item's mask cut to its box and packed into bits
-    first_item: list[int]  # of each scene, in `crops`
+    pixels: UInt8Array  # uint8[scenes, S, S, 3], memory-mapped, read-only
+    packed_masks: UInt8Array  # uint8[items of all scenes, 512], 64 x 64 masks of the boxes, 8 pixels per byte
+    first_item: list[int]  # index in `packed_masks` of each scene's first item
 
 
-def resized(drawing: Drawing, side: int) -> Levels:
-    """The picture as preprocessing makes it: uint8[side, side, 3], with Pillow's bicubic filter."""
-    picture = Image.fromarray(drawing.pixels).resize((side, side), Image.Resampling.BICUBIC)
-    return np.asarray(picture)
+def pixel_values(pixels: UInt8Array) -> Tensor:
+    """Convert images to the vision tower's input: uint8[M, S, S, 3] -> bfloat16[M, 3, S, S] in [-1, 1]."""
+    levels = torch.from_numpy(np.array(pixels)).permute(0, 3, 1, 2)  # a copy: torch rejects read-only arrays
+    return (levels.float() / 127.5 - 1).to(ACTIVATION_DTYPE)
 
 
-def open_album(folder: Path, split: Split, side: int, workers: int, drew: Callable[[int], object]) -> Album:
-    """Read the album in a folder, drawing it first where it is not there.
+def resize_image(pixels: UInt8Array, side: int) -> UInt8Array:
+    """Resize an image as the model's preprocessing does, with Pillow's bicubic filter.
 
     Args:
-        folder: of albums; this one gets a folder named after its seeds and sizes.
-        split: its seeds.
-        side: of the model's pictures, pixels.
-        workers: processes that draw.
-        drew: told how many scenes have been drawn since the last call.
+        pixels: uint8[height, width, 3].
+        side: S, in pixels.
+
+    Returns:
+        uint8[S, S, 3].
     """
-    place = folder / f"{split.combinations}-{split.first}-{split.count}-{side}px"
-    complete = place / "scenes.pickle"  # written last
-    if not complete.exists():
-        place.mkdir(parents=True, exist_ok=True)
-        _draw_album(place, split, side, workers, drew)
-    with complete.open("rb") as file:
-        scenes: list[Scene] = pickle.load(file)
-    first_item = [0, *accumulate(len(scene.items) for scene in scenes)]
-    pixels = np.load(place / "pixels.npy", mmap_mode="r")
-    return Album(scenes, pixels, np.load(place / "crops.npy"), first_item[:-1])
+    return np.asarray(Image.fromarray(pixels).resize((side, side), Image.Resampling.BICUBIC))
 
 
-def _draw_album(place: Path, split: Split, side: int, workers: int, drew: Callable[[int], object]) -> None:
+def open_dataset(
+    parent: Path, split: Split, side: int, workers: int, on_rendered: Callable[[int], object]
+) -> RenderedDataset:
+    """Open the dataset of a split; render it first if it is not on disk.
+
+    Args:
+        parent: folder of all datasets; this one is in a subfolder named after its split and image side.
+        split: the seeds.
+        side: S, side of the stored images in pixels.
+        workers: number of rendering processes.
+        on_rendered: called with the number of scenes rendered since the previous call.
+    """
+    folder = parent / f"{split.combinations}-{split.first}-{split.count}-{side}px"
+    scenes_file = folder / "scenes.pickle"  # written last, so it marks a complete dataset
+    if not scenes_file.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        scenes = _render_dataset(folder, split, side, workers, on_rendered)
+        write_atomically(scenes_file, lambda file: file.write_bytes(pickle.dumps(scenes)))
+    with scenes_file.open("rb") as file:
+        scenes = pickle.load(file)
+    first_item = [0, *accumulate(len(scene.items) for scene in scenes)][:-1]
+    pixels = np.load(folder / "pixels.npy", mmap_mode="r")
+    return RenderedDataset(scenes, pixels, np.load(folder / "crops.npy"), first_item)
+
+
+def _render_dataset(
+    folder: Path, split: Split, side: int, workers: int, on_rendered: Callable[[int], object]
+) -> list[Scene]:
+    """Write pixels.npy and crops.npy and return the scenes."""
     shape = (split.count, side, side, 3)
-    pixels = np.lib.format.open_memmap(place / "pixels.npy", mode="w+", dtype=np.uint8, shape=shape)
+    pixels = np.lib.format.open_memmap(folder / "pixels.npy", mode="w+", dtype=np.uint8, shape=shape)
     scenes: list[Scene] = []
-    crops: list[Levels] = []
+    packed_masks: list[UInt8Array] = []
     seeds = split.seeds()
-    starts = range(seeds.start, seeds.stop, PIECE)
-    pieces = [range(start, min(start + PIECE, seeds.stop)) for start in starts]
+    chunks = [seeds[start : start + CHUNK] for start in range(0, len(seeds), CHUNK)]
     with ProcessPoolExecutor(workers) as pool:
-        drawn: Iterator[_Piece] = pool.map(partial(_draw_piece, split.combinations, side), pieces)
-        for piece in drawn:
-            pixels[len(scenes) : len(scenes) + len(piece[0])] = piece[1]
-            scenes += piece[0]
-            crops.append(piece[2])
-            drew(len(piece[0]))
+        results: Iterator[_Chunk] = pool.map(partial(_render_chunk, split.combinations, side), chunks)
+        for chunk_scenes, chunk_pixels, chunk_masks in results:
+            pixels[len(scenes) : len(scenes) + len(chunk_scenes)] = chunk_pixels
+            scenes += chunk_scenes
+            packed_masks.append(chunk_masks)
+            on_rendered(len(chunk_scenes))
     pixels.flush()
-    np.save(place / "crops.npy", np.concatenate(crops))
-    partly = place / "scenes.partly"
-    partly.write_bytes(pickle.dumps(scenes))
-    partly.rename(place / "scenes.pickle")
+    np.save(folder / "crops.npy", np.concatenate(packed_masks))
+    return scenes
 
 
-_Piece = tuple[list[Scene], Levels, Levels]
+_Chunk = tuple[list[Scene], UInt8Array, UInt8Array]  # scenes, pixels, packed masks
 
 
-def _draw_piece(combinations: Combinations, side: int, seeds: range) -> _Piece:
-    drawings = [draw(seed, combinations) for seed in seeds]
-    pixels = np.stack([resized(drawing, side) for drawing in drawings])
-    crops = [
-        np.packbits(crop(mask, item.box))
-        for drawing in drawings
-        for mask, item in zip(drawing.masks, drawing.scene.items, strict=True)
+def _render_chunk(combinations: Combinations, side: int, seeds: range) -> _Chunk:
+    rendered = [render_scene(seed, combinations) for seed in seeds]
+    pixels = np.stack([resize_image(scene.pixels, side) for scene in rendered])
+    masks = [
+        np.packbits(crop_mask(mask, item.box))
+        for scene in rendered
+        for mask, item in zip(scene.masks, scene.scene.items, strict=True)
     ]
-    return [drawing.scene for drawing in drawings], pixels, np.stack(crops)
-
-
-def unpacked(crops: Levels) -> npt.NDArray[np.bool_]:
-    """Masks from their bits: uint8[M, CROP * CROP / 8] -> bool[M, CROP, CROP]."""
-    return np.unpackbits(crops, axis=1).reshape(-1, CROP, CROP).astype(np.bool_)
+    return [scene.scene for scene in rendered], pixels, np.stack(masks)

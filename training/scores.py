@@ -1,6 +1,7 @@
-"""How well answers agree with scenes: exact texts, boxes by overlap, masks by overlap.
+"""Scores of answers about scenes: exact match of texts, IoU of boxes and masks.
 
-Legend: G objects that are there, P objects that were said, IoU area of the overlap over area of the union.
+`objects` counts the objects that a prompt asks for, `detections` the objects in the answer. IoU is the area
+of the intersection over the area of the union.
 """
 
 from __future__ import annotations
@@ -14,110 +15,133 @@ import numpy.typing as npt
 from paligemma_onnx.runtime import Detection
 from paligemma_onnx.runtime.detection.parsing import parse_answer
 
-from .scenes import SIDE, Box, Drawing
+from .scenes import SCENE_SIDE, Box, RenderedScene
 from .shapes import Mask
 from .tasks import QUESTIONS, Example
 
-HIT = (
-    0.5  # IoU from which a box counts as found, as in PASCAL VOC (doi 10.1007/s11263-009-0275-4, section 4.2)
-)
+# IoU from which a box counts as found, as in PASCAL VOC (doi 10.1007/s11263-009-0275-4, section 4.2).
+MIN_IOU = 0.5
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """One prompt, its true answer and the one that was given, as figures that add up."""
+class Score:
+    """Comparison of one answer with the correct one, in numbers that can be summed over answers."""
 
     kind: str
-    about_held_out: bool  # an object in question is of a pair of colour and shape that training never showed
-    right: bool  # the text is the true one to the letter
-    there: int = 0  # G
-    said: int = 0  # P
-    hits: int = 0  # of the pairs, those whose boxes overlap by HIT and whose labels agree
-    box_iou: float = 0.0  # sum over G; 0 for an object that was missed
-    mask_iou: float = 0.0  # the same of masks
+    about_held_out: bool  # True if the answer is about an object of a held-out pair of colour and shape
+    correct: bool  # True if the text equals the correct one
+    objects: int = 0
+    detections: int = 0
+    hits: int = 0  # matched pairs with equal labels and an IoU of at least MIN_IOU
+    box_iou: float = 0.0  # sum over objects; 0 for an object that was missed
+    mask_iou: float = 0.0  # sum over objects; 0 for an object that was missed or has no mask
 
 
-def outcome(drawing: Drawing, example: Example, text: str, said: Sequence[Detection]) -> Outcome:
-    """Compare an answer, and the objects in it, with the scene."""
-    items = [drawing.scene.items[index] for index in example.items]
-    held_out, right = any(item.is_held_out for item in items), text == example.suffix
+def score_answer(
+    rendered: RenderedScene, example: Example, text: str, detections: Sequence[Detection]
+) -> Score:
+    """Compare an answer with its scene.
+
+    Args:
+        rendered: the scene.
+        example: the prompt and the correct answer.
+        text: the model's answer.
+        detections: the objects in it; only read if the prompt is of kind "detect" or "segment".
+    """
+    items = [rendered.scene.items[index] for index in example.items]
+    held_out, correct = any(item.is_held_out for item in items), text == example.suffix
     if example.kind not in ("detect", "segment"):
-        return Outcome(example.kind, held_out, right)
-    labels = [found.label for found in parse_answer(example.suffix).found]
-    boxes = [found.pixels for found in said]
-    overlaps = np.array([[box_iou(item.box, box) for box in boxes] for item in items]).reshape(
-        len(items), len(boxes)
-    )
-    agree = np.array([[label == found.label for found in said] for label in labels]).reshape(overlaps.shape)
-    pairs = matched(overlaps * agree)
+        return Score(example.kind, held_out, correct)
+    labels = [item.label for item in parse_answer(example.suffix).found]
+    shape = (len(items), len(detections))
+    overlaps = np.array(
+        [[box_iou(item.box, detection.pixels) for detection in detections] for item in items]
+    ).reshape(shape)
+    labels_agree = np.array(
+        [[label == detection.label for detection in detections] for label in labels]
+    ).reshape(shape)
+    pairs = match_boxes(overlaps * labels_agree)
     masks = 0.0
     if example.kind == "segment":
-        painted = [_painted(found) for found in said]
-        masks = sum(mask_iou(drawing.masks[example.items[item]], painted[found]) for item, found in pairs)
-    return Outcome(
+        predicted = [_scene_mask(detection) for detection in detections]
+        masks = sum(
+            mask_iou(rendered.masks[example.items[item]], predicted[detection]) for item, detection in pairs
+        )
+    return Score(
         example.kind,
         held_out,
-        right,
-        there=len(items),
-        said=len(said),
-        hits=sum(bool(overlaps[pair] >= HIT) for pair in pairs),
+        correct,
+        objects=len(items),
+        detections=len(detections),
+        hits=sum(bool(overlaps[pair] >= MIN_IOU) for pair in pairs),
         box_iou=float(sum(overlaps[pair] for pair in pairs)),
         mask_iou=masks,
     )
 
 
-def matched(overlaps: npt.NDArray[np.float64]) -> list[tuple[int, int]]:
-    """Pair objects with what was said, the best overlap first, each once: float64[G, P] -> their numbers."""
-    left, pairs = overlaps.copy(), []
-    while left.size and left.max() > 0:
-        item, found = divmod(int(left.argmax()), left.shape[1])
-        pairs.append((item, found))
-        left[item], left[:, found] = 0, 0
+def match_boxes(overlaps: npt.NDArray[np.float64]) -> list[tuple[int, int]]:
+    """Match objects with detections greedily, the largest overlap first, each at most once.
+
+    Args:
+        overlaps: float64[objects, detections].
+
+    Returns:
+        Pairs (object, detection) of indices, without pairs that do not overlap.
+    """
+    remaining, pairs = overlaps.copy(), []
+    while remaining.size and remaining.max() > 0:
+        item, detection = divmod(int(remaining.argmax()), remaining.shape[1])
+        pairs.append((item, detection))
+        remaining[item], remaining[:, detection] = 0, 0
     return pairs
 
 
-def box_iou(one: Box, other: tuple[float, float, float, float]) -> float:
-    """Overlap of two rectangles, each left, top, right and bottom."""
-    width = min(one[2], other[2]) - max(one[0], other[0])
-    height = min(one[3], other[3]) - max(one[1], other[1])
-    both = max(0.0, width) * max(0.0, height)
-    areas = [(box[2] - box[0]) * (box[3] - box[1]) for box in (one, other)]
-    return both / (sum(areas) - both)
+def box_iou(a: Box, b: tuple[float, float, float, float]) -> float:
+    """Return the IoU of two boxes (left, top, right, bottom)."""
+    width = min(a[2], b[2]) - max(a[0], b[0])
+    height = min(a[3], b[3]) - max(a[1], b[1])
+    intersection = max(0.0, width) * max(0.0, height)
+    areas = [(box[2] - box[0]) * (box[3] - box[1]) for box in (a, b)]
+    return intersection / (sum(areas) - intersection)
 
 
-def mask_iou(one: Mask, other: Mask) -> float:
-    """Overlap of two masks of one size."""
-    return float((one & other).sum() / (one | other).sum())
+def mask_iou(a: Mask, b: Mask) -> float:
+    """Return the IoU of two masks of equal shape."""
+    return float((a & b).sum() / (a | b).sum())
 
 
-def _painted(found: Detection) -> Mask:
-    """An object's mask in the scene; empty for an object without one."""
-    return np.zeros((SIDE, SIDE), np.bool_) if found.mask is None else found.mask.array
+def _scene_mask(detection: Detection) -> Mask:
+    """Return a detection's mask in the scene, empty if it has none: bool[SCENE_SIDE, SCENE_SIDE]."""
+    if detection.mask is None:
+        return np.zeros((SCENE_SIDE, SCENE_SIDE), np.bool_)
+    return detection.mask.array
 
 
-def summary(outcomes: Sequence[Outcome]) -> dict[str, float | int | None]:
-    """The figures of a set of outcomes; None where nothing was asked."""
-    of = {kind: [one for one in outcomes if one.kind == kind] for kind in {one.kind for one in outcomes}}
-    answers = [one for one in outcomes if one.kind in QUESTIONS]
-    detected, segmented = of.get("detect", []), of.get("segment", [])
-    there, said = (sum(getattr(one, name) for one in detected) for name in ("there", "said"))
-    masks = sum(max(one.there, one.said) for one in segmented)
+def summarize(scores: Sequence[Score]) -> dict[str, float | int | None]:
+    """Summarize scores as named metrics; a metric without any prompts is None."""
+    kinds = {score.kind for score in scores}
+    by_kind = {kind: [score for score in scores if score.kind == kind] for kind in kinds}
+    answers = [score for score in scores if score.kind in QUESTIONS]
+    detect, segment = by_kind.get("detect", []), by_kind.get("segment", [])
+    objects = sum(score.objects for score in detect)
+    detections = sum(score.detections for score in detect)
+    # A surplus detection counts as a missed object.
+    masks = sum(max(score.objects, score.detections) for score in segment)
     return {
-        "prompts": len(outcomes),
-        "answers": _share(answers),
-        **{f"answers: {kind}": _share(of.get(kind, [])) for kind in QUESTIONS},
-        "answers about held-out": _share([one for one in answers if one.about_held_out]),
-        "captions": _share(of.get("caption", [])),
-        "detection F1 at IoU 0.5": _ratio(2 * sum(one.hits for one in detected), there + said),
-        "detection mean IoU": _ratio(sum(one.box_iou for one in detected), there),
-        # An object too many counts as one that was missed.
-        "mask mean IoU": _ratio(sum(one.mask_iou for one in segmented), masks),
+        "prompts": len(scores),
+        "answers": _accuracy(answers),
+        **{f"answers: {kind}": _accuracy(by_kind.get(kind, [])) for kind in QUESTIONS},
+        "answers about held-out": _accuracy([score for score in answers if score.about_held_out]),
+        "captions": _accuracy(by_kind.get("caption", [])),
+        "detection F1 at IoU 0.5": _ratio(2 * sum(score.hits for score in detect), objects + detections),
+        "detection mean IoU": _ratio(sum(score.box_iou for score in detect), objects),
+        "mask mean IoU": _ratio(sum(score.mask_iou for score in segment), masks),
     }
 
 
-def _share(outcomes: Sequence[Outcome]) -> float | None:
-    return _ratio(sum(one.right for one in outcomes), len(outcomes))
+def _accuracy(scores: Sequence[Score]) -> float | None:
+    return _ratio(sum(score.correct for score in scores), len(scores))
 
 
-def _ratio(part: float, whole: float) -> float | None:
-    return round(part / whole, 4) if whole else None
+def _ratio(numerator: float, denominator: float) -> float | None:
+    return round(numerator / denominator, 4) if denominator else None

@@ -1,8 +1,10 @@
-"""Stage 1: the vision tower learns to tell which text belongs to which scene, object and print.
+"""Stage 1: contrastive pretraining of the vision tower on scenes, objects and printed texts.
 
-Two scenes nearly always differ in some colour or place, so a tower that is only asked which description
-belongs to a scene never looks at shapes or letters. It is therefore also asked which of the different phrases
-belongs to each object, and which print to each scene that has any.
+Two scenes nearly always differ in a colour or a position, so a tower that only has to match scenes with
+descriptions never learns shapes or letters. It therefore also matches each object with its phrase and each
+printed text with itself.
+
+Shapes: docs/notation.md and contrastive_model.py.
 """
 
 from __future__ import annotations
@@ -18,70 +20,86 @@ from torch import Tensor
 from paligemma_onnx.model.config import PaliGemmaConfig
 from paligemma_onnx.model.siglip import VisionTower
 
-from .contrastive_model import Contrast, Seen, Texts, TextTower
-from .loop import run
-from .pictures import pixel_values
-from .prefix_lm import Ids
+from .contrastive_model import ContrastiveModel, ImageBatch, TextBatch, TextTower
+from .loop import run_stage
+from .prefix_lm import TrainingTokenizer
 from .recipe import Recipe
-from .rendered_dataset import Album
-from .scenes import SIDE, Item, Scene
-from .tasks import described, description, printed
+from .rendered_dataset import RenderedDataset, pixel_values
+from .scenes import SCENE_SIDE, Item, Scene
+from .tasks import make_description, object_phrase, sign_phrase
 
-MEASURED = 256  # held-out scenes
+MEASURED_SCENES = 256  # held-out scenes
+METRICS = ("scenes found", "objects found", "prints found")  # columns of stage1.csv
 
 
 def pretrain(
     vision: VisionTower,
     config: PaliGemmaConfig,
-    train: Album,
-    held_out: Album,
-    ids: Ids,
+    train: RenderedDataset,
+    held_out: RenderedDataset,
+    tokenizer: TrainingTokenizer,
     recipe: Recipe,
     folder: Path,
 ) -> None:
-    """Train the tower in place; the rest of what stage 1 needs is thrown away."""
-    size = config.vision_config
+    """Train the vision tower in place; the text tower and the pooling heads are discarded.
+
+    Args:
+        vision: the vision tower.
+        config: sizes of the whole model.
+        train: scenes to train on.
+        held_out: scenes for measurements.
+        tokenizer: encodes the texts.
+        recipe: hyperparameters.
+        folder: for the log and the state.
+    """
+    sizes = config.vision_config
     torch.manual_seed(recipe.seed + 1)
-    text = TextTower(
+    text_tower = TextTower(
         config.text_config.vocab_size,
         recipe.text_tokens,
         recipe.text_width,
         recipe.text_layers,
-        size.hidden_size,
+        sizes.hidden_size,
     )
-    model = Contrast(vision, size, text)
-    grid = size.image_size // size.patch_size
-    measured = held_out.scenes[:MEASURED]
+    model = ContrastiveModel(vision, sizes, text_tower)
+    grid = sizes.image_size // sizes.patch_size
+    measured = held_out.scenes[:MEASURED_SCENES]
 
     def step_loss(step: int) -> Tensor:
         rng = np.random.RandomState([recipe.seed, 1, step])
-        chosen = rng.randint(len(train.scenes), size=recipe.stage1.pictures).tolist()
-        scenes = [train.scenes[index] for index in chosen]
-        seen = look(pixel_values(train.pixels[chosen]), scenes, grid)
-        return model.loss(seen, texts_of(scenes, ids, recipe.text_tokens), recipe.captions_at_once)
+        indices = rng.randint(len(train.scenes), size=recipe.stage1.images).tolist()
+        scenes = [train.scenes[index] for index in indices]
+        images = image_batch(pixel_values(train.pixels[indices]), scenes, grid)
+        return model.loss(images, text_batch(scenes, tokenizer, recipe.text_tokens), recipe.text_chunk)
 
     def measure() -> Mapping[str, float]:
-        seen = look(pixel_values(held_out.pixels[: len(measured)]), measured, grid)
-        found = model.found(seen, texts_of(measured, ids, recipe.text_tokens))
-        return dict(zip(("scenes found", "objects found", "prints found"), found, strict=True))
+        images = image_batch(pixel_values(held_out.pixels[: len(measured)]), measured, grid)
+        accuracy = model.accuracy(images, text_batch(measured, tokenizer, recipe.text_tokens))
+        return dict(zip(METRICS, accuracy, strict=True))
 
-    run("stage1", folder, model, recipe.stage1, step_loss, measure)
+    run_stage("stage1", folder, model, recipe.stage1, step_loss, measure)
 
 
-def look(pixels: Tensor, scenes: Sequence[Scene], grid: int) -> Seen:
-    """Where the objects and prints of scenes are, on a grid x grid of patches."""
-    items = [(picture, item) for picture, scene in enumerate(scenes) for item in scene.items]
-    return Seen(
+def image_batch(pixels: Tensor, scenes: Sequence[Scene], grid: int) -> ImageBatch:
+    """Combine images with the positions of their objects and printed texts.
+
+    Args:
+        pixels: float[M, 3, S, S].
+        scenes: one per image.
+        grid: patches per row and column of an image.
+    """
+    items = [(image, item) for image, scene in enumerate(scenes) for item in scene.items]
+    return ImageBatch(
         pixels,
-        torch.tensor([picture for picture, _ in items]),
-        torch.from_numpy(np.stack([area(item, grid) for _, item in items])),
-        torch.tensor([picture for picture, scene in enumerate(scenes) if scene.sign is not None]),
+        torch.tensor([image for image, _ in items]),
+        torch.from_numpy(np.stack([patch_shares(item, grid) for _, item in items])),
+        torch.tensor([image for image, scene in enumerate(scenes) if scene.sign is not None]),
     )
 
 
-def area(item: Item, grid: int) -> npt.NDArray[np.float32]:
-    """The share of an item's box that lies in each patch, row by row: float32[grid * grid], its sum 1."""
-    edges = np.arange(grid + 1) * (SIDE / grid)
+def patch_shares(item: Item, grid: int) -> npt.NDArray[np.float32]:
+    """Return the share of an item's box in each patch, row by row: float32[grid * grid] with sum 1."""
+    edges = np.arange(grid + 1) * (SCENE_SIDE / grid)
     left, top, right, bottom = item.box
     across = (np.minimum(edges[1:], right) - np.maximum(edges[:-1], left)).clip(min=0) / (right - left)
     down = (np.minimum(edges[1:], bottom) - np.maximum(edges[:-1], top)).clip(min=0) / (bottom - top)
@@ -89,25 +107,28 @@ def area(item: Item, grid: int) -> npt.NDArray[np.float32]:
     return shares
 
 
-def texts_of(scenes: Sequence[Scene], ids: Ids, tokens: int) -> Texts:
-    """Descriptions, phrases and prints, each different one once, with whose they are."""
-    groups = (
-        [description(scene) for scene in scenes],
-        [described(item) for scene in scenes for item in scene.items],
-        [printed(scene.sign) for scene in scenes if scene.sign is not None],
+def text_batch(scenes: Sequence[Scene], tokenizer: TrainingTokenizer, tokens: int) -> TextBatch:
+    """Encode the distinct descriptions, phrases and printed texts of scenes.
+
+    Args:
+        scenes: the scenes of a batch.
+        tokenizer: encodes the texts.
+        tokens: length to which texts are padded or cut.
+    """
+    descriptions = _distinct([make_description(scene) for scene in scenes], tokenizer, tokens)
+    phrases = _distinct([object_phrase(item) for scene in scenes for item in scene.items], tokenizer, tokens)
+    signs = _distinct(
+        [sign_phrase(scene.sign) for scene in scenes if scene.sign is not None], tokenizer, tokens
     )
-    different = [list(dict.fromkeys(group)) for group in groups]
-    numbers = [{text: number for number, text in enumerate(texts)} for texts in different]
-    own = [
-        torch.tensor([number[text] for text in group]) for group, number in zip(groups, numbers, strict=True)
-    ]
-    rows = [_padded(ids.encode(texts), ids.pad, tokens) for texts in different]
-    return Texts((rows[0], rows[1], rows[2]), (own[0], own[1], own[2]))
+    groups = (descriptions, phrases, signs)
+    ids, targets = zip(*groups, strict=True)
+    return TextBatch(ids, targets)
 
 
-def _padded(texts: Sequence[Sequence[int]], pad: int, tokens: int) -> Tensor:
-    """Ids padded or cut to one length: int64[C, L]."""
-    rows = torch.full((len(texts), tokens), pad)
-    for row, text in zip(rows, texts, strict=True):
-        row[: len(text[:tokens])] = torch.tensor(text[:tokens])
-    return rows
+def _distinct(texts: Sequence[str], tokenizer: TrainingTokenizer, tokens: int) -> tuple[Tensor, Tensor]:
+    """Return the ids of the distinct texts, int64[texts, tokens], and the row of each text."""
+    rows = {text: row for row, text in enumerate(dict.fromkeys(texts))}
+    ids = torch.full((len(rows), tokens), tokenizer.pad)
+    for row, encoded in zip(ids, tokenizer.encode(list(rows)), strict=True):
+        row[: len(encoded[:tokens])] = torch.tensor(encoded[:tokens])
+    return ids, torch.tensor([rows[text] for text in texts])

@@ -1,7 +1,7 @@
-"""From a scene to what PaliGemma is asked about it and should answer.
+"""Prompts about a scene and their correct answers.
 
-Prompts are those PaliGemma is trained with (arXiv 2407.07726, section 3.2.1): `caption en`,
-`answer en QUESTION`, `detect A ; B`, `segment A`. A question is asked only where it has one answer.
+The prompts have the forms PaliGemma is trained with (arXiv 2407.07726, section 3.2.1): `caption en`,
+`answer en QUESTION`, `detect A ; B`, `segment A`. A question is asked only if it has exactly one answer.
 """
 
 from __future__ import annotations
@@ -14,104 +14,119 @@ import numpy as np
 
 from paligemma_onnx.runtime.text.special_tokens import LAST_LOCATION
 
-from .scenes import SIDE, Item, Scene
-from .vocabulary import COLOURS, HELD_OUT, SHAPES
+from .scenes import SCENE_SIDE, Item, Scene
+from .vocabulary import COLOURS, HELD_OUT_PAIRS, SHAPES
 
 Kind = Literal["caption", "colour", "shape", "texture", "count", "position", "text", "detect", "segment"]
 QUESTIONS: tuple[Kind, ...] = ("colour", "shape", "texture", "count", "position", "text")
-LOCATIONS = LAST_LOCATION + 1  # from one edge of the picture to the other
-MOST_NEW_TOKENS = 160  # of an answer: five objects with masks take 5 * 23 and an end
-IN_DOUBT = 20  # pixels around the middle, or from one to the other, where top and bottom are not plain to see
-NOTHING = 10  # percent of detections that ask for something that is not there
+KINDS: tuple[Kind, ...] = ("caption", "detect", "segment", *QUESTIONS)
+LOCATIONS = LAST_LOCATION + 1  # location tokens, from one edge of the image to the other
+MAX_NEW_TOKENS = 160  # per answer: five objects with masks take 5 * 23 tokens and EOS
+MIN_OFFSET = 20  # pixels from the middle, or between two objects, from which a position is unambiguous
+ABSENT_PERCENT = 10  # `detect` prompts that name an object which is not in the scene
 
 
 @dataclass(frozen=True)
 class Example:
-    """One prompt and its answer."""
+    """A prompt and its correct answer."""
 
     kind: Kind
     prompt: str
-    suffix: str
-    items: tuple[int, ...] = ()  # which items of the scene the answer is about
+    suffix: str  # the answer
+    items: tuple[int, ...] = ()  # indices in `Scene.items` of the objects that the answer is about
 
 
-def caption(scene: Scene) -> str:
-    """Every object from left to right, then what is printed."""
-    parts = [described(item) for item in scene.items]
-    if scene.sign is not None:
-        parts.append(printed(scene.sign))
-    return _listed(parts)
+def make_caption(scene: Scene) -> str:
+    """Return a sentence with every object from left to right, then the printed text."""
+    return _join([object_phrase(item) for item in scene.items], scene.sign)
 
 
-def description(scene: Scene) -> str:
-    """The caption with a place for each object: what the vision tower learns from at first."""
-    parts = [f"{described(item)} at the {' '.join(_ninth(item))}" for item in scene.items]
-    if scene.sign is not None:
-        parts.append(printed(scene.sign))
-    return _listed(parts)
+def make_description(scene: Scene) -> str:
+    """Return the caption with the position of each object, as used to train the vision tower in stage 1."""
+    phrases = [f"{object_phrase(item)} at the {' '.join(_grid_position(item))}" for item in scene.items]
+    return _join(phrases, scene.sign)
 
 
-def example(
-    scene: Scene, kind: Kind, rng: np.random.RandomState, codes: Sequence[Sequence[int]] | None = None
+def make_example(
+    scene: Scene, kind: Kind, rng: np.random.RandomState, mask_tokens: Sequence[Sequence[int]] | None = None
 ) -> Example | None:
-    """One example of a kind; None where the scene has no question of it with one answer.
+    """Choose a prompt of a kind at random and return it with its answer.
 
     Args:
-        scene: what is asked about.
-        kind: of prompt.
-        rng: which of the possible questions.
-        codes: 16 mask codes for each item, for `segment`.
+        scene: the scene that the prompt is about.
+        kind: the kind of prompt.
+        rng: chooses among the possible prompts.
+        mask_tokens: 16 numbers of `<seg>` tokens for each item; required for `segment`.
+
+    Returns:
+        The example, or None if the scene has no prompt of this kind with exactly one answer.
     """
     if kind == "caption":
-        return Example(kind, "caption en", caption(scene), tuple(range(len(scene.items))))
+        return Example(kind, "caption en", make_caption(scene), tuple(range(len(scene.items))))
     if kind == "detect":
         return _detect(scene, rng)
     if kind == "segment":
-        return None if codes is None else _segment(scene, rng, codes)
-    possible = _ASK[kind](scene)
-    return possible[rng.randint(len(possible))] if possible else None
+        return None if mask_tokens is None else _segment(scene, rng, mask_tokens)
+    examples = _LIST_EXAMPLES[kind](scene)
+    return examples[rng.randint(len(examples))] if examples else None
 
 
-def location(at: float, side: int = SIDE) -> str:
-    """The token of a coordinate in pixels; the far edge is the last one (arXiv 2407.07726, section 3.2.1)."""
-    return f"<loc{round(at / side * LAST_LOCATION):04d}>"
+def location_token(coordinate: float, side: int = SCENE_SIDE) -> str:
+    """Return the location token of a coordinate (arXiv 2407.07726, section 3.2.1).
+
+    Args:
+        coordinate: distance from the top or left edge in pixels.
+        side: distance of the far edge, which has the last token, in pixels.
+    """
+    return f"<loc{round(coordinate / side * LAST_LOCATION):04d}>"
 
 
-def boxed(item: Item) -> str:
-    """Four location tokens: top, left, bottom, right."""
+def box_tokens(item: Item) -> str:
+    """Return the four location tokens of an object's box: top, left, bottom, right."""
     left, top, right, bottom = item.box
-    return "".join(map(location, (top, left, bottom, right)))
+    return "".join(map(location_token, (top, left, bottom, right)))
 
 
-def described(item: Item) -> str:
-    """An object as captions name it."""
-    words = item.name if item.texture == "plain" else f"{item.texture} {item.name}"
-    return f"an {words}" if words[0] in "aeiou" else f"a {words}"
+def seg_tokens(numbers: Sequence[int]) -> str:
+    """Return the 16 `<seg>` tokens of a mask, row by row of the 4 x 4 grid."""
+    return "".join(f"<seg{number:03d}>" for number in numbers)
 
 
-def printed(sign: str) -> str:
-    """A word or a number as captions name it."""
+def object_phrase(item: Item) -> str:
+    """Return the phrase for an object in captions, for example "a striped blue ring"."""
+    phrase = item.name if item.texture == "plain" else f"{item.texture} {item.name}"
+    return f"an {phrase}" if phrase[0] in "aeiou" else f"a {phrase}"
+
+
+def sign_phrase(sign: str) -> str:
+    """Return the phrase for a printed text in captions, for example "the word owl"."""
     return f"the {'number' if sign.isdigit() else 'word'} {sign}"
 
 
-def _listed(parts: Sequence[str]) -> str:
-    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
+def pluralize(shape: str) -> str:
+    """Return the plural of a shape's name."""
+    return f"{shape}es" if shape == "cross" else f"{shape}s"
 
 
-def _ninth(item: Item) -> tuple[str, str]:
+def _join(phrases: Sequence[str], sign: str | None) -> str:
+    phrases = [*phrases, *([] if sign is None else [sign_phrase(sign)])]
+    return phrases[0] if len(phrases) == 1 else f"{', '.join(phrases[:-1])} and {phrases[-1]}"
+
+
+def _grid_position(item: Item) -> tuple[str, str]:
+    """Return row and column of an object in a 3 x 3 grid."""
     x, y = item.centre
-    return ("top", "middle", "bottom")[int(y * 3 / SIDE)], ("left", "centre", "right")[int(x * 3 / SIDE)]
+    return (
+        ("top", "middle", "bottom")[int(y * 3 / SCENE_SIDE)],
+        ("left", "centre", "right")[int(x * 3 / SCENE_SIDE)],
+    )
 
 
-def _names(scene: Scene) -> list[str]:
-    return [item.name for item in scene.items]
-
-
-def _called(scene: Scene) -> list[tuple[int, str]]:
-    """Items that a phrase names without doubt, each with the phrase: colour and shape, or the shape alone."""
-    names, shapes = _names(scene), [item.shape for item in scene.items]
-    named = [(i, name) for i, name in enumerate(names) if names.count(name) == 1]
-    return named + [(i, shape) for i, shape in enumerate(shapes) if shapes.count(shape) == 1]
+def _unambiguous_phrases(scene: Scene) -> list[tuple[int, str]]:
+    """Return (index, phrase) for each phrase, colour and shape or only the shape, that fits one item."""
+    names, shapes = [item.name for item in scene.items], [item.shape for item in scene.items]
+    by_name = [(i, name) for i, name in enumerate(names) if names.count(name) == 1]
+    return by_name + [(i, shape) for i, shape in enumerate(shapes) if shapes.count(shape) == 1]
 
 
 def _colour(scene: Scene) -> list[Example]:
@@ -134,62 +149,57 @@ def _shape(scene: Scene) -> list[Example]:
 
 def _texture(scene: Scene) -> list[Example]:
     return [
-        Example("texture", f"answer en what texture is the {name}?", scene.items[i].texture, (i,))
-        for i, name in _called(scene)
+        Example("texture", f"answer en what texture is the {phrase}?", scene.items[i].texture, (i,))
+        for i, phrase in _unambiguous_phrases(scene)
     ]
 
 
 def _count(scene: Scene) -> list[Example]:
-    def ask(what: str, found: Sequence[int]) -> Example:
-        return Example("count", f"answer en how many {what} are there?", str(len(found)), tuple(found))
+    def count_example(objects: str, items: Sequence[int]) -> Example:
+        return Example("count", f"answer en how many {objects} are there?", str(len(items)), tuple(items))
 
-    everything = ask("objects", range(len(scene.items)))
+    total = count_example("objects", range(len(scene.items)))
     by_shape = [
-        ask(plural(shape), [i for i, item in enumerate(scene.items) if item.shape == shape])
+        count_example(pluralize(shape), [i for i, item in enumerate(scene.items) if item.shape == shape])
         for shape in SHAPES
     ]
     by_colour = [
-        ask(f"{colour} objects", [i for i, item in enumerate(scene.items) if item.colour == colour])
+        count_example(f"{colour} objects", [i for i, item in enumerate(scene.items) if item.colour == colour])
         for colour in COLOURS
     ]
-    there = [example for example in by_shape + by_colour if example.items]
+    present = [example for example in by_shape + by_colour if example.items]
     absent = [example for example in by_shape + by_colour if not example.items]
-    # "How many objects" and those that are there are asked more often than those that are not.
-    return [everything] * 4 + there * 3 + absent[:: max(1, len(absent) // 3)]
-
-
-def plural(shape: str) -> str:
-    """More than one of a shape."""
-    return f"{shape}es" if shape == "cross" else f"{shape}s"
+    # Repetition makes "how many objects" and classes that are present more frequent than absent ones.
+    return [total] * 4 + present * 3 + absent[:: max(1, len(absent) // 3)]
 
 
 def _position(scene: Scene) -> list[Example]:
-    places, sides = list[Example](), list[Example]()
-    called, middle = _called(scene), SIDE / 2
-    for i, name in called:
+    single, pairs = list[Example](), list[Example]()
+    phrases, middle = _unambiguous_phrases(scene), SCENE_SIDE / 2
+    for i, phrase in phrases:
         x, y = scene.items[i].centre
-        if abs(x - middle) > IN_DOUBT and abs(y - middle) > IN_DOUBT:
-            where = f"{'top' if y < middle else 'bottom'} {'left' if x < middle else 'right'}"
-            places.append(Example("position", f"answer en where is the {name}?", where, (i,)))
-        for j, other in called:
+        if abs(x - middle) > MIN_OFFSET and abs(y - middle) > MIN_OFFSET:
+            corner = f"{'top' if y < middle else 'bottom'} {'left' if x < middle else 'right'}"
+            single.append(Example("position", f"answer en where is the {phrase}?", corner, (i,)))
+        for j, other_phrase in phrases:
             if i == j:
                 continue
             other_x, other_y = scene.items[j].centre
-            side = "left" if x < other_x else "right"
-            ask = f"answer en is the {name} left or right of the {other}?"
-            sides.append(Example("position", ask, side, (i, j)))
-            if abs(y - other_y) > IN_DOUBT:
-                side = "above" if y < other_y else "below"
-                ask = f"answer en is the {name} above or below the {other}?"
-                sides.append(Example("position", ask, side, (i, j)))
-    return places * 3 + sides  # of pairs there are many more than of objects
+            relation = "left" if x < other_x else "right"
+            prompt = f"answer en is the {phrase} left or right of the {other_phrase}?"
+            pairs.append(Example("position", prompt, relation, (i, j)))
+            if abs(y - other_y) > MIN_OFFSET:
+                relation = "above" if y < other_y else "below"
+                prompt = f"answer en is the {phrase} above or below the {other_phrase}?"
+                pairs.append(Example("position", prompt, relation, (i, j)))
+    return single * 3 + pairs  # a scene has many more pairs of objects than objects
 
 
 def _text(scene: Scene) -> list[Example]:
     return [] if scene.sign is None else [Example("text", "answer en what does it say?", scene.sign)]
 
 
-_ASK: dict[Kind, Callable[[Scene], list[Example]]] = {
+_LIST_EXAMPLES: dict[Kind, Callable[[Scene], list[Example]]] = {
     "colour": _colour,
     "shape": _shape,
     "texture": _texture,
@@ -200,49 +210,43 @@ _ASK: dict[Kind, Callable[[Scene], list[Example]]] = {
 
 
 def _detect(scene: Scene, rng: np.random.RandomState) -> Example:
-    """Up to three classes, in any order, each a shape or a colour and a shape; now and then one is absent."""
-    classes: list[str] = []
-    for item in scene.items:
-        classes += [item.name, item.shape]
-    wanted = [classes[rng.randint(len(classes))] for _ in range(rng.randint(1, 4))]
-    if rng.randint(100) < NOTHING:
-        wanted[rng.randint(len(wanted))] = _absent(scene, rng)
-    wanted = _distinct(wanted)
-    found, parts = [], []
-    for phrase in wanted:
+    """Ask for one to three classes, each a shape or a colour and a shape; in some prompts one is absent."""
+    classes = [phrase for item in scene.items for phrase in (item.name, item.shape)]
+    prompted = [classes[rng.randint(len(classes))] for _ in range(rng.randint(1, 4))]
+    if rng.randint(100) < ABSENT_PERCENT:
+        prompted[rng.randint(len(prompted))] = _absent_class(scene, rng)
+    prompted = _drop_overlapping(prompted)
+    items, answers = list[int](), list[str]()
+    for phrase in prompted:
         for i, item in enumerate(scene.items):
-            if i not in found and phrase in (item.name, item.shape):
-                found.append(i)
-                parts.append(f"{boxed(item)} {phrase}")
-    return Example("detect", f"detect {' ; '.join(wanted)}", " ; ".join(parts), tuple(found))
+            if i not in items and phrase in (item.name, item.shape):
+                items.append(i)
+                answers.append(f"{box_tokens(item)} {phrase}")
+    return Example("detect", f"detect {' ; '.join(prompted)}", " ; ".join(answers), tuple(items))
 
 
-def _distinct(wanted: Sequence[str]) -> list[str]:
-    """Without phrases that another one includes, so that no object is asked for twice."""
-    kept: list[str] = []
-    for phrase in wanted:
-        if not any(phrase.endswith(other) or other.endswith(phrase) for other in kept):
-            kept.append(phrase)
-    return kept
+def _drop_overlapping(classes: Sequence[str]) -> list[str]:
+    """Drop classes that include an earlier class or are included in it: no object is asked for twice."""
+    distinct: list[str] = []
+    for phrase in classes:
+        if not any(phrase.endswith(other) or other.endswith(phrase) for other in distinct):
+            distinct.append(phrase)
+    return distinct
 
 
-def _absent(scene: Scene, rng: np.random.RandomState) -> str:
-    colours, names = list(COLOURS), _names(scene)
+def _absent_class(scene: Scene, rng: np.random.RandomState) -> str:
+    """Return a colour and shape, not held out, that no object of the scene has."""
+    colours, names = list(COLOURS), [item.name for item in scene.items]
     while True:
         colour, shape = colours[rng.randint(len(colours))], SHAPES[rng.randint(len(SHAPES))]
-        if f"{colour} {shape}" not in names and (colour, shape) not in HELD_OUT:
+        if f"{colour} {shape}" not in names and (colour, shape) not in HELD_OUT_PAIRS:
             return f"{colour} {shape}"
 
 
-def _segment(scene: Scene, rng: np.random.RandomState, codes: Sequence[Sequence[int]]) -> Example:
-    """One class; where several objects are of it, each is a group of its own."""
+def _segment(scene: Scene, rng: np.random.RandomState, mask_tokens: Sequence[Sequence[int]]) -> Example:
+    """Ask for one class; the answer has a box, mask tokens and the label for each object of that class."""
     item = scene.items[rng.randint(len(scene.items))]
     phrase = item.name if rng.randint(4) else item.shape
-    found = [i for i, other in enumerate(scene.items) if phrase in (other.name, other.shape)]
-    parts = [f"{boxed(scene.items[i])}{segments(codes[i])} {phrase}" for i in found]
-    return Example("segment", f"segment {phrase}", " ; ".join(parts), tuple(found))
-
-
-def segments(codes: Sequence[int]) -> str:
-    """16 segment tokens, row by row of the 4 x 4 grid."""
-    return "".join(f"<seg{code:03d}>" for code in codes)
+    items = [i for i, other in enumerate(scene.items) if phrase in (other.name, other.shape)]
+    answers = [f"{box_tokens(scene.items[i])}{seg_tokens(mask_tokens[i])} {phrase}" for i in items]
+    return Example("segment", f"segment {phrase}", " ; ".join(answers), tuple(items))

@@ -1,9 +1,9 @@
-"""What a run leaves on disk while it goes: its state, to go on from after a kill, and its log."""
+"""Files of a training run: its state, from which a killed run resumes, and its log."""
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -14,48 +14,66 @@ Optimizers = tuple[torch.optim.Optimizer, ...]
 
 
 @dataclass(frozen=True)
-class Done:
-    """How far a run is."""
+class StageProgress:
+    """Progress of a stage. Saved states hold the fields by name."""
 
-    steps: int = 0
-    loss: float | None = None  # smoothed
-    seconds: float = 0.0
-
-
-def save(path: Path, done: Done, model: nn.Module, optimizers: Optimizers) -> None:
-    """Write beside and rename, so that a kill leaves the old state or the new one."""
-    partly = path.with_suffix(".partly")
-    states = [optimizer.state_dict() for optimizer in optimizers]
-    torch.save({"done": asdict(done), "model": model.state_dict(), "optimizers": states}, partly)
-    partly.rename(path)
+    steps: int = 0  # steps done
+    loss: float | None = None  # smoothed; None before the first step
+    seconds: float = 0.0  # time spent in training
 
 
-def restore(path: Path, model: nn.Module, optimizers: Optimizers) -> Done:
-    """Put a saved state back where there is one."""
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
+    """Write a file next to `path` and rename it, so that a kill leaves the old file, the new one or none.
+
+    Args:
+        path: the final name.
+        write: a function that writes the file or folder at the path it is called with.
+    """
+    partial = path.with_name(f"{path.stem}.partial{path.suffix}")
+    write(partial)
+    partial.rename(path)
+
+
+def save_state(path: Path, progress: StageProgress, model: nn.Module, optimizers: Optimizers) -> None:
+    """Save progress, weights and optimizer states in one file."""
+    state = {
+        "done": asdict(progress),
+        "model": model.state_dict(),
+        "optimizers": [optimizer.state_dict() for optimizer in optimizers],
+    }
+    write_atomically(path, lambda partial: torch.save(state, partial))
+
+
+def restore_state(path: Path, model: nn.Module, optimizers: Optimizers) -> StageProgress:
+    """Load a saved state into `model` and `optimizers`; without a file, leave them unchanged.
+
+    Returns:
+        The saved progress, or a new one without a file.
+    """
     if not path.exists():
-        return Done()
+        return StageProgress()
     state = torch.load(path, weights_only=True)
     model.load_state_dict(state["model"])
-    for optimizer, one in zip(optimizers, state["optimizers"], strict=True):
-        optimizer.load_state_dict(one)
-    return Done(**state["done"])
+    for optimizer, optimizer_state in zip(optimizers, state["optimizers"], strict=True):
+        optimizer.load_state_dict(optimizer_state)
+    return StageProgress(**state["done"])
 
 
 def append_row(log: Path, row: Mapping[str, float]) -> None:
-    """Add a row to a CSV file, with a header if it is the first."""
-    new = not log.exists()
+    """Append a row to a CSV file, with a header if the file is new."""
+    is_new = not log.exists()
     with log.open("a", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(row))
-        if new:
+        if is_new:
             writer.writeheader()
         writer.writerow(
             {name: f"{value:.5g}" if isinstance(value, float) else value for name, value in row.items()}
         )
 
 
-def forget_after(log: Path, step: int) -> None:
-    """Drop rows of steps that will be done again."""
+def drop_rows_after(log: Path, step: int) -> None:
+    """Remove the rows of steps after `step`, which a resumed run repeats."""
     if log.exists():
-        head, *rows = log.read_text(encoding="utf-8").splitlines(keepends=True)
-        kept = [row for row in rows if int(row.split(",")[0]) <= step]
-        log.write_text("".join([head, *kept]), encoding="utf-8")
+        header, *rows = log.read_text(encoding="utf-8").splitlines(keepends=True)
+        rows = [row for row in rows if int(row.split(",")[0]) <= step]
+        log.write_text("".join([header, *rows]), encoding="utf-8")

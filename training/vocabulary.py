@@ -1,10 +1,11 @@
-"""What a scene can hold, and which combinations of colour and shape training never shows."""
+"""Shapes, colours, textures and printed words of scenes, and the pairs held out from training."""
 
 from __future__ import annotations
 
 SHAPES = ("circle", "square", "triangle", "star", "cross", "ring")
 
-# RGB of 8 bits a channel. Far enough from each other that the jitter of `TINT` never makes two meet.
+# RGB, 8 bits per channel. The colours are far enough apart that they stay distinct when jittered by up to
+# MAX_TINT.
 COLOURS = {
     "red": (214, 39, 40),
     "orange": (255, 140, 0),
@@ -15,7 +16,7 @@ COLOURS = {
     "purple": (130, 50, 160),
     "pink": (250, 130, 190),
 }
-TINT = 14  # levels a channel may differ from the colour's own
+MAX_TINT = 14  # largest random offset per channel, in levels of 0 to 255
 
 TEXTURES = ("plain", "striped", "dotted")
 
@@ -23,11 +24,11 @@ WORDS = (
     *("cat", "dog", "sun", "map", "tea", "bus", "key", "box", "cup", "hat", "pig", "owl"),
     *("milk", "fish", "bird", "lamp", "rain", "tree", "ship", "door", "gold", "king", "salt", "wind"),
 )
-LARGEST_NUMBER = 99  # numbers from 0 are printed too
+MAX_NUMBER = 99  # printed numbers are drawn from 0 to MAX_NUMBER
 
-# Never together in a training scene; each colour and each shape is, with others. For the honest question of
-# whether the model has learnt colours and shapes or a list of their pairs.
-HELD_OUT = frozenset(
+# These pairs never occur in a training scene, although each of their colours and shapes does, in other
+# pairs. They test whether the model has learned colours and shapes, or has memorised a list of pairs.
+HELD_OUT_PAIRS = frozenset(
     {
         ("red", "star"),
         ("orange", "ring"),

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from paligemma_onnx.runtime.bundle.schema import SEG_TOKENS_PER_MASK
-from training.scenes import draw
-from training.tasks import QUESTIONS, Kind, example
+from training.scenes import render_scene
+from training.tasks import QUESTIONS, Kind, make_example
 
 from ..measured_process import ROOT
 
@@ -64,8 +64,8 @@ def golden_kept(answers: Sequence[Sequence[int]]) -> tuple[int, int]:
 
 def _about(seed: int) -> list[Question]:
     """One of each kind that the scene has."""
-    drawing, chosen = draw(seed), np.random.RandomState(seed)
-    found = [example(drawing.scene, kind, chosen, MASK_CODES) for kind in KINDS]
+    drawing, chosen = render_scene(seed), np.random.RandomState(seed)
+    found = [make_example(drawing.scene, kind, chosen, MASK_CODES) for kind in KINDS]
     return [Question(drawing.pixels, one.kind, one.prompt) for one in found if one is not None]
 
 

@@ -17,16 +17,15 @@ from PIL import Image
 from paligemma_onnx.export.demo.demo import PROMPTS, SCENE
 from paligemma_onnx.export.demo.shipped_model import shipped_model
 from paligemma_onnx.export.validation.torch_runner import open_torch_model
-from training.evaluate import MASK_PROMPT, prompts_for
-from training.scenes import Scene, draw
-from training.tasks import QUESTIONS, Kind, example
+from training.evaluate import PLACEHOLDER_MASKS, prompts_for
+from training.scenes import Scene, render_scene
+from training.tasks import KINDS, make_example
 
 FOLDER = Path(__file__).parent
 ROOT = FOLDER.parent.parent
 SCENES = ((12_000_000, "seen"), (12_000_004, "seen"), (12_000_011, "seen"), (12_000_001, "held-out"))
 MOST_NEW_TOKENS = 96
 DEMO = 12_001_644  # seed of the demo's scene
-KINDS: tuple[Kind, ...] = ("caption", "detect", "segment", *QUESTIONS)
 DRAWS = 2_000  # of an example, until it asks what the demo asks
 
 
@@ -38,7 +37,7 @@ def main() -> None:
 
 def write_demo() -> None:
     """The demo's scene, and demo.json: the true answer to each of its prompts, mask codes aside."""
-    drawing = draw(DEMO)
+    drawing = render_scene(DEMO)
     Image.fromarray(drawing.pixels).save(ROOT / "export" / "demo" / SCENE, optimize=True)
     answers = {prompt: truth(drawing.scene, prompt) for prompt in PROMPTS}
     (FOLDER / "demo.json").write_text(json.dumps(answers, indent=2) + "\n", encoding="utf-8")
@@ -48,7 +47,7 @@ def truth(scene: Scene, prompt: str) -> str:
     """What is true of a scene, from the same code that teaches it."""
     for number in range(DRAWS):
         for kind in KINDS:
-            drawn = example(scene, kind, np.random.RandomState(number), MASK_PROMPT)
+            drawn = make_example(scene, kind, np.random.RandomState(number), PLACEHOLDER_MASKS)
             if drawn is not None and drawn.prompt == prompt:
                 return drawn.suffix
     raise LookupError(f"{prompt!r} is never asked about scene {scene.seed}")
@@ -60,7 +59,7 @@ def write_golden() -> None:
     with shipped_model() as folder:
         model = open_torch_model(folder)
         for seed, combinations in SCENES:
-            drawing = draw(seed, combinations)  # type: ignore[arg-type]
+            drawing = render_scene(seed, combinations)  # type: ignore[arg-type]
             picture = FOLDER / f"{combinations}-{seed}.png"
             Image.fromarray(drawing.pixels).save(picture, optimize=True)
             for asked in prompts_for(drawing):

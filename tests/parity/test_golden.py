@@ -20,7 +20,7 @@ from paligemma_onnx.export.demo.shipped_model import shipped_model
 from paligemma_onnx.export.validation.torch_runner import open_torch_model
 from paligemma_onnx.model.checkpoint.load import open_checkpoint
 from paligemma_onnx.runtime import PaliGemma, Request
-from training.outliers import OUTLIER, write_with_outliers
+from training.outliers import OUTLIER_FACTOR, write_with_outliers
 from training.tasks import QUESTIONS
 
 # transformers' processor, when it makes labels nobody asked for.
@@ -121,7 +121,7 @@ def test_outliers_inside_change_no_id(tmp_path: Path) -> None:
     _, changed = open_checkpoint(tmp_path / "outliers")
     gain = "language_model.layers.0.input_layernorm.weight"
     growth = (1 + changed.tensor(gain)) / (1 + plain.tensor(gain).float())
-    assert float(growth.max()) == pytest.approx(OUTLIER)
+    assert float(growth.max()) == pytest.approx(OUTLIER_FACTOR)
     model = open_torch_model(tmp_path / "outliers")
     for chosen in BATCHES:
         assert ask(model, chosen) == [golden_ids(index) for index in chosen]

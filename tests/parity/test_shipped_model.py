@@ -14,9 +14,9 @@ from PIL import Image
 from paligemma_onnx.export.demo.shipped_model import shipped_model
 from paligemma_onnx.runtime import PaliGemma
 from paligemma_onnx.runtime.detection.parsing import parse_answer
-from training.evaluate import HELD_OUT, SEEN, main, open_model, prompts_for
+from training.evaluate import HELD_OUT_SPLIT, SEEN_SPLIT, main, open_model, prompts_for
 from training.recipe import FULL
-from training.scenes import draw
+from training.scenes import render_scene
 
 MOST_BYTES = 12_000_000
 SCENES = 40
@@ -38,12 +38,12 @@ def test_it_is_small() -> None:
 
 
 def test_its_scores_come_from_scenes_it_has_not_seen() -> None:
-    used = [FULL.train, FULL.held_out, SEEN, HELD_OUT]
+    used = [FULL.train, FULL.held_out, SEEN_SPLIT, HELD_OUT_SPLIT]
     for index, one in enumerate(used):
         for other in used[:index]:
             assert one.first >= other.first + other.count or other.first >= one.first + one.count
-    assert (FULL.train.combinations, HELD_OUT.combinations) == ("seen", "held-out")
-    assert SEEN.count + HELD_OUT.count == 1000
+    assert (FULL.train.combinations, HELD_OUT_SPLIT.combinations) == ("seen", "held-out")
+    assert SEEN_SPLIT.count + HELD_OUT_SPLIT.count == 1000
 
 
 def test_it_is_scored(shipped_bundle: Path, tmp_path: Path) -> None:
@@ -66,8 +66,8 @@ def test_a_checkpoint_is_asked_as_a_bundle_is(shipped_bundle: Path) -> None:
     with shipped_model() as folder:
         checkpoint, bundle = open_model(folder), open_model(shipped_bundle)
         assert (checkpoint.manifest.bundle_id, bundle.manifest.bundle_id != "") == ("", True)
-        for asked in prompts_for(draw(HELD_OUT.first, "held-out")):
-            picture, prompt = Image.fromarray(asked.drawing.pixels), asked.example.prompt
+        for asked in prompts_for(render_scene(HELD_OUT_SPLIT.first, "held-out")):
+            picture, prompt = Image.fromarray(asked.rendered.pixels), asked.example.prompt
             one, other = (model.generate(picture, prompt) for model in (checkpoint, bundle))
             assert one.token_ids == other.token_ids
 

@@ -12,8 +12,9 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
+from sample_tokenizer import build_sample_tokenizer
 
-from training.sample_tokenizer import build_sample_tokenizer, write_sample_tokenizer
+from training.published_layout import write_processor_files
 
 PIECES, LOCATIONS, SEGMENTS = 600, 32, 16
 IMAGE_TOKEN = PIECES + LOCATIONS + SEGMENTS
@@ -130,7 +131,7 @@ def write_checkpoint(case: Case, folder: Path, seed: int = SEED) -> Path:
     tokenizer = build_sample_tokenizer(
         PIECES, LOCATIONS, SEGMENTS, adds_bos=case.text["model_type"] == "gemma"
     )
-    write_sample_tokenizer(folder, tokenizer, image_size=case.image_size)
+    write_processor_files(folder, tokenizer, image_size=case.image_size)
     if case.layout != "saved" or case.stored_head:
         _rename(folder, case)
     return folder

@@ -1,4 +1,4 @@
-"""Stage 1: whose text is whose, where objects are, the loss in NumPy, and a white patch embedding."""
+"""Stage 1: texts of images and objects, positions of objects, SigLIP's loss in NumPy, whitened patches."""
 
 from __future__ import annotations
 
@@ -10,115 +10,121 @@ import torch
 from scipy.special import log_expit
 
 from paligemma_onnx.model.paligemma import PaliGemma
-from training.contrastive_model import Contrast, Seen, Texts, TextTower
-from training.initialization import fresh_model, whiten_patches
-from training.pictures import pixel_values
-from training.prefix_lm import Ids
+from training.contrastive_model import ContrastiveModel, TextBatch, TextTower
+from training.initialization import initial_model, whiten_patches
+from training.prefix_lm import TrainingTokenizer
 from training.recipe import small_config
-from training.scenes import SIDE, Item, draw
-from training.stage1 import area, look, texts_of
-from training.tasks import described, description
+from training.rendered_dataset import pixel_values
+from training.scenes import SCENE_SIDE, Item, render_scene
+from training.stage1 import image_batch, patch_shares, text_batch
+from training.tasks import make_description, object_phrase
 from training.tokenizer import train_tokenizer
 
-DRAWN = [draw(seed) for seed in range(60)]
-SCENES = [one.scene for one in DRAWN]
+RENDERED = [render_scene(seed) for seed in range(60)]
+SCENES = [rendered.scene for rendered in RENDERED]
 TOKENS, GRID = 56, 8
 
 
 @cache
-def ids() -> Ids:
-    return Ids.of(train_tokenizer(SCENES))
+def tokenizer() -> TrainingTokenizer:
+    return TrainingTokenizer.from_tokenizer(train_tokenizer(SCENES))
 
 
 @cache
 def model() -> PaliGemma:
     torch.manual_seed(0)
-    return fresh_model(small_config(ids().image), ids().first_location)
+    return initial_model(small_config(tokenizer().image), tokenizer().first_location)
 
 
 def pixels(count: int) -> torch.Tensor:
-    return pixel_values(np.stack([one.pixels[::2, ::2] for one in DRAWN[:count]])).float()
+    images = np.stack([rendered.pixels[::2, ::2] for rendered in RENDERED[:count]])
+    return pixel_values(images).float()
 
 
-def texts(count: int) -> Texts:
-    return texts_of(SCENES[:count], ids(), TOKENS)
+def texts(count: int) -> TextBatch:
+    return text_batch(SCENES[:count], tokenizer(), TOKENS)
 
 
 def test_a_box_is_shared_among_patches() -> None:
-    side = SIDE // GRID
+    side = SCENE_SIDE // GRID
     corner = Item("red", "ring", "plain", (0, 0, side, side))
-    assert area(corner, GRID).tolist() == [1.0] + [0.0] * 63
-    # Half of its width in the first column of patches, half in the second; a quarter and three down.
+    assert patch_shares(corner, GRID).tolist() == [1.0] + [0.0] * 63
+    # Each of the first two columns of patches has half of the width; the first two rows have 1/4 and 3/4 of
+    # the height.
     across = Item("red", "ring", "plain", (side // 2, side * 3 // 4, side * 3 // 2, side * 7 // 4))
-    shares = area(across, GRID).reshape(GRID, GRID)
+    shares = patch_shares(across, GRID).reshape(GRID, GRID)
     np.testing.assert_allclose(shares[:2, :2], [[1 / 8, 1 / 8], [3 / 8, 3 / 8]])
     for scene in SCENES:
         for item in scene.items:
-            assert area(item, GRID).sum() == pytest.approx(1)
+            assert patch_shares(item, GRID).sum() == pytest.approx(1)
 
 
 def test_everyone_has_their_text() -> None:
-    found = texts(20)
-    assert all(rows.shape[1] == TOKENS for rows in found.ids)
-    assert all((rows[:, -1] == ids().pad).all() for rows in found.ids)  # nothing was cut
+    batch = texts(20)
+    assert all(rows.shape[1] == TOKENS for rows in batch.ids)
+    assert all((rows[:, -1] == tokenizer().pad).all() for rows in batch.ids)  # no text was cut
 
-    def said(group: int, number: int) -> str:
-        text: str = ids().tokenizer.decode(found.ids[group][found.own[group][number]].tolist())
+    def target_text(group: int, index: int) -> str:
+        ids = batch.ids[group][batch.targets[group][index]].tolist()
+        text: str = tokenizer().tokenizer.decode(ids)
         return text.strip()
 
     objects = [item for scene in SCENES[:20] for item in scene.items]
     signs = [scene.sign for scene in SCENES[:20] if scene.sign is not None]
-    assert [said(0, row) for row in range(20)] == [description(scene) for scene in SCENES[:20]]
-    assert [said(1, row) for row in range(len(objects))] == [described(item) for item in objects]
-    assert [said(2, row).split()[-1] for row in range(len(signs))] == signs
-    phrases = found.ids[1].tolist()
-    assert len(phrases) == len({tuple(row) for row in phrases}) < len(objects)  # a phrase of several is one
+    assert [target_text(0, i) for i in range(20)] == [make_description(scene) for scene in SCENES[:20]]
+    assert [target_text(1, i) for i in range(len(objects))] == [object_phrase(item) for item in objects]
+    assert [target_text(2, i).split()[-1] for i in range(len(signs))] == signs
+    phrases = batch.ids[1].tolist()
+    # Objects with the same phrase share a row.
+    assert len(phrases) == len({tuple(row) for row in phrases}) < len(objects)
 
 
 def test_where_things_are() -> None:
-    seen = look(pixels(20), SCENES[:20], GRID)
-    assert seen.pictures.tolist() == [i for i, scene in enumerate(SCENES[:20]) for _ in scene.items]
-    assert seen.printed.tolist() == [i for i, scene in enumerate(SCENES[:20]) if scene.sign is not None]
-    assert seen.areas.shape == (len(seen.pictures), GRID**2)
+    batch, scenes = image_batch(pixels(20), SCENES[:20], GRID), SCENES[:20]
+    assert batch.object_images.tolist() == [i for i, scene in enumerate(scenes) for _ in scene.items]
+    assert batch.sign_images.tolist() == [i for i, scene in enumerate(scenes) if scene.sign is not None]
+    assert batch.object_patches.shape == (len(batch.object_images), GRID**2)
 
 
 def test_the_tokenizer_makes_words_of_words() -> None:
-    pieces = ids().tokenizer.encode("a striped red circle at the top left", add_special_tokens=False).tokens
-    assert pieces == ["a", *(f"▁{word}" for word in ["striped", "red", "circle", "at", "the", "top", "left"])]
-    digits = ids().tokenizer.encode("the number 42", add_special_tokens=False).tokens
-    assert digits[-2:] == ["4", "2"]
+    """Each word is one token, and a number has one token per digit."""
+    encode = tokenizer().tokenizer.encode
+    tokens = encode("a striped red circle at the top left", add_special_tokens=False).tokens
+    assert tokens == ["a", *(f"▁{word}" for word in ["striped", "red", "circle", "at", "the", "top", "left"])]
+    assert encode("the number 42", add_special_tokens=False).tokens[-2:] == ["4", "2"]
 
 
 @pytest.mark.parametrize("chunk", [None, 4])
 @torch.no_grad()
 def test_the_loss_is_numpy(chunk: int | None) -> None:
     config = model().config
-    size = config.vision_config
+    sizes = config.vision_config
     torch.manual_seed(1)
-    text = TextTower(config.text_config.vocab_size, TOKENS, 64, 1, size.hidden_size)
-    contrast = Contrast(model().vision_tower, size, text)
-    seen: Seen = look(pixels(12), SCENES[:12], GRID)
-    expected, found = 0.0, []
-    for one in contrast(seen, texts(12)):
-        images, captions = one.images.double().numpy(), one.texts.double().numpy()
+    text_tower = TextTower(config.text_config.vocab_size, TOKENS, 64, 1, sizes.hidden_size)
+    contrastive = ContrastiveModel(model().vision_tower, sizes, text_tower)
+    batch = image_batch(pixels(12), SCENES[:12], GRID)
+    expected, accuracy = 0.0, []
+    for pairs in contrastive(batch, texts(12)):
+        images, captions = pairs.images.double().numpy(), pairs.texts.double().numpy()
         cosines = images @ captions.T
         cosines /= np.linalg.norm(images, axis=1)[:, None] * np.linalg.norm(captions, axis=1)
-        signs = np.where(one.own.numpy()[:, None] == np.arange(len(captions)), 1, -1)
-        logits = 10 * cosines - 10  # temperature and bias at the start
+        signs = np.where(pairs.targets.numpy()[:, None] == np.arange(len(captions)), 1, -1)
+        logits = 10 * cosines - 10  # initial temperature and bias
         expected -= log_expit(signs * logits).sum() / len(images)
-        found.append((cosines.argmax(axis=1) == one.own.numpy()).mean())
-    assert float(contrast.loss(seen, texts(12), chunk)) == pytest.approx(expected, rel=1e-5)
-    assert contrast.found(seen, texts(12)) == pytest.approx(found)
+        accuracy.append((cosines.argmax(axis=1) == pairs.targets.numpy()).mean())
+    assert float(contrastive.loss(batch, texts(12), chunk)) == pytest.approx(expected, rel=1e-5)
+    assert contrastive.accuracy(batch, texts(12)) == pytest.approx(accuracy)
 
 
 @torch.no_grad()
 def test_a_whitened_embedding_has_no_favourites() -> None:
+    """The outputs of a whitened patch embedding are uncorrelated with zero mean."""
     whiten_patches(model(), pixels(40))
-    seen = model().vision_tower.embeddings.patch_embedding(pixels(40)).flatten(0, 1)
-    correlations = np.corrcoef(seen.T.numpy())
-    assert float(seen.mean(dim=0).abs().max()) < 1e-3
+    embedded = model().vision_tower.embeddings.patch_embedding(pixels(40)).flatten(0, 1)
+    correlations = np.corrcoef(embedded.T.numpy())
+    assert float(embedded.mean(dim=0).abs().max()) < 1e-3
     assert np.abs(correlations - np.eye(len(correlations))).max() < 0.05
-    # The strongest components come out with size 1, weak ones smaller, so that noise stays small.
-    sizes = seen.std(dim=0)
-    assert float(sizes.max()) == pytest.approx(1, abs=0.05)
-    assert float(sizes.min()) > 0.2
+    # The strongest components have unit variance; weak ones have less, so that their noise stays small.
+    deviations = embedded.std(dim=0)
+    assert float(deviations.max()) == pytest.approx(1, abs=0.05)
+    assert float(deviations.min()) > 0.2

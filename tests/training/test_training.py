@@ -1,4 +1,4 @@
-"""The whole training in small, twice: once in one go, once killed on the way."""
+"""The smoke recipe, run twice: once uninterrupted, once killed and resumed."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from paligemma_onnx.export.sources.mask_decoder_npz import read_mask_decoder
 from paligemma_onnx.model.checkpoint.load import open_checkpoint
 from training.recipe import SMOKE
 
-LIMIT = 240  # seconds, of one run
-LATE = SMOKE.stage2.steps - SMOKE.stage2.save_every  # a step of which a state is on disk
+TIMEOUT = 240  # seconds per run
+KILL_STEP = SMOKE.stage2.steps - SMOKE.stage2.save_every  # a step of stage 2 whose state is saved
 
 
-def started(output: Path, albums: Path) -> subprocess.Popen[bytes]:
-    # One thread: sums then have one order, and a busy machine does not make two wait for each other.
-    options = ["--recipe", "smoke", "--threads", "1", "--output", str(output), "--albums", str(albums)]
+def start(output: Path, datasets: Path) -> subprocess.Popen[bytes]:
+    # With one thread, sums have a fixed order, and a busy machine does not make threads wait for each other.
+    options = ["--recipe", "smoke", "--threads", "1", "--output", str(output), "--albums", str(datasets)]
     log = (output.parent / f"{output.name}.log").open("ab")
     return subprocess.Popen([sys.executable, "-m", "training", *options], cwd=ROOT, stderr=log)
 
 
 def finish(run: subprocess.Popen[bytes]) -> None:
     try:
-        assert run.wait(LIMIT) == 0
+        assert run.wait(TIMEOUT) == 0
     finally:
         run.kill()
 
@@ -42,15 +42,16 @@ def rows(file: Path) -> list[dict[str, float]]:
 
 
 @pytest.fixture(scope="module")
-def albums(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("albums")
+def datasets(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of rendered scenes, shared by both runs to save time."""
+    return tmp_path_factory.mktemp("datasets")
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory, albums: Path) -> Path:
-    """A run in one go."""
+def whole(tmp_path_factory: pytest.TempPathFactory, datasets: Path) -> Path:
+    """Output folder of an uninterrupted run."""
     output = tmp_path_factory.mktemp("training") / "whole"
-    finish(started(output, albums))
+    finish(start(output, datasets))
     return output
 
 
@@ -68,16 +69,16 @@ def test_the_checkpoint_is_whole(whole: Path) -> None:
     assert config == SMOKE.config(config.image_token_index)
     assert checkpoint.tensor("language_model.norm.weight").dtype == torch.float16
     assert read_mask_decoder(whole / "model" / "mask_decoder.npz")
-    assert not list(whole.rglob("*.partly*"))
+    assert not list(whole.rglob("*.partial*"))
 
 
-def test_a_killed_run_ends_as_one_that_was_not(whole: Path, albums: Path) -> None:
-    """Killed in stage 2 and started again; drawing the scenes is spared by sharing the albums."""
+def test_a_killed_run_ends_as_one_that_was_not(whole: Path, datasets: Path) -> None:
+    """Kill a run in stage 2, resume it and compare log and weights with those of the uninterrupted run."""
     output = whole.parent / "killed"
-    run, state = started(output, albums), output / "stage2.resume.pt"
-    deadline = time.monotonic() + LIMIT
-    while not (state.exists() and torch.load(state, weights_only=True)["done"]["steps"] >= LATE):
-        assert run.poll() is None, "ended before it could be killed"
+    run, state = start(output, datasets), output / "stage2.resume.pt"
+    deadline = time.monotonic() + TIMEOUT
+    while not (state.exists() and torch.load(state, weights_only=True)["done"]["steps"] >= KILL_STEP):
+        assert run.poll() is None, "the run ended before it could be killed"
         assert time.monotonic() < deadline
         time.sleep(0.05)
     run.send_signal(signal.SIGKILL)
@@ -85,13 +86,13 @@ def test_a_killed_run_ends_as_one_that_was_not(whole: Path, albums: Path) -> Non
     assert not (output / "model").exists()
     before = rows(output / "stage1.csv")
 
-    finish(started(output, albums))
-    assert rows(output / "stage1.csv") == before  # not done again
-    one, other = (rows(folder / "stage2.csv") for folder in (whole, output))
-    assert [row["step"] for row in one] == [row["step"] for row in other]
-    # The order of sums in threads may differ from run to run; measured on one machine: not at all.
-    assert other[-1]["loss"] == pytest.approx(one[-1]["loss"], rel=0.01)
-    first, second = (load_file(folder / "model" / "model.safetensors") for folder in (whole, output))
-    for name, weight in first.items():
-        difference = (weight - second[name]).float().norm() / weight.float().norm().clamp(min=1e-3)
+    finish(start(output, datasets))
+    assert rows(output / "stage1.csv") == before  # not repeated
+    expected, actual = (rows(folder / "stage2.csv") for folder in (whole, output))
+    assert [row["step"] for row in actual] == [row["step"] for row in expected]
+    # The tolerances allow for sums in another order; no difference was measured on the development machine.
+    assert actual[-1]["loss"] == pytest.approx(expected[-1]["loss"], rel=0.01)
+    weights, resumed = (load_file(folder / "model" / "model.safetensors") for folder in (whole, output))
+    for name, weight in weights.items():
+        difference = (weight - resumed[name]).float().norm() / weight.float().norm().clamp(min=1e-3)
         assert float(difference) < 0.05, name

@@ -20,7 +20,7 @@ from paligemma_onnx.model.checkpoint.load import load_model
 from paligemma_onnx.model.config import PaliGemmaConfig
 from paligemma_onnx.model.paligemma import PaliGemma
 from paligemma_onnx.model.skeleton import meta_model
-from training.outliers import inject
+from training.outliers import inject_outliers
 
 Folders = Callable[[str], Path]
 FAMILIES = ["gemma_one_kv_head", "gemma_two_kv_heads", "gemma2_window"]
@@ -72,7 +72,7 @@ def test_injected_outliers_change_no_code(checkpoint: Folders, name: str) -> Non
         source = open_source(checkpoint(name), None)
     changed = Changed(source.checkpoint, source.config)
     plain = ScaledCheckpoint(source.checkpoint, source.config)
-    inject(changed.tensors, source.config)
+    inject_outliers(changed.tensors, source.config)
     for what, ours, theirs in zip(
         ("features", "logits"),
         outputs(build_model(source.config, changed.tensor))[:2],
@@ -95,7 +95,7 @@ def test_injected_outliers_change_no_code(checkpoint: Folders, name: str) -> Non
 def test_without_balance_they_change(checkpoint: Folders) -> None:
     source = open_source(checkpoint(FAMILIES[0]), None)
     changed = Changed(source.checkpoint, source.config)
-    inject(changed.tensors, source.config)
+    inject_outliers(changed.tensors, source.config)
     key = "language_model.layers.0.mlp.down_proj.weight"
     before, after = source.checkpoint.tensor(key).float(), changed.tensor(key)
     moved = decoded(after, Int8PerChannel()) * (before / after) - decoded(before, Int8PerChannel())

@@ -25,10 +25,9 @@ from paligemma_onnx.runtime.detection.detections import detections
 from paligemma_onnx.runtime.detection.drawing import INK, draw
 from paligemma_onnx.runtime.detection.parsing import parse_answer
 from paligemma_onnx.runtime.detection.rle import encode
-from training.evaluate import SEEN, prompts_for
-from training.scenes import SIDE
-from training.scenes import draw as scene_of
-from training.scores import outcome, summary
+from training.evaluate import SEEN_SPLIT, prompts_for
+from training.scenes import SCENE_SIDE, render_scene
+from training.scores import score_answer, summarize
 
 # pycocotools' own, of NumPy 2.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -44,7 +43,7 @@ def model(shipped_bundle: Path) -> PaliGemma:
 
 def segmented(model: PaliGemma, seed: int) -> Detections:
     """One of the scenes, cut up."""
-    drawing = scene_of(seed)
+    drawing = render_scene(seed)
     (prompt,) = [one.example.prompt for one in prompts_for(drawing) if one.example.kind == "segment"]
     return model.segment(Image.fromarray(drawing.pixels), prompt.removeprefix("segment "))
 
@@ -91,15 +90,15 @@ def test_a_mask_in_a_tiny_picture(size: tuple[int, int]) -> None:
 def test_boxes_and_masks_of_the_shipped_model(model: PaliGemma) -> None:
     """The evaluation's figures by way of `detect` and `segment`; limits leave room for few scenes."""
     outcomes = []
-    for seed in range(SEEN.first, SEEN.first + SCENES):
-        for asked in prompts_for(scene_of(seed)):
+    for seed in range(SEEN_SPLIT.first, SEEN_SPLIT.first + SCENES):
+        for asked in prompts_for(render_scene(seed)):
             task, _, labels = asked.example.prompt.partition(" ")
             if task not in ("detect", "segment"):
                 continue
             ask = model.detect if task == "detect" else model.segment
-            found = ask(Image.fromarray(asked.drawing.pixels), labels)
-            outcomes.append(outcome(asked.drawing, asked.example, found.text, found))
-    figures = summary(outcomes)
+            found = ask(Image.fromarray(asked.rendered.pixels), labels)
+            outcomes.append(score_answer(asked.rendered, asked.example, found.text, found))
+    figures = summarize(outcomes)
     print({name: value for name, value in figures.items() if value is not None})
     f1, iou = figures["detection F1 at IoU 0.5"], figures["mask mean IoU"]
     assert f1 is not None
@@ -109,14 +108,14 @@ def test_boxes_and_masks_of_the_shipped_model(model: PaliGemma) -> None:
 
 
 def test_what_comes_back(model: PaliGemma) -> None:
-    found = segmented(model, SEEN.first)
+    found = segmented(model, SEEN_SPLIT.first)
     assert isinstance(found, Detections)
     assert len(found) == len(parse_answer(found.text).found) >= 1
     first = found[0]
     assert first.mask is not None
     left, top, right, bottom = first.pixels
-    assert 0 <= left < right <= SIDE
-    assert 0 <= top < bottom <= SIDE
+    assert 0 <= left < right <= SCENE_SIDE
+    assert 0 <= top < bottom <= SCENE_SIDE
     rows, columns = np.nonzero(first.mask.array)
     assert left - 1 <= columns.min() < columns.max() <= right
     assert top - 1 <= rows.min() < rows.max() <= bottom
@@ -124,12 +123,12 @@ def test_what_comes_back(model: PaliGemma) -> None:
     with pytest.raises(AttributeError):
         first.label = "other"  # type: ignore[misc]
     shown = Image.open(io.BytesIO(found._repr_png_()))
-    assert (shown.format, shown.size) == ("PNG", (SIDE, SIDE))
+    assert (shown.format, shown.size) == ("PNG", (SCENE_SIDE, SCENE_SIDE))
 
 
 def test_a_turned_photograph_is_answered_as_it_is_displayed(model: PaliGemma, tmp_path: Path) -> None:
     """The same pixels, stored on their side with a note that says so."""
-    drawing = scene_of(SEEN.first)
+    drawing = render_scene(SEEN_SPLIT.first)
     upright = Image.fromarray(drawing.pixels).resize((448, 300), Image.Resampling.BICUBIC)
     exif = Image.Exif()
     exif[0x0112] = 6  # Orientation: to be turned by 90 degrees
@@ -167,7 +166,7 @@ def test_labels_and_pictures_of_every_kind(model: PaliGemma) -> None:
 @pytest.mark.parametrize("label", ["cat", "", "longer than any picture " * 500, "\N{CAT}\n\u202e"])
 def test_drawing_keeps_the_resolution(model: PaliGemma, size: tuple[int, int], label: str) -> None:
     image = Image.new("RGB", size, (90, 90, 90))
-    found = segmented(model, SEEN.first)
+    found = segmented(model, SEEN_SPLIT.first)
     objects = [
         type(found[0])(label, box, box.pixels(*size), found[0].mask)
         for box in (BOX, Box(0, 0, 1, 1), Box(0.999, 0.999, 1, 1))
@@ -202,7 +201,7 @@ def test_the_commands(
     whole = json.loads(run_in_process(capsys, "segment", *given, "--json", "blue ring").out)
     assert whole["objects"][0]["box"] == pytest.approx(one.pixels)
     assert np.array_equal(pycocotools.mask.decode(whole["objects"][0]["mask"]), one.mask.array)
-    assert (whole["width"], whole["height"], whole["finish_reason"]) == (SIDE, SIDE, "stop")
+    assert (whole["width"], whole["height"], whole["finish_reason"]) == (SCENE_SIDE, SCENE_SIDE, "stop")
     boxes = json.loads(
         run_in_process(capsys, "detect", *given, "--json", "--constrained", "circle ; star").out
     )
@@ -254,12 +253,12 @@ def test_a_long_name_and_a_link(
     given = ("--model", shipped_bundle, "--image", ROOT / "export" / "demo" / "scene.png", "--device", "cpu")
     for path in (longest, link):
         assert run_in_process(capsys, "detect", *given, "--draw", path, "circle").code == 0
-        assert Image.open(path).size == (SIDE, SIDE)
+        assert Image.open(path).size == (SCENE_SIDE, SCENE_SIDE)
     assert link.is_symlink()
 
 
 def test_masks_that_are_no_numbers(model: PaliGemma) -> None:
     spoiled: Any = SimpleNamespace(decode_masks=lambda codes, _: np.full((len(codes), 64, 64), np.nan))
-    found = segmented(model, SEEN.first)
+    found = segmented(model, SEEN_SPLIT.first)
     with pytest.raises(NumericsError, match="the mask decoder answered with values that are not numbers"):
         detections(found.generation, found.image, spoiled, masks=True)

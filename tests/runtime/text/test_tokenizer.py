@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sample_tokenizer import build_sample_tokenizer
 
 from paligemma_onnx.runtime.errors import BundleError, PromptError
 from paligemma_onnx.runtime.text.special_tokens import BOS, EOS, IMAGE, PAD
 from paligemma_onnx.runtime.text.tokenizer import Detokenizer, PromptTokenizer
-from training.sample_tokenizer import build_sample_tokenizer, write_sample_tokenizer
+from training.published_layout import write_processor_files
 
 ROOM = 4096  # tokens, more than any prompt here needs
 FAMILY = "\U0001f468\u200d\U0001f469\u200d\U0001f467\u200d\U0001f466"  # four emoji joined into one
@@ -84,7 +85,7 @@ def prompts() -> list[str]:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("tokenizer")
-    write_sample_tokenizer(path, build_sample_tokenizer(), image_size=28)
+    write_processor_files(path, build_sample_tokenizer(), image_size=28)
     return path
 
 
@@ -105,7 +106,7 @@ def test_prompt_ids_are_those_of_transformers(tmp_path: Path, adds_bos: bool) ->
     from PIL import Image
     from transformers import PaliGemmaProcessor
 
-    write_sample_tokenizer(tmp_path, build_sample_tokenizer(adds_bos=adds_bos), image_size=28)
+    write_processor_files(tmp_path, build_sample_tokenizer(adds_bos=adds_bos), image_size=28)
     ours = PromptTokenizer.load(tmp_path / "tokenizer.json")
     processor = PaliGemmaProcessor.from_pretrained(tmp_path)
     picture = Image.new("RGB", (28, 28))

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sample_tokenizer import build_sample_tokenizer
 
 from paligemma_onnx.runtime.errors import BundleError
 from paligemma_onnx.runtime.text.tokenizer import PromptTokenizer
-from training.sample_tokenizer import build_sample_tokenizer, write_sample_tokenizer
+from training.published_layout import write_processor_files
 
 PROMPTS = ["", "caption en", " two  spaces\n\n", "größer 猫 \U0001f600", "<loc0001><seg002> <bos>"]
 
@@ -20,7 +21,7 @@ PROMPTS = ["", "caption en", " two  spaces\n\n", "größer 猫 \U0001f600", "<lo
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("tokenizer")
-    write_sample_tokenizer(path, build_sample_tokenizer(), image_size=28)
+    write_processor_files(path, build_sample_tokenizer(), image_size=28)
     return path
 
 
