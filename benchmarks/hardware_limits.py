@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from paligemma_onnx.export.quantization.quantize_graph import DOMAIN, VERSION
+from paligemma_onnx.export.quantization.quantize_graph import ORT_DOMAIN, ORT_VERSION
 from paligemma_onnx.runtime.engine.int8_overflow import configure_int8
 
 from .metrics import Figures
@@ -84,7 +84,7 @@ def int8_product(inner: int, outer: int) -> onnx.ModelProto:
         "scale": np.full(outer, 1 / 127, np.float32),
         "zero_point": np.zeros(outer, np.int8),
     }
-    node = helper.make_node("DynamicQuantizeMatMul", ["x", *arrays], ["y"], domain=DOMAIN)
+    node = helper.make_node("DynamicQuantizeMatMul", ["x", *arrays], ["y"], domain=ORT_DOMAIN)
     graph = helper.make_graph(
         [node],
         "int8_product",
@@ -92,5 +92,5 @@ def int8_product(inner: int, outer: int) -> onnx.ModelProto:
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["R", outer])],
         [numpy_helper.from_array(array, name) for name, array in arrays.items()],
     )
-    opsets = [helper.make_opsetid("", 20), helper.make_opsetid(DOMAIN, VERSION)]
+    opsets = [helper.make_opsetid("", 20), helper.make_opsetid(ORT_DOMAIN, ORT_VERSION)]
     return helper.make_model(graph, opset_imports=opsets, ir_version=10)

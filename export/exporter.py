@@ -28,7 +28,7 @@ from .bundle.weight_file import WeightFile, plan_file, refer, write_file
 from .graphs.cuda_weights import cuda_meta_model
 from .graphs.patch_matmul import multiply_patches
 from .graphs.specs import GraphDefinition, graph_definitions
-from .graphs.trace import Traced, trace
+from .graphs.trace import TracedGraph, trace
 from .precisions import PRECISIONS, Precision
 from .quantization.quantize_graph import QuantizedGraph, quantize_graph, weight_format
 from .source import Source, open_source
@@ -41,10 +41,10 @@ class Progress(Protocol):
     def stage(self, text: str) -> object:
         """What is done from now on."""
 
-    def total(self, size: int) -> object:
+    def set_total(self, size: int) -> object:
         """Bytes that will be written."""
 
-    def wrote(self, size: int) -> object:
+    def advance(self, size: int) -> object:
         """Bytes written since the last call."""
 
     def warn(self, text: str) -> object:
@@ -120,18 +120,21 @@ def _graphs(
     source: Source, precision: Precision, progress: Progress
 ) -> list[tuple[GraphDefinition, QuantizedGraph]]:
     """Each verb's graph, traced once where two verbs are the same, in the precision's arithmetic."""
-    config, traces, graphs = source.config, dict[str, Traced](), []
-    if precision.half is None:
+    config, traces, graphs = source.config, dict[str, TracedGraph](), []
+    if precision.half_dtype is None:
         model = meta_model(config)
     else:
-        model = cuda_meta_model(config, getattr(torch, precision.half))
+        model = cuda_meta_model(config, getattr(torch, precision.half_dtype))
     multiply_patches(model)
     for name, verb in graph_definitions(config, precision, source.mask_decoder).items():
         if verb.name not in traces:
             progress.stage(f"tracing {verb.name}")
             traces[verb.name] = trace(verb, model)
         graphs.append(
-            (verb, quantize_graph(traces[verb.name].copy(), weight_format(precision, name), precision.table))
+            (
+                verb,
+                quantize_graph(traces[verb.name].copy(), weight_format(precision, name), precision.embedding),
+            )
         )
     return graphs
 
@@ -165,12 +168,12 @@ def _write_weights(
     needed, free = sum(plan.length for plan in plans), shutil.disk_usage(staging).free
     if needed > free:
         raise _no_room(staging, needed, free)
-    progress.total(needed)
+    progress.set_total(needed)
     files = {}
     for plan in plans:
         progress.stage(f"writing {plan.file}")
         try:
-            files[plan.file] = write_file(plan, staging, weights, constants, progress.wrote)
+            files[plan.file] = write_file(plan, staging, weights, constants, progress.advance)
         except OSError as error:  # someone else took the room, or this user may not have so much
             if resource_problem(error) is None:
                 raise

@@ -1,9 +1,9 @@
-"""The precisions: which arithmetic each graph's matrices get. Data only; quantize.py carries it out.
+"""Precisions: how each graph's matrices are stored and multiplied. Data only; `quantization` applies it.
 
-What limits the graphs differs. Vision and prefill multiply hundreds of rows at once and are limited by
-arithmetic: 8-bit integers multiply fastest. A decode step multiplies one row and is limited by reading the
-weights: the fewer bits the better. So the default of the small precisions, `int4`, holds the decoder's
-matrices twice, in 8 bits for prefill and in 4 bits for decode, and `int4-compact` once.
+Different resources limit the graphs. Vision and prefill multiply hundreds of rows at once and are limited by
+arithmetic, where 8-bit integers are fastest. A decode step multiplies one row per sequence and is limited by
+reading the weights, so fewer bits are faster. `int4` therefore stores the decoder's matrices twice, in 8 bits
+for prefill and in 4 bits for decode; `int4-compact` stores them once, in 4 bits.
 """
 
 from __future__ import annotations
@@ -14,95 +14,95 @@ from typing import Literal
 from paligemma_onnx.runtime.bundle.schema import CacheUpdate, Device
 from paligemma_onnx.runtime.errors import OptionError
 
+HalfType = Literal["bfloat16", "float16"]
+FloatType = Literal["float32", "bfloat16", "float16"]
+EMBEDDING_DTYPE: HalfType = "float16"  # with half-precision activations; cuda_graphs.py gives the reason
+
 
 @dataclass(frozen=True)
 class Float32:
-    """As the checkpoint computes, standard operators only."""
+    """Weights and activations in float32, standard ONNX operators only."""
 
     def __str__(self) -> str:
-        """As the manifest says it."""
+        """Return the manifest's description."""
         return "float32"
-
-
-HalfType = Literal["bfloat16", "float16"]
-HEAD_DTYPE: HalfType = "float16"  # of a table in half precision; on_device.py says why
 
 
 @dataclass(frozen=True)
 class HalfPrecision:
-    """Half precision, weights and activations."""
+    """Weights and activations in half precision."""
 
     dtype: HalfType
 
     def __str__(self) -> str:
-        """As the manifest says it."""
+        """Return the manifest's description."""
         return self.dtype
 
 
 @dataclass(frozen=True)
 class Int8PerChannel:
-    """Signed 8-bit weights with one scale an output; activations become 8-bit when they are used."""
+    """Signed 8-bit weights, one scale per output channel; activations are quantised to 8 bits at run time."""
 
     def __str__(self) -> str:
-        """As the manifest says it."""
-        return "int8, a scale an output"
+        """Return the manifest's description."""
+        return "int8, one scale per output"
 
 
 @dataclass(frozen=True)
 class BlockQuantized:
-    """Signed weights of a few bits with one scale for a block of consecutive inputs of an output."""
+    """Signed 4-bit or 8-bit weights with one scale per block of consecutive inputs of an output channel."""
 
     bits: Literal[4, 8]
-    size: int  # weights a block; a power of two, 16 at least
-    # Of scales and activations. In float32 activations become 8-bit when they are used, in half precision
-    # weights become so.
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    block_size: int  # weights; a power of two, at least 16
+    # dtype of scales and activations. With float32, activations are quantised to 8 bits at run time; with
+    # half precision, weights are dequantised to it instead.
+    dtype: FloatType = "float32"
 
     def __str__(self) -> str:
-        """As the manifest says it."""
-        used = "" if self.dtype == "float32" else f", {self.dtype} when used"
-        return f"int{self.bits}, a scale per {self.size} inputs{used}"
+        """Return the manifest's description."""
+        dequantized = "" if self.dtype == "float32" else f", dequantized to {self.dtype}"
+        return f"int{self.bits}, one scale per {self.block_size} inputs{dequantized}"
 
 
 WeightFormat = Float32 | HalfPrecision | Int8PerChannel | BlockQuantized
+EmbeddingFormat = Float32 | HalfPrecision | BlockQuantized
 
 
 @dataclass(frozen=True)
 class Precision:
-    """How the matrices of each graph are stored and multiplied; norms and the stream are float32."""
+    """Storage and arithmetic of the matrices of each graph; norms and the residual stream are float32."""
 
     vision_encoder: WeightFormat
     prefill: WeightFormat
     decode: WeightFormat
-    table: (
-        Float32 | HalfPrecision | BlockQuantized
-    )  # embedding and head, the same numbers, shared by prefill and decode
+    embedding: EmbeddingFormat  # also the output head, stored once; prefill and decode share it
     cache: CacheUpdate
-    wide_batch: int | None = None  # rows from which decode is limited by arithmetic and takes prefill's
-    devices: tuple[Device, ...] = ("cpu",)  # whose operators it asks for
-    activations: Literal["float32", "bfloat16", "float16"] = "float32"  # of products, and the cache
+    # Number of sequences from which a decode step runs through the prefill graph, because it is then limited
+    # by arithmetic; None: never.
+    wide_batch: int | None = None
+    devices: tuple[Device, ...] = ("cpu",)  # devices that implement the graphs' operators
+    activations: FloatType = "float32"  # dtype of products and of the KV cache
 
     @property
-    def rounds(self) -> bool:
-        """Whether activations are rounded to a few bits, so that channels want a common range."""
-        forms = (self.vision_encoder, self.prefill, self.decode, self.table)
-        return self.half is None and any(not isinstance(form, Float32) for form in forms)
+    def quantizes_activations(self) -> bool:
+        """True if activations are quantised at run time, so that outlier channels have to be scaled down."""
+        formats = (self.vision_encoder, self.prefill, self.decode, self.embedding)
+        return self.half_dtype is None and any(not isinstance(each, Float32) for each in formats)
 
     @property
-    def half(self) -> HalfType | None:
-        """What its graphs for a GPU compute in; None where they are for a CPU, too."""
+    def half_dtype(self) -> HalfType | None:
+        """Half-precision dtype of activations, for CUDA only; None if the graphs also run on a CPU."""
         return None if self.activations == "float32" else self.activations
 
 
-def _half(dtype: HalfType) -> Precision:
-    form = HalfPrecision(dtype)
-    return Precision(
-        form, form, form, HalfPrecision(HEAD_DTYPE), "in_place", devices=("cuda",), activations=dtype
-    )
+def _half_precision(dtype: HalfType) -> Precision:
+    weights = HalfPrecision(dtype)
+    embedding = HalfPrecision(EMBEDDING_DTYPE)
+    return Precision(weights, weights, weights, embedding, "in_place", devices=("cuda",), activations=dtype)
 
 
-# Weights of 4 bits beside activations in bfloat16: prefill and decode read the same codes.
-_FOUR_BITS = BlockQuantized(4, 128, "bfloat16")
+# 4-bit weights with bfloat16 activations: prefill and decode read the same codes.
+_INT4_BF16 = BlockQuantized(4, 128, "bfloat16")
 
 PRECISIONS = {
     "fp32": Precision(Float32(), Float32(), Float32(), Float32(), "grow", devices=("cpu", "cuda")),
@@ -120,28 +120,31 @@ PRECISIONS = {
     "int4-compact": Precision(
         Int8PerChannel(), BlockQuantized(4, 128), BlockQuantized(4, 128), BlockQuantized(4, 128), "in_place"
     ),
-    "bf16": _half("bfloat16"),
-    "fp16": _half("float16"),
+    "bf16": _half_precision("bfloat16"),
+    "fp16": _half_precision("float16"),
     "int4-bf16": replace(
-        _half("bfloat16"), prefill=_FOUR_BITS, decode=_FOUR_BITS, table=BlockQuantized(4, 128, HEAD_DTYPE)
+        _half_precision("bfloat16"),
+        prefill=_INT4_BF16,
+        decode=_INT4_BF16,
+        embedding=BlockQuantized(4, 128, EMBEDDING_DTYPE),
     ),
 }
-DEFAULTS: dict[Device, str] = {"cpu": "fp32", "cuda": "bf16"}  # precision of a bundle, by what it is for
+DEFAULT_PRECISIONS: dict[Device, str] = {"cpu": "fp32", "cuda": "bf16"}  # by target device
 
 
 def choose_precision(precision: str | None, device: Device | None) -> str:
-    """The precision of a bundle.
+    """Return the precision of a bundle.
 
     Args:
-        precision: the one asked for; None takes the device's default.
-        device: what the bundle is for; None: whatever its precision runs on.
+        precision: the requested precision; None takes the device's default.
+        device: the device the bundle must run on; None accepts any device of the precision.
 
     Raises:
-        OptionError: the precision does not run there.
+        OptionError: the precision does not run on the device.
     """
     if precision is None:
-        return DEFAULTS[device or "cpu"]
+        return DEFAULT_PRECISIONS[device or "cpu"]
     if device is not None and device not in PRECISIONS[precision].devices:
-        there = ", ".join(name for name, recipe in PRECISIONS.items() if device in recipe.devices)
-        raise OptionError(f"precision {precision} does not run on {device}; choose from {there}")
+        suitable = ", ".join(name for name, each in PRECISIONS.items() if device in each.devices)
+        raise OptionError(f"precision {precision} does not run on {device}; choose from {suitable}")
     return precision

@@ -23,36 +23,45 @@ from .sources.tensor_source import TensorSource
 
 @dataclass(frozen=True)
 class Source:
-    """An open checkpoint with what the manifest says of it."""
+    """An open checkpoint, its configuration, and its mask decoder if there is one."""
 
     folder: Path
     config: PaliGemmaConfig
     checkpoint: Checkpoint
-    constants: dict[str, torch.Tensor]  # in the graphs, but no weights of the checkpoint
+    constants: dict[str, torch.Tensor]  # tensors of the graphs that are not weights of the checkpoint
     mask_decoder: MaskDecoder | None
 
-    def weights(self, precision: str) -> TensorSource:
-        """The weights that a precision stores: rounded ones come from channels of a common range."""
-        recipe = PRECISIONS[precision]
-        if recipe.half is not None:
+    def weights(self, precision_name: str) -> TensorSource:
+        """Return the weights to store: those of the checkpoint, packed, or with scaled channels."""
+        precision = PRECISIONS[precision_name]
+        if precision.half_dtype is not None:
             return PackedCheckpoint(self.checkpoint, self.config.text_config)
-        return self._balanced if recipe.rounds else self.checkpoint
+        return self._scaled if precision.quantizes_activations else self.checkpoint
 
     @cached_property
-    def _balanced(self) -> ScaledCheckpoint:
-        """One for writing and for checking: its factors take a pass over all weights."""
+    def _scaled(self) -> ScaledCheckpoint:
+        """Shared by export and check, because computing its factors reads every weight."""
         return ScaledCheckpoint(self.checkpoint, self.config)
 
 
 def open_source(folder: Path, adapter: Path | None, mask_decoder: Path | None = None) -> Source:
-    """Open a checkpoint and the mask decoder that is given or lies beside it; raises CheckpointError."""
+    """Open a checkpoint.
+
+    Args:
+        folder: folder of the checkpoint.
+        adapter: LoRA folder to merge into the weights.
+        mask_decoder: weights of the mask decoder; None takes mask_decoder.npz of the folder if it exists.
+
+    Raises:
+        CheckpointError: one of them is incomplete, damaged or of another model.
+    """
     config, checkpoint = open_checkpoint(folder, adapter)
     text = config.text_config
-    frequencies = inverse_frequencies(text.head_dim, text.rope_theta)
-    constants = {"language_model.frequencies": frequencies}
-    beside = folder / MASK_DECODER
-    if mask_decoder is None and not beside.exists():
+    constants = {"language_model.frequencies": inverse_frequencies(text.head_dim, text.rope_theta)}
+    if mask_decoder is None and (folder / MASK_DECODER).exists():
+        mask_decoder = folder / MASK_DECODER
+    if mask_decoder is None:
         return Source(folder, config, checkpoint, constants, None)
-    masks = read_mask_decoder(mask_decoder or beside)
+    masks = read_mask_decoder(mask_decoder)
     weights = {f"mask_decoder.{name}": tensor for name, tensor in masks.state_dict().items()}
     return Source(folder, config, checkpoint, constants | weights, masks)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 
@@ -62,7 +62,12 @@ def cache_facts(config: PaliGemmaConfig, precision: Precision) -> CacheFacts:
 
 def matrices(precision: Precision) -> Matrices:
     """How the manifest words a recipe."""
-    return Matrices(**{part.name: str(getattr(precision, part.name)) for part in fields(Matrices)})
+    return Matrices(
+        vision_encoder=str(precision.vision_encoder),
+        prefill=str(precision.prefill),
+        decode=str(precision.decode),
+        table=str(precision.embedding),
+    )
 
 
 def first_difference(bundle: Manifest, checkpoint: Manifest) -> str | None:

@@ -50,7 +50,7 @@ class WeightFile:
 def plan_file(file: str, graphs: list[QuantizedGraph]) -> WeightFile:
     """Lay out every tensor that the graphs read, each once, in the order of its first use."""
     wanted = dict.fromkeys(reference.stored for laid in graphs for reference in laid.references.values())
-    names = [(stored.name, stored.form) for stored in wanted]
+    names = [(stored.name, stored.format) for stored in wanted]
     if len(set(names)) < len(names):
         twice = next(name for name, form in names if names.count((name, form)) > 1)
         raise RuntimeError(f"{twice}: two graphs that share a file want it stored differently")
@@ -115,7 +115,7 @@ def write_file(
         for placed in plan.tensors:
             stored = placed.stored
             begun = -1
-            pieces = encode(read(stored, source, constants), stored.form, transposed=stored.transposed)
+            pieces = encode(read(stored, source, constants), stored.format, transposed=stored.transposed)
             try:
                 for array, piece in pieces:
                     if array != begun:

@@ -11,7 +11,7 @@ from paligemma_onnx.runtime.cli.completion import complete_folders
 from paligemma_onnx.runtime.cli.param_types import DeviceType
 from paligemma_onnx.runtime.engine.devices import MAX_THREADS
 
-from ..precisions import DEFAULTS, PRECISIONS, choose_precision
+from ..precisions import DEFAULT_PRECISIONS, PRECISIONS, choose_precision
 
 
 class _Lines(click.types.StringParamType):
@@ -49,7 +49,9 @@ MASK_DECODER = click.option(
     type=click.Choice(PRECISIONS),
     help="How numbers are stored.  [default: fp32; with --device cuda bf16]",
 )
-@click.option("--device", type=click.Choice(DEFAULTS), help="What the bundle is for.  [default: any it can]")
+@click.option(
+    "--device", type=click.Choice(DEFAULT_PRECISIONS), help="What the bundle is for.  [default: any it can]"
+)
 @ADAPTER
 @MASK_DECODER
 @click.option("--force", is_flag=True, help="Replace the bundle that is there.")

@@ -53,14 +53,14 @@ class TerminalProgress:
             )
         self._bar.set_description(text)
 
-    def total(self, size: int) -> None:
+    def set_total(self, size: int) -> None:
         """Bytes that will be written."""
         self._total, self._written = size, 0
         if self._bar is not None:
             self._bar.bar_format = None
             self._bar.reset(total=size)
 
-    def wrote(self, size: int) -> None:
+    def advance(self, size: int) -> None:
         """Bytes written since the last call."""
         self._written += size
         if self._bar is not None:

@@ -20,7 +20,7 @@ from paligemma_onnx.model.paligemma import PaliGemma
 from paligemma_onnx.model.rotary import inverse_frequencies
 from paligemma_onnx.model.skeleton import meta_model
 
-from ..precisions import HEAD_DTYPE
+from ..precisions import EMBEDDING_DTYPE
 from ..sources.tensor_source import TensorSource
 
 HEAD_WIDTH = 16  # GroupQueryAttention rotates multiples of this (onnxruntime); published heads are 256 wide
@@ -46,7 +46,7 @@ def cuda_meta_model(config: PaliGemmaConfig, dtype: torch.dtype) -> PaliGemma:
                 del module.weight
             elif isinstance(module, Linear):
                 module.to(dtype)
-        model.language_model.embed_tokens.to(getattr(torch, HEAD_DTYPE))
+        model.language_model.embed_tokens.to(getattr(torch, EMBEDDING_DTYPE))
         for name in (COS, SIN):
             table = torch.empty(text.max_position_embeddings, text.head_dim // 2, dtype=dtype)
             model.language_model.register_buffer(own_name(name), table)

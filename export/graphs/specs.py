@@ -109,8 +109,8 @@ def graph_definitions(
     vision, width = config.vision_config, config.text_config.hidden_size
     side = vision.image_size
     update = precision.cache
-    if precision.half is not None:
-        decoder = _on_device(config, precision.half)
+    if precision.half_dtype is not None:
+        decoder = _on_device(config, precision.half_dtype)
     else:
         decoder = _in_place(config) if update == "in_place" else _grow(config)
     return {
@@ -122,7 +122,7 @@ def graph_definitions(
                 (TensorSpec("image_features", "float32", ("batch", vision.num_patches, width)),),
             ),
             "vision_encoder.data",
-            _EncodeImage if precision.half is None else CudaVisionEncoder,
+            _EncodeImage if precision.half_dtype is None else CudaVisionEncoder,
             OPSETS[update],
         ),
         **decoder,

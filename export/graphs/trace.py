@@ -27,18 +27,18 @@ _NOISY = ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")
 
 
 @dataclass(frozen=True)
-class Traced:
+class TracedGraph:
     """A graph and which of its weights it wants transposed."""
 
     model: ir.Model
-    transposed: frozenset[str]  # weights stored [in, out], the order MatMul reads
+    transposed_weights: frozenset[str]  # weights stored [in, out], the order MatMul reads
 
-    def copy(self) -> Traced:
+    def copy(self) -> TracedGraph:
         """One that can be changed without the other."""
-        return Traced(self.model.clone(), self.transposed)
+        return TracedGraph(self.model.clone(), self.transposed_weights)
 
 
-def trace(verb: GraphDefinition, model: PaliGemma) -> Traced:
+def trace(verb: GraphDefinition, model: PaliGemma) -> TracedGraph:
     """Trace one verb of a model that is on the meta device."""
     with _quiet():
         inputs = tuple(example(spec) for spec in verb.spec.inputs)
@@ -69,7 +69,7 @@ def trace(verb: GraphDefinition, model: PaliGemma) -> Traced:
         NameFixPass()(graph_model)
         graph_model.graph.name = verb.name
         graph_model.metadata_props.clear()
-    return Traced(graph_model, transposed)
+    return TracedGraph(graph_model, transposed)
 
 
 def _varying(spec: TensorSpec) -> dict[int, torch.export.Dim]:

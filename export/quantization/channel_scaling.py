@@ -1,24 +1,26 @@
-"""Channels brought to a common range where that changes no result, so that few bits lose little.
+"""Cross-layer channel scaling, so that quantisation with few bits loses little. The function is unchanged.
 
-Activations of real decoders have channels that are 50 times larger than the rest, and the weights behind
-them are as much smaller. Quantised as they are, the large channels set the scale and the small ones are
-rounded away. But a channel may be multiplied by any number if the weights that read it are divided by it.
-Four places do that without a node more in the graph, or with one of a few thousand products:
+In real decoders a few activation channels (outlier channels) are 50 times larger than the others, and the
+weights that read them are smaller by the same factor. Quantised directly, the large channels determine the
+scale and the small ones are rounded to zero. But a channel may be multiplied by any factor if the weights
+that read it are divided by the same factor (cross-layer equalisation). Four kinds of channels are scaled. The
+first three cost no operation in the graph, the fourth one product of a few thousand numbers:
 
-    norm gain       ->  columns of the matrices behind the norm
-    up_proj rows    ->  columns of down_proj (the gate only scales what comes from up_proj)
+    norm gain       ->  columns of the matrices that read the norm
+    up_proj rows    ->  columns of down_proj (the gate only multiplies the output of up_proj)
     v_proj rows     ->  columns of out_proj (vision)
-    a Mul node      ->  columns of o_proj (the decoder's v_proj is left alone: what it gives is the cache)
+    a Mul node      ->  columns of o_proj (the decoder's v_proj is not scaled: the KV cache holds its output)
 
-The rule. Let d_j be the channel's strength before (norm gain, largest weight of the row) and F = W diag(d)
-the matrix that takes it in. Each row of F is divided by its largest weight, since every output has scales of
-its own, and p_j is the root mean square of what is left of column j: how much channel j matters. The channel
-then gets the strength p_j^ALPHA and its column the rest. F does not change when a factor moves from d_j to
-the weights, so neither does the result: a checkpoint with injected outliers is quantised as it was before.
-Factors are powers of two, whose products are exact (after SmoothQuant, arXiv 2211.10438, equation 4, with
-weights instead of calibration data).
+The factors. Let d_j be the magnitude of channel j before scaling (norm gain, or largest weight of the row
+that produces it) and F = W diag(d) the reading matrix with these magnitudes folded in. Each row of F is
+divided by its largest weight, because each output has its own quantisation scales, and p_j is the root mean
+square of column j of the result: the importance of channel j. The channel is scaled to the magnitude
+p_j^ALPHA, and its column takes the remaining factor. Moving a factor from d_j into the weights changes
+neither F nor the result, so a checkpoint with injected outlier channels is quantised to the same codes as the
+original. Factors are powers of two, so scaling a weight is exact; only norm gains, which are stored minus 1,
+are rounded. (After SmoothQuant, arXiv 2211.10438, equation 4, with weights in place of calibration data.)
 
-Legend: N outputs, K inputs of a matrix, A query heads, H head width.
+Shapes: docs/notation.md.
 """
 
 from __future__ import annotations
@@ -35,98 +37,100 @@ from paligemma_onnx.model.config import PaliGemmaConfig
 
 from ..sources.tensor_source import TensorSource
 
-# 0 leaves all unevenness to the weights, 1 to the activations.
+# Share of a channel's importance that stays in the activation: 0 moves all of it into the weights, 1 none.
 ALPHA = 0.5
-INPUT_SCALES = "input_scales"  # of a matrix: what its input is multiplied by, an initialiser of the graph
+MIN_IMPORTANCE = 2.0**-20  # relative to the mean; lower bound for channels whose weights are all zero
+INPUT_SCALES = "input_scales"  # last part of an initializer's name: factors for the input of a matrix
 
 
 @dataclass(frozen=True)
 class ChannelGroup:
-    """Channels between the tensors that make them and the matrices that read them."""
+    """Channels that are scaled together: the module that produces them and the matrices that read them."""
 
     kind: Literal["rms_norm", "layer_norm", "rows", "heads"]
-    maker: str  # module: a norm, or the matrix whose rows the channels are
-    readers: tuple[str, ...]  # modules
+    producer: str  # name of a norm, or of the matrix whose rows produce the channels
+    consumers: tuple[str, ...]  # names of matrices
 
 
 @dataclass(frozen=True)
 class ScaledCheckpoint:
-    """A checkpoint whose channels have been brought to a common range; it computes what it did."""
+    """Tensors of a checkpoint with scaled channels; the model they define computes the same function."""
 
     source: TensorSource
     config: PaliGemmaConfig
-    _factors: dict[ChannelGroup, Tensor] = field(
-        default_factory=dict, init=False
-    )  # float32[K], once computed
+    _factors: dict[ChannelGroup, Tensor] = field(default_factory=dict, init=False)
 
     def tensor(self, name: str) -> Tensor:
-        """One tensor: as the source has it, or in float32 where a channel of it changed."""
-        module, _, kind = name.rpartition(".")
-        if kind == INPUT_SCALES:
-            return self._factor(self._read_by[module])
+        """Return a tensor in the source's dtype, or in float32 if one of its channels is scaled.
+
+        `NAME.input_scales` is the factor for the input of matrix NAME, float32[in]; only graphs have it.
+        """
+        module, _, parameter = name.rpartition(".")
+        if parameter == INPUT_SCALES:
+            return self._factor(self._group_read_by[module])
         tensor = self.source.tensor(name)
-        if kind == "weight" and module in self._read_by and tensor.dim() == 2:
-            tensor = tensor.to(torch.float32) / self._factor(self._read_by[module])
-        made = self._made_by.get(module)
-        if made is None or made.kind == "heads":
+        if parameter == "weight" and module in self._group_read_by and tensor.dim() == 2:
+            tensor = tensor.to(torch.float32) / self._factor(self._group_read_by[module])
+        group = self._group_produced_by.get(module)
+        if group is None or group.kind == "heads":
             return tensor
-        factor, wide = self._factor(made), tensor.to(torch.float32)
-        match made.kind, kind:
+        factor, tensor = self._factor(group), tensor.to(torch.float32)
+        match group.kind, parameter:
             case "rms_norm", _:
-                return (1 + wide) * factor - 1  # the stored weight is the gain minus 1
+                return (1 + tensor) * factor - 1  # the stored weight is the gain minus 1
             case "rows", "weight":
-                return wide * factor[:, None]
+                return tensor * factor[:, None]
             case _:
-                return wide * factor
+                return tensor * factor
 
     @cached_property
-    def _read_by(self) -> dict[str, ChannelGroup]:
-        return {reader: channels for channels in _all(self.config) for reader in channels.readers}
+    def _group_read_by(self) -> dict[str, ChannelGroup]:
+        return {name: group for group in channel_groups(self.config) for name in group.consumers}
 
     @cached_property
-    def _made_by(self) -> dict[str, ChannelGroup]:
-        return {channels.maker: channels for channels in _all(self.config)}
+    def _group_produced_by(self) -> dict[str, ChannelGroup]:
+        return {group.producer: group for group in channel_groups(self.config)}
 
-    def _factor(self, channels: ChannelGroup) -> Tensor:
-        """What each channel is multiplied by: float32[K], powers of two."""
-        if channels not in self._factors:
-            self._factors[channels] = self._balance(channels)
-        return self._factors[channels]
+    def _factor(self, group: ChannelGroup) -> Tensor:
+        """Return the factor of each channel, float32[channels], powers of two."""
+        if group not in self._factors:
+            self._factors[group] = self._compute_factor(group)
+        return self._factors[group]
 
-    def _balance(self, channels: ChannelGroup) -> Tensor:
-        strength = self._strength(channels)
-        matters = torch.zeros_like(strength)
-        for reader in channels.readers:
-            folded = self.source.tensor(f"{reader}.weight").to(torch.float32) * strength
+    def _compute_factor(self, group: ChannelGroup) -> Tensor:
+        magnitude = self._magnitude(group)
+        importance = torch.zeros_like(magnitude)
+        for consumer in group.consumers:
+            folded = self.source.tensor(f"{consumer}.weight").to(torch.float32) * magnitude
             folded /= folded.abs().amax(dim=1, keepdim=True)
-            matters += folded.nan_to_num_(0.0).square().sum(dim=0)
-        matters = (matters / matters.mean()).sqrt().clamp(min=2.0**-20)  # a channel nobody reads
-        factor = torch.exp2(torch.log2(matters**ALPHA / strength).round())
-        return torch.where((strength > 0) & factor.isfinite() & (factor > 0), factor, 1.0)
+            importance += folded.nan_to_num_(0.0).square().sum(dim=0)
+        importance = (importance / importance.mean()).sqrt().clamp(min=MIN_IMPORTANCE)
+        factor = torch.exp2(torch.log2(importance**ALPHA / magnitude).round())
+        return torch.where((magnitude > 0) & factor.isfinite() & (factor > 0), factor, 1.0)
 
-    def _strength(self, channels: ChannelGroup) -> Tensor:
-        """How large the channels are before: float32[K]."""
-        weight = f"{channels.maker}.weight"
-        match channels.kind:
+    def _magnitude(self, group: ChannelGroup) -> Tensor:
+        """Return the magnitude of each channel before scaling, float32[channels]."""
+        weight = f"{group.producer}.weight"
+        match group.kind:
             case "rms_norm":
                 return (1 + self.source.tensor(weight).to(torch.float32)).abs()
             case "layer_norm":
                 return self.source.tensor(weight).to(torch.float32).abs()
-        # The maker reads balanced channels itself; its own rows are what is balanced here.
         rows = self.source.tensor(weight).to(torch.float32)
-        before = self._read_by.get(channels.maker)
-        if before is not None:
-            rows = rows / self._factor(before)
-        largest = rows.abs().amax(dim=1)
-        if channels.kind == "rows":
-            return largest
-        # Query heads that share a key head follow each other: [heads of keys * H] -> [A * H].
+        input_group = self._group_read_by.get(group.producer)
+        if input_group is not None:  # the producer's columns are scaled by the group that it reads
+            rows = rows / self._factor(input_group)
+        row_maxima = rows.abs().amax(dim=1)
+        if group.kind == "rows":
+            return row_maxima
+        # The query heads of a key-value head are adjacent: [K * H] -> [A * H].
         text = self.config.text_config
-        repeated: Tensor = largest.view(-1, 1, text.head_dim).expand(-1, text.query_groups, -1).flatten()
+        repeated: Tensor = row_maxima.view(-1, 1, text.head_dim).expand(-1, text.query_groups, -1).flatten()
         return repeated
 
 
-def _all(config: PaliGemmaConfig) -> Iterator[ChannelGroup]:
+def channel_groups(config: PaliGemmaConfig) -> Iterator[ChannelGroup]:
+    """Yield every group of channels of a model."""
     for index in range(config.vision_config.num_hidden_layers):
         layer = f"vision_tower.encoder.layers.{index}"
         attention = f"{layer}.self_attn"
@@ -136,12 +140,12 @@ def _all(config: PaliGemmaConfig) -> Iterator[ChannelGroup]:
         yield ChannelGroup("layer_norm", f"{layer}.layer_norm2", (f"{layer}.mlp.fc1",))
     yield ChannelGroup("layer_norm", "vision_tower.post_layernorm", ("multi_modal_projector.linear",))
     text = config.text_config
-    before_mlp = "pre_feedforward_layernorm" if text.has_post_norms else "post_attention_layernorm"
+    norm_before_mlp = "pre_feedforward_layernorm" if text.has_post_norms else "post_attention_layernorm"
     for index in range(text.num_hidden_layers):
         layer = f"language_model.layers.{index}"
         attention, mlp = f"{layer}.self_attn", f"{layer}.mlp"
         projections = tuple(f"{attention}.{name}_proj" for name in "qkv")
         yield ChannelGroup("rms_norm", f"{layer}.input_layernorm", projections)
         yield ChannelGroup("heads", f"{attention}.v_proj", (f"{attention}.o_proj",))
-        yield ChannelGroup("rms_norm", f"{layer}.{before_mlp}", (f"{mlp}.gate_proj", f"{mlp}.up_proj"))
+        yield ChannelGroup("rms_norm", f"{layer}.{norm_before_mlp}", (f"{mlp}.gate_proj", f"{mlp}.up_proj"))
         yield ChannelGroup("rows", f"{mlp}.up_proj", (f"{mlp}.down_proj",))

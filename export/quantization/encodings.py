@@ -1,15 +1,16 @@
-"""How a matrix becomes fewer bits, and back: arrays and their layout, written piece by piece.
+"""Storage formats of weights: quantisation of a tensor, layout and names of its arrays, bytes piece by piece.
 
-Legend: N outputs (rows of a checkpoint's matrix), K inputs (its columns), S inputs a block, J blocks a row
-(K / S, rounded up).
+Both integer formats are symmetric: a weight is its code times its scale, and code zero is weight zero. The
+rounding error is then distributed around zero for every input, whatever the input's mean.
 
-Both forms are symmetric: a weight is its code times its scale, zero is code zero. What a code rounds away
-is then an error around zero for every input, whatever its mean.
+A matrix is [out, in], as checkpoints store it. Block-wise quantisation splits each row into
+blocks = ceil(in / block_size) blocks of block_size inputs and pads the last one with zeros.
 """
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -20,168 +21,198 @@ from torch import Tensor
 
 from paligemma_onnx.model.checkpoint.errors import CheckpointError
 
-from ..precisions import BlockQuantized, Float32, HalfPrecision, HalfType, Int8PerChannel, WeightFormat
+from ..precisions import (
+    BlockQuantized,
+    Float32,
+    FloatType,
+    HalfPrecision,
+    HalfType,
+    Int8PerChannel,
+    WeightFormat,
+)
 
-PIECE = 64 << 20  # bytes of float32 weights in memory at once
-FLOAT32 = 4  # bytes
-LARGEST_INT8 = 127  # -128 is left out, so that codes are symmetric
-HALVES: dict[HalfType, ir.DataType] = {"bfloat16": ir.DataType.BFLOAT16, "float16": ir.DataType.FLOAT16}
-MARKS: dict[HalfType, str] = {
-    "bfloat16": "bf16",
-    "float16": "fp16",
-}  # behind a block's size, in names of tensors
+MAX_PIECE_BYTES = 64 << 20  # float32 weights in memory at once
+FLOAT32_BYTES = 4
+MAX_INT8 = 127  # -128 is not used, so that codes are symmetric
+HALF_DTYPES: dict[HalfType, ir.DataType] = {
+    "bfloat16": ir.DataType.BFLOAT16,
+    "float16": ir.DataType.FLOAT16,
+}
+HALF_TYPES: dict[ir.DataType | None, HalfType] = {dtype: name for name, dtype in HALF_DTYPES.items()}
+# Follows the block size in the name of an array if scales and activations are in half precision.
+DTYPE_MARKS: dict[FloatType, str] = {"float32": "", "bfloat16": "bf16", "float16": "fp16"}
+ARRAY_NAME = re.compile(
+    r"(?P<tensor>.+)\.int(?P<bits>[48])(x(?P<block_size>\d+)(?P<mark>bf16|fp16|))?(?P<kind>\.scales|\.rows|)"
+)
 
 
 @dataclass(frozen=True)
 class Layout:
-    """One array as it is stored."""
+    """One stored array of a tensor."""
 
-    suffix: str  # behind the tensor's name
+    suffix: str  # appended to the tensor's name
     dtype: ir.DataType
     shape: tuple[int, ...]
 
     @property
     def length(self) -> int:
-        """Bytes."""
+        """Size in bytes."""
         return math.prod(self.shape) * int(self.dtype.itemsize)
 
 
-def layouts(shape: tuple[int, ...], form: WeightFormat, *, transposed: bool) -> tuple[Layout, ...]:
-    """The arrays that a tensor becomes, in the order in which `encode` gives them.
+def array_layouts(shape: tuple[int, ...], format: WeightFormat, *, transposed: bool) -> tuple[Layout, ...]:
+    """Return the arrays that a tensor is stored as, in the order in which `encode` yields them.
 
     Args:
-        shape: the checkpoint's; [N, K] for a matrix.
-        form: how it is stored.
-        transposed: float32 only: stored [K, N], the order MatMul reads.
+        shape: shape of the tensor in the checkpoint; [out, in] for a matrix.
+        format: how the tensor is stored.
+        transposed: True to store a float32 matrix as [in, out], the order that MatMul reads.
     """
-    if isinstance(form, Float32 | HalfPrecision):
-        dtype = ir.DataType.FLOAT if isinstance(form, Float32) else HALVES[form.dtype]
+    if isinstance(format, Float32 | HalfPrecision):
+        dtype = ir.DataType.FLOAT if isinstance(format, Float32) else HALF_DTYPES[format.dtype]
         return (Layout("", dtype, tuple(reversed(shape)) if transposed else shape),)
     outputs, inputs = shape
-    if isinstance(form, Int8PerChannel):
+    if isinstance(format, Int8PerChannel):
         return (
             Layout(".int8.scales", ir.DataType.FLOAT, (outputs,)),
             Layout(".int8", ir.DataType.INT8, (inputs, outputs)),
         )
-    blocks = -(-inputs // form.size)
-    name = f".int{form.bits}x{form.size}" + (MARKS[form.dtype] if form.dtype != "float32" else "")
-    scales = ir.DataType.FLOAT if form.dtype == "float32" else HALVES[form.dtype]
+    blocks = -(-inputs // format.block_size)
+    suffix = f".int{format.bits}x{format.block_size}{DTYPE_MARKS[format.dtype]}"
+    scale_dtype = ir.DataType.FLOAT if format.dtype == "float32" else HALF_DTYPES[format.dtype]
     return (
-        Layout(name, ir.DataType.UINT8, (outputs, blocks, form.size * form.bits // 8)),
-        Layout(f"{name}.scales", scales, (outputs, blocks)),
+        Layout(suffix, ir.DataType.UINT8, (outputs, blocks, format.block_size * format.bits // 8)),
+        Layout(f"{suffix}.scales", scale_dtype, (outputs, blocks)),
     )
 
 
-def encode(tensor: Tensor, form: WeightFormat, *, transposed: bool) -> Iterator[tuple[int, memoryview]]:
-    """The bytes of a tensor's arrays: which array of `layouts`, and its next piece."""
-    match form:
-        case Float32():
-            for block in _pieces(tensor.t() if transposed else tensor):
-                yield 0, _bytes(block.to(torch.float32))
-        case HalfPrecision(dtype):
-            for block in _pieces(tensor.t() if transposed else tensor):
-                yield 0, _bytes(narrowed(block, dtype).view(torch.int16))
-        case Int8PerChannel():
-            scales = torch.cat([_output_scales(rows.to(torch.float32)) for rows in _pieces(tensor)])
-            yield 0, _bytes(scales)
-            for columns in _pieces(tensor.t()):
-                codes = (columns.to(torch.float32) / scales).round_().nan_to_num_(0.0)
-                yield 1, _bytes(codes.clamp_(-LARGEST_INT8, LARGEST_INT8).to(torch.int8))
-        case BlockQuantized():
-            kept = []
-            for rows in _pieces(tensor):
-                codes, scales = block_codes(rows.to(torch.float32), form)
-                kept.append(scales)
-                yield 0, _bytes(_packed(codes, form))
-            scales = torch.cat(kept)
-            yield (
-                1,
-                _bytes(scales if form.dtype == "float32" else narrowed(scales, form.dtype).view(torch.int16)),
-            )
+def parse_array_name(name: str, dtype: ir.DataType) -> tuple[str, WeightFormat, int]:
+    """Return what an initializer reads: a tensor, its format, and the index of one of its `array_layouts`.
+
+    Args:
+        name: name of the initializer: the tensor's, followed by a suffix of `array_layouts` (or `.rows`, the
+            codes of an embedding in the shape that lookups read).
+        dtype: dtype of the initializer, which distinguishes float32 from half precision.
+    """
+    match = ARRAY_NAME.fullmatch(name)
+    if match is None:
+        half = HALF_TYPES.get(dtype)
+        return name, Float32() if half is None else HalfPrecision(half), 0
+    is_scales = match["kind"] == ".scales"
+    if match["block_size"] is None:
+        return match["tensor"], Int8PerChannel(), 0 if is_scales else 1
+    (scale_dtype,) = (each for each, mark in DTYPE_MARKS.items() if mark == match["mark"])
+    format = BlockQuantized(4 if match["bits"] == "4" else 8, int(match["block_size"]), scale_dtype)
+    return match["tensor"], format, int(is_scales)
 
 
-def narrowed(tensor: Tensor, dtype: HalfType) -> Tensor:
-    """Rounded to half precision, to the nearest number.
+def encode(tensor: Tensor, format: WeightFormat, *, transposed: bool) -> Iterator[tuple[int, memoryview]]:
+    """Yield a tensor's stored bytes as pairs (index of the array in `array_layouts`, next piece of it).
 
     Raises:
-        CheckpointError: a number is too large for it.
+        CheckpointError: a weight exceeds the range of float16.
+    """
+    match format:
+        case Float32():
+            for rows in _split_rows(tensor.t() if transposed else tensor):
+                yield 0, _to_bytes(rows.to(torch.float32))
+        case HalfPrecision(dtype):
+            for rows in _split_rows(tensor.t() if transposed else tensor):
+                yield 0, _to_bytes(to_half(rows, dtype).view(torch.int16))
+        case Int8PerChannel():
+            scales = torch.cat([_channel_scales(rows.to(torch.float32)) for rows in _split_rows(tensor)])
+            yield 0, _to_bytes(scales)
+            for columns in _split_rows(tensor.t()):
+                codes = (columns.to(torch.float32) / scales).round_().nan_to_num_(0.0)
+                yield 1, _to_bytes(codes.clamp_(-MAX_INT8, MAX_INT8).to(torch.int8))
+        case BlockQuantized():
+            scales_of_pieces = []
+            for rows in _split_rows(tensor):
+                codes, scales = quantize_blocks(rows.to(torch.float32), format)
+                scales_of_pieces.append(scales)
+                yield 0, _to_bytes(_pack_codes(codes, format))
+            scales = torch.cat(scales_of_pieces)
+            if format.dtype != "float32":
+                scales = to_half(scales, format.dtype).view(torch.int16)
+            yield 1, _to_bytes(scales)
+
+
+def to_half(tensor: Tensor, dtype: HalfType) -> Tensor:
+    """Round to the nearest number of a half-precision dtype.
+
+    Raises:
+        CheckpointError: a finite number exceeds the range of float16.
     """
     half = tensor.to(getattr(torch, dtype))
     if dtype == "float16" and half.isinf().sum() > tensor.isinf().sum():
         raise CheckpointError(
-            f"a weight of {tensor.abs().max().item():.3g} is over float16's largest number, 65504, which the "
-            "table has in bf16, too; export as bf16 or, where it is of the table, as fp32"
+            f"a weight of {tensor.abs().max().item():.3g} is over float16's largest number, 65504; export as "
+            "bf16, or as fp32 if the weight belongs to the embedding, which bf16 stores in float16, too"
         )
     return half
 
 
-def block_codes(rows: Tensor, form: BlockQuantized) -> tuple[Tensor, Tensor]:
-    """Codes and scales of whole rows: float32[N, K] -> float32[N, J, S] whole numbers, float32[N, J].
+def quantize_blocks(rows: Tensor, format: BlockQuantized) -> tuple[Tensor, Tensor]:
+    """Quantise whole rows of a matrix block by block.
 
-    The weight of largest magnitude gets the code of largest magnitude, -2^(bits-1), of which there is no
-    positive counterpart: the scale takes its sign. Then, codes fixed, the scale becomes the one of least
-    squared error, sum(w q) / sum(q q), and codes are rounded once more for it.
+    The weight of largest magnitude in a block gets the code of largest magnitude, -2^(bits-1), which has no
+    positive counterpart; the scale takes the weight's sign. Then, with these codes, the scale is replaced by
+    that of least squared error, sum(w q) / sum(q q), and the codes are computed once more with it.
+
+    Args:
+        rows: float32[out, in].
+        format: bits, block size, and dtype that scales are rounded to.
+
+    Returns:
+        Codes, whole numbers in float32[out, blocks, block_size], and scales, float32[out, blocks].
     """
-    missing = -rows.shape[1] % form.size
-    blocks = F.pad(rows, (0, missing)).unflatten(1, (-1, form.size))
-    lowest = -(2 ** (form.bits - 1))
+    padding = -rows.shape[1] % format.block_size
+    blocks = F.pad(rows, (0, padding)).unflatten(1, (-1, format.block_size))
+    min_code = -(2 ** (format.bits - 1))
     extreme = blocks.gather(2, blocks.abs().argmax(dim=2, keepdim=True))
-    scales = _usable(extreme / lowest)
-    codes = _rounded(blocks, scales, lowest)
+    scales = _replace_zeros(extreme / min_code)
+    codes = _round_to_codes(blocks, scales, min_code)
     squares = codes.square().sum(dim=2, keepdim=True)
-    fitted = (blocks * codes).sum(dim=2, keepdim=True) / squares
-    scales = torch.where(squares > 0, fitted, scales)
-    if form.dtype != "float32":
-        scales = _usable(narrowed(scales, form.dtype).to(torch.float32))
-    return _rounded(blocks, scales, lowest), scales.squeeze(2)
+    least_squares = (blocks * codes).sum(dim=2, keepdim=True) / squares
+    scales = torch.where(squares > 0, least_squares, scales)
+    if format.dtype != "float32":
+        scales = _replace_zeros(to_half(scales, format.dtype).to(torch.float32))
+    return _round_to_codes(blocks, scales, min_code), scales.squeeze(2)
 
 
-def decoded(tensor: Tensor, form: WeightFormat) -> Tensor:
-    """What a matrix's arrays stand for: float[N, K] -> float32[N, K]."""
-    wide = tensor.to(torch.float32)
-    match form:
-        case Float32():
-            return wide
-        case HalfPrecision(dtype):
-            return narrowed(tensor, dtype).to(torch.float32)
-        case Int8PerChannel():
-            scales = _output_scales(wide)[:, None]
-            return (wide / scales).round().clamp(-LARGEST_INT8, LARGEST_INT8) * scales
-        case BlockQuantized():
-            codes, scales = block_codes(wide, form)
-            return (codes * scales[:, :, None]).flatten(1)[:, : wide.shape[1]]
+def _channel_scales(rows: Tensor) -> Tensor:
+    """Return scales that map each output's largest weight to MAX_INT8: float32[out, in] -> float32[out]."""
+    return _replace_zeros(rows.abs().amax(dim=1) / MAX_INT8)
 
 
-def _output_scales(rows: Tensor) -> Tensor:
-    """float32[N, K] -> float32[N]: the largest weight of an output becomes the largest code."""
-    return _usable(rows.abs().amax(dim=1) / LARGEST_INT8)
-
-
-def _usable(scales: Tensor) -> Tensor:
-    """A row of zeros may have any scale but zero; a scale that is not finite stays, and shows at once."""
+def _replace_zeros(scales: Tensor) -> Tensor:
+    """Replace scales of zero, of all-zero weights, by 1. Scales that are not finite stay and propagate."""
     return torch.where(scales == 0, 1.0, scales)
 
 
-def _rounded(blocks: Tensor, scales: Tensor, lowest: int) -> Tensor:
+def _round_to_codes(blocks: Tensor, scales: Tensor, min_code: int) -> Tensor:
     codes: Tensor = (blocks / scales).round_().nan_to_num_(0.0)
-    return codes.clamp_(lowest, -lowest - 1)
+    return codes.clamp_(min_code, -min_code - 1)
 
 
-def _packed(codes: Tensor, form: BlockQuantized) -> Tensor:
-    """Whole numbers [N, J, S] -> uint8[N, J, S * bits / 8], shifted above zero, the first in the low bits."""
-    shifted: Tensor = (codes + 2 ** (form.bits - 1)).to(torch.uint8)
-    if form.bits == 8:
-        return shifted
-    low, high = shifted[..., ::2], shifted[..., 1::2]
+def _pack_codes(codes: Tensor, format: BlockQuantized) -> Tensor:
+    """Pack codes [out, blocks, block_size] into uint8[out, blocks, block_size * bits / 8].
+
+    Codes are offset by 2^(bits-1) to be unsigned. Of two 4-bit codes in a byte the first is in the low bits.
+    """
+    unsigned: Tensor = (codes + 2 ** (format.bits - 1)).to(torch.uint8)
+    if format.bits == 8:
+        return unsigned
+    low, high = unsigned[..., ::2], unsigned[..., 1::2]
     return torch.bitwise_or(low, high << 4)
 
 
-def _pieces(tensor: Tensor) -> tuple[Tensor, ...]:
-    """Blocks of whole rows of at most PIECE bytes in float32."""
-    row = max(1, math.prod(tensor.shape[1:])) * FLOAT32
-    pieces: tuple[Tensor, ...] = tensor.split(max(1, PIECE // row))
+def _split_rows(tensor: Tensor) -> tuple[Tensor, ...]:
+    """Split a tensor into groups of rows of at most MAX_PIECE_BYTES in float32, at least one row each."""
+    row_bytes = max(1, math.prod(tensor.shape[1:])) * FLOAT32_BYTES
+    pieces: tuple[Tensor, ...] = tensor.split(max(1, MAX_PIECE_BYTES // row_bytes))
     return pieces
 
 
-def _bytes(tensor: Tensor) -> memoryview:
+def _to_bytes(tensor: Tensor) -> memoryview:
     return tensor.contiguous().numpy().data.cast("B")

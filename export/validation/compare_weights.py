@@ -5,11 +5,9 @@ A tolerance of the outputs can hide a weight that is wrong by one per cent; this
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import onnx_ir as ir
@@ -18,15 +16,9 @@ from torch import Tensor
 from paligemma_onnx.runtime.bundle.schema import Manifest
 
 from ..bundle.weight_file import lookup
-from ..precisions import BlockQuantized, Float32, HalfPrecision, Int8PerChannel, WeightFormat
-from ..quantization.encodings import MARKS, encode, layouts
-from ..quantization.quantize_graph import HALF_OF
+from ..precisions import Float32, HalfPrecision, WeightFormat
+from ..quantization.encodings import array_layouts, encode, parse_array_name
 from ..sources.tensor_source import TensorSource
-
-# Names of quantized arrays, as encodings.py writes them.
-_SUFFIX = re.compile(
-    r"(?P<tensor>.+)\.int(?P<bits>[48])(x(?P<size>\d+)(?P<mark>bf16|fp16)?)?(?P<kind>\.scales|\.rows|)"
-)
 
 
 @dataclass(frozen=True)
@@ -63,7 +55,7 @@ def compare_weights(
     for name, value in _initializers(folder, manifest):
         stored = value.const_value
         if isinstance(stored, ir.ExternalTensor):
-            tensor, form, array = _parse_name(name, stored.dtype)
+            tensor, form, array = parse_array_name(name, stored.dtype)
             # MatMul reads [in, out], the checkpoint stores [out, in].
             transposed = form == Float32() and any(use.node.op_type == "MatMul" for use in value.uses())
             arrays = arrays_of.setdefault((folder / str(stored.location), tensor, form, transposed), {})
@@ -81,25 +73,6 @@ def _initializers(folder: Path, manifest: Manifest) -> Iterator[tuple[str, ir.Va
         yield from ir.load(folder / graph.file).graph.initializers.items()
 
 
-def _parse_name(name: str, dtype: ir.DataType) -> tuple[str, WeightFormat, int]:
-    """Return the tensor that an initializer stores, its format, and the index of its array in `layouts`."""
-    parts = _SUFFIX.fullmatch(name)
-    if parts is None:
-        half = HALF_OF.get(dtype)
-        return name, Float32() if half is None else HalfPrecision(half), 0
-    is_scales = parts["kind"] == ".scales"
-    if parts["size"] is None:
-        return parts["tensor"], Int8PerChannel(), 0 if is_scales else 1
-    scale_dtypes: dict[str | None, Literal["float32", "bfloat16", "float16"]] = {None: "float32"}
-    scale_dtypes |= {mark: half for half, mark in MARKS.items()}
-    bits: Literal[4, 8] = 4 if parts["bits"] == "4" else 8
-    return (
-        parts["tensor"],
-        BlockQuantized(bits, int(parts["size"]), scale_dtypes[parts["mark"]]),
-        int(is_scales),
-    )
-
-
 def _is_equal(
     path: Path,
     arrays: dict[int, set[ir.ExternalTensor]],
@@ -112,12 +85,12 @@ def _is_equal(
 
     Args:
         path: the weight file.
-        arrays: what the graphs read from it, by index of the array in `layouts`.
+        arrays: what the graphs read from it, by index of the array in `array_layouts`.
         tensor: the checkpoint's.
         form: how it is stored.
         transposed: stored as [in, out].
     """
-    expected = layouts(tuple(tensor.shape), form, transposed=transposed)
+    expected = array_layouts(tuple(tensor.shape), form, transposed=transposed)
     if set(arrays) != set(range(len(expected))):
         return False
     stored_bytes = {}

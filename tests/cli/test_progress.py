@@ -21,10 +21,10 @@ def shown(bundle):
     from paligemma_onnx.export.cli.progress import TerminalProgress  # late, as commands import it
     with TerminalProgress() as progress:
         progress.stage("reading checkpoint")
-        progress.total(3_000_000)
+        progress.set_total(3_000_000)
         for _ in range(3):
             progress.stage("writing a.data")
-            progress.wrote(1_000_000)
+            progress.advance(1_000_000)
             time.sleep(0.12)
         progress.warn("something odd")
     raise SystemExit
@@ -71,10 +71,10 @@ def test_a_line_now_and_then(capsys: pytest.CaptureFixture[str]) -> None:
             now = step / 10
             progress.stage(f"reference: step {step + 1} of 1000")
         progress.stage("bundle: vision")
-        progress.total(50_000_000_000)
+        progress.set_total(50_000_000_000)
         for _ in range(50):
             now += 1
-            progress.wrote(1_000_000_000)
+            progress.advance(1_000_000_000)
     lines = capsys.readouterr().err.splitlines()
     steps = [line for line in lines if line.startswith("reference: step ")]
     assert len(steps) == 100 / OFTEN

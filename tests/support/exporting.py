@@ -1,4 +1,4 @@
-"""Exports as the tests make them."""
+"""Exports as the tests run them."""
 
 from __future__ import annotations
 
@@ -6,36 +6,46 @@ from pathlib import Path
 
 from paligemma_onnx.export.exporter import ExportRequest, export
 from paligemma_onnx.export.validation.self_check import self_check
+from paligemma_onnx.runtime.bundle.schema import Manifest
 
 
-class Silent:
-    """A Progress that keeps what it is told."""
+class RecordingProgress:
+    """A Progress that records what an export reports and prints nothing."""
 
     def __init__(self) -> None:
         self.stages: list[str] = []
         self.warnings: list[str] = []
-        self.expected = 0
-        self.written = 0
+        self.total = 0  # bytes
+        self.written = 0  # bytes
 
     def stage(self, text: str) -> None:
         self.stages.append(text)
 
-    def total(self, size: int) -> None:
-        self.expected = size
+    def set_total(self, size: int) -> None:
+        self.total = size
 
-    def wrote(self, size: int) -> None:
+    def advance(self, size: int) -> None:
         self.written += size
 
     def warn(self, text: str) -> None:
         self.warnings.append(text)
 
 
-def exported(checkpoint: Path, output: Path, precision: str = "fp32") -> Path:
-    """A bundle, checked as a user's would be."""
-    progress = Silent()
-    export(
-        ExportRequest(checkpoint, output, precision=precision),
+def export_checked(request: ExportRequest, progress: RecordingProgress | None = None) -> Manifest:
+    """Export and compare the bundle with torch, as the command line does unless told otherwise.
+
+    Raises:
+        MismatchError: the bundle differs from the checkpoint.
+    """
+    progress = progress or RecordingProgress()
+    return export(
+        request,
         progress,
-        lambda path, manifest, source: self_check(path, manifest, source, progress.stage),
+        lambda folder, manifest, source: self_check(folder, manifest, source, progress.stage),
     )
+
+
+def export_bundle(checkpoint: Path, output: Path, precision: str = "fp32") -> Path:
+    """Export a checked bundle to `output` and return that folder."""
+    export_checked(ExportRequest(checkpoint, output, precision=precision))
     return output

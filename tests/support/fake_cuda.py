@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from command_line import MAIN, CommandResult
-from exporting import Silent
+from exporting import RecordingProgress
 from paths import ROOT
 
 from paligemma_onnx.export.exporter import ExportRequest, export
@@ -84,7 +84,7 @@ def cuda_bundle(
             return bundle(name)
         if (name, precision) not in made:
             output = folder / f"{name}-{precision}"
-            export(ExportRequest(checkpoint(name), output, precision=precision), Silent(), None)
+            export(ExportRequest(checkpoint(name), output, precision=precision), RecordingProgress(), None)
             made[name, precision] = output
         return made[name, precision]
 

@@ -11,13 +11,11 @@ from typing import Any
 
 import pytest
 import torch
-from cached_traces import graphs_of
 from command_line import run_in_process
 from damage import copied, edit_json, edit_tensors
-from exporting import Silent
+from exporting import RecordingProgress
 from paths import SCENE
 
-from paligemma_onnx.export import exporter
 from paligemma_onnx.export.exporter import ExportRequest, export
 from paligemma_onnx.model.checkpoint.errors import CheckpointError
 from paligemma_onnx.runtime.errors import OptionError
@@ -32,12 +30,6 @@ POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n"
 @pytest.fixture
 def copy(checkpoint: Folders, tmp_path: Path) -> Path:
     return copied(checkpoint(CASE), tmp_path / "checkpoint")
-
-
-@pytest.fixture
-def quick(bundle: Folders, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Exports take their graphs from a finished bundle."""
-    monkeypatch.setattr(exporter, "trace", graphs_of(bundle(CASE)))
 
 
 def removing(name: str) -> Damage:
@@ -146,11 +138,10 @@ def test_checkpoints(copy: Path, damage: Damage, words: str, capsys: pytest.Capt
     assert not output.exists()
     if copy.exists():
         with pytest.raises(CheckpointError):
-            export(ExportRequest(copy, output), Silent(), None)
+            export(ExportRequest(copy, output), RecordingProgress(), None)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-@pytest.mark.usefixtures("quick")
 def test_weights_that_are_no_numbers(copy: Path, value: float, capsys: pytest.CaptureFixture[str]) -> None:
     """Reported, and with --strict refused; the answers then say what is wrong."""
 
@@ -173,7 +164,6 @@ def test_weights_that_are_no_numbers(copy: Path, value: float, capsys: pytest.Ca
     assert "use precision fp32 or bf16 instead" in asked.error
 
 
-@pytest.mark.usefixtures("quick")
 def test_outputs_that_are_taken(
     checkpoint: Folders, bundle: Folders, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -186,7 +176,9 @@ def test_outputs_that_are_taken(
         assert (ended.code, ended.out) == (2, "")
         assert words in ended.error
         with pytest.raises(OptionError):
-            export(ExportRequest(checkpoint(CASE), output, force="--force" in options), Silent(), None)
+            export(
+                ExportRequest(checkpoint(CASE), output, force="--force" in options), RecordingProgress(), None
+            )
 
     output = copied(bundle(CASE), tmp_path / "bundle")
     refused(output, "exists already; choose another --output, or replace it with --force")
@@ -245,7 +237,7 @@ def test_a_folder_that_cannot_be_written(checkpoint: Folders, tmp_path: Path, mo
     with pytest.raises(
         OptionError, match=r"cannot be written \(Permission denied\); choose another --output"
     ):
-        export(ExportRequest(checkpoint(CASE), tmp_path / "bundle"), Silent(), None)
+        export(ExportRequest(checkpoint(CASE), tmp_path / "bundle"), RecordingProgress(), None)
 
 
 @pytest.mark.parametrize(

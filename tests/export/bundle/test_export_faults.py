@@ -26,7 +26,7 @@ CASE = "gemma_one_kv_head"
 ARMED = """
 import os, resource, signal, sys
 from pathlib import Path
-from paligemma_onnx.export.bundle import atomic_folder as staging
+from paligemma_onnx.export.bundle import atomic_folder
 from paligemma_onnx.export.cli.progress import TerminalProgress as Progress
 def armed(owner, name, condition, strike):
     original = getattr(owner, name)
@@ -42,12 +42,12 @@ def at_stage(text, strike):
 def at_rename(end, strike):
     armed(Path, "rename", lambda _, to: to.name.endswith(end), strike)
 def at_removal(end, strike):
-    armed(staging.shutil, "rmtree", lambda path, *_: str(path).endswith(end), strike)
+    armed(atomic_folder.shutil, "rmtree", lambda path, *_: str(path).endswith(end), strike)
 """
 KILL_POINTS = {
     "reading": "at_stage('reading checkpoint', signalled(9))",
     "tracing": "at_stage('tracing prefill', signalled(9))",
-    "half a weight file": "armed(Progress, 'wrote', lambda _, size: size > 9000, signalled(9))",
+    "half a weight file": "armed(Progress, 'advance', lambda _, size: size > 9000, signalled(9))",
     "writing graphs": "at_stage('writing graphs', signalled(9))",
     "checking": "at_stage('weights: ', signalled(9))",
     "before the first rename": "at_rename('bundle.previous', signalled(9))",
@@ -73,13 +73,14 @@ def other(checkpoint: Folders, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 
 @pytest.fixture
-def quickly(bundle: Folders) -> str:
-    """What makes an export in another process take its graphs from a finished bundle."""
+def quickly(trace_cache: Path, bundle: Folders) -> str:
+    """Code that makes an export in another process take traced graphs from the cache."""
+    bundle(CASE)  # fills the cache
     return ARMED + (
         f"sys.path.insert(0, {str(TESTS / 'support')!r})\n"
-        "from cached_traces import graphs_of\n"
+        "from cached_traces import trace_with_cache\n"
         "from paligemma_onnx.export import exporter\n"
-        f"exporter.trace = graphs_of(Path({str(bundle(CASE))!r}))\n"
+        f"exporter.trace = trace_with_cache(Path({str(trace_cache)!r}))\n"
     )
 
 

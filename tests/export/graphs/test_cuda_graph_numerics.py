@@ -17,14 +17,14 @@ import onnx
 import pytest
 import torch
 from emulated_half import open_on_cpu
-from exporting import Silent, exported
+from exporting import RecordingProgress, export_bundle
 from paths import GOLDEN
 
 from paligemma_onnx.export.demo.shipped_model import shipped_model
 from paligemma_onnx.export.exporter import ExportRequest, export
 from paligemma_onnx.export.graphs.cuda_weights import HEAD_WIDTH, cuda_meta_model, rotations
 from paligemma_onnx.export.precisions import PRECISIONS
-from paligemma_onnx.export.quantization.encodings import narrowed
+from paligemma_onnx.export.quantization.encodings import to_half
 from paligemma_onnx.export.source import open_source
 from paligemma_onnx.export.validation.measures import LIMITS
 from paligemma_onnx.export.validation.self_check import self_check
@@ -39,7 +39,7 @@ from paligemma_onnx.runtime.engine.prepared_graphs import prepare
 from paligemma_onnx.runtime.errors import BundleError, MismatchError, OptionError, ProviderError
 
 Folders = Callable[[str], Path]
-GPU = [name for name, recipe in PRECISIONS.items() if recipe.half is not None]
+GPU = [name for name, recipe in PRECISIONS.items() if recipe.half_dtype is not None]
 WINDOW = "gemma2_window"  # caps, a window of 5 and two key heads; heads as wide as the kernels ask for
 BATCH = 8
 ENTRIES: list[dict[str, Any]] = json.loads((GOLDEN / "golden.json").read_text(encoding="utf-8"))
@@ -53,7 +53,7 @@ def shipped(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     def get(precision: str) -> Path:
         if not (folder / precision).exists():
             with shipped_model() as checkpoint:
-                exported(checkpoint, folder / precision, precision)
+                export_bundle(checkpoint, folder / precision, precision)
         return folder / precision
 
     return get
@@ -86,7 +86,7 @@ def test_every_graph_and_layer_beside_torch(
     errors = worst(windowed(precision), checkpoint(WINDOW))
     record_property("rms", errors)
     assert {"vision image_features", "prefill logits", "prefill key", "step.3 value"} <= errors.keys()
-    half = PRECISIONS[precision].half
+    half = PRECISIONS[precision].half_dtype
     assert half is not None
     rounding = {"bfloat16": 2**-8, "float16": 2**-11}[half]  # of one number, relative
     kinds = [kind for kind in errors if kind != "mask_decoder masks"]
@@ -212,16 +212,16 @@ def test_a_wrong_graph_is_not_taken_for_a_rounded_one(
 def test_a_model_whose_heads_no_kernel_takes(checkpoint: Folders, tmp_path: Path) -> None:
     request = ExportRequest(checkpoint("gemma_one_kv_head"), tmp_path / "bundle", precision="bf16")
     with pytest.raises(CheckpointError, match=f"head_dim is 8, .* multiples of {HEAD_WIDTH}; export as fp32"):
-        export(request, Silent(), None)
+        export(request, RecordingProgress(), None)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_weight_that_float16_does_not_hold() -> None:
     large = torch.tensor([1.0, 7e4])
-    assert narrowed(large, "bfloat16").isfinite().all()
+    assert to_half(large, "bfloat16").isfinite().all()
     with pytest.raises(CheckpointError, match="a weight of 7e\\+04 is over float16's largest number"):
-        narrowed(large, "float16")
-    assert narrowed(torch.tensor([1.0, torch.inf]), "float16").isinf().sum() == 1  # it was there before
+        to_half(large, "float16")
+    assert to_half(torch.tensor([1.0, torch.inf]), "float16").isinf().sum() == 1  # it was there before
 
 
 def test_on_a_machine_without_a_gpu(windowed: Folders, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -239,7 +239,7 @@ def test_on_a_machine_without_a_gpu(windowed: Folders, monkeypatch: pytest.Monke
 def test_what_the_manifest_says(windowed: Folders, precision: str) -> None:
     manifest, recipe = read_manifest(windowed(precision)), PRECISIONS[precision]
     assert manifest.recipe.devices == ("cuda",)
-    assert manifest.cache.dtype == recipe.half
+    assert manifest.cache.dtype == recipe.half_dtype
     assert manifest.recipe.matrices.decode == str(recipe.decode)
     assert [spec.name for spec in manifest.graphs.decode.inputs][:2] == ["input_ids", "past_lengths"]
     with pytest.raises(ValueError, match=r"cache.dtype says float32"):

@@ -8,12 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cached_traces import graphs_of
 from command_line import run_in_process
-from exporting import Silent
+from exporting import RecordingProgress, export_checked
 from numpy_mask_decoder import decode_mask, random_weights
 
-from paligemma_onnx.export import exporter
 from paligemma_onnx.export.exporter import ExportRequest, export
 from paligemma_onnx.export.source import open_source
 from paligemma_onnx.export.validation.self_check import self_check
@@ -29,24 +27,15 @@ SIZES = {"small": (24, 16), "published": (512, 128)}
 
 
 @pytest.fixture(scope="module")
-def with_masks(
-    tmp_path_factory: pytest.TempPathFactory, checkpoint: Folders, bundle: Folders
-) -> Callable[[str], Path]:
+def with_masks(tmp_path_factory: pytest.TempPathFactory, checkpoint: Folders) -> Callable[[str], Path]:
     """A bundle whose mask decoder has random weights of a size; beside it lies `SIZE.npz`."""
     folder, made = tmp_path_factory.mktemp("masks"), dict[str, Path]()
 
     def get(size: str) -> Path:
         if size not in made:
             np.savez(folder / f"{size}.npz", allow_pickle=False, **random_weights(*SIZES[size]))
-            with pytest.MonkeyPatch.context() as patch:
-                traced, reused = exporter.trace, graphs_of(bundle(CASE))
-                patch.setattr(
-                    exporter,
-                    "trace",
-                    lambda verb, model: (traced if verb.name == "mask_decoder" else reused)(verb, model),
-                )
-                request = ExportRequest(checkpoint(CASE), folder / size, mask_decoder=folder / f"{size}.npz")
-                export(request, Silent(), lambda *parts: self_check(*parts, lambda _: None))
+            weights = folder / f"{size}.npz"
+            export_checked(ExportRequest(checkpoint(CASE), folder / size, mask_decoder=weights))
             made[size] = folder / size
         return made[size]
 
@@ -136,4 +125,4 @@ def test_weights_that_are_not_finite(checkpoint: Folders, tmp_path: Path) -> Non
         checkpoint(CASE), tmp_path / "bundle", mask_decoder=tmp_path / "nan.npz", strict=True
     )
     with pytest.raises(CheckpointError, match=r"NaN or infinity: mask_decoder\.decoder\.12\.bias"):
-        export(request, Silent(), None)
+        export(request, RecordingProgress(), None)

@@ -1,4 +1,4 @@
-"""Exports that really trace: the same bytes from another process, and a wrong graph refused."""
+"""Exports that trace instead of reading cached graphs: reproducible bytes, and wrong graphs are detected."""
 
 from __future__ import annotations
 
@@ -10,19 +10,16 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from cached_traces import graphs_of
-from exporting import Silent
+from cached_traces import trace_with_cache
+from command_line import MAIN
+from exporting import export_bundle
 
 from paligemma_onnx.export import exporter
-from paligemma_onnx.export.exporter import ExportRequest, export
 from paligemma_onnx.export.graphs.specs import GraphDefinition
-from paligemma_onnx.export.graphs.trace import Traced, trace
-from paligemma_onnx.export.source import Source
-from paligemma_onnx.export.validation.self_check import self_check
+from paligemma_onnx.export.graphs.trace import TracedGraph, trace
 from paligemma_onnx.model.config import PaliGemmaConfig
 from paligemma_onnx.model.paligemma import PaliGemma
 from paligemma_onnx.model.skeleton import meta_model
-from paligemma_onnx.runtime.bundle.schema import Manifest
 from paligemma_onnx.runtime.errors import MismatchError
 
 Folders = Callable[[str], Path]
@@ -33,11 +30,10 @@ CASE = "gemma_one_kv_head"
 def other_process(
     checkpoint: Folders, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[Path, subprocess.Popen[bytes]]]:
-    """The command line's export in a process with another hash seed, beside the other tests."""
+    """An export by another process with another hash seed; it runs while the other tests do."""
     output = tmp_path_factory.mktemp("other") / "bundle"
-    command = "from paligemma_onnx.runtime.cli.main import main; main()"
     process = subprocess.Popen(
-        [sys.executable, "-c", command, "export", str(checkpoint(CASE)), "--output", str(output)],
+        [sys.executable, "-c", MAIN, "export", str(checkpoint(CASE)), "--output", str(output)],
         env=os.environ | {"PYTHONHASHSEED": "12345"},
         stderr=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
@@ -65,27 +61,23 @@ def window(config: PaliGemmaConfig) -> PaliGemmaConfig:
 def test_a_wrong_graph_is_found(
     monkeypatch: pytest.MonkeyPatch,
     checkpoint: Folders,
-    bundle: Folders,
+    trace_cache: Path,
     tmp_path: Path,
     graph: str,
     change: Callable[[PaliGemmaConfig], PaliGemmaConfig],
     complaint: str,
 ) -> None:
-    """Traced from a model whose cap is 4.2 instead of 4, or whose window is 6 tokens instead of 5."""
-    right = graphs_of(bundle("gemma2_window"))
+    """Trace one graph from a model with a cap of 4.2 instead of 4 or a window of 6 tokens instead of 5."""
+    trace_correctly = trace_with_cache(trace_cache)
 
-    def wrong(verb: GraphDefinition, model: PaliGemma) -> Traced:
-        return (
-            trace(verb, meta_model(change(model.config))) if verb.spec.file == graph else right(verb, model)
-        )
+    def trace_wrongly(definition: GraphDefinition, model: PaliGemma) -> TracedGraph:
+        if definition.spec.file == graph:
+            return trace(definition, meta_model(change(model.config)))
+        return trace_correctly(definition, model)
 
-    monkeypatch.setattr(exporter, "trace", wrong)
-
-    def check(folder: Path, manifest: Manifest, source: Source) -> None:
-        self_check(folder, manifest, source, lambda _: None)
-
+    monkeypatch.setattr(exporter, "trace", trace_wrongly)
     with pytest.raises(MismatchError, match=complaint):
-        export(ExportRequest(checkpoint("gemma2_window"), tmp_path / "bundle"), Silent(), check)
+        export_bundle(checkpoint("gemma2_window"), tmp_path / "bundle")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -96,6 +88,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 def test_another_process_writes_the_same_bytes(
     bundle: Folders, other_process: tuple[Path, subprocess.Popen[bytes]]
 ) -> None:
+    """Also shows that graphs from the cache, which `bundle` uses, equal traced ones."""
     output, process = other_process
     assert process.wait(timeout=300) == 0
     assert contents(output) == contents(bundle(CASE))

@@ -8,12 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 from closeness import assert_close
-from dequantized_model import build_model
+from dequantized_model import build_model, fake_quantize
 
 from paligemma_onnx.export.demo.shipped_model import shipped_model
 from paligemma_onnx.export.precisions import BlockQuantized, Int8PerChannel
 from paligemma_onnx.export.quantization.channel_scaling import ScaledCheckpoint
-from paligemma_onnx.export.quantization.encodings import decoded
 from paligemma_onnx.export.source import open_source
 from paligemma_onnx.export.sources.tensor_source import TensorSource
 from paligemma_onnx.model.checkpoint.load import load_model
@@ -52,7 +51,7 @@ def test_balanced_weights_compute_what_they_did(checkpoint: Folders, name: str) 
     balanced = ScaledCheckpoint(source.checkpoint, source.config)
     kinds = ("features", "logits", "cached values")
     for what, ours, theirs in zip(
-        kinds, outputs(build_model(source.config, balanced.tensor, scales=balanced)), plain, strict=True
+        kinds, outputs(build_model(source.config, balanced.tensor, input_scales=balanced)), plain, strict=True
     ):
         assert_close(f"{name}: {what}", ours, theirs, 5e-6)
     changed = [
@@ -86,9 +85,14 @@ def test_injected_outliers_change_no_code(checkpoint: Folders, name: str) -> Non
             before, after = plain.tensor(key), injected.tensor(key)
             for form in (Int8PerChannel(), BlockQuantized(4, 32)):
                 # The cache keeps the value rows' own scale; relative to it, nothing moved.
-                rows = decoded(before, form).abs().amax(dim=1) / decoded(after, form).abs().amax(dim=1)
+                rows = fake_quantize(before, form).abs().amax(dim=1) / fake_quantize(after, form).abs().amax(
+                    dim=1
+                )
                 assert_close(
-                    f"{key} {form}", decoded(after, form) * rows[:, None], decoded(before, form), 1e-5
+                    f"{key} {form}",
+                    fake_quantize(after, form) * rows[:, None],
+                    fake_quantize(before, form),
+                    1e-5,
                 )
 
 
@@ -98,5 +102,7 @@ def test_without_balance_they_change(checkpoint: Folders) -> None:
     inject_outliers(changed.tensors, source.config)
     key = "language_model.layers.0.mlp.down_proj.weight"
     before, after = source.checkpoint.tensor(key).float(), changed.tensor(key)
-    moved = decoded(after, Int8PerChannel()) * (before / after) - decoded(before, Int8PerChannel())
+    moved = fake_quantize(after, Int8PerChannel()) * (before / after) - fake_quantize(
+        before, Int8PerChannel()
+    )
     assert moved.abs().max() > 0.02 * before.abs().max()

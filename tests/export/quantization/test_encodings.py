@@ -9,11 +9,12 @@ import onnx_ir as ir
 import onnxruntime
 import pytest
 import torch
+from dequantized_model import fake_quantize
 from numpy.typing import NDArray
 
 from paligemma_onnx.export.precisions import BlockQuantized, Float32, Int8PerChannel, WeightFormat
 from paligemma_onnx.export.quantization import encodings
-from paligemma_onnx.export.quantization.encodings import decoded, encode, layouts
+from paligemma_onnx.export.quantization.encodings import array_layouts, encode
 from paligemma_onnx.runtime.engine.int8_overflow import configure_int8
 
 FORMS = [
@@ -34,7 +35,7 @@ def matrix(shape: tuple[int, int], seed: int = 0) -> torch.Tensor:
 
 def arrays(tensor: torch.Tensor, form: WeightFormat, *, transposed: bool = False) -> dict[str, NDArray[Any]]:
     """What lies in the file, by the suffix of its name."""
-    laid = layouts(tuple(tensor.shape), form, transposed=transposed)
+    laid = array_layouts(tuple(tensor.shape), form, transposed=transposed)
     content = [b"" for _ in laid]
     for array, piece in encode(tensor, form, transposed=transposed):
         content[array] += bytes(piece)
@@ -50,7 +51,7 @@ def by_numpy(stored: dict[str, NDArray[Any]], form: WeightFormat, shape: tuple[i
     if isinstance(form, Int8PerChannel):
         return (stored[".int8"] * stored[".int8.scales"]).T
     assert isinstance(form, BlockQuantized)
-    name = f".int{form.bits}x{form.size}"
+    name = f".int{form.bits}x{form.block_size}"
     codes = stored[name].astype(np.int64)
     if form.bits == 4:
         codes = np.stack([codes % 16, codes // 16], axis=-1).reshape(*codes.shape[:2], -1)
@@ -63,7 +64,7 @@ def by_numpy(stored: dict[str, NDArray[Any]], form: WeightFormat, shape: tuple[i
 def test_codes_times_scales_are_the_weights(form: WeightFormat, shape: tuple[int, int]) -> None:
     weights = matrix(shape)
     found = by_numpy(arrays(weights, form), form, shape)
-    np.testing.assert_allclose(found, decoded(weights, form).numpy(), rtol=1e-6, atol=1e-7)
+    np.testing.assert_allclose(found, fake_quantize(weights, form).numpy(), rtol=1e-6, atol=1e-7)
     bits = 4 if isinstance(form, BlockQuantized) and form.bits == 4 else 8
     error = np.abs(found - weights.numpy()).max(axis=1) / np.abs(weights.numpy()).max(axis=1)
     step = 2.0 ** (1 - bits)
@@ -77,7 +78,9 @@ def test_less_is_lost_than_by_dividing_by_the_largest(bits: Any, share: float) -
     blocks = weights.reshape(64, -1, 32)
     step = np.abs(blocks).max(axis=2, keepdims=True) / (2 ** (bits - 1) - 1)
     usual = np.square(np.round(blocks / step) * step - blocks).mean()
-    ours = np.square(decoded(torch.from_numpy(weights), BlockQuantized(bits, 32)).numpy() - weights).mean()
+    ours = np.square(
+        fake_quantize(torch.from_numpy(weights), BlockQuantized(bits, 32)).numpy() - weights
+    ).mean()
     print(f"int{bits}: squared error {ours / usual:.2f} of the usual rounding's")
     assert ours < share * usual
 
@@ -85,9 +88,9 @@ def test_less_is_lost_than_by_dividing_by_the_largest(bits: Any, share: float) -
 def test_what_fits_is_exact() -> None:
     codes = torch.arange(-8, 8.0).repeat(3, 2)
     scales = torch.tensor([[0.5], [3.0], [-2.0]])
-    assert torch.equal(decoded(codes * scales, BlockQuantized(4, 32)), codes * scales)
-    assert torch.equal(decoded(torch.zeros(2, 32), BlockQuantized(4, 16)), torch.zeros(2, 32))
-    assert torch.equal(decoded(torch.zeros(2, 32), Int8PerChannel()), torch.zeros(2, 32))
+    assert torch.equal(fake_quantize(codes * scales, BlockQuantized(4, 32)), codes * scales)
+    assert torch.equal(fake_quantize(torch.zeros(2, 32), BlockQuantized(4, 16)), torch.zeros(2, 32))
+    assert torch.equal(fake_quantize(torch.zeros(2, 32), Int8PerChannel()), torch.zeros(2, 32))
 
 
 @pytest.mark.parametrize("form", [Float32(), *FORMS], ids=str)
@@ -95,7 +98,7 @@ def test_what_fits_is_exact() -> None:
 def test_pieces_do_not_show(monkeypatch: pytest.MonkeyPatch, form: WeightFormat, transposed: bool) -> None:
     weights = matrix((40, 200)).to(torch.bfloat16)
     whole = arrays(weights, form, transposed=transposed)
-    monkeypatch.setattr(encodings, "PIECE", 1000)  # one row
+    monkeypatch.setattr(encodings, "MAX_PIECE_BYTES", 1000)  # one row
     for suffix, array in arrays(weights, form, transposed=transposed).items():
         assert np.array_equal(array, whole[suffix])
 
@@ -147,9 +150,9 @@ def operator(name: str, inputs: dict[str, NDArray[Any]], attributes: dict[str, i
 def test_matmulnbits_reads_blocks(form: BlockQuantized, shape: tuple[int, int]) -> None:
     weights, x = matrix(shape), matrix((5, shape[1]), seed=1).numpy()
     codes, scales = arrays(weights, form).values()
-    attributes = {"K": shape[1], "N": shape[0], "bits": form.bits, "block_size": form.size}
+    attributes = {"K": shape[1], "N": shape[0], "bits": form.bits, "block_size": form.block_size}
     found = operator("MatMulNBits", {"x": x, "codes": codes, "scales": scales}, attributes)
-    expected = x @ decoded(weights, form).numpy().T
+    expected = x @ fake_quantize(weights, form).numpy().T
     np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max())
 
 
@@ -159,10 +162,10 @@ def test_matmulnbits_reads_blocks(form: BlockQuantized, shape: tuple[int, int]) 
 def test_gatherblockquantized_reads_rows(form: BlockQuantized) -> None:
     table, ids = matrix((24, 64)), np.array([[3, 0], [23, 3]])
     codes, scales = arrays(table, form).values()
-    attributes = {"bits": form.bits, "block_size": form.size, "gather_axis": 0, "quantize_axis": 1}
+    attributes = {"bits": form.bits, "block_size": form.block_size, "gather_axis": 0, "quantize_axis": 1}
     inputs = {"rows": codes.reshape(24, -1), "x": ids, "scales": scales}
     found = operator("GatherBlockQuantized", inputs, attributes)
-    np.testing.assert_allclose(found, decoded(table, form).numpy()[ids], rtol=1e-6)
+    np.testing.assert_allclose(found, fake_quantize(table, form).numpy()[ids], rtol=1e-6)
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
@@ -173,5 +176,5 @@ def test_dynamicquantizematmul_reads_outputs(shape: tuple[int, int]) -> None:
     x[0, :2] = -127, 128
     scales, codes = arrays(weights, Int8PerChannel()).values()
     found = operator("DynamicQuantizeMatMul", {"x": x, "codes": codes, "scales": scales}, {})
-    expected = x @ decoded(weights, Int8PerChannel()).numpy().T
+    expected = x @ fake_quantize(weights, Int8PerChannel()).numpy().T
     np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max())

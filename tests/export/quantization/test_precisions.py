@@ -30,7 +30,7 @@ from paligemma_onnx.runtime.errors import MismatchError
 from paligemma_onnx.runtime.graphs.onnx_runner import OnnxModelRunner
 
 Folders = Callable[[str], Path]
-ROUNDED = [name for name, recipe in PRECISIONS.items() if recipe.rounds]
+ROUNDED = [name for name, recipe in PRECISIONS.items() if recipe.quantizes_activations]
 CASES = ["gemma_one_kv_head", "gemma_two_kv_heads", "gemma2_window"]
 # Activations of 8 bits are off by up to 1/255 of their range; through two layers of a model whose weights
 # are random and loud that grows. A wrong scale, channel or block shows as tenths.

@@ -10,16 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from cached_traces import graphs_of
 from click.testing import CliRunner
-from exporting import Silent
+from exporting import export_checked
 
-from paligemma_onnx.export import exporter
 from paligemma_onnx.export.bundle import weight_file as weights
 from paligemma_onnx.export.cli.commands import export as export_command
-from paligemma_onnx.export.exporter import ExportRequest, export
+from paligemma_onnx.export.exporter import ExportRequest
 from paligemma_onnx.export.quantization.quantize_graph import StoredTensor
-from paligemma_onnx.export.source import Source, open_source
+from paligemma_onnx.export.source import open_source
 from paligemma_onnx.export.sources.tensor_source import TensorSource
 from paligemma_onnx.export.validation.compare import compare
 from paligemma_onnx.export.validation.measures import Comparison
@@ -28,12 +26,10 @@ from paligemma_onnx.export.validation.self_check import (
     PROMPTS,
     STEPS,
     build_validation_inputs,
-    self_check,
     synthetic_image,
 )
 from paligemma_onnx.model.checkpoint.load import load_model
 from paligemma_onnx.runtime.bundle.manifest import read_manifest
-from paligemma_onnx.runtime.bundle.schema import Manifest
 from paligemma_onnx.runtime.engine.devices import choose_placement
 from paligemma_onnx.runtime.errors import MismatchError
 from paligemma_onnx.runtime.graphs.onnx_runner import OnnxModelRunner
@@ -72,13 +68,6 @@ def write_wrongly(monkeypatch: pytest.MonkeyPatch, name: str, change: Change) ->
     monkeypatch.setattr(weights, "read", read_and_change)
 
 
-def checked_export(checkpoint: Path, output: Path) -> Manifest:
-    def check(folder: Path, manifest: Manifest, source: Source) -> None:
-        self_check(folder, manifest, source, lambda _: None)
-
-    return export(ExportRequest(checkpoint, output), Silent(), check)
-
-
 @pytest.mark.parametrize(
     ("name", "change"),
     [
@@ -94,24 +83,21 @@ def checked_export(checkpoint: Path, output: Path) -> Manifest:
 def test_wrongly_written_weights_are_found(
     monkeypatch: pytest.MonkeyPatch,
     checkpoint: Folders,
-    bundle: Folders,
     tmp_path: Path,
     name: str,
     change: Change,
 ) -> None:
-    monkeypatch.setattr(exporter, "trace", graphs_of(bundle(CASE)))
     write_wrongly(monkeypatch, name, change)
     with pytest.raises(MismatchError, match=f"1 of .* stored tensors differ .* {name}") as caught:
-        checked_export(checkpoint(CASE), tmp_path / "bundle")
+        export_checked(ExportRequest(checkpoint(CASE), tmp_path / "bundle"))
     assert caught.value.exit_code == 6
     assert "\n" not in str(caught.value)
     assert list(tmp_path.iterdir()) == []  # no bundle, no staging folder, no lock
 
 
 def test_the_command_line_checks_unless_it_is_told_not_to(
-    monkeypatch: pytest.MonkeyPatch, checkpoint: Folders, bundle: Folders, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch, checkpoint: Folders, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(exporter, "trace", graphs_of(bundle(CASE)))
     write_wrongly(monkeypatch, FINAL_NORM, by_one_per_cent)
     call = [str(checkpoint(CASE)), "--output", str(tmp_path / "bundle")]
     checked = CliRunner().invoke(export_command, call)
