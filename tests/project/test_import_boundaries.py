@@ -1,38 +1,74 @@
-"""Which part may import what: every import statement is read, and a fresh interpreter is asked."""
+"""Import rules: allowed libraries per part, package levels, no cycles, and no heavy import at start-up.
+
+`pytest -s tests/project/test_import_boundaries.py` prints the package levels and the number of imports.
+"""
 
 from __future__ import annotations
 
 import ast
 import os
+import re
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
-from paths import ROOT
+from paths import ROOT, SCENE
 
 ALLOWED = {
     "model": {"torch", "safetensors"},
     "runtime": {
         *("numpy", "onnxruntime", "PIL", "tokenizers", "click", "dacite", "platformdirs", "filelock", "tqdm"),
-        *("pyarrow", "ray"),  # of `batch`, where they are asked for
+        *("pyarrow", "ray"),  # optional, imported on first use
     },
+}
+# Packages and top-level modules of each part, the highest level first. A package imports only lower levels.
+# docs/design.md has the same table.
+LEVELS: dict[str, tuple[tuple[str, ...], ...]] = {
+    "model": (
+        ("checkpoint",),
+        ("skeleton", "generate"),
+        ("paligemma",),
+        ("gemma",),
+        ("attention", "siglip", "presets"),
+        ("cache", "config", "contrastive", "linear", "mask", "mask_decoder", "rotary"),
+    ),
+    "export": (
+        ("cli",),
+        ("report", "demo"),
+        ("validation", "exporter"),
+        ("bundle",),
+        ("source",),
+        ("quantization",),
+        ("graphs",),
+        ("sources", "precisions"),
+    ),
+    "runtime": (
+        ("cli",),
+        ("batch", "diagnostics"),
+        ("paligemma",),
+        ("detection",),
+        ("generation",),
+        ("graphs",),
+        ("engine", "image"),
+        ("bundle", "text", "resource_errors", "atomic_file"),
+        ("errors", "cancellation", "console"),
+    ),
 }
 HEAVY = (
     "torch, transformers, onnx, onnx_ir, onnxscript, safetensors, paligemma_onnx.model, paligemma_onnx.export"
 )
-LATE = "pyarrow, ray"  # never imported before they are asked for
-# The command group names the export side's commands in strings and imports them when they are asked for.
+OPTIONAL = "pyarrow, ray"  # imported only when a command needs them
+# The command group names the export commands in strings and imports them on first use.
 NAMES_OTHER_PARTS = {"runtime/cli/main.py"}
-OTHERS = ("paligemma_onnx.model", "paligemma_onnx.export", "paligemma_onnx.runtime")
-LONGEST_FILE = 300  # lines
-NOT_OURS = {"build", "dist", "typings"}  # typings holds links to the packages
+PARTS = ("paligemma_onnx.model", "paligemma_onnx.export", "paligemma_onnx.runtime")
 
 
 def imports(tree: ast.Module, package: str) -> Iterator[tuple[int, str]]:
-    """Line and absolute name of every import, wherever in the file it stands."""
+    """Yield line and absolute module name of every import, also in functions and under TYPE_CHECKING."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from ((node.lineno, alias.name) for alias in node.names)
@@ -48,46 +84,177 @@ def imports(tree: ast.Module, package: str) -> Iterator[tuple[int, str]]:
                 yield node.lineno, module
 
 
-def strangers(folder: Path, part: str) -> list[str]:
-    """What the files of a part import or name and should not, each with its place."""
-    package, found = f"paligemma_onnx.{part}", []
+def modules(folder: Path, part: str) -> Iterator[tuple[str, str, ast.Module]]:
+    """Yield path, absolute package name and syntax tree of every file of a part."""
     for file in sorted(folder.rglob("*.py")):
-        tree, shown = ast.parse(file.read_text(encoding="utf-8")), f"{part}/{file.relative_to(folder)}"
-        inside = ".".join([package, *file.relative_to(folder).parent.parts])
+        relative = file.relative_to(folder)
+        package = ".".join(["paligemma_onnx", part, *relative.parent.parts])
+        yield f"{part}/{relative}", package, ast.parse(file.read_text(encoding="utf-8"))
+
+
+def forbidden_imports(folder: Path, part: str) -> list[str]:
+    """List imports of other parts and of libraries that the part may not use, each with file and line."""
+    package, problems = f"paligemma_onnx.{part}", []
+    for path, inside, tree in modules(folder, part):
         for line, name in imports(tree, inside):
             own = name == package or name.startswith(f"{package}.")
             top = name.partition(".")[0]
             if not own and top not in ALLOWED[part] and top not in sys.stdlib_module_names:
-                found.append(f"{shown}:{line}: imports {name}")
-        if shown not in NAMES_OTHER_PARTS:
-            found += [f"{shown}:{line}: {text}" for line, text in hidden_imports(tree, package)]
-    return found
+                problems.append(f"{path}:{line}: imports {name}")
+        if path not in NAMES_OTHER_PARTS:
+            problems += [f"{path}:{line}: {text}" for line, text in hidden_imports(tree, package)]
+    return problems
 
 
 def hidden_imports(tree: ast.Module, package: str) -> Iterator[tuple[int, str]]:
-    """Imports by name: uses of the import system, and strings that name another part."""
+    """Yield uses of the import system and strings that name another part."""
     for node in ast.walk(tree):
         match node:
             case ast.Name(id=name) | ast.Attribute(attr=name) if name in ("import_module", "__import__"):
                 yield node.lineno, f"uses {name}"
             case ast.Name(id="exec" | "eval" as name):
                 yield node.lineno, f"uses {name}"
-            case ast.Constant(value=str(text)) if text.startswith(OTHERS) and not text.startswith(package):
+            case ast.Constant(value=str(text)) if text.startswith(PARTS) and not text.startswith(package):
                 yield node.lineno, f"names {text}"
 
 
+def module_graph(folder: Path, part: str) -> dict[str, list[tuple[str, str]]]:
+    """Return, per module of a part, the modules of the same part that it imports, with file and line."""
+    package = f"paligemma_onnx.{part}."
+    files = {
+        package + str(file.relative_to(folder).with_suffix("")).replace(os.sep, ".")
+        for file in folder.rglob("*.py")
+    }
+    graph = dict[str, list[tuple[str, str]]]()
+    for path, inside, tree in modules(folder, part):
+        name = package + path.removeprefix(f"{part}/").removesuffix(".py").replace("/", ".")
+        targets = graph.setdefault(name.removeprefix(package), [])
+        for node in ast.walk(tree):
+            if not isinstance(node, ast.ImportFrom):
+                continue
+            for line, module in imports(ast.Module([node], []), inside):
+                # `from package import module` imports the module.
+                names = {f"{module}.{alias.name}" for alias in node.names} & files or {module} & files
+                targets += [(target.removeprefix(package), f"{path}:{line}") for target in sorted(names)]
+    return graph
+
+
+def level_of(module: str, part: str) -> int:
+    """Return the level of a module's package, 0 being the lowest; raises LookupError for an unlisted one."""
+    package = module.partition(".")[0]
+    for level, packages in enumerate(reversed(LEVELS[part])):
+        if package in packages:
+            return level
+    raise LookupError(f"{part}/{package} has no level; add it to LEVELS and to docs/design.md")
+
+
+def upward_imports(folder: Path, part: str) -> list[str]:
+    """List imports of a package on the same or a higher level, each with file and line."""
+    problems = []
+    for module, targets in module_graph(folder, part).items():
+        package = module.partition(".")[0]
+        for target, place in targets:
+            other = target.partition(".")[0]
+            # The public names in runtime/__init__.py come from every level.
+            if package in (other, "__init__"):
+                continue
+            if level_of(target, part) >= level_of(module, part):
+                problems.append(f"{place}: {part}/{package} imports {part}/{other}")
+    return problems
+
+
+def cycle(folder: Path, part: str) -> list[str]:
+    """Return the modules of an import cycle, or nothing."""
+    graph = {name: {target for target, _ in targets} for name, targets in module_graph(folder, part).items()}
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        return list(error.args[1])
+    return []
+
+
+@pytest.mark.parametrize("part", LEVELS)
+def test_every_import_points_to_a_lower_level(part: str) -> None:
+    graph = module_graph(ROOT / part, part)
+    print(f"\n{part}: {len(graph)} modules, {sum(map(len, graph.values()))} imports between them")
+    for level, packages in enumerate(reversed(LEVELS[part])):
+        print(f"  level {level}: {', '.join(packages)}")
+    upward, circle = upward_imports(ROOT / part, part), cycle(ROOT / part, part)
+    print(f"  upward imports: {len(upward)}, cycles: {int(bool(circle))}")
+    assert upward == []
+    assert circle == []
+
+
+@pytest.mark.parametrize("part", LEVELS)
+def test_every_package_exists(part: str) -> None:
+    listed = {package for packages in LEVELS[part] for package in packages}
+    present = {
+        path.stem
+        for path in (ROOT / part).iterdir()
+        if path.suffix == ".py" or (path / "__init__.py").exists()
+    }
+    assert listed == present - {"__init__"}
+
+
+def test_the_design_page_has_the_same_levels() -> None:
+    page = (ROOT / "docs" / "design.md").read_text(encoding="utf-8")
+    for part, levels in LEVELS.items():
+        (row,) = re.findall(rf"^\| `{part}/` \| (.*) \|$", page, flags=re.MULTILINE)
+        shown = [tuple(re.findall(r"`(\w+)`", level)) for level in row.split(">")]
+        assert tuple(shown) == levels, part
+
+
+@pytest.mark.parametrize(
+    ("file", "planted", "complaint"),
+    [
+        ("errors.py", "from .cli import main", "runtime/errors imports runtime/cli"),
+        (
+            "bundle/schema.py",
+            "from ..engine.session import open_session",
+            "runtime/bundle imports runtime/engine",
+        ),
+        (
+            "text/tokenizer.py",
+            "def f():\n    from ..bundle import schema",
+            "runtime/text imports runtime/bundle",
+        ),
+        (
+            "graphs/kv_cache.py",
+            "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from ..paligemma import PaliGemma",
+            "runtime/graphs imports runtime/paligemma",
+        ),
+    ],
+)
+def test_a_planted_upward_import_is_found(tmp_path: Path, file: str, planted: str, complaint: str) -> None:
+    copy = tmp_path / "runtime"
+    shutil.copytree(ROOT / "runtime", copy)
+    assert upward_imports(copy, "runtime") == []
+    with (copy / file).open("a", encoding="utf-8") as opened:
+        opened.write(f"\n{planted}\n")
+    (problem,) = upward_imports(copy, "runtime")
+    assert problem.startswith(f"runtime/{file}:")
+    assert problem.endswith(complaint)
+
+
+def test_a_planted_cycle_is_found(tmp_path: Path) -> None:
+    copy = tmp_path / "runtime"
+    shutil.copytree(ROOT / "runtime", copy)
+    with (copy / "bundle" / "schema.py").open("a", encoding="utf-8") as opened:
+        opened.write("\ndef late():\n    from .manifest import read_manifest\n")
+    assert {"bundle.schema", "bundle.manifest"} <= set(cycle(copy, "runtime"))
+
+
 def test_what_is_installed_does_not_need_what_is_not() -> None:
-    """training/ and benchmarks/ stay in the repository."""
-    for part in ("model", "export", "runtime"):
-        for file in (ROOT / part).rglob("*.py"):
-            tree = ast.parse(file.read_text(encoding="utf-8"))
-            tops = {name.partition(".")[0] for _, name in imports(tree, f"paligemma_onnx.{part}")}
-            assert not tops & {"training", "benchmarks", "tests"}, file
+    """training/ and benchmarks/ are not installed."""
+    for part in LEVELS:
+        for path, inside, tree in modules(ROOT / part, part):
+            tops = {name.partition(".")[0] for _, name in imports(tree, inside)}
+            assert not tops & {"training", "benchmarks", "tests"}, path
 
 
 @pytest.mark.parametrize("part", ALLOWED)
 def test_every_import_statement_is_allowed(part: str) -> None:
-    assert strangers(ROOT / part, part) == []
+    assert forbidden_imports(ROOT / part, part) == []
 
 
 @pytest.mark.parametrize(
@@ -108,22 +275,12 @@ def test_every_import_statement_is_allowed(part: str) -> None:
 def test_a_planted_import_is_found(tmp_path: Path, planted: str, complaint: str) -> None:
     copy = tmp_path / "runtime"
     shutil.copytree(ROOT / "runtime", copy)
-    assert strangers(copy, "runtime") == []
+    assert forbidden_imports(copy, "runtime") == []
     with (copy / "generation" / "sampling.py").open("a", encoding="utf-8") as file:
         file.write(f"\n{planted}\n")
-    (found,) = strangers(copy, "runtime")
-    assert found.startswith("runtime/generation/sampling.py:")
-    assert found.endswith(complaint)
-
-
-def test_a_planted_import_in_a_folder_below_is_found(tmp_path: Path) -> None:
-    copy = tmp_path / "runtime"
-    shutil.copytree(ROOT / "runtime", copy)
-    with (copy / "batch" / "rows.py").open("a", encoding="utf-8") as file:
-        file.write("\nfrom ...export import cli\nfrom ..errors import BundleError\n")
-    (found,) = strangers(copy, "runtime")
-    assert found.startswith("runtime/batch/rows.py:")
-    assert found.endswith("imports paligemma_onnx.export")
+    (problem,) = forbidden_imports(copy, "runtime")
+    assert problem.startswith("runtime/generation/sampling.py:")
+    assert problem.endswith(complaint)
 
 
 def test_what_a_part_may_import_is_not_complained_about(tmp_path: Path) -> None:
@@ -131,7 +288,7 @@ def test_what_a_part_may_import_is_not_complained_about(tmp_path: Path) -> None:
         "import numpy.linalg\nfrom . import errors\nfrom .errors import BundleError\nimport json.decoder\n"
     )
     (tmp_path / "new.py").write_text(harmless + "from paligemma_onnx.runtime.errors import ImageError\n")
-    assert strangers(tmp_path, "runtime") == []
+    assert forbidden_imports(tmp_path, "runtime") == []
 
 
 IMPORT_ALL = f"""
@@ -142,57 +299,48 @@ for name in names:
     importlib.import_module(name)
 assert len(names) > 40, names
 assert "paligemma_onnx.runtime.batch.shard_runner" in names
-banned = "{HEAVY}, {LATE}".split(", ")
+banned = "{HEAVY}, {OPTIONAL}".split(", ")
 print([name for name in banned if name in sys.modules])
 """
 ANSWER = f"""
 import sys
-banned = "{HEAVY}, {LATE}".split(", ")
+banned = "{HEAVY}, {OPTIONAL}".split(", ")
 for name in banned:
-    sys.modules[name] = None  # importing it raises ModuleNotFoundError
+    sys.modules[name] = None  # an import raises ModuleNotFoundError
 from paligemma_onnx.runtime import PaliGemma
 model = PaliGemma.load(sys.argv[1], device="cpu")
 print(model.generate(sys.argv[2], "caption en", max_new_tokens=3).token_ids)
 """
 
 
-def fresh(script: str, *arguments: str, path: Path | None = None) -> str:
-    """What a script prints in a new interpreter."""
+def run_script(script: str, *arguments: str, path: Path | None = None) -> str:
+    """Return what a script prints in a new interpreter, with `path` first on its module search path."""
     environment = os.environ | ({} if path is None else {"PYTHONPATH": str(path)})
-    done = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-c", script, *arguments],
         env=environment,
         capture_output=True,
         text=True,
         check=False,
     )
-    assert done.returncode == 0, done.stderr
-    return done.stdout.strip()
+    assert result.returncode == 0, result.stderr
+    return result.stdout.strip()
 
 
 def test_importing_all_of_the_runtime_brings_in_nothing_heavy() -> None:
-    assert fresh(IMPORT_ALL) == "[]"
+    assert run_script(IMPORT_ALL) == "[]"
 
 
 def test_a_planted_heavy_import_is_noticed(tmp_path: Path) -> None:
-    """A copy that is found before the installed package, one of whose modules imports what export needs."""
+    """Import a copy of the runtime, found before the installed package, that imports safetensors."""
     copy = tmp_path / "paligemma_onnx" / "runtime"
     shutil.copytree(ROOT / "runtime", copy)
-    assert fresh(IMPORT_ALL, path=tmp_path) == "[]"
+    assert run_script(IMPORT_ALL, path=tmp_path) == "[]"
     with (copy / "diagnostics" / "doctor.py").open("a", encoding="utf-8") as file:
         file.write("\nimport safetensors\n")
-    assert fresh(IMPORT_ALL, path=tmp_path) == "['safetensors']"
+    assert run_script(IMPORT_ALL, path=tmp_path) == "['safetensors']"
 
 
 def test_a_bundle_answers_where_the_export_side_is_absent(bundle: Callable[[str], Path]) -> None:
-    folder = bundle("gemma_one_kv_head")
-    ids = ast.literal_eval(fresh(ANSWER, str(folder), str(ROOT / "export" / "demo" / "scene.png")))
+    ids = ast.literal_eval(run_script(ANSWER, str(bundle("gemma_one_kv_head")), str(SCENE)))
     assert len(ids) == 3
-
-
-def test_no_file_is_long() -> None:
-    ours = [folder for folder in ROOT.iterdir() if folder.is_dir() and folder.name not in NOT_OURS]
-    files = [file for folder in ours if not folder.name.startswith(".") for file in folder.rglob("*.py")]
-    assert len(files) > 50
-    lines = {str(file.relative_to(ROOT)): file.read_bytes().count(b"\n") for file in files}
-    assert {name: count for name, count in lines.items() if count > LONGEST_FILE} == {}
