@@ -4,15 +4,14 @@ python -m training --output DIR                    train everything from scratch
 python -m training.evaluate BUNDLE_OR_CHECKPOINT   score a model on scenes that were not used in training
 python -m training.outliers OUTPUT                 write a copy of the shipped model with outlier channels
 
-Modules by level; each imports only modules of lower levels:
+The modules, in an order in which each imports only earlier ones:
 
-1  vocabulary, shapes, published_layout, training_state
-2  background
-3  scenes                     a scene by its seed, with its image and masks
-4  tasks, mask_codes          prompts and answers; the mask autoencoder
-5  tokenizer, rendered_dataset, initialization, prefix_lm, scores
-6  recipe, contrastive_model  hyperparameters; the model of stage 1
-7  loop, evaluate
-8  stage1, stage2, checkpoint, outliers
-9  __main__
+vocabulary, shapes, background, scenes         a scene by its seed, with its image and masks
+tasks, tokenizer                               prompts, answers and their tokens
+training_state, mask_codes, rendered_dataset   files of a run, the mask autoencoder, training data on disk
+initialization, contrastive_model, prefix_lm   initial weights, the models and losses of all stages
+recipe, loop, stage1, stage2                   hyperparameters and training
+published_layout, checkpoint, outliers         checkpoints in the layout of published ones
+scores, evaluate                               scores of a trained model
+__main__                                       the command
 """

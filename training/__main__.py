@@ -17,7 +17,8 @@ from .initialization import initial_model, whiten_patches
 from .mask_codes import MaskAutoencoder, mean_iou, train_mask_autoencoder
 from .prefix_lm import TrainingTokenizer
 from .recipe import FULL, IMAGE_SIDE, SMOKE, Recipe, without_stage1
-from .rendered_dataset import RenderedDataset, Split, open_dataset, pixel_values
+from .rendered_dataset import RenderedDataset, open_dataset, pixel_values
+from .scenes import Split
 from .shapes import UInt8Array
 from .stage1 import pretrain
 from .stage2 import finetune

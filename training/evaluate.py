@@ -24,8 +24,7 @@ from paligemma_onnx.runtime.bundle.schema import SEG_TOKENS_PER_MASK
 from paligemma_onnx.runtime.detection.detections import detections
 
 from .recipe import MAX_OBJECTS
-from .rendered_dataset import Split
-from .scenes import RenderedScene, render_scene
+from .scenes import RenderedScene, Split, render_scene
 from .scores import Score, score_answer, summarize
 from .tasks import KINDS, MAX_NEW_TOKENS, QUESTIONS, Example, Kind, make_example
 

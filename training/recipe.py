@@ -9,8 +9,7 @@ from functools import partial
 from paligemma_onnx.model.config import PaliGemmaConfig, TextConfig, VisionConfig
 
 from .mask_codes import MaskRecipe
-from .rendered_dataset import Split
-from .scenes import OBJECT_COUNT_PERCENT
+from .scenes import OBJECT_COUNT_PERCENT, Split
 from .tasks import Kind
 
 IMAGE_SIDE = 112  # pixels

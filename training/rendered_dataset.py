@@ -20,7 +20,7 @@ from PIL import Image
 from torch import Tensor
 
 from .mask_codes import crop_mask
-from .scenes import Combinations, Scene, render_scene
+from .scenes import Combinations, Scene, Split, render_scene
 from .shapes import UInt8Array
 from .training_state import write_atomically
 
@@ -28,19 +28,6 @@ CHUNK = 256  # scenes that a process renders per task
 # Dtype of activations in training. With bfloat16 matrix products in hardware, a step takes a third of the
 # time; weights, norms, losses and optimizer states stay in float32.
 ACTIVATION_DTYPE = torch.bfloat16
-
-
-@dataclass(frozen=True)
-class Split:
-    """A range of seeds."""
-
-    first: int
-    count: int
-    combinations: Combinations = "seen"
-
-    def seeds(self) -> range:
-        """Return the seeds in ascending order."""
-        return range(self.first, self.first + self.count)
 
 
 @dataclass(frozen=True)
@@ -55,7 +42,7 @@ class RenderedDataset:
 
 def pixel_values(pixels: UInt8Array) -> Tensor:
     """Convert images to the vision tower's input: uint8[M, S, S, 3] -> bfloat16[M, 3, S, S] in [-1, 1]."""
-    levels = torch.from_numpy(np.array(pixels)).permute(0, 3, 1, 2)  # a copy: torch rejects read-only arrays
+    levels = torch.from_numpy(np.array(pixels)).permute(0, 3, 1, 2)  # a copy: torch warns of read-only arrays
     return (levels.float() / 127.5 - 1).to(ACTIVATION_DTYPE)
 
 

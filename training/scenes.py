@@ -34,6 +34,19 @@ Combinations = Literal["seen", "held-out"]
 
 
 @dataclass(frozen=True)
+class Split:
+    """A range of seeds, as training or test data."""
+
+    first: int
+    count: int
+    combinations: Combinations = "seen"
+
+    def seeds(self) -> range:
+        """Return the seeds in ascending order."""
+        return range(self.first, self.first + self.count)
+
+
+@dataclass(frozen=True)
 class Item:
     """An object of a scene.
 

@@ -1,7 +1,7 @@
 """Prompts about a scene and their correct answers.
 
 The prompts have the forms PaliGemma is trained with (arXiv 2407.07726, section 3.2.1): `caption en`,
-`answer en QUESTION`, `detect A ; B`, `segment A`. A question is asked only if it has exactly one answer.
+`answer en QUESTION`, `detect A ; B`, `segment A`. A scene has only questions with exactly one answer.
 """
 
 from __future__ import annotations
@@ -103,11 +103,6 @@ def sign_phrase(sign: str) -> str:
     return f"the {'number' if sign.isdigit() else 'word'} {sign}"
 
 
-def pluralize(shape: str) -> str:
-    """Return the plural of a shape's name."""
-    return f"{shape}es" if shape == "cross" else f"{shape}s"
-
-
 def _join(phrases: Sequence[str], sign: str | None) -> str:
     phrases = [*phrases, *([] if sign is None else [sign_phrase(sign)])]
     return phrases[0] if len(phrases) == 1 else f"{', '.join(phrases[:-1])} and {phrases[-1]}"
@@ -160,7 +155,10 @@ def _count(scene: Scene) -> list[Example]:
 
     total = count_example("objects", range(len(scene.items)))
     by_shape = [
-        count_example(pluralize(shape), [i for i, item in enumerate(scene.items) if item.shape == shape])
+        count_example(
+            f"{shape}es" if shape == "cross" else f"{shape}s",
+            [i for i, item in enumerate(scene.items) if item.shape == shape],
+        )
         for shape in SHAPES
     ]
     by_colour = [
@@ -226,7 +224,7 @@ def _detect(scene: Scene, rng: np.random.RandomState) -> Example:
 
 
 def _drop_overlapping(classes: Sequence[str]) -> list[str]:
-    """Drop classes that include an earlier class or are included in it: no object is asked for twice."""
+    """Drop classes that include an earlier class or are included in it, so that their objects differ."""
     distinct: list[str] = []
     for phrase in classes:
         if not any(phrase.endswith(other) or other.endswith(phrase) for other in distinct):

@@ -13,8 +13,8 @@ from PIL import Image
 from paligemma_onnx.model.mask_decoder import SIDE
 from paligemma_onnx.runtime.detection.masks import paste
 from training.mask_codes import crop_mask, unpack_masks
-from training.rendered_dataset import Split, open_dataset
-from training.scenes import MAX_SIDE, MIN_CENTRE_DISTANCE, SCENE_SIDE, RenderedScene, render_scene
+from training.rendered_dataset import open_dataset
+from training.scenes import MAX_SIDE, MIN_CENTRE_DISTANCE, SCENE_SIDE, RenderedScene, Split, render_scene
 from training.shapes import render_shape
 from training.vocabulary import COLOURS, HELD_OUT_PAIRS, MAX_NUMBER, MAX_TINT, SHAPES, TEXTURES, WORDS
 

@@ -58,7 +58,7 @@ def test_captions() -> None:
 @pytest.mark.parametrize(
     ("kind", "expected"),
     [
-        # There are two rings, so there is no question about the colour of "the ring".
+        # "The ring" would be ambiguous, because the scene has two.
         ("colour", {"what colour is the star?": "orange"}),
         (
             "shape",
