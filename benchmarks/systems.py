@@ -60,7 +60,7 @@ def bundles(checkpoint: Path, plan: Plan, logs: Path, say: Callable[[str], objec
         result.decoder_bytes = weight_bytes(bundle / manifest.graphs.decode.file)
         arguments = plan.asked | {"folder": str(bundle)}
         files = tuple(bundle / name for name in manifest.files)
-        prepares = None if manifest.recipe.is_float32 else bundle
+        prepares = None if manifest.precision.is_float32 else bundle
         yield result, Contender(precision, "benchmarks.bundle", "Bundle", arguments, files, prepares)
 
 

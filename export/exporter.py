@@ -6,7 +6,7 @@ import hashlib
 import os
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -17,13 +17,15 @@ from paligemma_onnx.model.checkpoint.checkpoint import find_non_finite
 from paligemma_onnx.model.checkpoint.errors import CheckpointError, quote_names
 from paligemma_onnx.model.skeleton import meta_model
 from paligemma_onnx.runtime.bundle.manifest import MANIFEST, compute_bundle_id
-from paligemma_onnx.runtime.bundle.schema import BUNDLE_ID_KEY, FileSpec, Graphs, Manifest
+from paligemma_onnx.runtime.bundle.schema import BUNDLE_ID_KEY, TENSOR_TABLE, FileSpec, Graphs, Manifest
+from paligemma_onnx.runtime.bundle.tensor_table import TensorTable
 from paligemma_onnx.runtime.errors import OptionError, ResourceError
 from paligemma_onnx.runtime.resource_errors import resource_problem, translate_resource_errors
 
 from .bundle import manifest_facts as facts
 from .bundle.atomic_folder import staged_folder
 from .bundle.draft_manifest import draft_manifest
+from .bundle.tensor_list import count_operators, list_tensors
 from .bundle.weight_file import WeightFile, plan_file, refer, write_file
 from .graphs.cuda_weights import cuda_meta_model
 from .graphs.patch_matmul import multiply_patches
@@ -191,16 +193,23 @@ def _no_room(staging: Path, needed: int, free: int) -> ResourceError:
 def _write_graphs(
     staging: Path, draft_manifest: Manifest, laid: list[tuple[GraphDefinition, QuantizedGraph]]
 ) -> Manifest:
-    """Name the bundle after all it holds, write that name into every graph, and complete the manifest."""
-    digests = {verb.spec.file: hashlib.sha256(_serialized(graph)).hexdigest() for verb, graph in laid}
+    """Write the tensor table and the graphs, which carry the bundle's id, and complete the manifest."""
+    by_file = {verb.spec.file: graph for verb, graph in laid}
+    specs = draft_manifest.graphs.by_name
+    table = TensorTable({name: list_tensors(by_file[spec.file]) for name, spec in specs.items()})
     graphs = {
-        field.name: replace(spec, digest=digests[spec.file])
-        for field in fields(draft_manifest.graphs)
-        if (spec := getattr(draft_manifest.graphs, field.name)) is not None
+        name: replace(
+            spec,
+            operators=count_operators(by_file[spec.file]),
+            digest=hashlib.sha256(_serialized(by_file[spec.file])).hexdigest(),
+        )
+        for name, spec in specs.items()
     }
-    draft_manifest = replace(draft_manifest, graphs=Graphs(**graphs))
+    content = table.to_json().encode()
+    (staging / TENSOR_TABLE).write_bytes(content)
+    files = {**draft_manifest.files, TENSOR_TABLE: _file_spec(content)}
+    draft_manifest = replace(draft_manifest, graphs=Graphs(**graphs), files=files)
     bundle_id = compute_bundle_id(draft_manifest)
-    files = dict(draft_manifest.files)
     for verb, graph in laid:
         graph.model.metadata_props[BUNDLE_ID_KEY] = bundle_id
         serialized = _serialized(graph)

@@ -94,7 +94,7 @@ class PaliGemma:
             manifest = read_manifest(folder)
             check_files(folder, manifest)
             tokenizer = PromptTokenizer.load(folder / manifest.tokens.file)
-            runs_on = manifest.recipe.devices
+            runs_on = manifest.precision.devices
             placement = choose_placement(device, threads, runs_on=runs_on, memory_limit=memory_limit)
 
             def opened(where: Placement) -> ModelRunner:
@@ -163,7 +163,7 @@ class PaliGemma:
         """Answer several requests at once; in fp32 each row is what it would be alone.
 
         With fewer bits that is so up to rounding: rows share the range of activations, and steps of many
-        rows may run through the weights of the prefill graph (the manifest's `recipe.wide_batch`).
+        rows may run through the weights of the prefill graph (the manifest's `precision.wide_batch`).
 
         Pictures, prompts and the number of pictures may differ. Row r of a sampled batch draws as the
         same request alone would with seed + r.

@@ -147,7 +147,7 @@ def main(model: Path, json_file: Path | None, scenes: int) -> None:
         document = {
             "model": model.name,
             "bundle_id": opened.manifest.bundle_id or None,
-            "precision": opened.manifest.recipe.precision,
+            "precision": opened.manifest.precision.name,
             "seeds": {split.combinations: [split.first, split.first + split.count] for split in splits},
             "seconds": round(time.perf_counter() - started, 1),
             "scores": scores,

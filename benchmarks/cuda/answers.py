@@ -71,7 +71,7 @@ class Answers:
 def opened(folder: Path, device: str) -> PaliGemma:
     """A bundle on a device; one that is made for GPUs only is computed on a CPU as an export's check does."""
     manifest = read_manifest(folder)
-    if device != "cpu" or device in manifest.recipe.devices:
+    if device != "cpu" or device in manifest.precision.devices:
         return PaliGemma.load(folder, device=device)
     from paligemma_onnx.export.validation.float32_emulation import open_float32_emulation  # noqa: PLC0415  needs onnx_ir, on a CPU only
 

@@ -18,6 +18,7 @@ import filelock
 
 from paligemma_onnx.runtime.atomic_file import publish_folder
 from paligemma_onnx.runtime.bundle.manifest import MANIFEST
+from paligemma_onnx.runtime.bundle.schema import TENSOR_TABLE
 from paligemma_onnx.runtime.errors import OptionError
 
 from .manifest_facts import TOKENIZER
@@ -112,4 +113,5 @@ def _refuse(output: Path, *, force: bool) -> None:
 
 def _is_of_a_bundle(entry: Path) -> bool:
     """An export may have written it. The manifest is not asked: --force also replaces damaged bundles."""
-    return entry.is_file() and (entry.name in (MANIFEST, TOKENIZER) or entry.suffix in _SUFFIXES)
+    named = entry.name in (MANIFEST, TENSOR_TABLE, TOKENIZER)
+    return entry.is_file() and (named or entry.suffix in _SUFFIXES)

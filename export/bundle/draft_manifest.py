@@ -16,17 +16,17 @@ MAX_NEW_TOKENS = 256
 
 def draft_manifest(source: Source, precision: str) -> Manifest:
     """What the manifest says before a file is written; raises CheckpointError."""
-    config, recipe = source.config, PRECISIONS[precision]
+    config, formats = source.config, PRECISIONS[precision]
     return Manifest(
         schema_version=SCHEMA_VERSION,
         bundle_id="",
         model=facts.model_facts(config, sum(weight.numel() for weight in meta_model(config).parameters())),
         image=facts.image_facts(source.folder, config),
         tokens=facts.token_facts(source.folder, config),
-        cache=facts.cache_facts(config, recipe),
-        graphs=graph_specs(graph_definitions(config, recipe, source.mask_decoder)),
-        recipe=PrecisionFacts(
-            precision, OPSETS[recipe.cache], facts.matrices(recipe), recipe.wide_batch, recipe.devices
+        cache=facts.cache_facts(config, formats),
+        graphs=graph_specs(graph_definitions(config, formats, source.mask_decoder)),
+        precision=PrecisionFacts(
+            precision, OPSETS[formats.cache], facts.matrices(formats), formats.wide_batch, formats.devices
         ),
         generation=GenerationDefaults(min(MAX_NEW_TOKENS, config.text_config.max_position_embeddings)),
         producer=facts.producer(),

@@ -45,6 +45,7 @@ def model_facts(config: PaliGemmaConfig, parameters: int) -> ModelFacts:
         context_length=text.max_position_embeddings,
         final_logit_softcapping=text.final_logit_softcapping,
         sliding_window=text.sliding_window,
+        vision_heads=config.vision_config.num_attention_heads,
     )
 
 
@@ -61,12 +62,12 @@ def cache_facts(config: PaliGemmaConfig, precision: Precision) -> CacheFacts:
 
 
 def matrices(precision: Precision) -> Matrices:
-    """How the manifest words a recipe."""
+    """Describe a precision as the manifest does."""
     return Matrices(
         vision_encoder=str(precision.vision_encoder),
         prefill=str(precision.prefill),
         decode=str(precision.decode),
-        table=str(precision.embedding),
+        embedding=str(precision.embedding),
     )
 
 

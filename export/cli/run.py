@@ -90,7 +90,7 @@ def run_validate(
     manifest = read_manifest(bundle)
     check_files(bundle, manifest)
     # On a CPU, graphs for a GPU are computed in float32 and rounded (float32_emulation.py).
-    devices = tuple(dict.fromkeys((*manifest.recipe.devices, "cpu")))
+    devices = tuple(dict.fromkeys((*manifest.precision.devices, "cpu")))
     placement = choose_placement(device, threads, runs_on=devices)
     with ExitStack() as outputs:
         file = None if html is None else outputs.enter_context(output_file(html, "--html"))
@@ -100,7 +100,7 @@ def run_validate(
             raise OptionError(
                 f"{bundle} has a mask decoder and {checkpoint} has none; give its --mask-decoder"
             )
-        if different := first_difference(manifest, draft_manifest(source, manifest.recipe.precision)):
+        if different := first_difference(manifest, draft_manifest(source, manifest.precision.name)):
             raise MismatchError(f"{bundle} is not {checkpoint}: {different}")
         tokenizer = PromptTokenizer.load(bundle / manifest.tokens.file)
         seen = [load_input_image(image, manifest.image) for image in images or (None,)]
@@ -110,7 +110,7 @@ def run_validate(
             validation = validate(
                 bundle,
                 manifest,
-                source=source.weights(manifest.recipe.precision),
+                source=source.weights(manifest.precision.name),
                 constants=source.constants,
                 load_reference=lambda: _reference(reference, source, adapter),
                 mask_decoder=None if manifest.graphs.mask_decoder is None else source.mask_decoder,

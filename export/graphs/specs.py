@@ -15,9 +15,15 @@ from torch import Tensor, nn
 
 from paligemma_onnx.model.cache import KeyValue
 from paligemma_onnx.model.config import PaliGemmaConfig
-from paligemma_onnx.model.mask_decoder import GRID, SIDE, MaskDecoder
+from paligemma_onnx.model.mask_decoder import SIDE, MaskDecoder
 from paligemma_onnx.model.paligemma import PaliGemma
-from paligemma_onnx.runtime.bundle.schema import CacheUpdate, Graphs, GraphSpec, TensorSpec
+from paligemma_onnx.runtime.bundle.schema import (
+    SEG_TOKENS_PER_MASK,
+    CacheUpdate,
+    Graphs,
+    GraphSpec,
+    TensorSpec,
+)
 
 from ..precisions import HalfType, Precision
 from .cuda_graphs import CudaDecode, CudaPrefill, CudaVisionEncoder
@@ -134,7 +140,7 @@ def _masks(decoder: MaskDecoder, opset: int) -> GraphDefinition:
     """Codes of a mask become a map; its sizes are the decoder's own."""
     spec = GraphSpec(
         "mask_decoder.onnx",
-        (TensorSpec("codes", "int64", ("masks", GRID * GRID)),),
+        (TensorSpec("codes", "int64", ("masks", SEG_TOKENS_PER_MASK)),),
         (TensorSpec("masks", "float32", ("masks", SIDE, SIDE)),),
     )
     without_weights = MaskDecoder(decoder.codebook_width, decoder.width).to("meta")

@@ -33,6 +33,7 @@ from ..precisions import (
 
 MAX_PIECE_BYTES = 64 << 20  # float32 weights in memory at once
 FLOAT32_BYTES = 4
+SCALES = ".scales"  # suffix of the name of an array of scales
 MAX_INT8 = 127  # -128 is not used, so that codes are symmetric
 HALF_DTYPES: dict[HalfType, ir.DataType] = {
     "bfloat16": ir.DataType.BFLOAT16,
@@ -59,6 +60,11 @@ class Layout:
         """Size in bytes."""
         return math.prod(self.shape) * int(self.dtype.itemsize)
 
+    @property
+    def is_scales(self) -> bool:
+        """True if the array contains the scales of another array."""
+        return self.suffix.endswith(SCALES)
+
 
 def array_layouts(shape: tuple[int, ...], format: WeightFormat, *, transposed: bool) -> tuple[Layout, ...]:
     """Return the arrays that a tensor is stored as, in the order in which `encode` yields them.
@@ -74,7 +80,7 @@ def array_layouts(shape: tuple[int, ...], format: WeightFormat, *, transposed: b
     outputs, inputs = shape
     if isinstance(format, Int8PerChannel):
         return (
-            Layout(".int8.scales", ir.DataType.FLOAT, (outputs,)),
+            Layout(f".int8{SCALES}", ir.DataType.FLOAT, (outputs,)),
             Layout(".int8", ir.DataType.INT8, (inputs, outputs)),
         )
     blocks = -(-inputs // format.block_size)
@@ -82,7 +88,7 @@ def array_layouts(shape: tuple[int, ...], format: WeightFormat, *, transposed: b
     scale_dtype = ir.DataType.FLOAT if format.dtype == "float32" else HALF_DTYPES[format.dtype]
     return (
         Layout(suffix, ir.DataType.UINT8, (outputs, blocks, format.block_size * format.bits // 8)),
-        Layout(f"{suffix}.scales", scale_dtype, (outputs, blocks)),
+        Layout(f"{suffix}{SCALES}", scale_dtype, (outputs, blocks)),
     )
 
 

@@ -126,7 +126,7 @@ def collect_report_data(
             _answer(prompt, run, stop, tokenizer) for prompt, run in zip(prompts, runs, strict=True)
         ),
         model=manifest.model,
-        recipe=manifest.recipe,
+        recipe=manifest.precision,
         producer=manifest.producer,
         files=dict(manifest.files),
         versions=diagnosis.versions,

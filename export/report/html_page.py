@@ -125,7 +125,7 @@ def _circumstances(findings: ReportData) -> Markup:
                 "machine": f"{machine.processor}, {machine.threads} threads, {memory} of memory, "
                 f"{machine.system}",
                 "model": f"{findings.model.family}, {findings.model.parameters:,} parameters",
-                "precision": f"{recipe.precision}, ONNX opset {recipe.opset}",
+                "precision": f"{recipe.name}, ONNX opset {recipe.opset}",
                 **{f"{graph} matrices": form for graph, form in vars(recipe.matrices).items()},
                 "bundle made by": f"paligemma-onnx {producer.paligemma_onnx}, torch {producer.torch}, "
                 f"onnx {producer.onnx}",

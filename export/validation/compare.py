@@ -51,7 +51,7 @@ def compare(
         reference: its outputs.
         progress: called with a line before each stage.
     """
-    limits = LIMITS.get(runner.manifest.recipe.precision, ROUNDED)
+    limits = LIMITS.get(runner.manifest.precision.name, ROUNDED)
     never = Cancellation()
     differences: list[Difference] = []
     agreements: list[TokenAgreement] = []
@@ -103,7 +103,7 @@ def compare(
     # overwrites each of those slots before it reads the slot.
     progress("bundle: free generation")
     free_runs = tuple(_run_greedy(runner, prefilled, inputs, reference, limits))
-    return Comparison(runner.manifest.recipe.is_float32, tuple(differences), tuple(agreements), free_runs)
+    return Comparison(runner.manifest.precision.is_float32, tuple(differences), tuple(agreements), free_runs)
 
 
 def _token_agreements(

@@ -40,7 +40,7 @@ TYPE_INPUT = {"GatherBlockQuantized": 2}
 
 def needs_emulation(manifest: Manifest, placement: Placement) -> bool:
     """Return whether the device lacks kernels for the bundle's graphs, so that they must be emulated."""
-    return placement.device not in manifest.recipe.devices
+    return placement.device not in manifest.precision.devices
 
 
 def open_float32_emulation(folder: Path, graph: GraphSpec, placement: Placement) -> Any:

@@ -82,7 +82,7 @@ def self_check(
     validation = validate(
         folder,
         manifest,
-        source=source.weights(manifest.recipe.precision),
+        source=source.weights(manifest.precision.name),
         constants=source.constants,
         load_reference=lambda: torch_reference(source),
         mask_decoder=source.mask_decoder,

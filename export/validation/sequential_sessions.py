@@ -85,7 +85,7 @@ def open_sequentially(
     sessions = SequentialSessions(open_graph or graph_opener(folder, manifest, placement))
     graphs = manifest.graphs
     # Without a wide batch, decode steps of many rows run in the decode graph, too: that graph is checked.
-    manifest = replace(manifest, recipe=replace(manifest.recipe, wide_batch=None))
+    manifest = replace(manifest, precision=replace(manifest.precision, wide_batch=None))
     vision, prefill, decode = (
         LazySession(sessions, graph) for graph in (graphs.vision_encoder, graphs.prefill, graphs.decode)
     )

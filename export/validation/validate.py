@@ -86,7 +86,7 @@ def validate(
     emulated = " (float32 emulation of half precision)" if needs_emulation(manifest, placement) else ""
     return Validation(
         bundle_id=manifest.bundle_id,
-        precision=manifest.recipe.precision,
+        precision=manifest.precision.name,
         reference=name,
         device=placement.name + emulated,
         rows=len(inputs.prompts),

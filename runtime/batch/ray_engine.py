@@ -162,7 +162,7 @@ def _counts(ray: Any, work: ShardJob, missing: list[int], workers: int) -> Itera
 
 def _wants_gpu(work: ShardJob) -> bool:
     """Whether workers are for GPUs: the device says so, or the bundle, or what `auto` finds here."""
-    devices = read_manifest(work.bundle).recipe.devices
+    devices = read_manifest(work.bundle).precision.devices
     return choose_placement(work.device, None, runs_on=devices).device == "cuda"
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from pathlib import PurePosixPath, PureWindowsPath
 
-from .schema import MASK_SIZE, SEG_TOKENS_PER_MASK, Manifest, TensorSpec
+from .schema import SEG_TOKENS_PER_MASK, TENSOR_TABLE, Manifest, TensorSpec
 
 Shape = tuple[int | None, ...]  # None: a dimension that varies
 
@@ -19,10 +19,11 @@ def check_manifest(manifest: Manifest) -> None:
     _check_numbers(manifest)
     _check_tokens(manifest)
     _check_graphs(manifest)
+    _check_operators(manifest)
 
 
 def _check_files(manifest: Manifest) -> None:
-    used = (*(graph.file for graph in manifest.graphs.every), manifest.tokens.file)
+    used = (*(graph.file for graph in manifest.graphs.every), manifest.tokens.file, TENSOR_TABLE)
     for name in (*manifest.files, *used):
         plain = PurePosixPath(name).name == name == PureWindowsPath(name).name
         if not plain or name in ("", "..") or not name.isprintable():
@@ -45,7 +46,8 @@ def _check_numbers(manifest: Manifest) -> None:
         "cache.heads": cache.heads,
         "cache.head_dim": cache.head_dim,
         "generation.max_new_tokens": manifest.generation.max_new_tokens,
-        "recipe.wide_batch": 1 if manifest.recipe.wide_batch is None else manifest.recipe.wide_batch,
+        "model.vision_heads": model.vision_heads,
+        "precision.wide_batch": 1 if manifest.precision.wide_batch is None else manifest.precision.wide_batch,
     }
     for field, value in at_least_1.items():
         if value < 1:
@@ -65,6 +67,13 @@ def _check_tokens(manifest: Manifest) -> None:
     for token in (tokens.bos, tokens.pad, tokens.image, *tokens.stop, *tokens.suppressed):
         if not 0 <= token < rows:
             raise ValueError(f"token id {token} is outside the vocabulary of {rows}")
+
+
+def _check_operators(manifest: Manifest) -> None:
+    for name, graph in manifest.graphs.by_name.items():
+        for operator, count in graph.operators.items():
+            if not operator.isprintable() or count < 1:
+                raise ValueError(f"graphs.{name}.operators counts {count} of {operator!a}")
 
 
 def _check_graphs(manifest: Manifest) -> None:
@@ -95,18 +104,20 @@ def _check_graphs(manifest: Manifest) -> None:
         prompt |= past
         if "image_features" in {spec.name for spec in graphs.decode.inputs}:
             step = prompt  # prefill and decode are one graph
-    elif manifest.recipe.wide_batch is not None:
-        raise ValueError("recipe.wide_batch asks for a cache that is updated in place")
+    elif manifest.precision.wide_batch is not None:
+        raise ValueError("precision.wide_batch asks for a cache that is updated in place")
     _check_tensors("prefill", graphs.prefill.inputs, prompt)
     _check_tensors("prefill", graphs.prefill.outputs, {"logits": logits, **slots("present")})
     _check_tensors("decode", graphs.decode.inputs, step)
     _check_tensors("decode", graphs.decode.outputs, {"logits": logits, **slots("present")})
     if (masks := graphs.mask_decoder) is not None:
         _check_tensors("mask_decoder", masks.inputs, {"codes": (None, SEG_TOKENS_PER_MASK)})
-        _check_tensors("mask_decoder", masks.outputs, {"masks": (None, MASK_SIZE, MASK_SIZE)})
+        side = masks.outputs[0].shape[-1] if masks.outputs and masks.outputs[0].shape else None
+        square = side if isinstance(side, int) and side > 0 else 1
+        _check_tensors("mask_decoder", masks.outputs, {"masks": (None, square, square)})
 
-    if not manifest.recipe.devices:
-        raise ValueError("recipe.devices is empty, so the bundle would run nowhere")
+    if not manifest.precision.devices:
+        raise ValueError("precision.devices is empty, so the bundle would run nowhere")
     for spec in (
         *graphs.prefill.inputs,
         *graphs.decode.inputs,

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ..errors import BundleError
-from .schema import FileSpec, Manifest
+from .schema import TENSOR_TABLE, FileSpec, Manifest
 
 MOST_PROBLEMS = 10  # named in one message
 
@@ -21,7 +21,7 @@ def check_files(folder: Path, manifest: Manifest) -> None:
     Raises:
         BundleError: naming each file that is missing, of another size, or altered.
     """
-    small = (*(graph.file for graph in manifest.graphs.every), manifest.tokens.file)
+    small = (*(graph.file for graph in manifest.graphs.every), manifest.tokens.file, TENSOR_TABLE)
     files = manifest.files.items()
     _raise(folder, [file_problem(folder / name, spec, hashed=name in small) for name, spec in files])
 

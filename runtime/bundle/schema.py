@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, fields
 from typing import Literal
 
-SCHEMA_VERSION = 1
-
-
+SCHEMA_VERSION = 2
+MIN_SCHEMA_VERSION = 2  # the oldest that can be read
+TENSOR_TABLE = "tensors.json"  # file next to the manifest, see tensor_table.py
 BUNDLE_ID_KEY = "paligemma_onnx.bundle_id"  # in the metadata of every graph
+SEG_TOKENS_PER_MASK = 16  # <seg> tokens of a mask: a grid of 4 x 4, row by row
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class GraphSpec:
     file: str
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+    operators: dict[str, int] = field(default_factory=dict)  # number of nodes by operator, descending
     digest: str = ""  # SHA-256 of the graph before the bundle's id was written into it
 
 
@@ -41,10 +43,15 @@ class Graphs:
     mask_decoder: GraphSpec | None = None
 
     @property
+    def by_name(self) -> dict[str, GraphSpec]:
+        """The graphs of this bundle by field name."""
+        graphs = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: graph for name, graph in graphs.items() if graph is not None}
+
+    @property
     def every(self) -> tuple[GraphSpec, ...]:
-        """All that there are."""
-        masks = () if self.mask_decoder is None else (self.mask_decoder,)
-        return (self.vision_encoder, self.prefill, self.decode, *masks)
+        """The graphs of this bundle."""
+        return tuple(self.by_name.values())
 
     @property
     def different(self) -> tuple[GraphSpec, ...]:
@@ -71,6 +78,7 @@ class ModelFacts:
     context_length: int  # tokens, image tokens included
     final_logit_softcapping: float | None  # applied inside the graphs
     sliding_window: int | None  # tokens, on every second layer
+    vision_heads: int  # attention heads of the vision tower
 
 
 @dataclass(frozen=True)
@@ -125,14 +133,14 @@ class Matrices:
     vision_encoder: str
     prefill: str
     decode: str
-    table: str  # embedding and head
+    embedding: str  # also the head
 
 
 @dataclass(frozen=True)
 class PrecisionFacts:
     """How the numbers are stored."""
 
-    precision: str
+    name: str
     opset: int
     matrices: Matrices
     # From so many rows on a decode step runs through the prefill graph, whose arithmetic suits many rows;
@@ -173,7 +181,7 @@ class Manifest:
     tokens: TokenFacts
     cache: CacheFacts
     graphs: Graphs
-    recipe: PrecisionFacts
+    precision: PrecisionFacts
     generation: GenerationDefaults
     producer: Producer
     files: dict[str, FileSpec]
@@ -184,9 +192,3 @@ class Manifest:
         if self.graphs.mask_decoder is None:
             del content["graphs"]["mask_decoder"]
         return json.dumps(content, indent=2) + "\n"
-
-
-SEG_TOKENS_PER_MASK = 16  # codes of a mask, 4 x 4, row by row
-
-
-MASK_SIZE = 64  # pixels of a decoded mask, both ways, before it is resized to its box

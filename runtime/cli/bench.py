@@ -99,7 +99,7 @@ def figures_of(model: PaliGemma, costs: dict[int, list[Cost]], batches: tuple[in
 
     return Figures(
         bundle_id=model.manifest.bundle_id,
-        precision=model.manifest.recipe.precision,
+        precision=model.manifest.precision.name,
         device=model.device,
         threads=model.runner.placement.threads,
         rounds=len(alone),

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from ..bundle.schema import Manifest
+from ..bundle.tensor_table import read_tensor_table
 from ..engine.devices import Placement
 from ..engine.prepared_graphs import find_prepared
 from ..errors import ProviderError
-from .graph_summary import GraphContents, read_graphs, spans
+from .graph_summary import GraphContents, spans, summarize_graphs
 from .machine import this_machine
 from .memory_estimate import (
     BATCHES,
@@ -48,14 +49,15 @@ def inspect_bundle(folder: Path, manifest: Manifest) -> Inspection:
     """Look into a bundle's graphs, and at this machine; weights are not read.
 
     Raises:
-        BundleError: a graph is missing, altered or damaged.
+        BundleError: a graph or the tensor table is missing, altered or damaged.
     """
-    graphs, machine = read_graphs(folder, manifest), this_machine()
+    tensors, machine = read_tensor_table(folder, manifest), this_machine()
+    graphs = summarize_graphs(folder, manifest, tensors)
     try:
         prepared = find_prepared(manifest, Placement("cpu", machine.threads)) is not None
     except ProviderError:  # no engine here, so nothing that it prepared
         prepared = False
-    memory = estimate_memory(manifest, machine, prepared=prepared)
+    memory = estimate_memory(manifest, tensors, machine, prepared=prepared)
     return Inspection(manifest, graphs, cache_sizes(manifest), memory)
 
 
@@ -94,9 +96,9 @@ def table(found: Inspection) -> str:
         f"model       {model.family}, {model.parameters:,} parameters, width {model.hidden_size}, "
         f"{model.vocab_size:,} words, context {model.context_length} tokens",
         f"image       {image.size} x {image.size} pixels become {image.tokens} tokens",
-        f"precision   {manifest.recipe.precision}, ONNX opset {manifest.recipe.opset}, "
-        f"for {' and '.join(manifest.recipe.devices)}",
-        *(f"            {graph} {form}" for graph, form in vars(manifest.recipe.matrices).items()),
+        f"precision   {manifest.precision.name}, ONNX opset {manifest.precision.opset}, "
+        f"for {' and '.join(manifest.precision.devices)}",
+        *(f"            {graph} {form}" for graph, form in vars(manifest.precision.matrices).items()),
         f"cache       {cache.layers} layers x {cache.heads} heads x {cache.head_dim}: "
         f"{cache_bytes(manifest, 1) / 1024:.0f} KiB a token, "
         f"{cache_bytes(manifest, one_picture(manifest)) / MIB:.1f} MiB for one image and a short answer",

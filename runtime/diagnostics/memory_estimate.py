@@ -6,15 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
-
+from ..bundle.dtypes import DTYPES
 from ..bundle.schema import Manifest
-from ..engine.device_tensor import NUMPY_STORAGE
+from ..bundle.tensor_table import TensorTable
 from ..engine.nvidia_driver import Gpu, this_driver
 from ..graphs.buffer_pool import MIN_SLOTS
 from .machine import Machine
 
-FLOAT32 = 4  # bytes
 ANSWER = 64  # tokens of a prompt and a short answer
 BATCHES = (1, 8)  # requests at once that the table is for
 LENGTHS = (1024, 4096)  # tokens: images of 448 and of 896 pixels become so many
@@ -26,7 +24,6 @@ REST = 300_000_000  # bytes: Python, the engine, and what it computes with at 22
 # On a GPU: CUDA's own context, its libraries' workspaces and what is computed with. From what NVIDIA and
 # PyTorch say of contexts; not measured.
 REST_ON_DEVICE = 1_000_000_000  # bytes
-VISION_HEADS = 16  # of every published vision tower, each of which attends from all patches to all
 
 
 @dataclass(frozen=True)
@@ -58,14 +55,7 @@ class CacheSize:
 def cache_bytes(manifest: Manifest, tokens: int) -> int:
     """Memory of the key-value cache of one request that holds so many tokens."""
     cache = manifest.cache
-    return (
-        2
-        * cache.layers
-        * cache.heads
-        * cache.head_dim
-        * np.dtype(NUMPY_STORAGE[cache.dtype]).itemsize
-        * tokens
-    )
+    return 2 * cache.layers * cache.heads * cache.head_dim * DTYPES[cache.dtype].bytes * tokens
 
 
 def one_picture(manifest: Manifest) -> int:
@@ -84,23 +74,27 @@ def cache_sizes(manifest: Manifest) -> tuple[CacheSize, ...]:
     )
 
 
-def estimate_memory(manifest: Manifest, machine: Machine, *, prepared: bool) -> MemoryEstimate:
+def estimate_memory(
+    manifest: Manifest, tensors: TensorTable, machine: Machine, *, prepared: bool
+) -> MemoryEstimate:
     """What a process needs that loads the bundle and answers about one picture.
 
     Args:
         manifest: the bundle's.
+        tensors: the bundle's.
         machine: where it will run.
         prepared: whether `prepare` has written its graphs for this machine.
     """
-    if "cpu" not in manifest.recipe.devices:
-        return _on_device(manifest, this_driver().gpus)
+    if "cpu" not in manifest.precision.devices:
+        return _on_device(manifest, tensors, this_driver().gpus)
     size = sum(spec.bytes for spec in manifest.files.values())
-    mapped = manifest.recipe.is_float32
+    mapped = manifest.precision.is_float32
     weights = size if mapped else int(PACKED * size)
     cache = cache_bytes(manifest, one_picture(manifest))
     if manifest.cache.update == "grow":
         cache *= 2  # a step copies it, and has both
-    attention = 2 * VISION_HEADS * manifest.image.tokens**2 * FLOAT32  # scores, and their softmax
+    # Scores of every patch with every patch, and their softmax.
+    attention = 2 * manifest.model.vision_heads * manifest.image.tokens**2 * DTYPES["float32"].bytes
     other = REST + attention
     total = weights + cache + other
     return MemoryEstimate(
@@ -116,14 +110,15 @@ def estimate_memory(manifest: Manifest, machine: Machine, *, prepared: bool) -> 
     )
 
 
-def _on_device(manifest: Manifest, gpus: Sequence[Gpu]) -> MemoryEstimate:
+def _on_device(manifest: Manifest, tensors: TensorTable, gpus: Sequence[Gpu]) -> MemoryEstimate:
     """The same of a GPU's memory, the first one's."""
-    masks = manifest.graphs.mask_decoder
-    weights = sum(
-        spec.bytes
-        for name, spec in manifest.files.items()
-        if name.endswith(".data") and (masks is None or not name.startswith(masks.file.partition(".")[0]))
-    )
+    files = {
+        tensor.file
+        for name, stored in tensors.graphs.items()
+        if name != "mask_decoder"  # which runs on the CPU
+        for tensor in stored
+    }
+    weights = sum(manifest.files[file].bytes for file in files)
     cache = cache_bytes(manifest, min(max(MIN_SLOTS, one_picture(manifest)), manifest.model.context_length))
     total, there = weights + cache + REST_ON_DEVICE, gpus[0].memory_bytes if gpus else None
     return MemoryEstimate(

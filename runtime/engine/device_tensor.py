@@ -6,27 +6,16 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from ..bundle.onnx_reader import DTYPES
+from ..bundle.dtypes import DTYPES, DTypeName
 from .cuda_provider import device_lock, to_public_error
 from .devices import Placement
 from .memory import INT64_BYTES, allocate
 from .ort import import_onnxruntime
-
-DType = Literal["float32", "bfloat16", "float16", "int64", "uint8"]
-# How NumPy holds each, which has no bfloat16.
-NUMPY_STORAGE: dict[DType, DTypeLike] = {
-    "float32": np.float32,
-    "bfloat16": np.uint16,
-    "float16": np.float16,
-    "int64": np.int64,
-    "uint8": np.uint8,
-}
-ONNX_TYPES = {dtype: number for number, dtype in DTYPES.items()}
 
 
 @dataclass(frozen=True)
@@ -34,13 +23,13 @@ class DeviceTensor:
     """A tensor in memory of its own, or in a part of it; whoever has one keeps the memory."""
 
     memory: Any  # OrtValue: on a CPU of the type that NumPy holds, on a GPU of int64, whole words
-    dtype: DType
+    dtype: DTypeName
     shape: tuple[int, ...]
     placement: Placement
     offset: int = 0  # bytes from the start of the memory
 
     @classmethod
-    def empty(cls, shape: Sequence[int], dtype: DType, placement: Placement, what: str) -> DeviceTensor:
+    def empty(cls, shape: Sequence[int], dtype: DTypeName, placement: Placement, what: str) -> DeviceTensor:
         """New memory that holds anything.
 
         Raises:
@@ -48,20 +37,22 @@ class DeviceTensor:
         """
         with _asked(what, placement.device):
             if placement.device == "cpu":
-                return cls.holding(np.empty(shape, NUMPY_STORAGE[dtype]), dtype, placement, what)
-            size = math.prod(shape) * np.dtype(NUMPY_STORAGE[dtype]).itemsize
+                return cls.holding(np.empty(shape, DTYPES[dtype].storage), dtype, placement, what)
+            size = math.prod(shape) * DTYPES[dtype].bytes
             return cls(allocate(size, placement), dtype, tuple(shape), placement)
 
     @classmethod
-    def zeros(cls, shape: Sequence[int], dtype: DType, placement: Placement, what: str) -> DeviceTensor:
+    def zeros(cls, shape: Sequence[int], dtype: DTypeName, placement: Placement, what: str) -> DeviceTensor:
         """New memory with zeros in it, the CPU's not touched until it is written; raises ResourceError."""
         if placement.device != "cpu":
             return cls.empty(shape, dtype, placement, what)  # it is of zeros
         with _asked(what, placement.device):
-            return cls.holding(np.zeros(shape, NUMPY_STORAGE[dtype]), dtype, placement, what)
+            return cls.holding(np.zeros(shape, DTYPES[dtype].storage), dtype, placement, what)
 
     @classmethod
-    def holding(cls, content: NDArray[Any], dtype: DType, placement: Placement, what: str) -> DeviceTensor:
+    def holding(
+        cls, content: NDArray[Any], dtype: DTypeName, placement: Placement, what: str
+    ) -> DeviceTensor:
         """What NumPy holds: on a CPU its own memory, on a GPU a copy; raises ResourceError."""
         if placement.device != "cpu":
             tensor = cls.empty(content.shape, dtype, placement, what)
@@ -86,8 +77,8 @@ class DeviceTensor:
         """The numbers as NumPy holds them: on a CPU the memory itself, and only as long as it is there."""
         with device_lock(self.placement.device):
             held = _as_bytes(self.memory.numpy())
-        size = np.dtype(NUMPY_STORAGE[self.dtype]).itemsize
-        numbers = held[: len(held) // size * size].view(NUMPY_STORAGE[self.dtype])
+        size = DTYPES[self.dtype].bytes
+        numbers = held[: len(held) // size * size].view(DTYPES[self.dtype].storage)
         start = self.offset // numbers.itemsize
         return numbers[start : start + math.prod(self.shape)].reshape(self.shape)
 
@@ -107,7 +98,7 @@ class DeviceTensor:
 
     def part(self, start: int, shape: Sequence[int]) -> DeviceTensor:
         """The numbers from `start` on in another shape, in the same memory."""
-        size = np.dtype(NUMPY_STORAGE[self.dtype]).itemsize
+        size = DTYPES[self.dtype].bytes
         return replace(self, shape=tuple(shape), offset=self.offset + start * size)
 
     def bind_input(self, binding: Any, name: str) -> None:
@@ -120,7 +111,7 @@ class DeviceTensor:
 
     def _where(self) -> tuple[str, int, int, list[int], int]:
         place = self.placement
-        return place.device, place.index, ONNX_TYPES[self.dtype], list(self.shape), self.address
+        return place.device, place.index, DTYPES[self.dtype].onnx_type, list(self.shape), self.address
 
 
 def _as_bytes(array: NDArray[Any]) -> NDArray[np.uint8]:

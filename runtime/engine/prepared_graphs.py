@@ -55,7 +55,7 @@ class Preparation:
 
 def find_prepared(manifest: Manifest, placement: Placement) -> Path | None:
     """The folder of a bundle's prepared graphs for this machine; None if there is none that is whole."""
-    if placement.device != "cpu" or manifest.recipe.is_float32:
+    if placement.device != "cpu" or manifest.precision.is_float32:
         return None
     folder = _folder(manifest)
     try:
@@ -86,9 +86,9 @@ def prepare(bundle: Path, progress: Callable[[str], object]) -> Preparation:
     """
     started = time.perf_counter()
     manifest = read_manifest(bundle)
-    if manifest.recipe.is_float32:
+    if manifest.precision.is_float32:
         raise OptionError(f"{bundle}: fp32 graphs are mapped as they are; there is nothing to prepare")
-    if "cpu" not in manifest.recipe.devices:
+    if "cpu" not in manifest.precision.devices:
         raise OptionError(f"{bundle}: its graphs are for a GPU; there is nothing to prepare")
     check_every_byte(bundle, manifest, progress)  # what is made from a damaged file would outlive it
     placement = choose_placement("cpu", None)

@@ -152,7 +152,7 @@ def _session_options(ort: Any, placement: Placement, manifest: Manifest) -> Any:
         # Without prepacking, weights come to a GPU in one piece, which an arena takes beyond its limit.
         if placement.memory_limit is None:
             options.add_session_config_entry("session.disable_prepacking", "1")
-    elif manifest.recipe.is_float32:
+    elif manifest.precision.is_float32:
         # Prepacking copies every weight into private memory, once for prefill and once for decode. Without
         # it both sessions map the same file and the weights are resident once, in the file cache. Products
         # of fewer bits need it on a CPU: their fast kernels read no other order.

@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from ..bundle.onnx_reader import StoredTensor, read_onnx
-from ..bundle.schema import GraphSpec, Manifest
-from ..errors import BundleError
+from ..bundle.dtypes import DTYPES
+from ..bundle.schema import Manifest
+from ..bundle.tensor_table import StoredTensor, read_tensor_table
 from .device_tensor import DeviceTensor
 from .devices import Placement
 from .gather_features import GATHER, open_gather
@@ -35,24 +35,23 @@ def load_shared_weights(folder: Path, manifest: Manifest, placement: Placement) 
     """Copy the file that prefill and decode share to the device; None where there is nothing to share.
 
     Raises:
-        BundleError: a graph is damaged, or reads beyond the file's end.
+        BundleError: the tensor table is missing or damaged.
         ProviderError: the device does not start.
         ResourceError: out of device memory.
     """
     graphs = manifest.graphs
     if placement.device == "cpu" or graphs.prefill.digest == graphs.decode.digest:
         return None
-    stored = {graph.digest: _external(folder, graph) for graph in (graphs.prefill, graphs.decode)}
+    table = read_tensor_table(folder, manifest).graphs
+    stored = {graphs.prefill.digest: table["prefill"], graphs.decode.digest: table["decode"]}
     shared = set.intersection(*({tensor.file for tensor in read} for read in stored.values()))
     if len(shared) != 1:
         return None
     (name,) = shared
-    path, size = folder / str(name), manifest.files[str(name)].bytes
+    path = folder / name
     every = {one.name: one for read in stored.values() for one in read if one.file == name}
-    if any(one.offset + one.length > size for one in every.values()):
-        raise BundleError(f"{path}: is shorter than its graphs say; export again")
     pieces, tensors, view = [], dict[str, Any](), _View()
-    for group in _grouped(sorted(every.values(), key=lambda one: one.offset)):
+    for group in split_into_pieces(sorted(every.values(), key=lambda one: one.offset)):
         start, end = group[0].offset, max(one.offset + one.length for one in group)
         piece = DeviceTensor.empty((end - start,), "uint8", placement, f"{path}")
         piece.put(np.memmap(path, np.uint8, mode="r", offset=start, shape=(end - start,)))
@@ -65,8 +64,8 @@ def load_shared_weights(folder: Path, manifest: Manifest, placement: Placement) 
     return SharedWeights(tuple(pieces), given)
 
 
-def _grouped(tensors: Sequence[StoredTensor]) -> Iterator[list[StoredTensor]]:
-    """Neighbours that go to the device in one piece."""
+def split_into_pieces(tensors: Sequence[StoredTensor]) -> Iterator[list[StoredTensor]]:
+    """Split tensors, in the order of their offsets, into runs of at most MAX_ALLOCATION_BYTES."""
     group: list[StoredTensor] = []
     for tensor in tensors:
         if group and tensor.offset + tensor.length - group[0].offset > MAX_ALLOCATION_BYTES:
@@ -74,10 +73,6 @@ def _grouped(tensors: Sequence[StoredTensor]) -> Iterator[list[StoredTensor]]:
             group = []
         group.append(tensor)
     yield group
-
-
-def _external(folder: Path, graph: GraphSpec) -> list[StoredTensor]:
-    return [tensor for tensor in read_onnx(folder / graph.file).tensors if tensor.file is not None]
 
 
 class _View:
@@ -93,6 +88,6 @@ class _View:
         binding, place = self._session.io_binding(), piece.placement
         shape, address = list(tensor.shape), piece.address + offset
         output = GATHER.outputs[0].name
-        binding.bind_output(output, place.device, place.index, tensor.data_type, shape, address)
+        binding.bind_output(output, place.device, place.index, DTYPES[tensor.dtype].onnx_type, shape, address)
         (value,) = binding.get_outputs()
         return value

@@ -101,7 +101,7 @@ def decode_batch(
                 form, left = forms[row], min(max_new_tokens - counts[row], int(room[row]))
                 allowed = None if form is None else form.allowed(places[row], left)
                 token = _choose(
-                    logits[row], sampling, generators[row], suppressed, allowed, runner.manifest.recipe
+                    logits[row], sampling, generators[row], suppressed, allowed, runner.manifest.precision
                 )
                 clock.first_token_at = clock.first_token_at or time.perf_counter()
                 if token in tokens.stop:
@@ -148,7 +148,7 @@ def _choose(
     generator: np.random.Generator,
     suppressed: NDArray[np.int64],
     allowed: NDArray[np.int64] | None,
-    recipe: PrecisionFacts,
+    precision: PrecisionFacts,
 ) -> int:
     """`sample`, whose advice is of no use to who has taken it; among `allowed` ids, where there are any."""
     try:
@@ -156,7 +156,7 @@ def _choose(
             return int(allowed[sample(logits[allowed], sampling, generator)])
         return sample(logits, sampling, generator, suppressed)
     except NumericsError as error:
-        if recipe.precision != "fp32":
+        if precision.name != "fp32":
             raise
         raise NumericsError(
             f"{error}; this bundle is fp32: `paligemma-onnx export --strict` tells whether its checkpoint "

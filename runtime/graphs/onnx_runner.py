@@ -211,7 +211,7 @@ class OnnxModelRunner:
             logits, *new = self._executor.run(self.decode_session, graph, fed, bound, cancel)
             return logits.numpy(), cache.grown(tuple(new))
         cache = self._with_room(cache)
-        session, wide = self.decode_session, self.manifest.recipe.wide_batch
+        session, wide = self.decode_session, self.manifest.precision.wide_batch
         if wide is not None and rows >= wide:
             session, graph = self.prefill_session, self.manifest.graphs.prefill
         if any(spec.name == "image_features" for spec in graph.inputs):  # it is prefill's graph

@@ -208,7 +208,7 @@ def test_validation_against_transformers_passes(checkpoint: Folders, bundle: Fol
     validation = validate(
         bundle(name),
         model.manifest,
-        source=source.weights(model.manifest.recipe.precision),
+        source=source.weights(model.manifest.precision.name),
         constants=source.constants,
         load_reference=lambda: ("transformers", TransformersReference(checkpoint(name))),
         mask_decoder=None,

@@ -86,7 +86,7 @@ def _findings(prompts: tuple[str, ...], exact: bool, error: Callable[[int], floa
         adapter=name if wrong else None,
         pictures=(ImageInfo(name, 640, 480),),
         answers=tuple(_answer(row, prompt, wrong=wrong) for row, prompt in enumerate(prompts)),
-        model=ModelFacts("paligemma", 4_000_000, 192, 1845, 512, None, None),
+        model=ModelFacts("paligemma", 4_000_000, 192, 1845, 512, None, None, 4),
         recipe=PrecisionFacts("fp32" if exact else "int4", 20, Matrices("a", "b", "c", "d"), None, ("cpu",)),
         producer=Producer("0.1.0", "2.13", "1.23"),
         files={"decode.onnx": FileSpec(1000, "f" * 64)},

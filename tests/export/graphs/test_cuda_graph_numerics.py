@@ -238,9 +238,9 @@ def test_on_a_machine_without_a_gpu(windowed: Folders, monkeypatch: pytest.Monke
 @pytest.mark.parametrize("precision", GPU)
 def test_what_the_manifest_says(windowed: Folders, precision: str) -> None:
     manifest, recipe = read_manifest(windowed(precision)), PRECISIONS[precision]
-    assert manifest.recipe.devices == ("cuda",)
+    assert manifest.precision.devices == ("cuda",)
     assert manifest.cache.dtype == recipe.half_dtype
-    assert manifest.recipe.matrices.decode == str(recipe.decode)
+    assert manifest.precision.matrices.decode == str(recipe.decode)
     assert [spec.name for spec in manifest.graphs.decode.inputs][:2] == ["input_ids", "past_lengths"]
     with pytest.raises(ValueError, match=r"cache.dtype says float32"):
         check_manifest(replace(manifest, cache=replace(manifest.cache, dtype="float32")))

@@ -74,7 +74,7 @@ def test_standard_operators_of_one_opset(bundle: Folders, name: str, graph: str)
     assert [(opset.domain, opset.version) for opset in model.opset_import] == [("", 20)]
     assert {node.domain for node in model.graph.node} == {""}
     assert not model.functions
-    assert read_manifest(bundle(name)).recipe.opset == 20
+    assert read_manifest(bundle(name)).precision.opset == 20
 
 
 @every_case

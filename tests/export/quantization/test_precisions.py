@@ -88,7 +88,7 @@ def test_steps_of_many_rows_take_prefills_weights(
     """From four rows on, `int4` multiplies with the 8-bit weights that prefill holds."""
     folder, source = rounded(name, "int4"), open_source(checkpoint(name), None)
     manifest, never = read_manifest(folder), Cancellation()
-    assert manifest.recipe.wide_batch == 4
+    assert manifest.precision.wide_batch == 4
     runner = OnnxModelRunner.open(folder, manifest, choose_placement("cpu", None))
     random, lengths = np.random.default_rng(1), np.array([5, 3, 4, 2])[:rows]
     features = random.normal(size=(rows, 6, manifest.model.hidden_size)).astype(np.float32)
@@ -111,9 +111,9 @@ def test_the_manifest_says_how_matrices_are_stored(
     rounded: Callable[[str, str], Path], precision: str
 ) -> None:
     manifest = read_manifest(rounded(CASES[0], precision))
-    assert manifest.recipe.precision == precision
-    assert not manifest.recipe.is_float32
-    assert manifest.recipe.matrices.decode == str(PRECISIONS[precision].decode)
+    assert manifest.precision.name == precision
+    assert not manifest.precision.is_float32
+    assert manifest.precision.matrices.decode == str(PRECISIONS[precision].decode)
 
 
 def places(graph: Path) -> dict[int, str]:

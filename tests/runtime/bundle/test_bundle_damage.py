@@ -33,7 +33,9 @@ def copy(bundle: Folders, tmp_path: Path) -> Path:
     return copied(bundle(CASE), tmp_path / "bundle")
 
 
-@pytest.mark.parametrize("name", [*GRAPHS, "vision_encoder.data", "decoder.data", "tokenizer.json"])
+@pytest.mark.parametrize(
+    "name", [*GRAPHS, "vision_encoder.data", "decoder.data", "tokenizer.json", "tensors.json"]
+)
 def test_files(copy: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Missing, empty, cut, grown, a folder, a pipe: each is named before anything is read."""
     path, content = copy / name, (copy / name).read_bytes()
@@ -58,7 +60,7 @@ def test_several_files_are_named_together(copy: Path, capsys: pytest.CaptureFixt
     assert_bundle_refused(copy, "decoder.data has 0 bytes", capsys)
 
 
-@pytest.mark.parametrize("name", [*GRAPHS, "tokenizer.json"])
+@pytest.mark.parametrize("name", [*GRAPHS, "tokenizer.json", "tensors.json"])
 def test_a_flipped_bit_in_graph_or_tokenizer_shows_at_once(
     copy: Path, name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

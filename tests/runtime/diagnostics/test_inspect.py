@@ -18,8 +18,9 @@ from paths import ROOT
 
 from paligemma_onnx.runtime.bundle.manifest import read_manifest
 from paligemma_onnx.runtime.bundle.schema import FileSpec, Manifest
+from paligemma_onnx.runtime.bundle.tensor_table import TensorTable, read_tensor_table
 from paligemma_onnx.runtime.diagnostics import machine
-from paligemma_onnx.runtime.diagnostics.graph_summary import read_graphs, spans
+from paligemma_onnx.runtime.diagnostics.graph_summary import spans, summarize_graphs
 from paligemma_onnx.runtime.diagnostics.inspect import inspect_bundle, table
 from paligemma_onnx.runtime.diagnostics.machine import Machine, this_machine
 from paligemma_onnx.runtime.diagnostics.memory_estimate import estimate_memory
@@ -28,7 +29,7 @@ Folders = Callable[[str], Path]
 CASE = "gemma_one_kv_head"
 MEASURED = ROOT / "benchmarks" / "measured" / "paligemma-224-zen3.json"
 BEFORE = {
-    *("schema_version", "bundle_id", "model", "image", "tokens", "cache", "graphs", "recipe"),
+    *("schema_version", "bundle_id", "model", "image", "tokens", "cache", "graphs", "precision"),
     *("generation", "producer", "files", "total_bytes", "cache_bytes_per_token", "cache_bytes_full_context"),
 }
 GB = 10**9
@@ -70,7 +71,7 @@ def test_json(bundle: Folders, capsys: pytest.CaptureFixture[str]) -> None:
 def test_what_a_graph_reads(bundle: Folders, manifest: Manifest) -> None:
     """Every tensor of the weight file but padding between them: vision's is read by one graph alone."""
     folder = bundle(CASE)
-    contents = read_graphs(folder, manifest)["vision_encoder"]
+    contents = summarize_graphs(folder, manifest, read_tensor_table(folder, manifest))["vision_encoder"]
     model = onnx.load(folder / "vision_encoder.onnx")  # with the numbers themselves
     held = sum(onnx.numpy_helper.to_array(one).nbytes for one in model.graph.initializer)
     inside = onnx.load(folder / "vision_encoder.onnx", load_external_data=False).graph.initializer
@@ -80,10 +81,12 @@ def test_what_a_graph_reads(bundle: Folders, manifest: Manifest) -> None:
 
 @pytest.mark.parametrize("precision", ["int4", "int8"])
 def test_bits_by_layer(rounded: Callable[[str, str], Path], precision: str) -> None:
-    """By what the operators say of themselves, which the reader of tensors' names does not look at."""
+    """By the attributes of the operators, which the tensor table is not made from."""
     folder = rounded(CASE, precision)
+    manifest = read_manifest(folder)
+    summary = summarize_graphs(folder, manifest, read_tensor_table(folder, manifest))
     for name in LAYERED:
-        contents = read_graphs(folder, read_manifest(folder))[name]
+        contents = summary[name]
         expected = dict[int | None, set[int]]()
         counts = dict[int | None, int]()
         for node in onnx.load(folder / f"{name}.onnx", load_external_data=False).graph.node:
@@ -127,11 +130,14 @@ def test_the_estimate_is_what_was_measured(manifest: Manifest, precision: str) -
     large = replace(
         manifest,
         files={"all": FileSpec(folder, "")},
-        recipe=replace(manifest.recipe, matrices=replace(manifest.recipe.matrices, decode=precision)),
+        precision=replace(
+            manifest.precision, matrices=replace(manifest.precision.matrices, decode=precision)
+        ),
         cache=replace(manifest.cache, layers=18, heads=1, head_dim=256, update="in_place"),
         image=replace(manifest.image, tokens=256),
+        model=replace(manifest.model, vision_heads=16),
     )
-    estimate = estimate_memory(large, this_machine(), prepared=False)
+    estimate = estimate_memory(large, TensorTable({}), this_machine(), prepared=False)
     assert estimate.weights == "packed"
     assert 1.0 <= estimate.total_bytes / measured["peak"]["proportional"] <= 1.15
 

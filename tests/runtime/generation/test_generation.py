@@ -163,7 +163,7 @@ def test_logits_that_cease_to_be_numbers(model: PaliGemma) -> None:
 def test_a_half_precision_bundle_is_not_told_that_it_is_fp32(model: PaliGemma) -> None:
     talker = scripted_model(model, [np.nan])
     runner: Any = talker.runner
-    runner.manifest = replace(talker.manifest, recipe=replace(talker.manifest.recipe, precision="fp16"))
+    runner.manifest = replace(talker.manifest, precision=replace(talker.manifest.precision, name="fp16"))
     with pytest.raises(NumericsError, match=r"use precision fp32 or bf16 instead$"):
         talker.generate(PICTURES[0], "")
 

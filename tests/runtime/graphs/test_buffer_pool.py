@@ -16,13 +16,13 @@ from paths import SCENE
 from scripted_runner import scripted_model
 
 from paligemma_onnx.runtime import Cancellation, PaliGemma
-from paligemma_onnx.runtime.bundle.onnx_reader import StoredTensor
+from paligemma_onnx.runtime.bundle.tensor_table import StoredTensor
 from paligemma_onnx.runtime.cancellation import Cancelled
 from paligemma_onnx.runtime.engine.device_tensor import DeviceTensor
 from paligemma_onnx.runtime.engine.devices import choose_placement
 from paligemma_onnx.runtime.engine.gather_features import GATHER, open_gather
 from paligemma_onnx.runtime.engine.memory import INT64_BYTES, MAX_ALLOCATION_BYTES, allocate
-from paligemma_onnx.runtime.engine.shared_weights import _grouped
+from paligemma_onnx.runtime.engine.shared_weights import split_into_pieces
 from paligemma_onnx.runtime.errors import NumericsError, ResourceError
 from paligemma_onnx.runtime.graphs import buffer_pool as room_module
 from paligemma_onnx.runtime.graphs.buffer_pool import (
@@ -266,6 +266,8 @@ def test_large_files_come_in_pieces() -> None:
     with pytest.raises(ValueError, match="more than"):
         allocate(MAX_ALLOCATION_BYTES + 1, HERE)
     size = MAX_ALLOCATION_BYTES // 4
-    tensors = [StoredTensor(str(at), 16, (size // 2,), "decoder.data", at * size, size) for at in range(10)]
-    groups = [[tensor.name for tensor in group] for group in _grouped(tensors)]
+    tensors = [
+        StoredTensor(str(at), "bfloat16", (size // 2,), "decoder.data", at * size, None) for at in range(10)
+    ]
+    groups = [[tensor.name for tensor in group] for group in split_into_pieces(tensors)]
     assert groups == [["0", "1", "2", "3"], ["4", "5", "6", "7"], ["8", "9"]]
