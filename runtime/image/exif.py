@@ -1,10 +1,10 @@
-"""Turns a picture upright: what the camera wrote in EXIF, applied once."""
+"""EXIF orientation: read strictly, applied once."""
 
 from __future__ import annotations
 
 import struct
 
-from PIL import Image
+from PIL import Image, ImageOps
 
 # CIPA DC-008 (EXIF 2.32), section 4.6.4: tag 0x0112 "Orientation", one SHORT (field type 3), 1 to 8.
 _ORIENTATION_TAG = 0x0112
@@ -12,23 +12,15 @@ _SHORT = 3
 _BYTE_ORDERS = {b"II*\0": "<", b"MM\0*": ">"}  # TIFF 6.0, section 2: the image file header
 _ENTRY_BYTES = 12  # TIFF 6.0, section 2: one entry of an image file directory
 
-# What undoes each orientation; 1 is upright already. Pillow turns counter-clockwise.
-_UNDO = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-
 
 def exif_orientation(exif: bytes) -> int:
-    """Orientation 1..8 of an EXIF block, with or without its `Exif` prefix; 1 where it names none.
+    """Return the orientation (1 to 8) of an EXIF block, with or without its `Exif` prefix; 1 if it has none.
 
-    Pillow's own reader answers a cut directory with a warning printed for the whole process and no value:
-    here malformed is told apart from absent. Raises ValueError where the block is malformed.
+    Pillow's reader reports a damaged directory with `warnings.warn` only. Catching that would change the
+    warning filters of the whole process, which is not safe while other threads open images.
+
+    Raises:
+        ValueError: the block is malformed.
     """
     block = exif.removeprefix(b"Exif\0\0")
     if not block:
@@ -40,8 +32,8 @@ def exif_orientation(exif: bytes) -> int:
         (directory,) = struct.unpack_from(f"{order}I", block, 4)
         (entries,) = struct.unpack_from(f"{order}H", block, directory)
         for index in range(entries):
-            place = directory + 2 + _ENTRY_BYTES * index
-            tag, kind, count, value = struct.unpack_from(f"{order}HHIH", block, place)
+            offset = directory + 2 + _ENTRY_BYTES * index
+            tag, kind, count, value = struct.unpack_from(f"{order}HHIH", block, offset)
             if tag != _ORIENTATION_TAG:
                 continue
             if (kind, count) != (_SHORT, 1) or not 1 <= value <= 8:
@@ -53,6 +45,8 @@ def exif_orientation(exif: bytes) -> int:
 
 
 def upright(rgb: Image.Image, orientation: int) -> Image.Image:
-    """The picture as it is meant to be seen: `orientation` (1..8) undone."""
-    undo = _UNDO.get(orientation)
-    return rgb if undo is None else rgb.transpose(undo)
+    """Return an image without metadata as it is meant to be displayed: `orientation` (1 to 8) undone."""
+    if orientation == 1:
+        return rgb
+    rgb.getexif()[_ORIENTATION_TAG] = orientation
+    return ImageOps.exif_transpose(rgb)

@@ -1,4 +1,8 @@
-"""What a picture file says of itself before any pixel is decoded: its size, and whether it is whole."""
+"""Checks of an encoded image before any pixel is decoded: its size, and whether the file is complete.
+
+Pillow checks a size against its own limit only, which is one global of the process. Its WebP and GIF plugins
+allocate the canvas on opening, it ignores the checksums of PNG pixel data, and libtiff prints to stderr.
+"""
 
 from __future__ import annotations
 
@@ -11,13 +15,13 @@ from typing import Any, BinaryIO
 
 from ..errors import ImageError
 
-# Longest side, in pixels. Pillow's bicubic resize keeps 4 filter weights of 8 bytes for each source pixel of
-# a side: at 1,000,000 that is 32 MB, and the longest screenshots of web pages are a tenth of it.
+# Pixels. Pillow's bicubic resize keeps 4 filter weights of 8 bytes for each source pixel of a side: at
+# 1,000,000 that is 32 MB. The longest screenshots of web pages are a tenth of it.
 MAX_SIDE = 1_000_000
 
 _PNG_SIGNATURE_BYTES = 8
-# What shapes the pixels, and EXIF. Text and colour profiles, which may unpack to a thousand times their size,
-# and the later frames of an animation are left behind.
+# The chunks that determine the pixels, and EXIF. Text and colour profiles, which may decompress to a thousand
+# times their size (Pillow refuses a profile of more than 1 MiB), and later frames are left out.
 _PNG_CHUNKS_KEPT = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"eXIf", b"IEND")
 
 # TIFF 6.0, sections 8 and 15: tag numbers, and a value of Compression
@@ -27,7 +31,7 @@ _TIFF_DATA = ((273, 279), (324, 325))  # offsets and lengths in bytes: of strips
 
 
 def check_size(width: int, height: int, max_pixels: int, name: str) -> None:
-    """Raises ImageError where a picture of these sides, in pixels, is empty or larger than allowed."""
+    """Raise ImageError if an image of `width` x `height` pixels is empty or larger than allowed."""
     if width < 1 or height < 1:
         raise ImageError(f"{name} has no pixels: it is {width} x {height}")
     if width * height > max_pixels:
@@ -40,12 +44,12 @@ def check_size(width: int, height: int, max_pixels: int, name: str) -> None:
 
 
 def truncated(name: str, kind: str) -> ImageError:
-    """The error for a file that ends before its picture does."""
-    return ImageError(f"{name} is truncated: the {kind} file ends before its picture does; get it anew")
+    """Return the error for a file that ends before its image does."""
+    return ImageError(f"{name} is truncated: the {kind} file ends before its image does; get it again")
 
 
 def webp_canvas(file: BinaryIO) -> tuple[int, int] | None:
-    """Width and height a WebP header names (RFC 9649, sections 2.5 to 2.7), None where it is malformed."""
+    """Return width and height in a WebP header (RFC 9649, sections 2.5 to 2.7); None if it is malformed."""
     file.seek(12)
     chunk, body = file.read(4), file.read(14)[4:]  # the chunk's name, its length, ten bytes of content
     if len(body) < 10:
@@ -62,9 +66,9 @@ def webp_canvas(file: BinaryIO) -> tuple[int, int] | None:
 
 
 def gif_canvas(file: BinaryIO) -> tuple[int, int]:
-    """Width and height of a GIF's screen, enlarged where its first frame reaches beyond.
+    """Return width and height of a GIF's screen, enlarged to contain its first frame.
 
-    GIF89a specification, sections 18 to 20. Raises struct.error where the header is cut off.
+    GIF89a specification, sections 18 to 20. Raises struct.error if the header is cut off.
     """
     file.seek(6)
     width, height, flags = struct.unpack("<HHBxx", file.read(7))
@@ -81,15 +85,17 @@ def gif_canvas(file: BinaryIO) -> tuple[int, int]:
 
 
 def check_tiff(file: BinaryIO, tags: Mapping[int, Any], max_pixels: int, name: str) -> None:
-    """Checks the layout of a TIFF before libtiff sees it (TIFF 6.0, sections 8 and 15).
+    """Check the layout of a TIFF before libtiff reads it (TIFF 6.0, sections 8 and 15).
 
-    libtiff allocates a whole tile, however small the picture, and prints to stderr where data is cut off.
-    Raises ImageError where a tile passes `max_pixels`, or compressed data lies beyond the end of the file.
+    libtiff allocates a whole tile even for a small image, and prints to stderr if data is cut off.
+
+    Raises:
+        ImageError: a tile passes `max_pixels`, or compressed data lies beyond the end of the file.
     """
     tile = tags.get(_TILE_WIDTH, 1), tags.get(_TILE_LENGTH, 1)
     check_size(*tile, max_pixels, f"a tile of {name}")
     if tags.get(_COMPRESSION, 1) == _UNCOMPRESSED:
-        return  # some writers round the length of the last strip up; Pillow reads what the size asks for
+        return  # some writers round the length of the last strip up; Pillow reads only what the size requires
     end = file.seek(0, os.SEEK_END)
     for offsets, lengths in _TIFF_DATA:
         for offset, length in zip(tags.get(offsets, ()), tags.get(lengths, ()), strict=False):
@@ -97,11 +103,13 @@ def check_tiff(file: BinaryIO, tags: Mapping[int, Any], max_pixels: int, name: s
                 raise truncated(name, "TIFF")
 
 
-def whole_png(file: BinaryIO, name: str, max_pixels: int) -> tuple[BinaryIO, bool]:
-    """The chunks of a PNG that shape its first frame, and whether it is animated (PNG third edition, 5.3).
+def read_png(file: BinaryIO, name: str, max_pixels: int) -> tuple[BinaryIO, bool]:
+    """Return the chunks of a PNG's first frame, and whether it is animated (PNG third edition, 5.3).
 
-    Every checksum is verified, which Pillow does not do for pixels. Raises ImageError where one is wrong, a
-    chunk is cut off, or the header passes `max_pixels`; that is told before anything else is read.
+    Every checksum is verified. The size is checked before anything after the header is read.
+
+    Raises:
+        ImageError: a checksum is wrong, a chunk is cut off, or the image is larger than `max_pixels`.
     """
     end = file.seek(0, os.SEEK_END)
     file.seek(0)
@@ -120,7 +128,7 @@ def whole_png(file: BinaryIO, name: str, max_pixels: int) -> tuple[BinaryIO, boo
             width, height = struct.unpack_from(">II", body)
             check_size(width, height, max_pixels, name)
         if zlib.crc32(body, zlib.crc32(chunk)).to_bytes(4, "big") != checksum:
-            raise ImageError(f"{name} is truncated or damaged: a PNG checksum is wrong; get it anew")
+            raise ImageError(f"{name} is truncated or damaged: a PNG checksum is wrong; get it again")
         if chunk in _PNG_CHUNKS_KEPT:
             kept.write(head + body + checksum)
         if chunk == b"acTL":

@@ -1,4 +1,4 @@
-"""Opens whatever a user calls a picture: upright RGB pixels, or one line that says what is wrong."""
+"""Opens an image given as a path, bytes, a Pillow image or an array: upright RGB pixels, or an ImageError."""
 
 from __future__ import annotations
 
@@ -23,45 +23,49 @@ from .preprocess import preprocess, to_rgb
 
 __all__ = ["DEFAULT_MAX_PIXELS", "ImageInput", "OpenedImage", "open_image", "preprocess"]
 
-# A path, an encoded file held in memory, a Pillow image, or an array uint8[H, W], [H, W, 1], [H, W, 3] (RGB)
-# or [H, W, 4] (RGB and alpha).
+# A path, the bytes of an encoded file, a Pillow image, or an array uint8[height, width] or
+# [height, width, 1] (grey), [height, width, 3] (RGB) or [height, width, 4] (RGB and alpha).
 ImageInput: TypeAlias = str | os.PathLike[str] | bytes | Image.Image | npt.NDArray[Any]
 
-# Pixels, width times height. The default of Pillow's own PIL.Image.MAX_IMAGE_PIXELS: a quarter of a GiB at
-# 3 bytes each.
+# Pixels, width times height: Pillow's default of PIL.Image.MAX_IMAGE_PIXELS, a quarter of a GiB at 3 bytes
+# per pixel.
 DEFAULT_MAX_PIXELS = 1024 * 1024 * 1024 // 4 // 3
 
-_ACCEPTED_ARRAYS = "an array must be uint8 of shape [H, W], [H, W, 1], [H, W, 3] or [H, W, 4]"
-_LONGEST_NAME = 200  # characters of a file name that a message repeats
+_ACCEPTED_ARRAYS = (
+    "an array must be uint8 of shape [height, width] or [height, width, channels] with 1, 3 or 4 channels"
+)
+_MAX_NAME = 200  # characters of a file name in a message
 
 
 @dataclass(frozen=True)
 class OpenedImage:
-    """A picture as a person sees it, and what they should know about how it was opened."""
+    """An image in its displayed orientation, and the warnings of opening it."""
 
     rgb: Image.Image  # mode RGB, upright, without any metadata
     warnings: tuple[str, ...] = ()  # one line each
 
     @property
     def width(self) -> int:
-        """Pixels, in the displayed orientation."""
+        """Pixels in the displayed orientation."""
         return self.rgb.width
 
     @property
     def height(self) -> int:
-        """Pixels, in the displayed orientation."""
+        """Pixels in the displayed orientation."""
         return self.rgb.height
 
 
 def open_image(source: ImageInput, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> OpenedImage:
-    """Open the first frame of a picture; nothing given is modified.
+    """Open the first frame of an image; `source` is not modified.
 
-    A file or its bytes may be JPEG, PNG, WebP, BMP, GIF or TIFF. A Pillow image is taken as it stands: of an
-    animation, its current frame. What EXIF says of the orientation is applied once, also to Pillow images.
+    Args:
+        source: a path or the bytes of a JPEG, PNG, WebP, BMP, GIF or TIFF file, a Pillow image (its current
+            frame), or an array of uint8. The EXIF orientation is applied, also that of a Pillow image.
+        max_pixels: cap on width times height, at least 1, checked before decoding.
 
     Raises:
-        ImageError: the picture is missing, damaged, truncated, larger than `max_pixels` (told by the header,
-            before decoding), of a format, mode, shape or dtype that is not accepted. It is a ValueError.
+        ImageError: the image is missing, damaged, truncated, larger than `max_pixels`, or of a format, mode,
+            shape or dtype that is not accepted. It is a ValueError.
         OptionError: `max_pixels` is not a positive whole number.
         ResourceError: out of memory.
     """
@@ -72,12 +76,12 @@ def open_image(source: ImageInput, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> O
         image, warnings = _load(source, name, max_pixels)
         try:
             orientation = exif_orientation(image.info.get("exif", b""))
-        except (ValueError, TypeError, AttributeError):  # not even bytes, in a Pillow image of the user's
+        except (ValueError, TypeError, AttributeError):  # a caller's Pillow image may hold any object there
             orientation = 1
-            warnings += (f"{name} has malformed EXIF data: it is ignored, the picture is taken as upright",)
+            warnings += (f"{name} has malformed EXIF data: it is ignored, the image is taken as upright",)
         return OpenedImage(upright(to_rgb(image, name), orientation), warnings)
     except MemoryError as error:
-        raise ResourceError(f"not enough memory to open {name}; make the picture smaller") from error
+        raise ResourceError(f"not enough memory to open {name}; make the image smaller") from error
 
 
 def _load(source: ImageInput, name: str, max_pixels: int) -> tuple[Image.Image, tuple[str, ...]]:
@@ -90,30 +94,30 @@ def _load(source: ImageInput, name: str, max_pixels: int) -> tuple[Image.Image, 
 
 
 def _name(source: ImageInput) -> str:
-    """How messages call the source: always one line of printable characters."""
+    """Return the source's name in messages: one line of printable characters."""
     if isinstance(source, Image.Image):
         return "the Pillow image"
     if isinstance(source, np.ndarray):
         return "the array"
     if isinstance(source, bytes):
-        return f"the picture given as {len(source)} bytes"
+        return f"the image of {len(source)} bytes"
     if not isinstance(source, str | os.PathLike):
         raise ImageError(
-            f"a picture cannot be of type {type(source).__name__}: give a path, the bytes of a file, "
+            f"an image cannot be of type {type(source).__name__}: give a path, the bytes of a file, "
             f"a Pillow image or an array ({_ACCEPTED_ARRAYS})"
         )
-    # A name that is not UTF-8 holds surrogates, which no terminal takes; one may also hold line breaks.
-    shown = "".join(
+    # A name that is not UTF-8 contains surrogates, which cannot be printed; others contain line breaks.
+    printable = "".join(
         char if char.isprintable() else char.encode("unicode_escape").decode() for char in os.fsdecode(source)
     )
-    if len(shown) > _LONGEST_NAME:
-        shown = shown[: _LONGEST_NAME // 2] + "..." + shown[-_LONGEST_NAME // 2 :]
-    return shown or "the empty file name"
+    if len(printable) > _MAX_NAME:
+        printable = printable[: _MAX_NAME // 2] + "..." + printable[-_MAX_NAME // 2 :]
+    return printable or "the empty file name"
 
 
 @contextmanager
 def _opened(source: str | os.PathLike[str] | bytes, name: str) -> Iterator[BinaryIO]:
-    """The source as a file to read from; never a pipe or a device, which might not end. Raises ImageError."""
+    """Open the source for reading. Raises ImageError, also for a pipe or device, which might never end."""
     if isinstance(source, bytes):
         yield io.BytesIO(source)
         return
@@ -121,9 +125,9 @@ def _opened(source: str | os.PathLike[str] | bytes, name: str) -> Iterator[Binar
     try:
         mode = path.stat().st_mode
         if stat.S_ISDIR(mode):
-            raise ImageError(f"{name} is a folder; give the path of one picture")
+            raise ImageError(f"{name} is a folder; give the path of an image")
         if not stat.S_ISREG(mode):
-            raise ImageError(f"{name} is a pipe, socket or device; save the picture to a file first")
+            raise ImageError(f"{name} is a pipe, socket or device; save the image to a file first")
         file = path.open("rb")
     except FileNotFoundError:
         missing = "is a link to a file that does not exist" if path.is_symlink() else "does not exist"
@@ -144,7 +148,7 @@ def _loaded(image: Image.Image, name: str, max_pixels: int) -> Image.Image:
         image.load()
     except MemoryError:
         raise
-    except Exception as error:  # as many classes as Pillow has plugins
+    except Exception as error:  # each of Pillow's plugins raises other classes
         raise ImageError(
             f"{name} cannot be read: it was closed, or its file is truncated or damaged"
         ) from error

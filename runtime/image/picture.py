@@ -1,6 +1,6 @@
-"""A picture as a bundle looks at it: opened, resized and normalised once, asked about as often as one likes.
+"""An image preprocessed for a bundle, to be reused by several requests.
 
-Legend: S image side in pixels.
+Shapes: docs/notation.md.
 """
 
 from __future__ import annotations
@@ -18,35 +18,47 @@ from .preprocess import preprocess
 
 @dataclass(frozen=True)
 class Picture:
-    """What is left of a picture once it is opened; `PaliGemma.open` makes one."""
+    """An opened and preprocessed image; `PaliGemma.open` returns it.
 
-    pixels: NDArray[np.float32] = field(repr=False)  # float32[3, S, S]
-    width: int  # pixels of the picture that was opened, in the displayed orientation
+    Attributes:
+        pixels: float32[3, S, S], resized to the bundle's side and normalised.
+        width: pixels of the opened image in its displayed orientation.
+        height: pixels of the opened image in its displayed orientation.
+        warnings: one line each, about opening the image.
+    """
+
+    pixels: NDArray[np.float32] = field(repr=False)
+    width: int
     height: int
-    warnings: tuple[str, ...] = ()  # of opening it
+    warnings: tuple[str, ...] = ()
 
 
 def open_picture(
     source: ImageInput | Picture, facts: ImageFacts, *, max_pixels: int = DEFAULT_MAX_PIXELS
 ) -> Picture:
-    """Open a picture for a bundle; one that is open stays as it is.
+    """Open and preprocess an image for a bundle; return a `Picture` unchanged.
+
+    Args:
+        source: what `open_image` accepts, or a `Picture`.
+        facts: side, mean, standard deviation and rescale factor of the bundle's images.
+        max_pixels: cap on width times height, at least 1.
 
     Raises:
-        ImageError: as `open_image`, or a picture was opened for a bundle of another size.
+        ImageError: `open_image` raises it, or a `Picture` was opened for a bundle of another size.
         OptionError: `max_pixels` is not a positive whole number.
         ResourceError: out of memory.
     """
     if isinstance(source, Picture):
         if source.pixels.shape != (3, facts.size, facts.size):
             raise ImageError(
-                f"the picture was opened for a bundle of {source.pixels.shape[-1]} pixels, this one has "
-                f"{facts.size}; open it with this one"
+                f"the image was opened for a bundle of {source.pixels.shape[-1]} pixels, this bundle has "
+                f"{facts.size}; open it with this bundle"
             )
         return source
     return preprocess_opened(open_image(source, max_pixels=max_pixels), facts)
 
 
 def preprocess_opened(opened: OpenedImage, facts: ImageFacts) -> Picture:
-    """What a bundle sees of an open image."""
+    """Preprocess an opened image for a bundle."""
     pixels = preprocess(opened.rgb, facts.size, facts.mean, facts.std, facts.rescale_factor)
     return Picture(pixels, opened.width, opened.height, opened.warnings)

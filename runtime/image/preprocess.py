@@ -1,7 +1,9 @@
-"""From a picture of any mode to the numbers the vision encoder takes.
+"""Conversion of an image of any mode to the pixel values of the vision encoder.
 
-The numbers equal, bit for bit, those of transformers' `SiglipImageProcessorPil`, except that grey values
-of more than 8 bits are scaled where Pillow's conversion, used there, clips them.
+The values equal those of transformers' `SiglipImageProcessorPil` bit for bit, except for grey levels of more
+than 8 bits: these are scaled here; there, Pillow's conversion clips them.
+
+Shapes: docs/notation.md.
 """
 
 from __future__ import annotations
@@ -14,29 +16,34 @@ from PIL import Image
 
 from ..errors import ImageError
 
-RESCALE = 1 / 255  # takes a uint8 level to [0, 1]; the `rescale_factor` of SigLIP's image processor
+RESCALE = 1 / 255  # maps a uint8 level to [0, 1]; `rescale_factor` of SigLIP's image processor
 
-# The level that means white, by mode. Where two are customary the smaller that holds every pixel is meant:
-# Pillow keeps 8-bit and 16-bit grey in mode I, and float pictures come as [0, 1] or as [0, 255].
+# The level of white by mode. Of two customary levels the smaller that no pixel exceeds is taken: Pillow keeps
+# 8-bit and 16-bit grey in mode I, and float images have the range [0, 1] or [0, 255].
 _WHITE_LEVELS = {"I;16": (65535,), "I": (255, 65535), "F": (1, 255)}
 _PREMULTIPLIED = {"La": "LA", "RGBa": "RGBA"}
 
 
 def to_rgb(image: Image.Image, name: str) -> Image.Image:
-    """A new picture of mode RGB; `image`, of any Pillow mode, stays as it is, and `name` goes into errors.
+    """Return a new image of mode RGB; `image` is not modified.
 
-    Transparent pixels are laid over white, so the colour hidden under alpha 0 never shows (the reference
-    does the same). 16-bit grey becomes round(255 v / 65535). Colour profiles are ignored, as in the
-    reference.
+    Transparent pixels are composited over white, so the colour hidden under alpha 0 never shows. A 16-bit
+    grey level v becomes round(255 v / 65535). Colour profiles are ignored. Except for 16-bit grey, this is
+    what the reference does.
 
-    Raises ImageError where the mode has no conversion, or deep grey values lie outside the ranges accepted.
+    Args:
+        image: an image of any Pillow mode.
+        name: the image's name in messages.
+
+    Raises:
+        ImageError: the mode cannot be converted, or levels of mode I or F are outside the accepted ranges.
     """
     try:
         rgb = _convert(image, name)
     except (ImageError, MemoryError):
         raise
     except Exception as error:  # Pillow raises a different class for each mode and each bad `info` entry
-        raise ImageError(f"{name}: a picture of mode {image.mode} cannot be converted to RGB") from error
+        raise ImageError(f"{name}: an image of mode {image.mode} cannot be converted to RGB") from error
     rgb.info = {}  # a stale EXIF orientation or transparency would be applied a second time
     return rgb
 
@@ -49,7 +56,7 @@ def _convert(image: Image.Image, name: str) -> Image.Image:
         image = image.convert(_PREMULTIPLIED[image.mode])
     if not image.has_transparency_data:
         return image.convert("RGB")
-    # Pillow writes the alpha into the palette of the picture it converts, so it is given a copy.
+    # Pillow writes the alpha into the palette of the image that it converts: convert a copy.
     rgba = (image.copy() if image.mode == "P" else image).convert("RGBA")
     white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
     return Image.alpha_composite(white, rgba).convert("RGB")
@@ -57,17 +64,17 @@ def _convert(image: Image.Image, name: str) -> Image.Image:
 
 def _deep_grey_to_8_bit(image: Image.Image, white_levels: tuple[int, ...], name: str) -> Image.Image:
     levels = np.asarray(image)
-    lowest, highest = levels.min(), levels.max()  # both NaN where any level is
+    lowest, highest = levels.min(), levels.max()  # both NaN if any level is NaN
     white = next((white for white in white_levels if lowest >= 0 and highest <= white), None)
     if white is None:
         accepted = " or ".join(f"0 to {level}" for level in white_levels)
         raise ImageError(
-            f"{name}: a picture of mode {image.mode} must hold levels of {accepted}, none of them NaN, "
+            f"{name}: an image of mode {image.mode} must have levels of {accepted}, none of them NaN, "
             f"not {lowest} to {highest}; scale it first"
         )
     # float32 is exact enough: 255 v / 65535 = v / 257 is never nearer than 1/514 to a rounding boundary.
     grey = np.rint(levels.astype(np.float32) * np.float32(255 / white)).astype(np.uint8)
-    transparent = image.info.get("transparency")  # one grey level of a 16-bit PNG
+    transparent = image.info.get("transparency")  # the transparent grey level of a 16-bit PNG
     if isinstance(transparent, int):
         grey[levels == transparent] = 255
     return Image.fromarray(grey)
@@ -80,19 +87,30 @@ def preprocess(
     std: Sequence[float],
     rescale: float = RESCALE,
 ) -> npt.NDArray[np.float32]:
-    """Pixel values float32[3, S, S] of an RGB picture, S = `size` in pixels.
+    """Return the pixel values float32[3, S, S] of an RGB image.
 
-    Bicubic to S x S on uint8 levels, the aspect not kept, then (level * rescale - mean) / std by channel.
-    Raises ImageError where `rgb` is of another mode, ValueError where mean or std do not hold 3 numbers.
+    The image is resized to S x S with bicubic interpolation on uint8 levels, without keeping its aspect
+    ratio; then each level becomes (level * rescale - mean) / std.
+
+    Args:
+        rgb: an image of mode RGB.
+        size: S, in pixels.
+        mean: one number per channel.
+        std: one number per channel.
+        rescale: factor that maps a level of 0 to 255 to the range of `mean` and `std`.
+
+    Raises:
+        ImageError: `rgb` is of another mode.
+        ValueError: `mean` or `std` does not have 3 numbers.
     """
     if rgb.mode != "RGB":
-        raise ImageError(f"preprocess takes a picture of mode RGB, not {rgb.mode}; open it with open_image")
+        raise ImageError(f"preprocess takes an image of mode RGB, not {rgb.mode}; open it with open_image")
     levels = np.asarray(rgb.resize((size, size), Image.Resampling.BICUBIC))
-    # A resized level is one of 256, so all arithmetic is done once per level. Its precision is the
-    # reference's: the product in float64, rounded to float32; the rest in float32.
+    # A level has 256 values: compute the result of each once. The precision is that of the reference: the
+    # product in float64, rounded to float32, and everything else in float32.
     unit = (np.arange(256, dtype=np.float64) * rescale).astype(np.float32)
     pixel_values = np.empty((3, size, size), dtype=np.float32)
     for channel, (centre, spread) in enumerate(zip(mean, std, strict=True)):
-        table = (unit - np.float32(centre)) / np.float32(spread)
-        np.take(table, levels[..., channel], out=pixel_values[channel])
+        value_of_level = (unit - np.float32(centre)) / np.float32(spread)
+        np.take(value_of_level, levels[..., channel], out=pixel_values[channel])
     return pixel_values

@@ -1,4 +1,4 @@
-"""Opening pictures: every kind of source and format, the first frame, upright."""
+"""Opening images: every kind of source and format, the first frame, the orientation."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from PIL import Image
 from paligemma_onnx.runtime.image.open import ImageInput, open_image, preprocess
 
 LEVELS = np.random.default_rng(3).integers(0, 256, (31, 45, 3), dtype=np.uint8)
-PICTURE = Image.fromarray(LEVELS)
+IMAGE = Image.fromarray(LEVELS)
 LOSSLESS: dict[str, dict[str, Any]] = {
     "PNG": {"format": "PNG"},
     "WebP": {"format": "WEBP", "lossless": True},
@@ -33,7 +33,7 @@ ENCODINGS = LOSSLESS | {
 }
 
 
-def encode(image: Image.Image = PICTURE, **options: Any) -> bytes:
+def encode(image: Image.Image = IMAGE, **options: Any) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, **options)
     return buffer.getvalue()
@@ -48,17 +48,17 @@ def png_chunk(name: bytes, body: bytes) -> bytes:
 
 
 def with_png_chunk(chunk: bytes) -> bytes:
-    """A PNG with one more chunk after its header, which takes 8 + 25 bytes."""
+    """Return a PNG with another chunk after its signature and header of 8 + 25 bytes."""
     data = encode(format="PNG")
     return data[:33] + chunk + data[33:]
 
 
-# What is accepted
+# Accepted sources
 
 
 @pytest.mark.parametrize("kind", LOSSLESS)
 def test_lossless_formats_give_their_pixels(kind: str, tmp_path: Path) -> None:
-    path = tmp_path / "picture"  # the name's ending decides nothing
+    path = tmp_path / "image"  # the suffix is not used
     path.write_bytes(encode(**LOSSLESS[kind]))
     for source in (path, str(path), path.read_bytes()):
         opened = open_image(source)
@@ -87,7 +87,7 @@ def test_arrays() -> None:
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 5000), (5000, 1)])
-def test_thin_pictures(size: tuple[int, int]) -> None:
+def test_thin_images(size: tuple[int, int]) -> None:
     opened = open_image(encode(Image.new("RGB", size, (255, 0, 128)), format="PNG"))
     pixel_values = preprocess(opened.rgb, 56, (0, 0, 0), (1, 1, 1))
     np.testing.assert_allclose(pixel_values[:, 30, 7], [1, 0, 128 / 255], rtol=1e-6)
@@ -166,7 +166,7 @@ def _exif(orientation: int) -> Image.Exif:
 
 
 def _stored(upright: np.ndarray[Any, Any], orientation: int) -> np.ndarray[Any, Any]:
-    """What a camera stores: EXIF names the side that row 0 and column 0 of the file show."""
+    """Return what a camera stores: EXIF names the side that row 0 and column 0 of the file show."""
     turned = upright.transpose(1, 0, 2)
     return {
         1: upright,  # row 0 shows the top, column 0 the left side

@@ -1,4 +1,4 @@
-"""Broken and hostile pictures: one printable line, exit code 3, no hang, nothing half decoded."""
+"""Damaged and hostile image files: one printable line, exit code 3, no hang, nothing half decoded."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from paligemma_onnx.runtime.errors import ImageError, OptionError
 from paligemma_onnx.runtime.image.open import DEFAULT_MAX_PIXELS, open_image
 
 LEVELS = np.random.default_rng(3).integers(0, 256, (31, 45, 3), dtype=np.uint8)
-PICTURE = Image.fromarray(LEVELS)
+IMAGE = Image.fromarray(LEVELS)
 ENCODINGS: dict[str, dict[str, Any]] = {
     "PNG": {"format": "PNG"},
     "JPEG": {"format": "JPEG"},
@@ -37,14 +37,14 @@ ENCODINGS: dict[str, dict[str, Any]] = {
 }
 
 
-def encode(image: Image.Image = PICTURE, **options: Any) -> bytes:
+def encode(image: Image.Image = IMAGE, **options: Any) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, **options)
     return buffer.getvalue()
 
 
 def refused(source: Any, words: str, **options: Any) -> str:
-    """The message of the error, which is one printable line and ends the program with code 3."""
+    """Assert that `source` is refused with one printable line and exit code 3; return the line."""
     with pytest.raises(ImageError, match=words) as caught:
         open_image(source, **options)
     message = str(caught.value)
@@ -78,7 +78,7 @@ NOT_ACCEPTED: dict[str, Callable[[], bytes]] = {
 def test_formats_not_on_the_list(kind: str, tmp_path: Path) -> None:
     path = tmp_path / "photo.jpg"
     path.write_bytes(NOT_ACCEPTED[kind]())
-    message = refused(path, "not a picture of an accepted format: JPEG, PNG, WebP, BMP, GIF, TIFF")
+    message = refused(path, "not an image of an accepted format: JPEG, PNG, WebP, BMP, GIF, TIFF")
     assert message.startswith(str(path))
 
 
@@ -87,7 +87,7 @@ def test_empty_files_and_mistaken_ones(tmp_path: Path) -> None:
     path.touch()
     refused(path, r"photo\.jpg is empty; accepted formats: JPEG, PNG")
     refused(b"", "is empty")
-    refused(b"BMW is a car, and this is no bitmap", "truncated or damaged")
+    refused(b"BMW is a car, and this is not a bitmap", "truncated or damaged")
 
 
 # Truncated and damaged
@@ -99,7 +99,7 @@ def test_empty_files_and_mistaken_ones(tmp_path: Path) -> None:
 def test_a_file_cut_anywhere(kind: str, host_tolerates: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", host_tolerates)
     data = encode(**ENCODINGS[kind])
-    end = len(data) - {"GIF": 2, "BMP": 1}.get(kind, 0)  # these bytes hold no pixels
+    end = len(data) - {"GIF": 2, "BMP": 1}.get(kind, 0)  # the last bytes of these formats contain no pixels
     for length in {*range(16, end, end // 40), end // 2, end - 1}:
         refused(data[:length], "truncated")
     assert ImageFile.LOAD_TRUNCATED_IMAGES is host_tolerates
@@ -133,7 +133,7 @@ def test_a_png_with_too_few_rows(host_tolerates: bool, monkeypatch: pytest.Monke
 @pytest.mark.filterwarnings("ignore::UserWarning:PIL")
 def test_damage_never_raises_anything_else() -> None:
     random = np.random.default_rng(11)
-    for kind in ENCODINGS.keys() - {"TIFF, deflate"}:  # libtiff prints what it thinks of the damage
+    for kind in ENCODINGS.keys() - {"TIFF, deflate"}:  # libtiff prints messages of its own
         data = encode(**ENCODINGS[kind])
         for _ in range(40):
             broken = bytearray(data)
@@ -147,7 +147,7 @@ def test_damage_never_raises_anything_else() -> None:
 
 
 def oversized(kind: str, width: int = 20_000, height: int = 20_000) -> bytes:
-    """A small file whose header names a large picture."""
+    """Return a small file whose header claims a large image."""
     data = bytearray(encode(Image.new("P" if kind == "GIF" else "RGB", (4, 4)), **ENCODINGS[kind]))
     if kind == "PNG":
         data[16:24] = struct.pack(">II", width, height)
@@ -197,15 +197,15 @@ assert grown < 10, f"{grown} MB"
 
 
 def test_size_is_refused_from_the_header(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In a process of its own: a refusal takes well under a millisecond and no memory to speak of."""
+    """Refuse by the header within 0.1 s and 10 MB, measured in another process."""
     (tmp_path / "small").write_bytes(encode(format="PNG"))
     names = []
     for kind in OVERSIZED:
-        for side in (13_000, 20_000):  # Pillow itself refuses the second only
+        for side in (13_000, 20_000):  # Pillow's own limit refuses the second only
             path = tmp_path / f"{kind} {side}"
             path.write_bytes(oversized(kind, side, side))
             names.append(str(path))
-    frame = bytearray(oversized("GIF", 4, 4))  # a small screen, but a frame that Pillow allocates on opening
+    frame = bytearray(oversized("GIF", 4, 4))  # a small screen with a frame that Pillow allocates on opening
     start = frame.index(b",")
     frame[start + 5 : start + 9] = struct.pack("<HH", 13_000, 13_000)
     frame[start:start] = b"!\xf9\x04\x08\0\0\0\0"
@@ -239,7 +239,35 @@ def test_sides_and_tiles_have_bounds_too() -> None:
     refused(bytes(tiled), "a tile of .* is 32000 x 32000")
 
 
-@pytest.mark.parametrize("source", [LEVELS, PICTURE, encode(format="WEBP"), encode(format="TIFF")])
+def test_libtiff_prints_nothing_about_missing_data(capfd: pytest.CaptureFixture[str]) -> None:
+    data = bytearray(encode(**ENCODINGS["TIFF, deflate"]))
+    offset = data.rindex(struct.pack("<HHI", 273, 4, 1)) + 8  # StripOffsets: its value
+    struct.pack_into("<I", data, offset, len(data) - 1000)
+    refused(bytes(data), "is truncated: the TIFF file ends before its image does")
+    assert capfd.readouterr() == ("", "")
+
+
+SHORT_MEMORY = """
+import resource, sys
+from paligemma_onnx.runtime.errors import ResourceError
+from paligemma_onnx.runtime.image.open import open_image
+resource.setrlimit(resource.RLIMIT_AS, (2 << 30, 2 << 30))
+try:
+    open_image(sys.stdin.buffer.read(), max_pixels=10**9)
+except ResourceError as error:
+    assert "not enough memory" in str(error), error
+else:
+    raise SystemExit("opened")
+"""
+
+
+def test_webp_in_short_memory_is_not_called_damaged() -> None:
+    """The canvases of 20,000 x 20,000 pixels take 3.2 GB in libwebp, which reports both cases alike."""
+    data = oversized("WebP")
+    subprocess.run([sys.executable, "-c", SHORT_MEMORY], input=data, check=True)
+
+
+@pytest.mark.parametrize("source", [LEVELS, IMAGE, encode(format="WEBP"), encode(format="TIFF")])
 def test_the_cap_is_exact_and_an_option(source: Any) -> None:
     assert open_image(source, max_pixels=31 * 45).width == 45
     words = "is 45 x 31 = 1,395 pixels, over the cap of 1,394; .* raise max_image_pixels"
@@ -257,11 +285,19 @@ def test_a_cap_is_a_positive_whole_number(cap: Any) -> None:
 
 
 def test_our_cap_decides_whatever_pillow_s_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pillow's limit is a global of the process, which is left alone; its WebP and TIFF plugins apply it."""
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
-    sources = [encode(**options) for options in ENCODINGS.values()] * 4
+    bound = {kind for kind in ENCODINGS if kind.startswith(("WebP", "TIFF"))}
+    sources = [encode(**options) for kind, options in ENCODINGS.items() if kind not in bound] * 4
     with warnings.catch_warnings(), ThreadPoolExecutor(4) as pool:
         warnings.simplefilter("error")
         assert {opened.width for opened in pool.map(open_image, sources)} == {45}
-        broken = encode(format="WEBP")[:-9]
-        refused(broken, "truncated")
-    assert Image.MAX_IMAGE_PIXELS == 100
+        for kind in bound:
+            words = "larger than Pillow allows for .* raise PIL.Image.MAX_IMAGE_PIXELS, which is 100"
+            refused(encode(**ENCODINGS[kind]), words)
+            refused(encode(**ENCODINGS[kind]), "is 45 x 31 = 1,395 pixels, over the cap of 9", max_pixels=9)
+        assert Image.MAX_IMAGE_PIXELS == 100
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
+        sources = [encode(**options) for options in ENCODINGS.values()]
+        assert {opened.width for opened in pool.map(open_image, sources)} == {45}
+        refused(encode(format="WEBP")[:-9], "truncated")

@@ -1,4 +1,4 @@
-"""What is given instead of a picture: wrong arrays, closed images, paths that are no files."""
+"""Sources that are not images: wrong arrays, closed images, paths that are not files."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from paligemma_onnx.runtime.errors import ImageError, ResourceError
 from paligemma_onnx.runtime.image.open import open_image
 
 LEVELS = np.random.default_rng(3).integers(0, 256, (31, 45, 3), dtype=np.uint8)
-PICTURE = Image.fromarray(LEVELS)
+IMAGE = Image.fromarray(LEVELS)
 
 
-def encode(image: Image.Image = PICTURE, **options: Any) -> bytes:
+def encode(image: Image.Image = IMAGE, **options: Any) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, **options)
     return buffer.getvalue()
 
 
 def refused(source: Any, words: str, **options: Any) -> str:
-    """The message of the error, which is one printable line and ends the program with code 3."""
+    """Assert that `source` is refused with one printable line and exit code 3; return the line."""
     with pytest.raises(ImageError, match=words) as caught:
         open_image(source, **options)
     message = str(caught.value)
@@ -53,7 +53,9 @@ BAD_ARRAYS = {
 
 @pytest.mark.parametrize("kind", BAD_ARRAYS)
 def test_arrays_of_another_shape_or_dtype(kind: str) -> None:
-    message = refused(BAD_ARRAYS[kind], r"an array must be uint8 of shape \[H, W\], \[H, W, 1\]")
+    message = refused(
+        BAD_ARRAYS[kind], r"an array must be uint8 of shape \[height, width\] or \[height, width, channels\]"
+    )
     assert message.endswith(f"not {BAD_ARRAYS[kind].dtype} of shape {list(BAD_ARRAYS[kind].shape)}")
 
 
@@ -77,7 +79,7 @@ def test_pillow_images_that_cannot_be_read() -> None:
     refused(Image.new("RGB", (0, 3)), "no pixels")
 
 
-def test_short_memory_is_not_the_picture_s_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_short_memory_is_not_the_image_s_fault(monkeypatch: pytest.MonkeyPatch) -> None:
     def no_memory(*_: Any) -> None:
         raise MemoryError
 
@@ -90,7 +92,7 @@ def test_short_memory_is_not_the_picture_s_fault(monkeypatch: pytest.MonkeyPatch
 # Paths
 
 
-def test_paths_that_are_no_files(tmp_path: Path) -> None:
+def test_paths_that_are_not_files(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "broken").symlink_to("gone")
     (tmp_path / "loop").symlink_to("loop")
@@ -111,7 +113,7 @@ def test_unreadable_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         raise PermissionError(13, "Permission denied")
 
     (tmp_path / "secret.png").touch()
-    monkeypatch.setattr(Path, "open", denied)  # a mode of 000 would not stop root, as whom tests may run
+    monkeypatch.setattr(Path, "open", denied)  # mode 000 does not stop root, which may run the tests
     refused(tmp_path / "secret.png", r"secret\.png cannot be opened: Permission denied")
 
 
@@ -120,7 +122,7 @@ def test_strange_file_names(tmp_path: Path) -> None:
     refused(not_utf8, r"caf\\udce9\.png does not exist")
     not_utf8.write_bytes(encode(format="PNG"))
     assert open_image(not_utf8).width == 45
-    not_utf8.write_bytes(encode(format="GIF", save_all=True, append_images=[PICTURE.rotate(180)]))
+    not_utf8.write_bytes(encode(format="GIF", save_all=True, append_images=[IMAGE.rotate(180)]))
     assert open_image(not_utf8).warnings[0].isprintable()
     refused("a\nb\x1b[31m.png", r"a\\nb\\x1b\[31m\.png does not exist")
     refused("a\0b", "not a possible file name")

@@ -1,4 +1,4 @@
-"""Pixels: equal to transformers' SigLIP processor bit for bit, and to values worked by hand."""
+"""Pixel values: equal to transformers' SigLIP processor bit for bit, and to values computed by hand."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def _palette() -> Image.Image:
     return Image.fromarray(NOISE[..., :3]).quantize(16)
 
 
-PICTURES = {
+IMAGES = {
     "RGB": lambda: Image.fromarray(NOISE[..., :3]),
     "RGB with a transparent colour": lambda: _with_info(
         Image.fromarray(NOISE[..., :3]), transparency=tuple(int(level) for level in NOISE[3, 4, :3])
@@ -53,22 +53,23 @@ def _reference(image: Image.Image, size: int, mean: Any, std: Any) -> np.ndarray
 
 
 @pytest.mark.parametrize("size", [28, 56, 224])
-@pytest.mark.parametrize("kind", PICTURES)
+@pytest.mark.parametrize("kind", IMAGES)
 def test_equals_the_reference_bit_for_bit(kind: str, size: int) -> None:
     for mean, std in ((HALF, HALF), (IMAGENET_MEAN, IMAGENET_STD)):
-        ours = preprocess(to_rgb(PICTURES[kind](), "it"), size, mean, std)
-        assert (ours.shape, ours.dtype) == ((3, size, size), np.float32)
-        np.testing.assert_array_equal(ours, _reference(PICTURES[kind](), size, mean, std))
+        actual = preprocess(to_rgb(IMAGES[kind](), "it"), size, mean, std)
+        assert (actual.shape, actual.dtype) == ((3, size, size), np.float32)
+        np.testing.assert_array_equal(actual, _reference(IMAGES[kind](), size, mean, std))
 
 
 def test_16_bit_grey_differs_from_the_reference_on_purpose() -> None:
-    """Pillow's conversion, used there, clips at 255: nearly every 16-bit picture would turn white."""
+    """The reference clips at 255: nearly every 16-bit image turns white."""
     ramp = np.linspace(0, 65535, 56 * 56).round().astype(np.uint16).reshape(56, 56)
     image = Image.fromarray(ramp)
     clipped = _reference(image, 56, HALF, HALF)
     assert (clipped == 1).mean() > 0.99
-    ours = preprocess(to_rgb(image, "it"), 56, HALF, HALF)  # 56 to 56: bicubic changes nothing
-    np.testing.assert_allclose(ours[0], ramp / 65535 * 2 - 1, atol=1 / 255)  # half a level of 8 bits, doubled
+    actual = preprocess(to_rgb(image, "it"), 56, HALF, HALF)  # 56 to 56: bicubic changes nothing
+    half_level = 1 / 2 / 255 * 2  # of 8 bits; mean and std of 0.5 double it
+    np.testing.assert_allclose(actual[0], ramp / 65535 * 2 - 1, atol=half_level)
 
 
 def _pixel(mode: str, value: Any, **info: Any) -> Image.Image:
@@ -133,33 +134,33 @@ def test_every_mode_has_a_defined_colour(kind: str) -> None:
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -0.5, 256.0])
 def test_float_levels_outside_the_ranges_are_refused(value: float) -> None:
     image = Image.fromarray(np.array([[0.5, value]], np.float32))
-    with pytest.raises(ImageError, match=r"scan\.tif: .* mode F must hold levels of 0 to 1 or 0 to 255"):
+    with pytest.raises(ImageError, match=r"scan\.tif: .* mode F must have levels of 0 to 1 or 0 to 255"):
         to_rgb(image, "scan.tif")
 
 
 @pytest.mark.parametrize("value", [-1, 65536])
 def test_integer_levels_outside_the_ranges_are_refused(value: int) -> None:
-    with pytest.raises(ImageError, match="mode I must hold levels of 0 to 255 or 0 to 65535"):
+    with pytest.raises(ImageError, match="mode I must have levels of 0 to 255 or 0 to 65535"):
         to_rgb(_pixel("I", value), "it")
 
 
 def test_bad_transparency_is_refused_in_one_line() -> None:
-    with pytest.raises(ImageError, match=r"^it: a picture of mode RGB cannot be converted to RGB$"):
+    with pytest.raises(ImageError, match=r"^it: an image of mode RGB cannot be converted to RGB$"):
         to_rgb(_pixel("RGB", (1, 2, 3), transparency="red"), "it")
 
 
-@pytest.mark.parametrize("kind", PICTURES)
-def test_the_given_picture_stays_as_it_is(kind: str) -> None:
-    image, twin = PICTURES[kind](), PICTURES[kind]()
+@pytest.mark.parametrize("kind", IMAGES)
+def test_the_given_image_is_not_modified(kind: str) -> None:
+    image, copy = IMAGES[kind](), IMAGES[kind]()
     rgb = to_rgb(image, "it")
     rgb.paste((0, 0, 0), (0, 0, 37, 23))
-    assert (image.mode, image.info, image.tobytes()) == (twin.mode, twin.info, twin.tobytes())
-    assert image.getpalette("RGBA") == twin.getpalette("RGBA")
+    assert (image.mode, image.info, image.tobytes()) == (copy.mode, copy.info, copy.tobytes())
+    assert image.getpalette("RGBA") == copy.getpalette("RGBA")
     assert not rgb.info
 
 
-def test_values_worked_by_hand() -> None:
-    flat = Image.new("RGB", (5, 9), (0, 51, 255))  # a flat picture stays flat under any resize
+def test_values_computed_by_hand() -> None:
+    flat = Image.new("RGB", (5, 9), (0, 51, 255))  # an image of one colour keeps it under any resize
     pixel_values = preprocess(flat, 4, HALF, HALF)
     np.testing.assert_array_equal(pixel_values[0], np.full((4, 4), -1, np.float32))
     np.testing.assert_allclose(pixel_values[1], -0.6, rtol=1e-6)  # (0.2 - 0.5) / 0.5, in float32
