@@ -82,7 +82,7 @@ def main(bundle: Path, work: Path, inputs: int, batch_size: int) -> None:
         shard=Shard(0, 1),
         format="jsonl",
         part_rows=1000,
-        asking=BatchOptions(Options(max_image_pixels=1, max_new_tokens=8), None, batch_size, 2),
+        options=BatchOptions(Options(max_image_pixels=1, max_new_tokens=8), None, batch_size, 2),
         bundle=bundle,
         device="cpu",
         threads=1,

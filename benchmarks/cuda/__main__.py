@@ -19,7 +19,7 @@ from typing import Any, cast
 import click
 
 from paligemma_onnx.runtime.cli.bench import batch_sizes
-from paligemma_onnx.runtime.cli.param_types import DeviceType
+from paligemma_onnx.runtime.cli.parameters import DeviceType
 from paligemma_onnx.runtime.console import echo_stderr
 
 from ..exports import known_precisions

@@ -1,37 +1,38 @@
-"""The export side's commands: export, validate, demo. Their work is in commands.py, which imports torch."""
+"""The commands `export`, `validate` and `demo`. They import torch only when they run, not for help."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
 from paligemma_onnx.runtime.bundle.schema import Device
 from paligemma_onnx.runtime.cli.completion import complete_folders
-from paligemma_onnx.runtime.cli.param_types import DeviceType
-from paligemma_onnx.runtime.engine.devices import MAX_THREADS
+from paligemma_onnx.runtime.cli.parameters import BUNDLE, JSON, THREADS, device_option
 
 from ..precisions import DEFAULT_PRECISIONS, PRECISIONS, choose_precision
 
 
 class _Lines(click.types.StringParamType):
-    """Text of which an environment variable may hold several, one a line."""
+    """Text; an environment variable may contain several values, one per line."""
 
     envvar_list_splitter = "\n"
 
 
 ADAPTER = click.option(
     "--adapter",
+    metavar="FOLDER",
     type=click.Path(path_type=Path),
     shell_complete=complete_folders,
-    help="PEFT LoRA folder to merge into the weights.",
+    help="LoRA adapter in PEFT format to merge into the weights.",
 )
-
 MASK_DECODER = click.option(
     "--mask-decoder",
+    metavar="FILE",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="Weights that turn <seg> codes into masks, as in vae-oid.npz.  [default: mask_decoder.npz beside "
-    "the checkpoint, if there is one]",
+    show_default="mask_decoder.npz in CHECKPOINT, if it exists",
+    help="Weights of the decoder that turns <seg> tokens into masks, such as vae-oid.npz.",
 )
 
 
@@ -39,130 +40,135 @@ MASK_DECODER = click.option(
 @click.argument("checkpoint", shell_complete=complete_folders)
 @click.option(
     "--output",
+    metavar="FOLDER",
     type=click.Path(path_type=Path),
     required=True,
     shell_complete=complete_folders,
-    help="Folder of the bundle.",
+    help="Folder to write the bundle to.",
 )
 @click.option(
     "--precision",
+    metavar="NAME",
     type=click.Choice(PRECISIONS),
-    help="How numbers are stored.  [default: fp32; with --device cuda bf16]",
+    show_default="fp32, or bf16 with --device cuda",
+    help="Number format of the weights. For CPU and GPU: fp32; for CPUs: int8, int4 (fastest), int4-compact "
+    "(smallest); for GPUs: bf16, fp16, int4-bf16 (smallest).",
 )
 @click.option(
-    "--device", type=click.Choice(DEFAULT_PRECISIONS), help="What the bundle is for.  [default: any it can]"
+    "--device",
+    type=click.Choice(DEFAULT_PRECISIONS),
+    show_default="any that the precision allows",
+    help="Device the bundle must run on.",
 )
 @ADAPTER
 @MASK_DECODER
-@click.option("--force", is_flag=True, help="Replace the bundle that is there.")
-@click.option("--strict", is_flag=True, help="Fail on NaN or infinity in the weights.")
-@click.option("--validate/--no-validate", default=True, help="Check the graphs against torch.")
+@click.option("--force", is_flag=True, help="Replace an existing bundle in the output folder.")
+@click.option("--strict", is_flag=True, help="Fail if a weight is NaN or infinite, instead of warning.")
+@click.option(
+    "--validate/--no-validate", default=True, help="Compare the bundle with the PyTorch model at the end."
+)
 def export(
-    checkpoint: str,
-    output: Path,
-    precision: str | None,
-    device: Device | None,
-    adapter: Path | None,
-    mask_decoder: Path | None,
-    force: bool,
-    strict: bool,
-    validate: bool,
+    checkpoint: str, precision: str | None, device: Device | None, validate: bool, **request: Any
 ) -> None:
-    """Turn CHECKPOINT into a bundle of ONNX graphs that runs without torch.
+    """Convert the PaliGemma checkpoint CHECKPOINT to a bundle of ONNX graphs.
 
-    CHECKPOINT is a folder in Hugging Face layout (config.json, safetensors, tokenizer.json), or a hub id.
-    The folder appears only when the graphs have been checked against torch.
+    CHECKPOINT is a folder with config.json, safetensors and tokenizer.json, or the id of a model on the
+    Hugging Face Hub such as google/paligemma2-3b-mix-224, optionally with @REVISION.
+
+    The output folder appears only if the export succeeds and the bundle agrees with the PyTorch model.
     """
-    from .run import run_export  # noqa: PLC0415  so that help needs no torch
+    from ..exporter import ExportRequest  # noqa: PLC0415  imports torch
+    from ..sources.hub import resolve_checkpoint  # noqa: PLC0415
+    from .run import run_export  # noqa: PLC0415
 
+    precision = choose_precision(precision, device)
     run_export(
-        checkpoint,
-        output,
-        precision=choose_precision(precision, device),
-        adapter=adapter,
-        mask_decoder=mask_decoder,
-        force=force,
-        strict=strict,
-        validate=validate,
+        ExportRequest(resolve_checkpoint(checkpoint), precision=precision, **request), validate=validate
     )
 
 
 @click.command()
-@click.argument("bundle", type=click.Path(path_type=Path), shell_complete=complete_folders)
+@BUNDLE
 @click.option(
     "--checkpoint",
+    metavar="CHECKPOINT",
     required=True,
     shell_complete=complete_folders,
-    help="What the bundle was exported from: folder or hub id.",
+    help="Checkpoint the bundle was exported from: folder or Hub id.",
 )
 @ADAPTER
 @MASK_DECODER
 @click.option(
-    "--image", type=click.Path(), multiple=True, help="Image to ask about.  [default: a synthetic one]"
+    "--image",
+    metavar="FILE",
+    type=click.Path(),
+    multiple=True,
+    show_default="generated",
+    help="Image for the comparison; may be repeated.",
 )
 @click.option(
-    "--prompt", type=_Lines(), multiple=True, help="Prompt; each is a row of one batch.  [default: two]"
+    "--prompt",
+    metavar="TEXT",
+    type=_Lines(),
+    multiple=True,
+    show_default="two built-in prompts",
+    help="Prompt for the comparison; repeat it for a batch of several rows.",
 )
-@click.option("--steps", type=click.IntRange(1, 1024), default=16, help="Decode steps to compare.")
 @click.option(
-    "--reference", type=click.Choice(["torch", "transformers"]), default="torch", help="Who is right."
+    "--steps",
+    metavar="N",
+    type=click.IntRange(1, 1024),
+    default=16,
+    help="Number of decode steps to compare.",
 )
-@click.option("--device", type=DeviceType(), default="cpu", help="auto, cpu, cuda or cuda:N.")
-@click.option("--threads", type=click.IntRange(1, MAX_THREADS), help="Threads of the CPU.  [default: all]")
-@click.option("--json", is_flag=True, help="Print one JSON object.")
-@click.option("--html", type=click.Path(path_type=Path), help="Write the report as a page, too.")
-def validate(
-    bundle: Path,
-    checkpoint: str,
-    adapter: Path | None,
-    mask_decoder: Path | None,
-    image: tuple[str, ...],
-    prompt: tuple[str, ...],
-    steps: int,
-    reference: str,
-    device: str,
-    threads: int | None,
-    json: bool,
-    html: Path | None,
-) -> None:
-    """Hold BUNDLE against its checkpoint: weights, each graph, each layer's cache, each step.
+@click.option(
+    "--reference",
+    type=click.Choice(["torch", "transformers"]),
+    default="torch",
+    help="Model to compare with: this project's PyTorch model, or the one in Hugging Face transformers.",
+)
+@device_option("cpu")
+@THREADS
+@JSON
+@click.option(
+    "--html",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="Also write the report to FILE as an HTML page.",
+)
+def validate(**arguments: Any) -> None:
+    """Compare BUNDLE with the checkpoint it was exported from.
 
-    Ends with code 6 when they are not the same model.
+    Compares the stored weights, the outputs of each graph, the KV cache of each layer, the logits of each
+    decode step and the generated tokens. Exits with code 6 if they differ by more than rounding allows.
     """
-    from .run import run_validate  # noqa: PLC0415  so that help needs no torch
+    from .run import run_validate  # noqa: PLC0415  imports torch
 
-    run_validate(
-        bundle,
-        checkpoint,
-        adapter=adapter,
-        mask_decoder=mask_decoder,
-        images=image,
-        prompts=prompt,
-        steps=steps,
-        reference=reference,
-        device=device,
-        threads=threads,
-        as_json=json,
-        html=html,
-    )
+    run_validate(**arguments)
 
 
 @click.command()
 @click.option(
     "--output",
+    metavar="FOLDER",
     type=click.Path(path_type=Path),
     shell_complete=complete_folders,
-    help="Keep the bundle in this folder.",
+    show_default="a temporary folder",
+    help="Folder to keep the exported bundle in.",
 )
 @click.option(
     "--picture",
+    metavar="FILE",
     type=click.Path(path_type=Path, dir_okay=False),
     default="paligemma-onnx-demo.png",
-    show_default=True,
-    help="File of the scene with what was found.",
+    help="Image file to write: the scene with boxes and masks.",
 )
 def demo(output: Path | None, picture: Path) -> None:
-    """Export the small model that ships with the project and ask it about a drawn scene. Offline."""
-    from .run import run_demo_in  # noqa: PLC0415  so that help needs no torch
+    """Export the small model included in this package and run it on an example image.
+
+    Prints a caption, answers and detected objects, and writes an image with the boxes and masks drawn on it.
+    Needs no network access.
+    """
+    from .run import run_demo_in  # noqa: PLC0415  imports torch
 
     run_demo_in(output, picture)

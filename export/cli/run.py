@@ -1,4 +1,4 @@
-"""What the commands export, validate and demo do, from their options to the line they print."""
+"""What the commands `export`, `validate` and `demo` do, and the lines that they print."""
 
 from __future__ import annotations
 
@@ -36,60 +36,43 @@ from ..validation.validate import validate
 from .progress import TerminalProgress
 
 
-def run_export(
-    checkpoint: str,
-    output: Path,
-    *,
-    precision: str,
-    adapter: Path | None,
-    mask_decoder: Path | None,
-    force: bool,
-    strict: bool,
-    validate: bool,
-) -> None:
-    """Export, and say what was written."""
-    request = ExportRequest(
-        resolve_checkpoint(checkpoint),
-        output,
-        precision=precision,
-        adapter=adapter,
-        mask_decoder=mask_decoder,
-        force=force,
-        strict=strict,
-    )
+def run_export(request: ExportRequest, *, validate: bool) -> None:
+    """Export a bundle and print a line about it."""
     with TerminalProgress() as progress:
         check = partial(checks.self_check, progress=progress.stage) if validate else None
         manifest = export(request, progress, check)
     size = sum(spec.bytes for spec in manifest.files.values())
-    verdict = "checked against torch" if validate else "not checked"
-    click.echo(f"{output}: bundle {manifest.bundle_id}, {size / 1e9:.2f} GB, {precision}, {verdict}")
+    checked = "compared with the PyTorch model" if validate else "not validated"
+    click.echo(
+        f"{request.output}: bundle {manifest.bundle_id}, {request.precision}, {size / 1e9:.2f} GB, {checked}"
+    )
 
 
 def run_validate(
+    *,
     bundle: Path,
     checkpoint: str,
-    *,
     adapter: Path | None,
     mask_decoder: Path | None,
-    images: tuple[str, ...],
-    prompts: tuple[str, ...],
+    image: tuple[str, ...],
+    prompt: tuple[str, ...],
     steps: int,
     reference: str,
     device: str,
     threads: int | None,
-    as_json: bool,
+    json: bool,
     html: Path | None,
 ) -> None:
-    """Validate, print the report, and write it as a page.
+    """Compare a bundle with its checkpoint, print the report, and optionally write it as an HTML page.
 
     Raises:
-        MismatchError: they are not the same model; both reports are there all the same, unless they differ
-            in shape, so that nothing can be compared.
-        OptionError: the page cannot be written; nothing has been computed then.
+        MismatchError: bundle and checkpoint differ. The reports are complete, unless the shapes differ, so
+            that no outputs can be compared.
+        OptionError: the page cannot be written; this is checked before anything is computed.
     """
     manifest = read_manifest(bundle)
     check_files(bundle, manifest)
-    # On a CPU, graphs for a GPU are computed in float32 and rounded (float32_emulation.py).
+    # Graphs for a GPU can be emulated on the CPU in float32 with rounding.
     devices = tuple(dict.fromkeys((*manifest.precision.devices, "cpu")))
     placement = choose_placement(device, threads, runs_on=devices)
     with ExitStack() as outputs:
@@ -97,14 +80,12 @@ def run_validate(
         started = time.perf_counter()
         source = open_source(resolve_checkpoint(checkpoint), adapter, mask_decoder)
         if manifest.graphs.mask_decoder is not None and source.mask_decoder is None:
-            raise OptionError(
-                f"{bundle} has a mask decoder and {checkpoint} has none; give its --mask-decoder"
-            )
+            raise OptionError(f"{bundle} has a mask decoder, but {checkpoint} has none; give --mask-decoder")
         if different := first_difference(manifest, draft_manifest(source, manifest.precision.name)):
-            raise MismatchError(f"{bundle} is not {checkpoint}: {different}")
+            raise MismatchError(f"{bundle} was not exported from {checkpoint}: {different}")
         tokenizer = PromptTokenizer.load(bundle / manifest.tokens.file)
-        seen = [load_input_image(image, manifest.image) for image in images or (None,)]
-        pixel_values, prompts = np.stack([one.pixels for one in seen]), prompts or checks.PROMPTS
+        images = [load_input_image(path, manifest.image) for path in image or (None,)]
+        pixel_values, prompts = np.stack([loaded.pixels for loaded in images]), prompt or checks.PROMPTS
         inputs = checks.build_validation_inputs(manifest, tokenizer, pixel_values, prompts, steps)
         with TerminalProgress() as progress, translate_resource_errors(str(bundle)):
             validation = validate(
@@ -112,7 +93,7 @@ def run_validate(
                 manifest,
                 source=source.weights(manifest.precision.name),
                 constants=source.constants,
-                load_reference=lambda: _reference(reference, source, adapter),
+                load_reference=lambda: _open_reference(reference, source, adapter),
                 mask_decoder=None if manifest.graphs.mask_decoder is None else source.mask_decoder,
                 inputs=inputs,
                 placement=placement,
@@ -123,26 +104,26 @@ def run_validate(
             manifest,
             tokenizer,
             prompts=prompts,
-            pictures=tuple(one.pictured for one in seen),
+            pictures=tuple(loaded.pictured for loaded in images),
             checkpoint=checkpoint,
             adapter=None if adapter is None else str(adapter),
             seconds=time.perf_counter() - started,
         )
         try:
             if file is not None:
-                file.write(page(findings, [one.embedded for one in seen]).encode())
+                file.write(page(findings, [loaded.embedded for loaded in images]).encode())
                 outputs.close()
         finally:  # the report is printed even if the disk is full
-            click.echo(validation_json(findings) if as_json else table(validation))
+            click.echo(validation_json(findings) if json else table(validation))
     if findings.problem is not None:
-        raise MismatchError(f"{bundle} is not {checkpoint}: {findings.problem}")
+        raise MismatchError(f"{bundle} differs from {checkpoint}: {findings.problem}")
 
 
-def _reference(kind: str, source: Source, adapter: Path | None) -> tuple[str, ReferenceModel]:
+def _open_reference(kind: str, source: Source, adapter: Path | None) -> tuple[str, ReferenceModel]:
     if kind == "torch":
         return checks.torch_reference(source)
     if adapter is not None:
-        raise CheckpointError("--reference transformers takes no --adapter; merge it with peft first")
+        raise CheckpointError("--reference transformers does not support --adapter; merge it with peft first")
     try:
         from ..validation.transformers_reference import TransformersReference  # noqa: PLC0415  optional, and slow to import
     except ModuleNotFoundError as error:
@@ -154,10 +135,10 @@ def _reference(kind: str, source: Source, adapter: Path | None) -> tuple[str, Re
 
 
 def run_demo_in(output: Path | None, picture: Path) -> None:
-    """Run the demo in a folder that is kept, or in one that is removed.
+    """Run the demo; keep the bundle in the folder `output`, or delete it if that is None.
 
     Raises:
-        OptionError: the folder is not empty or cannot be made, or the picture cannot be written.
+        OptionError: the folder is not empty or cannot be created, or the image cannot be written.
     """
     with output_image(picture, "--picture") as save:
         if output is not None:
@@ -166,11 +147,11 @@ def run_demo_in(output: Path | None, picture: Path) -> None:
                 occupied = any(output.iterdir())
             except OSError as error:
                 raise OptionError(
-                    f"{output}: cannot be made ({error.strerror}); choose another --output"
+                    f"{output}: cannot be created ({error.strerror}); choose another --output"
                 ) from error
             if occupied:
                 raise OptionError(f"{output}: is not empty; choose another --output")
         with TerminalProgress() as progress:
             save(run_demo(output, progress))
-    click.echo(f"{picture}: the scene with boxes and masks drawn in")
-    click.echo("The model is small and knows drawn scenes like this one, not photographs.")
+    click.echo(f"{picture}: the example image with boxes and masks")
+    click.echo("The included model recognizes only drawn scenes like this one, not photographs.")

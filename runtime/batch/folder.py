@@ -1,8 +1,8 @@
-"""Pictures in a folder: listed once, in whatever order the file system has, and from then on in that one.
+"""Images in a folder: listed once, in the order of the file system, and always read in that order.
 
-The list is a file, so that neither a folder of millions nor its order has to be in memory, and a folder that
-changes while a run is interrupted does not shift what the run counts. A line is a JSON string: names may hold
-line feeds, and bytes that are not UTF-8.
+The list is a file, so that neither the names of millions of images nor their order need memory, and a folder
+that changes while a run is interrupted does not shift the positions of its inputs. Each line is a JSON
+string: names may contain line feeds and bytes that are not UTF-8.
 """
 
 from __future__ import annotations
@@ -15,41 +15,43 @@ from pathlib import Path
 from ..atomic_file import write_atomically
 from ..errors import OptionError
 from .items import Item
-from .rows import readable
+from .rows import replace_surrogates
 
-# What formats the runtime reads are usually called.
+# Common file name suffixes of the formats that the runtime reads.
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
 
 
 def write_listing(folder: Path, listing: Path) -> None:
-    """List the pictures in a folder and all below it; links to folders are not followed.
+    """List the images in a folder and its subfolders; links to folders are not followed.
 
     Raises:
         OptionError: a folder cannot be read.
     """
     try:
         with write_atomically(listing, locked=True) as file:
-            for path in _pictures(folder):
+            for path in _find_images(folder):
                 file.write(f"{json.dumps(path)}\n".encode("ascii"))
     except PermissionError as error:
-        raise OptionError(f"{error.filename}: cannot be read ({error.strerror}); check its owner") from error
+        raise OptionError(
+            f"{error.filename}: cannot be read ({error.strerror}); check its permissions"
+        ) from error
 
 
-def listed_items(folder: Path, listing: Path, prompt: str | None) -> Iterator[Item]:
-    """The pictures of a listing in its order; an id is the path from the folder on."""
+def read_listing(folder: Path, listing: Path, prompt: str | None) -> Iterator[Item]:
+    """Iterate over the images of a listing in its order; an id is the path relative to the folder."""
     with listing.open(encoding="ascii") as lines:
         for line in lines:
             path: str = json.loads(line)
-            yield Item(readable(path), readable(path), prompt, folder / path)
+            yield Item(replace_surrogates(path), replace_surrogates(path), prompt, folder / path)
 
 
-def _pictures(folder: Path) -> Iterator[str]:
-    waiting = [""]
-    while waiting:
-        inside = waiting.pop()
-        with os.scandir(folder / inside) as entries:
+def _find_images(folder: Path) -> Iterator[str]:
+    pending = [""]
+    while pending:
+        parent = pending.pop()
+        with os.scandir(folder / parent) as entries:
             for entry in entries:
                 if entry.is_dir(follow_symlinks=False):
-                    waiting.append(f"{inside}{entry.name}/")
+                    pending.append(f"{parent}{entry.name}/")
                 elif Path(entry.name).suffix.lower() in SUFFIXES:
-                    yield f"{inside}{entry.name}"
+                    yield f"{parent}{entry.name}"

@@ -1,4 +1,4 @@
-"""One input of a batch: what it is called and where its picture lies. Nothing of it is opened yet."""
+"""Inputs of a batch run: id, prompt and the location of the image, which is not opened yet."""
 
 from __future__ import annotations
 
@@ -10,26 +10,27 @@ from pathlib import Path
 from ..errors import ImageError
 from .rows import RowError
 
-MOST_BYTES = 1 << 30  # of an encoded picture inside another file, which is read whole
+MAX_IMAGE_BYTES = 1 << 30  # of an encoded image in a tar, which is read into memory
 
 
 @dataclass(frozen=True)
 class Slice:
-    """Bytes inside a file: the member of a tar."""
+    """A range of bytes in a file, for example a member of a tar."""
 
     file: Path
     offset: int
     size: int
 
     def read(self) -> bytes:
-        """The bytes.
+        """Return the bytes.
 
         Raises:
-            ImageError: there are too many, or the file has ended before them or cannot be read.
+            ImageError: there are more than MAX_IMAGE_BYTES, or the file cannot be read.
         """
-        if self.size > MOST_BYTES:
+        if self.size > MAX_IMAGE_BYTES:
             raise ImageError(
-                f"a picture in {self.file} has {self.size} bytes, more than {MOST_BYTES}; store it smaller"
+                f"an image in {self.file} has {self.size} bytes, more than {MAX_IMAGE_BYTES}; "
+                "store a smaller one"
             )
         try:
             with self.file.open("rb") as file:
@@ -41,28 +42,28 @@ class Slice:
 
 @dataclass(frozen=True)
 class Item:
-    """One input. Its id need not be the only one of its kind: every input has a row of its own."""
+    """One input. Ids may repeat: each input has its own row."""
 
     id: str  # valid Unicode
-    path: str | None  # as the row shows it; None where a picture has no name
+    path: str | None  # as the row shows it; None if the image has no name
     prompt: str | None
-    image: Path | Slice | bytes | RowError  # encoded, or why there is none
+    image: Path | Slice | bytes | RowError  # where the encoded image is, or why there is none
 
 
-def hash_of(item_id: str) -> int:
-    """A number of 64 bits that an id has on every machine: the first 8 bytes of its SHA-256."""
+def stable_hash(item_id: str) -> int:
+    """Return 64 bits of an id's SHA-256 (the first 8 bytes, big endian); the same on every machine."""
     return int.from_bytes(hashlib.sha256(item_id.encode("utf-8")).digest()[:8], "big")
 
 
 @dataclass(frozen=True)
 class Shard:
-    """One of `count` shares of the inputs."""
+    """One of `count` disjoint subsets of the inputs, selected by the hash of the id."""
 
     index: int
     count: int
 
     def items(self, items: Iterable[Item]) -> Iterator[Item]:
-        """Those of the shard, in their order."""
+        """Iterate over the items that belong to the shard, in their order."""
         if self.count == 1:
             return iter(items)
-        return (item for item in items if hash_of(item.id) % self.count == self.index)
+        return (item for item in items if stable_hash(item.id) % self.count == self.index)

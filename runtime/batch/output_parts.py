@@ -1,11 +1,12 @@
-"""One file of the output: `rows` consecutive inputs of a shard, there whole or not at all.
+"""Part files of the output: each has the rows of consecutive inputs of a shard and appears complete.
 
-.NAME.partial   rows so far, a line of JSON each, appended to and synced batch by batch; a kill at the very
-                end may leave that of a Parquet part, which harms nobody
-.NAME.count     how many rows and errors the part has, written before the part appears
-NAME.FORMAT     the part; from then on it is neither read nor written again
+.NAME.partial   the rows written so far, one line of JSON each, appended and synced batch by batch. If the
+                process is killed at the very end of a Parquet part, this file may stay; it is harmless.
+.NAME.count     numbers of rows and errors in the part, written before the part appears
+NAME.FORMAT     the complete part, which is never read or written again
 
-A killed run leaves whole lines and at most one cut one, which is dropped; their number says where to go on.
+A killed run leaves complete lines and at most one truncated line, which the next run drops; the number of
+complete lines tells where to resume.
 """
 
 from __future__ import annotations
@@ -28,24 +29,24 @@ Format = Literal["jsonl", "parquet"]
 
 @dataclass(frozen=True)
 class Count:
-    """Rows, and how many of them hold an error."""
+    """Number of rows, and how many of them have an error."""
 
     rows: int = 0
     errors: int = 0
 
     def __add__(self, other: Count) -> Count:
-        """Both together."""
+        """Return the sum of both."""
         return Count(self.rows + other.rows, self.errors + other.errors)
 
 
-def count_of(rows: Sequence[Row]) -> Count:
-    """Rows and errors of a batch."""
+def count_rows(rows: Sequence[Row]) -> Count:
+    """Return the numbers of rows and errors."""
     return Count(len(rows), sum(row.error is not None for row in rows))
 
 
 @dataclass(frozen=True)
 class Part:
-    """Where the rows of inputs `number * rows` to `(number + 1) * rows` of a shard go."""
+    """The file for the rows of inputs `number * part_rows` to `(number + 1) * part_rows` of a shard."""
 
     folder: Path
     shard: Shard
@@ -54,12 +55,12 @@ class Part:
 
     @property
     def name(self) -> str:
-        """Its file's name without the suffix."""
+        """Name of the file without the suffix."""
         return f"part-{self.shard.index:05d}-of-{self.shard.count:05d}-{self.number:06d}"
 
     @property
     def file(self) -> Path:
-        """Its file, once it is complete."""
+        """Path of the file; it exists if the part is complete."""
         return self.folder / f"{self.name}.{self.format}"
 
     @property
@@ -70,11 +71,11 @@ class Part:
     def _count(self) -> Path:
         return self.folder / f".{self.name}.count"
 
-    def finished(self) -> Count | None:
-        """What a complete part holds; None of one that is not complete.
+    def finished_count(self) -> Count | None:
+        """Return the counts of a complete part; None if the part is not complete.
 
         Raises:
-            OptionError: its count was removed.
+            OptionError: the count file is missing.
         """
         if not self.file.exists():
             return None
@@ -82,12 +83,12 @@ class Part:
             return Count(**json.loads(self._count.read_bytes()))
         except FileNotFoundError as error:
             raise OptionError(
-                f"{self._count}: is missing, as when an output is copied without hidden files; "
+                f"{self._count}: is missing, as if the output was copied without hidden files; "
                 "choose another --output"
             ) from error
 
-    def begun(self) -> Count:
-        """What an incomplete part holds; a line that was cut off is removed."""
+    def recover(self) -> Count:
+        """Return the counts of an incomplete part, after removing a truncated line at its end."""
         if not self._partial.exists():
             return Count()
         count, end = Count(), 0
@@ -95,7 +96,7 @@ class Part:
             for line in file:
                 try:
                     row = json.loads(line) if line.endswith(b"\n") else None
-                except ValueError:  # after a power cut: blocks that were never written
+                except ValueError:  # blocks that were never written before a power cut
                     row = None
                 if row is None:
                     break
@@ -105,14 +106,14 @@ class Part:
         return count
 
     def append(self, rows: Sequence[Row]) -> None:
-        """Add a batch, on the disk when this returns."""
+        """Append a batch and flush it to the disk."""
         with self._partial.open("ab") as file:
             file.write(b"".join(row.line() for row in rows))
             file.flush()
             os.fsync(file.fileno())
 
     def finish(self, count: Count) -> None:
-        """Make the part appear; `count` is what was appended to it in all.
+        """Publish the part under its final name; `count` is the total of all appended rows.
 
         Raises:
             ProviderError: pyarrow is not installed.

@@ -1,4 +1,4 @@
-"""Parquet by way of pyarrow, which is imported only when a file of that kind is read or written."""
+"""Parquet files, with pyarrow, which is imported only if a Parquet file is read or written."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any, BinaryIO
 from ..errors import ProviderError
 
 
-def parquet() -> Any:
-    """The module `pyarrow.parquet`.
+def import_parquet() -> Any:
+    """Import and return the module `pyarrow.parquet`.
 
     Raises:
-        ProviderError: it is not installed.
+        ProviderError: pyarrow is not installed.
     """
     try:
         import pyarrow.parquet  # noqa: PLC0415
@@ -25,8 +25,8 @@ def parquet() -> Any:
 
 
 def write_parquet(lines: Iterable[bytes], file: BinaryIO) -> None:
-    """Rows, given as lines of JSON, as one file with the schema that every part has."""
-    arrow = parquet()
+    """Write rows, given as lines of JSON, with the schema of all parts."""
+    parquet = import_parquet()
     import pyarrow as pa  # noqa: PLC0415
 
     box = pa.struct([("label", pa.string()), *((edge, pa.float64()) for edge in ("x1", "y1", "x2", "y2"))])
@@ -48,4 +48,4 @@ def write_parquet(lines: Iterable[bytes], file: BinaryIO) -> None:
             ("bundle_id", pa.string()),
         ]
     )
-    arrow.write_table(pa.Table.from_pylist([json.loads(line) for line in lines], schema=schema), file)
+    parquet.write_table(pa.Table.from_pylist([json.loads(line) for line in lines], schema=schema), file)

@@ -1,4 +1,4 @@
-"""Items to rows: pictures are opened in threads ahead of the model, which answers a batch at a time."""
+"""From items to rows: threads open images ahead of the model, which answers one batch at a time."""
 
 from __future__ import annotations
 
@@ -19,78 +19,78 @@ from ..generation.types import Generation, Options, Request
 from ..image.open import ImageInput
 from ..image.picture import Picture
 from ..text.tokenizer import PromptTokenizer
-from .items import Item, Slice, hash_of
-from .rows import Row, RowError, RowTimings, boxes_in, readable
+from .items import Item, Slice, stable_hash
+from .rows import Row, RowError, RowTimings, parse_boxes, replace_surrogates
 
-AHEAD = 2  # batches of pictures opened or being opened while one is answered
+PREFETCH = 2  # batches whose images are opened in advance
 
 
 class Model(Protocol):
-    """What of `PaliGemma` a batch needs."""
+    """The part of `PaliGemma` that a batch run uses."""
 
     manifest: Manifest
     tokenizer: PromptTokenizer
 
     @property
     def device(self) -> str:
-        """Where the graphs run."""
+        """Name of the device, as `PaliGemma.device`."""
 
     def open(self, image: ImageInput, *, max_image_pixels: int) -> Picture:
-        """As `PaliGemma.open`."""
+        """Open an image, as `PaliGemma.open`."""
 
     def generate_batch(self, requests: Sequence[Request], **options: Unpack[Options]) -> list[Generation]:
-        """As `PaliGemma.generate_batch`."""
+        """Answer requests, as `PaliGemma.generate_batch`."""
 
 
 @dataclass(frozen=True)
 class BatchOptions:
-    """How a model is asked."""
+    """How the rows of a run are generated."""
 
-    options: Options  # without a seed
-    seed: int | None  # of the run; None where answers are greedy
+    generation: Options  # without a seed
+    seed: int | None  # of the run; None if answers are greedy
     batch_size: int  # rows
-    decoders: int  # threads that open pictures
+    decoders: int  # threads that open images
 
 
 @dataclass(frozen=True)
-class Opened:
-    """An item whose picture and prompt can be used, or why they cannot."""
+class OpenedItem:
+    """An item with either a valid request or an error."""
 
     item: Item
     request: Request | None
-    fault: RowError | None
-    picture: Picture | None  # also where only the prompt is at fault
+    error: RowError | None
+    image: Picture | None  # also set if only the prompt is invalid
     seconds: float
 
 
-def answer_items(model: Model, items: Iterator[Item], asking: BatchOptions) -> Iterator[list[Row]]:
-    """Rows of the items in their order, a batch at a time.
+def answer_items(model: Model, items: Iterator[Item], options: BatchOptions) -> Iterator[list[Row]]:
+    """Yield the rows of the items, in order, one list per batch.
 
-    The graphs run in a thread of their own, so that the main one can take a signal meanwhile.
+    The graphs run in a separate thread, so that the main thread can handle signals during a run.
 
     Raises:
-        BundleError, ProviderError, OptionError: nothing can be asked. What is wrong with an item or with
-            the answer about it is an error in its row.
+        BundleError, ProviderError, OptionError: no item can be processed. Problems with a single item or
+            with its answer become an error in its row.
     """
 
-    def opened(item: Item) -> Opened:
-        return open_item(model, item, asking)
+    def opened(item: Item) -> OpenedItem:
+        return open_item(model, item, options)
 
-    ahead = open_ahead(items, opened, asking.decoders, AHEAD * asking.batch_size)
+    ahead = open_ahead(items, opened, options.decoders, PREFETCH * options.batch_size)
     with ThreadPoolExecutor(1, "graphs") as graphs, closing(ahead):
-        while batch := list(islice(ahead, asking.batch_size)):
-            yield graphs.submit(answer, model, batch, asking).result()
+        while batch := list(islice(ahead, options.batch_size)):
+            yield graphs.submit(answer_batch, model, batch, options).result()
 
 
 def open_ahead(
-    items: Iterator[Item], opened: Callable[[Item], Opened], decoders: int, ahead: int
-) -> Generator[Opened, None, None]:
-    """Open items in threads, in order, never more than `ahead` before they are asked for."""
+    items: Iterator[Item], open_one: Callable[[Item], OpenedItem], decoders: int, ahead: int
+) -> Generator[OpenedItem, None, None]:
+    """Open items in threads and yield them in order; at most `ahead` items wait at any time."""
     pool = ThreadPoolExecutor(decoders, "decoder")
-    waiting: deque[Future[Opened]] = deque()
+    waiting: deque[Future[OpenedItem]] = deque()
     try:
         for item in items:
-            waiting.append(pool.submit(opened, item))
+            waiting.append(pool.submit(open_one, item))
             if len(waiting) > ahead:
                 yield waiting.popleft().result()
         while waiting:
@@ -99,76 +99,82 @@ def open_ahead(
         pool.shutdown(cancel_futures=True)
 
 
-def open_item(model: Model, item: Item, asking: BatchOptions) -> Opened:
-    """Open an item's picture and check its prompt; never raises."""
+def open_item(model: Model, item: Item, options: BatchOptions) -> OpenedItem:
+    """Open an item's image and check its prompt; never raises."""
     started = time.perf_counter()
-    picture, request, fault = None, None, None
+    image, request, row_error = None, None, None
     if isinstance(item.image, RowError):
-        return Opened(item, None, item.image, None, 0.0)
+        return OpenedItem(item, None, item.image, None, 0.0)
     try:
         source = item.image.read() if isinstance(item.image, Slice) else item.image
-        picture = model.open(source, max_image_pixels=asking.options["max_image_pixels"])
+        image = model.open(source, max_image_pixels=options.generation["max_image_pixels"])
         if item.prompt is None:
             raise PromptError("the row has no prompt; give --prompt for rows without one")
-        seed = None if asking.seed is None else (asking.seed + hash_of(item.id)) % SEEDS
-        request = Request(picture, item.prompt, seed)
+        seed = None if options.seed is None else (options.seed + stable_hash(item.id)) % SEEDS
+        request = Request(image, item.prompt, seed)
         plan_batch(
-            [request], asking.options, model.manifest, model.tokenizer, device=model.device, load_s=0.0
+            [request], options.generation, model.manifest, model.tokenizer, device=model.device, load_s=0.0
         )
-    except Exception as error:  # one file in a million that no check foresaw costs its own row, not the run
-        request, fault = None, RowError.of(error)
-    return Opened(item, request, fault, picture, time.perf_counter() - started)
+    except Exception as error:  # an unforeseen problem with one file must not end a run of millions
+        request, row_error = None, RowError.of(error)
+    return OpenedItem(item, request, row_error, image, time.perf_counter() - started)
 
 
-def answer(model: Model, batch: Sequence[Opened], asking: BatchOptions) -> list[Row]:
-    """Rows of a batch. Where it fails as a whole each is asked alone, so that only the guilty one is lost."""
-    askable = [one for one in batch if one.request is not None]
-    found: dict[int, Generation | RowError] = {}
+def answer_batch(model: Model, batch: Sequence[OpenedItem], options: BatchOptions) -> list[Row]:
+    """Return the rows of a batch. If the batch fails, run each item alone, so that only the cause fails."""
+    valid = [opened for opened in batch if opened.request is not None]
+    results: dict[int, Generation | RowError] = {}
     try:
-        generations = _ask(model, askable, asking)
-        found = {id(one): generation for one, generation in zip(askable, generations, strict=True)}
-    except (NumericsError, ResourceError) as failure:
-        if len(askable) == 1:
-            found = {id(askable[0]): RowError.of(failure)}
-        else:
-            return [row for one in batch for row in answer(model, [one], asking)]
-    return [_row(model, one, found.get(id(one), one.fault), asking, len(askable)) for one in batch]
+        generations = _generate(model, valid, options)
+        results = {id(opened): answer for opened, answer in zip(valid, generations, strict=True)}
+    except (NumericsError, ResourceError) as error:
+        if len(valid) > 1:
+            return [row for opened in batch for row in answer_batch(model, [opened], options)]
+        results = {id(valid[0]): RowError.of(error)}
+    return [
+        _make_row(model, opened, results.get(id(opened), opened.error), options, len(valid))
+        for opened in batch
+    ]
 
 
-def _ask(model: Model, askable: Sequence[Opened], asking: BatchOptions) -> list[Generation]:
-    requests = [one.request for one in askable if one.request is not None]
-    return model.generate_batch(requests, **asking.options) if requests else []
+def _generate(model: Model, valid: Sequence[OpenedItem], options: BatchOptions) -> list[Generation]:
+    requests = [opened.request for opened in valid if opened.request is not None]
+    return model.generate_batch(requests, **options.generation) if requests else []
 
 
-def _row(
-    model: Model, one: Opened, found: Generation | RowError | None, asking: BatchOptions, batch: int
+def _make_row(
+    model: Model,
+    opened: OpenedItem,
+    result: Generation | RowError | None,
+    options: BatchOptions,
+    batch: int,
 ) -> Row:
-    picture = one.picture
+    item, image = opened.item, opened.image
     row = Row(
-        id=one.item.id,
-        path=one.item.path,
-        prompt=None if one.item.prompt is None else readable(one.item.prompt),
-        width=None if picture is None else picture.width,
-        height=None if picture is None else picture.height,
+        id=item.id,
+        path=item.path,
+        prompt=None if item.prompt is None else replace_surrogates(item.prompt),
+        width=None if image is None else image.width,
+        height=None if image is None else image.height,
         text=None,
         boxes=(),
         finish_reason=None,
         seed=None,
-        error=found if isinstance(found, RowError) else None,
-        warnings=() if picture is None else picture.warnings,
+        error=result if isinstance(result, RowError) else None,
+        warnings=() if image is None else image.warnings,
         timings=None,
         bundle_id=model.manifest.bundle_id,
     )
-    if picture is None or not isinstance(found, Generation):
+    if image is None or not isinstance(result, Generation):
         return row
-    boxes, malformed = boxes_in(found.text, picture.width, picture.height)
-    spent = found.timings
+    boxes, malformed = parse_boxes(result.text, image.width, image.height)
+    times = result.timings
     return replace(
         row,
-        text=found.text,
+        text=result.text,
         boxes=boxes,
-        finish_reason=found.finish_reason,
-        seed=None if asking.seed is None else found.seed,
+        finish_reason=result.finish_reason,
+        seed=None if options.seed is None else result.seed,
         warnings=row.warnings + malformed,
-        timings=RowTimings(one.seconds, spent.vision_s, spent.prefill_s, spent.decode_s, batch),
+        timings=RowTimings(opened.seconds, times.vision_s, times.prefill_s, times.decode_s, batch),
     )

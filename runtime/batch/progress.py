@@ -1,4 +1,4 @@
-"""How far a batch is: a bar on a terminal, elsewhere a line every 30 seconds; always on stderr."""
+"""Progress of a batch run on stderr: a bar on a terminal, otherwise one line every 30 seconds."""
 
 from __future__ import annotations
 
@@ -12,77 +12,83 @@ from tqdm import tqdm
 from ..console import echo_stderr
 from .output_parts import Count
 
-EVERY = 30.0  # seconds between lines
+INTERVAL = 30.0  # seconds between lines
+MINUTE = 60.0  # seconds
 
 
 class Progress:
-    """Counts rows, and shows them."""
+    """Counts rows and reports them; a context manager that prints a summary when it exits."""
 
-    def __init__(self, total: int, *, exact: bool) -> None:
-        self._total = total
+    def __init__(self, expected: int, *, exact: bool) -> None:
+        """Expect this number of rows, or about this number if it is not exact."""
+        self._expected = expected
         self._about = "" if exact else "about "
-        self.before, self.now = Count(), Count()
+        self.skipped, self.written = Count(), Count()
         self._started = self._shown = time.monotonic()
         self._bar: tqdm[Any] | None = None
         if sys.stderr.isatty():
-            self._bar = tqdm(total=total, unit="image", smoothing=0, dynamic_ncols=True, file=sys.stderr)
+            self._bar = tqdm(total=expected, unit="image", smoothing=0, dynamic_ncols=True, file=sys.stderr)
 
     def __enter__(self) -> Progress:
-        """Use it as a context, so that the bar is closed whatever happens."""
+        """Return the object itself."""
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Close the bar and say how it ended."""
+        """Close the bar and print the summary, also after an error."""
         if self._bar is not None:
             self._bar.close()
-        rate = f" at {self.images_per_second:.2f} images a second" if self.now.rows else ""
-        earlier = f", {self.before.rows:,} were there already" if self.before.rows else ""
-        errors = f"{self.all.errors:,} of {self.all.rows:,} are errors"
-        echo_stderr(f"{self.now.rows:,} rows written{rate}{earlier}; {errors}")
+        speed = f" at {self._speed}" if self.written.rows else ""
+        skipped = f", {self.skipped.rows:,} already present" if self.skipped.rows else ""
+        failed = f"{self.all.errors:,} of {self.all.rows:,} failed"
+        echo_stderr(f"{self.written.rows:,} rows written{speed}{skipped}; {failed}")
 
     @property
     def all(self) -> Count:
-        """Rows of this run and those before it."""
-        return self.before + self.now
+        """Rows of this run and earlier ones."""
+        return self.skipped + self.written
 
     @property
     def seconds(self) -> float:
-        """Since the start."""
+        """Seconds since the start of this run."""
         return time.monotonic() - self._started
 
     @property
     def images_per_second(self) -> float:
-        """Of this run."""
-        return self.now.rows / max(self.seconds, 1e-9)
+        """Speed of this run."""
+        return self.written.rows / max(self.seconds, 1e-9)
 
-    def passed(self, count: Count) -> None:
-        """Rows that an earlier run wrote."""
-        self.before += count
+    @property
+    def _speed(self) -> str:
+        return f"{MINUTE * self.images_per_second:,.1f} images/min"
+
+    def on_skipped(self, count: Count) -> None:
+        """Count rows that an earlier run wrote."""
+        self.skipped += count
         if self._bar is not None:
-            self._bar.initial += count.rows  # of which its rate knows nothing
+            self._bar.initial += count.rows  # excluded from the bar's speed
             self._show(count)
 
-    def answered(self, count: Count) -> None:
-        """Rows that were written now."""
-        self.now += count
+    def on_written(self, count: Count) -> None:
+        """Count rows that this run wrote."""
+        self.written += count
         self._show(count)
 
     def _show(self, count: Count) -> None:
         if self._bar is not None:
             self._bar.set_postfix(errors=self.all.errors, refresh=False)
             self._bar.update(count.rows)
-        elif time.monotonic() - self._shown >= EVERY:
+        elif time.monotonic() - self._shown >= INTERVAL:
             self._shown = time.monotonic()
-            left = max(0, self._total - self.all.rows) / self.images_per_second
+            left = max(0, self._expected - self.all.rows) / self.images_per_second
             echo_stderr(
-                f"{self.all.rows:,} of {self._about}{self._total:,}, {self.images_per_second:.2f} images "
-                f"a second, {_time(left)} left, {self.all.errors:,} errors"
+                f"{self.all.rows:,} of {self._about}{self._expected:,} rows, {self._speed}, "
+                f"{_format_time(left)} left, {self.all.errors:,} failed"
             )
 
 
-def _time(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
+def _format_time(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}"
+    return f"{hours}:{minutes:02d}:{seconds:02d}"

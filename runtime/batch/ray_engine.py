@@ -1,8 +1,8 @@
-"""The same work over a Ray cluster: numbers of parts go out, files are written, counts come back.
+"""Run a shard on a Ray cluster: the driver sends part numbers, workers write files and return row counts.
 
-Nothing but numbers goes through Ray: a worker reads the input and writes the part itself, so both must be on
-a file system that all machines see. A part whose worker dies is given to another one, which goes on where
-the file ends. Ray stays the user's: a cluster is joined and left, never started or stopped.
+Workers read the input and write the parts themselves, so both must be on a file system that all machines
+share. If a worker dies, Ray gives its part to another worker, which resumes where the file ends. The driver
+connects to a running cluster and disconnects; it never starts or stops one.
 """
 
 from __future__ import annotations
@@ -24,147 +24,150 @@ from ..errors import PaliGemmaError, ProviderError
 from ..paligemma import PaliGemma
 from ..resource_errors import translate_resource_errors
 from .output_parts import Count
-from .shard_runner import Callbacks, Parts, ShardJob, run_part
+from .shard_runner import Callbacks, PartItems, ShardJob, run_part
 
-# Seconds a worker waits for the file of a part: for the system to end the lock of one that died.
-PATIENCE = 120.0
-ANSWERS_WITHIN = 10.0  # seconds, a cluster that is there
-LONGEST = 500  # characters of an error of Ray's, the last of which say what it is
+# Seconds that a worker waits for a part's lock: the system takes a moment to release that of a dead worker.
+LOCK_TIMEOUT = 120.0
+CONNECT_TIMEOUT = 10.0  # seconds
+MAX_ERROR_CHARACTERS = 500  # of a Ray error; its end names the cause
 
 
 class PartWriter:
-    """A worker: opens the bundle once, then writes the parts it is given the numbers of."""
+    """A Ray worker: loads the bundle once, then writes the parts whose numbers it receives."""
 
-    def __init__(self, work: ShardJob) -> None:
-        self._work = work
-        self._parts = Parts(work)
+    def __init__(self, job: ShardJob) -> None:
+        self._job = job
+        self._parts = PartItems(job)
 
     @cached_property
     def _model(self) -> PaliGemma:
-        """Opened behind the first number: what is wrong with it can then be told."""
-        return self._work.open()
+        """The bundle, loaded in the first call and not in the constructor so that errors can be returned."""
+        return self._job.open()
 
     def __call__(self, batch: Mapping[str, Iterable[int]]) -> dict[str, list[int] | list[str]]:
-        """Write a part.
+        """Write the part `batch["number"]`, a sequence of one number.
 
         Returns:
-            A row of its rows and errors, and class and message of the error that ends the run, if one does:
-            of one that is raised Ray loses the class.
+            One record: the part's `rows` and `errors`, and the class (`kind`) and `message` of the error that
+            ends the run, if any. Errors are returned because Ray does not keep the class of a raised one.
         """
         (number,) = batch["number"]
-        part = self._work.part(int(number))
+        part = self._job.part(int(number))
         try:
             with (
                 translate_resource_errors(str(part.folder)),
-                FileLock(part.folder / f".{part.name}.lock", timeout=PATIENCE),
+                FileLock(part.folder / f".{part.name}.lock", timeout=LOCK_TIMEOUT),
             ):
-                watch = Callbacks(passed=_ignored, answered=_ignored, stopped=lambda: False)
-                run_part(part, self._parts.items(part.number), self._model, self._work.asking, watch)
-                found = part.finished() or Count()
+                callbacks = Callbacks(on_skipped=_ignore, on_written=_ignore, should_stop=lambda: False)
+                run_part(part, self._parts.items(part.number), self._model, self._job.options, callbacks)
+                written = part.finished_count() or Count()
         except PaliGemmaError as error:
-            return _result(Count(), type(error).__name__, str(error))
-        return _result(found)
+            return _record(Count(), type(error).__name__, str(error))
+        return _record(written)
 
 
-def _result(count: Count, kind: str = "", message: str = "") -> dict[str, list[int] | list[str]]:
+def _record(count: Count, kind: str = "", message: str = "") -> dict[str, list[int] | list[str]]:
     return {"rows": [count.rows], "errors": [count.errors], "kind": [kind], "message": [message]}
 
 
 def run_shard_on_ray(
-    work: ShardJob, rows: int, *, watch: Callbacks, address: str, workers: int | None
+    job: ShardJob, rows: int, *, callbacks: Callbacks, address: str, workers: int | None
 ) -> None:
-    """Have a cluster write what is missing of the only shard.
+    """Let a cluster write the missing parts of the only shard.
 
     Args:
-        work: what to do; its paths are the same on all machines.
-        rows: how many items there are.
-        watch: told of a part when it is complete.
-        address: of the cluster, `auto` for the one of this machine.
-        workers: processes that answer at a time; None starts one a machine.
+        job: what to write; its paths must be valid on all machines.
+        rows: number of items.
+        callbacks: called for each complete part.
+        address: address of the cluster; `auto` finds the one on this machine.
+        workers: number of worker processes; None means one per machine.
 
     Raises:
         ProviderError: Ray is not installed, or there is no cluster.
-        BundleError, OptionError: as `do_shard`.
+        BundleError, OptionError: as `run_shard`.
     """
-    missing = list(_missing(work, rows, watch))
+    missing = list(_missing_parts(job, rows, callbacks))
     if not missing:
         return
-    ray = _joined(address)
+    ray = _connect(address)
     try:
-        for found in _counts(ray, work, missing, workers or _machines(ray)):
-            watch.answered(found)
-            if watch.stopped():
+        for written in _write_parts(ray, job, missing, workers or _count_machines(ray)):
+            callbacks.on_written(written)
+            if callbacks.should_stop():
                 return
     except ray.exceptions.RayError as error:
-        raise ProviderError(f"Ray: {' '.join(str(error).split())[-LONGEST:]}") from error
+        message = " ".join(str(error).split())
+        raise ProviderError(f"Ray: {message[-MAX_ERROR_CHARACTERS:]}") from error
     finally:
-        ray.shutdown()  # leaves the cluster; workers of ours end, their parts go on another time
+        ray.shutdown()  # disconnects and ends the workers; a later run continues their parts
 
 
-def _missing(work: ShardJob, rows: int, watch: Callbacks) -> Iterator[int]:
-    for number in range(math.ceil(rows / work.part_rows)):
-        finished = work.part(number).finished()
+def _missing_parts(job: ShardJob, rows: int, callbacks: Callbacks) -> Iterator[int]:
+    for number in range(math.ceil(rows / job.part_rows)):
+        finished = job.part(number).finished_count()
         if finished is None:
             yield number
         else:
-            watch.passed(finished)
+            callbacks.on_skipped(finished)
 
 
-def _joined(address: str) -> Any:
+def _connect(address: str) -> Any:
+    """Connect to a cluster and return the module `ray`."""
     try:
         import ray  # noqa: PLC0415
         import ray.data  # noqa: PLC0415
     except ModuleNotFoundError as error:
         raise ProviderError("--engine ray needs Ray: run `pip install 'paligemma-onnx[cpu,ray]'`") from error
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # else it calls what Ray Data does an error
+    # The Ray backend logs normal actions of Ray Data as errors.
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     try:
-        _knock(address)
+        _check_reachable(address)
         ray.init(address=address, log_to_driver=False, logging_level="error")
     except (OSError, ValueError, RuntimeError) as error:
         raise ProviderError(
-            f"no Ray cluster at {address}; start one with `ray start --head`, or give its --ray-address"
+            f"no Ray cluster at {address}; start one with `ray start --head` or set --ray-address"
         ) from error
     ray.data.DataContext.get_current().enable_progress_bars = False
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     return ray
 
 
-def _knock(address: str) -> None:
-    """Raise OSError where nobody listens at `host:port`: Ray would try for ten minutes."""
+def _check_reachable(address: str) -> None:
+    """Raise OSError if `host:port` does not accept connections: ray.init would retry for ten minutes."""
     host, colon, port = address.rpartition(":")
     if colon and port.isdigit() and "//" not in host:
-        socket.create_connection((host, int(port)), timeout=ANSWERS_WITHIN).close()
+        socket.create_connection((host, int(port)), timeout=CONNECT_TIMEOUT).close()
 
 
-def _machines(ray: Any) -> int:
+def _count_machines(ray: Any) -> int:
     return max(1, sum(bool(node["Alive"]) for node in ray.nodes()))
 
 
-def _counts(ray: Any, work: ShardJob, missing: list[int], workers: int) -> Iterator[Count]:
-    """What the parts hold, as they are completed."""
+def _write_parts(ray: Any, job: ShardJob, missing: list[int], workers: int) -> Iterator[Count]:
+    """Yield the row counts of the parts as workers complete them."""
     numbers = ray.data.from_items(
         [{"number": number} for number in missing], override_num_blocks=len(missing)
     )
-    done = numbers.map_batches(
+    records = numbers.map_batches(
         PartWriter,
-        fn_constructor_args=(work,),
+        fn_constructor_args=(job,),
         batch_size=1,
-        # One part in hand, none in waiting: the last ones are spread, too.
+        # Workers do not queue parts: otherwise some would idle while others have several of the last ones.
         compute=ray.data.ActorPoolStrategy(size=min(workers, len(missing)), max_tasks_in_flight_per_actor=1),
-        num_cpus=work.threads or 1,
-        num_gpus=1 if _wants_gpu(work) else 0,
+        num_cpus=job.threads or 1,
+        num_gpus=1 if _needs_gpu(job) else 0,
     )
-    for found in done.iter_rows():
-        if found["kind"]:
-            raise getattr(errors, found["kind"])(found["message"])
-        yield Count(int(found["rows"]), int(found["errors"]))
+    for record in records.iter_rows():
+        if record["kind"]:
+            raise getattr(errors, record["kind"])(record["message"])
+        yield Count(int(record["rows"]), int(record["errors"]))
 
 
-def _wants_gpu(work: ShardJob) -> bool:
-    """Whether workers are for GPUs: the device says so, or the bundle, or what `auto` finds here."""
-    devices = read_manifest(work.bundle).precision.devices
-    return choose_placement(work.device, None, runs_on=devices).device == "cuda"
+def _needs_gpu(job: ShardJob) -> bool:
+    """Return whether workers run on GPUs: by the device option, the bundle, or what `auto` selects here."""
+    devices = read_manifest(job.bundle).precision.devices
+    return choose_placement(job.device, None, runs_on=devices).device == "cuda"
 
 
-def _ignored(_count: Count) -> None:
-    """The driver is told when a part is complete."""
+def _ignore(_count: Count) -> None:
+    """The driver reports progress when a part is complete."""

@@ -1,4 +1,4 @@
-"""One row of the output: what became of one input, whatever became of it."""
+"""Rows of the output: one per input, with the answer or an error."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from ..errors import ImageError, NumericsError, OptionError, PaliGemmaError, Pro
 from ..generation.types import FinishReason
 from ..resource_errors import resource_problem
 
-# The first that fits; an error of another class than these is a defect of ours or of a library.
+# The first class that matches gives the code. Any other exception is a bug here or in a library.
 _CODES = {
     ImageError: "image",
     PromptError: "prompt",
-    OptionError: "prompt",  # a prompt that an option of the run does not suit
+    OptionError: "prompt",  # a prompt that does not suit an option of the run, such as --constrained
     NumericsError: "numerics",
     ResourceError: "resources",
 }
@@ -22,24 +22,24 @@ _CODES = {
 
 @dataclass(frozen=True)
 class RowError:
-    """Why an input has no answer: `image`, `prompt`, `numerics`, `resources`, `input` or `unexpected`."""
+    """Why an input has no answer."""
 
-    code: str
+    code: str  # image, prompt, numerics, resources, input or unexpected
     message: str  # one line
 
     @classmethod
     def of(cls, error: Exception) -> RowError:
-        """What a row says of an error."""
+        """Return the error of a row for an exception."""
         code = next((code for kind, code in _CODES.items() if isinstance(error, kind)), None)
-        if code is None and (words := resource_problem(error)):
-            return cls("resources", words)
+        if code is None and (problem := resource_problem(error)):
+            return cls("resources", problem)
         text = str(error) if isinstance(error, PaliGemmaError) else f"{type(error).__name__}: {error}"
-        return cls(code or "unexpected", readable(" ".join(text.split())))
+        return cls(code or "unexpected", replace_surrogates(" ".join(text.split())))
 
 
 @dataclass(frozen=True)
 class LabelledBox:
-    """An object that `detect` or `segment` found, in pixels of the picture as it is displayed."""
+    """An object in the answer to `detect` or `segment`; edges in pixels of the image as displayed."""
 
     label: str
     x1: float  # left
@@ -50,18 +50,18 @@ class LabelledBox:
 
 @dataclass(frozen=True)
 class RowTimings:
-    """What a row took. Rows of a batch share their graphs' runs, so theirs is the time of all."""
+    """Seconds per stage. Rows of a batch share the runs of the graphs: each has the time of the whole run."""
 
-    open: float  # decoding and resizing the picture, in a thread of its own
+    open: float  # decoding and resizing the image, in a decoder thread
     vision: float
     prefill: float
     decode: float
-    batch: int  # rows that shared the last three
+    batch: int  # number of rows that shared the runs
 
 
 @dataclass(frozen=True)
 class Row:
-    """What a line or record of a part holds; None where there is nothing to say."""
+    """A row of the output, as JSON or Parquet stores it; None where a value does not exist."""
 
     id: str
     path: str | None
@@ -71,26 +71,26 @@ class Row:
     text: str | None
     boxes: tuple[LabelledBox, ...]
     finish_reason: FinishReason | None
-    seed: int | None  # repeats a sampled answer; None for a greedy one, which needs none
+    seed: int | None  # reproduces a sampled answer; None for a greedy answer
     error: RowError | None
     warnings: tuple[str, ...]
     timings: RowTimings | None
     bundle_id: str
 
     def line(self) -> bytes:
-        """The row as one line of JSON, in ASCII, with its line feed."""
+        """Return the row as one line of ASCII JSON, with the line feed."""
         return json.dumps(asdict(self)).encode("ascii") + b"\n"
 
 
-def boxes_in(text: str, width: int, height: int) -> tuple[tuple[LabelledBox, ...], tuple[str, ...]]:
-    """The boxes of an answer, in pixels of a picture of that size, and a warning for each malformed one."""
+def parse_boxes(text: str, width: int, height: int) -> tuple[tuple[LabelledBox, ...], tuple[str, ...]]:
+    """Return the boxes of an answer in pixels of a width x height image, and a warning per malformed box."""
     if "<loc" not in text:
-        return (), ()  # a caption may hold a semicolon, too
+        return (), ()  # do not parse a caption, which may contain semicolons too
     objects = parse_answer(text)
-    found = tuple(LabelledBox(one.label, *one.box.pixels(width, height)) for one in objects.found)
-    return found, objects.warnings
+    boxes = tuple(LabelledBox(parsed.label, *parsed.box.pixels(width, height)) for parsed in objects.found)
+    return boxes, objects.warnings
 
 
-def readable(text: str) -> str:
-    """Text in valid Unicode: half characters, as names that are not UTF-8 have them, are spelt out."""
+def replace_surrogates(text: str) -> str:
+    """Return valid Unicode: surrogates, which stand for non-UTF-8 bytes of file names, become escapes."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")

@@ -1,4 +1,4 @@
-"""What an output holds the answers to, kept in it: a run that would mix in others is refused."""
+"""The record of a run in its output folder, which prevents different runs from mixing their rows."""
 
 from __future__ import annotations
 
@@ -21,33 +21,34 @@ from .sources import Source, count_items
 
 RECORD = "run.json"
 LISTING = ".listing.jsonl"
-_OURS = ("part-*-of-*-*.jsonl", "part-*-of-*-*.parquet", ".part-*-of-*-*", f"{LISTING}*")
+# Files that a run writes, except the record and locks.
+_OUTPUT_FILES = ("part-*-of-*-*.jsonl", "part-*-of-*-*.parquet", ".part-*-of-*-*", f"{LISTING}*")
 
 
 @dataclass(frozen=True)
 class RunRecord:
-    """All that decides rows; `rows` is found out at the start and not compared."""
+    """Everything that determines the rows of a run, and the number of inputs."""
 
     bundle_id: str
     input: str
-    input_bytes: int | None  # of a file
-    input_modified: int | None  # ns since 1970
+    input_bytes: int | None  # None for a folder
+    input_modified: int | None  # ns since 1970; None for a folder
     prompt: str | None
     max_new_tokens: int
     temperature: float
     top_p: float
     top_k: int
-    seed: int | None  # None where answers are greedy; drawn where sampled ones have none
+    seed: int | None  # None if answers are greedy; a random one if the user gave none for sampling
     constrained: bool
     max_image_pixels: int
     format: Format
     part_rows: int
     num_shards: int
-    rows: int = 0  # inputs of all shards together
+    rows: int = 0  # inputs of all shards, counted at the start of the first run; not compared
 
 
 def input_facts(path: Path) -> tuple[int | None, int | None]:
-    """Size and time of a file, by which it is known to be the same; a folder has a listing instead."""
+    """Return size and modification time of a file, to detect changes; None for a folder, which is listed."""
     if path.is_dir():
         return None, None
     facts = path.stat()
@@ -56,38 +57,39 @@ def input_facts(path: Path) -> tuple[int | None, int | None]:
 
 @contextmanager
 def open_run(
-    output: Path, wanted: RunRecord, source: Source, shard: Shard, *, force: bool
+    output: Path, requested: RunRecord, source: Source, shard: Shard, *, force: bool
 ) -> Iterator[RunRecord]:
-    """The record of an output, and the right to write a shard of it for as long as the context lasts.
+    """Open or create the record of an output and lock the shard until the block ends.
 
-    The record is the one that is there, if it asks for the same, or a new one. The system ends the right of
-    a process that dies.
+    Yields the existing record if it describes the requested run, otherwise a new one. The system releases the
+    lock if the process dies.
 
     Args:
-        output: the folder, made where it is missing.
-        wanted: what this run would write.
-        source: is listed and counted for a new record.
-        shard: what is written.
-        force: remove what another record's run wrote. Rows of the same record stay in any case, so that
-            every task of an array may be started with it.
+        output: the folder; created if it does not exist.
+        requested: the run to start or resume.
+        source: listed and counted for a new record.
+        shard: the shard to write.
+        force: delete the files of a different run. Rows of the same run always stay, so that all tasks of a
+            job array can use this option.
 
     Raises:
-        OptionError: the output holds something else or cannot be written, another process writes the shard,
-            or the input cannot be read.
+        OptionError: the output belongs to a different run or cannot be written, another process is writing
+            the shard, or the input cannot be read.
         ProviderError: pyarrow is not installed.
     """
-    with ExitStack() as right:
+    with ExitStack() as shard_lock:
         try:
             output.mkdir(parents=True, exist_ok=True)
-            # Others wait: there may be millions of files to list. The shard is taken before this is given
-            # back, so that nobody's --force falls between.
+            # Without a timeout: another process may be listing millions of files. The shard is locked before
+            # this lock is released, so that a process with --force cannot delete its files in between.
             with FileLock(output / ".run.lock"):
-                record = _agree(output, wanted, source, force=force)
+                record = _open_record(output, requested, source, force=force)
                 lock = f".shard-{shard.index:05d}-of-{shard.count:05d}.lock"
-                right.enter_context(FileLock(output / lock, timeout=0))
+                shard_lock.enter_context(FileLock(output / lock, timeout=0))
         except Timeout as error:
             raise OptionError(
-                f"{output}: another process writes shard {shard.index} of {shard.count}; wait for it to end"
+                f"{output}: another process is writing shard {shard.index} of {shard.count}; "
+                "wait for it to finish"
             ) from error
         except OSError as error:
             if resource_problem(error):
@@ -98,24 +100,25 @@ def open_run(
         yield record
 
 
-def _agree(output: Path, wanted: RunRecord, source: Source, *, force: bool) -> RunRecord:
-    there = _read(output / RECORD)
-    if there is not None and (same := _adopted(wanted, there)) == there:
-        return same
-    if there is not None or any(output.glob("part-*-of-*-*")):
+def _open_record(output: Path, requested: RunRecord, source: Source, *, force: bool) -> RunRecord:
+    existing = _read(output / RECORD)
+    if existing is not None and _completed(requested, existing) == existing:
+        return existing
+    if existing is not None or any(output.glob("part-*-of-*-*")):
         if not force:
             raise OptionError(
-                f"{output}: {_difference(wanted, there)}; choose another --output, or replace it with --force"
+                f"{output}: {_difference(requested, existing)}; choose another --output, or use --force to "
+                "delete its rows"
             )
         _clear(output)
     if source.kind == "folder":
         write_listing(source.path, source.listing)
-    if wanted.temperature > 0 and wanted.seed is None:
-        wanted = replace(wanted, seed=random_seed())
-    record = replace(wanted, rows=count_items(source))
+    if requested.temperature > 0 and requested.seed is None:
+        requested = replace(requested, seed=random_seed())
+    record = replace(requested, rows=count_items(source))
     if record.rows == 0:
         raise OptionError(
-            f"{source.path}: holds no input; pictures in a folder end in {', '.join(sorted(SUFFIXES))}"
+            f"{source.path}: contains no input; image files in a folder end in {', '.join(sorted(SUFFIXES))}"
         )
     with write_atomically(output / RECORD, locked=True) as file:
         file.write(f"{json.dumps(asdict(record), indent=1)}\n".encode("ascii"))
@@ -131,30 +134,29 @@ def _read(path: Path) -> RunRecord | None:
         raise OptionError(f"{path}: is damaged; choose another --output") from error
 
 
-def _adopted(wanted: RunRecord, there: RunRecord) -> RunRecord:
-    """What is wanted, with what the first run found out or drew."""
-    drawn = wanted.temperature > 0 and wanted.seed is None
-    return replace(wanted, rows=there.rows, seed=there.seed if drawn else wanted.seed)
+def _completed(requested: RunRecord, existing: RunRecord) -> RunRecord:
+    """Return the requested record with the row count and the random seed of the existing one."""
+    random = requested.temperature > 0 and requested.seed is None
+    return replace(requested, rows=existing.rows, seed=existing.seed if random else requested.seed)
 
 
-def _difference(wanted: RunRecord, there: RunRecord | None) -> str:
-    if there is None:
-        return f"holds parts of a batch and no {RECORD}"
-    ours, theirs = asdict(_adopted(wanted, there)), asdict(there)
-    names = [one.name for one in fields(RunRecord) if ours[one.name] != theirs[one.name]]
-    said = ", ".join(f"{name} {theirs[name]!r} and not {ours[name]!r}" for name in names)
-    return f"was begun with {said}"
+def _difference(requested: RunRecord, existing: RunRecord | None) -> str:
+    if existing is None:
+        return f"contains parts of a batch run but no {RECORD}"
+    new, old = asdict(_completed(requested, existing)), asdict(existing)
+    names = [field.name for field in fields(RunRecord) if new[field.name] != old[field.name]]
+    return f"was written with {'; '.join(f'{name} {old[name]!r}, not {new[name]!r}' for name in names)}"
 
 
 def _clear(output: Path) -> None:
-    """Remove the files of a batch, and no others."""
+    """Delete the files of a run and no others."""
     for lock in output.glob(".shard-*-of-*.lock"):
         try:
             with FileLock(lock, timeout=0):
                 pass
         except Timeout as error:
-            raise OptionError(f"{output}: another process writes it; wait for it to end") from error
-    for pattern in _OURS:
+            raise OptionError(f"{output}: another process is writing to it; wait for it to finish") from error
+    for pattern in _OUTPUT_FILES:
         for file in output.glob(pattern):
             file.unlink()
     (output / RECORD).unlink(missing_ok=True)

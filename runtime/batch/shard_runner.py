@@ -1,4 +1,4 @@
-"""The work of a shard, part by part: what is done is counted and passed over, the rest is answered."""
+"""Process a shard part by part, skipping the rows that an earlier run already wrote."""
 
 from __future__ import annotations
 
@@ -9,106 +9,108 @@ from pathlib import Path
 
 from ..paligemma import PaliGemma
 from .items import Item, Shard
-from .output_parts import Count, Format, Part, count_of
+from .output_parts import Count, Format, Part, count_rows
 from .pipeline import BatchOptions, Model, answer_items
-from .sources import Source, items_of
+from .sources import Source, read_items
 
 
 @dataclass(frozen=True)
 class ShardJob:
-    """Everything that decides the rows of a shard, and how they are made; goes to other machines as it is."""
+    """Everything that determines the rows of a shard and how they are made. Ray pickles it for workers."""
 
     source: Source
     output: Path
     shard: Shard
     format: Format
-    part_rows: int
-    asking: BatchOptions
+    part_rows: int  # rows per output file
+    options: BatchOptions
     bundle: Path
     device: str
     threads: int | None
-    memory_limit: int | None = None  # bytes, of a GPU
+    memory_limit: int | None = None  # bytes of GPU memory; None: no limit
 
     def open(self) -> PaliGemma:
-        """The bundle; raises what `PaliGemma.load` raises."""
+        """Load the bundle; raises what `PaliGemma.load` raises."""
         return PaliGemma.load(
             self.bundle, device=self.device, threads=self.threads, memory_limit=self.memory_limit
         )
 
     def part(self, number: int) -> Part:
-        """Where rows go."""
+        """Return the output file with this number."""
         return Part(self.output, self.shard, number, self.format)
 
 
 @dataclass(frozen=True)
 class Callbacks:
-    """Who is told of rows, and says when to stop."""
+    """Functions that a run calls to report its progress and to learn whether it shall stop."""
 
-    passed: Callable[[Count], object]  # rows of an earlier run
-    answered: Callable[[Count], object]
-    stopped: Callable[[], bool]
+    on_skipped: Callable[[Count], object]  # receives the rows that an earlier run wrote
+    on_written: Callable[[Count], object]  # receives the rows of each written batch
+    should_stop: Callable[[], bool]  # called after each batch and before each part
 
 
-class Parts:
-    """Items of a shard, a part at a time: forward as they come, backward by starting again."""
+class PartItems:
+    """The items of a shard's parts. Reading forward is one pass; going back restarts from the beginning."""
 
-    def __init__(self, work: ShardJob) -> None:
-        self._work = work
-        self._start()
+    def __init__(self, job: ShardJob) -> None:
+        self._job = job
+        self._restart()
 
     def items(self, number: int) -> Iterator[Item]:
-        """The items of a part; none behind the last one. An iterator ends the one handed out before."""
-        rows = self._work.part_rows
+        """Iterate over the items of a part; the iterator is empty after the last part.
+
+        The next call invalidates the iterator of the previous one: they share the input stream.
+        """
+        rows = self._job.part_rows
         if number * rows < self._position:
-            self._start()
-        for _ in self._until(number * rows):
+            self._restart()
+        for _ in self._read_until(number * rows):
             pass
-        return self._until((number + 1) * rows)
+        return self._read_until((number + 1) * rows)
 
-    def _start(self) -> None:
+    def _restart(self) -> None:
         self._position = 0
-        self._stream = self._work.shard.items(items_of(self._work.source))
+        self._stream = self._job.shard.items(read_items(self._job.source))
 
-    def _until(self, end: int) -> Iterator[Item]:
+    def _read_until(self, end: int) -> Iterator[Item]:
         while self._position < end and (item := next(self._stream, None)) is not None:
             self._position += 1
             yield item
 
 
-def run_shard(work: ShardJob, model: Model, watch: Callbacks) -> None:
-    """Answer what is left of a shard, or as much of it as there is time for.
+def run_shard(job: ShardJob, model: Model, callbacks: Callbacks) -> None:
+    """Write all rows of a shard that are missing, until the callbacks request a stop.
 
     Raises:
-        BundleError, ProviderError, OptionError, OSError: the run cannot go on; what is written stays.
+        BundleError, ProviderError, OptionError, OSError: the run cannot continue. Rows already written stay.
     """
-    parts = Parts(work)
+    parts = PartItems(job)
     for number in count():
         items = parts.items(number)
         first = next(items, None)
-        if first is None or watch.stopped():
+        if first is None or callbacks.should_stop():
             return
-        run_part(work.part(number), chain([first], items), model, work.asking, watch)
+        run_part(job.part(number), chain([first], items), model, job.options, callbacks)
 
 
 def run_part(
-    part: Part, items: Iterator[Item], model: Model, asking: BatchOptions, watch: Callbacks
-) -> Count:
-    """Write what is left of a part, unless the watch says stop before that; raises as `run_shard`.
+    part: Part, items: Iterator[Item], model: Model, options: BatchOptions, callbacks: Callbacks
+) -> None:
+    """Write all rows of a part that are missing, until the callbacks request a stop.
 
-    Returns:
-        What was written now, and not in an earlier run.
+    Raises:
+        As `run_shard`.
     """
-    if (finished := part.finished()) is not None:
-        watch.passed(finished)
-        return Count()
-    begun = part.begun()
-    watch.passed(begun)
-    written = Count()
-    for rows in answer_items(model, islice(items, begun.rows, None), asking):
+    if (finished := part.finished_count()) is not None:
+        callbacks.on_skipped(finished)
+        return
+    total = part.recover()
+    callbacks.on_skipped(total)
+    for rows in answer_items(model, islice(items, total.rows, None), options):
         part.append(rows)
-        written += count_of(rows)
-        watch.answered(count_of(rows))
-        if watch.stopped():
-            return written
-    part.finish(begun + written)
-    return written
+        written = count_rows(rows)
+        total += written
+        callbacks.on_written(written)
+        if callbacks.should_stop():
+            return
+    part.finish(total)

@@ -1,4 +1,4 @@
-"""Ending on a signal: the first lets the batch in hand be finished, the second ends the process at once."""
+"""Stop a batch run on SIGINT or SIGTERM: the first ends it after the current batch, the second at once."""
 
 from __future__ import annotations
 
@@ -10,44 +10,45 @@ from types import FrameType, TracebackType
 from ..console import Terminated
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
-_SAID = b"finishing the batch in hand; a second signal ends at once\n"
+_MESSAGE = b"finishing the current batch; press Ctrl-C or send the signal again to stop immediately\n"
 
 
 class GracefulShutdown:
-    """Whether a signal came, while it is used as a context."""
+    """Context manager that records a signal instead of raising; calling it tells whether one arrived."""
 
     def __init__(self) -> None:
         self._number: int | None = None
 
     def __enter__(self) -> GracefulShutdown:
-        """Listen."""
-        self._before = {number: signal.signal(number, self._came) for number in _SIGNALS}
+        """Install the handlers."""
+        self._previous = {number: signal.signal(number, self._record) for number in _SIGNALS}
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Listen no more."""
-        for number, handler in self._before.items():
+        """Restore the previous handlers."""
+        for number, handler in self._previous.items():
             signal.signal(number, handler)
 
     def __call__(self) -> bool:
-        """Whether one came."""
+        """Return whether a signal arrived."""
         return self._number is not None
 
     def raise_if_stopped(self) -> None:
-        """End the command as a signal does.
+        """Raise the exception that ends the command if a signal arrived.
 
         Raises:
-            Terminated: SIGTERM came.
-            KeyboardInterrupt: Ctrl-C came.
+            Terminated: after SIGTERM.
+            KeyboardInterrupt: after SIGINT (Ctrl-C).
         """
         if self._number is not None:
             raise Terminated if self._number == signal.SIGTERM else KeyboardInterrupt
 
-    def _came(self, number: int, _frame: FrameType | None) -> None:
+    def _record(self, number: int, _frame: FrameType | None) -> None:
         self._number = number
-        for one in _SIGNALS:
-            signal.signal(one, signal.SIG_DFL)  # the system's own: it waits for no Python
+        for handled in _SIGNALS:
+            # The default action ends the process even while it runs a graph and no Python code.
+            signal.signal(handled, signal.SIG_DFL)
         with suppress(OSError):
-            os.write(2, _SAID)  # Python's stderr may be in the middle of a line
+            os.write(2, _MESSAGE)  # Python's stderr may hold its lock: the handler interrupts any code

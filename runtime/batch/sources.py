@@ -1,4 +1,4 @@
-"""What a batch is about: a folder, a list, a table or a tar, as a stream of items in an order that stays."""
+"""Sources of inputs: a folder, a list, a table or a tar, read as a stream of items in a fixed order."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Literal
 
 from ..errors import OptionError
-from .folder import listed_items
+from .folder import read_listing
 from .items import Item
-from .table import jsonl_items, lines_of, list_items, parquet_items, parquet_rows
-from .webdataset import tar_items, tar_keys
+from .table import count_parquet_rows, read_jsonl, read_lines, read_list, read_parquet
+from .webdataset import count_tar_items, read_tar
 
 Kind = Literal["folder", "list", "jsonl", "parquet", "tar"]
 _KINDS: dict[str, Kind] = {".txt": "list", ".jsonl": "jsonl", ".parquet": "parquet", ".tar": "tar"}
@@ -19,57 +19,62 @@ _KINDS: dict[str, Kind] = {".txt": "list", ".jsonl": "jsonl", ".parquet": "parqu
 
 @dataclass(frozen=True)
 class Source:
-    """Where items come from."""
+    """Where the items of a run come from."""
 
     path: Path  # absolute
     kind: Kind
-    prompt: str | None  # of items that have none of their own
-    listing: Path  # of a folder: what is in it
+    prompt: str | None  # for items without their own
+    listing: Path  # file that lists the images of a folder
 
 
-def kind_of(path: Path) -> Kind:
-    """What kind of input a path is.
+def source_kind(path: Path) -> Kind:
+    """Return the kind of an input, from its suffix.
 
     Raises:
-        OptionError: there is nothing, or nothing known by that suffix.
+        OptionError: the path does not exist or its suffix is unknown.
     """
     if path.is_dir():
         return "folder"
     if not path.is_file():
-        raise OptionError(f"{path}: does not exist, or is no file or folder; check --input")
+        raise OptionError(f"{path}: does not exist or is not a file or folder; check --input")
     kind = _KINDS.get(path.suffix.lower())
     if kind is None:
         raise OptionError(
-            f"{path}: is neither a folder nor a file named .txt (paths), .jsonl, .parquet or .tar; "
-            "for a few pictures use `generate`"
+            f"{path}: is neither a folder nor a .txt (list of paths), .jsonl, .parquet or .tar file; "
+            "use `generate` for a few images"
         )
     return kind
 
 
-def items_of(source: Source) -> Iterator[Item]:
-    """The items of a source; the same ones in the same order each time. Raises OptionError, ProviderError."""
+def read_items(source: Source) -> Iterator[Item]:
+    """Iterate over the items of a source, in the same order each time.
+
+    Raises:
+        OptionError: the source cannot be read or is damaged.
+        ProviderError: pyarrow is not installed.
+    """
     match source.kind:
         case "folder":
-            return listed_items(source.path, source.listing, source.prompt)
+            return read_listing(source.path, source.listing, source.prompt)
         case "list":
-            return list_items(source.path, source.prompt)
+            return read_list(source.path, source.prompt)
         case "jsonl":
-            return jsonl_items(source.path, source.prompt)
+            return read_jsonl(source.path, source.prompt)
         case "parquet":
-            return parquet_items(source.path, source.prompt)
+            return read_parquet(source.path, source.prompt)
         case "tar":
-            return tar_items(source.path, source.prompt)
+            return read_tar(source.path, source.prompt)
 
 
 def count_items(source: Source) -> int:
-    """How many there are, read as cheaply as the source allows. Raises OptionError, ProviderError."""
+    """Return the number of items, reading as little of the source as possible; raises as `read_items`."""
     match source.kind:
         case "folder":
             with source.listing.open("rb") as lines:
                 return sum(1 for _ in lines)
         case "list" | "jsonl":
-            return sum(1 for _ in lines_of(source.path))
+            return sum(1 for _ in read_lines(source.path))
         case "parquet":
-            return parquet_rows(source.path)
+            return count_parquet_rows(source.path)
         case "tar":
-            return tar_keys(source.path)
+            return count_tar_items(source.path)

@@ -1,8 +1,8 @@
-"""Lists and tables of pictures: a path a line, JSON a line, or Parquet.
+"""Lists and tables of images: a text file with one path per line, JSON lines, or Parquet.
 
-Columns: `image` is a path from the table's folder on, or an absolute one; in Parquet it may be the encoded
-picture or a struct of `bytes` and `path`, as Hugging Face datasets store it. `prompt` and `id` may be left
-out. A row that cannot be read is an item all the same, so that it gets its row in the output.
+Columns: `image` is a path, absolute or relative to the table's folder; in Parquet it may also be the encoded
+image, or a struct of `bytes` and `path` as in Hugging Face datasets. `prompt` and `id` are optional. A row
+that cannot be read is an item with an error, so that it has its row in the output.
 """
 
 from __future__ import annotations
@@ -13,69 +13,74 @@ from pathlib import Path
 
 from ..errors import OptionError
 from .items import Item
-from .parquet import parquet
-from .rows import RowError, readable
+from .parquet import import_parquet
+from .rows import RowError, replace_surrogates
 
-PARQUET_ROWS = 16  # read at a time: encoded pictures are megabytes
-
-
-def list_items(path: Path, prompt: str | None) -> Iterator[Item]:
-    """One item a line that is not blank; an id is the line."""
-    for _, line in lines_of(path):
-        yield Item(readable(line), readable(line), prompt, path.parent / line)
+READ_ROWS = 16  # Parquet rows to read at a time: encoded images have megabytes
 
 
-def jsonl_items(path: Path, prompt: str | None) -> Iterator[Item]:
-    """One item a line that is not blank."""
-    for number, line in lines_of(path):
+def read_list(path: Path, prompt: str | None) -> Iterator[Item]:
+    """Iterate over the lines that are not blank; an item's id is its line."""
+    for _, line in read_lines(path):
+        yield Item(replace_surrogates(line), replace_surrogates(line), prompt, path.parent / line)
+
+
+def read_jsonl(path: Path, prompt: str | None) -> Iterator[Item]:
+    """Iterate over the lines that are not blank."""
+    for number, line in read_lines(path):
         try:
             cells = json.loads(line)
         except (ValueError, RecursionError) as error:
-            why = f"line {number} is not JSON ({' '.join(str(error).split())}); write one object a line"
-            yield _unreadable(number, why)
+            reason = " ".join(str(error).split())
+            yield _unreadable(number, f"line {number} is not JSON ({reason}); write one object per line")
             continue
         if isinstance(cells, dict):
             yield _item(cells, number, path.parent, prompt)
         else:
-            yield _unreadable(number, f"line {number} is no JSON object; write one object a line")
+            yield _unreadable(number, f"line {number} is not a JSON object; write one object per line")
 
 
-def parquet_items(path: Path, prompt: str | None) -> Iterator[Item]:
-    """One item a row.
+def read_parquet(path: Path, prompt: str | None) -> Iterator[Item]:
+    """Iterate over the rows.
 
     Raises:
         OptionError: the file is damaged or has no column `image`.
         ProviderError: pyarrow is not installed.
     """
-    arrow = parquet()
+    parquet = import_parquet()
     number = 0
     try:
-        with arrow.ParquetFile(path) as file:
-            there = set(file.schema_arrow.names)
-            if "image" not in there:
-                raise OptionError(f"{path}: has no column `image`; name the column with the pictures so")
-            columns = [name for name in ("image", "prompt", "id") if name in there]
-            for batch in file.iter_batches(batch_size=PARQUET_ROWS, columns=columns):
+        with parquet.ParquetFile(path) as file:
+            names = set(file.schema_arrow.names)
+            if "image" not in names:
+                raise OptionError(f"{path}: has no column `image`; rename the column with the images")
+            columns = [name for name in ("image", "prompt", "id") if name in names]
+            for batch in file.iter_batches(batch_size=READ_ROWS, columns=columns):
                 for cells in batch.to_pylist():
                     number += 1
                     yield _item(cells, number, path.parent, prompt)
-    except (OSError, ValueError) as error:  # pyarrow's own errors are ValueErrors and OSErrors
+    except (OSError, ValueError) as error:  # pyarrow's errors are subclasses of these
         if isinstance(error, OptionError):
             raise
-        raise OptionError(f"{path}: is damaged behind row {number}; fetch it again") from error
+        raise OptionError(f"{path}: is damaged after row {number}; download or copy it again") from error
 
 
-def parquet_rows(path: Path) -> int:
-    """How many rows a Parquet file has, by its footer; raises as `parquet_items`."""
-    arrow = parquet()
+def count_parquet_rows(path: Path) -> int:
+    """Return the number of rows in a Parquet file's footer; raises as `read_parquet`."""
+    parquet = import_parquet()
     try:
-        return int(arrow.read_metadata(path).num_rows)
+        return int(parquet.read_metadata(path).num_rows)
     except (OSError, ValueError) as error:
-        raise OptionError(f"{path}: is no Parquet file, or a damaged one; fetch it again") from error
+        raise OptionError(
+            f"{path}: is not a Parquet file or is damaged; download or copy it again"
+        ) from error
 
 
-def lines_of(path: Path) -> Iterator[tuple[int, str]]:
-    """Lines that are not blank, with their numbers from 1 on; a path may hold any byte but a line feed."""
+def read_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Iterate over the lines that are not blank, with their numbers from 1.
+
+    Bytes that are not UTF-8 become surrogates: a path may contain any byte except a line feed.
+    """
     with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="\n") as file:
         for number, line in enumerate(file, 1):
             if text := line.rstrip("\r\n"):
@@ -83,26 +88,26 @@ def lines_of(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def _item(cells: Mapping[str, object], number: int, base: Path, prompt: str | None) -> Item:
-    image, name, own = cells.get("image"), cells.get("id"), cells.get("prompt")
+    image, name, row_prompt = cells.get("image"), cells.get("id"), cells.get("prompt")
     encoded = None
     if isinstance(image, dict):
         encoded, image = image.get("bytes"), image.get("path")
     elif isinstance(image, bytes):
         encoded, image = image, None
-    path = readable(image) if isinstance(image, str) else None
-    named = isinstance(name, str | int) and not isinstance(name, bool)
-    item_id = readable(str(name)) if named else path or f"row-{number}"
-    if own is not None and not isinstance(own, str):
-        fault = RowError("input", f"row {number}: `prompt` is {type(own).__name__}, not text")
-        return Item(item_id, path, None, fault)
-    asked = prompt if own is None else own
+    path = replace_surrogates(image) if isinstance(image, str) else None
+    has_id = isinstance(name, str | int) and not isinstance(name, bool)
+    item_id = replace_surrogates(str(name)) if has_id else path or f"row-{number}"
+    if row_prompt is not None and not isinstance(row_prompt, str):
+        error = RowError("input", f"row {number}: `prompt` is {type(row_prompt).__name__}, not text")
+        return Item(item_id, path, None, error)
+    item_prompt = prompt if row_prompt is None else row_prompt
     if isinstance(encoded, bytes):
-        return Item(item_id, path, asked, encoded)
+        return Item(item_id, path, item_prompt, encoded)
     if isinstance(image, str):
-        return Item(item_id, path, asked, base / image)
-    fault = RowError("input", f"row {number}: `image` is missing, or neither a path nor an encoded picture")
-    return Item(item_id, None, asked, fault)
+        return Item(item_id, path, item_prompt, base / image)
+    error = RowError("input", f"row {number}: `image` is missing, or neither a path nor an encoded image")
+    return Item(item_id, None, item_prompt, error)
 
 
-def _unreadable(number: int, why: str) -> Item:
-    return Item(f"row-{number}", None, None, RowError("input", readable(why)))
+def _unreadable(number: int, reason: str) -> Item:
+    return Item(f"row-{number}", None, None, RowError("input", replace_surrogates(reason)))

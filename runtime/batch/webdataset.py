@@ -1,8 +1,8 @@
-"""Pictures in a tar, as webdataset packs them: members that share a key stand behind each other.
+"""Images in a tar in WebDataset format: consecutive members with the same key form one item.
 
-A key is a member's path up to the first dot of its name, and the id. The first member with a picture's suffix
-is the picture. `.json` may hold an object with a `prompt`; a `.txt` is the prompt only where the command has
-none, since in many data sets it is the caption that a picture came with.
+The key, which is also the item's id, is a member's path up to the first dot of its name. The first member
+with an image suffix is the image. A `.json` member may contain an object with a `prompt`. A `.txt` member is
+the prompt only if the command has none, because in many data sets it is the image's caption.
 """
 
 from __future__ import annotations
@@ -17,31 +17,31 @@ from pathlib import Path, PurePosixPath
 from ..errors import OptionError
 from .folder import SUFFIXES
 from .items import Item, Slice
-from .rows import RowError, readable
+from .rows import RowError, replace_surrogates
 
-MOST_TEXT = 1 << 20  # bytes of a `.json` or `.txt` member; a longer one is no prompt
+MAX_TEXT_BYTES = 1 << 20  # of a `.json` or `.txt` member; longer members are not prompts
 
 
 @dataclass(frozen=True)
 class _Member:
     key: str
     name: str
-    suffix: str  # what follows the key, from the last dot on
-    place: Slice
+    suffix: str  # from the last dot of the name, lower case
+    content: Slice
 
 
-def tar_items(path: Path, prompt: str | None) -> Iterator[Item]:
-    """One item a key, in the order of the file.
+def read_tar(path: Path, prompt: str | None) -> Iterator[Item]:
+    """Iterate over the keys, in the order of the file.
 
     Raises:
         OptionError: the tar is damaged or compressed.
     """
     for key, members in groupby(_members(path), lambda member: member.key):
-        yield _item(readable(key), list(members), prompt)
+        yield _item(replace_surrogates(key), list(members), prompt)
 
 
-def tar_keys(path: Path) -> int:
-    """How many items a tar has; reads its headers only. Raises as `tar_items`."""
+def count_tar_items(path: Path) -> int:
+    """Return the number of items; reads only the headers. Raises as `read_tar`."""
     return sum(1 for _ in groupby(_members(path), lambda member: member.key))
 
 
@@ -49,52 +49,54 @@ def _members(path: Path) -> Iterator[_Member]:
     name = "its beginning"
     try:
         with path.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
-            while (found := tar.next()) is not None:
-                tar.members.clear()  # type: ignore[attr-defined]  # it would keep them all
-                if found.isreg():
-                    name = found.name
-                    yield _Member(*_split(name), Slice(path, found.offset_data, found.size))
+            while (info := tar.next()) is not None:
+                tar.members.clear()  # type: ignore[attr-defined]  # or it keeps every header in memory
+                if info.isreg():
+                    name = info.name
+                    yield _Member(*_split(name), Slice(path, info.offset_data, info.size))
             file.seek(tar.offset)
-            if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):  # it takes a bad header for the end
+            # tarfile takes a damaged header for the end of the archive, which is a block of zeros.
+            if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
                 raise tarfile.ReadError
     except (tarfile.TarError, EOFError, OSError) as error:
         raise OptionError(
-            f"{path}: is compressed, or damaged behind {readable(name)}; unpack it or fetch it again"
+            f"{path}: is compressed, or damaged after {replace_surrogates(name)}; "
+            "decompress it or download it again"
         ) from error
 
 
 def _split(name: str) -> tuple[str, str, str]:
-    """Key, name and suffix of a member."""
+    """Return the key, name and suffix of a member."""
     path = PurePosixPath(name)
     return str(path.with_name(path.name.partition(".")[0] or path.name)), name, path.suffix.lower()
 
 
 def _item(key: str, members: list[_Member], prompt: str | None) -> Item:
-    picture = next((member for member in members if member.suffix in SUFFIXES), None)
-    path = None if picture is None else readable(picture.name)
+    image = next((member for member in members if member.suffix in SUFFIXES), None)
+    path = None if image is None else replace_surrogates(image.name)
     try:
-        asked = _prompt(members, prompt)
+        item_prompt = _prompt(members, prompt)
     except ValueError as error:
-        return Item(key, path, None, RowError("input", readable(f"{key}: {error}")))
-    if picture is None:
-        return Item(key, None, asked, RowError("input", f"{key}: has no member with a picture's suffix"))
-    return Item(key, path, asked, picture.place)
+        return Item(key, path, None, RowError("input", replace_surrogates(f"{key}: {error}")))
+    if image is None:
+        return Item(key, None, item_prompt, RowError("input", f"{key}: no member has an image suffix"))
+    return Item(key, path, item_prompt, image.content)
 
 
 def _prompt(members: list[_Member], prompt: str | None) -> str | None:
-    """The prompt of a group; raises ValueError where its JSON is none."""
+    """Return the prompt of an item; raise ValueError if its JSON is invalid."""
     for member in members:
-        if member.suffix == ".json" and member.place.size <= MOST_TEXT:
+        if member.suffix == ".json" and member.content.size <= MAX_TEXT_BYTES:
             try:
-                cells = json.loads(member.place.read())
+                cells = json.loads(member.content.read())
             except (ValueError, RecursionError):
                 raise ValueError(f"{member.name} is not JSON") from None
-            own = cells.get("prompt") if isinstance(cells, dict) else None
-            if own is not None and not isinstance(own, str):
+            item_prompt = cells.get("prompt") if isinstance(cells, dict) else None
+            if item_prompt is not None and not isinstance(item_prompt, str):
                 raise ValueError(f"`prompt` in {member.name} is not text")
-            if own is not None:
-                return own
+            if item_prompt is not None:
+                return item_prompt
     for member in members:
-        if prompt is None and member.suffix == ".txt" and member.place.size <= MOST_TEXT:
-            return member.place.read().decode("utf-8", "surrogateescape").strip()
+        if prompt is None and member.suffix == ".txt" and member.content.size <= MAX_TEXT_BYTES:
+            return member.content.read().decode("utf-8", "surrogateescape").strip()
     return prompt

@@ -1,4 +1,4 @@
-"""`batch`: a folder, list or table of pictures to rows of JSONL or Parquet, as long as it takes."""
+"""The `batch` command: answer a prompt about a folder, list, table or tar of images, one output row each."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ import numpy as np
 
 from ..batch.items import Shard
 from ..batch.output_parts import Count, Format
-from ..batch.parquet import parquet
+from ..batch.parquet import import_parquet
 from ..batch.pipeline import BatchOptions
 from ..batch.progress import Progress
 from ..batch.ray_engine import run_shard_on_ray
 from ..batch.run_record import LISTING, RunRecord, input_facts, open_run
 from ..batch.shard_runner import Callbacks, ShardJob, run_shard
 from ..batch.signals import GracefulShutdown
-from ..batch.sources import Source, kind_of
+from ..batch.sources import Source, source_kind
 from ..bundle.manifest import read_manifest
 from ..bundle.schema import Manifest
 from ..errors import FailedRowsError, OptionError
@@ -29,56 +29,89 @@ from ..generation.plan import plan_batch
 from ..generation.types import Options, Request
 from ..image.picture import Picture
 from ..text.tokenizer import PromptTokenizer
-from .options import (
-    CONSTRAINED,
-    DEVICE,
-    GPU_MEMORY,
-    MAX_IMAGE_PIXELS,
-    MAX_NEW_TOKENS,
-    MODEL,
-    THREADS,
-    sampling,
-)
+from .options import MODEL, DeviceOptions, device_options, generation_options
+from .parameters import JSON
 
-FEW_ROWS = 100  # before so many, a share of errors says little
-DECODERS = min(4, os.cpu_count() or 1)  # threads; a picture is opened many times faster than it is answered
+MIN_ROWS_FOR_RATE = 100  # rows before --max-error-rate is applied: the rate of fewer rows says little
+DECODERS = min(4, os.cpu_count() or 1)  # threads; decoding an image is many times faster than answering
+PART_ROWS = 1000  # rows per output file
 
 
 @click.command()
 @MODEL
 @click.option(
-    "--input", type=click.Path(path_type=Path), required=True, help="Folder, .txt, .jsonl, .parquet or .tar."
+    "--input",
+    metavar="PATH",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="Images: a folder, a list of paths (.txt), a table (.jsonl, .parquet) or a WebDataset (.tar).",
 )
-@click.option("--prompt", help="Of rows that have none of their own.")
-@click.option("--output", type=click.Path(path_type=Path), required=True, help="Folder for the parts.")
-@click.option("--format", type=click.Choice(get_args(Format)), default="jsonl", help="Of the parts.")
-@click.option("--batch-size", type=click.IntRange(min=1), default=8, help="Rows answered at a time.")
-@click.option("--decoders", type=click.IntRange(min=1), default=DECODERS, help="Threads opening pictures.")
-@click.option("--part-rows", type=click.IntRange(min=1), default=1000, help="Rows of a part.")
-@click.option("--num-shards", type=click.IntRange(min=1), default=1, help="Shares of the input.")
-@click.option("--shard-index", type=click.IntRange(min=0), default=0, help="The share to answer.")
-@click.option("--max-error-rate", type=click.FloatRange(0, 1), help="Stop at a larger share of errors.")
-@click.option("--force", is_flag=True, help="Replace what a different run wrote.")
-@click.option("--engine", type=click.Choice(("local", "ray")), default="local", help="Who does the work.")
-@click.option("--ray-address", default="auto", help="Of a running cluster.")
-@click.option("--workers", type=click.IntRange(min=1), help="On Ray.  [default: one a machine]")
-@MAX_NEW_TOKENS
-@sampling
-@CONSTRAINED
-@DEVICE
-@THREADS
-@GPU_MEMORY
-@MAX_IMAGE_PIXELS
-@click.option("--json", is_flag=True, help="Print one JSON object at the end.")
+@click.option(
+    "--output",
+    metavar="FOLDER",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="Folder for the output files.",
+)
+@click.option(
+    "--prompt",
+    metavar="TEXT",
+    help="Prompt for all images without their own; required for a folder or list.",
+)
+@click.option("--format", type=click.Choice(get_args(Format)), default="jsonl", help="Output file format.")
+@click.option(
+    "--batch-size",
+    metavar="N",
+    type=click.IntRange(min=1),
+    default=8,
+    help="Number of images the model processes at a time.",
+)
+@click.option(
+    "--num-shards",
+    metavar="N",
+    type=click.IntRange(min=1),
+    default=1,
+    help="Split the input into N shards, one per machine or process.",
+)
+@click.option(
+    "--shard-index",
+    metavar="I",
+    type=click.IntRange(min=0),
+    default=0,
+    help="Process shard I only, 0 to N - 1.",
+)
+@click.option(
+    "--max-error-rate",
+    metavar="RATE",
+    type=click.FloatRange(0, 1),
+    show_default="never stop",
+    help=f"Stop if more than this fraction of rows (0 to 1) failed, after {MIN_ROWS_FOR_RATE} rows or more.",
+)
+@click.option("--force", is_flag=True, help="Delete the output of a different run and start over.")
+@click.option(
+    "--engine",
+    type=click.Choice(("local", "ray")),
+    default="local",
+    help="Run in this process or on a Ray cluster.",
+)
+@click.option("--ray-address", metavar="ADDRESS", default="auto", help="Address of the Ray cluster.")
+@click.option(
+    "--workers",
+    metavar="N",
+    type=click.IntRange(min=1),
+    show_default="one per machine",
+    help="Number of Ray workers.",
+)
+@generation_options
+@device_options
+@JSON
 def batch(
     model: Path,
     input: Path,
-    prompt: str | None,
     output: Path,
+    prompt: str | None,
     format: str,
     batch_size: int,
-    decoders: int,
-    part_rows: int,
     num_shards: int,
     shard_index: int,
     max_error_rate: float | None,
@@ -86,125 +119,112 @@ def batch(
     engine: str,
     ray_address: str,
     workers: int | None,
-    max_new_tokens: int | None,
-    temperature: float,
-    top_p: float,
-    top_k: int,
-    seed: int | None,
-    constrained: bool,
-    device: str,
-    threads: int | None,
-    gpu_memory: int | None,
-    max_image_pixels: int,
+    options: Options,
+    device: DeviceOptions,
     json: bool,
 ) -> None:
-    """Ask about many pictures: one row for each, whatever happens.
+    """Answer a prompt about many images and write one row per image.
 
-    Run again after an interruption, it goes on where it was. Ends with code 7 where rows hold errors.
+    A row contains the answer, detected boxes, or the error if the image could not be processed; a run with
+    failed rows exits with code 7. If a run is interrupted, start the same command again to resume it.
     """
     if shard_index >= num_shards:
         raise OptionError(
-            f"--shard-index is {shard_index}, expected 0 to {num_shards - 1}, below --num-shards"
+            f"--shard-index is {shard_index}, expected 0 to {num_shards - 1}: it must be below --num-shards"
         )
     if engine == "ray" and num_shards > 1:
-        raise OptionError("--engine ray spreads the parts itself; leave --num-shards out")
-    if engine == "ray" and device.startswith("cuda:"):
-        raise OptionError("--engine ray gives each worker a GPU of its own; say --device cuda")
+        raise OptionError("--engine ray distributes the work itself; omit --num-shards")
+    if engine == "ray" and device.name.startswith("cuda:"):
+        raise OptionError("--engine ray assigns a GPU to each worker; use --device cuda")
     path = Path(os.path.abspath(input))  # noqa: PTH100  keeps links, which resolve() would follow
     output = Path(os.path.abspath(output))  # noqa: PTH100
-    source = Source(path, kind_of(path), prompt, output / LISTING)
+    source = Source(path, source_kind(path), prompt, output / LISTING)
     if prompt is None and source.kind in ("folder", "list"):
-        raise OptionError(f"{input}: its pictures have no prompts of their own; give --prompt")
+        raise OptionError(f"{input}: a {source.kind} of images has no prompts; give --prompt")
     if format == "parquet":
-        parquet()  # before hours of work, not behind them
+        import_parquet()  # fail now rather than after hours of work
 
     manifest = read_manifest(model)
-    options = Options(
-        max_new_tokens=manifest.generation.max_new_tokens if max_new_tokens is None else max_new_tokens,
-        temperature=temperature,
-        top_p=top_p,
-        top_k=top_k,
-        constrained=constrained,
-        max_image_pixels=max_image_pixels,
-    )
-    _check(options, seed, prompt, manifest, model)
+    seed = options.get("seed")
+    options = {"max_new_tokens": manifest.generation.max_new_tokens, **options}
+    _check(options, prompt, manifest, model)
     size, modified = input_facts(path)
-    wanted = RunRecord(
+    requested = RunRecord(
         bundle_id=manifest.bundle_id,
         input=str(path),
         input_bytes=size,
         input_modified=modified,
         prompt=prompt,
         max_new_tokens=options["max_new_tokens"],
-        temperature=temperature,
-        top_p=top_p,
-        top_k=top_k,
-        seed=seed if temperature > 0 else None,
-        constrained=constrained,
-        max_image_pixels=max_image_pixels,
+        temperature=options["temperature"],
+        top_p=options["top_p"],
+        top_k=options["top_k"],
+        seed=seed if options["temperature"] > 0 else None,
+        constrained=options["constrained"],
+        max_image_pixels=options["max_image_pixels"],
         format=cast(Format, format),
-        part_rows=part_rows,
+        part_rows=PART_ROWS,
         num_shards=num_shards,
     )
     shard = Shard(shard_index, num_shards)
-    with GracefulShutdown() as stop, open_run(output, wanted, source, shard, force=force) as record:
-        work = ShardJob(
+    with GracefulShutdown() as stop, open_run(output, requested, source, shard, force=force) as record:
+        job = ShardJob(
             source=source,
             output=output,
             shard=shard,
             format=record.format,
-            part_rows=part_rows,
-            asking=BatchOptions(options, record.seed, batch_size, decoders),
+            part_rows=record.part_rows,
+            options=BatchOptions({**options, "seed": None}, record.seed, batch_size, DECODERS),
             bundle=Path(os.path.abspath(model)),  # noqa: PTH100
-            device=device,
-            threads=threads,
-            memory_limit=gpu_memory,
+            device=device.name,
+            threads=device.threads,
+            memory_limit=device.memory_limit,
         )
         if engine == "ray":
-            do = partial(run_shard_on_ray, work, record.rows, address=ray_address, workers=workers)
+            run = partial(run_shard_on_ray, job, record.rows, address=ray_address, workers=workers)
         else:
-            do = partial(run_shard, work, work.open())
+            run = partial(run_shard, job, job.open())
         with Progress(round(record.rows / num_shards), exact=num_shards == 1) as progress:
-            do(watch=Callbacks(progress.passed, _limited(progress, max_error_rate), stop))
+            run(callbacks=Callbacks(progress.on_skipped, _limit_errors(progress, max_error_rate), stop))
         if json:
             click.echo(dumps(_summary(progress, record)))
         stop.raise_if_stopped()
         if progress.all.errors:
             raise FailedRowsError(
-                f"{progress.all.errors:,} of {progress.all.rows:,} rows in {output} hold an error, "
-                "which says what mends it"
+                f"{progress.all.errors:,} of {progress.all.rows:,} rows in {output} failed; "
+                "the `error` of each of these rows describes the problem"
             )
 
 
-def _check(options: Options, seed: int | None, prompt: str | None, manifest: Manifest, bundle: Path) -> None:
-    """Refuse options and a prompt that no row could be asked with; raises OptionError, PromptError."""
+def _check(options: Options, prompt: str | None, manifest: Manifest, bundle: Path) -> None:
+    """Raise OptionError or PromptError if no row could be processed with these options and this prompt."""
     blank = Picture(np.zeros((3, manifest.image.size, manifest.image.size), np.float32), 1, 1)
     tokenizer = PromptTokenizer.load(bundle / manifest.tokens.file)
-    if prompt is None:  # each row has its own, and is checked when it comes
+    if prompt is None:  # each row has its own prompt, which is checked when the row is processed
         prompt, options = "", {**options, "constrained": False}
-    plan_batch([Request(blank, prompt, seed)], options, manifest, tokenizer, device="", load_s=0.0)
+    plan_batch([Request(blank, prompt)], options, manifest, tokenizer, device="", load_s=0.0)
 
 
-def _limited(progress: Progress, most: float | None) -> Callable[[Count], None]:
-    """Count rows, and end the run where too many are errors."""
+def _limit_errors(progress: Progress, max_rate: float | None) -> Callable[[Count], None]:
+    """Return a callback that counts written rows and raises FailedRowsError if too many of them failed."""
 
-    def answered(count: Count) -> None:
-        progress.answered(count)
+    def on_written(count: Count) -> None:
+        progress.on_written(count)
         rows, errors = progress.all.rows, progress.all.errors
-        if most is not None and rows >= FEW_ROWS and errors > most * rows:
+        if max_rate is not None and rows >= MIN_ROWS_FOR_RATE and errors > max_rate * rows:
             raise FailedRowsError(
-                f"stopped: {errors:,} of {rows:,} rows hold an error, more than --max-error-rate {most:g}; "
-                "run again with a larger one to go on"
+                f"stopped: {errors:,} of {rows:,} rows failed, more than --max-error-rate {max_rate:g}; "
+                "run again with a higher rate to continue"
             )
 
-    return answered
+    return on_written
 
 
 def _summary(progress: Progress, record: RunRecord) -> dict[str, Any]:
     return {
         "rows": progress.all.rows,
         "errors": progress.all.errors,
-        "written": progress.now.rows,
+        "written": progress.written.rows,
         "seconds": progress.seconds,
         "images_per_second": progress.images_per_second,
         "bundle_id": record.bundle_id,

@@ -1,4 +1,4 @@
-"""`bench`: how fast a bundle is on this machine."""
+"""The `bench` command: measure the speed and memory of a bundle on this machine."""
 
 from __future__ import annotations
 
@@ -12,124 +12,138 @@ import click
 from ..console import echo_stderr
 from ..diagnostics.benchmark import Benchmark, Cost, images_for, peak_bytes
 from ..paligemma import PaliGemma
-from .completion import complete_folders
-from .options import DEVICE, GPU_MEMORY, THREADS
+from .options import DeviceOptions, device_options
+from .parameters import BUNDLE, JSON
 
-MOST_PICTURES = 256  # of a batch: as many differ in their lowest bits
+MAX_IMAGES = 256  # per request: the variants of an image differ in 8 bits
 PROMPT = "caption en"
 
 
 @dataclass(frozen=True)
-class Figures:
-    """What a bundle costs here; seconds are medians of the rounds."""
+class Measurements:
+    """Speed and memory of a bundle on this machine; seconds are medians over the rounds."""
 
     bundle_id: str
     precision: str
     device: str
     threads: int
     rounds: int
-    tokens: int  # of each answer
+    tokens: int  # per answer
     load_s: float
-    vision_s: float  # one picture
-    prefill_s: float  # this and what follows: a request of one picture
+    vision_s: float  # per image
+    # The following five are of a request with one image.
+    prefill_s: float
     time_to_first_token_s: float
-    token_s: float
+    token_s: float  # per generated token
     tokens_per_second: float
-    own_share: float  # of token_s, outside the engine
-    images_per_minute: dict[int, float]  # by the pictures of a request
-    peak_bytes: int | None  # most memory resident, mapped weights included; None where nobody counts
+    own_share: float  # fraction of token_s spent outside onnxruntime
+    images_per_minute: dict[int, float]  # by the number of images per request
+    peak_bytes: (
+        int | None
+    )  # peak resident memory, mapped weights included; None: the system does not report it
 
 
 def batch_sizes(_context: click.Context, _option: click.Parameter, text: str) -> tuple[int, ...]:
-    """Pictures of a request, one or several numbers between commas: `1,4` as (1, 4)."""
+    """Parse the numbers of images per request, separated by commas: `1,4` -> (1, 4)."""
     try:
         sizes = tuple(dict.fromkeys(int(part) for part in text.split(",")))
     except ValueError:
         raise click.BadParameter(f"{text!r} is not a list of numbers such as 1,4") from None
-    if not all(1 <= size <= MOST_PICTURES for size in sizes):
-        raise click.BadParameter(f"{text!r} is not in the range 1 to {MOST_PICTURES}")
+    if not all(1 <= size <= MAX_IMAGES for size in sizes):
+        raise click.BadParameter(f"{text!r} is not in the range 1 to {MAX_IMAGES}")
     return sizes
 
 
 @click.command()
-@click.argument("bundle", type=click.Path(path_type=Path), shell_complete=complete_folders)
-@click.option("--image", type=click.Path(), help="Image file to ask about.  [default: a drawn one]")
-@click.option("--tokens", type=click.IntRange(2, 4096), default=20, help="Tokens of each answer.")
-@click.option("--rounds", type=click.IntRange(1, 1000), default=5, help="Requests; medians are reported.")
-@DEVICE
-@THREADS
-@GPU_MEMORY
-@click.option("--batches", default="1,4", callback=batch_sizes, help="Pictures of a request.")
-@click.option("--json", is_flag=True, help="Print one JSON object.")
+@BUNDLE
+@click.option("--image", metavar="FILE", type=click.Path(), show_default="generated", help="Image file.")
+@click.option(
+    "--tokens",
+    metavar="N",
+    type=click.IntRange(2, 4096),
+    default=20,
+    help="Number of tokens to generate per answer.",
+)
+@click.option(
+    "--rounds", metavar="N", type=click.IntRange(1, 1000), default=5, help="Number of measured rounds."
+)
+@click.option(
+    "--batches",
+    metavar="N,N,...",
+    default="1,4",
+    callback=batch_sizes,
+    help="Batch sizes (images per request) to measure.",
+)
+@device_options
+@JSON
 def bench(
     bundle: Path,
     image: str | None,
     tokens: int,
     rounds: int,
-    device: str,
-    threads: int | None,
-    gpu_memory: int | None,
     batches: tuple[int, ...],
+    device: DeviceOptions,
     json: bool,
 ) -> None:
-    """Measure BUNDLE on this machine: loading, each stage, each token, pictures a minute, memory.
+    """Measure the speed and memory use of BUNDLE on this machine.
 
-    Every answer has as many tokens as --tokens says, whatever the model would say. One request that is not
-    counted comes first.
+    Reports load time, seconds per image for the vision encoder, prefill time, time to the first token,
+    s/token, images/min for each batch size, and peak memory, as medians over the rounds after one warm-up
+    request. Every answer has exactly the number of tokens given by --tokens.
     """
-    pictures = images_for(image, max(batches))
-    model = PaliGemma.load(bundle, device=device, threads=threads, memory_limit=gpu_memory)
+    images = images_for(image, max(batches))
+    model = device.load(bundle)
     benchmark = Benchmark(model)
-    benchmark.ask(pictures[:1], PROMPT, tokens)
+    benchmark.ask(images[:1], PROMPT, tokens)
     costs: dict[int, list[Cost]] = {size: [] for size in dict.fromkeys((1, *batches))}
     for number in range(rounds):
         echo_stderr(f"round {number + 1} of {rounds}")
-        for size, found in costs.items():
-            found.append(benchmark.ask(pictures[:size], PROMPT, tokens))
-    figures = figures_of(model, costs, batches)
-    click.echo(dumps(asdict(figures)) if json else table(bundle, figures))
+        for size, measured in costs.items():
+            measured.append(benchmark.ask(images[:size], PROMPT, tokens))
+    measurements = summarize(model, costs, batches)
+    click.echo(dumps(asdict(measurements)) if json else table(bundle, measurements))
 
 
-def figures_of(model: PaliGemma, costs: dict[int, list[Cost]], batches: tuple[int, ...]) -> Figures:
-    """Medians of the rounds; `costs` holds them by the pictures of a request, 1 among them."""
-    alone = costs[1]
+def summarize(model: PaliGemma, costs: dict[int, list[Cost]], batches: tuple[int, ...]) -> Measurements:
+    """Return medians over the rounds; `costs` is by the number of images per request and includes 1."""
+    single = costs[1]
 
-    def typical(name: str) -> float:
-        return float(median(getattr(cost, name) for cost in alone))
+    def median_of(name: str) -> float:
+        return float(median(getattr(cost, name) for cost in single))
 
-    return Figures(
+    return Measurements(
         bundle_id=model.manifest.bundle_id,
         precision=model.manifest.precision.name,
         device=model.device,
         threads=model.runner.placement.threads,
-        rounds=len(alone),
-        tokens=alone[0].tokens,
+        rounds=len(single),
+        tokens=single[0].tokens,
         load_s=model.load_s,
-        vision_s=typical("vision_s"),
-        prefill_s=typical("prefill_s"),
-        time_to_first_token_s=typical("time_to_first_token_s"),
-        token_s=typical("token_s"),
-        tokens_per_second=typical("tokens_per_second"),
-        own_share=typical("own_share"),
+        vision_s=median_of("vision_s"),
+        prefill_s=median_of("prefill_s"),
+        time_to_first_token_s=median_of("time_to_first_token_s"),
+        token_s=median_of("token_s"),
+        tokens_per_second=median_of("tokens_per_second"),
+        own_share=median_of("own_share"),
         images_per_minute={size: median(cost.images_per_minute for cost in costs[size]) for size in batches},
         peak_bytes=peak_bytes(),
     )
 
 
-def table(bundle: Path, figures: Figures) -> str:
-    """For a person."""
-    throughput = ", ".join(f"{rate:.1f} at batch {size}" for size, rate in figures.images_per_minute.items())
-    peak = "unknown" if figures.peak_bytes is None else f"{figures.peak_bytes / 1e9:.2f} GB resident"
+def table(bundle: Path, measured: Measurements) -> str:
+    """Return the measurements as lines of text."""
+    throughput = ", ".join(f"{rate:.1f} at batch {size}" for size, rate in measured.images_per_minute.items())
+    peak = "unknown" if measured.peak_bytes is None else f"{measured.peak_bytes / 1e9:.2f} GB resident"
     lines = [
-        f"{bundle}: {figures.precision}, {figures.device}, {figures.threads} threads, "
-        f"{figures.tokens} tokens an answer, medians of {figures.rounds} rounds",
-        f"load              {figures.load_s:.3f} s",
-        f"vision            {figures.vision_s:.3f} s a picture",
-        f"prefill           {figures.prefill_s:.3f} s",
-        f"first token       {figures.time_to_first_token_s:.3f} s",
-        f"decode            {figures.token_s:.4f} s a token, {figures.tokens_per_second:.1f} tokens/s",
-        f"driver's own      {figures.own_share:.1%} of a token's time",
-        f"images a minute   {throughput}",
+        f"{bundle}: {measured.precision}, {measured.device}, {measured.threads} threads, "
+        f"{measured.tokens} tokens per answer, medians of {measured.rounds} rounds",
+        f"load              {measured.load_s:.3f} s",
+        f"vision            {measured.vision_s:.3f} s/image",
+        f"prefill           {measured.prefill_s:.3f} s",
+        f"first token       {measured.time_to_first_token_s:.3f} s",
+        f"decode            {measured.token_s:.4f} s/token, {measured.tokens_per_second:.1f} tokens/s",
+        f"Python overhead   {measured.own_share:.1%} of decode",
+        f"images/min        {throughput}",
         f"peak memory       {peak}",
     ]
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""Commands about a bundle or this machine: verify, inspect, prepare, doctor."""
+"""The commands `verify`, `inspect`, `prepare` and `doctor`: about a bundle's files or this machine."""
 
 from __future__ import annotations
 
@@ -9,69 +9,78 @@ from pathlib import Path
 import click
 
 from ..bundle.manifest import read_manifest
+from ..console import echo_stderr
 from ..diagnostics import doctor as installation
 from ..diagnostics import inspect as inspection
 from ..diagnostics.verify import verify as verify_bundle
-from ..engine import prepared_graphs as prepared
-from .completion import complete_folders
-
-BUNDLE = click.argument("bundle", type=click.Path(path_type=Path), shell_complete=complete_folders)
-JSON = click.option("--json", is_flag=True, help="Print one JSON object.")
+from ..engine import prepared_graphs
+from .parameters import BUNDLE, JSON
 
 
 @click.command()
 @BUNDLE
 @JSON
 def verify(bundle: Path, json: bool) -> None:
-    """Check every byte of BUNDLE against its manifest, and its graphs' inputs and outputs."""
-    manifest = verify_bundle(bundle, lambda text: click.echo(text, err=True))
+    """Verify that BUNDLE is complete and unchanged.
+
+    Compares the size and SHA-256 hash of every file with the manifest, and the inputs and outputs of every
+    graph. Run it after copying or downloading a bundle. Exits with code 4 if a check fails.
+    """
+    manifest = verify_bundle(bundle, echo_stderr)
     if json:
         click.echo(dumps({"bundle_id": manifest.bundle_id, "files": len(manifest.files), "passed": True}))
     else:
-        click.echo(f"{bundle}: {len(manifest.files)} files as exported, bundle {manifest.bundle_id}")
+        click.echo(f"{bundle}: verified {len(manifest.files)} files, bundle {manifest.bundle_id}")
 
 
 @click.command()
 @BUNDLE
 @JSON
 def inspect(bundle: Path, json: bool) -> None:
-    """Show what is in BUNDLE: graphs, operators, bits by layer, and the memory that it takes here."""
-    found = inspection.inspect_bundle(bundle, read_manifest(bundle))
-    click.echo(dumps(inspection.facts(found)) if json else inspection.table(found))
+    """Show the contents of BUNDLE and the memory it needs.
+
+    Lists files, the operators of each graph, the bits per weight of each layer, KV cache sizes, and the
+    estimated memory use on this machine. Weights are not loaded.
+    """
+    inspected = inspection.inspect_bundle(bundle, read_manifest(bundle))
+    click.echo(dumps(inspection.facts(inspected)) if json else inspection.table(inspected))
 
 
 @click.command()
 @BUNDLE
-@click.option("--remove", is_flag=True, help="Remove what an earlier `prepare` wrote.")
+@click.option("--remove", is_flag=True, help="Delete the prepared copy of BUNDLE instead.")
 @JSON
 def prepare(bundle: Path, remove: bool, json: bool) -> None:
-    """Write BUNDLE's graphs as this machine's processor wants them, so that they open quickly.
+    """Optimize BUNDLE for this machine's CPU so that it loads faster.
 
-    They go into the user's cache (or the folder that PALIGEMMA_ONNX_CACHE names) and take about twice the
-    bundle's room. Whoever opens the bundle on this machine from then on takes them. Every byte of the bundle
-    is checked first; then one graph after the other is opened and written.
+    Verifies the bundle, then writes its graphs, optimized by onnxruntime for this CPU, and their prepacked
+    weights to the user's cache folder (or the folder in PALIGEMMA_ONNX_CACHE). Needs up to twice the
+    bundle's size on disk. All later commands and programs that load the bundle on this machine use the
+    prepared copy, and processes share its memory.
     """
     if remove:
-        gone = prepared.forget(bundle)
+        folder = prepared_graphs.forget(bundle)
         if json:
-            click.echo(dumps({"removed": None if gone is None else str(gone)}))
+            click.echo(dumps({"removed": None if folder is None else str(folder)}))
         else:
-            click.echo(f"{bundle}: nothing was prepared" if gone is None else f"{bundle}: removed {gone}")
+            click.echo(f"{bundle}: nothing to remove" if folder is None else f"{bundle}: removed {folder}")
         return
-    done = prepared.prepare(bundle, lambda text: click.echo(text, err=True))
+    prepared = prepared_graphs.prepare(bundle, echo_stderr)
     if json:
-        click.echo(dumps(asdict(done)))
+        click.echo(dumps(asdict(prepared)))
     else:
-        click.echo(f"{bundle}: {done.bytes / 1e9:.2f} GB in {done.folder}, {done.seconds:.1f} s")
+        size = f"{prepared.bytes / 1e9:.2f} GB"
+        click.echo(f"{bundle}: wrote {size} to {prepared.folder} in {prepared.seconds:.1f} s")
 
 
 @click.command()
 @JSON
 @click.pass_context
 def doctor(ctx: click.Context, json: bool) -> None:
-    """Show versions, devices, threads and memory, what is missing, and how to get it.
+    """Check the installation and this machine.
 
-    Ends with code 4 when no bundle can be run.
+    Shows installed versions, usable devices, CPU threads and memory, and how to install what is missing.
+    Exits with code 4 if no bundle can run here.
     """
     diagnosis = installation.diagnose()
     if json:

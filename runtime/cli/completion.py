@@ -1,4 +1,4 @@
-"""`completion`: what makes a shell complete commands, options, files and folders."""
+"""The `completion` command: print a shell's script that completes commands, options, files and folders."""
 
 from __future__ import annotations
 
@@ -6,16 +6,15 @@ import click
 from click.shell_completion import CompletionItem, get_completion_class
 
 PROGRAM = "paligemma-onnx"
-VARIABLE = (
-    "_PALIGEMMA_ONNX_COMPLETE"  # by which the script asks the program, as click derives it from the name
-)
+# Environment variable through which the script calls the program; click derives it from the program's name.
+VARIABLE = "_PALIGEMMA_ONNX_COMPLETE"
 SHELLS = ("bash", "zsh", "fish")
 
 
 def complete_folders(
     _context: click.Context, _parameter: click.Parameter, incomplete: str
 ) -> list[CompletionItem[str]]:
-    """Has the shell complete names of folders; whether the name is one is checked when the command runs."""
+    """Let the shell complete names of folders. The command itself checks whether the folder exists."""
     return [CompletionItem(incomplete, type="dir")]
 
 
@@ -23,13 +22,15 @@ def complete_folders(
 @click.argument("shell", type=click.Choice(SHELLS))
 @click.pass_context
 def completion(ctx: click.Context, shell: str) -> None:
-    """Print what makes SHELL complete commands, options, files and folders.
+    """Print a script that enables tab completion in SHELL.
+
+    To enable it permanently, add the line for your shell to the file named after it:
 
     \b
-    bash   source <(paligemma-onnx completion bash)    in ~/.bashrc
-    zsh    source <(paligemma-onnx completion zsh)     in ~/.zshrc, behind compinit
-    fish   paligemma-onnx completion fish | source     in ~/.config/fish/config.fish
+    bash   source <(paligemma-onnx completion bash)    ~/.bashrc
+    zsh    source <(paligemma-onnx completion zsh)     ~/.zshrc, after compinit
+    fish   paligemma-onnx completion fish | source     ~/.config/fish/config.fish
     """
-    made = get_completion_class(shell)
-    assert made is not None  # click has a class for each of SHELLS
-    click.echo(made(ctx.find_root().command, {}, PROGRAM, VARIABLE).source())
+    completion_class = get_completion_class(shell)
+    assert completion_class is not None  # click has a class for each of SHELLS
+    click.echo(completion_class(ctx.find_root().command, {}, PROGRAM, VARIABLE).source())

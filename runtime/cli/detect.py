@@ -1,147 +1,113 @@
-"""`detect` and `segment`: objects on stdout, drawn into the picture on request."""
+"""The `detect` and `segment` commands: print objects to stdout and optionally draw them on the image."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from json import dumps
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
 from ..cancellation import Cancellation
 from ..console import echo_stderr
 from ..detection.detections import Detections
-from ..paligemma import PaliGemma
-from .options import (
-    CONSTRAINED,
-    DEVICE,
-    GPU_MEMORY,
-    MAX_IMAGE_PIXELS,
-    MAX_NEW_TOKENS,
-    MODEL,
-    RELEASE_VISION,
-    THREADS,
-    options_of,
-    sampling,
-)
+from ..generation.types import Options
+from .options import MODEL, DeviceOptions, add_options, device_options, generation_options
 from .output_image import output_image
+from .parameters import JSON, Command
 
-Command = TypeVar("Command", bound=Callable[..., Any])
+IMAGE_HELP = "Image file (JPEG, PNG, WebP, BMP, GIF or TIFF)."
 
 
-def _options(command: Command) -> Command:
-    for option in (
-        click.argument("labels"),
-        click.option("--json", is_flag=True, help="Print one JSON object."),
-        RELEASE_VISION,
-        MAX_IMAGE_PIXELS,
-        GPU_MEMORY,
-        THREADS,
-        DEVICE,
-        sampling,
-        MAX_NEW_TOKENS,
-        CONSTRAINED,
+def _common_options(command: Command) -> Command:
+    return add_options(
+        command,
+        MODEL,
+        click.option("--image", metavar="FILE", type=click.Path(), required=True, help=IMAGE_HELP),
         click.option(
             "--draw",
+            metavar="FILE",
             type=click.Path(path_type=Path, dir_okay=False),
-            help="Write the picture with what was found here (PNG, JPEG or WebP).",
+            help="Write the image with the objects drawn on it to FILE (.png, .jpg or .webp).",
         ),
-        click.option("--image", type=click.Path(), required=True, help="Image file."),
-        MODEL,
-    ):
-        command = option(command)
-    return command
+        generation_options,
+        device_options,
+        JSON,
+        click.argument("labels"),
+    )
 
 
 @click.command()
-@_options
-def detect(**given: Any) -> None:
-    """Find objects: LABELS is `cat`, or several: `cat ; dog`.
+@_common_options
+def detect(**arguments: Any) -> None:
+    """Find objects in an image and print their bounding boxes.
 
-    Prints a line for each: label, then left, top, right and bottom in pixels, with tabs between them.
+    LABELS names the objects to find, separated by semicolons: "cat" or "cat ; dog".
+
+    Prints one line per object: label, left, top, right and bottom edge in pixels, separated by tabs.
     """
-    _run("detect", **given)
+    _find_objects("detect", **arguments)
 
 
 @click.command()
-@_options
-def segment(**given: Any) -> None:
-    """Find objects with their masks: LABELS is `cat`, or several: `cat ; dog`.
+@_common_options
+def segment(**arguments: Any) -> None:
+    """Find objects in an image and print their bounding boxes and masks.
 
-    Prints a line for each: label, then left, top, right and bottom in pixels, and how many pixels the mask
-    has, with tabs between them; with --json masks are COCO's run lengths. The bundle needs a mask decoder
-    (`export --mask-decoder`).
+    LABELS names the objects to find, separated by semicolons: "cat" or "cat ; dog".
+
+    Prints one line per object: label, left, top, right and bottom edge in pixels, and the mask's area in
+    pixels, separated by tabs. --json includes the masks, run-length encoded as in COCO. The bundle must
+    contain a mask decoder (see `export --mask-decoder`).
     """
-    _run("segment", **given)
+    _find_objects("segment", **arguments)
 
 
-def _run(
+def _find_objects(
     task: str,
     *,
     model: Path,
     image: str,
     labels: str,
     draw: Path | None,
-    constrained: bool,
-    max_new_tokens: int | None,
-    temperature: float,
-    top_p: float,
-    top_k: int,
-    seed: int | None,
-    device: str,
-    threads: int | None,
-    gpu_memory: int | None,
-    max_image_pixels: int,
-    release_vision: bool,
+    options: Options,
+    device: DeviceOptions,
     json: bool,
 ) -> None:
     cancel = Cancellation()
-    options = options_of(
-        max_new_tokens=max_new_tokens,
-        temperature=temperature,
-        top_p=top_p,
-        top_k=top_k,
-        seed=seed,
-        constrained=constrained,
-        max_image_pixels=max_image_pixels,
-        cancel=cancel,
-    )
+    request_options: Options = {**options, "cancel": cancel}
     with ExitStack() as outputs:
         save = None if draw is None else outputs.enter_context(output_image(draw, "--draw"))
-        loaded = PaliGemma.load(
-            model,
-            device=device,
-            threads=threads,
-            keep_vision=not release_vision,
-            memory_limit=gpu_memory,
-        )
-        ask = loaded.segment if task == "segment" else loaded.detect
-        # Signals reach the main thread between bytecodes: a graph that ran there would keep Ctrl-C waiting.
+        loaded = device.load(model)
+        find = loaded.segment if task == "segment" else loaded.detect
+        # Python handles signals in the main thread between bytecodes: a graph run there would delay Ctrl-C.
         with ThreadPoolExecutor(1) as worker:
-            answer = worker.submit(ask, image, labels, **options)
+            future = worker.submit(find, image, labels, **request_options)
             try:
-                found = answer.result()
+                detections = future.result()
             finally:
                 cancel.cancel()
-        for warning in found.warnings:
+        for warning in detections.warnings:
             echo_stderr(f"warning: {warning}")
         try:
             if save is not None:
-                save(found.drawn())
+                save(detections.drawn())
                 outputs.close()
         finally:  # the detections are printed even if the image cannot be written
-            click.echo(dumps(found.as_json()) if json else _lines(found), nl=json or bool(found))
+            if json:
+                click.echo(dumps(detections.as_json()))
+            else:
+                click.echo(_lines(detections), nl=bool(detections))
 
 
-def _lines(found: Detections) -> str:
-    """One object a line."""
+def _lines(detections: Detections) -> str:
+    """Return one line per object, its fields separated by tabs."""
     lines = []
-    for one in found.objects:
-        numbers = [f"{edge:.1f}" for edge in one.pixels]
-        if one.mask is not None:
-            numbers.append(str(int(one.mask.array.sum())))
-        lines.append("\t".join([" ".join(one.label.split()), *numbers]))
+    for detection in detections.objects:
+        numbers = [f"{edge:.1f}" for edge in detection.pixels]
+        if detection.mask is not None:
+            numbers.append(str(int(detection.mask.array.sum())))
+        lines.append("\t".join([" ".join(detection.label.split()), *numbers]))
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""`generate`: the text on stdout while it is written, timings on stderr."""
+"""The `generate` command: stream the answer to stdout, timings to stderr."""
 
 from __future__ import annotations
 
@@ -13,103 +13,67 @@ import click
 
 from ..cancellation import Cancellation
 from ..console import echo_stderr
-from ..generation.types import Generation
-from ..paligemma import PaliGemma, Stream
-from .options import (
-    CONSTRAINED,
-    DEVICE,
-    GPU_MEMORY,
-    MAX_IMAGE_PIXELS,
-    MAX_NEW_TOKENS,
-    MODEL,
-    RELEASE_VISION,
-    THREADS,
-    options_of,
-    sampling,
-)
+from ..generation.types import Generation, Options
+from ..paligemma import Stream
+from .options import MODEL, DeviceOptions, device_options, generation_options
+from .parameters import JSON
 
 
 @click.command()
 @MODEL
-@click.option("--image", type=click.Path(), required=True, multiple=True, help="Image file; may be repeated.")
-@MAX_NEW_TOKENS
-@sampling
-@CONSTRAINED
-@DEVICE
-@THREADS
-@GPU_MEMORY
-@MAX_IMAGE_PIXELS
-@RELEASE_VISION
-@click.option("--json", is_flag=True, help="Print one JSON object when the answer is complete.")
-@click.option("--stats", is_flag=True, help="Print timings on stderr.")
-@click.option("--no-stream", is_flag=True, help="Print the text when it is complete.")
+@click.option(
+    "--image",
+    metavar="FILE",
+    type=click.Path(),
+    required=True,
+    multiple=True,
+    help="Image file (JPEG, PNG, WebP, BMP, GIF or TIFF). Repeat it for several images.",
+)
+@generation_options
+@device_options
+@JSON
+@click.option("--stats", is_flag=True, help="Print timings and tokens/s to stderr.")
 @click.argument("prompt")
 def generate(
     model: Path,
     image: tuple[str, ...],
-    max_new_tokens: int | None,
-    temperature: float,
-    top_p: float,
-    top_k: int,
-    seed: int | None,
-    constrained: bool,
-    device: str,
-    threads: int | None,
-    gpu_memory: int | None,
-    max_image_pixels: int,
-    release_vision: bool,
+    prompt: str,
+    options: Options,
+    device: DeviceOptions,
     json: bool,
     stats: bool,
-    no_stream: bool,
-    prompt: str,
 ) -> None:
-    """Answer PROMPT about one or several images.
+    """Answer PROMPT about one or more images.
 
-    PaliGemma was trained with prompts such as `caption en`, `answer en QUESTION`, `detect A ; B` and
-    `segment A`.
+    The answer is printed while it is generated. PaliGemma expects prompts such as "caption en",
+    "answer en QUESTION", "detect cat ; dog" or "segment cat".
     """
     cancel = Cancellation()
-    options = options_of(
-        max_new_tokens=max_new_tokens,
-        temperature=temperature,
-        top_p=top_p,
-        top_k=top_k,
-        seed=seed,
-        constrained=constrained,
-        max_image_pixels=max_image_pixels,
-        cancel=cancel,
-    )
-    loaded = PaliGemma.load(
-        model,
-        device=device,
-        threads=threads,
-        keep_vision=not release_vision,
-        memory_limit=gpu_memory,
-    )
-    stream = loaded.stream(list(image), prompt, **options)
+    request_options: Options = {**options, "cancel": cancel}
+    stream = device.load(model).stream(list(image), prompt, **request_options)
     for warning in stream.result.warnings:
         echo_stderr(f"warning: {warning}")
-
-    live = not (json or no_stream)
     try:
-        interrupt = _follow(_Pieces(stream), cancel, live=live)
+        interrupt = _follow(_Pieces(stream), cancel, live=not json)
     except Exception:
-        if live and stream.result.text:
-            click.echo()  # what was written stays, on a line of its own
+        if not json and stream.result.text:
+            click.echo()  # end the line of the partial answer
         raise
     finally:
-        cancel.cancel()  # whatever happened, nobody takes more
-    _print(stream.result, as_json=json, live=live, stats=stats)
+        cancel.cancel()  # the thread must not outlive the command
+    click.echo(dumps(asdict(stream.result)) if json else "")
+    if stats:
+        click.echo(_statistics(stream.result), err=True)
     if interrupt is not None:
         raise interrupt
 
 
 class _Pieces:
-    """What a stream yields, produced in another thread.
+    """Iterator over the pieces of a stream, which another thread produces.
 
-    Python handles signals in the main thread, between bytecodes; a graph that ran there would keep Ctrl-C
-    waiting until it is done. The thread is no daemon: Python waits for it before it takes itself apart, which
-    an engine at work would not survive.
+    Python runs signal handlers in the main thread, between bytecodes. If the graphs ran there, Ctrl-C would
+    wait until a run ends. The thread is not a daemon: Python waits for it before it shuts down, because
+    onnxruntime crashes if the interpreter is finalized during a run.
     """
 
     def __init__(self, stream: Stream) -> None:
@@ -138,7 +102,7 @@ class _Pieces:
 
 
 def _follow(pieces: _Pieces, cancel: Cancellation, *, live: bool) -> KeyboardInterrupt | None:
-    """Print pieces as they come, and take them to their end; what interrupted them, if anything did."""
+    """Consume all pieces, printing them if `live`; return the interrupt that cancelled them, if any."""
     interrupt = None
     while True:
         try:
@@ -146,22 +110,16 @@ def _follow(pieces: _Pieces, cancel: Cancellation, *, live: bool) -> KeyboardInt
                 if live:
                     click.echo(piece, nl=False)
             return interrupt
-        except KeyboardInterrupt as signalled:
-            cancel.cancel()  # the worker ends within the graph run it is in; then the loop above ends
-            interrupt = signalled
+        except KeyboardInterrupt as error:
+            cancel.cancel()  # ends the graph run in progress, then the loop above
+            interrupt = error
 
 
-def _print(generation: Generation, *, as_json: bool, live: bool, stats: bool) -> None:
-    if as_json:
-        click.echo(dumps(asdict(generation)))
-    else:
-        click.echo("" if live else generation.text)
-    if stats:
-        times = generation.timings
-        click.echo(
-            f"load {times.load_s:.2f} s, vision {times.vision_s:.2f} s, prefill {times.prefill_s:.2f} s, "
-            f"first token {times.time_to_first_token_s:.2f} s, decode {times.decode_s:.2f} s "
-            f"({times.tokens_per_second:.1f} tokens/s), {generation.image_tokens} image and "
-            f"{generation.prompt_tokens} prompt tokens, seed {generation.seed}, {generation.device}",
-            err=True,
-        )
+def _statistics(generation: Generation) -> str:
+    times = generation.timings
+    return (
+        f"load {times.load_s:.2f} s, vision {times.vision_s:.2f} s, prefill {times.prefill_s:.2f} s, "
+        f"first token {times.time_to_first_token_s:.2f} s, decode {times.decode_s:.2f} s "
+        f"({times.tokens_per_second:.1f} tokens/s), {generation.image_tokens} image and "
+        f"{generation.prompt_tokens} prompt tokens, seed {generation.seed}, {generation.device}"
+    )

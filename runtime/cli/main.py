@@ -1,7 +1,6 @@
-"""The command line: answers on stdout, everything else on stderr.
+"""The command line `paligemma-onnx`: results on stdout, everything else on stderr.
 
-The export side's commands are listed here and imported only when they run, so that help and `generate`
-start fast and work where torch is absent.
+Commands are imported only when they run, so that help and `generate` start fast and work without torch.
 """
 
 from __future__ import annotations
@@ -17,38 +16,36 @@ from ..console import echo_stderr
 from ..errors import ProviderError
 from .process import flush_or_discard, install_handlers, run_command
 
-VARIABLES = "PALIGEMMA_ONNX"  # how the names of variables begin that set options
-# name -> module, extra it needs, one line of help
+VARIABLES = "PALIGEMMA_ONNX"  # prefix of the environment variables that set options
+_EXPORT = "paligemma_onnx.export.cli.commands"
+_RUNTIME = "paligemma_onnx.runtime.cli"
+# name -> module, extra that it needs, one-line summary
 COMMANDS = {
-    "export": (
-        "paligemma_onnx.export.cli.commands",
-        "export",
-        "Turn a checkpoint into a bundle of ONNX graphs.",
-    ),
-    "generate": ("paligemma_onnx.runtime.cli.generate", None, "Answer a prompt about images."),
-    "detect": ("paligemma_onnx.runtime.cli.detect", None, "Find objects in an image, as boxes."),
-    "segment": ("paligemma_onnx.runtime.cli.detect", None, "Find objects in an image, with their masks."),
-    "batch": ("paligemma_onnx.runtime.cli.batch", None, "Answer about millions of images, resumable."),
-    "validate": ("paligemma_onnx.export.cli.commands", "export", "Hold a bundle against its checkpoint."),
-    "verify": ("paligemma_onnx.runtime.cli.bundle", None, "Check sizes, hashes, graph inputs and outputs."),
-    "inspect": ("paligemma_onnx.runtime.cli.bundle", None, "Show what is in a bundle."),
-    "prepare": ("paligemma_onnx.runtime.cli.bundle", None, "Make a bundle open quickly on this machine."),
-    "bench": ("paligemma_onnx.runtime.cli.bench", None, "Measure a bundle on this machine."),
-    "demo": ("paligemma_onnx.export.cli.commands", "export", "Make, export and ask a small model, offline."),
-    "doctor": ("paligemma_onnx.runtime.cli.bundle", None, "Show versions, devices and what is missing."),
-    "completion": ("paligemma_onnx.runtime.cli.completion", None, "Print what makes a shell complete."),
+    "export": (_EXPORT, "export", "Convert a PaliGemma checkpoint to a bundle of ONNX graphs."),
+    "generate": (f"{_RUNTIME}.generate", None, "Answer a prompt about one or more images."),
+    "detect": (f"{_RUNTIME}.detect", None, "Find objects and print their bounding boxes."),
+    "segment": (f"{_RUNTIME}.detect", None, "Find objects and print their boxes and masks."),
+    "batch": (f"{_RUNTIME}.batch", None, "Answer a prompt about many images; resumable."),
+    "validate": (_EXPORT, "export", "Compare a bundle with the checkpoint it was exported from."),
+    "verify": (f"{_RUNTIME}.bundle", None, "Verify that a bundle is complete and unchanged."),
+    "inspect": (f"{_RUNTIME}.bundle", None, "Show a bundle's contents and the memory it needs."),
+    "prepare": (f"{_RUNTIME}.bundle", None, "Optimize a bundle for this CPU so that it loads faster."),
+    "bench": (f"{_RUNTIME}.bench", None, "Measure a bundle's speed and memory on this machine."),
+    "demo": (_EXPORT, "export", "Export and run a small included model; needs no download."),
+    "doctor": (f"{_RUNTIME}.bundle", None, "Check the installation and this machine."),
+    "completion": (f"{_RUNTIME}.completion", None, "Print a script for tab completion in a shell."),
 }
 
 
 class LazyGroup(click.Group):
-    """A group that knows its commands' names and imports one when it is asked for."""
+    """A group of commands that imports a command's module only when the command is used."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
-        """Names in the order of use."""
+        """Return the names of the commands in the order of the help."""
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
-        """Import the module of one command."""
+        """Import and return a command; None if the name is unknown."""
         if cmd_name not in COMMANDS:
             return None
         command: Any = getattr(importlib.import_module(COMMANDS[cmd_name][0]), cmd_name)
@@ -58,14 +55,14 @@ class LazyGroup(click.Group):
         return command
 
     def invoke(self, ctx: click.Context) -> int:
-        """Run a command; what it raises ends here, where --debug is known, and not in click."""
+        """Run a command and return its exit code; its exceptions are handled here, where --debug is known."""
         return run_command(lambda: self._invoke(ctx), debug=ctx.params["debug"])
 
     def _invoke(self, ctx: click.Context) -> object:
         """Run a command.
 
         Raises:
-            ProviderError: the extra it needs is not installed.
+            ProviderError: the command needs an extra that is not installed.
         """
         try:
             return super().invoke(ctx)
@@ -79,20 +76,20 @@ class LazyGroup(click.Group):
             ) from error
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
-        """List commands without importing them."""
+        """List the commands without importing them."""
         with formatter.section("Commands"):
-            formatter.write_dl([(name, text) for name, (_, _, text) in COMMANDS.items()])
+            formatter.write_dl([(name, summary) for name, (_, _, summary) in COMMANDS.items()])
 
 
 def _variables(name: str, command: click.Command) -> str | None:
-    """The rule by which variables set a command's options, with its first one as the example."""
-    option = next((one for one in command.params if isinstance(one, click.Option)), None)
+    """Return a sentence on environment variables, with the command's first option as the example."""
+    option = next((param for param in command.params if isinstance(param, click.Option)), None)
     if option is None or option.name is None:
         return None
-    prefix = f"{VARIABLES}_{name.upper()}"
+    variable = f"{VARIABLES}_{name.upper()}_{option.name.upper()}"
     return (
-        f"Variables set options: {prefix}_OPTION, so {prefix}_{option.name.upper()} sets {option.opts[0]}; "
-        "of a flag, 1 or 0."
+        f"Environment variables can set all options: {variable} sets {option.opts[0]}, and so on. "
+        "For flags, 1 means on and 0 means off."
     )
 
 
@@ -104,21 +101,26 @@ def _variables(name: str, command: click.Command) -> str | None:
         "show_default": True,
         "max_content_width": 110,
     },
+    epilog=f"Environment variables can set all options. The name is {VARIABLES}_COMMAND_OPTION: for example, "
+    f"{VARIABLES}_GENERATE_MODEL sets the option --model of generate. Exit codes: 0 success, 1 unexpected "
+    "error, 2 invalid usage, 3 unusable image or prompt, 4 unusable checkpoint, bundle or device, 5 out of "
+    "memory or disk, 6 validation failed, 7 failed rows in a batch, 130 interrupted, 143 terminated.",
 )
-@click.option("--debug", is_flag=True, help="Show a traceback with an error.")
+@click.option("--debug", is_flag=True, help="Print a traceback with every error.")
 @click.version_option(package_name="paligemma-onnx")
 def cli(debug: bool) -> None:
-    """Export PaliGemma to ONNX, and run it without torch.
+    """Export PaliGemma vision-language models to ONNX, and run them without PyTorch.
 
-    Every option can be set by an environment variable, PALIGEMMA_ONNX_COMMAND_OPTION, for example
-    PALIGEMMA_ONNX_GENERATE_MODEL. Exit codes: 2 usage, 3 image or prompt, 4 checkpoint, bundle or device,
-    5 memory or disk, 6 validation mismatch, 7 failed rows of a batch, 130 interrupted.
+    `export` converts a checkpoint to a bundle: a folder with ONNX graphs, weights, tokenizer and manifest.
+    The other commands run, check or measure a bundle; only `validate` and `demo` need PyTorch, too.
+
+    Run `paligemma-onnx COMMAND --help` for the options of a command.
     """
-    del debug  # read by LazyGroup when something goes wrong
+    del debug  # LazyGroup.invoke reads it from the context
 
 
 def main() -> None:
-    """Entry point of `paligemma-onnx`."""
+    """Run the command line and exit with its code."""
     install_handlers()
     warnings.showwarning = lambda message, *_, **__: echo_stderr(f"warning: {message}")
     code = run_command(lambda: cli.main(prog_name="paligemma-onnx", standalone_mode=False))

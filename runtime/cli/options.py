@@ -1,82 +1,130 @@
-"""Options that several commands have. One line each on a narrow terminal, so that help fits a screen."""
+"""Options that several commands share, and the objects that commands receive instead of single values."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import wraps
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
-from ..cancellation import Cancellation
-from ..engine.devices import MAX_THREADS
 from ..generation.types import Options
 from ..image.open import DEFAULT_MAX_PIXELS
+from ..paligemma import PaliGemma
 from .completion import complete_folders
-from .param_types import AmountType, DeviceType
-
-Command = TypeVar("Command", bound=Callable[..., Any])
+from .parameters import THREADS, Command, SizeType, device_option
 
 MODEL = click.option(
     "--model",
+    metavar="BUNDLE",
     type=click.Path(path_type=Path),
     required=True,
     shell_complete=complete_folders,
-    help="Bundle made by `export`.",
+    help="Bundle folder written by `export`.",
 )
-MAX_NEW_TOKENS = click.option("--max-new-tokens", type=int, help="Of an answer.  [default: the bundle's]")
-DEVICE = click.option("--device", type=DeviceType(), default="auto", help="auto, cpu, cuda or cuda:N.")
-GPU_MEMORY = click.option("--gpu-memory", type=AmountType(), help="Most to take, as 12GiB.")
-THREADS = click.option(
-    "--threads", type=click.IntRange(1, MAX_THREADS), help="Threads of the CPU.  [default: all]"
+_DEVICE = (
+    device_option("auto"),
+    THREADS,
+    click.option(
+        "--gpu-memory",
+        metavar="SIZE",
+        type=SizeType(),
+        show_default="no limit",
+        help="Limit the GPU memory for weights, graphs and KV caches, e.g. 12GiB or 800MB.",
+    ),
 )
-MAX_IMAGE_PIXELS = click.option(
-    "--max-image-pixels", type=int, default=DEFAULT_MAX_PIXELS, help="Refuse larger images."
+_GENERATION = (
+    click.option(
+        "--max-new-tokens",
+        metavar="N",
+        type=int,
+        show_default="set by the bundle",
+        help="Maximum number of tokens to generate.",
+    ),
+    click.option(
+        "--temperature",
+        metavar="T",
+        type=float,
+        default=0.0,
+        help="Sampling temperature: higher values vary more, 0 always picks the most likely token.",
+    ),
+    click.option(
+        "--top-k",
+        metavar="K",
+        type=int,
+        default=0,
+        help="Sample only from the K most likely tokens; 0 means from all.",
+    ),
+    click.option(
+        "--top-p",
+        metavar="P",
+        type=float,
+        default=1.0,
+        help="Nucleus sampling: sample only from the most likely tokens whose probabilities sum to P.",
+    ),
+    click.option(
+        "--seed", metavar="N", type=int, show_default="random", help="Makes sampled answers reproducible."
+    ),
+    click.option(
+        "--constrained",
+        is_flag=True,
+        help="Generate only complete, well-formed objects with the requested labels; for prompts that start "
+        "with detect or segment.",
+    ),
+    click.option(
+        "--max-image-pixels",
+        metavar="N",
+        type=int,
+        default=DEFAULT_MAX_PIXELS,
+        help="Reject images with more pixels (width x height).",
+    ),
 )
-RELEASE_VISION = click.option(
-    "--release-vision", is_flag=True, help="Hold the vision graph only while it runs."
-)
-CONSTRAINED = click.option("--constrained", is_flag=True, help="Write only what reads as objects.")
 
 
-def options_of(
-    *,
-    max_new_tokens: int | None,
-    temperature: float,
-    top_p: float,
-    top_k: int,
-    seed: int | None,
-    constrained: bool,
-    max_image_pixels: int,
-    cancel: Cancellation,
-) -> Options:
-    """What one request is asked with; without `max_new_tokens` the bundle's default holds."""
-    options = Options(
-        temperature=temperature,
-        top_p=top_p,
-        top_k=top_k,
-        seed=seed,
-        constrained=constrained,
-        max_image_pixels=max_image_pixels,
-        cancel=cancel,
-    )
-    if max_new_tokens is not None:
-        options["max_new_tokens"] = max_new_tokens
-    return options
+@dataclass(frozen=True)
+class DeviceOptions:
+    """Where a bundle runs."""
+
+    name: str  # as `--device` takes it
+    threads: int | None  # None: all CPUs available to the process
+    memory_limit: int | None  # bytes of GPU memory; None: no limit
+
+    def load(self, bundle: Path) -> PaliGemma:
+        """Load a bundle; raises what `PaliGemma.load` raises."""
+        return PaliGemma.load(bundle, device=self.name, threads=self.threads, memory_limit=self.memory_limit)
 
 
-def sampling(command: Command) -> Command:
-    """The options that say how the next token is chosen."""
-    for option in (
-        click.option("--seed", type=int, help="Repeat a sampled answer.  [default: drawn]"),
-        click.option("--top-k", type=int, default=0, help="Among so many likeliest; 0: all."),
-        click.option(
-            "--top-p",
-            type=float,
-            default=1.0,
-            help="From this much probability.",
-        ),
-        click.option("--temperature", type=float, default=0.0, help="0 takes the likeliest token."),
-    ):
+def device_options(command: Command) -> Command:
+    """Add the options of the device; the command receives them as `device`, a `DeviceOptions`."""
+
+    @wraps(command)
+    def with_device(*, device: str, threads: int | None, gpu_memory: int | None, **arguments: Any) -> object:
+        return command(device=DeviceOptions(device, threads, gpu_memory), **arguments)
+
+    return add_options(with_device, *_DEVICE)
+
+
+def generation_options(command: Command) -> Command:
+    """Add the options of a request; the command receives them as `options`, an `Options`.
+
+    `max_new_tokens` is missing from it if the user does not set it, so that the bundle's default applies.
+    """
+
+    @wraps(command)
+    def with_options(*, max_new_tokens: int | None, **arguments: Any) -> object:
+        names = Options.__annotations__.keys() & arguments.keys()
+        options: dict[str, Any] = {name: arguments.pop(name) for name in names}
+        if max_new_tokens is not None:
+            options["max_new_tokens"] = max_new_tokens
+        return command(options=options, **arguments)
+
+    return add_options(with_options, *_GENERATION)
+
+
+def add_options(command: Command, *options: Callable[[Command], Command]) -> Command:
+    """Add options (or arguments) to a command so that the help lists them in this order."""
+    for option in reversed(options):
         command = option(command)
     return command

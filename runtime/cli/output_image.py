@@ -13,9 +13,9 @@ from PIL import Image
 from ..atomic_file import write_atomically
 from ..errors import OptionError
 
-KINDS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
-# Pixels: JPEG_MAX_DIMENSION of libjpeg's jmorecfg.h, WEBP_MAX_DIMENSION of libwebp's encode.h.
-LONGEST_SIDE = {"JPEG": 65_500, "WEBP": 16_383}
+FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
+# Pixels: JPEG_MAX_DIMENSION in libjpeg's jmorecfg.h, WEBP_MAX_DIMENSION in libwebp's encode.h.
+MAX_SIDE = {"JPEG": 65_500, "WEBP": 16_383}
 
 
 @contextmanager
@@ -24,7 +24,7 @@ def output_file(path: Path, option: str) -> Iterator[BinaryIO]:
 
     Args:
         path: the file.
-        option: how the user named it, for messages.
+        option: the command-line option that set the path, for messages.
 
     Raises:
         OptionError: the file cannot be written, or is not a regular file.
@@ -33,37 +33,37 @@ def output_file(path: Path, option: str) -> Iterator[BinaryIO]:
         try:
             file = stack.enter_context(write_atomically(path))
         except (OSError, ValueError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "not a possible file name"
+            reason = error.strerror if isinstance(error, OSError) else "not a valid file name"
             raise OptionError(f"{path}: cannot be written ({reason}); choose another {option}") from None
         yield file
 
 
 @contextmanager
 def output_image(path: Path, option: str) -> Iterator[Callable[[Image.Image], None]]:
-    """Open an image file with `output_file`; yield a function that encodes the image into it.
+    """Open an image file with `output_file`; yield a function that encodes an image into it.
 
     Args:
-        path: its suffix says the format.
-        option: how the user named it, for messages.
+        path: the file; its suffix selects the format.
+        option: the command-line option that set the path, for messages.
 
     Raises:
-        OptionError: the suffix is another one, the file cannot be written, or the picture, when it comes,
-            is larger than its format allows.
+        OptionError: the suffix is unknown, the file cannot be written, or (when the image is encoded) the
+            image is larger than its format allows.
     """
-    kind = KINDS.get(path.suffix.lower())
+    kind = FORMATS.get(path.suffix.lower())
     if kind is None:
-        raise OptionError(f"{path}: its name must end in one of {', '.join(KINDS)}; choose another {option}")
+        raise OptionError(f"{path}: the file name must end in {', '.join(FORMATS)}; choose another {option}")
     with output_file(path, option) as file:
 
-        def save(picture: Image.Image) -> None:
-            longest = LONGEST_SIDE.get(kind)
-            if longest is not None and max(picture.size) > longest:
+        def save(image: Image.Image) -> None:
+            limit = MAX_SIDE.get(kind)
+            if limit is not None and max(image.size) > limit:
                 raise OptionError(
-                    f"{path}: {kind} holds {longest} pixels a side at most, the picture has "
-                    f"{max(picture.size)}; choose another {option}, ending in .png"
+                    f"{path}: {kind} allows at most {limit} pixels per side, the image has "
+                    f"{max(image.size)}; choose another {option}, ending in .png"
                 )
             encoded = io.BytesIO()
-            picture.save(encoded, kind)  # not into the file: Pillow would hide that the disk is full
+            image.save(encoded, kind)  # not directly into the file: Pillow would hide that the disk is full
             file.write(encoded.getvalue())
 
         yield save

@@ -1,4 +1,4 @@
-"""How the command line ends: one line and an exit code for every error, quiet when nobody listens."""
+"""Exit codes, error messages and signals of the command-line process."""
 
 from __future__ import annotations
 
@@ -22,21 +22,22 @@ UNEXPECTED = 1
 
 
 def run_command(command: Callable[[], object], *, debug: bool = False) -> int:
-    """Run a click command in non-standalone mode and turn what it raises into an exit code.
+    """Run a click command in non-standalone mode and return the exit code for its result or exception.
 
-    Errors of ours carry their code in `exit_code` and are one line; a traceback comes only with `debug`.
+    An error is printed to stderr as one line, with `debug` after its traceback. Exceptions of this package
+    carry their exit code in `exit_code`.
     """
     try:
         code = command()
-        if sys.stdout is not None:  # None where the process was started with stdout closed
+        if sys.stdout is not None:  # None if the process was started with stdout closed
             sys.stdout.flush()
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
         code = error.exit_code
     except click.ClickException as error:
         context = error.ctx if isinstance(error, click.UsageError) else None
-        page = f" (see `{context.command_path} --help`)" if context else ""
-        echo_stderr(f"error: {error.format_message().rstrip('.')}{page}")
+        hint = f" (see `{context.command_path} --help`)" if context else ""
+        echo_stderr(f"error: {error.format_message().rstrip('.')}{hint}")
         code = error.exit_code
     except click.exceptions.Exit as error:
         code = error.exit_code
@@ -45,7 +46,7 @@ def run_command(command: Callable[[], object], *, debug: bool = False) -> int:
     except (KeyboardInterrupt, click.Abort):
         code = INTERRUPTED
     except BrokenPipeError:
-        code = 0  # `| head -1` has what it wanted
+        code = 0  # a reader such as `head -1` closed the pipe when it had enough
     except Exception as error:
         if debug:
             click.echo("".join(traceback.format_exception(error)), err=True, nl=False)
@@ -55,21 +56,23 @@ def run_command(command: Callable[[], object], *, debug: bool = False) -> int:
 
 
 def install_handlers() -> None:
-    """Prepare the process: SIGTERM ends it as Ctrl-C does, no character is too strange for a terminal, and
-    who wants no colours gets none."""
+    """Set up SIGTERM handling, NO_COLOR, warning filters, and the encoding of stdout and stderr."""
     signal.signal(signal.SIGTERM, _terminate)
-    if os.environ.get("NO_COLOR"):  # no-color.org; colours come only from bars that are told to have one
+    if os.environ.get("NO_COLOR"):  # no-color.org; tqdm reads TQDM_COLOUR, nothing else here uses colours
         os.environ.pop("TQDM_COLOUR", None)
-    # Pillow warns of odd tags in images that it reads all the same; what matters we say ourselves.
+    # Pillow warns of harmless metadata problems; the image reader reports what affects the result.
     warnings.filterwarnings("ignore", module="PIL")
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:
-            # A terminal that cannot show a character shows a stand-in, and an answer is never lost for it.
+            # Escape characters that the terminal's encoding lacks instead of failing.
             stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
 
 
 def flush_or_discard() -> None:
-    """Write out what is buffered, or drop it if nobody takes it: Python would complain of that at exit."""
+    """Flush stdout and stderr, or discard what is buffered if the reader is gone.
+
+    Otherwise Python prints an error about it at exit.
+    """
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:
             try:
@@ -79,15 +82,16 @@ def flush_or_discard() -> None:
 
 
 def exit_code_and_message(error: Exception) -> tuple[int, str]:
-    """Exit code and message."""
+    """Return the exit code and the one-line message for an exception."""
     code = getattr(error, "exit_code", None)
     if isinstance(code, int):
         return code, str(error)
-    if words := resource_problem(error):
-        return RESOURCES, words
+    if problem := resource_problem(error):
+        return RESOURCES, problem
     return (
         UNEXPECTED,
-        f"unexpected {type(error).__name__}: {error} (run again with --debug before the command)",
+        f"unexpected {type(error).__name__}: {error} "
+        "(run `paligemma-onnx --debug COMMAND ...` for a traceback)",
     )
 
 

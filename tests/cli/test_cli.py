@@ -1,4 +1,4 @@
-"""The command line: what goes where, and what a user can rely on."""
+"""The command line: stdout, stderr, JSON output, environment variables, locales and help."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ from paligemma_onnx.runtime.cli.main import COMMANDS, cli
 
 Folders = Callable[[str], Path]
 CASE = "gemma_one_kv_head"
-SCREEN = 40  # lines
-PICTURE = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
+MAX_HELP_LINES = 80  # at 80 columns: two screens of 40 lines
+PIXELS = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
 KEYS = {"text", "token_ids", "finish_reason", "prompt_tokens", "image_tokens", "seed", "device", "timings"}
 TIMINGS = {"load_s", "vision_s", "prefill_s", "decode_s", "time_to_first_token_s", "tokens_per_second"}
 
 
 @pytest.fixture(scope="module")
-def picture(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("pictures") / "picture.png"
-    Image.fromarray(PICTURE).save(path)
+def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("images") / "image.png"
+    Image.fromarray(PIXELS).save(path)
     return path
 
 
 @pytest.fixture
-def generate(bundle: Folders, picture: Path) -> tuple[str, ...]:
-    return ("generate", "--model", str(bundle(CASE)), "--image", str(picture), "--max-new-tokens", "12")
+def generate(bundle: Folders, image: Path) -> tuple[str, ...]:
+    return ("generate", "--model", str(bundle(CASE)), "--image", str(image), "--max-new-tokens", "12")
 
 
-HEAVY = (
+HEAVY_MODULES = (
     "torch",
     "onnx",
     "onnxruntime",
@@ -60,13 +60,13 @@ raise SystemExit
 
 
 def test_every_help_fits_a_screen_and_needs_no_engine() -> None:
-    ended = run_command(before=block_imports(*HEAVY) + PAGES, env={"COLUMNS": "80"})
-    assert ended.code == 0, ended.err
-    pages = json.loads(ended.out)
+    result = run_command(before=block_imports(*HEAVY_MODULES) + PAGES, env={"COLUMNS": "80"})
+    assert result.code == 0, result.err
+    pages = json.loads(result.out)
     assert set(pages) == {"", *COMMANDS}
     for name, page in pages.items():
         assert page.startswith(f"Usage: paligemma-onnx {name}".rstrip())
-        assert len(page.splitlines()) <= SCREEN, name
+        assert len(page.splitlines()) <= MAX_HELP_LINES, name
     assert all(name in pages[""] for name in COMMANDS)
     assert "PALIGEMMA_ONNX_GENERATE_MODEL" in pages[""]
 
@@ -74,36 +74,36 @@ def test_every_help_fits_a_screen_and_needs_no_engine() -> None:
 def test_the_answer_is_on_stdout_and_nothing_else(
     generate: tuple[str, ...], bundle: Folders, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    expected = PaliGemma.load(bundle(CASE)).generate(PICTURE, "caption en", max_new_tokens=12)
-    for options in ((), ("--no-stream",), ("--stats",), ("--no-stream", "--stats")):
-        ended = run_in_process(capsys, *generate, "caption en", *options)
-        assert (ended.code, ended.out) == (0, expected.text + "\n")
-        assert bool(ended.err) == ("--stats" in options)
-        if ended.err:
-            assert "tokens/s" in ended.err
-            assert ended.err.count("\n") == 1
+    expected = PaliGemma.load(bundle(CASE)).generate(PIXELS, "caption en", max_new_tokens=12)
+    for options in ((), ("--stats",)):
+        result = run_in_process(capsys, *generate, "caption en", *options)
+        assert (result.code, result.out) == (0, expected.text + "\n")
+        assert bool(result.err) == ("--stats" in options)
+        if result.err:
+            assert "tokens/s" in result.err
+            assert result.err.count("\n") == 1
 
 
 def test_json(generate: tuple[str, ...], bundle: Folders, capsys: pytest.CaptureFixture[str]) -> None:
     options = ("--json", "--stats", "--temperature", "1", "--seed", str(2**64 - 1))
-    ended = run_in_process(capsys, *generate, "caption en", *options)
-    assert ended.code == 0
-    answer = json.loads(ended.out)
+    result = run_in_process(capsys, *generate, "caption en", *options)
+    assert result.code == 0
+    answer = json.loads(result.out)
     assert answer.keys() >= KEYS
     assert answer["timings"].keys() >= TIMINGS
     assert all(isinstance(seconds, float) and seconds >= 0 for seconds in answer["timings"].values())
     model = PaliGemma.load(bundle(CASE))
-    same = model.generate(PICTURE, "caption en", max_new_tokens=12, temperature=1.0, seed=2**64 - 1)
+    same = model.generate(PIXELS, "caption en", max_new_tokens=12, temperature=1.0, seed=2**64 - 1)
     assert (answer["text"], tuple(answer["token_ids"])) == (same.text, same.token_ids)
     assert (answer["seed"], answer["device"]) == (2**64 - 1, model.device)
     assert (answer["prompt_tokens"], answer["image_tokens"]) == (same.prompt_tokens, same.image_tokens)
     assert answer["finish_reason"] == same.finish_reason
-    assert ended.err.count("\n") == 1
+    assert result.err.count("\n") == 1
 
 
-def test_several_images(generate: tuple[str, ...], picture: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    ended = run_in_process(capsys, *generate, "--image", picture, "--json", "")
-    assert json.loads(ended.out)["image_tokens"] == 8
+def test_several_images(generate: tuple[str, ...], image: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    result = run_in_process(capsys, *generate, "--image", image, "--json", "")
+    assert json.loads(result.out)["image_tokens"] == 8
 
 
 def test_every_option_has_a_variable_of_its_name() -> None:
@@ -118,11 +118,11 @@ def test_every_option_has_a_variable_of_its_name() -> None:
 
 
 def test_variables(
-    bundle: Folders, picture: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    bundle: Folders, image: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     values = {
         "MODEL": bundle(CASE),
-        "IMAGE": picture,
+        "IMAGE": image,
         "MAX_NEW_TOKENS": 3,
         "JSON": 1,
         "SEED": 9,
@@ -137,7 +137,7 @@ def test_variables(
     monkeypatch.setenv("PALIGEMMA_ONNX_GENERATE_TOP_P", "2")
     assert run_in_process(capsys, "generate", "caption en").code == 2
     monkeypatch.setenv("PALIGEMMA_ONNX_DEBUG", "1")
-    assert "Traceback" in run_in_process(capsys, "inspect", picture).err
+    assert "Traceback" in run_in_process(capsys, "inspect", image).err
 
 
 @pytest.mark.parametrize(
@@ -149,25 +149,25 @@ def test_variables(
     ],
 )
 def test_any_character_under_any_locale(
-    generate: tuple[str, ...], bundle: Folders, picture: Path, locale: dict[str, str]
+    generate: tuple[str, ...], bundle: Folders, image: Path, locale: dict[str, str]
 ) -> None:
     model = PaliGemma.load(bundle(CASE))
     for seed in range(99):
-        answer = model.generate(picture, "caption en", temperature=1.0, seed=seed, max_new_tokens=12)
+        answer = model.generate(image, "caption en", temperature=1.0, seed=seed, max_new_tokens=12)
         if not answer.text.isascii() and answer.text.isprintable():
             break
     sampled = (*generate, "caption en", "--temperature", "1", "--seed", str(seed))
-    ended = run_command(*sampled, env=locale)
-    assert (ended.code, ended.err) == (0, "")
+    result = run_command(*sampled, env=locale)
+    assert (result.code, result.err) == (0, "")
     escaped = answer.text.encode("ascii", "backslashreplace").decode()
-    assert ended.out in (f"{answer.text}\n", f"{escaped}\n")
+    assert result.out in (f"{answer.text}\n", f"{escaped}\n")
     assert json.loads(run_command(*sampled, "--json", env=locale).out)["text"] == answer.text
 
 
 def test_doctor(capsys: pytest.CaptureFixture[str]) -> None:
-    ended = run_in_process(capsys, "doctor")
-    assert ended.code == 0
-    assert "onnxruntime" in ended.out
+    result = run_in_process(capsys, "doctor")
+    assert result.code == 0
+    assert "onnxruntime" in result.out
     found = json.loads(run_in_process(capsys, "doctor", "--json").out)
     assert found["runs"] is True
     assert "cpu" in found["devices"]
@@ -179,16 +179,16 @@ def test_inspect_and_verify(bundle: Folders, capsys: pytest.CaptureFixture[str])
     folder = bundle(CASE)
     manifest = json.loads((folder / "manifest.json").read_text())
     for command in ("inspect", "verify"):
-        ended = run_in_process(capsys, command, folder)
-        assert ended.code == 0
-        assert manifest["bundle_id"] in ended.out
+        result = run_in_process(capsys, command, folder)
+        assert result.code == 0
+        assert manifest["bundle_id"] in result.out
         found = json.loads(run_in_process(capsys, command, folder, "--json").out)
         assert found["bundle_id"] == manifest["bundle_id"]
     assert found == {"bundle_id": manifest["bundle_id"], "files": 6, "passed": True}
-    assert "checking decoder.data\n" in ended.err
+    assert "checking decoder.data\n" in result.err
 
 
 def test_generate_needs_nothing_of_the_export_side(generate: tuple[str, ...]) -> None:
-    heavy = tuple(name for name in HEAVY if name != "onnxruntime")
-    ended = run_command(*generate, "caption en", before=block_imports(*heavy))
-    assert ended.code == 0, ended.err
+    blocked = tuple(name for name in HEAVY_MODULES if name != "onnxruntime")
+    result = run_command(*generate, "caption en", before=block_imports(*blocked))
+    assert result.code == 0, result.err

@@ -1,4 +1,4 @@
-"""What the command line refuses, each with its exit code and one line."""
+"""Errors of the command line: each has its exit code and one line on stderr."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from PIL import Image
 
 Folders = Callable[[str], Path]
 CASE = "gemma_one_kv_head"
-PICTURE = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
+PIXELS = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
 
 
 @pytest.fixture(scope="module")
-def picture(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("pictures") / "picture.png"
-    Image.fromarray(PICTURE).save(path)
+def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("images") / "image.png"
+    Image.fromarray(PIXELS).save(path)
     return path
 
 
 @pytest.fixture
-def generate(bundle: Folders, picture: Path) -> tuple[str, ...]:
-    return ("generate", "--model", str(bundle(CASE)), "--image", str(picture), "--max-new-tokens", "12")
+def generate(bundle: Folders, image: Path) -> tuple[str, ...]:
+    return ("generate", "--model", str(bundle(CASE)), "--image", str(image), "--max-new-tokens", "12")
 
 
 @pytest.mark.parametrize(
@@ -50,10 +50,10 @@ def generate(bundle: Folders, picture: Path) -> tuple[str, ...]:
         (["--device", "cuda:x"], "device is 'cuda:x'"),
         (["--device", "cuda:-1"], "device is 'cuda:-1'"),
         (["--device", "cpu:0"], "device is 'cpu:0'"),
-        (["--gpu-memory", "0"], "'--gpu-memory': '0' is not an amount of memory such as 12GiB"),
-        (["--gpu-memory", "-1GiB"], "'-1GiB' is not an amount"),
-        (["--gpu-memory", "much"], "'much' is not an amount"),
-        (["--gpu-memory", "0.1B"], "'0.1B' is not an amount"),
+        (["--gpu-memory", "0"], "'--gpu-memory': '0' is not a memory size such as 12GiB"),
+        (["--gpu-memory", "-1GiB"], "'-1GiB' is not a memory size"),
+        (["--gpu-memory", "much"], "'much' is not a memory size"),
+        (["--gpu-memory", "0.1B"], "'0.1B' is not a memory size"),
         (["--max-image-pixels", "0"], "max_image_pixels is 0"),
         (["--no-such"], "No such option"),
         (["two"], "unexpected extra argument"),
@@ -62,16 +62,16 @@ def generate(bundle: Folders, picture: Path) -> tuple[str, ...]:
 def test_usage(
     generate: tuple[str, ...], options: list[str], words: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    ended = run_in_process(capsys, *generate, "caption en", *options)
-    assert (ended.code, ended.out) == (2, "")
-    assert words in ended.error
+    result = run_in_process(capsys, *generate, "caption en", *options)
+    assert (result.code, result.out) == (2, "")
+    assert words in result.error
 
 
 @pytest.mark.parametrize("arguments", [("generate",), ("no-such-command",), ("export",), ("--no-such",)])
 def test_usage_of_commands(arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
-    ended = run_in_process(capsys, *arguments)
-    assert (ended.code, ended.out) == (2, "")
-    assert "--help`)" in ended.error
+    result = run_in_process(capsys, *arguments)
+    assert (result.code, result.out) == (2, "")
+    assert "--help`)" in result.error
 
 
 @pytest.mark.parametrize(
@@ -80,9 +80,9 @@ def test_usage_of_commands(arguments: tuple[str, ...], capsys: pytest.CaptureFix
 def test_prompts(
     generate: tuple[str, ...], prompt: str, words: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    ended = run_in_process(capsys, *generate, prompt)
-    assert (ended.code, ended.out) == (3, "")
-    assert words in ended.error
+    result = run_in_process(capsys, *generate, prompt)
+    assert (result.code, result.out) == (3, "")
+    assert words in result.error
 
 
 @pytest.mark.parametrize("prompt", ["", "<image><bos><eos><pad>", "שלום 👩🏽‍🚀", "-- detect a"])
@@ -96,23 +96,23 @@ def test_strange_prompts_are_answered(
 def test_images(
     generate: tuple[str, ...], tmp_path: Path, content: bytes | None, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    bad = tmp_path / "bad\n\x1b[31m.png"  # a name that could command a terminal
+    bad = tmp_path / "bad\n\x1b[31m.png"  # contains a terminal escape sequence
     if content is not None:
         bad.write_bytes(content)
-    ended = run_in_process(capsys, *generate, "--image", bad, "caption en")
-    assert (ended.code, ended.out) == (3, "")
-    assert "bad\\n\\x1b[31m.png" in ended.error
+    result = run_in_process(capsys, *generate, "--image", bad, "caption en")
+    assert (result.code, result.out) == (3, "")
+    assert "bad\\n\\x1b[31m.png" in result.error
 
 
 def test_an_animated_image_is_a_warning(
     generate: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    frames = [Image.fromarray(PICTURE), Image.fromarray(PICTURE[::-1])]
+    frames = [Image.fromarray(PIXELS), Image.fromarray(PIXELS[::-1])]
     frames[0].save(tmp_path / "two.gif", save_all=True, append_images=frames[1:])
-    ended = run_in_process(capsys, *generate, "--image", tmp_path / "two.gif", "caption en")
-    assert ended.code == 0
-    assert ended.err.startswith("warning: ")
-    assert ended.err.count("\n") == 1
+    result = run_in_process(capsys, *generate, "--image", tmp_path / "two.gif", "caption en")
+    assert result.code == 0
+    assert result.err.startswith("warning: ")
+    assert result.err.count("\n") == 1
 
 
 def test_debug(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -125,30 +125,30 @@ def test_debug(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
 
 def test_what_nobody_expected(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> None:
-        raise KeyError("a fault of ours")
+        raise KeyError("a bug")
 
     monkeypatch.setattr("paligemma_onnx.runtime.cli.bundle.read_manifest", fail)
-    ended = run_in_process(capsys, "inspect", "bundle")
-    assert ended.code == 1
+    result = run_in_process(capsys, "inspect", "bundle")
+    assert result.code == 1
     assert (
-        ended.error
-        == "error: unexpected KeyError: 'a fault of ours' (run again with --debug before the command)"
+        result.error
+        == "error: unexpected KeyError: 'a bug' (run `paligemma-onnx --debug COMMAND ...` for a traceback)"
     )
 
 
 def test_no_torch(checkpoint: Folders, tmp_path: Path) -> None:
     for missing in ("torch", "onnxscript"):
-        ended = run_command(
+        result = run_command(
             "export", str(checkpoint(CASE)), "--output", str(tmp_path / "b"), before=block_imports(missing)
         )
-        assert ended.code == 4
-        assert f"`export` needs {missing}: run `pip install 'paligemma-onnx[cpu,export]'`" in ended.error
+        assert result.code == 4
+        assert f"`export` needs {missing}: run `pip install 'paligemma-onnx[cpu,export]'`" in result.error
 
 
 def test_no_engine(generate: tuple[str, ...]) -> None:
-    ended = run_command(*generate, "caption en", before=block_imports("onnxruntime"))
-    assert (ended.code, ended.out) == (4, "")
-    assert "install one with `pip install 'paligemma-onnx[cpu]'`" in ended.error
+    result = run_command(*generate, "caption en", before=block_imports("onnxruntime"))
+    assert (result.code, result.out) == (4, "")
+    assert "install one with `pip install 'paligemma-onnx[cpu]'`" in result.error
     doctor = run_command("doctor", before=block_imports("onnxruntime"))
     assert doctor.code == 4
     assert "no execution engine: install one with" in doctor.out

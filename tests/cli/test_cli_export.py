@@ -71,10 +71,10 @@ def test_a_hub_that_does_not_give(
         raise error
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
-    ended = run_in_process(capsys, "export", f"{HUB_ID}@main", "--output", tmp_path / "bundle")
-    assert (ended.code, ended.out) == (code, "")
-    assert words in ended.error
-    assert HUB_ID in ended.error
+    result = run_in_process(capsys, "export", f"{HUB_ID}@main", "--output", tmp_path / "bundle")
+    assert (result.code, result.out) == (code, "")
+    assert words in result.error
+    assert HUB_ID in result.error
     assert list(tmp_path.iterdir()) == []
 
 
@@ -95,21 +95,21 @@ def test_a_hub_id_is_downloaded(
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
     arguments = ("export", HUB_ID, "--output", tmp_path / "bundle")
-    ended = run_in_process(capsys, *arguments)
-    assert ended.code == 0
+    result = run_in_process(capsys, *arguments)
+    assert result.code == 0
     assert asked == [(HUB_ID, ["*.json", "*.safetensors"])]
-    assert ended.out.startswith(f"{tmp_path / 'bundle'}: bundle ")
-    assert "checked against torch" in ended.out
-    assert "tracing prefill\n" in ended.err
+    assert result.out.startswith(f"{tmp_path / 'bundle'}: bundle ")
+    assert "compared with the PyTorch model" in result.out
+    assert "tracing prefill\n" in result.err
 
 
 def test_hub_support_that_is_not_installed(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     monkeypatch.setitem(__import__("sys").modules, "huggingface_hub", None)
-    ended = run_in_process(capsys, "export", HUB_ID, "--output", tmp_path / "bundle")
-    assert ended.code == 4
-    assert "`pip install 'paligemma-onnx[hub]'`" in ended.error
+    result = run_in_process(capsys, "export", HUB_ID, "--output", tmp_path / "bundle")
+    assert result.code == 4
+    assert "`pip install 'paligemma-onnx[hub]'`" in result.error
 
 
 def validated(capsys: pytest.CaptureFixture[str], bundle: Path, checkpoint: Path, *options: str) -> Any:
@@ -119,9 +119,9 @@ def validated(capsys: pytest.CaptureFixture[str], bundle: Path, checkpoint: Path
 def test_the_checkpoint_it_was_made_of(
     bundle: Folders, checkpoint: Folders, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    ended = validated(capsys, bundle(CASE), checkpoint(CASE), "--json")
-    assert ended.code == 0
-    assert json.loads(ended.out)["passed"] is True
+    result = validated(capsys, bundle(CASE), checkpoint(CASE), "--json")
+    assert result.code == 0
+    assert json.loads(result.out)["passed"] is True
 
 
 def test_other_weights_of_the_same_model(
@@ -130,13 +130,13 @@ def test_other_weights_of_the_same_model(
     """A fine-tuned twin: 6, the report on stdout, the first difference on stderr."""
     other = copied(checkpoint(CASE), tmp_path / "checkpoint")
     edit_tensors(other, lambda tensors: tensors.update({EMBEDDING: tensors[EMBEDDING] * 1.01}))
-    ended = validated(capsys, bundle(CASE), other)
-    assert ended.code == 6
-    assert "1 of" in ended.error
+    result = validated(capsys, bundle(CASE), other)
+    assert result.code == 6
+    assert "1 of" in result.error
     assert (
-        "stored tensors differ from the checkpoint, first language_model.embed_tokens.weight" in ended.error
+        "stored tensors differ from the checkpoint, first language_model.embed_tokens.weight" in result.error
     )
-    assert "FAILED" in ended.out
+    assert "FAILED" in result.out
     assert json.loads(validated(capsys, bundle(CASE), other, "--json").out)["passed"] is False
 
 
@@ -177,9 +177,9 @@ def test_other_facts(
         content[path[-1]] = value
 
     edit_json(other / file, change)
-    ended = validated(capsys, bundle(CASE), other)
-    assert (ended.code, ended.out) == (6, "")
-    assert words in ended.error
+    result = validated(capsys, bundle(CASE), other)
+    assert (result.code, result.out) == (6, "")
+    assert words in result.error
 
 
 def test_no_bundle_and_no_checkpoint(
@@ -193,8 +193,8 @@ def test_validate_takes_prompts_and_images_from_variables(
     bundle: Folders, checkpoint: Folders, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PALIGEMMA_ONNX_VALIDATE_PROMPT", "caption en\nanswer en why?\ndetect red")
-    ended = validated(capsys, bundle(CASE), checkpoint(CASE), "--json")
-    assert json.loads(ended.out)["rows"] == 3
+    result = validated(capsys, bundle(CASE), checkpoint(CASE), "--json")
+    assert json.loads(result.out)["rows"] == 3
     monkeypatch.setenv("PALIGEMMA_ONNX_VALIDATE_IMAGE", "absent.png")
     assert validated(capsys, bundle(CASE), checkpoint(CASE)).code == 3
 
@@ -202,9 +202,9 @@ def test_validate_takes_prompts_and_images_from_variables(
 def test_a_demo_leaves_what_is_there(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     (tmp_path / "mine").write_text("mine")
     for place in (tmp_path, tmp_path / "mine", tmp_path / "mine" / "deeper"):
-        ended = run_in_process(capsys, "demo", "--output", place)
-        assert ended.code == 2
-        assert str(place) in ended.error
+        result = run_in_process(capsys, "demo", "--output", place)
+        assert result.code == 2
+        assert str(place) in result.error
     assert [entry.name for entry in tmp_path.iterdir()] == ["mine"]
 
 

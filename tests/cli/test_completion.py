@@ -83,11 +83,11 @@ def test_bash_lists_all_commands(bash: Terminal) -> None:
 @pytest.mark.parametrize("shell", SHELLS)
 def test_every_script(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
     """It defines a completion of our command and asks it in the words that click reads."""
-    ended = run_in_process(capsys, "completion", shell)
-    assert ended.code == 0
+    result = run_in_process(capsys, "completion", shell)
+    assert result.code == 0
     for words in ("paligemma-onnx", f"{VARIABLE}={shell}_complete", "COMP_WORDS"):
-        assert words in ended.out
-    assert {"bash": "complete -o", "zsh": "compdef", "fish": "complete --no-files"}[shell] in ended.out
+        assert words in result.out
+    assert {"bash": "complete -o", "zsh": "compdef", "fish": "complete --no-files"}[shell] in result.out
 
 
 @pytest.mark.parametrize(

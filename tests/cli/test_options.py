@@ -1,4 +1,4 @@
-"""Every option of every command: help that fits a screen, and a variable of its own."""
+"""Every option of every command: its help, and the environment variable that sets it."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from click.core import ParameterSource
 from command_line import run_in_process
 
 from paligemma_onnx.runtime.cli.main import COMMANDS, VARIABLES, cli
-from paligemma_onnx.runtime.cli.param_types import AmountType, DeviceType
+from paligemma_onnx.runtime.cli.parameters import DeviceType, SizeType
 
-SCREEN, COLUMNS = 40, 100  # lines, characters
+MAX_LINES, COLUMNS = 80, 100  # two screens of 40 lines
 ROOT = click.Context(cli, info_name="paligemma-onnx", **cli.context_settings)
 
 
 def command(name: str) -> click.Command:
-    found = cli.get_command(ROOT, name)
-    assert found is not None
-    return found
+    loaded = cli.get_command(ROOT, name)
+    assert loaded is not None
+    return loaded
 
 
 def options() -> Iterator[tuple[str, click.Option]]:
     for name in COMMANDS:
-        for one in command(name).params:
-            if isinstance(one, click.Option):
-                yield name, one
+        for param in command(name).params:
+            if isinstance(param, click.Option):
+                yield name, param
 
 
 ALL = list(options())
@@ -39,46 +39,46 @@ def test_there_are_options_of_every_kind() -> None:
     kinds = {(type(option.type).__name__, option.multiple, option.is_flag) for _, option in ALL}
     assert len(ALL) > 30
     assert {name for name, *_ in kinds} >= {"Path", "Choice", "IntRange", "StringParamType", "BoolParamType"}
-    assert {name for name, *_ in kinds} >= {"DeviceType", "AmountType"}
+    assert {name for name, *_ in kinds} >= {"DeviceType", "SizeType"}
     assert {multiple for _, multiple, _ in kinds} == {False, True}
 
 
 def sample(option: click.Option) -> tuple[str, Any]:
-    """A value for a variable that is not the default, and what the command gets of it."""
+    """Return a value for the variable that differs from the default, and what the command receives."""
     if option.name == "batches":
         return "3,5", (3, 5)
     if option.is_flag:
         return ("0", False) if option.default is True else ("1", True)
-    given, value = one_of(option.type)
+    text, value = sample_value(option.type)
     if not option.multiple:
-        return given, value
-    between = ":" if isinstance(option.type, click.Path) else "\n"
-    return between.join((given, given)), (value, value)
+        return text, value
+    separator = ":" if isinstance(option.type, click.Path) else "\n"
+    return separator.join((text, text)), (value, value)
 
 
-OURS: dict[type, tuple[str, Any]] = {DeviceType: ("cuda:1", "cuda:1"), AmountType: ("1.5GiB", 3 << 29)}
+CUSTOM: dict[type, tuple[str, Any]] = {DeviceType: ("cuda:1", "cuda:1"), SizeType: ("1.5GiB", 3 << 29)}
 
 
-def one_of(kind: click.ParamType) -> tuple[str, Any]:
-    """A value that fits a type, as text and as it is."""
+def sample_value(kind: click.ParamType) -> tuple[str, Any]:
+    """Return a value of a type, as text and converted."""
     match kind:
         case click.Choice():
             return str(kind.choices[-1]), kind.choices[-1]
         case click.Path():
             return "a.png", kind.coerce_path_result("a.png")
-        case click.types.IntParamType():  # ranges, too
+        case click.types.IntParamType():  # also its ranges
             return "3", 3
         case click.types.FloatParamType():
             return "0.25", 0.25
-    return OURS.get(type(kind), ("one", "one"))
+    return CUSTOM.get(type(kind), ("one", "one"))
 
 
-@pytest.mark.parametrize(("name", "option"), ALL, ids=[f"{name} {one.opts[0]}" for name, one in ALL])
+@pytest.mark.parametrize(("name", "option"), ALL, ids=[f"{name} {option.opts[0]}" for name, option in ALL])
 def test_a_variable_sets_it(name: str, option: click.Option, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By the rule alone; required options and arguments are given, too."""
+    """The variable's name follows from the option's; other required parameters are passed as arguments."""
     assert option.name is not None
-    given, expected = sample(option)
-    monkeypatch.setenv(f"{VARIABLES}_{name.upper()}_{option.name.upper()}", given)
+    text, expected = sample(option)
+    monkeypatch.setenv(f"{VARIABLES}_{name.upper()}_{option.name.upper()}", text)
     arguments = []
     for other in command(name).params:
         if other.required and other is not option:
@@ -98,11 +98,11 @@ def test_a_variable_of_no_command(
 
 @pytest.mark.parametrize("name", ["", *COMMANDS])
 def test_help(name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """A screenful that names the rule with an option that the command has, and describes every option."""
+    """The help is short, describes every option, and shows the variable of one of the command's options."""
     monkeypatch.setenv("COLUMNS", str(COLUMNS))
     page = run_in_process(capsys, *name.split(), "--help").out
     lines = page.splitlines()
-    assert len(lines) <= SCREEN
+    assert len(lines) <= MAX_LINES
     assert max(map(len, lines)) <= COLUMNS
     mine = [option for owner, option in ALL if owner == name]
     if mine:
@@ -128,4 +128,4 @@ def test_help(name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest
     ],
 )
 def test_amounts_of_memory(text: str, size: int) -> None:
-    assert AmountType().convert(text, None, None) == size
+    assert SizeType().convert(text, None, None) == size

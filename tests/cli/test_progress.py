@@ -57,10 +57,10 @@ def test_no_color() -> None:
 
 
 def test_plain_lines_elsewhere(tmp_path: Path) -> None:
-    ended = run_command("inspect", str(tmp_path), before=SHOW)
-    assert ended.err.splitlines() == ["reading checkpoint", "writing a.data", "warning: something odd"]
-    assert "\r" not in ended.err
-    assert "\x1b" not in ended.err
+    result = run_command("inspect", str(tmp_path), before=SHOW)
+    assert result.err.splitlines() == ["reading checkpoint", "writing a.data", "warning: something odd"]
+    assert "\r" not in result.err
+    assert "\x1b" not in result.err
 
 
 def test_a_line_now_and_then(capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,6 +17,7 @@ from paligemma_onnx.runtime.image.open import ImageInput
 
 CASE = "gemma_one_kv_head"
 PROMPT = "caption en"
+PART_ROWS = 16
 SAMPLED = ("--temperature", "1", "--seed", "5")
 TRUNCATED_BYTES = 60  # of a PNG: its header and the beginning of the pixel data
 TIMEOUT = 60.0  # seconds
@@ -54,8 +55,13 @@ def batch_command(bundle: Path, source: Path, *options: str) -> tuple[str, ...]:
     """Return the arguments of a `batch` command without --output."""
     return (
         *("batch", "--model", str(bundle), "--input", str(source), "--prompt", PROMPT, "--device", "cpu"),
-        *("--threads", "1", "--max-new-tokens", "5", "--part-rows", "16", *options),
+        *("--threads", "1", "--max-new-tokens", "5", *options),
     )
+
+
+def set_part_rows(rows: int) -> str:
+    """Return code that makes a `batch` command write parts of this many rows."""
+    return f"import paligemma_onnx.runtime.cli.batch as command\ncommand.PART_ROWS = {rows}\n"
 
 
 def texts_by_id(output: Path) -> dict[str, str]:

@@ -108,7 +108,7 @@ def test_the_command_line(
     assert 0 < compared["mask_decoder"]["relative"] < 1e-5
     without = run_in_process(capsys, "validate", folder, *given)
     assert without.code == 2
-    assert "give its --mask-decoder" in without.error
+    assert "give --mask-decoder" in without.error
     (tmp_path / "cut.npz").write_bytes(b"PK\x03\x04")
     export_it = ("export", checkpoint(CASE), "--output", tmp_path / "bundle", "--mask-decoder")
     damaged = run_in_process(capsys, *export_it, tmp_path / "cut.npz")

@@ -105,7 +105,7 @@ def test_the_command_line_checks_unless_it_is_told_not_to(
     assert list(tmp_path.iterdir()) == []
     unchecked = CliRunner().invoke(export_command, [*call, "--no-validate"])
     assert unchecked.exit_code == 0, unchecked.output
-    assert "not checked" in unchecked.output
+    assert "not validated" in unchecked.output
     assert read_manifest(tmp_path / "bundle").cache.layers == 2
 
 

@@ -1,4 +1,4 @@
-"""`batch` as a user runs it: one row for each picture, the text that `generate` gives, whatever happens."""
+"""The `batch` command: one row per image, with the text that `generate` returns or with an error."""
 
 from __future__ import annotations
 
@@ -10,25 +10,40 @@ from pathlib import Path
 
 import pyarrow.parquet
 import pytest
-from batch_runs import CASE, PROMPT, SAMPLED, batch_command, rows_by_id, rows_in, texts_by_id, write_images
+from batch_runs import (
+    CASE,
+    PART_ROWS,
+    PROMPT,
+    SAMPLED,
+    batch_command,
+    rows_by_id,
+    rows_in,
+    texts_by_id,
+    write_images,
+)
 from command_line import block_imports, run_command, run_in_process
 
 from paligemma_onnx.runtime import PaliGemma, Request
-from paligemma_onnx.runtime.batch.rows import RowError, boxes_in
+from paligemma_onnx.runtime.batch.rows import RowError, parse_boxes
 
 Folders = Callable[[str], Path]
-PICTURES = 40
-BROKEN = (3, 17)  # 5 %
+IMAGES = 40
+BROKEN = (3, 17)  # numbers of truncated images
+
+
+@pytest.fixture(autouse=True)
+def _small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("paligemma_onnx.runtime.cli.batch.PART_ROWS", PART_ROWS)
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_images(tmp_path_factory.mktemp("batch") / "pictures", PICTURES)
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_images(tmp_path_factory.mktemp("batch") / "images", IMAGES)
 
 
 @pytest.fixture(scope="module")
 def broken(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_images(tmp_path_factory.mktemp("broken") / "pictures", PICTURES, broken=BROKEN)
+    return write_images(tmp_path_factory.mktemp("broken") / "images", IMAGES, broken=BROKEN)
 
 
 @pytest.fixture(scope="module")
@@ -37,15 +52,15 @@ def model(bundle: Folders) -> PaliGemma:
 
 
 @pytest.fixture
-def command(bundle: Folders, pictures: Path) -> tuple[str, ...]:
-    return batch_command(bundle(CASE), pictures)
+def command(bundle: Folders, images: Path) -> tuple[str, ...]:
+    return batch_command(bundle(CASE), images)
 
 
 @pytest.fixture(scope="module")
-def expected(model: PaliGemma, pictures: Path) -> dict[str, str]:
-    """What `generate` says of each picture."""
+def expected(model: PaliGemma, images: Path) -> dict[str, str]:
+    """The answer of `generate` to each image."""
     return {
-        path.name: model.generate(path, PROMPT, max_new_tokens=5).text for path in sorted(pictures.iterdir())
+        path.name: model.generate(path, PROMPT, max_new_tokens=5).text for path in sorted(images.iterdir())
     }
 
 
@@ -53,12 +68,12 @@ def test_rows_are_what_generate_says(
     command: tuple[str, ...], expected: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert len(set(expected.values())) > 1
-    ended = run_in_process(capsys, *command, "--output", tmp_path / "out", "--json")
-    assert ended.code == 0, ended.err
+    result = run_in_process(capsys, *command, "--output", tmp_path / "out", "--json")
+    assert result.code == 0, result.err
     assert texts_by_id(tmp_path / "out") == expected
-    summary = json.loads(ended.out)
-    assert (summary["rows"], summary["errors"], summary["written"]) == (PICTURES, 0, PICTURES)
-    assert re.fullmatch(r"40 rows written at [\d.]+ images a second; 0 of 40 are errors\n", ended.err)
+    summary = json.loads(result.out)
+    assert (summary["rows"], summary["errors"], summary["written"]) == (IMAGES, 0, IMAGES)
+    assert re.fullmatch(r"40 rows written at [\d.,]+ images/min; 0 of 40 failed\n", result.err)
     for row in rows_in(tmp_path / "out"):
         assert (row["width"], row["height"]) == (9 + int(row["id"][:4]) % 5, 12)
         assert (row["path"], row["prompt"], row["error"], row["boxes"]) == (row["id"], PROMPT, None, [])
@@ -69,16 +84,16 @@ def test_rows_are_what_generate_says(
 
 
 def test_constrained_rows_are_objects(
-    bundle: Folders, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    bundle: Folders, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     table = tmp_path / "table.jsonl"
     asked = [("0000.png", "detect cat"), ("0001.png", "segment dog ; cat"), ("0002.png", "caption en")]
-    lines = [json.dumps({"image": str(pictures / name), "prompt": prompt}) for name, prompt in asked]
+    lines = [json.dumps({"image": str(images / name), "prompt": prompt}) for name, prompt in asked]
     table.write_text("\n".join(lines), encoding="utf-8")
     given = ("batch", "--model", bundle(CASE), "--input", table, "--device", "cpu", *SAMPLED)
     output = ("--output", tmp_path / "out", "--max-new-tokens", "60")
-    ended = run_in_process(capsys, *given, *output, "--constrained")
-    assert ended.code == 7
+    result = run_in_process(capsys, *given, *output, "--constrained")
+    assert result.code == 7
     *objects, caption = rows_in(tmp_path / "out")
     for row in objects:
         assert row["warnings"] == []
@@ -88,7 +103,7 @@ def test_constrained_rows_are_objects(
     assert "begin with `detect` or `segment`" in caption["error"]["message"]
     other = run_in_process(capsys, *given, *output)
     assert other.code == 2
-    assert "was begun with constrained True and not False" in other.error
+    assert "was written with constrained True, not False" in other.error
 
 
 def test_broken_files_are_rows_with_errors(
@@ -98,9 +113,9 @@ def test_broken_files_are_rows_with_errors(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    ended = run_in_process(capsys, *batch_command(bundle(CASE), broken, "--output", str(tmp_path / "out")))
-    assert ended.code == 7
-    assert ended.error.startswith(f"error: 2 of 40 rows in {tmp_path / 'out'} hold an error")
+    result = run_in_process(capsys, *batch_command(bundle(CASE), broken, "--output", str(tmp_path / "out")))
+    assert result.code == 7
+    assert result.error.startswith(f"error: 2 of 40 rows in {tmp_path / 'out'} failed; the `error`")
     found = rows_by_id(rows_in(tmp_path / "out"))
     failed = {name: row for name, row in found.items() if row["error"]}
     assert set(failed) == {f"{number:04d}.png" for number in BROKEN}
@@ -113,7 +128,7 @@ def test_broken_files_are_rows_with_errors(
     }
     again = run_in_process(capsys, *batch_command(bundle(CASE), broken, "--output", str(tmp_path / "out")))
     assert again.code == 7  # the rows are still there
-    assert again.err.startswith("0 rows written, 40 were there already; 2 of 40 are errors\n")
+    assert again.err.startswith("0 rows written, 40 already present; 2 of 40 failed\n")
 
 
 def test_shards_together_are_one_run(
@@ -121,12 +136,18 @@ def test_shards_together_are_one_run(
 ) -> None:
     shares = []
     for index in range(2):
-        shard = ("--num-shards", "2", "--shard-index", str(index), "--force")  # which spares the other's rows
-        ended = run_in_process(capsys, *command, "--output", tmp_path / "out", *shard, "--json")
-        assert ended.code == 0, ended.err
-        shares.append(json.loads(ended.out)["rows"])
+        shard = (
+            "--num-shards",
+            "2",
+            "--shard-index",
+            str(index),
+            "--force",
+        )  # keeps the rows of the other shard
+        result = run_in_process(capsys, *command, "--output", tmp_path / "out", *shard, "--json")
+        assert result.code == 0, result.err
+        shares.append(json.loads(result.out)["rows"])
     assert min(shares) > 5
-    assert sum(shares) == PICTURES
+    assert sum(shares) == IMAGES
     assert texts_by_id(tmp_path / "out") == expected
     refused = run_in_process(
         capsys, *command, "--output", tmp_path / "out", "--num-shards", "2", "--shard-index", "2"
@@ -137,40 +158,40 @@ def test_shards_together_are_one_run(
 def test_sampled_rows_do_not_depend_on_batches(
     command: tuple[str, ...],
     model: PaliGemma,
-    pictures: Path,
+    images: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     for size in ("1", "7"):
-        ended = run_in_process(capsys, *command, *SAMPLED, "--batch-size", size, "--output", tmp_path / size)
-        assert ended.code == 0, ended.err
+        result = run_in_process(capsys, *command, *SAMPLED, "--batch-size", size, "--output", tmp_path / size)
+        assert result.code == 0, result.err
     found = rows_by_id(rows_in(tmp_path / "1"))
     assert found == rows_by_id(rows_in(tmp_path / "7"))
-    assert len({row["seed"] for row in found.values()}) == PICTURES
+    assert len({row["seed"] for row in found.values()}) == IMAGES
     row = found["0007.png"]
-    alone = model.generate(pictures / "0007.png", PROMPT, max_new_tokens=5, temperature=1.0, seed=row["seed"])
+    alone = model.generate(images / "0007.png", PROMPT, max_new_tokens=5, temperature=1.0, seed=row["seed"])
     assert alone.text == row["text"]
 
 
-def test_requests_may_have_seeds_of_their_own(model: PaliGemma, pictures: Path) -> None:
-    requests = [Request(pictures / "0000.png", PROMPT, seed) for seed in (None, 9, None)]
+def test_requests_may_have_seeds_of_their_own(model: PaliGemma, images: Path) -> None:
+    requests = [Request(images / "0000.png", PROMPT, seed) for seed in (None, 9, None)]
     found = model.generate_batch(requests, temperature=1.0, seed=3, max_new_tokens=5)
     assert [answer.seed for answer in found] == [3, 9, 5]
     for answer in found:
         alone = model.generate(
-            pictures / "0000.png", PROMPT, temperature=1.0, seed=answer.seed, max_new_tokens=5
+            images / "0000.png", PROMPT, temperature=1.0, seed=answer.seed, max_new_tokens=5
         )
         assert alone.text == answer.text
 
 
 def test_prompts_of_a_table(
-    bundle: Folders, model: PaliGemma, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    bundle: Folders, model: PaliGemma, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     prompts = {"a": "detect cat", "b": None, "c": "answer en why is it so?"}
     table = tmp_path / "table.jsonl"
     table.write_text(
         "".join(
-            json.dumps({"id": name, "image": str(pictures / "0000.png"), "prompt": prompt}) + "\n"
+            json.dumps({"id": name, "image": str(images / "0000.png"), "prompt": prompt}) + "\n"
             for name, prompt in prompts.items()
         )
     )
@@ -179,7 +200,7 @@ def test_prompts_of_a_table(
     for name, row in rows_by_id(rows_in(tmp_path / "out")).items():
         prompt = prompts[name] or PROMPT
         assert row["prompt"] == prompt
-        assert row["text"] == model.generate(pictures / "0000.png", prompt, max_new_tokens=5).text
+        assert row["text"] == model.generate(images / "0000.png", prompt, max_new_tokens=5).text
     bare = [part for part in arguments if part not in ("--prompt", PROMPT)]
     assert run_in_process(capsys, *bare, "--output", tmp_path / "bare").code == 7
     (row,) = (row for row in rows_in(tmp_path / "bare") if row["error"])
@@ -203,9 +224,9 @@ def test_parquet_holds_what_json_lines_hold(
 
 
 def test_what_cannot_start_leaves_nothing(
-    bundle: Folders, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    bundle: Folders, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    good = batch_command(bundle(CASE), pictures, "--output", str(tmp_path / "out"))
+    good = batch_command(bundle(CASE), images, "--output", str(tmp_path / "out"))
     no_prompt = [part for part in good if part not in ("--prompt", PROMPT)]
     for arguments, code, words in (
         ((*good, "--temperature", "-1"), 2, "temperature"),
@@ -217,12 +238,12 @@ def test_what_cannot_start_leaves_nothing(
         (no_prompt, 2, "--prompt"),
         ((*good, "--engine", "ray", "--num-shards", "2"), 2, "--num-shards"),
     ):
-        ended = run_in_process(capsys, *arguments)
-        assert (ended.code, words in ended.error) == (code, True), ended
+        result = run_in_process(capsys, *arguments)
+        assert (result.code, words in result.error) == (code, True), result
     assert not (tmp_path / "out").exists()
     (tmp_path / "empty").mkdir()
-    ended = run_in_process(capsys, *good, "--input", tmp_path / "empty")
-    assert (ended.code, "holds no input" in ended.error) == (2, True)
+    result = run_in_process(capsys, *good, "--input", tmp_path / "empty")
+    assert (result.code, "contains no input" in result.error) == (2, True)
     assert not (tmp_path / "out" / "run.json").exists()
 
 
@@ -233,17 +254,17 @@ def test_what_cannot_start_leaves_nothing(
 def test_what_is_not_installed_is_named(
     command: tuple[str, ...], module: str, options: tuple[str, ...], extra: str, tmp_path: Path
 ) -> None:
-    ended = run_command(*command, *options, "--output", str(tmp_path / "out"), before=block_imports(module))
-    assert ended.code == 4
-    assert ended.error.endswith(f"run `pip install 'paligemma-onnx[cpu,{extra}]'`")
+    result = run_command(*command, *options, "--output", str(tmp_path / "out"), before=block_imports(module))
+    assert result.code == 4
+    assert result.error.endswith(f"run `pip install 'paligemma-onnx[cpu,{extra}]'`")
 
 
 def test_boxes_are_in_pixels() -> None:
     text = "<loc0000><loc0256><loc1023><loc0512> red ring ; <loc0000> what"
-    (box,), warnings = boxes_in(text, 2046, 100)
+    (box,), warnings = parse_boxes(text, 2046, 100)
     assert asdict(box) == {"label": "red ring", "x1": 512.0, "y1": 0.0, "x2": 1024.0, "y2": 100.0}
     assert len(warnings) == 1
-    assert boxes_in("a ring ; no box", 10, 10) == ((), ())
+    assert parse_boxes("a ring ; no box", 10, 10) == ((), ())
 
 
 def test_a_fault_is_one_line_of_valid_text() -> None:

@@ -1,4 +1,4 @@
-"""What a killed run leaves, and how the next one goes on: at every point of a part's life."""
+"""Parts of the output: what a killed run leaves, and how the next run continues, at every step."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from paligemma_onnx.runtime.batch import output_parts as parts
 from paligemma_onnx.runtime.batch.items import Shard
 from paligemma_onnx.runtime.batch.output_parts import Count, Format
 from paligemma_onnx.runtime.batch.pipeline import BatchOptions
-from paligemma_onnx.runtime.batch.shard_runner import Callbacks, Parts, ShardJob, run_shard
+from paligemma_onnx.runtime.batch.shard_runner import Callbacks, PartItems, ShardJob, run_shard
 from paligemma_onnx.runtime.batch.sources import Source
 from paligemma_onnx.runtime.generation.types import Options
 
@@ -29,7 +29,7 @@ INPUTS = 23
 
 
 class Died(BaseException):
-    """The process was killed."""
+    """The simulated death of the process."""
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def model(bundle: Callable[[str], Path]) -> EchoModel:
 
 
 @pytest.fixture
-def work(tmp_path: Path) -> ShardJob:
+def job(tmp_path: Path) -> ShardJob:
     (tmp_path / "list.txt").write_text("".join(f"{number}.png\n" for number in range(INPUTS)))
     (tmp_path / "out").mkdir()
     return ShardJob(
@@ -47,41 +47,41 @@ def work(tmp_path: Path) -> ShardJob:
         shard=Shard(0, 1),
         format="jsonl",
         part_rows=10,
-        asking=BatchOptions(Options(max_new_tokens=4, max_image_pixels=1), None, 4, 2),
+        options=BatchOptions(Options(max_new_tokens=4, max_image_pixels=1), None, 4, 2),
         bundle=tmp_path,
         device="cpu",
         threads=1,
     )
 
 
-def do(work: ShardJob, model: EchoModel, answered: Callable[[Count], object] = lambda _: None) -> Count:
-    """Do a shard; rows that earlier runs had written."""
-    passed: list[Count] = []
-    run_shard(work, model, Callbacks(passed.append, answered, lambda: False))
-    return sum(passed, Count())
+def run(job: ShardJob, model: EchoModel, on_written: Callable[[Count], object] = lambda _: None) -> Count:
+    """Run a shard and return the count of rows that earlier runs had written."""
+    skipped: list[Count] = []
+    run_shard(job, model, Callbacks(skipped.append, on_written, lambda: False))
+    return sum(skipped, Count())
 
 
-def ids(work: ShardJob) -> list[str]:
-    return [row["id"] for row in rows_in(work.output)]
+def ids(job: ShardJob) -> list[str]:
+    return [row["id"] for row in rows_in(job.output)]
 
 
 EVERYTHING = [f"{number}.png" for number in range(INPUTS)]
 
 
-def test_parts_have_their_rows_in_order(work: ShardJob, model: EchoModel) -> None:
+def test_parts_have_their_rows_in_order(job: ShardJob, model: EchoModel) -> None:
     model.batches.clear()
-    do(work, model)
-    assert sorted(path.name for path in work.output.glob("part-*")) == [
+    run(job, model)
+    assert sorted(path.name for path in job.output.glob("part-*")) == [
         f"part-00000-of-00001-00000{number}.jsonl" for number in range(3)
     ]
-    assert ids(work) == EVERYTHING
+    assert ids(job) == EVERYTHING
     assert model.batches == [4, 4, 2, 4, 4, 2, 3]
-    assert do(work, model) == Count(INPUTS, 0)
-    assert len(model.batches) == 7  # nothing was asked again
+    assert run(job, model) == Count(INPUTS, 0)
+    assert len(model.batches) == 7  # nothing is generated again
 
 
 class Mortal:
-    """Makes functions that do their work so many times together, and die at the next."""
+    """Wraps functions so that they raise `Died` after `left` calls of all of them together."""
 
     def __init__(self) -> None:
         self.left = math.inf
@@ -98,9 +98,9 @@ class Mortal:
 
 @pytest.mark.parametrize("format", ["jsonl", "parquet"])
 def test_a_run_that_dies_at_any_step_is_completed(
-    work: ShardJob, model: EchoModel, format: Format, monkeypatch: pytest.MonkeyPatch
+    job: ShardJob, model: EchoModel, format: Format, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each call that changes the disk is, in turn, one that the process does not live to make."""
+    """The process dies at each call that changes the disk, in turn."""
     mortal = Mortal()
     monkeypatch.setattr(os, "fsync", mortal(os.fsync))
     monkeypatch.setattr(parts, "write_parquet", mortal(parts.write_parquet))
@@ -108,30 +108,30 @@ def test_a_run_that_dies_at_any_step_is_completed(
         monkeypatch.setattr(Path, name, mortal(getattr(Path, name)))
     deaths, died = 0, True
     while died:
-        one = replace(work, format=format, output=work.output / f"{format}-{deaths}")
+        one = replace(job, format=format, output=job.output / f"{format}-{deaths}")
         one.output.mkdir()
         mortal.left, died = deaths, False
         try:
-            do(one, model)
+            run(one, model)
         except Died:
             died = True
             deaths += 1
             mortal.left = math.inf
-            do(one, model)
+            run(one, model)
         mortal.left = math.inf
         assert written(one) == EVERYTHING
     assert deaths > 20
 
 
-def written(work: ShardJob) -> list[str]:
-    if work.format == "jsonl":
-        return ids(work)
-    tables = [pyarrow.parquet.read_table(path) for path in sorted(work.output.glob("part-*"))]
+def written(job: ShardJob) -> list[str]:
+    if job.format == "jsonl":
+        return ids(job)
+    tables = [pyarrow.parquet.read_table(path) for path in sorted(job.output.glob("part-*"))]
     return [name for table in tables for name in table.column("id").to_pylist()]
 
 
 @pytest.mark.parametrize("tail", [b'{"id": "half', b'{"error": nul\n', b"\0" * 40, b"\0" * 40 + b"\n"])
-def test_a_line_that_was_cut_off_is_dropped(work: ShardJob, model: EchoModel, tail: bytes) -> None:
+def test_a_line_that_was_cut_off_is_dropped(job: ShardJob, model: EchoModel, tail: bytes) -> None:
     seen = Count()
 
     def die_in_the_second_part(count: Count) -> None:
@@ -141,31 +141,31 @@ def test_a_line_that_was_cut_off_is_dropped(work: ShardJob, model: EchoModel, ta
             raise Died
 
     with pytest.raises(Died):
-        do(work, model, die_in_the_second_part)
-    partial = work.output / ".part-00000-of-00001-000001.partial"
+        run(job, model, die_in_the_second_part)
+    partial = job.output / ".part-00000-of-00001-000001.partial"
     with partial.open("ab") as file:
         file.write(tail)
-    assert do(work, model) == Count(14, 0)
-    assert ids(work) == EVERYTHING
+    assert run(job, model) == Count(14, 0)
+    assert ids(job) == EVERYTHING
 
 
-def test_finished_parts_are_counted_and_not_read(work: ShardJob, model: EchoModel) -> None:
-    table = work.source.path.with_suffix(".jsonl")
+def test_finished_parts_are_counted_and_not_read(job: ShardJob, model: EchoModel) -> None:
+    table = job.source.path.with_suffix(".jsonl")
     prompts = [PROMPT] * 5 + ["nan"] + [PROMPT] * 6
     table.write_text("".join(json.dumps({"image": "a.png", "prompt": prompt}) + "\n" for prompt in prompts))
-    work = replace(work, source=Source(table, "jsonl", PROMPT, table))
-    do(work, model)
-    first = work.part(0).file
+    job = replace(job, source=Source(table, "jsonl", PROMPT, table))
+    run(job, model)
+    first = job.part(0).file
     first.write_bytes(b"not even JSON")
-    assert do(work, model) == Count(12, 1)
+    assert run(job, model) == Count(12, 1)
     assert first.read_bytes() == b"not even JSON"
-    (work.output / ".part-00000-of-00001-000000.count").unlink()
+    (job.output / ".part-00000-of-00001-000000.count").unlink()
     with pytest.raises(OptionError, match="without hidden files"):
-        do(work, model)
+        run(job, model)
 
 
-def test_parts_can_be_asked_for_in_any_order(work: ShardJob) -> None:
-    parts = Parts(work)
+def test_parts_can_be_asked_for_in_any_order(job: ShardJob) -> None:
+    parts = PartItems(job)
 
     def numbers(items: Iterator[Any]) -> list[int]:
         return [int(item.id.removesuffix(".png")) for item in items]
@@ -177,13 +177,13 @@ def test_parts_can_be_asked_for_in_any_order(work: ShardJob) -> None:
     assert numbers(parts.items(3)) == []
 
 
-def test_a_batch_that_fails_costs_only_the_guilty_row(work: ShardJob, model: EchoModel) -> None:
+def test_a_batch_that_fails_costs_only_the_guilty_row(job: ShardJob, model: EchoModel) -> None:
     prompts = [PROMPT, "nan", "x" * 100_000, PROMPT, PROMPT]
-    table = work.source.path.with_suffix(".jsonl")
+    table = job.source.path.with_suffix(".jsonl")
     table.write_text("".join(json.dumps({"image": "a.png", "prompt": prompt}) + "\n" for prompt in prompts))
     model.batches.clear()
-    do(replace(work, source=Source(table, "jsonl", None, table)), model)
-    found = rows_in(work.output)
+    run(replace(job, source=Source(table, "jsonl", None, table)), model)
+    found = rows_in(job.output)
     assert [row["text"] for row in found] == [PROMPT, None, None, PROMPT, PROMPT]
     assert [row["error"] and row["error"]["code"] for row in found] == [
         None,
@@ -192,16 +192,16 @@ def test_a_batch_that_fails_costs_only_the_guilty_row(work: ShardJob, model: Ech
         None,
         None,
     ]
-    assert model.batches == [3, 1, 1, 1, 1]  # the prompt that is too long is never asked
+    assert model.batches == [3, 1, 1, 1, 1]  # the prompt that is too long never reaches the model
     assert [row["timings"] and row["timings"]["batch"] for row in found] == [1, None, None, 1, 1]
 
 
-def test_memory_does_not_grow_with_the_input(work: ShardJob, model: EchoModel) -> None:
-    work.source.path.write_text("".join(f"{number}.png\n" for number in range(1900)))
-    work = replace(work, part_rows=100, asking=replace(work.asking, batch_size=20))
+def test_memory_does_not_grow_with_the_input(job: ShardJob, model: EchoModel) -> None:
+    job.source.path.write_text("".join(f"{number}.png\n" for number in range(1900)))
+    job = replace(job, part_rows=100, options=replace(job.options, batch_size=20))
     rows, alive = 0, dict[int, int]()
 
-    def answered(count: Count) -> None:
+    def on_written(count: Count) -> None:
         nonlocal rows
         rows += count.rows
         if rows % 600 == 0:
@@ -210,7 +210,7 @@ def test_memory_does_not_grow_with_the_input(work: ShardJob, model: EchoModel) -
 
     tracemalloc.start()
     try:
-        do(work, model, answered)
+        run(job, model, on_written)
     finally:
         tracemalloc.stop()
     assert list(alive) == [600, 1200, 1800]

@@ -1,4 +1,4 @@
-"""A batch that is interrupted, watched, or asked for something else than what its output holds."""
+"""Batch runs that are interrupted or that differ from the existing output, and their progress messages."""
 
 from __future__ import annotations
 
@@ -16,11 +16,13 @@ from pathlib import Path
 import pytest
 from batch_runs import (
     CASE,
+    PART_ROWS,
     PROMPT,
     SAMPLED,
     batch_command,
     rows_by_id,
     rows_in,
+    set_part_rows,
     texts_by_id,
     wait_for,
     write_images,
@@ -30,10 +32,15 @@ from damage import copied, edit_manifest, endless
 
 from paligemma_onnx.runtime import PaliGemma
 from paligemma_onnx.runtime.batch import progress
+from paligemma_onnx.runtime.cli import batch as cli
 
 Folders = Callable[[str], Path]
-PICTURES = 40
-SLOW = """
+IMAGES = 40
+MESSAGE = "finishing the current batch; press Ctrl-C or send the signal again to stop immediately"
+# Delays each batch.
+SLOW = (
+    set_part_rows(PART_ROWS)
+    + """
 import time
 from paligemma_onnx.runtime import PaliGemma
 original = PaliGemma.generate_batch
@@ -42,11 +49,17 @@ def generate_batch(self, requests, **options):
     return original(self, requests, **options)
 PaliGemma.generate_batch = generate_batch
 """
+)
+
+
+@pytest.fixture(autouse=True)
+def _small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cli, "PART_ROWS", PART_ROWS)
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_images(tmp_path_factory.mktemp("batch") / "pictures", PICTURES)
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_images(tmp_path_factory.mktemp("batch") / "images", IMAGES)
 
 
 @pytest.fixture(scope="module")
@@ -55,22 +68,22 @@ def model(bundle: Folders) -> PaliGemma:
 
 
 @pytest.fixture
-def command(bundle: Folders, pictures: Path) -> tuple[str, ...]:
-    return batch_command(bundle(CASE), pictures)
+def command(bundle: Folders, images: Path) -> tuple[str, ...]:
+    return batch_command(bundle(CASE), images)
 
 
 @pytest.fixture(scope="module")
-def expected(model: PaliGemma, pictures: Path) -> dict[str, str]:
-    """What `generate` says of each picture."""
+def expected(model: PaliGemma, images: Path) -> dict[str, str]:
+    """The answer of `generate` to each image."""
     return {
-        path.name: model.generate(path, PROMPT, max_new_tokens=5).text for path in sorted(pictures.iterdir())
+        path.name: model.generate(path, PROMPT, max_new_tokens=5).text for path in sorted(images.iterdir())
     }
 
 
 def test_a_run_that_is_killed_goes_on(
     command: tuple[str, ...], expected: dict[str, str], tmp_path: Path
 ) -> None:
-    """At random moments, until it is through: a start takes half a second, the work one and a half."""
+    """Kill it at random moments until it completes: loading takes 0.5 s, the run 1.5 s."""
     output, moments = tmp_path / "out", random.Random(0)
     arguments = (*command, "--output", str(output), "--batch-size", "3")
     kills = 0
@@ -94,16 +107,16 @@ def test_a_signal_lets_the_batch_in_hand_be_finished(
     process = start_command(*command, "--output", str(tmp_path / "out"), before=SLOW.format(seconds=0.6))
     partial = tmp_path / "out" / ".part-00000-of-00001-000000.partial"
     wait_for(lambda: partial.exists() and partial.stat().st_size)
-    time.sleep(0.2)  # into the second batch
+    time.sleep(0.2)  # the second batch is running
     process.send_signal(number)
     _, err = process.communicate(timeout=30)
     assert process.returncode == code
-    said = err.decode().splitlines()
-    assert said[0] == "finishing the batch in hand; a second signal ends at once"
+    lines = err.decode().splitlines()
+    assert lines[0] == MESSAGE
     rows = partial.read_bytes().splitlines()
-    assert said[1].startswith(f"{len(rows)} rows written")
-    assert len(rows) == 16  # the batch that was in hand is the second
-    assert len(said) == 2
+    assert lines[1].startswith(f"{len(rows)} rows written")
+    assert len(rows) == 16  # the second batch was completed
+    assert len(lines) == 2
 
 
 def test_a_second_signal_ends_at_once(command: tuple[str, ...], tmp_path: Path) -> None:
@@ -128,25 +141,24 @@ def test_one_process_writes_a_shard(
         time.sleep(0.3)
         refused = run_in_process(capsys, *arguments)
         assert refused.code == 2
-        assert "another process writes shard 0 of 1" in refused.error
+        assert "another process is writing shard 0 of 1" in refused.error
         forced = run_in_process(capsys, *arguments, "--prompt", "detect cat", "--force")
         assert forced.code == 2
-        assert "another process writes it" in forced.error
+        assert "another process is writing to it" in forced.error
     finally:
         process.kill()
         process.communicate()
-    assert run_in_process(capsys, *arguments).code == 0  # the dead hold nothing
+    assert run_in_process(capsys, *arguments).code == 0  # a killed process holds no lock
 
 
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (("--prompt", "detect cat"), "prompt 'caption en' and not 'detect cat'"),
-        (("--max-new-tokens", "6"), "max_new_tokens 5 and not 6"),
-        (SAMPLED, "temperature 0.0 and not 1.0, seed None and not 5"),
-        (("--format", "parquet"), "format 'jsonl' and not 'parquet'"),
-        (("--part-rows", "17"), "part_rows 16 and not 17"),
-        (("--num-shards", "2"), "num_shards 1 and not 2"),
+        (("--prompt", "detect cat"), "prompt 'caption en', not 'detect cat'"),
+        (("--max-new-tokens", "6"), "max_new_tokens 5, not 6"),
+        (SAMPLED, "temperature 0.0, not 1.0; seed None, not 5"),
+        (("--format", "parquet"), "format 'jsonl', not 'parquet'"),
+        (("--num-shards", "2"), "num_shards 1, not 2"),
     ],
 )
 def test_another_run_is_refused_unless_forced(
@@ -160,9 +172,9 @@ def test_another_run_is_refused_unless_forced(
     assert run_in_process(capsys, *command, "--output", output).code == 0
     (output / "mine.txt").touch()
     before = rows_in(output)
-    ended = run_in_process(capsys, *command, "--output", output, *options)
-    assert ended.code == 2
-    assert f"{output}: was begun with {words}" in ended.error
+    result = run_in_process(capsys, *command, "--output", output, *options)
+    assert result.code == 2
+    assert f"{output}: was written with {words}" in result.error
     assert rows_in(output) == before
     forced = run_in_process(capsys, *command, "--output", output, *options, "--force", "--json")
     assert forced.code == 0, forced.err
@@ -170,6 +182,19 @@ def test_another_run_is_refused_unless_forced(
     assert (output / "mine.txt").exists()
     if options[0] == "--format":
         assert not list(output.glob("part-*.jsonl"))
+
+
+def test_another_part_size_is_refused(
+    command: tuple[str, ...],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    output = ("--output", tmp_path / "out")
+    assert run_in_process(capsys, *command, *output).code == 0
+    monkeypatch.setattr(cli, "PART_ROWS", PART_ROWS + 1)
+    assert "was written with part_rows 16, not 17" in run_in_process(capsys, *command, *output).error
+    assert run_in_process(capsys, *command, *output, "--force").code == 0
 
 
 def test_another_bundle_or_input_is_refused(
@@ -184,7 +209,7 @@ def test_another_bundle_or_input_is_refused(
     assert "bundle_id" in run_in_process(capsys, *batch_command(other, listed), *arguments).error
     listed.write_text("absent.png\nother.png\n")
     grown = run_in_process(capsys, *batch_command(bundle(CASE), listed), *arguments)
-    assert "input_bytes 11 and not 21" in grown.error
+    assert "input_bytes 11, not 21" in grown.error
     assert "input " in run_in_process(capsys, *command, *arguments).error
 
 
@@ -206,9 +231,9 @@ def test_too_many_errors_end_the_run(
     limited = batch_command(
         bundle(CASE), listed, "--output", str(tmp_path / "out"), "--max-error-rate", "0.5"
     )
-    ended = run_in_process(capsys, *limited)
-    assert ended.code == 7
-    assert "stopped: 104 of 104 rows hold an error" in ended.error
+    result = run_in_process(capsys, *limited)
+    assert result.code == 7
+    assert "stopped: 104 of 104 rows failed" in result.error
     rest = run_in_process(capsys, *limited, "--max-error-rate", "1", "--json")
     assert rest.code == 7
     assert json.loads(rest.out)["written"] == 196
@@ -221,17 +246,17 @@ def test_lines_say_how_far_it_is(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(progress, "EVERY", 0.0)
-    ended = run_in_process(capsys, *command, "--output", tmp_path / "out")
-    lines = ended.err.splitlines()
+    monkeypatch.setattr(progress, "INTERVAL", 0.0)
+    result = run_in_process(capsys, *command, "--output", tmp_path / "out")
+    lines = result.err.splitlines()
     assert len(lines) == 6
-    line = r"(\d+) of 40, [\d.]+ images a second, 0:00:\d\d left, 0 errors"
-    assert [re.fullmatch(line, said)[1] for said in lines[:-1]] == ["8", "16", "24", "32", "40"]  # type: ignore[index]
+    pattern = r"(\d+) of 40 rows, [\d.,]+ images/min, 0:00:\d\d left, 0 failed"
+    assert [re.fullmatch(pattern, line)[1] for line in lines[:-1]] == ["8", "16", "24", "32", "40"]  # type: ignore[index]
 
 
-def test_a_terminal_shows_a_bar(bundle: Folders, pictures: Path, tmp_path: Path) -> None:
+def test_a_terminal_shows_a_bar(bundle: Folders, images: Path, tmp_path: Path) -> None:
     listed = tmp_path / "list.txt"
-    listed.write_text(f"{pictures / '0000.png'}\nabsent.png\nlost.png\n")
+    listed.write_text(f"{images / '0000.png'}\nabsent.png\nlost.png\n")
     ours, theirs = pty.openpty()
     termios.tcsetwinsize(theirs, (24, 100))
     process = start_command(

@@ -1,4 +1,4 @@
-"""Where the items of a batch come from: folders, lists, tables and tars, in an order that stays."""
+"""Sources of a batch: folders, lists, tables and tars, each read in a fixed order."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from paligemma_onnx.runtime import OptionError
 from paligemma_onnx.runtime.batch.folder import write_listing
 from paligemma_onnx.runtime.batch.items import Item, Shard, Slice
 from paligemma_onnx.runtime.batch.rows import RowError
-from paligemma_onnx.runtime.batch.sources import Source, count_items, items_of, kind_of
+from paligemma_onnx.runtime.batch.sources import Source, count_items, read_items, source_kind
 
 
 def items(path: Path, prompt: str | None = "caption en") -> list[Item]:
-    source = Source(path, kind_of(path), prompt, path.parent / "listing")
+    source = Source(path, source_kind(path), prompt, path.parent / "listing")
     if source.kind == "folder":
         write_listing(path, source.listing)
-    found = list(items_of(source))
-    assert list(items_of(source)) == found  # a stream can be read again
+    found = list(read_items(source))
+    assert list(read_items(source)) == found  # reading again gives the same items
     assert count_items(source) == len(found)
     return found
 
@@ -38,7 +38,7 @@ def message(item: Item) -> str:
 
 
 def test_a_folder(tmp_path: Path) -> None:
-    folder = tmp_path / "pictures"
+    folder = tmp_path / "images"
     names = ["a.jpg", "b/c.PNG", "b/d/e f.webp", "line\nfeed.gif", "é.tiff"]
     for name in [*names, "b/notes.txt", "README", ".jpg"]:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -53,13 +53,13 @@ def test_a_folder(tmp_path: Path) -> None:
 
 
 def test_a_listing_stays_as_it_is(tmp_path: Path) -> None:
-    folder = tmp_path / "pictures"
+    folder = tmp_path / "images"
     folder.mkdir()
     (folder / "a.jpg").touch()
     source = Source(folder, "folder", None, tmp_path / "listing")
     write_listing(folder, source.listing)
     (folder / "0.jpg").touch()
-    assert [item.id for item in items_of(source)] == ["a.jpg"]
+    assert [item.id for item in read_items(source)] == ["a.jpg"]
 
 
 def test_a_list(tmp_path: Path) -> None:
@@ -97,7 +97,7 @@ def test_a_table_of_json_lines(tmp_path: Path) -> None:
     assert [item.prompt for item in found[:3]] == ["caption en", "detect cat", "caption en"]
     assert [item.image for item in found[:3]] == [tmp_path / "a.jpg", Path("/b.jpg"), tmp_path / "c.jpg"]
     assert message(found[3]).startswith("line 5 is not JSON")
-    assert message(found[4]).startswith("line 6 is no JSON object")
+    assert message(found[4]).startswith("line 6 is not a JSON object")
     assert message(found[5]).startswith("row 7: `image` is missing")
     assert message(found[6]) == "row 8: `prompt` is int, not text"
     assert (found[7].prompt, found[7].image) == ("caption en", tmp_path / "f.jpg")
@@ -143,11 +143,11 @@ def archive(path: Path, members: dict[str, bytes]) -> Path:
 def test_a_tar(tmp_path: Path) -> None:
     members = {
         "a.json": json.dumps({"prompt": "detect cat"}).encode(),
-        "a.seg.jpg": b"picture of a",
+        "a.seg.jpg": b"image of a",
         "a.txt": b"a cat on a mat",
-        "sub/a.png": b"picture of sub/a",
+        "sub/a.png": b"image of sub/a",
         "sub/a.txt": b"answer en why?\n",
-        "b.txt": b"no picture",
+        "b.txt": b"no image",
         "c.jpg": b"",
         "c.json": b"{",
         "x" * 200 + ".png": b"long name",
@@ -156,13 +156,13 @@ def test_a_tar(tmp_path: Path) -> None:
     found = items(path)
     assert [item.id for item in found] == ["a", "sub/a", "b", "c", "x" * 200]
     assert [item.path for item in found] == ["a.seg.jpg", "sub/a.png", None, "c.jpg", "x" * 200 + ".png"]
-    pictures = [item.image for item in found]
-    assert isinstance(pictures[0], Slice)
-    assert isinstance(pictures[1], Slice)
-    assert (pictures[0].read(), pictures[1].read()) == (b"picture of a", b"picture of sub/a")
+    images = [item.image for item in found]
+    assert isinstance(images[0], Slice)
+    assert isinstance(images[1], Slice)
+    assert (images[0].read(), images[1].read()) == (b"image of a", b"image of sub/a")
     assert [item.prompt for item in found[:2]] == ["detect cat", "caption en"]
     assert [item.prompt for item in items(path, None)[:2]] == ["detect cat", "answer en why?"]
-    assert message(found[2]) == "b: has no member with a picture's suffix"
+    assert message(found[2]) == "b: no member has an image suffix"
     assert message(found[3]) == "c: c.json is not JSON"
 
 
@@ -170,7 +170,7 @@ def test_a_tar(tmp_path: Path) -> None:
 def test_a_damaged_tar_is_refused(tmp_path: Path, cut: int) -> None:
     path = archive(tmp_path / "set.tar", {"a.png": bytes(600), "b.png": bytes(600)})
     path.write_bytes(path.read_bytes()[:cut])
-    with pytest.raises(OptionError, match=r"set.tar: is compressed, or damaged behind"):
+    with pytest.raises(OptionError, match=r"set.tar: is compressed, or damaged after"):
         items(path)
 
 
@@ -179,7 +179,7 @@ def test_a_tar_with_a_damaged_header_is_refused(tmp_path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[1536 + 10] ^= 1  # in the header of b.png
     path.write_bytes(content)
-    with pytest.raises(OptionError, match=r"damaged behind a.png"):
+    with pytest.raises(OptionError, match=r"damaged after a.png"):
         items(path)
 
 
@@ -189,7 +189,7 @@ def test_what_is_no_input_is_refused(tmp_path: Path) -> None:
     pyarrow.parquet.write_table(pa.table({"picture": ["a.png"]}), tmp_path / "other.parquet")
     for name, words in (
         ("absent", "does not exist"),
-        ("photo.jpg", "is neither a folder nor a file named"),
+        ("photo.jpg", r"is neither a folder nor a \.txt"),
         ("table.parquet", "is damaged"),
         ("other.parquet", "has no column `image`"),
     ):
@@ -199,12 +199,12 @@ def test_what_is_no_input_is_refused(tmp_path: Path) -> None:
 
 def test_shards_share_out_the_items_by_a_hash_that_stays() -> None:
     def one(number: int) -> Item:
-        return Item(f"picture {number}", None, None, b"")
+        return Item(f"image {number}", None, None, b"")
 
     everything = [one(number) for number in range(200)]
     shards = [list(Shard(index, 3).items(everything)) for index in range(3)]
     assert sorted((item for shard in shards for item in shard), key=everything.index) == everything
     assert all(40 < len(shard) < 100 for shard in shards)
     assert list(Shard(0, 1).items(everything)) == everything
-    digest: Any = hashlib.sha256(b"picture 7").hexdigest()
+    digest: Any = hashlib.sha256(b"image 7").hexdigest()
     assert everything[7] in shards[int(digest[:16], 16) % 3]

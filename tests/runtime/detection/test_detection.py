@@ -213,7 +213,7 @@ def test_the_commands(
     ("draw_to", "said"),
     [
         ("absent/found.png", "No such file or directory"),
-        ("found.tiff", "its name must end in"),
+        ("found.tiff", "the file name must end in"),
         (".", "is a directory"),
         ("fifo.png", "cannot be written (not a regular file)"),
         (f"{'a' * 300}.png", "File name too long"),
@@ -240,7 +240,7 @@ def test_a_picture_too_large_for_its_format(
     given = ("--model", shipped_bundle, "--image", tmp_path / "wide.png", "--device", "cpu", "--json")
     ended = run_in_process(capsys, "detect", *given, "--draw", tmp_path / f"found.{suffix}", "circle")
     assert ended.code == 2
-    assert f"pixels a side at most, the picture has {side}" in ended.error
+    assert f"pixels per side, the image has {side}" in ended.error
     assert json.loads(ended.out)["width"] == side
     assert [file.name for file in tmp_path.iterdir()] == ["wide.png"]
 

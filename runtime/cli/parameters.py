@@ -1,0 +1,81 @@
+"""Parameters that commands share, and the types of their values. Imports nothing heavy."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+from click.shell_completion import CompletionItem
+
+from ..engine.devices import DEVICES, MAX_THREADS, parse_device
+from ..errors import OptionError
+from .completion import complete_folders
+
+Command = Callable[..., object]
+
+_SIZE = re.compile(r"(?P<number>[0-9]+(\.[0-9]+)?) ?(?P<unit>([KMGT]i?)?)B?", re.IGNORECASE)
+_POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
+
+
+class DeviceType(click.ParamType[str]):
+    """A device name: `auto`, `cpu`, `cuda` or `cuda:N`."""
+
+    name = "device"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the name unchanged, or fail if it is not a device name."""
+        try:
+            parse_device(value)
+        except OptionError as error:
+            self.fail(str(error), param, ctx)
+        return str(value)
+
+    def shell_complete(
+        self,
+        ctx: click.Context,  # noqa: ARG002
+        param: click.Parameter,  # noqa: ARG002
+        incomplete: str,
+    ) -> list[CompletionItem[str]]:
+        """Complete the names without a GPU number."""
+        return [CompletionItem(name) for name in DEVICES if name.startswith(incomplete)]
+
+
+class SizeType(click.ParamType[int]):
+    """A number of bytes with an optional unit: `12GiB`, `1.5GB`, `800MB` or `4096`."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Return the number of bytes: KiB, MiB, ... are powers of 1024, KB, MB, ... powers of 1000."""
+        match = _SIZE.fullmatch(str(value))
+        unit = match["unit"].lower() if match else ""
+        base = 1024 if unit.endswith("i") else 1000
+        size = int(float(match["number"]) * base ** _POWERS[unit[:1]]) if match else 0
+        if size == 0:
+            self.fail(f"{value!r} is not a memory size such as 12GiB or 800MB", param, ctx)
+        return size
+
+
+BUNDLE = click.argument("bundle", type=click.Path(path_type=Path), shell_complete=complete_folders)
+JSON = click.option("--json", is_flag=True, help="Print the result as one JSON object.")
+THREADS = click.option(
+    "--threads",
+    metavar="N",
+    type=click.IntRange(1, MAX_THREADS),
+    show_default="all CPUs",
+    help="Number of CPU threads.",
+)
+
+
+def device_option(default: str) -> Callable[[Command], Command]:
+    """Return the option --device with a default."""
+    return click.option(
+        "--device",
+        metavar="DEVICE",
+        type=DeviceType(),
+        default=default,
+        help="cpu, cuda, cuda:N (GPU number N), or auto: CUDA if usable, else cpu.",
+    )
