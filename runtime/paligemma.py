@@ -65,7 +65,6 @@ class PaliGemma:
         *,
         device: str = "auto",
         threads: int | None = None,
-        keep_vision: bool = True,
         memory_limit: int | None = None,
     ) -> PaliGemma:
         """Open a bundle.
@@ -75,9 +74,6 @@ class PaliGemma:
             device: `cpu`, `cuda` or `cuda:N`; `auto` takes CUDA when it loads and the bundle is made for it,
                 else the CPU, with a warning if CUDA was there.
             threads: for one operator on the CPU; None takes every processor this process may use.
-            keep_vision: whether the vision graph stays in memory. Otherwise each request opens it for its
-                pictures, which takes a moment, and lets it go: 0.4 GB less while text is written, of a 3B
-                model in 8 bits.
             memory_limit: bytes of the GPU's memory that weights, graphs and caches together may take; what
                 steps compute with, which is little, comes beside it. None: all there are.
 
@@ -100,13 +96,11 @@ class PaliGemma:
             def opened(where: Placement) -> ModelRunner:
                 if prepared := find_prepared(manifest, where):
                     try:
-                        return OnnxModelRunner.open(
-                            folder, manifest, where, keep_vision=keep_vision, prepared=prepared
-                        )
+                        return OnnxModelRunner.open(folder, manifest, where, prepared=prepared)
                     except BundleError:
                         told = f"prepared graphs do not open; run `paligemma-onnx prepare {folder}` again"
                         warnings.warn(told, stacklevel=3)
-                return OnnxModelRunner.open(folder, manifest, where, keep_vision=keep_vision)
+                return OnnxModelRunner.open(folder, manifest, where)
 
             try:
                 runner = opened(placement)

@@ -80,5 +80,5 @@ def opened(folder: Path, device: str) -> PaliGemma:
         open_float32_emulation(folder, graph, placement)
         for graph in (graphs.vision_encoder, graphs.prefill, graphs.decode)
     )
-    runner = OnnxModelRunner(folder, None, manifest, placement, vision, prefill, decode, None)
+    runner = OnnxModelRunner(None, manifest, placement, vision, prefill, decode, None)
     return PaliGemma(manifest, PromptTokenizer.load(folder / manifest.tokens.file), runner, 0.0)

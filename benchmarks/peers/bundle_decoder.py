@@ -11,6 +11,7 @@ import numpy as np
 
 from paligemma_onnx.runtime import Cancellation
 from paligemma_onnx.runtime.bundle.manifest import read_manifest
+from paligemma_onnx.runtime.engine.bundle_sessions import open_sessions
 from paligemma_onnx.runtime.engine.devices import choose_placement
 from paligemma_onnx.runtime.graphs.onnx_runner import OnnxModelRunner
 
@@ -23,9 +24,11 @@ class Ours(Decoder):
     def __init__(self, model: str, threads: int, steps: int, slots: int) -> None:
         super().__init__(steps)
         manifest = read_manifest(Path(model))
-        self._runner = OnnxModelRunner.open(
-            Path(model), manifest, choose_placement("cpu", threads), keep_vision=False
-        )
+        placement, graphs = choose_placement("cpu", threads), manifest.graphs
+        decoder = list({graph.digest: graph for graph in (graphs.prefill, graphs.decode)}.values())
+        sessions, _ = open_sessions(Path(model), decoder, manifest, placement, None)
+        prefill, decode = sessions[graphs.prefill.digest], sessions[graphs.decode.digest]
+        self._runner = OnnxModelRunner(None, manifest, placement, None, prefill, decode, None)
         self._slots, self._cancel = slots, Cancellation()
         shape = (1, slots, manifest.model.hidden_size)
         self._features = np.random.default_rng(0).standard_normal(shape, dtype=np.float32)

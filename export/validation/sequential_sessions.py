@@ -90,4 +90,4 @@ def open_sequentially(
         LazySession(sessions, graph) for graph in (graphs.vision_encoder, graphs.prefill, graphs.decode)
     )
     masks = None if graphs.mask_decoder is None else LazySession(sessions, graphs.mask_decoder)
-    return OnnxModelRunner(folder, None, manifest, placement, vision, prefill, decode, masks)
+    return OnnxModelRunner(None, manifest, placement, vision, prefill, decode, masks)

@@ -29,8 +29,7 @@ from ..engine.device_tensor import DeviceTensor
 from ..engine.devices import Placement
 from ..engine.gather_features import GATHER, open_gather
 from ..engine.graph_executor import Executor
-from ..engine.memory import shrink_arena, trim_heap
-from ..engine.session import open_session
+from ..engine.memory import shrink_arena
 from ..engine.shared_weights import SharedWeights
 from ..errors import BundleError, ResourceError
 from .buffer_pool import BufferPool
@@ -52,11 +51,10 @@ TOGETHER = 8
 class OnnxModelRunner:
     """Open sessions of one bundle."""
 
-    folder: Path
-    prepared: Path | None  # where graphs are opened instead
+    prepared: Path | None  # folder of the prepared graphs in use; None: the bundle's graphs
     manifest: Manifest
     placement: Placement
-    vision: Any | None  # None: opened for the pictures of a request and let go behind them
+    vision: Any
     prefill_session: Any
     decode_session: Any
     mask_session: Any | None  # on the CPU; None: the bundle has no mask decoder
@@ -70,7 +68,6 @@ class OnnxModelRunner:
         manifest: Manifest,
         placement: Placement,
         *,
-        keep_vision: bool = True,
         prepared: Path | None = None,
     ) -> OnnxModelRunner:
         """Open the sessions; raises what `open_session` raises.
@@ -78,15 +75,13 @@ class OnnxModelRunner:
         Where prefill and decode are the same graph one session serves both, and holds its weights once.
         """
         graphs = manifest.graphs
-        different = [graph for graph in graphs.different if keep_vision or graph != graphs.vision_encoder]
-        sessions, weights = open_sessions(folder, different, manifest, placement, prepared)
+        sessions, weights = open_sessions(folder, graphs.different, manifest, placement, prepared)
         decode = sessions[graphs.decode.digest]
         return cls(
-            folder,
             prepared,
             manifest,
             placement,
-            vision=sessions.get(graphs.vision_encoder.digest),
+            vision=sessions[graphs.vision_encoder.digest],
             prefill_session=sessions[graphs.prefill.digest],
             decode_session=decode,
             mask_session=None if graphs.mask_decoder is None else sessions[graphs.mask_decoder.digest],
@@ -99,7 +94,6 @@ class OnnxModelRunner:
     def encode_image(self, pixel_values: Array, cancel: Cancellation) -> DeviceTensor:
         """Look at pictures: float32[P, 3, S, S] -> float32[P, I, D]."""
         graph, facts = self.manifest.graphs.vision_encoder, self.manifest
-        session = self.vision or self._opened(graph)
         shape = (len(pixel_values), facts.image.tokens, facts.model.hidden_size)
         features = self._features(shape)
         together = 1 if self.placement.device == "cpu" else TOGETHER
@@ -107,10 +101,7 @@ class OnnxModelRunner:
             pixels = pixel_values[start : start + together]
             seen = features.part(start * shape[1] * shape[2], (len(pixels), *shape[1:]))
             fed, written = {"pixel_values": pixels}, {"image_features": seen}
-            self._executor.run(session, graph, fed, {}, cancel, written=written, give_back=True)
-        if self.vision is None:
-            del session
-            trim_heap()
+            self._executor.run(self.vision, graph, fed, {}, cancel, written=written, give_back=True)
         return features
 
     def arrange(self, features: DeviceTensor, pictures: Ids, cancel: Cancellation) -> DeviceTensor:
@@ -248,11 +239,6 @@ class OnnxModelRunner:
             raise BundleError(NO_MASK_DECODER)
         masks: Array = self._executor.run(self.mask_session, graph, {"codes": codes}, {}, cancel)[0].numpy()
         return masks
-
-    def _opened(self, graph: GraphSpec) -> Any:
-        """A session for now; prepared graphs may have been removed since the others were opened."""
-        prepared = self.prepared if self.prepared is not None and self.prepared.exists() else None
-        return open_session(self.folder, graph, self.manifest, self.placement, prepared=prepared)
 
     def _with_room(self, cache: Cache) -> Cache:
         """A cache in which every row has a free slot: the one given, or a larger copy."""

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import pytest
 from paths import SCENE
 
 from paligemma_onnx.runtime import PaliGemma
-from paligemma_onnx.runtime.engine.session import open_session
-from paligemma_onnx.runtime.graphs import onnx_runner as graphs
 
 SHRINKAGE = "memory.enable_memory_arena_shrinkage"  # onnxruntime_run_options_config_keys.h
 
@@ -34,26 +30,6 @@ class Watched:
         except RuntimeError:  # no such entry
             self.runs.append(False)
         self.session.run_with_iobinding(binding, options)
-
-
-def test_vision_is_let_go(bundle: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is opened for each request, and nothing holds it when the first word comes."""
-    folder, opened = bundle("gemma_one_kv_head"), list[weakref.ref[object]]()
-
-    def noted(*args: Any, **options: Any) -> object:
-        session = open_session(*args, **options)
-        opened.append(weakref.ref(session))
-        return session
-
-    expected = PaliGemma.load(folder, device="cpu").generate(SCENE, "caption en", max_new_tokens=4)
-    model = PaliGemma.load(folder, device="cpu", keep_vision=False)
-    monkeypatch.setattr(graphs, "open_session", noted)
-    for request in (1, 2):
-        stream = model.stream([SCENE, SCENE], "caption en", max_new_tokens=4)
-        next(iter(stream))
-        assert len(opened) == request
-        assert opened[-1]() is None
-    assert model.generate(SCENE, "caption en", max_new_tokens=4).token_ids == expected.token_ids
 
 
 def test_only_decode_steps_keep_their_memory(bundle: Callable[[str], Path]) -> None:
