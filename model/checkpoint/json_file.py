@@ -1,109 +1,164 @@
-"""JSON objects from files nobody vouches for: bounded, UTF-8, no duplicate keys, finite numbers.
+"""Strict reading of JSON files: bounded size, UTF-8, no duplicate keys, finite numbers, keys checked by name.
 
-Python's parser accepts more than the format allows (NaN, the last of several equal keys) and answers hostile
-input with other exceptions than its own; here each such case is a CheckpointError of one line.
+Python's parser accepts more than the format allows (NaN, the last of several equal keys), and damaged or
+hostile input makes it raise several kinds of exception. Here every such input raises a CheckpointError whose
+message is one line that names the file and the key.
 """
 
 from __future__ import annotations
 
 import json
 import math
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
-from .errors import CheckpointError, quote_value
+from .errors import CheckpointError, quote_names, quote_value
 
 LFS_POINTER = b"version https://git-lfs"  # first bytes of a pointer file (git-lfs specification)
 
 
-class _NotPlainError(ValueError):
-    """Valid for Python's parser and not for us; the message is ours."""
-
-
-def open_file(path: Path) -> BinaryIO:
-    """Open a regular file or a link to one for reading.
+def read_start(path: Path, max_bytes: int) -> bytes:
+    """Read at most `max_bytes` from the start of a regular file or of a link to one.
 
     Raises:
-        CheckpointError: it is absent, a folder, a pipe or a device (no waiting on those), or unreadable.
+        CheckpointError: the file is absent, unreadable, a folder, a pipe or a device (reading those could
+            block), or a Git LFS pointer instead of the file it stands for.
     """
     try:
         if not path.exists():
             raise CheckpointError(f"{path}: no such file")
         if not path.is_file():
             raise CheckpointError(f"{path}: not a regular file")
-        return path.open("rb")
+        with path.open("rb") as file:
+            data = file.read(max_bytes)
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from error
+    if data.startswith(LFS_POINTER):
+        raise CheckpointError(f"{path}: a Git LFS pointer, not the file itself; run `git lfs pull`")
+    return data
 
 
 def read_json(path: Path, max_bytes: int) -> dict[str, object]:
     """Read a file of at most `max_bytes` that holds one JSON object.
 
     Raises:
-        CheckpointError: it cannot be read, is larger, or is not such an object.
+        CheckpointError: the file cannot be read, is larger, is not UTF-8, is not JSON, is not an object, or
+            holds a duplicate key, NaN, an infinity, an overlong integer or too deep a nesting.
     """
-    with open_file(path) as file:
-        try:
-            data = file.read(max_bytes + 1)
-        except OSError as error:
-            raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from error
+    data = read_start(path, max_bytes + 1)
     if len(data) > max_bytes:
-        raise CheckpointError(f"{path}: larger than the {max_bytes} bytes such a file can need")
-    refuse_lfs_pointer(data, path)
-    return parse_json(data, str(path))
-
-
-def parse_json(data: bytes, what: str) -> dict[str, object]:
-    """Parse one JSON object; `what` names its origin in the message.
-
-    Raises:
-        CheckpointError: not UTF-8, not JSON, not an object, a duplicate key, NaN or an infinity, or nested
-            too deeply.
-    """
+        raise CheckpointError(f"{path}: larger than {max_bytes} bytes, which no valid file needs")
     try:
-        value = json.loads(
+        content = json.loads(
             data.decode("utf-8"),
-            object_pairs_hook=_unique,
-            parse_constant=_refuse_constant,
-            parse_float=_finite,
+            object_pairs_hook=_refuse_duplicates,
+            parse_constant=_parse_finite,
+            parse_float=_parse_finite,
         )
-    except _NotPlainError as error:
-        raise CheckpointError(f"{what}: {error}") from None
     except json.JSONDecodeError as error:
-        place = f"line {error.lineno}, column {error.colno}"
-        raise CheckpointError(f"{what}: not valid JSON at {place}") from None
+        problem = f"not valid JSON at line {error.lineno}, column {error.colno}"
     except UnicodeDecodeError:
-        raise CheckpointError(f"{what}: not UTF-8 text") from None
+        problem = "not UTF-8 text"
+    except CheckpointError as error:
+        problem = str(error)
     except RecursionError:
-        raise CheckpointError(f"{what}: nested too deeply") from None
-    except ValueError:  # an integer of thousands of digits
-        raise CheckpointError(f"{what}: holds a number too long to read") from None
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{what}: not a JSON object")
-    return value
+        problem = "nested too deeply"
+    except ValueError:  # int() refuses thousands of digits
+        problem = "holds an integer with too many digits"
+    else:
+        if isinstance(content, dict):
+            return content
+        problem = "not a JSON object"
+    raise CheckpointError(f"{path}: {problem}")
 
 
-def refuse_lfs_pointer(data: bytes, path: Path) -> None:
-    """Raise CheckpointError where `data` begins a Git LFS pointer instead of the file it stands for."""
-    if data.startswith(LFS_POINTER):
-        raise CheckpointError(f"{path}: a Git LFS pointer, not the file itself; run `git lfs pull`")
-
-
-def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
+def _refuse_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
     result: dict[str, object] = {}
     for key, value in pairs:
         if key in result:
-            raise _NotPlainError(f"the key {quote_value(key)} stands twice in one object")
+            raise CheckpointError(f"the key {quote_value(key)} occurs twice in one object")
         result[key] = value
     return result
 
 
-def _refuse_constant(name: str) -> float:
-    raise _NotPlainError(f"{name} is not a JSON number")
-
-
-def _finite(text: str) -> float:
+def _parse_finite(text: str) -> float:
     value = float(text)
     if not math.isfinite(value):
-        raise _NotPlainError(f"the number {quote_value(text)} is too large")
+        raise CheckpointError(f"the number {quote_value(text)} is not finite")
     return value
+
+
+@dataclass(frozen=True)
+class Section:
+    """One object of a JSON file; each method raises CheckpointError for a value it does not accept."""
+
+    path: Path
+    prefix: str  # dotted path of this object inside the file: "" or "text_config."
+    values: Mapping[str, object]
+
+    @classmethod
+    def read(cls, path: Path, max_bytes: int) -> Section:
+        """Read the object that a file of at most `max_bytes` holds."""
+        return cls(path, "", read_json(path, max_bytes))
+
+    def error(self, key: str, problem: str) -> CheckpointError:
+        """Return the exception that names the file, the key and the problem."""
+        return CheckpointError(f"{self.path}: {self.prefix}{key} {problem}")
+
+    def get_section(self, key: str) -> Section:
+        """Return the object stored under a required key."""
+        value = self.values.get(key)
+        if not isinstance(value, dict):
+            raise self.error(key, "must be an object" if key in self.values else "is missing")
+        return Section(self.path, f"{self.prefix}{key}.", value)
+
+    def get_integer(self, key: str, default: int | None, low: int, high: int) -> int:
+        """Return an integer from low to high; a default of None makes the key required."""
+        value = self.values.get(key, default)
+        if value is None and key not in self.values:
+            raise self.error(key, "is missing")
+        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+            raise self.error(key, f"is {quote_value(value)}; it must be an integer from {low} to {high}")
+        return value
+
+    def get_positive(self, key: str, default: float, high: float) -> float:
+        """Return a number above 0 and at most `high`; an integer stands for a real number."""
+        value = self.values.get(key, default)
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= high:
+            raise self.error(key, f"is {quote_value(value)}; it must be above 0 and at most {high:g}")
+        return float(value)
+
+    def get_positive_or_null(self, key: str, default: float, high: float) -> float | None:
+        """Return None if the file says null, else as get_positive does; an absent key means the default."""
+        if key in self.values and self.values[key] is None:
+            return None
+        return self.get_positive(key, default, high)
+
+    def check_values(self, accepted: Mapping[str, tuple[object, ...]]) -> None:
+        """Refuse each listed key with an unlisted value; an absent key is accepted."""
+        for key, choices in accepted.items():
+            if key in self.values and not any(_is_same(self.values[key], choice) for choice in choices):
+                implemented = " or ".join(quote_value(choice) for choice in choices)
+                raise self.error(
+                    key, f"is {quote_value(self.values[key])}; only {implemented} is implemented"
+                )
+
+    def refuse_unknown(self, known: Collection[str]) -> None:
+        """Refuse unknown keys, unless they are null or, by their leading underscore, internal notes."""
+        unknown = [
+            key
+            for key, value in self.values.items()
+            if key not in known and value is not None and not key.startswith("_")
+        ]
+        if unknown:
+            where = self.prefix.rstrip(".") or "the file"
+            raise CheckpointError(
+                f"{self.path}: {where} has keys that are not understood: {quote_names(unknown)}; "
+                "remove them if they do not change what the model computes"
+            )
+
+
+def _is_same(value: object, choice: object) -> bool:
+    """Return whether two values are equal and of the same type: 1, 1.0 and true differ."""
+    return type(value) is type(choice) and value == choice

@@ -1,4 +1,4 @@
-"""A checkpoint folder becomes a model whose weights stay in the file until they are used."""
+"""Loading of a checkpoint folder as a model whose weights stay in the file until they are used."""
 
 from __future__ import annotations
 
@@ -13,19 +13,23 @@ from .config_json import read_config
 
 
 def open_checkpoint(folder: Path, adapter: Path | None = None) -> tuple[PaliGemmaConfig, Checkpoint]:
-    """Read the configuration and open the weights it promises; raises CheckpointError."""
+    """Read the configuration and open the weights of a checkpoint folder.
+
+    Raises:
+        CheckpointError: the folder is not a complete checkpoint of an implemented model.
+    """
     config = read_config(folder)
     expected = {name: tuple(weight.shape) for name, weight in meta_model(config).named_parameters()}
-    # From `<image>` on, rows of the table are never a word.
+    # From `<image>` on, the rows of the embedding do not stand for tokens.
     return config, Checkpoint.open(folder, expected, adapter, trained_rows=config.image_token_index)
 
 
 def load_model(config: PaliGemmaConfig, checkpoint: Checkpoint) -> PaliGemma:
-    """The model with its weights mapped from the checkpoint in the dtype they are stored in.
+    """Return the model with its weights mapped from the checkpoint in their stored dtype.
 
-    Arithmetic follows the dtype of the inputs (linear.py), so a bfloat16 checkpoint given float32 pixels
-    computes in float32 and occupies no memory of its own but the system's file cache. Weights that an
-    adapter changes are merged here, and do.
+    The model computes in the dtype of its inputs (linear.py). A bfloat16 checkpoint that is given float32
+    pixels therefore computes in float32, and its weights occupy only the system's file cache. Weights that an
+    adapter changes are merged here, in new memory.
     """
     model = meta_model(config)
     weights = {name: checkpoint.tensor(name) for name, _ in model.named_parameters()}

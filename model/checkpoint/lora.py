@@ -1,6 +1,6 @@
-"""A PEFT LoRA adapter, merged into the base weights one tensor at a time: W + B A scale (arXiv 2106.09685).
+"""A PEFT LoRA adapter, merged into the base weights one tensor at a time: W + scale * B A (arXiv 2106.09685).
 
-Legend: O rows of W (outputs), I columns (inputs), R rank.
+W is [out, in], A is [rank, in], B is [out, rank].
 """
 
 from __future__ import annotations
@@ -8,26 +8,25 @@ from __future__ import annotations
 from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
 from .errors import CheckpointError, quote_names, quote_value
 from .lora_config import AdapterConfig, read_adapter_config
-from .safetensors_header import StoredTensor, map_file, read_header
+from .safetensors_file import SafetensorsFile
 from .tensor_names import canonical_name
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
-PREFIX = "base_model.model."  # PEFT's two wrappers around the model
+PREFIX = "base_model.model."  # PEFT wraps the model twice
 LORA_A, LORA_B = ".lora_A.weight", ".lora_B.weight"
 
 
 @dataclass(frozen=True)
 class _Product:
-    """The two factors of one weight's change, by their stored names."""
+    """The change of one weight: two factors, by their stored names, and a scale."""
 
-    a: str  # [R, I]
-    b: str  # [O, R]
+    a: str  # [rank, in]
+    b: str  # [out, rank]
     scale: float
 
 
@@ -36,7 +35,7 @@ class Adapter:
     """Changes to base weights, by canonical name of the weight."""
 
     folder: Path
-    _file: Any  # a safe_open handle, which maps the file and is kept open
+    _file: SafetensorsFile
     _products: Mapping[str, _Product]
 
     @classmethod
@@ -44,22 +43,21 @@ class Adapter:
         """Open a folder with adapter_config.json and adapter_model.safetensors.
 
         Args:
-            folder: what `save_pretrained` of a PEFT model writes.
+            folder: written by `save_pretrained` of a PEFT model.
             expected: shape of each parameter of the base model by canonical name.
 
         Raises:
-            CheckpointError: files missing or damaged, an adapter that is not plain LoRA, or tensors without
-                a partner or without a base weight they fit.
+            CheckpointError: a file is missing or damaged, the adapter is not plain LoRA, or a factor lacks
+                its partner or a base weight of fitting shape.
         """
         config = read_adapter_config(folder)
         path = folder / ADAPTER_WEIGHTS
         if not path.exists() and (folder / "adapter_model.bin").exists():
             raise CheckpointError(
-                f"{folder}: safetensors only, and this holds adapter_model.bin; save it again"
+                f"{folder}: safetensors only, and this folder holds adapter_model.bin; save the adapter again"
             )
-        header = read_header(path)
-        products = _products(path, header, config, expected)
-        return cls(folder, map_file(path), products)
+        file = SafetensorsFile.open(path)
+        return cls(folder, file, _pair_factors(file, config, expected))
 
     @property
     def names(self) -> Set[str]:
@@ -67,44 +65,43 @@ class Adapter:
         return self._products.keys()
 
     def merge(self, name: str, weight: Tensor) -> Tensor:
-        """The adapted weight, float32[O, I], in new memory; an unadapted one comes back as it is."""
+        """Return the adapted weight as a new float32[out, in], or `weight` itself if it is not adapted."""
         product = self._products.get(name)
         if product is None:
             return weight
-        a: Tensor = self._file.get_tensor(product.a)
-        b: Tensor = self._file.get_tensor(product.b)
-        return weight.float().addmm(b.float(), a.float(), alpha=product.scale)
+        a, b = self._file.tensor(product.a).float(), self._file.tensor(product.b).float()
+        return weight.float().addmm(b, a, alpha=product.scale)
 
 
-def _products(
-    path: Path,
-    header: Mapping[str, StoredTensor],
-    config: AdapterConfig,
-    expected: Mapping[str, tuple[int, ...]],
+def _pair_factors(
+    file: SafetensorsFile, config: AdapterConfig, expected: Mapping[str, tuple[int, ...]]
 ) -> dict[str, _Product]:
     """Pair the factors and check that each pair fits a weight of the model."""
-    strange = [n for n in header if not n.startswith(PREFIX) or not n.endswith((LORA_A, LORA_B))]
-    if strange:
-        raise CheckpointError(f"{path}: not factors of plain LoRA: {quote_names(strange)}")
-    if not header:
+    path, stored = file.path, file.tensors
+    others = [name for name in stored if not name.startswith(PREFIX) or not name.endswith((LORA_A, LORA_B))]
+    if others:
+        raise CheckpointError(f"{path}: not factors of plain LoRA: {quote_names(others)}")
+    if not stored:
         raise CheckpointError(f"{path}: holds no tensors")
-    modules = {n.removesuffix(LORA_A).removesuffix(LORA_B).removeprefix(PREFIX) for n in header}
+    modules = {name.removesuffix(LORA_A).removesuffix(LORA_B).removeprefix(PREFIX) for name in stored}
     products: dict[str, _Product] = {}
     for module in sorted(modules):
         a, b = PREFIX + module + LORA_A, PREFIX + module + LORA_B
-        if a not in header or b not in header:
-            raise CheckpointError(f"{path}: {quote_value(a if b in header else b)} is missing")
+        if a not in stored or b not in stored:
+            raise CheckpointError(f"{path}: {quote_value(a if b in stored else b)} is missing")
         name = f"{canonical_name(module)}.weight"
         if name not in expected:
             raise CheckpointError(
-                f"{path}: {quote_value(module)} is no layer of the model that LoRA can be merged into"
+                f"{path}: {quote_value(module)} is not a layer of the model that LoRA can be merged into"
             )
         if name in products:
-            raise CheckpointError(f"{path}: two names for one layer, of which one is {quote_value(module)}")
+            raise CheckpointError(
+                f"{path}: two names for one layer; remove {quote_value(module)} or its copy"
+            )
         rank, weight = config.rank(module), expected[name]
-        shapes = header[a].shape, header[b].shape
+        shapes = stored[a].shape, stored[b].shape
         if len(weight) != 2 or shapes != ((rank, weight[1]), (weight[0], rank)):
-            found = f"A and B of shapes {quote_value(shapes)} and rank {rank}"
-            raise CheckpointError(f"{path}: {quote_value(module)} has {found}, for a weight {list(weight)}")
+            factors = f"A and B of shapes {quote_value(shapes)} and rank {rank}"
+            raise CheckpointError(f"{path}: {quote_value(module)} has {factors}, for a weight {list(weight)}")
         products[name] = _Product(a, b, config.scale(module))
     return products

@@ -1,4 +1,4 @@
-"""Reads PEFT's adapter_config.json: the scale of each LoRA product; what is not plain LoRA is refused."""
+"""Reading of PEFT's adapter_config.json: the scale of each LoRA product; other adapters are refused."""
 
 from __future__ import annotations
 
@@ -10,48 +10,35 @@ from pathlib import Path
 from typing import TypeVar
 
 from .errors import quote_value
-from .json_file import read_json
-from .json_section import Section
+from .json_file import Section
 
 ADAPTER_CONFIG = "adapter_config.json"
-MAX_ADAPTER_CONFIG_BYTES = 1 << 20  # PEFT writes about 1 KiB, more with a pattern for each module
-MAX_RANK = 1 << 20  # as wide as any layer may be
-MAX_ALPHA = 1e9
+MAX_ADAPTER_CONFIG_BYTES = 1 << 20  # PEFT writes about 1 KiB, more if there is a pattern for each module
+MAX_RANK = 1 << 20  # the largest width of a layer (config_keys.py)
+MAX_ALPHA = 1e9  # far above any alpha in use; keeps the scale finite
 MAX_PATTERN_CHARACTERS = 200
 
-# Settings of PEFT 0.11 to 0.21 that make an adapter something else than W + B A, with the values that do not.
 _ACCEPTED: dict[str, tuple[object, ...]] = {
     "peft_type": ("LORA",),
-    "use_dora": (False, None),
-    "use_qalora": (False, None),
-    "use_bdlora": (None, False),
-    "lora_bias": (False, None),
     "bias": ("none",),
-    "fan_in_fan_out": (False, None),
-    "modules_to_save": (None, []),
-    "trainable_token_indices": (None, [], {}),
-    "target_parameters": (None, []),
-    "layer_replication": (None, []),
-    "alora_invocation_tokens": (None,),
-    "arrow_config": (None,),
-    "kasa_config": (None,),
-    "monteclora_config": (None,),
-    "velora_config": (None,),
-    "lora_ga_config": (None,),
-    "corda_config": (None,),
-    # The other ways to begin (PiSSA, OLoRA, CorDA, LoftQ, LoRA-GA) change the base weights as well, so the
-    # adapter does not belong to the base model as it is stored.
+    "use_rslora": (True, False, None),
+    # The other initialisations (PiSSA, OLoRA, CorDA, LoftQ, LoRA-GA) change the base weights as well, so the
+    # adapter does not fit the base model as it is stored.
     "init_lora_weights": (True, False, None, "gaussian", "eva", "orthogonal", "mica"),
 }
-# Which modules were adapted shows in the tensors; the rest concerns training and bookkeeping.
-_IGNORED = {
+# Read below, or without effect on a trained adapter: the tensors show which modules were adapted, and the
+# other settings concern training and bookkeeping. Any other setting of PEFT (0.11 to 0.21: use_dora,
+# modules_to_save, layer_replication and more) turns the adapter into something else than W + scale * B A,
+# unless it is off, so it must have one of the values that mean off.
+_KNOWN = {
+    *_ACCEPTED,
+    *("r", "lora_alpha", "rank_pattern", "alpha_pattern"),
     *("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern", "lora_dropout"),
     *("task_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision", "inference_mode"),
     *("megatron_config", "megatron_core", "loftq_config", "eva_config", "qalora_group_size"),
     *("runtime_config", "ensure_weight_tying"),
 }
-_READ = {"r", "lora_alpha", "use_rslora", "rank_pattern", "alpha_pattern"}
-
+_OFF: tuple[object, ...] = (None, False, [], {})
 
 Number = TypeVar("Number", int, float)
 
@@ -67,11 +54,11 @@ class AdapterConfig:
     alpha_pattern: Mapping[str, float]  # regular expression of module paths -> alpha
 
     def rank(self, module: str) -> int:
-        """Rank of a module by its path in the adapter's own layout."""
+        """Return the rank of a module, given its path in the adapter's layout."""
         return _first_match(self.rank_pattern, module, self.r)
 
     def scale(self, module: str) -> float:
-        """Factor of B A: alpha / r, or alpha / sqrt(r)."""
+        """Return the factor of B A: alpha / r, or alpha / sqrt(r)."""
         rank = self.rank(module)
         alpha = _first_match(self.alpha_pattern, module, self.lora_alpha)
         return alpha / (math.sqrt(rank) if self.use_rslora else rank)
@@ -81,52 +68,49 @@ def read_adapter_config(folder: Path) -> AdapterConfig:
     """Read adapter_config.json.
 
     Raises:
-        CheckpointError: not there, not JSON, or an adapter that is not plain LoRA.
+        CheckpointError: the file is missing, is not JSON, or describes an adapter that is not plain LoRA.
     """
-    path = folder / ADAPTER_CONFIG
-    top = Section(str(path), "", read_json(path, MAX_ADAPTER_CONFIG_BYTES))
+    top = Section.read(folder / ADAPTER_CONFIG, MAX_ADAPTER_CONFIG_BYTES)
     if "peft_type" not in top.values:
-        raise top.error("peft_type", "is missing; a LoRA adapter says 'LORA' there")
-    top.must_be(_ACCEPTED)
-    top.refuse_unknown(_ACCEPTED.keys() | _IGNORED | _READ)
-    top.must_be({"use_rslora": (True, False, None)})
-    ranks, alphas = _pattern(top, "rank_pattern"), _pattern(top, "alpha_pattern")
+        raise top.error("peft_type", "is missing; a LoRA adapter has 'LORA' there")
+    top.check_values(_ACCEPTED | dict.fromkeys(top.values.keys() - _KNOWN, _OFF))
+    ranks, alphas = _get_patterns(top, "rank_pattern"), _get_patterns(top, "alpha_pattern")
     return AdapterConfig(
-        r=top.integer("r", None, 1, MAX_RANK),
-        lora_alpha=top.positive("lora_alpha", 8.0, MAX_ALPHA),  # PEFT's default
+        r=top.get_integer("r", None, 1, MAX_RANK),
+        lora_alpha=top.get_positive("lora_alpha", 8.0, MAX_ALPHA),  # PEFT's default
         use_rslora=top.values.get("use_rslora") is True,
-        rank_pattern={key: ranks.integer(key, None, 1, MAX_RANK) for key in ranks.values},
-        alpha_pattern={key: alphas.positive(key, 0.0, MAX_ALPHA) for key in alphas.values},
+        rank_pattern={key: ranks.get_integer(key, None, 1, MAX_RANK) for key in ranks.values},
+        alpha_pattern={key: alphas.get_positive(key, 0.0, MAX_ALPHA) for key in alphas.values},
     )
 
 
-def _pattern(top: Section, key: str) -> Section:
-    """A mapping whose keys are regular expressions that can be matched in bounded time."""
+def _get_patterns(top: Section, key: str) -> Section:
+    """Return the object under a key, whose keys must be regular expressions that match in bounded time."""
     if top.values.get(key) is None:
-        return Section(top.file, f"{key}.", {})
-    section = top.section(key)
+        return Section(top.path, f"{key}.", {})
+    section = top.get_section(key)
     for pattern in section.values:
-        # Backtracking takes exponential time only where a repeated group repeats inside, and polynomial time
-        # of a high degree only with many repeats; patterns that people write have neither.
+        # Backtracking takes exponential time only if a repeated group repeats inside, and polynomial time
+        # of a high degree only with many repeats. Patterns written by hand have neither.
         repeats = len(re.findall(r"[*+?{]", pattern))
         if len(pattern) > MAX_PATTERN_CHARACTERS or repeats > 2 or re.search(r"\)[*+?{]", pattern):
-            raise top.error(key, f"has the pattern {quote_value(pattern)}, which is too elaborate")
+            raise top.error(key, f"has the pattern {quote_value(pattern)}, which is too complex")
         try:
             re.compile(pattern)
-            re.compile(_whole_or_end(pattern))
+            re.compile(_path_or_suffix(pattern))
         except (re.error, OverflowError, RecursionError):
-            raise top.error(key, f"has {quote_value(pattern)}, which is no regular expression") from None
+            raise top.error(key, f"has {quote_value(pattern)}, which is not a regular expression") from None
     return section
 
 
 def _first_match(patterns: Mapping[str, Number], module: str, default: Number) -> Number:
-    """The value of the first pattern that matches, as PEFT picks it."""
+    """Return the value of the first pattern that matches, as PEFT chooses it."""
     for pattern, value in patterns.items():
-        if re.match(_whole_or_end(pattern), module):
+        if re.match(_path_or_suffix(pattern), module):
             return value
     return default
 
 
-def _whole_or_end(pattern: str) -> str:
-    """PEFT's reading of a pattern: it stands for the whole module path, or for its end after a dot."""
+def _path_or_suffix(pattern: str) -> str:
+    """Return the expression that PEFT matches: `pattern` is a whole module path, or its end after a dot."""
     return rf"(.*\.)?({pattern})$"

@@ -1,18 +1,18 @@
-"""One name for each tensor, whichever layout the file was written in.
+"""Canonical tensor names, independent of the layout that a file was written in.
 
-Three layouts are in use, and differ only in prefixes:
+Three layouts are in use, which differ only in prefixes:
 
-    published files        language_model.model.*   vision_tower.vision_model.*   multi_modal_projector.*
-    transformers, memory   model.language_model.*   model.vision_tower.*   model.multi_modal_projector.*
-    transformers 5, saved  language_model.model.*   vision_tower.*         multi_modal_projector.*
+    published files          language_model.model.*   vision_tower.vision_model.*   multi_modal_projector.*
+    transformers, in memory  model.language_model.*   model.vision_tower.*   model.multi_modal_projector.*
+    transformers 5, saved    language_model.model.*   vision_tower.*         multi_modal_projector.*
 
-The canonical name is the second without `model.`, which is the name of the parameter in paligemma.py.
+The canonical name is the second one without `model.`, which is the parameter's name in paligemma.py.
 """
 
 from __future__ import annotations
 
 EMBEDDING = "language_model.embed_tokens.weight"
-LM_HEAD = "lm_head.weight"  # no parameter of the model: the head is the embedding table
+LM_HEAD = "lm_head.weight"  # not a parameter of the model, whose output head is the embedding
 
 _PREFIXES = (
     ("language_model.model.", "language_model."),
@@ -22,7 +22,7 @@ _PREFIXES = (
 
 
 def canonical_name(stored: str) -> str:
-    """The canonical name of a tensor or a module path; what belongs to no layout stays recognisable."""
+    """Return the canonical name of a tensor or module path; an unknown name only loses `model.`."""
     name = stored.removeprefix("model.")
     for prefix, replacement in _PREFIXES:
         if name.startswith(prefix):

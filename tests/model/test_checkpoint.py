@@ -152,7 +152,7 @@ def test_a_stored_head_must_be_the_embedding(
     save_file(tiny.stored | {name: other}, file)
     assert "only a tied output head" in refusal(tmp_path, tiny.expected)
     save_file(tiny.stored | {name: table[:-1].clone()}, file)
-    assert "has the shape (49, 16), not (50, 16) as the embedding" in refusal(tmp_path, tiny.expected)
+    assert "has the shape (49, 16), the embedding (50, 16)" in refusal(tmp_path, tiny.expected)
 
 
 def test_a_head_may_differ_where_no_word_is(tiny: Tiny, tmp_path: Path) -> None:
@@ -260,9 +260,9 @@ def test_a_folder_and_a_broken_link_in_place_of_weights(tmp_path: Path) -> None:
         ({"a": "x" * 300 + ".safetensors"}, "cannot be read"),
         (
             {"a": "shard.safetensors", "b": "shard.safetensors"},
-            "shard.safetensors: lacks what",
+            "shard.safetensors: lacks tensors that",
         ),
-        ({"b": "shard.safetensors"}, "lists for it: b"),
+        ({"b": "shard.safetensors"}, "lists: b"),
     ],
 )
 def test_indexes_that_lie(tmp_path: Path, weight_map: Any, words: str) -> None:
@@ -276,12 +276,13 @@ def test_a_tensor_in_another_shard_than_listed(tmp_path: Path) -> None:
     save_file({"c": torch.zeros(1)}, tmp_path / "2.safetensors")
     listed = {"a": "1.safetensors", "b": "2.safetensors", "c": "2.safetensors"}
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": listed}))
-    assert "/1.safetensors: holds what model.safetensors.index.json does not list for it: b" in refusal(
-        tmp_path, {}
+    assert (
+        "/1.safetensors: holds tensors that model.safetensors.index.json does not list for it: b"
+        in refusal(tmp_path, {})
     )
     listed = {"a": "1.safetensors", "b": "1.safetensors", "c": "1.safetensors"}
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": listed}))
-    assert "/1.safetensors: lacks what model.safetensors.index.json lists for it: c" in refusal(tmp_path, {})
+    assert "/1.safetensors: lacks tensors that model.safetensors.index.json lists: c" in refusal(tmp_path, {})
 
 
 def test_a_download_that_stopped(tiny: Tiny, tmp_path: Path) -> None:

@@ -58,6 +58,7 @@ def assert_same_as_transformers(ours: PaliGemmaConfig, folder: Path) -> None:
         changed(PUBLISHED_2, "text_config", layer_types=["sliding_attention", "full_attention"] * 13),
         changed(PUBLISHED_2, "text_config", final_logit_softcapping=None, attn_logit_softcapping=None),
         changed(PUBLISHED_1, "text_config", head_dim=128),
+        changed(PUBLISHED_1, "text_config", _note_of_a_later_release=3),
         without(PUBLISHED_1, "text_config", "model_type"),
         without(PUBLISHED_1, "vision_config", "patch_size"),
     ],
