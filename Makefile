@@ -1,30 +1,50 @@
-# make demo    the small model that ships, exported and asked, offline
-# make test    every test
-# make lint    ruff and mypy
+# make demo      export the model in the repository and answer about a scene, offline
+# make check     the quick tests, under a minute
+# make test      every test but the longest, under five minutes on two cores
+# make test-all  every test, also those of the CUDA provider on a fake CUDA runtime
+# make test-gpu  the tests that need an NVIDIA GPU
+# make lint      ruff, the length of files, and mypy
 #
-# Each builds its own environment in .venv when it is missing or out of date. On Linux `test` has a second one in
-# .venv-gpu, with the engine for GPUs; what it tests needs no GPU (tests/fake_cuda).
+# Each target creates the virtual environment .venv if it is missing or older than pyproject.toml. `test-all` and
+# `test-gpu` also create .venv-gpu, with onnxruntime-gpu; only `test-gpu` needs a GPU (tests/fake_cuda/README.md).
 
+SHELL := bash
 PYTHON ?= python3
 VENV := .venv
 INSTALLED := $(VENV)/.installed
 GPU_VENV := .venv-gpu
-# The engine for GPUs is there for one kind of machine; elsewhere its tests are skipped.
+# onnxruntime-gpu and the fake CUDA runtime exist for one platform; elsewhere the CUDA tests are skipped.
 GPU_INSTALLED := $(if $(filter Linux-x86_64,$(shell uname -sm | tr ' ' -)),$(GPU_VENV)/.installed)
+WORKERS ?= 2
+PYTEST := $(VENV)/bin/pytest
+PARALLEL := -n $(WORKERS) --dist loadfile
+ARGS ?=
+MAX_LINES := 300
 
-.PHONY: demo test lint clean
+.PHONY: demo check test test-all test-gpu lint clean
 
 demo: $(INSTALLED)
 	$(VENV)/bin/paligemma-onnx demo
 
-test: $(INSTALLED) $(GPU_INSTALLED)
-	$(VENV)/bin/pytest
+check: $(INSTALLED)
+	$(PYTEST) $(PARALLEL) -m "not slow and not full and not cuda and not gpu" $(ARGS)
+
+test: $(INSTALLED)
+	$(PYTEST) $(PARALLEL) -m "not full and not cuda and not gpu" $(ARGS)
+
+test-all: $(INSTALLED) $(GPU_INSTALLED)
+	$(PYTEST) -m cuda
+	$(PYTEST) $(PARALLEL) -m "not cuda and not gpu" $(ARGS)
+
+test-gpu: $(INSTALLED) $(GPU_INSTALLED)
+	$(PYTEST) -m gpu
 
 lint: $(INSTALLED)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
+	@git ls-files '*.py' | xargs wc -l | awk '$$1 > $(MAX_LINES) && $$2 != "total" {print $$2 ": " $$1 " lines, the limit is $(MAX_LINES)"; long = 1} END {exit long}'
 	$(VENV)/bin/mypy | tee $(VENV)/mypy.log; test "$${PIPESTATUS[0]}" = 0
-	@# mypy finds the packages through the links in typings/; where links were not checked out it looks at nothing.
+	@# mypy finds the packages through the links in typings/; if the links are missing it checks nothing.
 	@grep -Eq 'no issues found in [0-9]{2,} source files' $(VENV)/mypy.log
 
 $(INSTALLED): pyproject.toml constraints.txt
@@ -39,5 +59,3 @@ $(GPU_VENV)/.installed: pyproject.toml constraints.txt
 
 clean:
 	rm -rf $(VENV) .venv-* build *.egg-info
-
-SHELL := bash

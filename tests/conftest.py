@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from cached_traces import trace_with_cache
 from checkpoints import CASES, write_checkpoint
 from exporting import RecordingProgress, export_bundle, export_checked
 from fake_cuda import cuda_bundle, gpu_python, pytest_terminal_summary
+from filelock import FileLock
 
 from paligemma_onnx.export import exporter
 from paligemma_onnx.export.demo.shipped_model import shipped_model
@@ -18,6 +21,19 @@ from paligemma_onnx.export.exporter import ExportRequest
 from paligemma_onnx.export.precisions import PRECISIONS
 
 __all__ = ["cuda_bundle", "gpu_python", "pytest_terminal_summary"]  # found here by pytest
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Give each pytest-xdist worker one torch thread, since the workers share the processors."""
+    if hasattr(config, "workerinput"):
+        torch.set_num_threads(1)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark tests that run the CUDA provider on the fake CUDA runtime."""
+    for item in items:
+        if "gpu_python" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.cuda)
 
 
 @pytest.fixture(scope="session")
@@ -36,17 +52,27 @@ def _cached_traces(trace_cache: Path) -> Iterator[None]:
         yield
 
 
+def shared_folder(factory: pytest.TempPathFactory, name: str) -> Path:
+    """Return a session folder that all pytest-xdist workers share."""
+    base = factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+def build_once(path: Path, build: Callable[[Path], object]) -> Path:
+    """Build a file or folder in the first worker that needs it; the others wait and use it."""
+    with FileLock(f"{path}.lock"):
+        if not path.exists():
+            build(path)
+    return path
+
+
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """Return the checkpoint folder of a case in checkpoints.py; read only."""
-    folder, written = tmp_path_factory.mktemp("checkpoints"), dict[str, Path]()
-
-    def get(name: str) -> Path:
-        if name not in written:
-            written[name] = write_checkpoint(CASES[name], folder / name)
-        return written[name]
-
-    return get
+    folder = shared_folder(tmp_path_factory, "checkpoints")
+    return lambda name: build_once(folder / name, lambda path: write_checkpoint(CASES[name], path))
 
 
 @pytest.fixture(scope="session")
@@ -54,14 +80,8 @@ def bundle(
     tmp_path_factory: pytest.TempPathFactory, checkpoint: Callable[[str], Path]
 ) -> Callable[[str], Path]:
     """Return the checked float32 bundle of a case; read only, copy it to damage it."""
-    folder, exported = tmp_path_factory.mktemp("bundles"), dict[str, Path]()
-
-    def get(name: str) -> Path:
-        if name not in exported:
-            exported[name] = export_bundle(checkpoint(name), folder / name)
-        return exported[name]
-
-    return get
+    folder = shared_folder(tmp_path_factory, "bundles")
+    return lambda name: build_once(folder / name, lambda path: export_bundle(checkpoint(name), path))
 
 
 @pytest.fixture(scope="session")
@@ -69,17 +89,15 @@ def in_place_bundle(
     tmp_path_factory: pytest.TempPathFactory, checkpoint: Callable[[str], Path]
 ) -> Callable[[str], Path]:
     """Like `bundle`, with a KV cache that is updated in place: a combination that no precision offers."""
-    folder, exported = tmp_path_factory.mktemp("in_place"), dict[str, Path]()
+    folder = shared_folder(tmp_path_factory, "in_place")
     float32_in_place = replace(PRECISIONS["fp32"], cache="in_place")
 
-    def get(name: str) -> Path:
-        if name not in exported:
-            with pytest.MonkeyPatch.context() as patch:
-                patch.setitem(PRECISIONS, "fp32", float32_in_place)
-                exported[name] = export_bundle(checkpoint(name), folder / name)
-        return exported[name]
+    def export(name: str, path: Path) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setitem(PRECISIONS, "fp32", float32_in_place)
+            export_bundle(checkpoint(name), path)
 
-    return get
+    return lambda name: build_once(folder / name, lambda path: export(name, path))
 
 
 @pytest.fixture(scope="session")
@@ -91,14 +109,11 @@ def rounded(
     All quantised precisions of a case rewrite the same traced graphs, which come from the cache;
     tests/export/graphs/test_trace.py is the test that traces.
     """
-    folder, exported = tmp_path_factory.mktemp("rounded"), dict[tuple[str, str], Path]()
+    folder = shared_folder(tmp_path_factory, "rounded")
 
     def get(name: str, precision: str) -> Path:
-        if (name, precision) not in exported:
-            output = folder / name / precision
-            output.parent.mkdir(exist_ok=True)
-            exported[name, precision] = export_bundle(checkpoint(name), output, precision)
-        return exported[name, precision]
+        path = folder / f"{name}-{precision}"
+        return build_once(path, lambda output: export_bundle(checkpoint(name), output, precision))
 
     return get
 
@@ -106,8 +121,11 @@ def rounded(
 @pytest.fixture(scope="session")
 def shipped_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the checked float32 bundle of the model in the repository; read only."""
-    folder, progress = tmp_path_factory.mktemp("shipped") / "bundle", RecordingProgress()
-    with shipped_model() as checkpoint:
-        export_checked(ExportRequest(checkpoint, folder), progress)
-    assert not progress.warnings
-    return folder
+
+    def export(path: Path) -> None:
+        progress = RecordingProgress()
+        with shipped_model() as checkpoint:
+            export_checked(ExportRequest(checkpoint, path), progress)
+        assert not progress.warnings
+
+    return build_once(shared_folder(tmp_path_factory, "shipped") / "bundle", export)

@@ -181,7 +181,7 @@ def _stored(upright: np.ndarray[Any, Any], orientation: int) -> np.ndarray[Any, 
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-@pytest.mark.parametrize("kind", LOSSLESS.keys() - {"BMP"})
+@pytest.mark.parametrize("kind", sorted(LOSSLESS.keys() - {"BMP"}))
 def test_every_orientation_is_turned_upright_once(kind: str, orientation: int) -> None:
     stored = Image.fromarray(np.ascontiguousarray(_stored(LEVELS, orientation)))
     data = encode(stored, exif=_exif(orientation), **LOSSLESS[kind])
