@@ -1,4 +1,4 @@
-"""The whole path in a minute, offline: the shipped model, its bundle, its answers about a shipped scene."""
+"""Demo: export the shipped model and answer prompts about a shipped scene, offline, in about a minute."""
 
 from __future__ import annotations
 
@@ -30,47 +30,47 @@ PROMPTS = (
     "detect circle ; star",
     "segment blue ring",
 )
-ZOOM = 3  # scenes are small, and labels are to be read
+ZOOM = 3  # enlargement of the scene, so that the drawn labels are legible
 
 
 def run_demo(output: Path | None, progress: Progress) -> Image.Image:
-    """Export the shipped model, ask it about the shipped scene, and draw what it found.
+    """Export the shipped model, print its answers about the shipped scene, and draw its detections.
 
     Args:
-        output: gets the bundle; None puts it in a folder that is removed.
-        progress: told what happens.
+        output: folder for the bundle; None uses a temporary folder, which is removed.
+        progress: receives the stages of the export.
 
     Returns:
-        The scene with boxes and masks, enlarged.
+        The enlarged scene with boxes and masks, in RGB.
     """
-    temporary = tempfile.TemporaryDirectory(prefix="paligemma-onnx-")
-    with shipped_model() as checkpoint, temporary if output is None else nullcontext(output) as kept:
-        bundle = Path(kept) / "bundle"
+    folder_context = (
+        tempfile.TemporaryDirectory(prefix="paligemma-onnx-") if output is None else nullcontext(output)
+    )
+    with shipped_model() as checkpoint, folder_context as folder:
+        bundle = Path(folder) / "bundle"
         export(ExportRequest(checkpoint, bundle), progress, partial(self_check, progress=progress.stage))
-        progress.stage("asking about the scene")
+        progress.stage("answering prompts about the scene")
         model = PaliGemma.load(bundle)
         with as_file(files(__package__) / SCENE) as scene:
-            found = list[Detection]()
+            detections = list[Detection]()
             for prompt in PROMPTS:
                 task, _, labels = prompt.partition(" ")
                 if task in ("detect", "segment"):
-                    objects = (
-                        model.detect(scene, labels) if task == "detect" else model.segment(scene, labels)
-                    )
-                    found += objects
-                    answer = objects.generation
+                    result = model.detect(scene, labels) if task == "detect" else model.segment(scene, labels)
+                    detections += result
+                    answer = result.generation
                 else:
                     answer = model.generate(scene, prompt)
                 click.echo(f"{prompt!r}: {answer.text!r}")
-                echo_stderr(_timings(answer))
+                echo_stderr(_format_timings(answer))
             image = open_image(scene).rgb
         enlarged = image.resize((ZOOM * image.width, ZOOM * image.height), Image.Resampling.LANCZOS)
-        return draw(enlarged, found)
+        return draw(enlarged, detections)
 
 
-def _timings(answer: Generation) -> str:
-    seconds = answer.timings
+def _format_timings(answer: Generation) -> str:
+    timings = answer.timings
     return (
-        f"  vision {seconds.vision_s * 1e3:.0f} ms, prefill {seconds.prefill_s * 1e3:.0f} ms, "
-        f"{len(answer.token_ids)} tokens at {seconds.tokens_per_second:.0f} a second"
+        f"  vision {timings.vision_s * 1e3:.0f} ms, prefill {timings.prefill_s * 1e3:.0f} ms, "
+        f"{len(answer.token_ids)} tokens at {timings.tokens_per_second:.0f} tokens/s"
     )

@@ -1,4 +1,4 @@
-"""The small model that ships with the project: trained by training/ on the scenes that training/ draws."""
+"""The small model that ships with the project; training/ generates its scenes and trains it."""
 
 from __future__ import annotations
 
@@ -10,5 +10,5 @@ FOLDER = "paligemma-scenes"
 
 
 def shipped_model() -> AbstractContextManager[Path]:
-    """The checkpoint's folder, for as long as the context lasts."""
+    """Return a context manager that provides the folder of the checkpoint while the context is open."""
     return as_file(files(__package__) / FOLDER)

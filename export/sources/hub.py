@@ -1,4 +1,4 @@
-"""A checkpoint by folder, or by its id on the Hugging Face hub."""
+"""Checkpoint arguments: a folder, or the id of a model on the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -9,15 +9,19 @@ from pathlib import Path
 from paligemma_onnx.model.checkpoint.errors import CheckpointError, quote_value
 from paligemma_onnx.runtime.resource_errors import resource_problem, translate_resource_errors
 
-FILES = ("*.json", "*.safetensors")  # never pickles, nor the original JAX arrays
+CHECKPOINT_FILES = ("*.json", "*.safetensors")  # excludes pickles and the original JAX arrays
 _HUB_ID = re.compile(r"([\w.-]+/[\w.-]+)(?:@([\w./-]+))?")
 
 
 def resolve_checkpoint(checkpoint: str) -> Path:
-    """A folder as it is; `owner/name` or `owner/name@revision` is downloaded, or found in the local cache.
+    """Return the folder of a checkpoint.
+
+    Args:
+        checkpoint: a folder, or `owner/name` or `owner/name@revision`, which is downloaded or read from the
+            local cache of the hub client.
 
     Raises:
-        CheckpointError: neither a folder nor an id that can be downloaded.
+        CheckpointError: the argument is neither a folder nor an id that can be downloaded.
         ResourceError: the disk is full.
     """
     folder = Path(checkpoint)
@@ -25,43 +29,50 @@ def resolve_checkpoint(checkpoint: str) -> Path:
         if folder.is_dir():
             return folder
         is_file = folder.exists()
-    except (OSError, ValueError):  # a name too long, or with a NUL
+    except (OSError, ValueError):  # the name is too long or contains NUL
         raise CheckpointError(f"{quote_value(checkpoint)}: not a possible folder name") from None
     if is_file:
-        raise CheckpointError(f"{checkpoint}: is a file; name the folder that holds config.json")
-    named = _HUB_ID.fullmatch(checkpoint)
-    if not named or checkpoint.startswith("."):
+        raise CheckpointError(f"{checkpoint}: is a file; name the folder that contains config.json")
+    hub_id = _HUB_ID.fullmatch(checkpoint)
+    if not hub_id or checkpoint.startswith("."):
         raise CheckpointError(f"{checkpoint}: no such folder")
     try:
-        from huggingface_hub import snapshot_download  # noqa: PLC0415  optional
+        from huggingface_hub import snapshot_download  # noqa: PLC0415  optional dependency
         from huggingface_hub.utils.tqdm import disable_progress_bars  # noqa: PLC0415
     except ModuleNotFoundError:
         raise CheckpointError(
             f"{checkpoint}: no such folder; to download it from the hub, `pip install 'paligemma-onnx[hub]'`"
         ) from None
-    if sys.stderr is None or not sys.stderr.isatty():  # bars are for terminals
+    if sys.stderr is None or not sys.stderr.isatty():
         disable_progress_bars()
+    name, revision = hub_id.groups()
     with translate_resource_errors(checkpoint):
         try:
-            return Path(snapshot_download(named[1], revision=named[2], allow_patterns=list(FILES)))
-        except Exception as error:  # also of the HTTP library below, which is the hub client's own choice
+            return Path(snapshot_download(name, revision=revision, allow_patterns=list(CHECKPOINT_FILES)))
+        except Exception as error:  # the hub client also raises errors of the HTTP library that it uses
             if resource_problem(error):
                 raise
-            raise CheckpointError(f"{checkpoint}: no such folder, and {_reason(named[1], error)}") from error
+            raise CheckpointError(f"{checkpoint}: no such folder, and {_explain(name, error)}") from error
 
 
-def _reason(name: str, error: Exception) -> str:
-    """What the hub, or the way to it, objects to."""
-    from huggingface_hub import errors  # noqa: PLC0415  optional
+def _explain(name: str, error: Exception) -> str:
+    """Describe why a download failed and how to fix it, in one line."""
+    from huggingface_hub import errors  # noqa: PLC0415  optional dependency
 
     if isinstance(error, errors.GatedRepoError):
-        return f"its licence waits at https://huggingface.co/{name}: accept it, then `hf auth login`"
+        return (
+            f"the model is gated: accept its licence at https://huggingface.co/{name}, "
+            "then run `hf auth login`"
+        )
     if isinstance(error, errors.RepositoryNotFoundError):
-        return "no such model on the hub; if it is a private one, `hf auth login`"
+        return "the hub has no such model; if it is private, run `hf auth login`"
     if isinstance(error, errors.RevisionNotFoundError):
-        return "the hub has the model, but not in that revision"
+        return "the hub has the model, but not this revision"
     if isinstance(error, errors.HFValidationError):
-        return "not a possible id on the hub"
+        return "it is not a valid id on the hub"
     if isinstance(error, errors.HfHubHTTPError):
-        return f"the hub answers with an error ({error.response.status_code}); try again later"
-    return "the hub cannot be reached and the local cache lacks it; check the connection, or name a folder"
+        return f"the hub returned HTTP status {error.response.status_code}; try again later"
+    return (
+        "the hub cannot be reached and the local cache does not have the model; check the connection or name "
+        "a folder"
+    )

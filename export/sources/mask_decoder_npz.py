@@ -1,4 +1,4 @@
-"""Reads a mask decoder from an `.npz` with the names of the published `vae-oid.npz`."""
+"""Reading of a mask decoder from an `.npz` file with the parameter names of the published `vae-oid.npz`."""
 
 from __future__ import annotations
 
@@ -12,36 +12,40 @@ from numpy.typing import NDArray
 from paligemma_onnx.model.checkpoint.errors import CheckpointError
 from paligemma_onnx.model.mask_decoder import MaskDecoder
 
-MASK_DECODER = "mask_decoder.npz"  # its name where it lies beside a checkpoint's weights
-ENCODER = "encoder."  # the published file holds the other half too, which nothing here needs
-RUNNING_MEANS = ("_vq_vae._ema_",)  # and what moved its codebook while it was trained
+MASK_DECODER = "mask_decoder.npz"  # file name in the folder of a checkpoint
+# Prefixes of published arrays that decoding does not need: the encoder, and the running means that
+# updated the codebook in training.
+UNUSED = ("encoder.", "_vq_vae._ema_")
 
 
 def read_mask_decoder(path: Path) -> MaskDecoder:
-    """Open a mask decoder.
+    """Read a mask decoder with float32 parameters.
 
     Raises:
-        CheckpointError: the file is missing, damaged, or of another model.
+        CheckpointError: the file is missing, damaged, or does not contain a mask decoder.
     """
     try:
-        with np.load(path, allow_pickle=False) as arrays:  # a single array is no context: TypeError
+        with np.load(path, allow_pickle=False) as arrays:  # raises TypeError for a .npy file
             weights = {
-                name: _floats(arrays[name])
-                for name in arrays.files
-                if not name.startswith((ENCODER, *RUNNING_MEANS))
+                name: _float_tensor(arrays[name]) for name in arrays.files if not name.startswith(UNUSED)
             }
     except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read ({error.strerror or 'it is no .npz file'})") from None
-    except Exception:  # readers of archives and headers raise nearly every class there is over hostile bytes
-        raise CheckpointError(f"{path}: is damaged or no .npz file of plain arrays of floats") from None
+        reason = error.strerror or "it is not an .npz file"
+        raise CheckpointError(f"{path}: cannot be read ({reason})") from None
+    except Exception:  # on damaged bytes, the readers of archives and headers raise errors of many classes
+        raise CheckpointError(f"{path}: is damaged, or not an .npz file of plain arrays of floats") from None
     try:
         return MaskDecoder.of(weights)
     except ValueError as error:
-        raise CheckpointError(f"{path}: is no mask decoder: {error}") from None
+        raise CheckpointError(f"{path}: is not a mask decoder: {error}") from None
 
 
-def _floats(array: NDArray[Any]) -> torch.Tensor:
-    """An array in this machine's byte order; raises TypeError where it holds no floating point numbers."""
+def _float_tensor(array: NDArray[Any]) -> torch.Tensor:
+    """Convert an array to a tensor in the byte order of this machine.
+
+    Raises:
+        TypeError: the array does not contain floating-point numbers.
+    """
     if array.dtype.kind != "f":
         raise TypeError(array.dtype)
     return torch.from_numpy(array.astype(array.dtype.newbyteorder("="), copy=False))

@@ -1,4 +1,4 @@
-"""Interface of what provides checkpoint tensors by name."""
+"""Interface of checkpoints, as graph tracing and quantization need it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 class TensorSource(Protocol):
-    """Where the tensors to encode come from: a checkpoint."""
+    """A source of tensors by name."""
 
     def tensor(self, name: str) -> Tensor:
-        """One tensor in the dtype it is stored in."""
+        """Return a tensor in the dtype in which it is stored."""

@@ -71,7 +71,7 @@ def test_floats_of_every_width_and_order_are_taken(tmp_path: Path, dtype: str) -
 
 def test_a_width_that_a_file_of_kilobytes_asks_for_costs_nothing(tmp_path: Path) -> None:
     np.savez(tmp_path / "wide.npz", **{"decoder.0.weight": np.zeros((20_000, 1, 1, 1), np.float32)})
-    with pytest.raises(CheckpointError, match=r"is no mask decoder: _vq_vae\._embedding is missing"):
+    with pytest.raises(CheckpointError, match=r"is not a mask decoder: _vq_vae\._embedding is missing"):
         read_mask_decoder(tmp_path / "wide.npz")
 
 

@@ -245,7 +245,7 @@ def test_a_folder_that_cannot_be_written(checkpoint: Folders, tmp_path: Path, mo
     [
         ("absent", "absent: no such folder"),
         ("x" * 5000, "not a possible folder name"),
-        (__file__, "is a file; name the folder that holds config.json"),
+        (__file__, "is a file; name the folder that contains config.json"),
         ("", "config.json: no such file"),
         ("../a/b", "no such folder"),
     ],
