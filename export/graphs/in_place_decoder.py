@@ -1,15 +1,15 @@
-"""A cache that is updated in place: slots are allocated ahead, and a call writes those of its tokens.
+"""Decoder whose KV cache is updated in place: its slots are allocated ahead, and a call writes some of them.
 
-`TensorScatter` (ONNX 24) gives a past with some slots written. Where both are bound to the same memory, the
-engine writes these slots and copies nothing. `Attention` (ONNX 24) then reads the whole memory and gives what
-stands behind a row's length a weight of nothing; so a slot that was never written has to hold finite numbers.
+`TensorScatter` (ONNX 24) returns the cache with the slots of new tokens written. If its input and output are
+bound to the same memory, onnxruntime writes these slots and copies nothing. `Attention` (ONNX 24) then reads
+all C slots and masks those beyond a row's length. Masked slots must still hold finite numbers, because
+0 * NaN is NaN.
 
-Prefill and step are then one graph. A prefill reads many tokens behind no slot, a step one token behind
-many, and in both a token sees every slot of its row that is in use after the call: a prefix is read in both
-directions, and behind a single token nothing stands yet. Only Gemma 2's window asks for a mask.
+One graph therefore serves as prefill and as decode. A prefill adds many tokens to an empty cache, a decode
+step adds one token to a filled one. In both, a token sees all slots that its row uses after the call: a
+prefix is bidirectional, and nothing follows a single token. Only Gemma 2's sliding window needs a mask.
 
-Legend: B batch, N image tokens of a row, T prompt tokens of the longest row, M tokens of a call (N + T), A
-query heads, K key-value heads, F folded heads, H head width, C cache slots, D width, V vocabulary.
+Shapes: docs/notation.md.
 """
 
 from __future__ import annotations
@@ -29,16 +29,17 @@ from paligemma_onnx.model.gemma import DecoderLayer
 from paligemma_onnx.model.paligemma import PaliGemma
 from paligemma_onnx.model.rotary import Rotation, compute_rotation
 
-from .onnx_ops import operator
+from .onnx_ops import apply_operator
 
-# In a step, query heads that read the same keys are put below each other, as if they were tokens of one head:
-# the engine reads keys once for all of these. It spreads what is left over threads: of PaliGemma 1, whose
-# eight heads share one key head, two a row. A prefill reads keys for many tokens anyway, and folds none.
-MOST_FOLDED = 4
+# A decode step folds query heads that share a key-value head into the token axis, as if they were tokens of
+# one head, so that onnxruntime reads the keys once for all of them. It distributes the remaining heads over
+# threads: two per row for PaliGemma 1, whose eight query heads share one key-value head. A prefill reads the
+# keys for many tokens anyway and folds no heads.
+MAX_FOLDED_HEADS = 4
 
 
 class InPlaceDecoder(nn.Module):
-    """Image features and tokens behind what the cache holds; to be traced only."""
+    """Appends image features and tokens to the cache; only for tracing."""
 
     def __init__(self, model: PaliGemma) -> None:
         super().__init__()
@@ -52,29 +53,31 @@ class InPlaceDecoder(nn.Module):
         past_lengths: Tensor,
         *past: Tensor,
     ) -> tuple[Tensor, ...]:
-        """Add tokens to each row: N + T to an empty one, or one (N = 0) to one that holds some.
+        """Append tokens to each row: N + T tokens to an empty row, or one token (N = 0) to a filled one.
 
         Args:
             input_ids: int64[B, T], padded on the right.
             image_features: float[B, N, D].
-            text_lengths: int64[B], real tokens of each row of input_ids.
-            past_lengths: int64[B], slots of each row that are in use.
+            text_lengths: int64[B], tokens of each row of input_ids without padding.
+            past_lengths: int64[B], slots of each row in use before the call.
             past: key and value of each layer in turn, float[B, K, C, H].
 
         Returns:
-            logits float[B, V] behind each row's last token, and the cache.
+            Logits after each row's last token, float[B, V], and the cache.
         """
         decoder, config = self.model.language_model, self.model.config.text_config
         text = decoder.embed(input_ids, image_features.dtype)
         x = torch.cat([image_features, text], dim=1)
         rows, tokens = x.shape[:2]
-        new = image_features.shape[1] + text_lengths
-        folded = torch.where(torch.full((), tokens) == 1, _most_folded(config), 1)
-        call = InPlaceCall(past_lengths, past_lengths + new, folded)
+        added = image_features.shape[1] + text_lengths
+        folded = torch.where(torch.full((), tokens) == 1, count_folded_heads(config), 1)
+        call = InPlaceCall(past_lengths, past_lengths + added, folded)
         positions = past_lengths[:, None] + torch.arange(tokens, device=x.device)
         sliding_mask = None
         if config.sliding_window is not None:
-            sliding_mask = _window(past_lengths, tokens * folded, past[0].shape[2], config.sliding_window)
+            sliding_mask = _sliding_window_mask(
+                past_lengths, tokens * folded, past[0].shape[2], config.sliding_window
+            )
         rotation = compute_rotation(positions, decoder.frequencies)
         cache: list[Tensor] = []
         for index, module in enumerate(decoder.layers):
@@ -85,7 +88,7 @@ class InPlaceDecoder(nn.Module):
             )
             x = layer.add_to_stream(x, attended)
             cache += present
-        last = torch.arange(rows, device=x.device) * tokens + new - 1
+        last = torch.arange(rows, device=x.device) * tokens + added - 1
         logits = decoder.logits(x.flatten(0, 1).index_select(0, last))
         return logits, *cache
 
@@ -94,9 +97,9 @@ class InPlaceDecoder(nn.Module):
 class InPlaceCall:
     """Tensors that the attention of every layer reads in one call."""
 
-    lengths: Tensor  # int64[B], slots of each row that are in use before the call
-    lengths_after: Tensor  # int64[B], and after it
-    folded: Tensor  # int64[], F: heads put below each other
+    lengths: Tensor  # int64[B], slots of each row in use before the call
+    lengths_after: Tensor  # int64[B], slots of each row in use after the call
+    folded: Tensor  # int64[], query heads folded into the token axis
 
 
 def attend_in_place(
@@ -107,117 +110,129 @@ def attend_in_place(
     past: KeyValue,
     call: InPlaceCall,
 ) -> tuple[Tensor, KeyValue]:
-    """Compute Attention.forward with three standard operators; past and present have the same C slots.
+    """Compute Attention.forward with ONNX's own operators; the cache has C slots before and after.
 
     Args:
-        attention: its weights.
-        x: float[B, M, D].
+        attention: projections of the layer.
+        x: float[B, L, D].
         rotation: cosine and sine of the tokens' angles.
-        mask: bool[B, 1, M*F, C] of a sliding layer; a global layer needs none.
-        past: the layer's cache, float[B, K, C, H] each.
+        mask: bool[B, 1, L * folded, C] in a layer with a sliding window, None in others.
+        past: cache of the layer, float[B, K, C, H] each.
         call: lengths and folding.
 
     Returns:
-        float[B, M, D], and the layer's cache.
+        float[B, L, D], and the cache of the layer.
     """
     config = attention.config
     query, key, value = attention.q_proj(x), attention.k_proj(x), attention.v_proj(x)
-    kept = scatter_kv(past, _rotated(key, rotation, config), value, call.lengths, config)
-    query = fold_query_groups(_rotated(query, rotation, config), call.folded, config)
-    mixed = attend(query, kept, mask, call.lengths_after, config)
-    return attention.o_proj(unfold_query_groups(mixed, call.folded, config)), kept
+    present = scatter_kv(past, _rotate(key, rotation, config), value, call.lengths, config)
+    query = fold_query_groups(_rotate(query, rotation, config), call.folded, config)
+    mixed = attend(query, present, mask, call.lengths_after, config)
+    return attention.o_proj(unfold_query_groups(mixed, call.folded, config)), present
 
 
 def scatter_kv(past: KeyValue, key: Tensor, value: Tensor, lengths: Tensor, config: TextConfig) -> KeyValue:
-    """A cache with a call's tokens behind each row's slots.
+    """Write keys and values of a call's tokens into the cache, after the slots that each row uses.
 
     Args:
         past: the cache, float[B, K, C, H] each.
-        key: float[B, M, K*H], rotated.
-        value: float[B, M, K*H].
-        lengths: int64[B], slots of each row that are in use before the call.
+        key: float[B, L, K * H], rotated.
+        value: float[B, L, K * H].
+        lengths: int64[B], slots of each row in use before the call.
         config: number and width of heads.
+
+    Returns:
+        The cache, in the shape of `past`.
     """
     new = split_heads(key, config), split_heads(value, config)
-    return KeyValue(*(_scattered(into, added, lengths) for into, added in zip(past, new, strict=True)))
+    scattered = (
+        apply_operator("TensorScatter", (cache, tokens, lengths), {"axis": 2}, like=(cache,))[0]
+        for cache, tokens in zip(past, new, strict=True)
+    )
+    return KeyValue(*scattered)
 
 
 def attend(
-    query: Tensor, kept: KeyValue, mask: Tensor | None, lengths_after: Tensor, config: TextConfig
+    query: Tensor, cache: KeyValue, mask: Tensor | None, lengths_after: Tensor, config: TextConfig
 ) -> Tensor:
-    """What queries find in a cache whose rows use so many slots: float[B, A, M, H] -> the same."""
+    """Attend to the slots of the cache that are in use.
+
+    Args:
+        query: float[B, heads, tokens, H], A heads and L tokens or folded (`fold_query_groups`).
+        cache: float[B, K, C, H] each.
+        mask: bool[B, 1, tokens, C], the slots that a token may see; None for all.
+        lengths_after: int64[B], slots of each row in use after the call.
+        config: scale and cap of attention scores.
+
+    Returns:
+        Mixed values in the shape of `query`.
+    """
     attributes = {
         "scale": config.query_pre_attn_scalar**-0.5,
         "softcap": config.attn_logit_softcapping or 0.0,  # 0: no cap
         "is_causal": 0,
     }
-    inputs = (query, *kept, mask, None, None, lengths_after)
-    (mixed,) = operator("Attention", inputs, attributes, like=(query,))
+    inputs = (query, *cache, mask, None, None, lengths_after)
+    (mixed,) = apply_operator("Attention", inputs, attributes, like=(query,))
     return mixed
 
 
-def _most_folded(config: TextConfig) -> int:
-    """How many query heads of a key head a step puts below each other."""
-    return math.gcd(config.query_groups, MOST_FOLDED)
+def count_folded_heads(config: TextConfig) -> int:
+    """Return how many query heads of a key-value head a decode step folds into the token axis."""
+    return math.gcd(config.query_groups, MAX_FOLDED_HEADS)
 
 
 def fold_query_groups(query: Tensor, folded: Tensor, config: TextConfig) -> Tensor:
-    """[B, M, A*H] -> [B, A/F, M*F, H]."""
+    """[B, L, A * H] -> [B, A / folded, L * folded, H]."""
     rows, tokens = query.shape[:2]
-    most = _most_folded(config)
-    apart = query.unflatten(2, (-1, most, config.head_dim))
-    apart = _reshaped(query, (0, 0, -1, folded, config.head_dim), like=apart).transpose(1, 2)
-    below = query.new_empty(rows, apart.shape[1], tokens * most, config.head_dim)
-    return _reshaped(apart, (0, 0, -1, config.head_dim), like=below)
+    decode_folded = count_folded_heads(config)
+    split = query.unflatten(2, (-1, decode_folded, config.head_dim))
+    split = _reshape(query, (0, 0, -1, folded, config.head_dim), like=split).transpose(1, 2)
+    joined = query.new_empty(rows, split.shape[1], tokens * decode_folded, config.head_dim)
+    return _reshape(split, (0, 0, -1, config.head_dim), like=joined)
 
 
 def unfold_query_groups(mixed: Tensor, folded: Tensor, config: TextConfig) -> Tensor:
-    """[B, A/F, M*F, H] -> [B, M, A*H]."""
-    apart = mixed.unflatten(2, (-1, _most_folded(config)))
-    return _reshaped(mixed, (0, 0, -1, folded, config.head_dim), like=apart).transpose(1, 2).flatten(2)
-
-
-def _reshaped(x: Tensor, shape: Sequence[int | Tensor], like: Tensor) -> Tensor:
-    """Reshape to sizes that are known when the graph runs: 0 keeps one, -1 is what remains.
-
-    The tracer has to know sizes at once: it is shown those of a step, by `like`, and what it notes of them
-    is dropped.
-    """
-    (reshaped,) = operator("Reshape", (x, _sizes(shape)), {}, like=(like,))
-    return reshaped
-
-
-def _sizes(shape: Sequence[int | Tensor]) -> Tensor:
-    """int64[rank]; filled one by one, for a tensor made of literals would be a weight of the graph."""
-    filled = [torch.full((1,), size) if isinstance(size, int) else size[None] for size in shape]
-    return torch.cat(filled)
+    """[B, A / folded, L * folded, H] -> [B, L, A * H]."""
+    split = mixed.unflatten(2, (-1, count_folded_heads(config)))
+    return _reshape(mixed, (0, 0, -1, folded, config.head_dim), like=split).transpose(1, 2).flatten(2)
 
 
 def split_heads(x: Tensor, config: TextConfig) -> Tensor:
-    """[B, M, K*H] -> [B, K, M, H]."""
+    """[B, L, heads * H] -> [B, heads, L, H]."""
     return torch.unflatten(x, 2, (-1, config.head_dim)).transpose(1, 2)
 
 
-def _scattered(past: Tensor, new: Tensor, lengths: Tensor) -> Tensor:
-    """Write a call's tokens behind each row's slots: float[B, K, C, H]."""
-    (present,) = operator("TensorScatter", (past, new, lengths), {"axis": 2}, like=(past,))
-    return present
+def _reshape(x: Tensor, shape: Sequence[int | Tensor], like: Tensor) -> Tensor:
+    """Reshape to sizes that are known only when the graph runs: 0 keeps a size, -1 infers one.
+
+    The tracer needs a fixed shape: `like` shows it the shape of a decode step, and trace.py removes the types
+    that it derives from it.
+    """
+    (reshaped,) = apply_operator("Reshape", (x, _shape_tensor(shape)), {}, like=(like,))
+    return reshaped
 
 
-def _window(past_lengths: Tensor, tokens: Tensor, slots: int, window: int) -> Tensor:
-    """The slots that a generated token sees, for each of M*F folded tokens alike: bool[B, 1, M*F, C].
+def _shape_tensor(shape: Sequence[int | Tensor]) -> Tensor:
+    """Return int64[rank]; concatenated, because a tensor of literals would become a weight of the graph."""
+    sizes = [torch.full((1,), size) if isinstance(size, int) else size[None] for size in shape]
+    return torch.cat(sizes)
 
-    As in step_mask; behind no slot, that is in a prefill, it hides nothing.
+
+def _sliding_window_mask(past_lengths: Tensor, tokens: Tensor, slots: int, window: int) -> Tensor:
+    """Return the slots that a generated token sees, equal for all folded tokens: bool[B, 1, tokens, C].
+
+    The same rule as model.mask.step_mask. In a prefill, where past_lengths is 0, it hides nothing.
     """
     slot = torch.arange(slots, device=past_lengths.device)
-    seen = (slot > past_lengths[:, None] - window)[:, None, None, :]
-    (expanded,) = operator("Expand", (seen, _sizes((1, 1, tokens, 1))), {}, like=(seen,))
+    visible = (slot > past_lengths[:, None] - window)[:, None, None, :]
+    (expanded,) = apply_operator("Expand", (visible, _shape_tensor((1, 1, tokens, 1))), {}, like=(visible,))
     return expanded
 
 
-def _rotated(x: Tensor, rotation: Rotation, config: TextConfig) -> Tensor:
-    """`rotate` as one operator: float[B, M, A*H] -> the same."""
+def _rotate(x: Tensor, rotation: Rotation, config: TextConfig) -> Tensor:
+    """Apply rotary embedding as one operator: float[B, L, heads * H] -> the same shape."""
     attributes = {"num_heads": x.shape[2] // config.head_dim}
     angles = rotation.cos.squeeze(1), rotation.sin.squeeze(1)
-    (rotated,) = operator("RotaryEmbedding", (x, *angles), attributes, like=(x,))
+    (rotated,) = apply_operator("RotaryEmbedding", (x, *angles), attributes, like=(x,))
     return rotated

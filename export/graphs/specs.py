@@ -1,7 +1,7 @@
-"""The graphs: their inputs and outputs, declared once, and the verb each one is.
+"""Definitions of the graphs: inputs and outputs, declared once, and the torch module that computes each.
 
-The declaration feeds the trace (example inputs, varying dimensions, names), the manifest, and through the
-manifest the check at load.
+Tracing takes example inputs, dynamic dimensions and names from the declaration. So does the manifest, which
+the runtime compares with a graph when it loads it.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from paligemma_onnx.runtime.bundle.schema import (
 
 from ..precisions import HalfType, Precision
 from .cuda_graphs import CudaDecode, CudaPrefill, CudaVisionEncoder
-from .cuda_weights import check_width
+from .cuda_weights import check_head_dim
 from .in_place_decoder import InPlaceDecoder
 
-# Varying dimensions and the sizes they are traced with: all different, and neither 0 nor 1, which the
-# tracer would take for constants.
+# Dynamic dimensions and their sizes in the traced example. The sizes differ from each other, except those of
+# the two kinds of cache, and are neither 0 nor 1, which the tracer would take for constants.
 EXAMPLE_SIZES = {
     "batch": 2,
     "text_tokens": 7,
@@ -41,17 +41,19 @@ EXAMPLE_SIZES = {
     "masks": 3,
 }
 DECODER_DATA = "decoder.data"
+INPUT_TOKEN = TensorSpec("input_ids", "int64", ("batch", 1))
 PAST_LENGTHS = TensorSpec("past_lengths", "int64", ("batch",))
-# For a cache that grows, the newest opset that onnxruntime, its web build, the ONNX reference evaluator and
-# OpenVINO all run whole. It has Gelu (20) and LayerNormalization (17). In place needs TensorScatter (24).
+# With a growing cache: the newest opset that onnxruntime, its web build, the ONNX reference evaluator and
+# OpenVINO support completely; it has Gelu (20) and LayerNormalization (17). A cache that is updated in place
+# needs TensorScatter (24).
 OPSETS: dict[CacheUpdate, int] = {"grow": 20, "in_place": 24}
 
 
 @dataclass(frozen=True)
 class GraphDefinition:
-    """A graph to be: what it takes and gives, and the module that computes it."""
+    """A graph to trace: its inputs and outputs, and the module that computes it."""
 
-    name: str  # of the graph; two of one name are the same before a precision is put into them
+    name: str  # definitions of the same name have the same graph until it is quantised
     spec: GraphSpec
     weight_file: str  # prefill and decode share one
     module: Callable[[PaliGemma], nn.Module]
@@ -101,43 +103,53 @@ class _DecodeMasks(nn.Module):
 def graph_definitions(
     config: PaliGemmaConfig, precision: Precision, mask_decoder: MaskDecoder | None = None
 ) -> dict[str, GraphDefinition]:
-    """The graphs of a configuration, by their names in the manifest.
+    """Return the graphs of a model, by their names in the manifest.
 
     Args:
-        config: the model.
-        precision: decides whether decode gives a cache that is a slot longer, or writes into the one it
-            gets. Prefill then does so, too, and both are the same verb; not so in half precision.
-        mask_decoder: becomes a graph of its own, if there is one.
+        config: configuration of the model.
+        precision: decides how the cache is updated. If decode returns a cache that is one slot longer,
+            prefill and decode are two graphs. If it writes into its input cache, prefill does so too, and
+            both have the same definition, except in half precision.
+        mask_decoder: becomes a fourth graph, if given.
 
     Raises:
-        CheckpointError: the precision's operators do not take such a model.
+        CheckpointError: the precision's operators do not support the model.
     """
     vision, width = config.vision_config, config.text_config.hidden_size
-    side = vision.image_size
-    update = precision.cache
+    pixels = TensorSpec("pixel_values", "float32", ("batch", 3, vision.image_size, vision.image_size))
+    features = TensorSpec("image_features", "float32", ("batch", vision.num_patches, width))
     if precision.half_dtype is not None:
-        decoder = _on_device(config, precision.half_dtype)
+        decoder = _define_cuda_decoder(config, precision.half_dtype)
     else:
-        decoder = _in_place(config) if update == "in_place" else _grow(config)
-    return {
+        in_place = precision.cache == "in_place"
+        decoder = _define_in_place_decoder(config) if in_place else _define_growing_decoder(config)
+    definitions = {
         "vision_encoder": GraphDefinition(
             "vision_encoder",
-            GraphSpec(
-                "vision_encoder.onnx",
-                (TensorSpec("pixel_values", "float32", ("batch", 3, side, side)),),
-                (TensorSpec("image_features", "float32", ("batch", vision.num_patches, width)),),
-            ),
+            GraphSpec("vision_encoder.onnx", (pixels,), (features,)),
             "vision_encoder.data",
             _EncodeImage if precision.half_dtype is None else CudaVisionEncoder,
-            OPSETS[update],
+            OPSETS[precision.cache],
         ),
         **decoder,
-        **({} if mask_decoder is None else {"mask_decoder": _masks(mask_decoder, OPSETS[update])}),
     }
+    if mask_decoder is not None:
+        definitions["mask_decoder"] = _define_mask_decoder(mask_decoder, OPSETS[precision.cache])
+    return definitions
 
 
-def _masks(decoder: MaskDecoder, opset: int) -> GraphDefinition:
-    """Codes of a mask become a map; its sizes are the decoder's own."""
+def graph_specs(definitions: dict[str, GraphDefinition]) -> Graphs:
+    """Return the inputs and outputs of the graphs as the manifest stores them."""
+    return Graphs(**{name: definition.spec for name, definition in definitions.items()})
+
+
+def example_input(spec: TensorSpec) -> Tensor:
+    """Return an input to trace with: shape and dtype, on the meta device."""
+    shape = [EXAMPLE_SIZES[size] if isinstance(size, str) else size for size in spec.shape]
+    return torch.empty(shape, dtype=getattr(torch, spec.dtype), device="meta")
+
+
+def _define_mask_decoder(decoder: MaskDecoder, opset: int) -> GraphDefinition:
     spec = GraphSpec(
         "mask_decoder.onnx",
         (TensorSpec("codes", "int64", ("masks", SEG_TOKENS_PER_MASK)),),
@@ -149,21 +161,17 @@ def _masks(decoder: MaskDecoder, opset: int) -> GraphDefinition:
     )
 
 
-def _grow(config: PaliGemmaConfig) -> dict[str, GraphDefinition]:
-    """Prefill makes a cache, decode a longer one: standard operators only."""
+def _define_growing_decoder(config: PaliGemmaConfig) -> dict[str, GraphDefinition]:
+    """Define a prefill that creates a cache and a decode that returns a longer one."""
     prefill = GraphSpec(
         "prefill.onnx",
-        _prompt(config),
-        (_logits(config), *_cache("present", config, "image_tokens + text_tokens")),
+        _prompt_inputs(config),
+        (_logits_output(config), *_cache_tensors("present", config, "image_tokens + text_tokens")),
     )
     decode = GraphSpec(
         "decode.onnx",
-        (
-            TensorSpec("input_ids", "int64", ("batch", 1)),
-            PAST_LENGTHS,
-            *_cache("past_key_values", config, "past_slots"),
-        ),
-        (_logits(config), *_cache("present", config, "past_slots + 1")),
+        (INPUT_TOKEN, PAST_LENGTHS, *_cache_tensors("past_key_values", config, "past_slots")),
+        (_logits_output(config), *_cache_tensors("present", config, "past_slots + 1")),
     )
     return {
         "prefill": GraphDefinition("prefill", prefill, DECODER_DATA, _Prefill, OPSETS["grow"]),
@@ -171,10 +179,11 @@ def _grow(config: PaliGemmaConfig) -> dict[str, GraphDefinition]:
     }
 
 
-def _in_place(config: PaliGemmaConfig) -> dict[str, GraphDefinition]:
-    """Prefill and decode write into the cache they are given."""
-    inputs = (*_prompt(config), PAST_LENGTHS, *_cache("past_key_values", config, "cache_slots"))
-    outputs = (_logits(config), *_cache("present", config, "cache_slots"))
+def _define_in_place_decoder(config: PaliGemmaConfig) -> dict[str, GraphDefinition]:
+    """Define a prefill and a decode that write into the cache that they read."""
+    past = _cache_tensors("past_key_values", config, "cache_slots")
+    inputs = (*_prompt_inputs(config), PAST_LENGTHS, *past)
+    outputs = (_logits_output(config), *_cache_tensors("present", config, "cache_slots"))
     return {
         name: GraphDefinition(
             "decoder",
@@ -187,21 +196,20 @@ def _in_place(config: PaliGemmaConfig) -> dict[str, GraphDefinition]:
     }
 
 
-def _on_device(config: PaliGemmaConfig, dtype: HalfType) -> dict[str, GraphDefinition]:
-    """As _in_place, but a step is a graph of its own that takes a token and nothing else."""
-    check_width(config.text_config)
-    past = _cache("past_key_values", config, "cache_slots", dtype)
-    outputs = (_logits(config), *_cache("present", config, "cache_slots", dtype))
-    prefill = GraphSpec("prefill.onnx", (*_prompt(config), PAST_LENGTHS, *past), outputs)
-    token = TensorSpec("input_ids", "int64", ("batch", 1))
-    decode = GraphSpec("decode.onnx", (token, PAST_LENGTHS, *past), outputs)
+def _define_cuda_decoder(config: PaliGemmaConfig, dtype: HalfType) -> dict[str, GraphDefinition]:
+    """Define them for CUDA, where decode is a different graph, which takes one token per row and no image."""
+    check_head_dim(config.text_config)
+    past = _cache_tensors("past_key_values", config, "cache_slots", dtype)
+    outputs = (_logits_output(config), *_cache_tensors("present", config, "cache_slots", dtype))
+    prefill = GraphSpec("prefill.onnx", (*_prompt_inputs(config), PAST_LENGTHS, *past), outputs)
+    decode = GraphSpec("decode.onnx", (INPUT_TOKEN, PAST_LENGTHS, *past), outputs)
     return {
         "prefill": GraphDefinition("prefill", prefill, DECODER_DATA, CudaPrefill, OPSETS["in_place"]),
         "decode": GraphDefinition("decode", decode, DECODER_DATA, CudaDecode, OPSETS["in_place"]),
     }
 
 
-def _prompt(config: PaliGemmaConfig) -> tuple[TensorSpec, ...]:
+def _prompt_inputs(config: PaliGemmaConfig) -> tuple[TensorSpec, ...]:
     features = ("batch", "image_tokens", config.text_config.hidden_size)
     return (
         TensorSpec("input_ids", "int64", ("batch", "text_tokens")),
@@ -210,16 +218,11 @@ def _prompt(config: PaliGemmaConfig) -> tuple[TensorSpec, ...]:
     )
 
 
-def _logits(config: PaliGemmaConfig) -> TensorSpec:
+def _logits_output(config: PaliGemmaConfig) -> TensorSpec:
     return TensorSpec("logits", "float32", ("batch", config.text_config.vocab_size))
 
 
-def graph_specs(verbs: dict[str, GraphDefinition]) -> Graphs:
-    """The declarations as the manifest holds them."""
-    return Graphs(**{name: verb.spec for name, verb in verbs.items()})
-
-
-def _cache(
+def _cache_tensors(
     prefix: str, config: PaliGemmaConfig, slots: str, dtype: Literal["float32"] | HalfType = "float32"
 ) -> tuple[TensorSpec, ...]:
     text = config.text_config
@@ -229,9 +232,3 @@ def _cache(
         for layer in range(text.num_hidden_layers)
         for kind in KeyValue._fields
     )
-
-
-def example(spec: TensorSpec) -> Tensor:
-    """An input to trace with: shape and dtype, no values."""
-    shape = [EXAMPLE_SIZES[size] if isinstance(size, str) else size for size in spec.shape]
-    return torch.empty(shape, dtype=getattr(torch, spec.dtype), device="meta")

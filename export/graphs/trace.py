@@ -1,7 +1,7 @@
-"""From a verb to a graph: traced without weights, cleaned, and laid out for the engines.
+"""From a graph definition to an ONNX graph: traced without weights, cleaned up, with declared names.
 
-The model is on the meta device, so a 28B model is traced in the memory of its names. The initialisers of
-the result have shapes but no values; weights.py gives each its place in a file.
+The model is on the meta device, so tracing a 28B model needs no memory for its weights. The initializers of
+the result have shapes but no values; bundle/weight_file.py assigns each a position in a file.
 """
 
 from __future__ import annotations
@@ -20,91 +20,95 @@ from onnxscript import optimizer
 from paligemma_onnx.model.paligemma import PaliGemma
 from paligemma_onnx.runtime.bundle.schema import TensorSpec
 
-from .specs import GraphDefinition, example
+from .specs import GraphDefinition, example_input
 
-_PARAMETER_PREFIX = "model."  # of the wrapping module in graphs.py
-_NOISY = ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")
+_PARAMETER_PREFIX = "model."  # attribute of the traced modules that holds the model
+_NOISY_LOGGERS = ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")
 
 
 @dataclass(frozen=True)
 class TracedGraph:
-    """A graph and which of its weights it wants transposed."""
+    """A graph, and the weights that it reads transposed."""
 
     model: ir.Model
-    transposed_weights: frozenset[str]  # weights stored [in, out], the order MatMul reads
+    transposed_weights: frozenset[str]  # names of matrices stored as [in, out], the order that MatMul reads
 
     def copy(self) -> TracedGraph:
-        """One that can be changed without the other."""
+        """Return an independent copy."""
         return TracedGraph(self.model.clone(), self.transposed_weights)
 
 
-def trace(verb: GraphDefinition, model: PaliGemma) -> TracedGraph:
-    """Trace one verb of a model that is on the meta device."""
-    with _quiet():
-        inputs = tuple(example(spec) for spec in verb.spec.inputs)
-        varying = tuple(_varying(spec) for spec in verb.spec.inputs)
-        wrapper = verb.module(model).eval()
-        program = torch.export.export(wrapper, inputs, dynamic_shapes=_nest(varying, verb), strict=False)
+def trace(definition: GraphDefinition, model: PaliGemma) -> TracedGraph:
+    """Trace one graph of a model that is on the meta device."""
+    with _silenced_tracer():
+        inputs = tuple(example_input(spec) for spec in definition.spec.inputs)
+        program = torch.export.export(
+            definition.module(model).eval(),
+            inputs,
+            dynamic_shapes=_dynamic_shapes(definition),
+            strict=False,
+        )
         exported = torch.onnx.export(
             program,
             (),
             dynamo=True,
-            opset_version=verb.opset,
-            optimize=False,  # would read the weights, which are not there
+            opset_version=definition.opset,
+            optimize=False,  # the optimizer would read weights, which have no values yet
             verbose=False,
         )
         if exported is None:
             raise RuntimeError("torch.onnx.export returned no program")
         graph_model: ir.Model = exported.model
-        _adopt_names(graph_model, verb)
+        _apply_declared_names(graph_model.graph, definition)
         for value in graph_model.graph.initializers.values():
             value.const_value = None
         optimizer.optimize_ir(graph_model, onnx_shape_inference=False)
-        transposed = _store_transposed(graph_model.graph)
+        transposed_weights = _fold_transposes(graph_model.graph)
         RemoveUnusedNodesPass()(graph_model)
-        _drop_unused_initializers(graph_model.graph)
-        _leave_out_unused(graph_model.graph)
-        _forget_intermediate_types(graph_model.graph)
+        _remove_unused_initializers(graph_model.graph)
+        _omit_unused_outputs(graph_model.graph)
+        _remove_intermediate_types(graph_model.graph)
         ClearMetadataAndDocStringPass()(graph_model)
         NameFixPass()(graph_model)
-        graph_model.graph.name = verb.name
+        graph_model.graph.name = definition.name
         graph_model.metadata_props.clear()
-    return TracedGraph(graph_model, transposed)
+    return TracedGraph(graph_model, transposed_weights)
 
 
-def _varying(spec: TensorSpec) -> dict[int, torch.export.Dim]:
+def _dynamic_shapes(definition: GraphDefinition) -> tuple[object, ...]:
+    """Return the dynamic axes of each input; those of the cache are nested, because modules take `*past`."""
+    inputs = definition.spec.inputs
+    shapes = tuple(_dynamic_axes(spec) for spec in inputs)
+    named = sum(not spec.name.startswith("past_key_values.") for spec in inputs)
+    return shapes if named == len(shapes) else (*shapes[:named], shapes[named:])
+
+
+def _dynamic_axes(spec: TensorSpec) -> dict[int, torch.export.Dim]:
     return {axis: torch.export.Dim(size) for axis, size in enumerate(spec.shape) if isinstance(size, str)}
 
 
-def _nest(varying: tuple[dict[int, torch.export.Dim], ...], verb: GraphDefinition) -> tuple[object, ...]:
-    """The cache comes in through *past, which the tracer wants as one nested entry."""
-    named = sum(not spec.name.startswith("past_key_values.") for spec in verb.spec.inputs)
-    return varying if named == len(varying) else (*varying[:named], varying[named:])
-
-
-def _adopt_names(model: ir.Model, verb: GraphDefinition) -> None:
-    """Give inputs, outputs and weights the names and shapes they are declared with."""
-    graph = model.graph
+def _apply_declared_names(graph: ir.Graph, definition: GraphDefinition) -> None:
+    """Rename weights as in the checkpoint, and inputs and outputs as declared, with their declared shapes."""
     for value in list(graph.initializers.values()):
         graph.initializers.pop(value.name or "")
         value.name = (value.name or "").removeprefix(_PARAMETER_PREFIX)
         graph.initializers.add(value)
     declared = (
-        *zip(graph.inputs, verb.spec.inputs, strict=True),
-        *zip(graph.outputs, verb.spec.outputs, strict=True),
+        *zip(graph.inputs, definition.spec.inputs, strict=True),
+        *zip(graph.outputs, definition.spec.outputs, strict=True),
     )
     for value, spec in declared:
         value.name = spec.name
         value.shape = ir.Shape(spec.shape)
 
 
-def _store_transposed(graph: ir.Graph) -> frozenset[str]:
-    """Turn MatMul(x, Transpose(weight)) into MatMul(x, weight) with the weight stored the other way round.
+def _fold_transposes(graph: ir.Graph) -> frozenset[str]:
+    """Replace MatMul(x, Transpose(weight)) by MatMul(x, weight) and return the weights to store transposed.
 
-    Checkpoints store a linear layer [out, in]. An engine that transposed at load would keep a second copy
-    of every weight in memory.
+    Checkpoints store a linear layer as [out, in]. If onnxruntime transposed weights when it loads them, it
+    would keep a second copy of every weight in memory.
     """
-    transposed = set()
+    transposed_weights = set()
     for name, weight in list(graph.initializers.items()):
         uses = weight.uses()
         if weight.const_value is not None or not uses:
@@ -119,39 +123,39 @@ def _store_transposed(graph: ir.Graph) -> frozenset[str]:
         for use in uses:
             graph.remove(use.node, safe=True)
         weight.shape = ir.Shape([shape[1], shape[0]])
-        transposed.add(name)
-    return frozenset(transposed)
+        transposed_weights.add(name)
+    return frozenset(transposed_weights)
 
 
-def _drop_unused_initializers(graph: ir.Graph) -> None:
-    """A verb holds the whole model, its graph only what it computes with."""
+def _remove_unused_initializers(graph: ir.Graph) -> None:
+    """Remove weights that this graph does not use; the traced module holds the whole model."""
     for name, value in list(graph.initializers.items()):
         if not value.uses():
             graph.initializers.pop(name)
 
 
-def _leave_out_unused(graph: ir.Graph) -> None:
-    """An output that nobody reads has no name, and is not computed: operators of other domains only."""
-    outputs = set(graph.outputs)
+def _omit_unused_outputs(graph: ir.Graph) -> None:
+    """Give outputs of contrib operators that nothing reads the empty name, so that they are not computed."""
+    graph_outputs = set(graph.outputs)
     for node in graph:
         for value in node.outputs:
-            if node.domain and not value.uses() and value not in outputs:
+            if node.domain and not value.uses() and value not in graph_outputs:
                 value.name = ""
 
 
-def _forget_intermediate_types(graph: ir.Graph) -> None:
-    """Drop what the tracer noted of inner values: its private symbols say no more than inference does."""
-    outputs = set(graph.outputs)
+def _remove_intermediate_types(graph: ir.Graph) -> None:
+    """Remove shapes and dtypes of inner values; the tracer's symbols add nothing to what inference finds."""
+    graph_outputs = set(graph.outputs)
     for node in graph:
         for value in node.outputs:
-            if value not in outputs:
+            if value not in graph_outputs:
                 value.shape, value.type = None, None
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence notes of the tracer that no user can act on, such as an absent torchvision."""
-    loggers = [logging.getLogger(name) for name in _NOISY]
+def _silenced_tracer() -> Iterator[None]:
+    """Suppress warnings of the tracer that a user cannot act on, such as a missing torchvision."""
+    loggers = [logging.getLogger(name) for name in _NOISY_LOGGERS]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.ERROR)

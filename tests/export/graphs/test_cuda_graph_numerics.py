@@ -22,7 +22,11 @@ from paths import GOLDEN
 
 from paligemma_onnx.export.demo.shipped_model import shipped_model
 from paligemma_onnx.export.exporter import ExportRequest, export
-from paligemma_onnx.export.graphs.cuda_weights import HEAD_WIDTH, cuda_meta_model, rotations
+from paligemma_onnx.export.graphs.cuda_weights import (
+    HEAD_DIM_MULTIPLE,
+    compute_rotary_tables,
+    cuda_meta_model,
+)
 from paligemma_onnx.export.precisions import PRECISIONS
 from paligemma_onnx.export.quantization.encodings import to_half
 from paligemma_onnx.export.source import open_source
@@ -167,7 +171,7 @@ def test_packed_tensors_are_the_checkpoints(checkpoint: Folders) -> None:
 
 def test_tables_of_angles(checkpoint: Folders) -> None:
     config = open_source(checkpoint(WINDOW), None).config.text_config
-    tables = list(rotations(config).values())
+    tables = list(compute_rotary_tables(config).values())
     positions = torch.arange(config.max_position_embeddings)[None]
     half = config.head_dim // 2
     frequencies = config.rope_theta ** -(torch.arange(half, dtype=torch.float32) / half)
@@ -211,7 +215,8 @@ def test_a_wrong_graph_is_not_taken_for_a_rounded_one(
 
 def test_a_model_whose_heads_no_kernel_takes(checkpoint: Folders, tmp_path: Path) -> None:
     request = ExportRequest(checkpoint("gemma_one_kv_head"), tmp_path / "bundle", precision="bf16")
-    with pytest.raises(CheckpointError, match=f"head_dim is 8, .* multiples of {HEAD_WIDTH}; export as fp32"):
+    complaint = f"head_dim is 8, .* multiples of {HEAD_DIM_MULTIPLE}; export as fp32"
+    with pytest.raises(CheckpointError, match=complaint):
         export(request, RecordingProgress(), None)
     assert list(tmp_path.iterdir()) == []
 

@@ -1,0 +1,88 @@
+"""Attention between the projections of a decoder layer, in the CUDA graphs.
+
+Query, key and value come from one packed product. A decode step uses `GroupQueryAttention`, one operator for
+rotary embedding, writing into the cache and attention. Its CUDA kernels are causal and take no padding within
+a prompt, so a prefill uses the standard operators of in_place_decoder.py.
+
+Shapes: docs/notation.md.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from paligemma_onnx.model.cache import KeyValue
+from paligemma_onnx.model.config import TextConfig
+from paligemma_onnx.model.gemma import Gemma
+
+from .cuda_weights import COS, SIN, leaf_name
+from .in_place_decoder import attend, scatter_kv, split_heads
+from .onnx_ops import apply_operator
+
+
+class CudaPrefillAttention:
+    """Attention of many tokens, each of which sees all slots that its row uses after the call."""
+
+    def __init__(
+        self, decoder: Gemma, positions: Tensor, past_lengths: Tensor, lengths_after: Tensor
+    ) -> None:
+        self.decoder, self.positions = decoder, positions
+        self.past_lengths, self.lengths_after = past_lengths, lengths_after
+
+    def __call__(
+        self,
+        packed: Tensor,
+        past: KeyValue,
+        window: int | None,  # noqa: ARG002  a prefix is bidirectional over its whole length
+    ) -> tuple[Tensor, KeyValue]:
+        """float[B, L, (A + 2K) * H] -> float[B, L, A * H], and the cache of the layer."""
+        config = self.decoder.config
+        query_heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
+        widths = [heads * config.head_dim for heads in (query_heads, kv_heads, kv_heads)]
+        query, key, value = packed.split(widths, dim=2)
+        query, key = self._rotate(query, config), self._rotate(key, config)
+        present = scatter_kv(past, key, value, self.past_lengths, config)
+        mixed = attend(split_heads(query, config), present, None, self.lengths_after, config)
+        return mixed.transpose(1, 2).flatten(2), present
+
+    def _rotate(self, x: Tensor, config: TextConfig) -> Tensor:
+        attributes = {"num_heads": x.shape[2] // config.head_dim}
+        inputs = (x, *_rotary_tables(self.decoder), self.positions)
+        return apply_operator("RotaryEmbedding", inputs, attributes, like=(x,))[0]
+
+
+class CudaDecodeAttention:
+    """Attention of one token: one operator rotates, writes into the cache and attends."""
+
+    def __init__(self, decoder: Gemma, past_lengths: Tensor, past: Tensor) -> None:
+        self.decoder = decoder
+        # The operator expects the slots in use after the call, minus 1: those in use before it.
+        self.past_lengths = past_lengths.to(torch.int32)
+        # The operator plans its work by this number. It is the capacity and not the number of slots in use,
+        # because a captured CUDA graph is replayed with the number that it was captured with.
+        self.capacity = torch.full((), past.shape[2], dtype=torch.int32)
+
+    def __call__(self, packed: Tensor, past: KeyValue, window: int | None) -> tuple[Tensor, KeyValue]:
+        """float[B, 1, (A + 2K) * H] -> float[B, 1, A * H], and the cache of the layer."""
+        config = self.decoder.config
+        attributes = {
+            "num_heads": config.num_attention_heads,
+            "kv_num_heads": config.num_key_value_heads,
+            "do_rotary": 1,
+            "scale": config.query_pre_attn_scalar**-0.5,
+            "softcap": config.attn_logit_softcapping or 0.0,  # 0: no cap
+            "local_window_size": -1 if window is None else window,  # -1: none
+        }
+        lengths_and_angles = (self.past_lengths, self.capacity, *_rotary_tables(self.decoder))
+        inputs: tuple[Tensor | None, ...] = (packed, None, None, *past, *lengths_and_angles)
+        mixed = packed.new_empty(*packed.shape[:2], config.num_attention_heads * config.head_dim)
+        mixed, *present = apply_operator(
+            "com.microsoft::GroupQueryAttention", inputs, attributes, like=(mixed, *past)
+        )
+        return mixed, KeyValue(*present)
+
+
+def _rotary_tables(decoder: Gemma) -> tuple[Tensor, Tensor]:
+    """Return cosine and sine of the angles of every position, [X, H / 2] each."""
+    return decoder.get_buffer(leaf_name(COS)), decoder.get_buffer(leaf_name(SIN))
