@@ -23,11 +23,11 @@ from ..bundle.draft_manifest import draft_manifest
 from ..bundle.manifest_facts import first_difference
 from ..demo.demo import run_demo
 from ..exporter import ExportRequest, export
-from ..report.findings import collect_report_data
-from ..report.html_page import page
+from ..report.html_page import render_page
 from ..report.input_images import load_input_image
-from ..report.json_report import as_json as validation_json
-from ..report.text_table import table
+from ..report.json_report import to_json
+from ..report.report_data import collect_report_data
+from ..report.text_table import format_table
 from ..source import Source, open_source
 from ..sources.hub import resolve_checkpoint
 from ..validation import self_check as checks
@@ -99,24 +99,24 @@ def run_validate(
                 placement=placement,
                 progress=progress.stage,
             )
-        findings = collect_report_data(
+        data = collect_report_data(
             validation,
             manifest,
             tokenizer,
             prompts=prompts,
-            pictures=tuple(loaded.pictured for loaded in images),
+            images=tuple(loaded.info for loaded in images),
             checkpoint=checkpoint,
             adapter=None if adapter is None else str(adapter),
             seconds=time.perf_counter() - started,
         )
         try:
             if file is not None:
-                file.write(page(findings, [loaded.embedded for loaded in images]).encode())
+                file.write(render_page(data, [loaded.embedded for loaded in images]).encode())
                 outputs.close()
         finally:  # the report is printed even if the disk is full
-            click.echo(validation_json(findings) if json else table(validation))
-    if findings.problem is not None:
-        raise MismatchError(f"{bundle} differs from {checkpoint}: {findings.problem}")
+            click.echo(to_json(data) if json else format_table(validation))
+    if data.problem is not None:
+        raise MismatchError(f"{bundle} differs from {checkpoint}: {data.problem}")
 
 
 def _open_reference(kind: str, source: Source, adapter: Path | None) -> tuple[str, ReferenceModel]:

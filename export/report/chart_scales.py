@@ -1,91 +1,87 @@
-"""Where a number stands on an axis, as a share of the axis' length."""
+"""Linear and logarithmic axis scales: value -> position in [0, 1], and tick labels."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Protocol
 
-MOST_LABELS = 6  # on an axis; more would touch each other on a telephone
+MAX_TICKS = 6  # per axis; more labels would touch each other on a phone
+MIN_GAP = 0.09  # between the ticks of 0 or infinity and of a power, as a share of the axis
+MIN_VALUE = 1e-18  # smaller values are drawn as 0
 SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
-SMALLEST = 1e-18  # what is smaller is drawn as nothing
 
 
-def power(value: float) -> str:
-    """A round number for a reader: 1e-4 as 10⁻⁴, others as they are."""
+def format_power(value: float) -> str:
+    """Format a power of ten as 10⁻⁴ and any other number in decimal notation."""
     exponent = math.log10(value)
-    whole = round(exponent)
-    return f"10{str(whole).translate(SUPERSCRIPT)}" if abs(exponent - whole) < 1e-9 else f"{value:g}"
+    power = round(exponent)
+    return f"10{str(power).translate(SUPERSCRIPT)}" if abs(exponent - power) < 1e-9 else f"{value:g}"
 
 
-class Scale(Protocol):
-    """An axis."""
-
-    def share(self, value: float) -> float:
-        """0 at the beginning of the axis, 1 at its end."""
-
-    def ticks(self) -> list[tuple[float, str]]:
-        """Share and label of the marks on it."""
+def format_limit(value: float) -> str:
+    """Format a limit: small ones as a power of ten, others in decimal notation, infinity as "any"."""
+    if not math.isfinite(value):
+        return "any"
+    return f"{value:g}" if value > 1e-3 else format_power(value)
 
 
 @dataclass(frozen=True)
 class LinearScale:
-    """Whole numbers from the first to the last."""
+    """Axis of whole numbers."""
 
     first: int
     last: int
 
-    def share(self, value: float) -> float:
-        """Its middle where first and last are the same."""
+    def position(self, value: float) -> float:
+        """Return 0 for `first` and 1 for `last`, or 0.5 if they are equal."""
         span = self.last - self.first
         return (value - self.first) / span if span else 0.5
 
     def ticks(self) -> list[tuple[float, str]]:
-        """At most a handful."""
-        every = max(1, math.ceil((self.last - self.first) / (MOST_LABELS - 1)))
-        return [(self.share(value), str(value)) for value in range(self.first, self.last + 1, every)]
+        """Return position and label of at most MAX_TICKS ticks."""
+        step = max(1, math.ceil((self.last - self.first) / (MAX_TICKS - 1)))
+        return [(self.position(value), str(value)) for value in range(self.first, self.last + 1, step)]
 
 
 @dataclass(frozen=True)
 class LogScale:
-    """Powers of ten, and at either end a place for what has no logarithm."""
+    """Axis of powers of ten, with a place at either end for values that have no logarithm."""
 
-    low: int  # 10 ** low is the smallest power
-    high: int
-    zero: bool  # there is a place for 0, one power below
-    infinite: bool  # there is one for what is no finite number, one power above
+    low: int  # exponent of the smallest power
+    high: int  # exponent of the largest power
+    zero: bool  # 0 has a place, one decade below `low`
+    infinite: bool  # infinity and NaN have a place, one decade above `high`
 
-    @property
-    def _ends(self) -> tuple[int, int]:
-        return self.low - self.zero, self.high + self.infinite
-
-    def share(self, value: float) -> float:
-        """What is no number is at the end, as infinity is."""
-        first, last = self._ends
+    def position(self, value: float) -> float:
+        """Return the position of a value; NaN is at the end, as infinity is."""
+        first, last = self.low - self.zero, self.high + self.infinite
         if not math.isfinite(value):
             return 1.0
-        if value < SMALLEST:
+        if value < MIN_VALUE:
             return 0.0
         return min(max((math.log10(value) - first) / (last - first), 0.0), 1.0)
 
     def ticks(self) -> list[tuple[float, str]]:
-        """Powers of ten, all or every so many."""
-        every = max(1, math.ceil((self.high - self.low) / (MOST_LABELS - 1)))
-        powers = [10.0**exponent for exponent in range(self.high, self.low - 1, -every)]
-        ticks = [(self.share(value), power(value)) for value in powers]
-        ticks += [(0.0, "0")] * self.zero + [(1.0, "∞")] * self.infinite
-        return ticks
+        """Return position and label of ticks at powers of ten, 0 and infinity."""
+        step = max(1, math.ceil((self.high - self.low) / (MAX_TICKS - 1)))
+        powers = [10.0**exponent for exponent in range(self.high, self.low - 1, -step)]
+        ends = [(0.0, "0")] * self.zero + [(1.0, "∞")] * self.infinite
+        ticks = [(self.position(value), format_power(value)) for value in powers]
+        return ends + [tick for tick in ticks if all(abs(tick[0] - end) >= MIN_GAP for end, _ in ends)]
+
+
+Scale = LinearScale | LogScale
 
 
 def log_scale(values: Iterable[float]) -> LogScale:
-    """The scale that holds all values; limits belong to them, so that they are drawn, too."""
-    given = list(values)
-    finite = [math.log10(value) for value in given if math.isfinite(value) and value >= SMALLEST]
-    low, high = math.floor(min(finite, default=-1.0)), math.ceil(max(finite, default=0.0))
+    """Return a scale with a place for each value; include limits, so that they can be drawn."""
+    values = list(values)
+    exponents = [math.log10(value) for value in values if math.isfinite(value) and value >= MIN_VALUE]
+    low, high = math.floor(min(exponents, default=-1.0)), math.ceil(max(exponents, default=0.0))
     return LogScale(
         low=low,
         high=max(high, low + 1),
-        zero=any(value < SMALLEST for value in given),
-        infinite=not all(map(math.isfinite, given)),
+        zero=any(value < MIN_VALUE for value in values),
+        infinite=not all(map(math.isfinite, values)),
     )

@@ -1,4 +1,7 @@
-"""Charts of the validation report: SVG that scales with the page, readable without colours."""
+"""Layout of the report's charts, in units of an SVG viewBox; templates/macros.html draws them.
+
+Series differ by shape and colour, so that a chart can be read without colours.
+"""
 
 from __future__ import annotations
 
@@ -8,49 +11,55 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from .chart_scales import Scale
-from .html_markup import Markup, tag
 
-# Units of a viewBox; a chart is drawn about as wide in pixels, on a telephone too.
+# A chart is about as many pixels wide as units, on a phone too.
 WIDTH = 380
-HEIGHT = 220
-LEFT, RIGHT, TOP, BOTTOM = 44, 12, 28, 34  # around the plot, for labels
-ROW = 30  # of a bar chart's row
-NAMES = 104  # left of a row, for its name
-LABEL_CHARS = 15  # that fit there
-# Marks, as paths around their middle; series differ by shape first, by colour besides.
+HEIGHT = 220  # of a plot
+LEFT, RIGHT, TOP, BOTTOM = 44, 12, 28, 34  # margins around the plot area, for labels
+LIMIT_NAMES = 88  # right margin of a plot with limits, for their names
+BAR_HEIGHT = 30  # of a row of a bar chart
+BAR_NAMES = 104  # left margin of a bar chart, for the names of the rows
+MAX_NAME_CHARS = 15  # of a row's name; longer names are cut
+LABEL_HEIGHT = 13
+CHAR_WIDTH = 6  # of a label, estimated: 5.6 in DejaVu Sans, which is wide
+# Marks as SVG paths around their centre.
 SHAPES = {
     "circle": "m-4,0a4,4 0 1,0 8,0a4,4 0 1,0 -8,0",
     "square": "m-3.5,-3.5h7v7h-7z",
     "triangle": "m0,-4.5l4.5,8h-9z",
     "diamond": "m0,-5l5,5l-5,5l-5,-5z",
 }
-CROSS = "m-5,-5l10,10m0,-10l-10,10"  # over a mark that failed
 
 
 @dataclass(frozen=True)
 class Point:
-    """One value."""
+    """A value in a chart."""
 
     x: float
     y: float
-    title: str  # shown when it is pointed at
-    failed: bool = False
+    title: str  # tooltip
+    failed: bool = False  # drawn crossed out
 
 
 @dataclass(frozen=True)
 class Series:
-    """Values that belong together."""
+    """Values with a common mark."""
 
     name: str
-    shape: str  # a name in SHAPES
-    colour: int  # 0 to 3: the style sheet's
+    shape: str  # key of SHAPES
+    colour: int  # 0 to 3, see report.css
     filled: bool
-    points: tuple[Point, ...]
+    points: tuple[Point, ...] = ()
+
+    @property
+    def path(self) -> str:
+        """SVG path of the mark, relative to its centre."""
+        return SHAPES[self.shape]
 
 
 @dataclass(frozen=True)
 class Limit:
-    """A value that others may not pass."""
+    """Value that others should not exceed, drawn as a dashed line."""
 
     value: float
     name: str
@@ -58,111 +67,156 @@ class Limit:
 
 @dataclass(frozen=True)
 class Bar:
-    """A row of a bar chart: one name, some values on the same axis."""
+    """Row of a bar chart: marks on a common axis, at the `y` of their points."""
 
     name: str
-    marks: tuple[tuple[Series, Point], ...]  # of a point only y counts
+    marks: tuple[tuple[Series, Point], ...]
+    limits: tuple[Limit, ...]
+
+
+@dataclass(frozen=True)
+class Line:
+    """Straight line of a chart."""
+
+    x1: float
+    y1: float
+    x2: float
+    y2: float
+    kind: str  # class in report.css
+
+
+@dataclass(frozen=True)
+class Label:
+    """Text of a chart."""
+
+    text: str
+    x: float
+    y: float  # of the baseline
+    anchor: str = "start"  # start, middle or end
+    kind: str = "axis"  # class in report.css
+
+    @property
+    def span(self) -> tuple[float, float]:
+        """Horizontal extent, estimated from the number of characters."""
+        length = CHAR_WIDTH * len(self.text)
+        start = self.x - length * {"start": 0.0, "middle": 0.5, "end": 1.0}[self.anchor]
+        return start, start + length
+
+
+@dataclass(frozen=True)
+class Mark:
+    """Mark of a point at its place in a chart."""
+
+    series: Series
+    point: Point
+    x: float
+    y: float
+
+
+@dataclass(frozen=True)
+class Chart:
+    """Elements of a chart, in units of its viewBox."""
+
+    title: str
+    height: int
+    lines: Sequence[Line]
+    labels: Sequence[Label]
+    marks: Sequence[Sequence[Mark]]  # a line joins the marks of each inner sequence
+    width: int = WIDTH
 
 
 def plot(
     title: str,
     x_name: str,
     y_name: str,
-    series: Sequence[Series],
+    series: Iterable[Series],
     x: Scale,
     y: Scale,
-    limits: Iterable[Limit],
-) -> Markup:
-    """Points over a horizontal axis, those of a series joined by a line."""
-    wide, tall = WIDTH - LEFT - RIGHT, HEIGHT - TOP - BOTTOM
-
-    def across(share: float) -> float:
-        return LEFT + share * wide
-
-    def down(share: float) -> float:
-        return TOP + (1 - share) * tall
-
-    parts = [tag("text", y_name, x=4, y=12)]
-    for share, label in y.ticks():
-        parts += [_line(LEFT, down(share), WIDTH - RIGHT, down(share), "grid")]
-        parts += [tag("text", label, x=LEFT - 6, y=down(share) + 4, text_anchor="end")]
-    for share, label in x.ticks():
-        parts.append(tag("text", label, x=across(share), y=HEIGHT - BOTTOM + 15, text_anchor="middle"))
-    parts.append(tag("text", x_name, x=LEFT + wide / 2, y=HEIGHT - 4, text_anchor="middle"))
-    for limit in limits:
-        height = down(y.share(limit.value))
-        parts += [_line(LEFT, height, WIDTH - RIGHT, height, "limit")]
-        parts += [tag("text", limit.name, x=WIDTH - RIGHT, y=height - 4, text_anchor="end", class_="limit")]
-    for one in series:
-        places = [(across(x.share(point.x)), down(y.share(point.y)), point) for point in one.points]
-        steps = [f"{left:.1f},{top:.1f}" for left, top, _ in places]
-        if len(steps) > 1:
-            parts.append(tag("path", d="M" + "L".join(steps), class_=f"join c{one.colour}"))
-        parts += [mark(one, point, left, top) for left, top, point in places]
-    return _chart(title, HEIGHT, parts)
+    limits: Iterable[Limit] = (),
+) -> Chart:
+    """Lay out a chart of points over a horizontal axis."""
+    limits = list(limits)
+    right, bottom = WIDTH - (LIMIT_NAMES if limits else RIGHT), HEIGHT - BOTTOM
+    width, height = right - LEFT, bottom - TOP
+    lines = []
+    labels = [Label(y_name, 4, 12), Label(x_name, LEFT + width / 2, HEIGHT - 4, "middle")]
+    for position, text in y.ticks():
+        tick = bottom - position * height
+        lines.append(Line(LEFT, tick, right, tick, "grid"))
+        labels.append(Label(text, LEFT - 6, tick + 4, "end"))
+    for position, text in x.ticks():
+        labels.append(Label(text, LEFT + position * width, bottom + 15, "middle"))
+    limit_lines = sorted((bottom - y.position(limit.value) * height, limit.name) for limit in limits)
+    baselines = _spread([line + 4 for line, _ in limit_lines], bottom)
+    for (line, name), baseline in zip(limit_lines, baselines, strict=True):
+        lines.append(Line(LEFT, line, right, line, "limit"))
+        labels.append(Label(name, right + 4, baseline, kind="limit"))
+    marks = [
+        [
+            Mark(group, point, LEFT + x.position(point.x) * width, bottom - y.position(point.y) * height)
+            for point in group.points
+        ]
+        for group in series
+    ]
+    return Chart(title, HEIGHT, lines, labels, marks)
 
 
-def bars(title: str, axis: str, rows: Sequence[Bar], scale: Scale, limits: Iterable[Limit]) -> Markup:
-    """A row for each name, with its values on one horizontal axis."""
-    wide, bottom = WIDTH - NAMES - 2 * RIGHT, TOP + ROW * len(rows)
+def bar_chart(title: str, axis: str, bars: Sequence[Bar], scale: Scale) -> Chart:
+    """Lay out a chart of one row per bar, on one horizontal axis; limit lines cross their own rows only."""
+    left, right = BAR_NAMES + RIGHT, WIDTH - RIGHT
+    centre = (left + right) / 2
 
-    def across(share: float) -> float:
-        return NAMES + RIGHT + share * wide
+    def across(value: float) -> float:
+        return left + scale.position(value) * (right - left)
 
-    parts = [tag("text", axis, x=across(0.5), y=bottom + 32, text_anchor="middle")]
-    for share, label in scale.ticks():
-        parts += [_line(across(share), TOP, across(share), bottom, "grid")]
-        parts += [tag("text", label, x=across(share), y=bottom + 15, text_anchor="middle")]
-    for limit in limits:
-        place = across(scale.share(limit.value))
-        anchor = "end" if scale.share(limit.value) > 0.5 else "start"
-        parts += [_line(place, TOP - 4, place, bottom, "limit")]
-        parts += [tag("text", limit.name, x=place, y=TOP - 8, text_anchor=anchor, class_="limit")]
-    for number, row in enumerate(rows):
-        middle = TOP + ROW * (number + 0.5)
-        name = row.name if len(row.name) <= LABEL_CHARS else f"{row.name[: LABEL_CHARS - 1]}…"
-        places = [(across(scale.share(point.y)), one, point) for one, point in row.marks]
-        parts.append(tag("text", name, x=4, y=middle + 4))
-        parts += [_line(start, middle, end, middle, "span") for start, end in pairwise(p for p, *_ in places)]
-        parts += [mark(one, point, place, middle) for place, one, point in places]
-    return _chart(title, bottom + 38, parts)
-
-
-def legend(series: Iterable[Series], failed: str) -> Markup:
-    """What the marks mean."""
-    items = [(one, Point(0, 0, one.name), one.name) for one in series]
-    crossed = Series("", "circle", 0, filled=False, points=())
-    items += [(crossed, Point(0, 0, failed, failed=True), failed)]
-    return tag(
-        "ul",
-        *(tag("li", _glyph(one, point), " ", name) for one, point, name in items),
-        class_="legend",
-    )
-
-
-def mark(one: Series, point: Point, left: float, top: float) -> Markup:
-    """A mark in its series' shape, crossed out where it failed."""
-    place = f"M{left:.1f},{top:.1f}"
-    shape = tag("path", d=place + SHAPES[one.shape], class_=f"c{one.colour}{' filled' if one.filled else ''}")
-    cross = [tag("path", d=place + CROSS, class_="failed")] if point.failed else []
-    return tag("g", tag("title", point.title), shape, *cross, class_="mark")
+    # The name of a limit starts or ends at its line; names that would overlap are put above each other.
+    limits = {limit: across(limit.value) for bar in bars for limit in bar.limits}
+    names = [Label(limit.name, x, 0, "end" if x > centre else "start") for limit, x in limits.items()]
+    levels = _levels([name.span for name in names])
+    top = TOP + LABEL_HEIGHT * max(levels, default=0)
+    bottom = top + BAR_HEIGHT * len(bars)
+    labels = [
+        Label(name.text, name.x, top - 8 - LABEL_HEIGHT * level, name.anchor, "limit")
+        for name, level in zip(names, levels, strict=True)
+    ]
+    labels.append(Label(axis, centre, bottom + 32, "middle"))
+    lines, marks = [], []
+    for position, text in scale.ticks():
+        x = left + position * (right - left)
+        lines.append(Line(x, top, x, bottom, "grid"))
+        labels.append(Label(text, x, bottom + 15, "middle"))
+    for number, bar in enumerate(bars):
+        start = top + BAR_HEIGHT * number
+        middle = start + BAR_HEIGHT / 2
+        text = bar.name if len(bar.name) <= MAX_NAME_CHARS else f"{bar.name[: MAX_NAME_CHARS - 1]}…"
+        labels.append(Label(text, 4, middle + 4))
+        lines += [
+            Line(limits[limit], start, limits[limit], start + BAR_HEIGHT, "limit") for limit in bar.limits
+        ]
+        row = [Mark(series, point, across(point.y), middle) for series, point in bar.marks]
+        lines += [Line(before.x, middle, after.x, middle, "span") for before, after in pairwise(row)]
+        marks += [[mark] for mark in row]
+    return Chart(title, math.ceil(bottom + 38), lines, labels, marks)
 
 
-def _glyph(one: Series, point: Point) -> Markup:
-    return tag("svg", mark(one, point, 8, 8), viewBox="0 0 16 16", class_="glyph", aria_hidden="true")
+def _spread(baselines: Sequence[float], last: float) -> list[float]:
+    """Move ascending baselines apart by LABEL_HEIGHT at least; none comes after `last`."""
+    spread: list[float] = []
+    for baseline in baselines:
+        spread.append(max(baseline, spread[-1] + LABEL_HEIGHT) if spread else baseline)
+    return [
+        min(baseline, last - LABEL_HEIGHT * (len(spread) - 1 - index))
+        for index, baseline in enumerate(spread)
+    ]
 
 
-def _line(left: float, top: float, right: float, bottom: float, kind: str) -> Markup:
-    return tag("line", x1=left, y1=top, x2=right, y2=bottom, class_=kind)
-
-
-def _chart(title: str, height: float, parts: Sequence[Markup]) -> Markup:
-    drawn = tag(
-        "svg",
-        tag("title", title),
-        *parts,
-        viewBox=f"0 0 {WIDTH} {math.ceil(height)}",
-        role="img",
-        aria_label=title,
-    )
-    return tag("figure", tag("figcaption", title), drawn, class_="chart")
+def _levels(spans: Sequence[tuple[float, float]]) -> list[int]:
+    """Return the lowest level for each span at which it does not overlap with another one."""
+    levels = [0] * len(spans)
+    ends: list[float] = []  # of the last span at each level
+    for index in sorted(range(len(spans)), key=lambda index: spans[index]):
+        start, end = spans[index]
+        level = next((level for level, previous in enumerate(ends) if previous < start), len(ends))
+        ends[level : level + 1] = [end]
+        levels[index] = level
+    return levels

@@ -1,4 +1,4 @@
-"""Pictures of the validation report: embedded once, and drawn with what each side found in them."""
+"""Images of the HTML page: encoded once, and the boxes drawn over them."""
 
 from __future__ import annotations
 
@@ -11,103 +11,75 @@ from PIL import Image
 
 from paligemma_onnx.runtime.detection.parsing import ParsedObject
 
-from .html_markup import Markup, tag
-
-LONGEST = 800  # pixels of the longer side: enough to judge a box by, and a report stays small
-TINY = 200  # pixels; below it is drawn pixel by pixel, and stored without loss
-QUALITY = 85  # of JPEG, Pillow's scale
-FRAME = 36  # units around the picture, for labels of boxes at its edges
-NARROWEST = 420  # units, so that labels fit beside a picture that is narrow
-FONT = 26  # units; about 12 pixels on a telephone, 18 on a screen
-LABEL_CHARS = 24  # of a label; the table has all of it
-CHAR = 0.6  # of FONT: the width of a letter
+MAX_SIDE = 800  # pixels of the longer side: enough to judge a box by, and the file stays small
+TINY_SIDE = 200  # pixels; images below it are shown pixelated and stored without loss
+QUALITY = 85  # of JPEG, on Pillow's scale
+FRAME = 36  # units around an image, for labels of boxes at its edges
+MIN_WIDTH = 420  # units of a drawing, so that labels fit next to a narrow image
+FONT_SIZE = 26  # units; about 12 pixels on a phone, 18 on a screen
+MAX_LABEL_CHARS = 24  # longer labels are cut; the table has them in full
+CHAR_WIDTH = 0.6  # of FONT_SIZE, estimated
 
 
 @dataclass(frozen=True)
-class Embedded:
-    """A picture for the report, no larger than it is shown."""
+class EmbeddedImage:
+    """Image in the page, no larger than it is shown."""
 
-    label: str  # what it is, for who does not see it
-    width: int  # units that it is drawn in
+    label: str  # text alternative
+    width: int  # units that it is drawn in; the longer side is MAX_SIDE
     height: int
     uri: str  # data:...
     tiny: bool
 
 
-def embed(rgb: Image.Image, label: str) -> Embedded:
-    """Reduce and encode an upright picture; the one given is not changed."""
+@dataclass(frozen=True)
+class DrawnBox:
+    """Box of an object with its label."""
+
+    side: str  # R: reference, B: bundle
+    path: str  # SVG
+    text: str
+    x: float  # of the text
+    y: float
+
+
+def embed(rgb: Image.Image, label: str) -> EmbeddedImage:
+    """Reduce and encode an image; `rgb` is not changed."""
     longest = max(rgb.size)
-    tiny = longest < TINY
-    shown = rgb.copy()
-    shown.thumbnail((LONGEST, LONGEST), Image.Resampling.LANCZOS)
+    tiny = longest < TINY_SIDE
+    reduced = rgb.copy()
+    reduced.thumbnail((MAX_SIDE, MAX_SIDE), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
-    shown.save(buffer, "PNG" if tiny else "JPEG", quality=QUALITY)  # PNG has no quality
+    reduced.save(buffer, "PNG" if tiny else "JPEG", quality=QUALITY)  # PNG ignores the quality
     content = base64.b64encode(buffer.getvalue()).decode("ascii")
-    width, height = (max(1, round(side * LONGEST / longest)) for side in rgb.size)
-    return Embedded(label, width, height, f"data:image/{'png' if tiny else 'jpeg'};base64,{content}", tiny)
+    width, height = (max(1, round(side * MAX_SIDE / longest)) for side in rgb.size)
+    uri = f"data:image/{'png' if tiny else 'jpeg'};base64,{content}"
+    return EmbeddedImage(label, width, height, uri, tiny)
 
 
-def store(pictures: Sequence[Embedded]) -> Markup:
-    """All pictures, once; `drawn` refers to them."""
-    images = [
-        tag(
-            "image",
-            id=f"picture-{number}",
-            href=one.uri,
-            width=one.width,
-            height=one.height,
-            preserveAspectRatio="none",
-            class_="tiny" if one.tiny else None,
-        )
-        for number, one in enumerate(pictures)
-    ]
-    return tag("svg", tag("defs", *images), width=0, height=0, class_="store", aria_hidden="true")
+def draw_boxes(
+    image: EmbeddedImage, reference: Sequence[ParsedObject], bundle: Sequence[ParsedObject]
+) -> list[DrawnBox]:
+    """Lay out the boxes of both sides, in units of the image.
+
+    The reference's labels are above their boxes and the bundle's below, so that both can be read if two boxes
+    coincide.
+    """
+    boxes = []
+    for side, objects in (("R", reference), ("B", bundle)):
+        for number, detection in enumerate(objects, start=1):
+            left, top, right, bottom = detection.box.pixels(image.width, image.height)
+            label = detection.label
+            if len(label) > MAX_LABEL_CHARS:
+                label = f"{label[: MAX_LABEL_CHARS - 1]}…"
+            text = f"{side}{number} {label}"
+            last = drawing_width(image) - CHAR_WIDTH * FONT_SIZE * len(text)
+            x, y = max(0.0, min(left, last)), top - 6 if side == "R" else bottom + FONT_SIZE
+            path = f"M{left:.1f},{top:.1f}H{right:.1f}V{bottom:.1f}H{left:.1f}z"
+            boxes.append(DrawnBox(side, path, text, x, y))
+    return boxes
 
 
-def drawn(
-    number: int,
-    picture: Embedded,
-    reference: Sequence[ParsedObject] = (),
-    bundle: Sequence[ParsedObject] = (),
-) -> Markup:
-    """A picture with boxes of both sides: the reference's in whole lines, the bundle's dashed."""
-    width = max(picture.width, NARROWEST)
-    sides = {"R": reference, "B": bundle}
-    # Halos below all lines: of two boxes in one place the dashes let the whole line through.
-    boxes = [tag("path", d=_path(picture, one), class_="halo") for side in sides.values() for one in side]
-    for side, objects in sides.items():
-        boxes += [tag("path", d=_path(picture, one), class_=f"box {side}") for one in objects]
-        boxes += [_label(picture, width, one, f"{side}{at}") for at, one in enumerate(objects, start=1)]
-    found = f": {len(reference)} boxes of the reference, {len(bundle)} of the bundle" if boxes else ""
-    frame = FRAME if boxes else 0
-    return tag(
-        "svg",
-        tag("use", href=f"#picture-{number}"),
-        *boxes,
-        viewBox=f"0 {-frame} {width} {picture.height + 2 * frame}",
-        preserveAspectRatio="xMinYMid",
-        role="img",
-        aria_label=f"{picture.label}{found}",
-        class_="picture",
-    )
-
-
-def sample(side: str) -> Markup:
-    """A piece of the line that a side's boxes are drawn with."""
-    line = [tag("path", d="M2,8H46", class_=kind) for kind in ("halo", f"box {side}")]
-    return tag("svg", *line, viewBox="0 0 48 16", class_=f"glyph line {side}", aria_hidden="true")
-
-
-def _path(picture: Embedded, one: ParsedObject) -> str:
-    left, top, right, bottom = one.box.pixels(picture.width, picture.height)
-    return f"M{left:.1f},{top:.1f}H{right:.1f}V{bottom:.1f}H{left:.1f}z"
-
-
-def _label(picture: Embedded, width: int, one: ParsedObject, name: str) -> Markup:
-    """A box' name, above it or, of the bundle's, below: of two in one place both can be read."""
-    left, top, _, bottom = one.box.pixels(picture.width, picture.height)
-    label = one.label if len(one.label) <= LABEL_CHARS else f"{one.label[: LABEL_CHARS - 1]}…"
-    text, side = f"{name} {label}", name[0]
-    start = max(0.0, min(left, width - CHAR * FONT * len(text)))
-    line = top - 6 if side == "R" else bottom + FONT
-    return tag("text", text, x=start, y=line, font_size=FONT, class_=f"name {side}")
+def drawing_width(image: EmbeddedImage) -> int:
+    """Return the width of an image's drawing, in units."""
+    return max(image.width, MIN_WIDTH)

@@ -1,168 +1,162 @@
-"""Of the validation report: how far numbers are off, by graph and by layer."""
+"""Charts and tables of the report about errors, by graph and by layer."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 
 from ..validation.measures import Comparison, Difference, Limits
-from .chart_scales import LinearScale, log_scale, power
-from .charts import Bar, Limit, Point, Series, bars, legend, plot
+from .chart_scales import LinearScale, LogScale, format_limit, log_scale
+from .charts import Bar, Chart, Limit, Point, Series, bar_chart, plot
 from .grouping import by_layer, by_output, largest
-from .html_markup import Markup, joined, table, tag
-
-FAILED = "over its limit"
 
 
 @dataclass(frozen=True)
 class Measure:
-    """One of the two ways in which a tensor is off."""
+    """One of the two measures of a tensor's error."""
 
-    word: str
-    field: str  # of Difference
-    limit: str  # of Limits
-    look: Series  # of a mark
+    name: str
+    error: str  # attribute of Difference
+    limit: str  # attribute of Limits
+    series: Series  # with the mark of this measure
 
-    def most(self, group: Sequence[Difference]) -> float:
-        """The largest of a group; what is no number is infinitely large."""
-        values = [float(getattr(one, self.field)) for one in group]
-        return math.inf if any(map(math.isnan, values)) else max(values)
+    def largest(self, group: Iterable[Difference]) -> float:
+        """Return the largest error of a group; NaN counts as infinity."""
+        errors = map(attrgetter(self.error), group)
+        return max(math.inf if math.isnan(error) else error for error in errors)
 
     def point(self, name: str, x: float, group: Sequence[Difference]) -> Point:
-        """The largest of a group, to be drawn."""
-        passed = all(getattr(one, self.field) <= getattr(one.limits, self.limit) for one in group)
-        value = self.most(group)
-        return Point(x, value, f"{name}, {self.word}: {words_of(value)}", failed=not passed)
+        """Return the point of the largest error of a group."""
+        error, limit = attrgetter(self.error), attrgetter(self.limit)
+        passed = all(error(difference) <= limit(difference.limits) for difference in group)
+        value = self.largest(group)
+        return Point(x, value, f"{name}, {self.name}: {format_error(value)}", failed=not passed)
 
 
 WORST = Measure(
     "worst",
     "relative",
     "worst",
-    Series("worst: the largest error, as a share of the largest value", "diamond", 1, True, ()),
+    Series("worst: largest error / largest value of the reference", "diamond", 1, filled=True),
 )
 TYPICAL = Measure(
     "typical",
     "rms",
     "rms",
-    Series(
-        "typical: the root mean square of the errors, as a share of that of the values",
-        "circle",
-        0,
-        False,
-        (),
-    ),
+    Series("typical: RMS of the errors / RMS of the reference's values", "circle", 0, filled=False),
 )
+MEASURES = (WORST, TYPICAL)
 
 
-def errors(comparison: Comparison) -> Markup:
-    """Both sections."""
-    if not comparison.differences:
-        return Markup("")
-    return joined(_by_graph(comparison), _by_layer(comparison))
+@dataclass(frozen=True)
+class OutputErrors:
+    """Row of the table by graph."""
+
+    output: str  # graph and kind of output
+    largest: Difference
+    passed: bool  # all tensors of this output
 
 
-def _by_graph(comparison: Comparison) -> Markup:
-    groups, exact = by_output(comparison.differences), comparison.exact
-    rows = [
-        Bar(name, tuple((one.look, one.point(name, 0, group)) for one in (TYPICAL, WORST)))
-        for name, group in groups.items()
-    ]
-    limits = _limits(comparison.differences)
-    scale = log_scale([*_values(comparison.differences), *(limit.value for limit in limits)])
-    chart = bars("Errors by graph and output", "share of the reference, log scale", rows, scale, limits)
-    cells = [
-        (
+@dataclass(frozen=True)
+class LayerErrors:
+    """Chart and table of one graph's errors by layer."""
+
+    graph: str
+    series: Sequence[Series]
+    chart: Chart
+    rows: Sequence[tuple[str, float, float]]  # layer and kind, worst error, typical error
+
+
+@dataclass(frozen=True)
+class Errors:
+    """Content of both sections."""
+
+    chart: Chart
+    outputs: Sequence[OutputErrors]
+    layers: Sequence[LayerErrors]
+    measures: Sequence[Measure] = MEASURES
+
+
+def summarize_errors(comparison: Comparison) -> Errors:
+    """Prepare the sections about errors by graph and by layer."""
+    outputs = by_output(comparison.differences)
+    bars = [
+        Bar(
             name,
-            number(one.worst),
-            number(one.relative),
-            number(one.rms),
-            _allowed(one.limits),
-            f"{one.stage} {one.name} {list(one.where)}",
-            verdict(all(part.passed for part in group)),
+            tuple((measure.series, measure.point(name, 0, group)) for measure in (TYPICAL, WORST)),
+            _limit_lines(group),
         )
-        for name, group in groups.items()
-        for one in [largest(group, exact=exact)]
+        for name, group in outputs.items()
     ]
-    columns = ("output", "worst, absolute", "worst", "typical", "allowed", "where it is worst", "verdict")
-    return tag(
-        "section",
-        tag("h2", "Errors by graph"),
-        tag("p", "Each graph got the reference's own inputs, so that an error shows where it arises."),
-        legend((WORST.look, TYPICAL.look), FAILED),
-        tag("div", chart, class_="charts"),
-        table("Of each output the tensor that is farthest off", columns, cells),
+    title, axis = "Errors by graph and output", "share of the reference, log scale"
+    return Errors(
+        chart=bar_chart(title, axis, bars, _scale(comparison.differences)),
+        outputs=[
+            OutputErrors(
+                name,
+                largest(group, exact=comparison.exact),
+                passed=all(difference.passed for difference in group),
+            )
+            for name, group in outputs.items()
+        ],
+        layers=[_layer_errors(graph, kinds) for graph, kinds in by_layer(comparison.differences).items()],
     )
 
 
-def _by_layer(comparison: Comparison) -> Markup:
-    charts, tables, limits = [], [], _limits(comparison.differences)
-    series: list[Series] = []
-    for graph, kinds in by_layer(comparison.differences).items():
-        inside = [one for layers in kinds.values() for group in layers.values() for one in group]
-        series = [
-            _layers(kind, layers, measure) for kind, layers in kinds.items() for measure in (WORST, TYPICAL)
-        ]
-        numbers = [layer for layers in kinds.values() for layer in layers]
-        x = LinearScale(min(numbers), max(numbers))
-        y = log_scale([*_values(inside), *(limit.value for limit in limits)])
-        charts.append(plot(f"{graph}: errors by layer", "layer", "share, log scale", series, x, y, limits))
-        cells = [
-            (f"{layer} {name}", number(WORST.most(group)), number(TYPICAL.most(group)))
-            for name, layers in kinds.items()
-            for layer, group in layers.items()
-        ]
-        tables.append(table(f"{graph}: the cache by layer", ("layer", "worst", "typical"), cells))
-    if not charts:
-        return Markup("")
-    return tag(
-        "section",
-        tag("h2", "Errors by layer"),
-        tag("p", "Keys and values that each layer puts into the cache; of decode, the worst of all steps."),
-        legend(series, FAILED),
-        tag("div", *charts, class_="charts"),
-        tag("details", tag("summary", "The same in numbers"), *tables),
-    )
-
-
-def number(value: float) -> Markup:
-    """What `words_of` says, on one line."""
-    return tag("span", words_of(value), class_="number")
-
-
-def words_of(value: float) -> str:
-    """Short, and in words where it is no finite number."""
+def format_error(value: float) -> str:
+    """Format an error with three digits, or as text if it is not finite."""
     return f"{value:.2e}" if math.isfinite(value) else "not finite"
 
 
-def verdict(passed: bool) -> Markup:
-    """A word that is coloured, too."""
-    return tag("span", "passed" if passed else "FAILED", class_="good" if passed else "bad")
+def format_limits(limits: Limits) -> str:
+    """Format both limits, as one number if they are equal."""
+    worst, typical = format_limit(limits.worst), format_limit(limits.rms)
+    return worst if worst == typical else f"worst {worst}, typical {typical}"
 
 
-def _layers(kind: str, layers: Mapping[int, list[Difference]], measure: Measure) -> Series:
+def _layer_errors(graph: str, kinds: Mapping[str, Mapping[int, list[Difference]]]) -> LayerErrors:
+    series = [_layer_series(kind, layers, measure) for kind, layers in kinds.items() for measure in MEASURES]
+    differences = [
+        difference for layers in kinds.values() for group in layers.values() for difference in group
+    ]
+    numbers = [layer for layers in kinds.values() for layer in layers]
+    x, y = LinearScale(min(numbers), max(numbers)), _scale(differences)
+    title, axis = f"{graph}: errors by layer", "share, log scale"
+    rows = [
+        (f"{layer} {kind}", WORST.largest(group), TYPICAL.largest(group))
+        for kind, layers in kinds.items()
+        for layer, group in layers.items()
+    ]
+    return LayerErrors(
+        graph, series, plot(title, "layer", axis, series, x, y, _limit_lines(differences)), rows
+    )
+
+
+def _layer_series(kind: str, layers: Mapping[int, list[Difference]], measure: Measure) -> Series:
     points = (measure.point(f"layer {layer} {kind}", layer, group) for layer, group in sorted(layers.items()))
     shape, colour = ("square", 2) if kind == "value" else ("circle", 0)
-    return Series(f"{kind}, {measure.word}", shape, colour, measure.look.filled, tuple(points))
+    return Series(f"{kind}, {measure.name}", shape, colour, measure.series.filled, tuple(points))
 
 
-def _values(differences: Sequence[Difference]) -> list[float]:
-    return [value for one in differences for value in (one.relative, one.rms)]
+def _limit_lines(differences: Iterable[Difference]) -> tuple[Limit, ...]:
+    """Return the finite limits of some tensors, as one line if both measures have the same limit."""
+    lines = []
+    for limits in dict.fromkeys(difference.limits for difference in differences):
+        names = {"worst": limits.worst, "typical": limits.rms}
+        if limits.worst == limits.rms:
+            names = {"both": limits.worst}
+        lines += [
+            Limit(value, f"{name} ≤ {format_limit(value)}")
+            for name, value in names.items()
+            if math.isfinite(value)
+        ]
+    return tuple(lines)
 
 
-def _limits(differences: Sequence[Difference]) -> list[Limit]:
-    """The limits that all differences have; one where both are the same."""
-    worst = {one.limits.worst for one in differences if math.isfinite(one.limits.worst)}
-    typical = {one.limits.rms for one in differences if math.isfinite(one.limits.rms)}
-    if worst == typical:
-        return [Limit(value, f"limit {power(value)}") for value in sorted(worst)]
-    return [
-        *(Limit(value, f"limit of worst {power(value)}") for value in sorted(worst)),
-        *(Limit(value, f"limit of typical {power(value)}") for value in sorted(typical)),
-    ]
-
-
-def _allowed(limits: Limits) -> str:
-    worst, typical = (power(limit) if math.isfinite(limit) else "any" for limit in (limits.worst, limits.rms))
-    return worst if worst == typical else f"worst {worst}, typical {typical}"
+def _scale(differences: Iterable[Difference]) -> LogScale:
+    """Return a scale with a place for all errors and limits."""
+    differences = list(differences)
+    errors = [error for difference in differences for error in (difference.relative, difference.rms)]
+    return log_scale([*errors, *(limit.value for limit in _limit_lines(differences))])

@@ -1,4 +1,4 @@
-"""A comparison's many differences, put together as a reader asks for them: by graph, by layer, by step."""
+"""Differences of a comparison grouped by graph, by layer and by step."""
 
 from __future__ import annotations
 
@@ -8,40 +8,39 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from ..validation.measures import Difference
 
-_CACHE = re.compile(r"(\d+)\.(key|value)")
+_CACHE_TENSOR = re.compile(r"(\d+)\.(key|value)")
 
 
 def graph_of(stage: str) -> str:
-    """The graph that a stage ran: steps are decode's."""
+    """Return the graph that a stage ran: `decode` for each step."""
     return "decode" if stage.startswith("step.") else stage
 
 
 def step_of(stage: str) -> int:
-    """Which of the words that follow the prompt a stage decides: 0 for prefill."""
+    """Return the index of the answer's token that a stage predicts: 0 for prefill, 1 for step.0."""
     return int(stage.removeprefix("step.")) + 1 if stage.startswith("step.") else 0
 
 
 def by_output(differences: Iterable[Difference]) -> dict[str, list[Difference]]:
-    """By graph and kind of output: `vision`, `prefill logits`, `prefill key`, ..."""
+    """Group by graph and kind of output: `vision`, `prefill logits`, `prefill key`, ..."""
     groups: dict[str, list[Difference]] = defaultdict(list)
     for difference in differences:
         graph, kind = graph_of(difference.stage), difference.name.rpartition(".")[2]
-        decoder = graph in ("prefill", "decode")
-        groups[f"{graph} {kind}" if decoder else graph].append(difference)
+        groups[f"{graph} {kind}" if graph in ("prefill", "decode") else graph].append(difference)
     return dict(groups)
 
 
 def by_layer(differences: Iterable[Difference]) -> Mapping[str, Mapping[str, Mapping[int, list[Difference]]]]:
-    """Of the cache: by graph, then `key` and `value`, then layer."""
+    """Group tensors of the KV cache by graph, then `key` or `value`, then layer."""
     groups: dict[str, dict[str, dict[int, list[Difference]]]] = {}
     for difference in differences:
-        if named := _CACHE.fullmatch(difference.name):
+        if parts := _CACHE_TENSOR.fullmatch(difference.name):
             kinds = groups.setdefault(graph_of(difference.stage), {})
-            layers = kinds.setdefault(named[2], defaultdict(list))
-            layers[int(named[1])].append(difference)
+            layers = kinds.setdefault(parts[2], defaultdict(list))
+            layers[int(parts[1])].append(difference)
     return groups
 
 
 def largest(group: Sequence[Difference], *, exact: bool) -> Difference:
-    """The one that says most of a group: by its worst number where words must agree, else by its size."""
-    return max(group, key=lambda item: item.relative if exact else item.rms)
+    """Return the difference with the largest worst error, or typical error if the comparison is not exact."""
+    return max(group, key=lambda difference: difference.relative if exact else difference.rms)

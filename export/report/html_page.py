@@ -1,142 +1,85 @@
-"""The validation report as one HTML file that needs nothing else: no network, no script."""
+"""The validation report as one HTML file without scripts, which loads nothing from elsewhere."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+import unicodedata
+from collections.abc import Sequence
 from importlib.resources import files
+from os.path import commonprefix
 
-from .detection_section import objects
-from .embedded_images import Embedded, drawn, store
-from .error_sections import errors
-from .findings import ReportData
-from .html_markup import Markup, table, tag
-from .token_sections import paths, steps
+from jinja2 import Environment, FunctionLoader, StrictUndefined
+from markupsafe import Markup
 
-STYLE = "report.css"
+from .embedded_images import FONT_SIZE, FRAME, EmbeddedImage, draw_boxes, drawing_width
+from .error_sections import format_error, format_limits, summarize_errors
+from .report_data import ReportData
+from .token_sections import summarize_tokens
+
+FOLDER = files(__package__)
 GIB = 1 << 30  # bytes
-MOST_NAMES = 50  # tensors that are listed when they differ
+MAX_TENSOR_NAMES = 50  # of differing tensors in the list
+# Characters that change the order of those around them (Unicode Standard Annex 9, explicit formatting).
+BIDI_CONTROLS = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 
 
-def page(findings: ReportData, pictures: Sequence[Embedded]) -> str:
-    """The whole document.
+def render_page(data: ReportData, images: Sequence[EmbeddedImage]) -> str:
+    """Return the HTML document.
 
     Args:
-        findings: what it tells.
-        pictures: those of the findings, in that order.
+        data: content of the report.
+        images: the images of `data.images`, in the same order.
     """
-    validation = findings.validation
-    title = f"{'Passed' if validation.passed else 'FAILED'}: bundle {validation.bundle_id}"
-    style = files(__package__).joinpath(STYLE).read_text(encoding="utf-8")
-    head = tag(
-        "head",
-        tag("meta", charset="utf-8"),
-        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        # Nothing is loaded and nothing runs, whatever a name or an answer may say.
-        tag(
-            "meta",
-            http_equiv="Content-Security-Policy",
-            content="default-src 'none'; img-src data:; style-src 'unsafe-inline'",
-        ),
-        tag("title", title),
-        tag("style", Markup(style)),
-    )
-    body = tag(
-        "body",
-        store(pictures),
-        _verdict(findings),
-        tag(
-            "main",
-            _weights(findings),
-            errors(validation.comparison),
-            steps(validation.comparison, findings.answers),
-            paths(findings),
-            objects(findings.answers, pictures),
-            _pictures(pictures),
-            _circumstances(findings),
-        ),
-    )
-    return f"<!DOCTYPE html>\n{tag('html', head, body, lang='en')}\n"
-
-
-def _verdict(findings: ReportData) -> Markup:
-    validation = findings.validation
-    passed = validation.passed
-    comparison = validation.comparison
-    judged = "words must agree" if comparison.exact else "rounding of words is reported, not judged"
-    words = [one.top1 for one in comparison.agreements]
-    return tag(
-        "header",
-        tag("h1", "Is this bundle that checkpoint?"),
-        tag(
-            "div",
-            tag("p", tag("strong", "✓ Passed" if passed else "✗ FAILED")),
-            tag("p", findings.problem or "Every number is within its limit.", class_="text"),
-            class_=f"verdict {'passed' if passed else 'failed'}",
-        ),
-        _facts(
-            {
-                "bundle": f"{validation.bundle_id}, {validation.precision}, on {validation.device}",
-                "checkpoint": findings.checkpoint
-                + (f" with adapter {findings.adapter}" if findings.adapter else ""),
-                "reference": validation.reference,
-                "compared": f"{validation.rows} rows, prefill and {validation.steps} steps; {judged}",
-                "first word": f"{sum(words)} of {len(words)} agree",
-                "when": f"{findings.created}, in {findings.seconds:.1f} s",
-            }
-        ),
+    return _ENVIRONMENT.get_template("page.html").render(
+        data=data,
+        validation=data.validation,
+        images=images,
+        errors=summarize_errors(data.validation.comparison),
+        tokens=summarize_tokens(data.validation.comparison, data.answers),
+        style=Markup(FOLDER.joinpath("report.css").read_text(encoding="utf-8")),
+        max_tensor_names=MAX_TENSOR_NAMES,
+        gib=GIB,
+        frame=FRAME,
+        font_size=FONT_SIZE,
     )
 
 
-def _weights(findings: ReportData) -> Markup:
-    weights = findings.validation.weights
-    names = [tag("li", tag("code", name)) for name in weights.different[:MOST_NAMES]]
-    more = len(weights.different) - len(names)
-    return tag(
-        "section",
-        tag("h2", "Weights"),
-        tag(
-            "p",
-            f"{weights.tensors} stored tensors were compared with the checkpoint, bit for bit; "
-            f"{len(weights.different)} differ.",
-        ),
-        tag("ul", *names) if names else "",
-        tag("p", f"and {more} more") if more else "",
-    )
+def _read_template(name: str) -> str:
+    return FOLDER.joinpath("templates", name).read_text(encoding="utf-8")
 
 
-def _pictures(pictures: Sequence[Embedded]) -> Markup:
-    figures = [
-        tag("figure", drawn(number, one), tag("figcaption", one.label, class_="text"))
-        for number, one in enumerate(pictures)
-    ]
-    return tag("section", tag("h2", "Pictures"), tag("div", *figures, class_="pictures"))
+def _output(value: object) -> object:
+    """Format a value before Jinja escapes it: floats with two decimals at most, text printable."""
+    if isinstance(value, float):
+        return f"{value:.2f}".rstrip("0").rstrip(".")
+    if isinstance(value, str) and not isinstance(value, Markup):
+        return "".join(map(_printable, value))
+    return value
 
 
-def _circumstances(findings: ReportData) -> Markup:
-    machine, producer, recipe = findings.machine, findings.producer, findings.recipe
-    memory = "unknown" if machine.memory_bytes is None else f"{machine.memory_bytes / GIB:.1f} GiB"
-    written = [(name, f"{spec.bytes:,}", tag("code", spec.sha256)) for name, spec in findings.files.items()]
-    versions = [(name, found or "not installed") for name, found in findings.versions.items()]
-    return tag(
-        "section",
-        tag("h2", "Circumstances"),
-        _facts(
-            {
-                "machine": f"{machine.processor}, {machine.threads} threads, {memory} of memory, "
-                f"{machine.system}",
-                "model": f"{findings.model.family}, {findings.model.parameters:,} parameters",
-                "precision": f"{recipe.name}, ONNX opset {recipe.opset}",
-                **{f"{graph} matrices": form for graph, form in vars(recipe.matrices).items()},
-                "bundle made by": f"paligemma-onnx {producer.paligemma_onnx}, torch {producer.torch}, "
-                f"onnx {producer.onnx}",
-                "python": findings.python,
-            }
-        ),
-        table("The bundle's files", ("file", "bytes", "SHA-256"), written),
-        table("Versions that took part", ("package", "version"), versions),
-    )
+def _printable(char: str) -> str:
+    """Return control characters, which HTML does not allow, and `BIDI_CONTROLS` as escape sequences."""
+    is_control = unicodedata.category(char) in ("Cc", "Cs") and char not in "\n\t"
+    return char.encode("unicode_escape").decode() if is_control or char in BIDI_CONTROLS else char
 
 
-def _facts(facts: Mapping[str, str]) -> Markup:
-    pairs = [part for name, value in facts.items() for part in (tag("dt", name), tag("dd", value))]
-    return tag("dl", *pairs)
+_ENVIRONMENT = Environment(
+    loader=FunctionLoader(_read_template),
+    autoescape=True,
+    undefined=StrictUndefined,
+    finalize=_output,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+_ENVIRONMENT.filters |= {
+    "error": format_error,
+    "fields": lambda record: vars(record).items(),
+    "limits": format_limits,
+    "margin": lambda logits: f"{logits:.3g}" if math.isfinite(logits) else "not finite",
+    "repr": repr,
+}
+_ENVIRONMENT.globals |= {
+    "draw_boxes": draw_boxes,
+    "drawing_width": drawing_width,
+    "common_prefix": lambda *texts: commonprefix(texts),  # noqa: RUF071  texts, not paths
+}

@@ -1,6 +1,6 @@
-"""A picture of a validation: as the graphs take it, and as the report shows it.
+"""Load an image of a validation: its pixels for the graphs, and its copy for the HTML page.
 
-Legend: S image side in pixels.
+Shapes: docs/notation.md.
 """
 
 from __future__ import annotations
@@ -16,31 +16,31 @@ from paligemma_onnx.runtime.image.open import open_image
 from paligemma_onnx.runtime.image.picture import preprocess_opened
 
 from ..validation.self_check import synthetic_image
-from .embedded_images import Embedded, embed
-from .findings import ImageInfo
+from .embedded_images import EmbeddedImage, embed
+from .report_data import ImageInfo
 
 
 @dataclass(frozen=True)
 class InputImage:
-    """What is left of a picture once it is opened; a photograph of many megapixels is not kept."""
+    """The parts of an opened image that are used later; the decoded photograph itself is freed."""
 
     pixels: NDArray[np.float32]  # [3, S, S]
-    pictured: ImageInfo
-    embedded: Embedded
+    info: ImageInfo
+    embedded: EmbeddedImage
 
 
-def load_input_image(image: str | None, facts: ImageFacts) -> InputImage:
-    """Open a picture, or draw the synthetic one.
+def load_input_image(path: str | None, facts: ImageFacts) -> InputImage:
+    """Open an image, or make the synthetic one if `path` is None.
 
     Raises:
-        ImageError: the picture cannot be opened.
+        ImageError: the image cannot be opened.
         ResourceError: out of memory.
     """
-    if image is None:
+    if path is None:
         pixels = synthetic_image(facts.size)
         rgb = Image.fromarray(((pixels + 1) * 127.5).astype(np.uint8).transpose(1, 2, 0))
     else:
-        opened = open_image(image)
+        opened = open_image(path)
         rgb, pixels = opened.rgb, preprocess_opened(opened, facts).pixels
-    label = f"{image or 'a synthetic picture'}, {rgb.width} x {rgb.height} pixels"
-    return InputImage(pixels, ImageInfo(image, rgb.width, rgb.height), embed(rgb, label))
+    label = f"{path or 'synthetic image'}, {rgb.width} x {rgb.height} pixels"
+    return InputImage(pixels, ImageInfo(path, rgb.width, rgb.height), embed(rgb, label))

@@ -1,4 +1,4 @@
-"""A validation as JSON, for machines; validation.schema.json beside this file says what each key means."""
+"""The validation report as JSON; validation.schema.json in this folder describes each key."""
 
 from __future__ import annotations
 
@@ -6,27 +6,27 @@ import json
 import math
 from dataclasses import asdict
 
-from .findings import ReportData
+from .report_data import ReportData
 
-SCHEMA_VERSION = 2  # of the schema; another one when a key goes or changes its meaning
+SCHEMA_VERSION = 2  # increased when a key is removed or changes its meaning
 
 
-def as_json(findings: ReportData) -> str:
-    """One object, as validation.schema.json describes it: the validation's own fields among the others."""
-    data = asdict(findings)
-    whole = {
+def to_json(data: ReportData) -> str:
+    """Return a report as one JSON object; the fields of the validation are keys of its top level."""
+    fields = asdict(data)
+    report = {
         "schema_version": SCHEMA_VERSION,
-        "passed": findings.validation.passed,
-        **data.pop("validation"),
-        **data,
+        "passed": data.validation.passed,
+        **fields.pop("validation"),
+        **fields,
     }
-    return json.dumps(_finite(whole), allow_nan=False)
+    return json.dumps(_replace_not_finite(report), allow_nan=False)
 
 
-def _finite(value: object) -> object:
-    """Null for what is no finite number, for which JSON has no word."""
+def _replace_not_finite(value: object) -> object:
+    """Replace NaN and infinity, which JSON does not have, by None."""
     if isinstance(value, dict):
-        return {key: _finite(entry) for key, entry in value.items()}
+        return {key: _replace_not_finite(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(entry) for entry in value]
+        return [_replace_not_finite(entry) for entry in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

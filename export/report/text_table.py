@@ -1,56 +1,72 @@
-"""A validation as a table for people."""
+"""The validation report as a table for the terminal."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from statistics import fmean
 
-from ..validation.measures import Comparison, Difference
+from ..validation.measures import TOP, Comparison
 from ..validation.validate import Validation, describe_failure
+from .error_sections import format_error
 from .grouping import by_output, largest
 
+HEADER = f"{'output':<15} {'largest error':>13} {'worst':>10} {'typical':>10}   {'limits':<13} location"
+LEGEND = (
+    "worst: largest error, divided by the reference's largest value",
+    "typical: root mean square of the errors, divided by that of the reference's values",
+    "limits: of worst / of typical",
+)
 
-def table(validation: Validation) -> str:
-    """Worst errors by graph, agreement of words, and the verdict."""
+
+def format_table(validation: Validation) -> str:
+    """Return the largest errors by graph and output, the agreement of tokens, and the verdict."""
     comparison = validation.comparison
-    exact = comparison.exact
-    lines = [
-        f"bundle     {validation.bundle_id} ({validation.precision}, {validation.device})",
-        f"reference  {validation.reference}",
-        "",
-        f"weights    {validation.weights.tensors} tensors, {len(validation.weights.different)} different",
-        "",
-        f"{'':<10} {'worst absolute':>15} {'share of largest':>17} {'of rms':>9} {'allowed':>8}   where",
-    ]
-    groups = by_output(comparison.differences).items()
-    lines += [_row(name, largest(group, exact=exact), exact=exact) for name, group in groups]
-    lines += ["", *_words(comparison)]
-    verdict = "PASSED" if validation.passed else f"FAILED: {describe_failure(validation)}"
-    return "\n".join([*lines, "", verdict])
+    weights = validation.weights
+    failure = describe_failure(validation)
+    return "\n".join(
+        [
+            f"bundle      {validation.bundle_id} ({validation.precision}, {validation.device})",
+            f"reference   {validation.reference}",
+            f"weights     {weights.tensors} tensors compared, {len(weights.different)} differ",
+            "",
+            *_errors(comparison),
+            "",
+            *_tokens(comparison),
+            "",
+            "PASSED" if failure is None else f"FAILED: {failure}",
+        ]
+    )
 
 
-def _words(comparison: Comparison) -> Iterator[str]:
-    """What the reference and the bundle would say."""
-    agreements, exact = comparison.agreements, comparison.exact
-    top1 = sum(agreement.top1 for agreement in agreements)
+def _errors(comparison: Comparison) -> Iterator[str]:
+    yield HEADER
+    for output, group in by_output(comparison.differences).items():
+        tensor = largest(group, exact=comparison.exact)
+        worst, relative, rms = map(format_error, (tensor.worst, tensor.relative, tensor.rms))
+        limits = f"{tensor.limits.worst:.0e} / {tensor.limits.rms:.0e}".replace("inf", "any")
+        location = f"{tensor.stage} {tensor.name} {list(tensor.where)}"
+        yield f"{output:<15} {worst:>13} {relative:>10} {rms:>10}   {limits:<13} {location}"
+    yield from LEGEND
+
+
+def _tokens(comparison: Comparison) -> Iterator[str]:
+    agreements = comparison.agreements
+    same = sum(agreement.top1 for agreement in agreements)
     ties = sum(agreement.near_tie and not agreement.top1 for agreement in agreements)
-    top10 = min((agreement.top10 for agreement in agreements), default=0)
-    near = f", {ties} near ties" if exact else ""
-    yield f"first word {top1} of {len(agreements)} agree{near}; at least {top10} of the first 10 shared"
+    shared = min((agreement.top10 for agreement in agreements), default=0)
+    # Where any error is allowed, each pair of tokens is a near tie.
+    near_ties = f", {ties} near ties" if comparison.exact else ""
+    yield (
+        f"top-1       {same} of {len(agreements)} next tokens agree{near_ties}; "
+        f"at least {shared} of the top {TOP} shared"
+    )
     divergences = [agreement.divergence for agreement in agreements]
     if divergences:
-        yield f"divergence {fmean(divergences):.2e} nats in the mean, {max(divergences):.2e} at most"
+        yield f"divergence  {fmean(divergences):.2e} nats on average, {max(divergences):.2e} at most"
     for run in comparison.free_runs:
-        words = f"{len(run.reference)} greedy ids"
+        tokens = f"row {run.row:<7} {len(run.reference)} greedy tokens"
         if run.diverged_at is None:
-            yield f"row {run.row}      {words} equal"
+            yield f"{tokens} are equal"
         else:
-            tie = ", a near tie" if exact and run.near_tie else ""
-            yield f"row {run.row}      {words} part at {run.diverged_at}{tie}"
-
-
-def _row(name: str, worst: Difference, *, exact: bool) -> str:
-    where = f"{worst.stage} {worst.name} {list(worst.where)}"
-    allowed = worst.limits.worst if exact else worst.limits.rms
-    errors = f"{worst.worst:>10.2e} {worst.relative:>17.2e} {worst.rms:>9.2e}"
-    return f"{name:<15} {errors} {allowed:>8.0e}   {where}"
+            near_tie = ", a near tie" if comparison.exact and run.near_tie else ""
+            yield f"{tokens} diverge at step {run.diverged_at}{near_tie}"

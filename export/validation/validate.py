@@ -106,7 +106,7 @@ def _failures(validation: Validation) -> Iterator[str]:
     weights, comparison = validation.weights, validation.comparison
     if weights.different:
         count, first = len(weights.different), weights.different[0]
-        yield f"{count} of {weights.tensors} stored tensors differ from the checkpoint, first {first}"
+        yield f"{count} of {weights.tensors} stored tensors differ from the checkpoint; the first is {first}"
     elif not weights.passed:
         yield "the bundle has no stored tensors"
     excesses = [excess for difference in comparison.differences for excess in _excesses(difference)]

@@ -133,9 +133,7 @@ def test_other_weights_of_the_same_model(
     result = validated(capsys, bundle(CASE), other)
     assert result.code == 6
     assert "1 of" in result.error
-    assert (
-        "stored tensors differ from the checkpoint, first language_model.embed_tokens.weight" in result.error
-    )
+    assert "differ from the checkpoint; the first is language_model.embed_tokens.weight" in result.error
     assert "FAILED" in result.out
     assert json.loads(validated(capsys, bundle(CASE), other, "--json").out)["passed"] is False
 

@@ -23,7 +23,7 @@ from paths import GOLDEN
 from PIL import Image
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
-from paligemma_onnx.export.report.text_table import table
+from paligemma_onnx.export.report.text_table import format_table
 from paligemma_onnx.export.source import open_source
 from paligemma_onnx.export.validation.self_check import PROMPTS, build_validation_inputs, synthetic_image
 from paligemma_onnx.export.validation.transformers_reference import TransformersReference
@@ -218,7 +218,7 @@ def test_validation_against_transformers_passes(checkpoint: Folders, bundle: Fol
         placement=choose_placement("cpu", None),
         progress=lambda _: None,
     )
-    print(table(validation))
+    print(format_table(validation))
     assert validation.passed, describe_failure(validation)
     # Far inside the tolerance of the command, which is made for models a thousand times larger.
     assert max(difference.relative for difference in validation.comparison.differences) < SAME

@@ -1,4 +1,4 @@
-"""What `validate --json` prints is what validation.schema.json says, and is JSON."""
+"""`validate --json` prints JSON that validation.schema.json describes."""
 
 from __future__ import annotations
 
@@ -10,32 +10,32 @@ import jsonschema
 import pytest
 from paths import ROOT
 from report_schema import SCHEMA, reject_constant
-from sample_findings import broken, findings
+from sample_report_data import broken_report_data, sample_report_data
 
-from paligemma_onnx.export.report.findings import ReportData
-from paligemma_onnx.export.report.json_report import SCHEMA_VERSION, as_json
+from paligemma_onnx.export.report.json_report import SCHEMA_VERSION, to_json
+from paligemma_onnx.export.report.report_data import ReportData
 
 VALIDATOR = jsonschema.Draft202012Validator(SCHEMA)
 PAGE = (ROOT / "docs" / "validation.md").read_text(encoding="utf-8")
-KEPT = {
+REQUIRED = {
     *("schema_version", "passed", "bundle_id", "precision", "reference", "device", "rows", "steps"),
     *("weights", "comparison"),
 }
 
 
-def parsed(told: ReportData) -> Any:
-    return json.loads(as_json(told), parse_constant=reject_constant)
+def parsed(report: ReportData) -> Any:
+    return json.loads(to_json(report), parse_constant=reject_constant)
 
 
 def short() -> Any:
-    """A validation with every key and one difference."""
-    data = parsed(broken())
+    """Return a report with every key and one difference."""
+    data = parsed(broken_report_data())
     del data["comparison"]["differences"][1:], data["comparison"]["agreements"][1:]
     return data
 
 
 def keys(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
-    """The path of every key, lists aside."""
+    """Yield the path of every key, without indices of lists."""
     if isinstance(value, dict):
         for key, entry in value.items():
             yield (*path, key)
@@ -50,26 +50,27 @@ def test_the_schema_is_one() -> None:
     assert SCHEMA["properties"]["schema_version"] == {"const": SCHEMA_VERSION}
 
 
-@pytest.mark.parametrize("made", [findings, lambda: findings(exact=False), broken])
-def test_every_validation_fits(made: Callable[[], ReportData]) -> None:
-    data = parsed(made())
+@pytest.mark.parametrize(
+    "make_report", [sample_report_data, lambda: sample_report_data(precision="int4"), broken_report_data]
+)
+def test_every_validation_fits(make_report: Callable[[], ReportData]) -> None:
+    data = parsed(make_report())
     VALIDATOR.validate(data)
-    assert data.keys() >= KEPT
+    assert data.keys() >= REQUIRED
     assert data["passed"] == (data["problem"] is None)
 
 
 def test_what_is_no_number_is_null() -> None:
-    whole = parsed(broken())["comparison"]
-    assert {difference["relative"] for difference in whole["differences"]} >= {None, 0.0, 3.0}
-    assert {one["limits"]["worst"] for one in parsed(findings(exact=False))["comparison"]["differences"]} == {
-        None
-    }
+    differences = parsed(broken_report_data())["comparison"]["differences"]
+    assert {difference["relative"] for difference in differences} >= {None, 0.0, 3.0}
+    differences = parsed(sample_report_data(precision="int4"))["comparison"]["differences"]
+    assert {difference["limits"]["worst"] for difference in differences} == {None, 1e-4}
 
 
 @pytest.mark.parametrize("path", sorted(set(keys(short()))), ids=".".join)
 def test_every_key_is_described(path: tuple[str, ...]) -> None:
-    """Without it, or with another name for it, a validation does not fit. Names of files are free."""
-    if path[:-1] in (("files",), ("versions",), ("recipe", "matrices")):
+    """A report without a key, or with another name for it, is not valid; names of files are arbitrary."""
+    if path[:-1] in (("files",), ("versions",), ("precision_facts", "matrices")):
         return
     for renamed in (False, True):
         data = short()

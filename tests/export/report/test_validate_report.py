@@ -1,4 +1,4 @@
-"""`validate --html`: a page for a sound bundle and for a wrong one, whole or not at all."""
+"""`validate --html` writes a page for a sound and for a wrong bundle, completely or not at all."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from damage import copied, edit_tensors
 from PIL import Image
 from report_schema import SCHEMA, reject_constant
 
-from paligemma_onnx.export.cli import run as commands
 from paligemma_onnx.export.source import open_source
 from paligemma_onnx.export.validation.self_check import build_validation_inputs, synthetic_image
 from paligemma_onnx.model.checkpoint.load import load_model
@@ -43,31 +42,37 @@ def validate(bundle: Folders, capsys: pytest.CaptureFixture[str]) -> Validate:
 
 
 def test_a_sound_bundle(validate: Validate, checkpoint: Folders, bundle: Folders, tmp_path: Path) -> None:
-    picture, report = tmp_path / "a <b> & c.png", tmp_path / "report.html"
-    Image.new("RGB", (900, 300), "red").save(picture)
-    report.write_text("an older one")
-    options = ("--html", report, "--json", "--image", picture, "--prompt", "detect <b>")
+    image, report = tmp_path / "a <b> & c.png", tmp_path / "report.html"
+    Image.new("RGB", (900, 300), "red").save(image)
+    report.write_text("an older report")
+    options = ("--html", report, "--json", "--image", image, "--prompt", "detect <b>")
     ended = validate(checkpoint(CASE), *options)
     assert ended.code == 0
     data = json.loads(ended.out, parse_constant=reject_constant)
     jsonschema.Draft202012Validator(SCHEMA).validate(data)
-    assert data["pictures"] == [{"name": str(picture), "width": 900, "height": 300}]
+    assert data["images"] == [{"name": str(image), "width": 900, "height": 300}]
     assert [answer["prompt"] for answer in data["answers"]] == ["detect <b>"]
     assert data["files"] == json.loads((bundle(CASE) / "manifest.json").read_text())["files"]
     tokenizer = PromptTokenizer.load(bundle(CASE) / "tokenizer.json")
     ids = data["comparison"]["free_runs"][0]["reference"]
-    stop = next((place for place, token in enumerate(ids) if token == tokenizer.eos_id), None)
+    stop = next((index for index, token in enumerate(ids) if token == tokenizer.eos_id), None)
     assert data["answers"][0]["reference"]["text"] == tokenizer.decode(ids[:stop])
     text = report.read_text(encoding="utf-8")
-    for words in ("✓ Passed", data["bundle_id"], "detect &lt;b&gt;", "a &lt;b&gt; &amp; c.png", "900 x 300"):
-        assert words in text
+    for content in (
+        "✓ Passed",
+        data["bundle_id"],
+        "detect &lt;b&gt;",
+        "a &lt;b&gt; &amp; c.png",
+        "900 x 300",
+    ):
+        assert content in text
     assert all(spec["sha256"] in text for spec in data["files"].values())
-    assert sorted(tmp_path.iterdir()) == [picture, report]
+    assert sorted(tmp_path.iterdir()) == [image, report]
 
 
 @pytest.fixture
 def other(checkpoint: Folders, tmp_path: Path) -> Path:
-    """A checkpoint whose rows of the table are in another order, so that its first words are others."""
+    """A checkpoint whose embedding has its rows in another order, so that it predicts other tokens."""
     folder = copied(checkpoint(CASE), tmp_path / "checkpoint")
     edit_tensors(folder, lambda tensors: tensors.update({EMBEDDING: tensors[EMBEDDING].roll(5, 0)}))
     return folder
@@ -86,16 +91,16 @@ def test_a_wrong_bundle_gets_its_page(
     text = report.read_text(encoding="utf-8")
     assert "✗ FAILED" in text
     assert "language_model.embed_tokens.weight" in text
-    # The margin is that of the torch model's own logits.
+    # The margin is computed from the logits of the torch model.
     manifest, source = read_manifest(bundle(CASE)), open_source(other, None)
     tokenizer = PromptTokenizer.load(bundle(CASE) / manifest.tokens.file)
     prompts = tuple(answer["prompt"] for answer in data["answers"])
-    picture = synthetic_image(manifest.image.size)[None]
-    questions = build_validation_inputs(manifest, tokenizer, picture, prompts, 2)
+    pixels = synthetic_image(manifest.image.size)[None]
+    inputs = build_validation_inputs(manifest, tokenizer, pixels, prompts, 2)
     model = load_model(source.config, source.checkpoint)
     with torch.inference_mode():
-        features = model.encode_image(torch.from_numpy(picture)).expand(len(prompts), -1, -1)
-        ids, lengths = torch.from_numpy(questions.input_ids), torch.from_numpy(questions.text_lengths)
+        features = model.encode_image(torch.from_numpy(pixels)).expand(len(prompts), -1, -1)
+        ids, lengths = torch.from_numpy(inputs.input_ids), torch.from_numpy(inputs.text_lengths)
         logits, _ = model.prefill(ids, features, lengths)
     at_once = [run for run in data["comparison"]["free_runs"] if run["diverged_at"] == 0]
     assert at_once
@@ -103,21 +108,14 @@ def test_a_wrong_bundle_gets_its_page(
         scores = logits[run["row"]]
         margin = float(scores[run["reference"][0]] - scores[run["bundle"][0]])
         assert run["margin"] == pytest.approx(margin, rel=1e-4)
-        assert data["answers"][run["row"]]["parting"]["margin"] == run["margin"]
+        assert data["answers"][run["row"]]["divergence_point"]["margin"] == run["margin"]
 
 
 @pytest.mark.parametrize("name", ["absent/report.html", ".", "bundle", "x" * 300, "/dev/null"])
-def test_a_place_that_takes_no_page_is_told_at_once(
-    validate: Validate, checkpoint: Folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
-) -> None:
+def test_a_place_that_takes_no_page_is_told_at_once(validate: Validate, tmp_path: Path, name: str) -> None:
+    """The option is refused before the checkpoint is read: here the error is not that it does not exist."""
     (tmp_path / "bundle").mkdir()
-
-    def computed(*_: object, **__: object) -> None:
-        raise AssertionError("computed first")
-
-    for work in ("resolve_checkpoint", "open_source", "validate"):
-        monkeypatch.setattr(commands, work, computed)
-    ended = validate(checkpoint(CASE), "--html", tmp_path / name)
+    ended = validate(tmp_path / "no checkpoint", "--html", tmp_path / name)
     assert (ended.code, ended.out) == (2, "")
     assert "choose another --html" in ended.error
     assert os.listdir(tmp_path) == ["bundle"]  # noqa: PTH208
@@ -125,9 +123,9 @@ def test_a_place_that_takes_no_page_is_told_at_once(
 
 
 def test_what_was_there_stays_until_the_new_one_is_whole(tmp_path: Path) -> None:
-    kept, link = tmp_path / "kept.html", tmp_path / "link.html"
-    kept.write_text("old")
-    link.symlink_to(kept)
+    report, link = tmp_path / "report.html", tmp_path / "link.html"
+    report.write_text("old")
+    link.symlink_to(report)
 
     def fail() -> None:
         with write_atomically(link):
@@ -136,12 +134,12 @@ def test_what_was_there_stays_until_the_new_one_is_whole(tmp_path: Path) -> None
 
     with pytest.raises(KeyboardInterrupt):
         fail()
-    assert sorted(tmp_path.iterdir()) == [kept, link]
-    assert kept.read_text() == "old"
+    assert sorted(tmp_path.iterdir()) == [link, report]
+    assert report.read_text() == "old"
     with write_atomically(link) as file:
         file.write("new ü".encode())
-    assert sorted(tmp_path.iterdir()) == [kept, link]
+    assert sorted(tmp_path.iterdir()) == [link, report]
     assert link.is_symlink()
-    assert kept.read_text(encoding="utf-8") == "new ü"
+    assert report.read_text(encoding="utf-8") == "new ü"
     with pytest.raises(OptionError, match="choose another --html"), output_file(Path("a\0b"), "--html"):
         pass

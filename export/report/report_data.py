@@ -1,0 +1,173 @@
+"""Content of a validation report: the measurements, answers as text, images, versions and the machine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from paligemma_onnx.runtime.bundle.schema import FileSpec, Manifest, ModelFacts, PrecisionFacts, Producer
+from paligemma_onnx.runtime.detection.parsing import ParsedObject, parse_answer
+from paligemma_onnx.runtime.diagnostics.doctor import diagnose
+from paligemma_onnx.runtime.diagnostics.machine import Machine, this_machine
+from paligemma_onnx.runtime.text.tokenizer import PromptTokenizer
+
+from ..validation.measures import GreedyRun
+from ..validation.validate import Validation, describe_failure
+
+DETECTION_PREFIXES = ("detect ", "segment ")  # of prompts whose answers are objects
+
+
+@dataclass(frozen=True)
+class ImageInfo:
+    """Image that reference and bundle were given."""
+
+    name: str | None  # as the user named it; None: the synthetic image
+    width: int  # pixels, after the EXIF orientation was applied
+    height: int
+
+
+@dataclass(frozen=True)
+class ModelAnswer:
+    """Answer of the reference or of the bundle."""
+
+    text: str  # up to the first stop token
+    ended: bool  # there was a stop token; if not, the answer continues after the last step
+    objects: tuple[ParsedObject, ...]  # if the prompt asks for objects
+    unread: tuple[str, ...]  # parts of such an answer that are not objects, with the reason
+
+
+@dataclass(frozen=True)
+class Token:
+    """A token and its text."""
+
+    id: int
+    text: str
+
+
+@dataclass(frozen=True)
+class DivergencePoint:
+    """First step at which the greedy tokens of the bundle differ from the reference's."""
+
+    step: int  # 0 is the first token of the answer, which prefill decides
+    reference: Token
+    bundle: Token
+    margin: float  # reference logit of its own token minus its logit of the bundle's token
+    near_tie: bool  # see is_near_tie() in measures.py
+    after_stop: bool  # the reference's answer had already ended
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One row of the batch: the prompt and both greedy answers."""
+
+    row: int
+    prompt: str
+    reference: ModelAnswer
+    bundle: ModelAnswer
+    divergence_point: DivergencePoint | None
+
+    @property
+    def has_objects(self) -> bool:
+        """Return whether an answer names objects, or something that was not read as one."""
+        return any(side.objects or side.unread for side in (self.reference, self.bundle))
+
+
+@dataclass(frozen=True)
+class ReportData:
+    """Everything that the JSON report and the HTML page show."""
+
+    validation: Validation
+    problem: str | None  # one line about the most important failure; None if the validation passed
+    created: str  # ISO 8601, UTC
+    seconds: float  # duration of the validation
+    checkpoint: str  # as the user named it
+    adapter: str | None  # as the user named it
+    images: tuple[ImageInfo, ...]
+    answers: tuple[Answer, ...]
+    model: ModelFacts
+    precision_facts: PrecisionFacts
+    producer: Producer  # of the bundle
+    files: dict[str, FileSpec]
+    versions: dict[str, str | None]  # of the packages used; None: not installed
+    python: str
+    machine: Machine
+
+
+def collect_report_data(
+    validation: Validation,
+    manifest: Manifest,
+    tokenizer: PromptTokenizer,
+    *,
+    prompts: Sequence[str],
+    images: tuple[ImageInfo, ...],
+    checkpoint: str,
+    adapter: str | None,
+    seconds: float,
+) -> ReportData:
+    """Add texts and circumstances to a validation.
+
+    Args:
+        validation: the measurements.
+        manifest: the bundle's.
+        tokenizer: the bundle's.
+        prompts: one per row.
+        images: the images of every row.
+        checkpoint: as the user named it.
+        adapter: as the user named it.
+        seconds: duration of the validation.
+    """
+    diagnosis = diagnose()
+    runs, stop = validation.comparison.free_runs, manifest.tokens.stop
+    return ReportData(
+        validation=validation,
+        problem=describe_failure(validation),
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        seconds=seconds,
+        checkpoint=checkpoint,
+        adapter=adapter,
+        images=images,
+        answers=tuple(
+            _answer(prompt, run, stop, tokenizer) for prompt, run in zip(prompts, runs, strict=True)
+        ),
+        model=manifest.model,
+        precision_facts=manifest.precision,
+        producer=manifest.producer,
+        files=dict(manifest.files),
+        versions=diagnosis.versions,
+        python=diagnosis.python,
+        machine=this_machine(),
+    )
+
+
+def _answer(prompt: str, run: GreedyRun, stop: tuple[int, ...], tokenizer: PromptTokenizer) -> Answer:
+    has_objects = prompt.startswith(DETECTION_PREFIXES)
+    reference, bundle = (
+        _model_answer(ids, stop, tokenizer, has_objects=has_objects) for ids in (run.reference, run.bundle)
+    )
+    point = None
+    if run.diverged_at is not None and run.margin is not None:
+        point = DivergencePoint(
+            step=run.diverged_at,
+            reference=_token(run.reference[run.diverged_at], tokenizer),
+            bundle=_token(run.bundle[run.diverged_at], tokenizer),
+            margin=run.margin,
+            near_tie=run.near_tie,
+            after_stop=any(token in stop for token in run.reference[: run.diverged_at]),
+        )
+    return Answer(run.row, prompt, reference, bundle, point)
+
+
+def _model_answer(
+    ids: tuple[int, ...], stop: tuple[int, ...], tokenizer: PromptTokenizer, *, has_objects: bool
+) -> ModelAnswer:
+    end = next((index for index, token in enumerate(ids) if token in stop), None)
+    text = tokenizer.decode(ids[:end])
+    parsed = parse_answer(text if has_objects else "")
+    return ModelAnswer(text, end is not None, parsed.found, parsed.warnings)
+
+
+def _token(token: int, tokenizer: PromptTokenizer) -> Token:
+    """Return a token with its text, or with its name if it is a control token or a byte of a character."""
+    text = "" if token in tokenizer.byte_values else tokenizer.decode([token])
+    return Token(token, text or tokenizer.library.id_to_token(token) or "")
