@@ -33,16 +33,16 @@ class Bundle:
 
     def once(self) -> None:
         """Answer about one picture."""
-        self._benchmark.ask(images_for(None, 1), PROMPT, self._tokens)
+        self._benchmark.measure(images_for(None, 1), PROMPT, self._tokens)
 
     def round(self, batches: list[int], pasts: list[int]) -> Figures:
         """Requests of each number of pictures, then steps behind each length of cache."""
         pictures, figures = images_for(None, max(batches)), Figures()
         for size in batches:
-            cost = self._benchmark.ask(pictures[:size], PROMPT, self._tokens)
+            cost = self._benchmark.measure(pictures[:size], PROMPT, self._tokens)
             figures |= figures_of(cost)
             if size == 1:
-                figures["own_share"] = cost.own_share
+                figures["own_share"] = cost.overhead_share
         return figures | {step_at_past(slots): self._step_s(slots) for slots in pasts}
 
     def _step_s(self, slots: int) -> float:

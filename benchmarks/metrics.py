@@ -17,7 +17,7 @@ Figures = dict[str, float]
 
 def figures_of(cost: Cost) -> Figures:
     """What one request says."""
-    size = cost.pictures
+    size = cost.images
     found = {
         f"step_s_{size}": cost.token_s,
         f"tokens_per_minute_{size}": cost.tokens_per_minute,

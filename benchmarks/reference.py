@@ -76,13 +76,13 @@ class Reference:
             token = self._step(token, cache)
         ended = self._now()
         return Cost(
-            pictures=len(pictures),
+            images=len(pictures),
             tokens=self._tokens,
             vision_s=(seen - looked) / len(pictures),
             prefill_s=read - seen,
             time_to_first_token_s=read - started,
             token_s=(ended - read) / (self._tokens - 1),
-            own_s=0.0,  # what is transformers' own is not told apart
+            overhead_s=0.0,  # not measured
             total_s=ended - started,
         )
 

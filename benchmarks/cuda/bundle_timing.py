@@ -47,4 +47,4 @@ class Ours:
         return profiled(self._model, rows, PROFILED)
 
     def _ask(self, pictures: Sequence[NDArray[np.uint8]]) -> Cost:
-        return self._benchmark.ask(pictures, PROMPT, self._tokens)
+        return self._benchmark.measure(pictures, PROMPT, self._tokens)

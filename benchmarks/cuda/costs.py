@@ -26,7 +26,7 @@ def taken(pictures: int) -> str:
 
 def typical(costs: Sequence[Cost]) -> Figures:
     """Medians of some requests of as many pictures."""
-    pictures = costs[0].pictures
+    pictures = costs[0].images
     figures = {
         named(stage, pictures): float(median(getattr(cost, stage) for cost in costs)) for stage in STAGES
     }

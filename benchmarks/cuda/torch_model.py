@@ -70,13 +70,13 @@ class OwnTorch:
             token, used = logits.argmax(dim=-1, keepdim=True), used + 1
         ended = self._now()
         return Cost(
-            pictures=rows,
+            images=rows,
             tokens=self._tokens,
             vision_s=(seen - looked) / rows,
             prefill_s=read - seen,
             time_to_first_token_s=read - started,
             token_s=(ended - read) / (self._tokens - 1),
-            own_s=0.0,
+            overhead_s=0.0,
             total_s=ended - started,
         )
 

@@ -1,4 +1,4 @@
-"""What the commands `export`, `validate` and `demo` do, and the lines that they print."""
+"""The work of the commands `export`, `validate` and `demo`, and the lines that they print."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Millions of pictures: inputs counted in a fixed order, answered in batches, written in parts.
+"""Batch runs over millions of images: inputs in a fixed order, answered in batches, written in part files.
 
-The ordinal of an input says in which part its row stands and where, so how far a run got is the number of
-its rows, and nothing else has to be remembered.
+The position of an input determines the part and line of its row. The progress of a run is therefore the
+number of rows that exist, and no other state is stored.
 """

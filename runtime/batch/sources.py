@@ -19,7 +19,7 @@ _KINDS: dict[str, Kind] = {".txt": "list", ".jsonl": "jsonl", ".parquet": "parqu
 
 @dataclass(frozen=True)
 class Source:
-    """Where the items of a run come from."""
+    """The input of a run."""
 
     path: Path  # absolute
     kind: Kind

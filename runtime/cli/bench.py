@@ -94,12 +94,12 @@ def bench(
     images = images_for(image, max(batches))
     model = device.load(bundle)
     benchmark = Benchmark(model)
-    benchmark.ask(images[:1], PROMPT, tokens)
+    benchmark.measure(images[:1], PROMPT, tokens)
     costs: dict[int, list[Cost]] = {size: [] for size in dict.fromkeys((1, *batches))}
     for number in range(rounds):
         echo_stderr(f"round {number + 1} of {rounds}")
         for size, measured in costs.items():
-            measured.append(benchmark.ask(images[:size], PROMPT, tokens))
+            measured.append(benchmark.measure(images[:size], PROMPT, tokens))
     measurements = summarize(model, costs, batches)
     click.echo(dumps(asdict(measurements)) if json else table(bundle, measurements))
 
@@ -124,7 +124,7 @@ def summarize(model: PaliGemma, costs: dict[int, list[Cost]], batches: tuple[int
         time_to_first_token_s=median_of("time_to_first_token_s"),
         token_s=median_of("token_s"),
         tokens_per_second=median_of("tokens_per_second"),
-        own_share=median_of("own_share"),
+        own_share=median_of("overhead_share"),
         images_per_minute={size: median(cost.images_per_minute for cost in costs[size]) for size in batches},
         peak_bytes=peak_bytes(),
     )

@@ -23,8 +23,8 @@ from .parameters import BUNDLE, JSON
 def verify(bundle: Path, json: bool) -> None:
     """Verify that BUNDLE is complete and unchanged.
 
-    Compares the size and SHA-256 hash of every file with the manifest, and the inputs and outputs of every
-    graph. Run it after copying or downloading a bundle. Exits with code 4 if a check fails.
+    Compares the size and SHA-256 hash of every file with the manifest, and loads the graphs of bundles that
+    run on CPUs. Run it after copying or downloading a bundle. Exits with code 4 if a check fails.
     """
     manifest = verify_bundle(bundle, echo_stderr)
     if json:

@@ -85,7 +85,7 @@ _GENERATION = (
 
 @dataclass(frozen=True)
 class DeviceOptions:
-    """Where a bundle runs."""
+    """The device that a bundle runs on, and its limits."""
 
     name: str  # as `--device` takes it
     threads: int | None  # None: all CPUs available to the process

@@ -1,4 +1,4 @@
-"""What is installed here, what is missing, and how to get it."""
+"""Check the installation: installed versions, usable devices, and how to install what is missing."""
 
 from __future__ import annotations
 
@@ -23,49 +23,49 @@ GIB = 1 << 30  # bytes
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """The state of this installation."""
+    """The state of this installation and machine."""
 
     python: str
     system: str
-    versions: dict[str, str | None]  # None: not installed
-    devices: tuple[str, ...]  # that a bundle can run on
-    gpus: tuple[Gpu, ...]  # that NVIDIA's driver has to offer
-    driver: tuple[int, int] | None  # the newest CUDA that it runs; None: there is none
-    unusable: dict[str, str]  # devices that the engine has and cannot use, with the reason
+    versions: dict[str, str | None]  # by distribution; None: not installed
+    devices: tuple[str, ...]  # devices that can run a bundle
+    gpus: tuple[Gpu, ...]  # all GPUs of the NVIDIA driver
+    driver: tuple[int, int] | None  # newest CUDA version that the NVIDIA driver supports; None: no driver
+    unusable: dict[str, str]  # devices that onnxruntime supports but that do not work, with the reason
     threads: int
     memory_bytes: int | None
     advice: tuple[str, ...]
 
     @property
     def runs(self) -> bool:
-        """Whether a bundle can be run."""
+        """Return whether a bundle can run here."""
         return bool(self.devices)
 
 
 def diagnose() -> Diagnosis:
-    """Look around; never raises for what is missing."""
+    """Check this installation and machine; missing packages or devices raise nothing."""
     versions = {name: _version(name) for name in (*RUNTIME, *ENGINES, *EXPORT, *OPTIONAL)}
     machine, driver = this_machine(), this_driver()
     advice = []
-    present: tuple[str, ...] = ()
+    available: tuple[str, ...] = ()
     try:
-        present = available_devices()
+        available = available_devices()
     except (ProviderError, ResourceError) as error:
         advice.append(str(error))
-    unusable = _unusable(present, len(driver.gpus))
-    devices = tuple(name for name in _named(present, len(driver.gpus)) if name not in unusable)
+    unusable = _test_gpus(available, len(driver.gpus))
+    devices = tuple(name for name in _device_names(available, len(driver.gpus)) if name not in unusable)
     if all(versions[name] for name in ENGINES):
         advice.append(
-            "onnxruntime and onnxruntime-gpu share an import name: "
-            "`pip uninstall onnxruntime onnxruntime-gpu`, then install one of them"
+            "onnxruntime and onnxruntime-gpu cannot be installed together, both provide the module "
+            "`onnxruntime`: run `pip uninstall onnxruntime onnxruntime-gpu`, then install one of them"
         )
-    if present and "cuda" not in present:
+    if available and "cuda" not in available:
         advice.append(f"for an NVIDIA GPU: `{cuda.INSTALL}` in an environment without onnxruntime")
     missing = [name for name in EXPORT if not versions[name]]
     if missing:
         engine = "gpu" if versions["onnxruntime-gpu"] else "cpu"
         advice.append(
-            f"to export: `pip install 'paligemma-onnx[{engine},export]'` (missing: {', '.join(missing)})"
+            f"for `export`: `pip install 'paligemma-onnx[{engine},export]'` (missing: {', '.join(missing)})"
         )
     return Diagnosis(
         python=platform.python_version(),
@@ -82,13 +82,13 @@ def diagnose() -> Diagnosis:
 
 
 def table(diagnosis: Diagnosis) -> str:
-    """For a person."""
+    """Return the diagnosis as lines of text."""
     memory = diagnosis.memory_bytes
     lines = [
         f"{'python':<18} {diagnosis.python} on {diagnosis.system}",
-        *(f"{name:<18} {found or '-'}" for name, found in diagnosis.versions.items()),
+        *(f"{name:<18} {installed or '-'}" for name, installed in diagnosis.versions.items()),
         f"{'devices':<18} {', '.join(diagnosis.devices) or 'none'}",
-        *(f"{name:<18} {why}" for name, why in diagnosis.unusable.items()),
+        *(f"{name:<18} {reason}" for name, reason in diagnosis.unusable.items()),
         *(
             f"{f'gpu {index}':<18} {gpu.name}, {gpu.memory_bytes / GIB:.1f} GiB, "
             f"compute capability {_dotted(gpu.compute)}"
@@ -103,25 +103,25 @@ def table(diagnosis: Diagnosis) -> str:
     return "\n".join(lines)
 
 
-def _named(present: tuple[str, ...], gpus: int) -> Iterator[str]:
-    """Devices by the names that `--device` takes, each GPU by its own where there are several."""
-    for device in present:
+def _device_names(available: tuple[str, ...], gpus: int) -> Iterator[str]:
+    """Yield devices by the names that `--device` accepts; several GPUs are cuda, cuda:1, cuda:2, ..."""
+    for device in available:
         yield device
         if device == "cuda":
             yield from (f"cuda:{index}" for index in range(1, gpus))
 
 
-def _unusable(present: tuple[str, ...], gpus: int) -> dict[str, str]:
-    """Whether CUDA starts on each GPU is tried."""
-    found = {}
-    for name in _named(present, gpus):
+def _test_gpus(available: tuple[str, ...], gpus: int) -> dict[str, str]:
+    """Start CUDA on each GPU; return the devices on which it fails, with the error."""
+    unusable = {}
+    for name in _device_names(available, gpus):
         if name == "cpu":
             continue
         try:
             cuda.start(import_onnxruntime(), parse_device(name)[1])
         except PaliGemmaError as error:
-            found[name] = str(error)
-    return found
+            unusable[name] = str(error)
+    return unusable
 
 
 def _dotted(numbers: tuple[int, int]) -> str:

@@ -17,7 +17,7 @@ from ..errors import BundleError
 class StoredMatrices:
     """The matrices of one layer, or one matrix outside the layers."""
 
-    where: str  # language_model.layers, or the matrix' own name
+    where: str  # language_model.layers, or the name of the matrix
     layer: int | None
     matrices: int
     bits: tuple[int, ...]  # per number, ascending without repetition
@@ -29,7 +29,7 @@ class GraphContents:
     """Sizes, operators and matrices of one graph."""
 
     bytes: int  # of the graph file
-    weight_bytes: int  # that the graph reads from weight files, each counted one time
+    weight_bytes: int  # that the graph reads from weight files; a shared tensor counts once
     operators: dict[str, int]  # number of nodes by operator, descending
     matrices: tuple[StoredMatrices, ...]
 

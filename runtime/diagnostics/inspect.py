@@ -1,4 +1,4 @@
-"""What is in a bundle, in figures a person can use."""
+"""The `inspect` command: the contents of a bundle and the memory it needs, as JSON or as text."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ from .memory_estimate import (
     cache_bytes,
     cache_sizes,
     estimate_memory,
-    one_picture,
+    short_request_tokens,
 )
 
-MIB = 1 << 20  # bytes
-OPERATORS = 6  # of a graph that the table names; the JSON has all
+KIB, MIB = 1 << 10, 1 << 20  # bytes
+MAX_OPERATORS = 6  # per graph in the text; the JSON lists all
 
 WEIGHTS = {
-    "mapped": "mapped as they are, shared with other processes",
-    "prepared": "mapped as prepared, shared with other processes",
-    "packed": "private, in the order of this processor's kernels; `prepare` has them mapped",
-    "device": "on the GPU, each once",
+    "mapped": "mapped from the bundle's files, shared between processes",
+    "prepared": "mapped from the prepared graphs, shared between processes",
+    "packed": "private to the process, repacked for this CPU's kernels (after `prepare`: mapped and shared)",
+    "device": "on the GPU",
 }
 
 
 @dataclass(frozen=True)
 class Inspection:
-    """A bundle, and what it takes here."""
+    """A bundle's contents and the memory it needs on this machine."""
 
     manifest: Manifest
     graphs: Mapping[str, GraphContents]
@@ -46,7 +46,7 @@ class Inspection:
 
 
 def inspect_bundle(folder: Path, manifest: Manifest) -> Inspection:
-    """Look into a bundle's graphs, and at this machine; weights are not read.
+    """Inspect a bundle and this machine; weights are not read.
 
     Raises:
         BundleError: a graph or the tensor table is missing, altered or damaged.
@@ -55,22 +55,22 @@ def inspect_bundle(folder: Path, manifest: Manifest) -> Inspection:
     graphs = summarize_graphs(folder, manifest, tensors)
     try:
         prepared = find_prepared(manifest, Placement("cpu", machine.threads)) is not None
-    except ProviderError:  # no engine here, so nothing that it prepared
+    except ProviderError:  # without onnxruntime there are no prepared graphs for it
         prepared = False
     memory = estimate_memory(manifest, tensors, machine, prepared=prepared)
     return Inspection(manifest, graphs, cache_sizes(manifest), memory)
 
 
-def facts(found: Inspection) -> dict[str, Any]:
-    """The manifest without its tensor lists, and what follows from it."""
-    manifest = found.manifest
+def facts(inspected: Inspection) -> dict[str, Any]:
+    """Return the content of the JSON: the manifest without its tensor lists, and what is derived from it."""
+    manifest = inspected.manifest
     full = asdict(manifest)
     graphs = {
         name: {
             "file": graph["file"],
             "inputs": len(graph["inputs"]),
             "outputs": len(graph["outputs"]),
-            **asdict(found.graphs[name]),
+            **asdict(inspected.graphs[name]),
         }
         for name, graph in full.pop("graphs").items()
         if graph is not None
@@ -81,89 +81,91 @@ def facts(found: Inspection) -> dict[str, Any]:
         "total_bytes": sum(spec.bytes for spec in manifest.files.values()),
         "cache_bytes_per_token": cache_bytes(manifest, 1),
         "cache_bytes_full_context": cache_bytes(manifest, manifest.model.context_length),
-        "cache_by_length": [asdict(size) for size in found.caches],
-        "memory": asdict(found.memory),
+        "cache_by_length": [asdict(size) for size in inspected.caches],
+        "memory": asdict(inspected.memory),
     }
 
 
-def table(found: Inspection) -> str:
-    """The same for a person."""
-    manifest = found.manifest
+def table(inspected: Inspection) -> str:
+    """Return the inspection as lines of text."""
+    manifest = inspected.manifest
     model, image, cache = manifest.model, manifest.image, manifest.cache
     total = sum(spec.bytes for spec in manifest.files.values())
+    short = cache_bytes(manifest, short_request_tokens(manifest))
     lines = [
         f"bundle      {manifest.bundle_id}, schema {manifest.schema_version}",
         f"model       {model.family}, {model.parameters:,} parameters, width {model.hidden_size}, "
-        f"{model.vocab_size:,} words, context {model.context_length} tokens",
-        f"image       {image.size} x {image.size} pixels become {image.tokens} tokens",
+        f"vocabulary {model.vocab_size:,}, context {model.context_length:,} tokens",
+        f"image       {image.size} x {image.size} pixels, {image.tokens:,} tokens",
         f"precision   {manifest.precision.name}, ONNX opset {manifest.precision.opset}, "
         f"for {' and '.join(manifest.precision.devices)}",
         *(f"            {graph} {form}" for graph, form in vars(manifest.precision.matrices).items()),
-        f"cache       {cache.layers} layers x {cache.heads} heads x {cache.head_dim}: "
-        f"{cache_bytes(manifest, 1) / 1024:.0f} KiB a token, "
-        f"{cache_bytes(manifest, one_picture(manifest)) / MIB:.1f} MiB for one image and a short answer",
-        f"made by     paligemma-onnx {manifest.producer.paligemma_onnx}, torch {manifest.producer.torch}, "
+        f"KV cache    {cache.layers} layers x {cache.heads} heads x {cache.head_dim}: "
+        f"{cache_bytes(manifest, 1) / KIB:.0f} KiB per token, "
+        f"{short / MIB:.1f} MiB for one image and a short answer",
+        f"made with   paligemma-onnx {manifest.producer.paligemma_onnx}, torch {manifest.producer.torch}, "
         f"onnx {manifest.producer.onnx}",
         "",
         *(f"{spec.bytes:>16,}  {name}" for name, spec in sorted(manifest.files.items())),
-        f"{total:>16,}  bytes in all",
-        *(line for name, graph in found.graphs.items() for line in _graph(name, graph)),
+        f"{total:>16,}  bytes in total",
+        *(line for name, graph in inspected.graphs.items() for line in _graph_lines(name, graph)),
         "",
-        *_caches(found),
+        *_cache_lines(inspected),
         "",
-        *_memory(found.memory),
+        *_memory_lines(inspected.memory),
     ]
     return "\n".join(lines)
 
 
-def _graph(name: str, graph: GraphContents) -> Iterator[str]:
-    """Size, operators, and its matrices by layer."""
+def _graph_lines(name: str, graph: GraphContents) -> Iterator[str]:
+    """Yield the lines about a graph: size, operators, and matrices by layer."""
     yield ""
     yield (
         f"{name}: {sum(graph.operators.values()):,} nodes, graph {_size(graph.bytes)}, "
         f"weights {_size(graph.weight_bytes)}"
     )
-    named = list(graph.operators.items())
-    rest = sum(count for _, count in named[OPERATORS:])
-    listed = ", ".join(f"{count} {operator}" for operator, count in named[:OPERATORS])
-    yield f"    {listed}{f', {rest} others' if rest else ''}"
-    for where, one in spans(graph.matrices):
-        bits = " and ".join(map(str, one.bits))
-        each = f"{one.matrices} matrices a layer" if one.layer is not None else "1 matrix"
-        yield f"    {where:<48} {bits:>7} bits  {each}, {_size(one.bytes)}"
+    operators = list(graph.operators.items())
+    others = sum(count for _, count in operators[MAX_OPERATORS:])
+    names = ", ".join(f"{count} {operator}" for operator, count in operators[:MAX_OPERATORS])
+    yield f"    {names}{f', {others} others' if others else ''}"
+    for where, layer in spans(graph.matrices):
+        bits = " and ".join(map(str, layer.bits))
+        matrices = f"{layer.matrices} matrices per layer" if layer.layer is not None else "1 matrix"
+        yield f"    {where:<48} {bits:>7} bits  {matrices}, {_size(layer.bytes)}"
 
 
-def _caches(found: Inspection) -> Iterator[str]:
-    yield f"{'cache of tokens':<16}" + "".join(f"{f'batch {batch}':>12}" for batch in BATCHES)
-    sizes = {(size.tokens, size.batch): size.bytes for size in found.caches}
+def _cache_lines(inspected: Inspection) -> Iterator[str]:
+    yield f"{'KV cache, tokens':<16}" + "".join(f"{f'batch {batch}':>12}" for batch in BATCHES)
+    sizes = {(size.tokens, size.batch): size.bytes for size in inspected.caches}
     names = {
-        one_picture(found.manifest): "one picture",
-        found.manifest.model.context_length: "full context",
+        short_request_tokens(inspected.manifest): "one image",
+        inspected.manifest.model.context_length: "full context",
     }
-    for tokens in dict.fromkeys(size.tokens for size in found.caches):
+    for tokens in dict.fromkeys(size.tokens for size in inspected.caches):
         row = "".join(f"{_size(sizes[tokens, batch]):>12}" for batch in BATCHES)
         yield f"{tokens:>15,} {row}   {names.get(tokens, '')}".rstrip()
 
 
-def _memory(memory: MemoryEstimate) -> Iterator[str]:
-    place = "GPU" if memory.weights == "device" else "CPU"
-    yield f"memory      about {_size(memory.total_bytes)} for one request on the {place}:"
+def _memory_lines(memory: MemoryEstimate) -> Iterator[str]:
+    on_gpu = memory.weights == "device"
+    device = "GPU" if on_gpu else "CPU"
+    yield f"memory      about {_size(memory.total_bytes)} for one request on the {device}:"
     yield f"            {_size(memory.weights_bytes)} weights, {WEIGHTS[memory.weights]}"
-    yield f"            {_size(memory.cache_bytes)} cache, {_size(memory.other_bytes)} for all else"
+    yield f"            {_size(memory.cache_bytes)} KV cache, {_size(memory.other_bytes)} other"
     if memory.machine_bytes is None:
-        unknown = "no GPU is here" if place == "GPU" else "how much this machine has is unknown"
+        unknown = "this machine has no GPU" if on_gpu else "the memory of this machine is unknown"
         yield f"            {unknown}"
         return
-    free = "" if memory.free_bytes is None else f", {_size(memory.free_bytes)} of it free"
+    free = "" if memory.free_bytes is None else f", {_size(memory.free_bytes)} free"
     fits = "it fits" if memory.fits else "it does not fit"
     if memory.fits and memory.fits_now is False:
-        fits = "it fits once other programs have given memory back"
-    where = "this machine" if place == "CPU" else "the GPU"
-    yield f"            {where} has {_size(memory.machine_bytes)}{free}: {fits}"
+        fits = "it fits if other programs release memory"
+    owner = "the GPU" if on_gpu else "this machine"
+    yield f"            {owner} has {_size(memory.machine_bytes)}{free}: {fits}"
 
 
 def _size(count: int) -> str:
-    """Bytes in a unit of which there are some."""
+    """Return a number of bytes in the largest unit of which there is at least one."""
     for unit, name in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
         if count >= unit:
             return f"{count / unit:.1f} {name}"

@@ -1,4 +1,4 @@
-"""The machine at hand: its processor, and the memory that a process here may have."""
+"""The machine: its processor, and the memory that a process may use."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from pathlib import Path
 from ..engine.devices import available_threads
 
 KIB = 1 << 10  # bytes; the unit of /proc/meminfo
-# What a container may use (Linux, cgroup v2, then v1); a number of bytes, or a word where there is no limit.
+# Memory limit of a container (Linux cgroup v2, then v1): a number of bytes, or "max" if there is no limit.
 LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
 
 @dataclass(frozen=True)
 class Machine:
-    """Where this process runs."""
+    """The machine that this process runs on."""
 
     system: str
     processor: str
-    threads: int  # processors this process may use
-    memory_bytes: int | None  # of the machine, or of the container where that is less; None: unknown
-    free_bytes: int | None  # what the system can give without swapping; None: unknown
+    threads: int  # processors that this process may use
+    memory_bytes: int | None  # of the machine, or the container's limit if that is lower; None: unknown
+    free_bytes: int | None  # available without swapping; None: unknown
 
 
 def this_machine() -> Machine:
-    """Look around; never raises."""
+    """Return the facts about this machine; never raises."""
     memory, free = _memory(), _meminfo("MemAvailable")
     return Machine(
         system=f"{platform.system()} {platform.machine()}",
@@ -42,8 +42,8 @@ def _processor() -> str:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:  # not Linux
         lines = []
-    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(named, "") or platform.processor() or platform.machine()
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, "") or platform.processor() or platform.machine()
 
 
 def _memory() -> int | None:

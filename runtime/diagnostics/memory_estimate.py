@@ -1,4 +1,4 @@
-"""How much memory a bundle takes on this machine, before it is opened."""
+"""Estimate the memory that a bundle needs on this machine, without opening it."""
 
 from __future__ import annotations
 
@@ -13,60 +13,61 @@ from ..engine.nvidia_driver import Gpu, this_driver
 from ..graphs.buffer_pool import MIN_SLOTS
 from .machine import Machine
 
-ANSWER = 64  # tokens of a prompt and a short answer
-BATCHES = (1, 8)  # requests at once that the table is for
-LENGTHS = (1024, 4096)  # tokens: images of 448 and of 896 pixels become so many
+TEXT_TOKENS = 64  # of a prompt and a short answer
+BATCHES = (1, 8)  # batch sizes of the table of KV cache sizes
+LENGTHS = (1024, 4096)  # tokens of an image of 448 and of 896 pixels
 
-# Measured with benchmarks/real_size on bundles of 1.8 to 3.8 GB (benchmarks/measured); a test holds the
-# estimate against those figures. They are of a processor before VNNI; with it, it is up to a fifth less.
-PACKED = 1.22  # memory of a byte in a weight file, once matrices lie in the order of the kernels
-REST = 300_000_000  # bytes: Python, the engine, and what it computes with at 224 pixels
-# On a GPU: CUDA's own context, its libraries' workspaces and what is computed with. From what NVIDIA and
-# PyTorch say of contexts; not measured.
-REST_ON_DEVICE = 1_000_000_000  # bytes
+# Measured with benchmarks/real_size on bundles of 1.8 to 3.8 GB (benchmarks/measured); a test compares the
+# estimate with these measurements. They are from a processor without VNNI; with it, less is needed, by up to
+# a fifth.
+PACKED_FACTOR = 1.22  # bytes of memory per byte in a weight file, after the kernels repack the matrices
+OTHER_BYTES = 300_000_000  # Python, onnxruntime, and its activations at 224 pixels
+# CUDA context, workspaces of its libraries, and activations. From the context sizes that NVIDIA and PyTorch
+# document; not measured.
+OTHER_BYTES_CUDA = 1_000_000_000
 
 
 @dataclass(frozen=True)
 class MemoryEstimate:
-    """Bytes that a process which answers one request has resident at its peak."""
+    """Peak resident memory, in bytes, of a process that answers one request."""
 
-    # mapped: files as they are, shared between processes. prepared: likewise, in the kernels' order.
-    # packed: private memory, in the kernels' order. device: on the GPU, as they are in the files.
+    # mapped: the weight files, shared between processes. prepared: the same for prepared graphs.
+    # packed: private memory, repacked for the kernels. device: GPU memory, as in the weight files.
     weights: Literal["mapped", "prepared", "packed", "device"]
     weights_bytes: int
-    cache_bytes: int  # one picture and a short answer
+    cache_bytes: int  # one image and a short answer
     other_bytes: int
     total_bytes: int
-    machine_bytes: int | None  # None: unknown
-    free_bytes: int | None
-    fits: bool | None  # whether the machine has so much memory; None: unknown
-    fits_now: bool | None  # whether so much is free
+    machine_bytes: int | None  # memory of the machine or GPU; None: unknown
+    free_bytes: int | None  # None: unknown
+    fits: bool | None  # whether the machine has enough memory; None: unknown
+    fits_now: bool | None  # whether enough memory is free; None: unknown
 
 
 @dataclass(frozen=True)
 class CacheSize:
-    """Memory of a key-value cache."""
+    """Memory of a KV cache."""
 
-    tokens: int  # of each row, image tokens included
+    tokens: int  # per row, image tokens included
     batch: int
     bytes: int
 
 
 def cache_bytes(manifest: Manifest, tokens: int) -> int:
-    """Memory of the key-value cache of one request that holds so many tokens."""
+    """Return the bytes of the KV cache of one row with this number of tokens."""
     cache = manifest.cache
     return 2 * cache.layers * cache.heads * cache.head_dim * DTYPES[cache.dtype].bytes * tokens
 
 
-def one_picture(manifest: Manifest) -> int:
-    """Tokens of a picture, a prompt and a short answer."""
-    return min(manifest.image.tokens + ANSWER, manifest.model.context_length)
+def short_request_tokens(manifest: Manifest) -> int:
+    """Return the number of tokens of one image, a prompt and a short answer."""
+    return min(manifest.image.tokens + TEXT_TOKENS, manifest.model.context_length)
 
 
 def cache_sizes(manifest: Manifest) -> tuple[CacheSize, ...]:
-    """For one picture, some round lengths and the full context; alone and in a batch."""
+    """Return the cache sizes for a short request, LENGTHS and the full context, for each batch size."""
     full = manifest.model.context_length
-    lengths = sorted({one_picture(manifest), *(length for length in LENGTHS if length < full), full})
+    lengths = sorted({short_request_tokens(manifest), *(length for length in LENGTHS if length < full), full})
     return tuple(
         CacheSize(tokens, batch, batch * cache_bytes(manifest, tokens))
         for tokens in lengths
@@ -77,25 +78,25 @@ def cache_sizes(manifest: Manifest) -> tuple[CacheSize, ...]:
 def estimate_memory(
     manifest: Manifest, tensors: TensorTable, machine: Machine, *, prepared: bool
 ) -> MemoryEstimate:
-    """What a process needs that loads the bundle and answers about one picture.
+    """Estimate the memory of a process that loads the bundle and answers about one image.
 
     Args:
-        manifest: the bundle's.
-        tensors: the bundle's.
-        machine: where it will run.
-        prepared: whether `prepare` has written its graphs for this machine.
+        manifest: the bundle's manifest.
+        tensors: the bundle's tensor table.
+        machine: the machine it will run on.
+        prepared: whether prepared graphs for this machine exist.
     """
     if "cpu" not in manifest.precision.devices:
-        return _on_device(manifest, tensors, this_driver().gpus)
+        return _estimate_gpu_memory(manifest, tensors, this_driver().gpus)
     size = sum(spec.bytes for spec in manifest.files.values())
     mapped = manifest.precision.is_float32
-    weights = size if mapped else int(PACKED * size)
-    cache = cache_bytes(manifest, one_picture(manifest))
+    weights = size if mapped else int(PACKED_FACTOR * size)
+    cache = cache_bytes(manifest, short_request_tokens(manifest))
     if manifest.cache.update == "grow":
-        cache *= 2  # a step copies it, and has both
-    # Scores of every patch with every patch, and their softmax.
+        cache *= 2  # a step copies the cache: the old and the new one exist at the same time
+    # Attention scores of every patch with every patch in all heads, and their softmax.
     attention = 2 * manifest.model.vision_heads * manifest.image.tokens**2 * DTYPES["float32"].bytes
-    other = REST + attention
+    other = OTHER_BYTES + attention
     total = weights + cache + other
     return MemoryEstimate(
         weights="mapped" if mapped else "prepared" if prepared else "packed",
@@ -110,8 +111,8 @@ def estimate_memory(
     )
 
 
-def _on_device(manifest: Manifest, tensors: TensorTable, gpus: Sequence[Gpu]) -> MemoryEstimate:
-    """The same of a GPU's memory, the first one's."""
+def _estimate_gpu_memory(manifest: Manifest, tensors: TensorTable, gpus: Sequence[Gpu]) -> MemoryEstimate:
+    """Estimate the GPU memory and compare it with the first GPU's."""
     files = {
         tensor.file
         for name, stored in tensors.graphs.items()
@@ -119,16 +120,17 @@ def _on_device(manifest: Manifest, tensors: TensorTable, gpus: Sequence[Gpu]) ->
         for tensor in stored
     }
     weights = sum(manifest.files[file].bytes for file in files)
-    cache = cache_bytes(manifest, min(max(MIN_SLOTS, one_picture(manifest)), manifest.model.context_length))
-    total, there = weights + cache + REST_ON_DEVICE, gpus[0].memory_bytes if gpus else None
+    slots = min(max(MIN_SLOTS, short_request_tokens(manifest)), manifest.model.context_length)
+    cache = cache_bytes(manifest, slots)
+    total, available = weights + cache + OTHER_BYTES_CUDA, gpus[0].memory_bytes if gpus else None
     return MemoryEstimate(
         weights="device",
         weights_bytes=weights,
         cache_bytes=cache,
-        other_bytes=REST_ON_DEVICE,
+        other_bytes=OTHER_BYTES_CUDA,
         total_bytes=total,
-        machine_bytes=there,
+        machine_bytes=available,
         free_bytes=None,
-        fits=None if there is None else total <= there,
+        fits=None if available is None else total <= available,
         fits_now=None,
     )

@@ -72,7 +72,7 @@ def test_transformers_is_asked_as_our_model_answers(work: Path) -> None:
     call = reference._call
     reference._call = lambda *args, **kwargs: steps.append(call(*args, **kwargs)) or steps[-1]  # type: ignore[method-assign, func-returns-value]
     cost = reference.ask(images_for(None, 1))
-    assert (cost.pictures, cost.tokens, len(steps)) == (1, 4, 4)
+    assert (cost.images, cost.tokens, len(steps)) == (1, 4, 4)
     config, checkpoint = open_checkpoint(folder)
     model = load_model(config, checkpoint)
     features = model.encode_image(torch.from_numpy(reference._pixels(images_for(None, 1)[0]))[None])

@@ -1,4 +1,4 @@
-"""`export`, `validate` and `demo` as commands: the hub, other models, and folders that are taken."""
+"""The commands `export`, `validate` and `demo`: Hub errors, other checkpoints, occupied folders."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ HUB_ID = "google/paligemma-3b-pt-224"
 EMBEDDING = "language_model.model.embed_tokens.weight"
 
 
-def answering(error: type[Exception], status: int) -> Exception:
+def http_error(error: type[Exception], status: int) -> Exception:
     response: Any = SimpleNamespace(
         status_code=status, headers={}, request=None, url="https://huggingface.co"
     )
@@ -37,17 +37,17 @@ def answering(error: type[Exception], status: int) -> Exception:
     ("error", "code", "words"),
     [
         (
-            answering(errors.GatedRepoError, 403),
+            http_error(errors.GatedRepoError, 403),
             4,
             f"accept its licence at https://huggingface.co/{HUB_ID}, then run `hf auth",
         ),
         (
-            answering(errors.RepositoryNotFoundError, 401),
+            http_error(errors.RepositoryNotFoundError, 401),
             4,
             "the hub has no such model; if it is private, run",
         ),
-        (answering(errors.RevisionNotFoundError, 404), 4, "the hub has the model, but not this revision"),
-        (answering(errors.HfHubHTTPError, 503), 4, "the hub returned HTTP status 503; try again later"),
+        (http_error(errors.RevisionNotFoundError, 404), 4, "the hub has the model, but not this revision"),
+        (http_error(errors.HfHubHTTPError, 503), 4, "the hub returned HTTP status 503; try again later"),
         (
             errors.LocalEntryNotFoundError("offline"),
             4,
@@ -84,20 +84,20 @@ def test_a_hub_id_is_downloaded(
     capsys: pytest.CaptureFixture[str],
     tmp_path: Path,
 ) -> None:
-    """Only what an export reads, and no pickles."""
-    asked: list[tuple[str, Any]] = []
+    """Downloads only the files that an export reads, and no pickles."""
+    downloads: list[tuple[str, Any]] = []
     hub.enable_progress_bars()
 
     def download(name: str, *, allow_patterns: Any, **_: Any) -> str:
-        assert hub.are_progress_bars_disabled()  # nobody looks on
-        asked.append((name, allow_patterns))
+        assert hub.are_progress_bars_disabled()  # stderr is not a terminal
+        downloads.append((name, allow_patterns))
         return str(checkpoint(CASE))
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
     arguments = ("export", HUB_ID, "--output", tmp_path / "bundle")
     result = run_in_process(capsys, *arguments)
     assert result.code == 0
-    assert asked == [(HUB_ID, ["*.json", "*.safetensors"])]
+    assert downloads == [(HUB_ID, ["*.json", "*.safetensors"])]
     assert result.out.startswith(f"{tmp_path / 'bundle'}: bundle ")
     assert "compared with the PyTorch model" in result.out
     assert "tracing prefill\n" in result.err
@@ -127,7 +127,7 @@ def test_the_checkpoint_it_was_made_of(
 def test_other_weights_of_the_same_model(
     bundle: Folders, checkpoint: Folders, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    """A fine-tuned twin: 6, the report on stdout, the first difference on stderr."""
+    """A fine-tuned model: exit code 6, the report on stdout, the first difference on stderr."""
     other = copied(checkpoint(CASE), tmp_path / "checkpoint")
     edit_tensors(other, lambda tensors: tensors.update({EMBEDDING: tensors[EMBEDDING] * 1.01}))
     result = validated(capsys, bundle(CASE), other)
@@ -166,7 +166,7 @@ def test_other_facts(
     value: object,
     words: str,
 ) -> None:
-    """A checkpoint of another shape is told before torch computes anything."""
+    """A checkpoint with other facts is refused before torch computes anything."""
     other = copied(checkpoint(CASE), tmp_path / "checkpoint")
 
     def change(content: Any) -> None:
@@ -199,10 +199,10 @@ def test_validate_takes_prompts_and_images_from_variables(
 
 def test_a_demo_leaves_what_is_there(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     (tmp_path / "mine").write_text("mine")
-    for place in (tmp_path, tmp_path / "mine", tmp_path / "mine" / "deeper"):
-        result = run_in_process(capsys, "demo", "--output", place)
+    for folder in (tmp_path, tmp_path / "mine", tmp_path / "mine" / "deeper"):
+        result = run_in_process(capsys, "demo", "--output", folder)
         assert result.code == 2
-        assert str(place) in result.error
+        assert str(folder) in result.error
     assert [entry.name for entry in tmp_path.iterdir()] == ["mine"]
 
 

@@ -1,4 +1,4 @@
-"""Completion in a real bash, as somebody types; and what zsh and fish are told, without these shells."""
+"""Tab completion: in a real bash on a pseudo-terminal, and the answers that zsh and fish receive."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PROMPT = "ready> "
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the command, a bundle-like folder and some files."""
     folder = tmp_path_factory.mktemp("completion")
     program = folder / "bin" / "paligemma-onnx"
@@ -35,19 +35,19 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def env(place: Path) -> dict[str, str]:
-    path = f"{place / 'bin'}:{os.environ['PATH']}"
+def env(work: Path) -> dict[str, str]:
+    path = f"{work / 'bin'}:{os.environ['PATH']}"
     return os.environ | {"PATH": path, "PS1": PROMPT, "TERM": "dumb", "INPUTRC": "/dev/null", "HISTFILE": ""}
 
 
 @pytest.fixture(scope="module")
-def bash(place: Path, env: dict[str, str]) -> Iterator[Terminal]:
-    """A bash that has read the script."""
-    found = shutil.which("bash")
-    assert found is not None, "this test needs bash"
-    with Terminal([found, "--noprofile", "--norc", "-i"], env) as terminal:
+def bash(work: Path, env: dict[str, str]) -> Iterator[Terminal]:
+    """An interactive bash that has sourced the completion script."""
+    program = shutil.which("bash")
+    assert program is not None, "this test needs bash"
+    with Terminal([program, "--noprofile", "--norc", "-i"], env) as terminal:
         terminal.read_until(PROMPT)
-        terminal.type(f"cd {place / 'here'}; source <(paligemma-onnx completion bash); echo so''urced\n")
+        terminal.type(f"cd {work / 'here'}; source <(paligemma-onnx completion bash); echo so''urced\n")
         terminal.read_until("\nsourced")
         yield terminal
 
@@ -61,7 +61,7 @@ def bash(place: Path, env: dict[str, str]) -> Iterator[Terminal]:
         ("validate --ht", "validate --html "),
         ("export --precision int4-c", "--precision int4-compact "),
         ("generate --device cu", "--device cuda "),
-        # a file would also begin with `bun`, but a bundle is a folder
+        # a file also begins with `bun`, but a bundle is a folder
         ("inspect bun", "inspect bundle-of-mine/"),
         ("generate --model bun", "--model bundle-of-mine/"),
         ("validate x --checkpoint bun", "--checkpoint bundle-of-mine/"),
@@ -82,7 +82,7 @@ def test_bash_lists_all_commands(bash: Terminal) -> None:
 
 @pytest.mark.parametrize("shell", SHELLS)
 def test_every_script(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """It defines a completion of our command and asks it in the words that click reads."""
+    """The script registers a completion for the command and calls it with the variables that click reads."""
     result = run_in_process(capsys, "completion", shell)
     assert result.code == 0
     for words in ("paligemma-onnx", f"{VARIABLE}={shell}_complete", "COMP_WORDS"):
@@ -102,27 +102,29 @@ def test_every_script(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
 def test_what_the_other_shells_are_answered(
     env: dict[str, str], shell: str, words: str, cword: str, answer: str
 ) -> None:
-    """zsh and fish need not be installed here: this is the command's half of the conversation."""
-    asked = env | {VARIABLE: f"{shell}_complete", "COMP_WORDS": words, "COMP_CWORD": cword}
-    done = subprocess.run(["paligemma-onnx"], env=asked, capture_output=True, text=True, check=True)
+    """Call the command as the scripts for zsh and fish do; these shells need not be installed."""
+    variables = env | {VARIABLE: f"{shell}_complete", "COMP_WORDS": words, "COMP_CWORD": cword}
+    done = subprocess.run(["paligemma-onnx"], env=variables, capture_output=True, text=True, check=True)
     assert done.stdout.startswith(answer)
     assert done.stderr == ""
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_the_scripts_are_scripts(place: Path, env: dict[str, str], shell: str) -> None:
-    """Read by the shell itself where it is installed; bash always is, and the others are named if not."""
-    found = shutil.which(shell)
-    if found is None:
+def test_the_scripts_are_scripts(work: Path, env: dict[str, str], shell: str) -> None:
+    """Each installed shell can parse its script; bash must be installed."""
+    program = shutil.which(shell)
+    if program is None:
         assert shell != "bash"
-        print(f"{shell} is not installed: its script was not read by it")
+        print(f"{shell} is not installed: its script was not parsed")
         return
     script = subprocess.run(
-        [place / "bin" / "paligemma-onnx", "completion", shell], capture_output=True, check=True
+        [work / "bin" / "paligemma-onnx", "completion", shell], capture_output=True, check=True
     )
-    (place / shell).write_bytes(script.stdout)
-    read = subprocess.run([found, "-n", place / shell], env=env, capture_output=True, text=True, check=False)
-    assert (read.returncode, read.stderr) == (0, "")
+    (work / shell).write_bytes(script.stdout)
+    parsed = subprocess.run(
+        [program, "-n", work / shell], env=env, capture_output=True, text=True, check=False
+    )
+    assert (parsed.returncode, parsed.stderr) == (0, "")
 
 
 def test_all_commands_are_listed_with_a_line_of_help(capsys: pytest.CaptureFixture[str]) -> None:

@@ -104,12 +104,12 @@ def test_help(name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest
     lines = page.splitlines()
     assert len(lines) <= MAX_LINES
     assert max(map(len, lines)) <= COLUMNS
-    mine = [option for owner, option in ALL if owner == name]
-    if mine:
+    options = [option for owner, option in ALL if owner == name]
+    if options:
         variable, flag = re.search(rf"({VARIABLES}\w+)\s+sets\s+(--[\w-]+)", page).groups()  # type: ignore[union-attr]
-        named = {f"{VARIABLES}_{name.upper()}_{option.name.upper()}": option.opts for option in mine}  # type: ignore[union-attr]
+        named = {f"{VARIABLES}_{name.upper()}_{option.name.upper()}": option.opts for option in options}  # type: ignore[union-attr]
         assert flag in named[variable]
-    for option in mine:
+    for option in options:
         assert option.help
         assert option.opts[0] in page
 

@@ -1,4 +1,4 @@
-"""How far the work is: a bar where somebody looks on, elsewhere a line now and then; colours if wanted."""
+"""Progress of an export: a bar on a terminal, otherwise a line from time to time; NO_COLOR."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ import pytest
 from command_line import MAIN, run_command
 from pseudo_terminal import Terminal
 
-from paligemma_onnx.export.cli.progress import OFTEN, TerminalProgress
+from paligemma_onnx.export.cli.progress import INTERVAL, TerminalProgress
 
-COLOUR = "\x1b[31m"  # red, as TQDM_COLOUR=red has it
-# An export of a bar, without a model: bytes that are written slowly.
+COLOUR = "\x1b[31m"  # red, for TQDM_COLOUR=red
+# Makes `inspect` show a progress bar for bytes that are written slowly.
 SHOW = """
 import click, time
 import paligemma_onnx.runtime.cli.bundle as commands
-def shown(bundle):
-    from paligemma_onnx.export.cli.progress import TerminalProgress  # late, as commands import it
+def show_progress(bundle):
+    from paligemma_onnx.export.cli.progress import TerminalProgress  # imported when used, as in the commands
     with TerminalProgress() as progress:
         progress.stage("reading checkpoint")
         progress.set_total(3_000_000)
@@ -28,14 +28,14 @@ def shown(bundle):
             time.sleep(0.12)
         progress.warn("something odd")
     raise SystemExit
-commands.read_manifest = shown
+commands.read_manifest = show_progress
 """
 
 
 def on_a_terminal(**variables: str) -> str:
     env = {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "TQDM_COLOUR")}
     with Terminal([sys.executable, "-c", SHOW + MAIN, "inspect", "x"], env | variables) as terminal:
-        return terminal.read_until("a word that is never said")
+        return terminal.read_until("text that is never printed")
 
 
 def test_a_bar_where_somebody_looks_on() -> None:
@@ -47,7 +47,7 @@ def test_a_bar_where_somebody_looks_on() -> None:
 
 
 def test_no_color() -> None:
-    """Who asks for a coloured bar gets one, unless no colours are wanted; an empty NO_COLOR is none."""
+    """TQDM_COLOUR colours the bar unless NO_COLOR is set and not empty."""
     assert COLOUR in on_a_terminal(TQDM_COLOUR="red")
     assert COLOUR in on_a_terminal(TQDM_COLOUR="red", NO_COLOR="")
     shown = on_a_terminal(TQDM_COLOUR="red", NO_COLOR="1")
@@ -64,7 +64,7 @@ def test_plain_lines_elsewhere(tmp_path: Path) -> None:
 
 
 def test_a_line_now_and_then(capsys: pytest.CaptureFixture[str]) -> None:
-    """A thousand steps in a hundred seconds; then a new kind of work, which is said at once."""
+    """A thousand steps in 100 seconds print a line every 10 seconds; a new stage prints one at once."""
     now = 0.0
     with TerminalProgress(lambda: now) as progress:
         for step in range(1000):
@@ -77,9 +77,9 @@ def test_a_line_now_and_then(capsys: pytest.CaptureFixture[str]) -> None:
             progress.advance(1_000_000_000)
     lines = capsys.readouterr().err.splitlines()
     steps = [line for line in lines if line.startswith("reference: step ")]
-    assert len(steps) == 100 / OFTEN
-    assert steps[1] == f"reference: step {int(OFTEN * 10) + 1} of 1000"
+    assert len(steps) == 100 / INTERVAL
+    assert steps[1] == f"reference: step {int(INTERVAL * 10) + 1} of 1000"
     assert lines[len(steps)] == "bundle: vision"
     assert lines[len(steps) + 1 :] == [
-        f"bundle: vision: {gigabytes}.0 of 50.0 GB in all" for gigabytes in (10, 20, 30, 40, 50)
+        f"bundle: vision: {gigabytes}.0 of 50.0 GB" for gigabytes in (10, 20, 30, 40, 50)
     ]

@@ -1,4 +1,4 @@
-"""`bench`: figures of a bundle on this machine. None of these tests looks at how long anything took."""
+"""The `bench` command: what it measures and reports. No test depends on how long anything takes."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from paligemma_onnx.runtime.diagnostics.benchmark import Benchmark, Cost, images
 Folders = Callable[[str], Path]
 CASE = "gemma_one_kv_head"
 COST = Cost(
-    pictures=4,
+    images=4,
     tokens=20,
     vision_s=0.3,
     prefill_s=1.0,
     time_to_first_token_s=2.3,
     token_s=0.1,
-    own_s=0.002,
+    overhead_s=0.002,
     total_s=4.0,
 )
 
@@ -41,17 +41,17 @@ def test_json_has_finite_positive_figures(bundle: Folders, capsys: pytest.Captur
     result = run_in_process(capsys, "bench", bundle(CASE), *options)
     assert result.code == 0, result.err
     assert result.err.splitlines() == ["round 1 of 2", "round 2 of 2"]
-    found = json.loads(result.out)
-    asked = {"threads": 1, "rounds": 2, "tokens": 3, "device": "cpu", "precision": "fp32"}
-    assert {name: found[name] for name in asked} == asked
-    assert set(found["images_per_minute"]) == {"2", "3"}
-    seconds = [value for name, value in found.items() if name.endswith("_s")]
+    measured = json.loads(result.out)
+    expected = {"threads": 1, "rounds": 2, "tokens": 3, "device": "cpu", "precision": "fp32"}
+    assert {name: measured[name] for name in expected} == expected
+    assert set(measured["images_per_minute"]) == {"2", "3"}
+    seconds = [value for name, value in measured.items() if name.endswith("_s")]
     assert len(seconds) == 5
-    for value in (*seconds, *found["images_per_minute"].values(), found["tokens_per_second"]):
+    for value in (*seconds, *measured["images_per_minute"].values(), measured["tokens_per_second"]):
         assert math.isfinite(value)
         assert value > 0
-    assert 0 < found["own_share"] < 1
-    assert found["peak_bytes"] > 10_000_000
+    assert 0 < measured["own_share"] < 1
+    assert measured["peak_bytes"] > 10_000_000
 
 
 def test_table_for_a_person(bundle: Folders, capsys: pytest.CaptureFixture[str]) -> None:
@@ -90,44 +90,44 @@ def test_variables(
 ) -> None:
     for name, value in {"TOKENS": "2", "ROUNDS": "1", "BATCHES": "1", "JSON": "1"}.items():
         monkeypatch.setenv(f"PALIGEMMA_ONNX_BENCH_{name}", value)
-    found = json.loads(run_in_process(capsys, "bench", bundle(CASE)).out)
-    assert (found["tokens"], found["rounds"]) == (2, 1)
+    measured = json.loads(run_in_process(capsys, "bench", bundle(CASE)).out)
+    assert (measured["tokens"], measured["rounds"]) == (2, 1)
 
 
 def test_a_stop_id_ends_nothing_and_the_ids_before_it_are_the_same(model: PaliGemma) -> None:
-    """A model whose second word is a stop id, which would end the answer there."""
-    picture = images_for(None, 1)[0]
-    ids = model.generate(picture, "caption en", max_new_tokens=6).token_ids
+    """A model whose second token is a stop id, which ends a normal answer there."""
+    image = images_for(None, 1)[0]
+    ids = model.generate(image, "caption en", max_new_tokens=6).token_ids
     assert len(ids) == 6
     tokens = replace(model.manifest.tokens, stop=(ids[1],))
     manifest = replace(model.manifest, tokens=tokens)
     stopping = PaliGemma(manifest, model.tokenizer, replace(model.runner, manifest=manifest), 0.0)  # type: ignore[type-var]
-    assert len(stopping.generate(picture, "caption en", max_new_tokens=6).token_ids) < 6
-    assert Benchmark(stopping).ask([picture], "caption en", 6).tokens == 6
-    assert stopping.manifest.tokens.stop == (ids[1],)  # who is measured is left as it was
+    assert len(stopping.generate(image, "caption en", max_new_tokens=6).token_ids) < 6
+    assert Benchmark(stopping).measure([image], "caption en", 6).tokens == 6
+    assert stopping.manifest.tokens.stop == (ids[1],)  # the measured model is unchanged
 
 
 def test_every_picture_is_looked_at(model: PaliGemma) -> None:
     benchmark = Benchmark(model)
-    benchmark.ask(images_for(None, 3), "caption en", 4)
+    benchmark.measure(images_for(None, 3), "caption en", 4)
     assert [len(session.runs) for session in benchmark.sessions] == [3, 1, 3]
 
 
 def test_pictures_of_one_colour_differ_too() -> None:
-    one, *others = images_for(np.full((8, 8, 3), 255, np.uint8), 256)
-    assert (one == 255).all()
-    assert len({picture.tobytes() for picture in (one, *others)}) == 256
+    first, *others = images_for(np.full((8, 8, 3), 255, np.uint8), 256)
+    assert (first == 255).all()
+    assert len({image.tobytes() for image in (first, *others)}) == 256
 
 
 def test_a_context_that_is_too_short_is_told(model: PaliGemma) -> None:
     short = replace(model.manifest, model=replace(model.manifest.model, context_length=24))
     cramped = PaliGemma(short, model.tokenizer, replace(model.runner, manifest=short), 0.0)  # type: ignore[type-var]
-    with pytest.raises(OptionError, match="20 tokens do not fit into the context, which has room for"):
-        Benchmark(cramped).ask(images_for(None, 1), "caption en", 20)
+    with pytest.raises(OptionError, match="20 tokens do not fit into the context, which has space for"):
+        Benchmark(cramped).measure(images_for(None, 1), "caption en", 20)
 
 
 def test_what_follows_from_a_cost() -> None:
-    assert COST.own_share == pytest.approx(0.02)
+    assert COST.overhead_share == pytest.approx(0.02)
     assert COST.tokens_per_second == pytest.approx(40)
     assert COST.images_per_minute == pytest.approx(60)
     assert COST.tokens_per_minute == pytest.approx(1200)

@@ -1,4 +1,4 @@
-"""`inspect`: what is in the graphs, what a cache takes, and whether this machine has the memory."""
+"""The `inspect` command: contents of graphs, sizes of KV caches, and the memory estimate."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from paligemma_onnx.runtime.diagnostics.memory_estimate import estimate_memory
 Folders = Callable[[str], Path]
 CASE = "gemma_one_kv_head"
 MEASURED = ROOT / "benchmarks" / "measured" / "paligemma-224-zen3.json"
-BEFORE = {
+KEYS = {
     *("schema_version", "bundle_id", "model", "image", "tokens", "cache", "graphs", "precision"),
     *("generation", "producer", "files", "total_bytes", "cache_bytes_per_token", "cache_bytes_full_context"),
 }
@@ -43,10 +43,10 @@ def manifest(bundle: Folders) -> Manifest:
 
 def test_json(bundle: Folders, capsys: pytest.CaptureFixture[str]) -> None:
     folder = bundle(CASE)
-    ended = run_in_process(capsys, "inspect", folder, "--json")
-    found: Any = json.loads(ended.out)
-    assert found.keys() == BEFORE | {"cache_by_length", "memory"}
-    said = json.loads((folder / "manifest.json").read_text())["graphs"]
+    result = run_in_process(capsys, "inspect", folder, "--json")
+    found: Any = json.loads(result.out)
+    assert found.keys() == KEYS | {"cache_by_length", "memory"}
+    expected = json.loads((folder / "manifest.json").read_text())["graphs"]
     for name, graph in found["graphs"].items():
         model = onnx.load(folder / f"{name}.onnx", load_external_data=False)
         assert graph["file"] == f"{name}.onnx"
@@ -54,34 +54,34 @@ def test_json(bundle: Folders, capsys: pytest.CaptureFixture[str]) -> None:
         assert sum(graph["operators"].values()) == len(model.graph.node)
         assert graph["bytes"] == (folder / f"{name}.onnx").stat().st_size
         if name in LAYERED:
-            assert {one["layer"] for one in graph["matrices"]} == {0, 1, None}
-        assert all(one["bits"] == [32] for one in graph["matrices"])
-    assert found["graphs"].keys() == said.keys()
+            assert {matrices["layer"] for matrices in graph["matrices"]} == {0, 1, None}
+        assert all(matrices["bits"] == [32] for matrices in graph["matrices"])
+    assert found["graphs"].keys() == expected.keys()
     text = run_in_process(capsys, "inspect", folder).out
     for words in (
         "vision_encoder: ",
         "language_model.layers.0-1",
         "32 bits",
         "full context",
-        "mapped as they are",
+        "mapped from the bundle's files",
     ):
         assert words in text
 
 
 def test_what_a_graph_reads(bundle: Folders, manifest: Manifest) -> None:
-    """Every tensor of the weight file but padding between them: vision's is read by one graph alone."""
+    """The vision graph's weight file, which no other graph reads, without the padding between tensors."""
     folder = bundle(CASE)
     contents = summarize_graphs(folder, manifest, read_tensor_table(folder, manifest))["vision_encoder"]
-    model = onnx.load(folder / "vision_encoder.onnx")  # with the numbers themselves
-    held = sum(onnx.numpy_helper.to_array(one).nbytes for one in model.graph.initializer)
+    model = onnx.load(folder / "vision_encoder.onnx")  # with external data
+    total = sum(onnx.numpy_helper.to_array(tensor).nbytes for tensor in model.graph.initializer)
     inside = onnx.load(folder / "vision_encoder.onnx", load_external_data=False).graph.initializer
-    small = sum(onnx.numpy_helper.to_array(one).nbytes for one in inside if not one.external_data)
-    assert contents.weight_bytes == held - small
+    inline = sum(onnx.numpy_helper.to_array(tensor).nbytes for tensor in inside if not tensor.external_data)
+    assert contents.weight_bytes == total - inline
 
 
 @pytest.mark.parametrize("precision", ["int4", "int8"])
 def test_bits_by_layer(rounded: Callable[[str, str], Path], precision: str) -> None:
-    """By the attributes of the operators, which the tensor table is not made from."""
+    """Compare with the attributes of the operators, from which the tensor table is not made."""
     folder = rounded(CASE, precision)
     manifest = read_manifest(folder)
     summary = summarize_graphs(folder, manifest, read_tensor_table(folder, manifest))
@@ -97,16 +97,16 @@ def test_bits_by_layer(rounded: Callable[[str, str], Path], precision: str) -> N
             layer = int(parts[parts.index("layers") + 1]) if "layers" in parts else None
             expected.setdefault(layer, set()).add(bits)
             counts[layer] = counts.get(layer, 0) + 1
-        layers = {one.layer: one for one in contents.matrices if one.layer is not None}
+        layers = {group.layer: group for group in contents.matrices if group.layer is not None}
         assert set(layers) == set(expected) - {None} == {0, 1}
-        for layer, one in layers.items():
-            assert set(one.bits) == expected[layer]
-            assert one.matrices == counts[layer]
+        for layer, group in layers.items():
+            assert set(group.bits) == expected[layer]
+            assert group.matrices == counts[layer]
         assert next(name for name, _ in spans(contents.matrices)).endswith("layers.0-1")
 
 
 def test_a_cache_is_as_large_as_its_tensors(bundle: Folders, manifest: Manifest) -> None:
-    """Slots times what the decode graph's own outputs say a slot has."""
+    """Compare with the cache shapes that the outputs of the decode graph declare."""
     found = inspect_bundle(bundle(CASE), manifest)
     model = onnx.load(bundle(CASE) / "decode.onnx", load_external_data=False)
     shapes = [
@@ -122,7 +122,7 @@ def test_a_cache_is_as_large_as_its_tensors(bundle: Folders, manifest: Manifest)
 
 @pytest.mark.parametrize("precision", ["int4", "int8", "int4-compact"])
 def test_the_estimate_is_what_was_measured(manifest: Manifest, precision: str) -> None:
-    """Of 3B bundles, peaks of whole processes, each page counted once: never less, at most 15 % more."""
+    """At least the measured peak of a process (proportional set size) with a 3B bundle, at most 15 % more."""
     measured = json.loads(MEASURED.read_text())["contenders"][precision]
     folder = {"int4": 3_756_690_854, "int8": 2_970_000_000, "int4-compact": 1_770_000_000}[
         precision
@@ -146,7 +146,7 @@ def test_the_estimate_is_what_was_measured(manifest: Manifest, precision: str) -
     ("total", "free", "words"),
     [
         (64 * GB, 32 * GB, "it fits"),
-        (64 * GB, 1, "it fits once other programs"),
+        (64 * GB, 1, "it fits if other programs release memory"),
         (1, 1, "it does not fit"),
         (None, None, "is unknown"),
         (64 * GB, None, "this machine has 64.0 GB: it fits"),
@@ -160,7 +160,7 @@ def test_whether_it_fits(
     free: int | None,
     words: str,
 ) -> None:
-    here = Machine("Linux", "a processor", 2, total, free)
+    here = Machine("Linux", "CPU", 2, total, free)
     monkeypatch.setattr("paligemma_onnx.runtime.diagnostics.inspect.this_machine", lambda: here)
     found = inspect_bundle(bundle(CASE), manifest)
     assert words in table(found)
@@ -185,9 +185,9 @@ def test_this_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def test_an_altered_graph(bundle: Folders, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = copied(bundle(CASE), tmp_path / "bundle")
     flip_bit(folder / "prefill.onnx")
-    ended = run_in_process(capsys, "inspect", folder)
-    assert (ended.code, ended.out) == (4, "")
-    assert "prefill.onnx is altered" in ended.error
+    result = run_in_process(capsys, "inspect", folder)
+    assert (result.code, result.out) == (4, "")
+    assert "prefill.onnx is altered" in result.error
     (folder / "prefill.onnx").unlink()
     assert "prefill.onnx is missing" in run_in_process(capsys, "inspect", folder).error
 
@@ -195,11 +195,11 @@ def test_an_altered_graph(bundle: Folders, tmp_path: Path, capsys: pytest.Captur
 def test_without_an_engine(
     rounded: Callable[[str, str], Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`inspect` needs no onnxruntime, which only says whether the bundle is prepared."""
+    """`inspect` works without onnxruntime, which it needs only to find prepared graphs."""
     folder = rounded(CASE, "int4")
     with_engine = run_in_process(capsys, "inspect", folder).out
     monkeypatch.setitem(__import__("sys").modules, "onnxruntime", None)
-    without = run_in_process(capsys, "inspect", folder)
-    assert without.code == 0
-    assert "private, in the order of" in without.out
-    assert without.out.splitlines()[:20] == with_engine.splitlines()[:20]
+    without_engine = run_in_process(capsys, "inspect", folder)
+    assert without_engine.code == 0
+    assert "private to the process" in without_engine.out
+    assert without_engine.out.splitlines()[:20] == with_engine.splitlines()[:20]
