@@ -1,10 +1,11 @@
-"""The key-value cache: what earlier tokens left behind, an argument and a result of every step.
+"""The key-value cache: keys and values of earlier tokens, an argument and a result of every decode step.
 
-A row of a batch owns the slots [0, length) of its cache; slot and position are the same number. What lies
-behind is padding that no query may see. Rows of one batch may have different lengths, so a new token is
-written at each row's own length: a row's cache is the same whether it is computed alone or in a batch.
+A row of a batch uses the slots [0, length) of its cache, and a token's slot equals its position. Slots from
+the length on are padding that the mask hides. The rows of a batch may have different lengths, so each row's
+new token is written at that row's length. A row's cache is thus the same whether it is computed alone or in a
+batch.
 
-Legend: B batch, K key-value heads, P slots before the step, H head width.
+Shapes: docs/notation.md.
 """
 
 from __future__ import annotations
@@ -16,22 +17,22 @@ from torch import Tensor
 
 
 class KeyValue(NamedTuple):
-    """One layer's cache."""
+    """The cache of one layer."""
 
-    key: Tensor  # float[B, K, P, H], rotated already
+    key: Tensor  # float[B, K, P, H], already rotated
     value: Tensor  # float[B, K, P, H]
 
 
-Cache = tuple[KeyValue, ...]  # one entry a layer
+Cache = tuple[KeyValue, ...]  # one entry per layer
 
 
 def append(past: KeyValue, new: KeyValue, lengths: Tensor) -> KeyValue:
-    """Write one token's key and value behind what each row holds.
+    """Write the key and value of one new token after the slots that each row uses.
 
     Args:
         past: float[B, K, P, H] each.
         new: float[B, K, 1, H] each.
-        lengths: int64[B], slots of each row that are in use, at most P.
+        lengths: int64[B], slots that each row uses, at most P.
 
     Returns:
         float[B, K, P + 1, H] each.
@@ -40,6 +41,6 @@ def append(past: KeyValue, new: KeyValue, lengths: Tensor) -> KeyValue:
 
 
 def _write(past: Tensor, new: Tensor, lengths: Tensor) -> Tensor:
-    grown = torch.cat([past, new], dim=2)  # right as it is for rows that fill their cache
+    longer = torch.cat([past, new], dim=2)  # already correct for rows whose length is P
     slot = lengths[:, None, None, None].expand_as(new)
-    return grown.scatter(2, slot, new)
+    return longer.scatter(2, slot, new)

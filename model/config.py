@@ -1,6 +1,6 @@
-"""The sizes of a PaliGemma, as frozen dataclasses; what can be derived is a property.
+"""The sizes of a PaliGemma, as frozen dataclasses; values that follow from others are properties.
 
-Field names are those of the checkpoint's config.json. Reading that file is config_json.py's work.
+Field names are those of the checkpoint's config.json, which checkpoint/config_json.py reads.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ class VisionConfig:
     intermediate_size: int
     num_hidden_layers: int
     num_attention_heads: int
-    image_size: int  # pixels, both ways
-    patch_size: int  # pixels, both ways
+    image_size: int  # height and width in pixels
+    patch_size: int  # height and width in pixels
     layer_norm_eps: float = 1e-6
 
     @property
@@ -28,7 +28,7 @@ class VisionConfig:
 
     @property
     def num_patches(self) -> int:
-        """Image tokens a picture becomes: the patches of a grid that drops what does not fill a patch."""
+        """Patches per image, which are its image tokens; pixels that do not fill a patch are dropped."""
         return (self.image_size // self.patch_size) ** 2
 
 
@@ -54,16 +54,19 @@ class TextConfig:
 
     @property
     def query_groups(self) -> int:
-        """Query heads that share one key and value head (arXiv 2305.13245)."""
+        """Query heads that share one key-value head (arXiv 2305.13245)."""
         return self.num_attention_heads // self.num_key_value_heads
 
     @property
     def has_post_norms(self) -> bool:
-        """Gemma 2 normalises what attention and MLP add to the residual stream, too."""
+        """True if attention and MLP outputs are normalised before they are added to the residual stream."""
         return self.model_type == "gemma2"
 
     def window(self, layer: int) -> int | None:
-        """Tokens a layer sees back; Gemma 2's even layers have a window (arXiv 2408.00118, section 2)."""
+        """Return the number of last tokens that a layer attends to, or None for all.
+
+        Gemma 2's even layers have a sliding window (arXiv 2408.00118, section 2).
+        """
         return self.sliding_window if layer % 2 == 0 else None
 
 

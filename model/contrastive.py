@@ -1,13 +1,13 @@
-"""How SigLIP's vision tower learns to see: pictures and captions that belong together attract.
+"""The losses that train SigLIP's vision tower and CLIP: matching images and texts attract each other.
 
-Two losses over a batch of B pictures and B captions, the b-th of each belonging together. CLIP (arXiv
-2103.00020, section 2.3) asks of each picture which of the B captions is its own: a softmax over the batch.
-SigLIP (arXiv 2303.15343, algorithm 1) asks of each of the B * B pairs whether it belongs together: a sigmoid
-a pair, so no pair needs to know of the others, and the batch can be computed in pieces.
+Both losses take a batch of B image-text pairs. CLIP (arXiv 2103.00020, section 2.3) classifies for each
+image which of the B texts belongs to it, and vice versa: a softmax over the batch. SigLIP (arXiv 2303.15343,
+algorithm 1) classifies for each of the B * B combinations whether image and text belong together: a sigmoid
+per combination. The combinations are independent of each other, so the batch can be computed in chunks.
 
 Both are computed in float32 from log-softmax and log-sigmoid, which stay finite where exp would overflow.
 
-Legend: B batch, E width of the shared space.
+Shapes: docs/notation.md.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from torch.utils.checkpoint import checkpoint
 
 
 def similarity(images: Tensor, texts: Tensor) -> Tensor:
-    """Cosine of each picture with each caption: float[B, E], float[C, E] -> float32[B, C]."""
+    """Return the cosine of each image with each text: float[B, E], float[texts, E] -> float32[B, texts]."""
     return F.normalize(images.float(), dim=-1) @ F.normalize(texts.float(), dim=-1).T
 
 
 def clip_loss(images: Tensor, texts: Tensor, log_scale: Tensor) -> Tensor:
-    """Mean of the cross-entropies of finding the caption of a picture and the picture of a caption.
+    """Return the mean of two cross-entropies: the text of each image, and the image of each text.
 
     Args:
         images: float[B, E].
@@ -34,15 +34,14 @@ def clip_loss(images: Tensor, texts: Tensor, log_scale: Tensor) -> Tensor:
     Returns:
         float32[].
     """
-    logits = similarity(images, texts) * log_scale.float().exp()
-    return clip_loss_of_logits(logits)
+    return clip_loss_from_logits(similarity(images, texts) * log_scale.float().exp())
 
 
-def clip_loss_of_logits(logits: Tensor) -> Tensor:
-    """The same from float[B, B] logits, pictures down and captions across."""
-    own = torch.arange(len(logits), device=logits.device)
+def clip_loss_from_logits(logits: Tensor) -> Tensor:
+    """Return the loss of float[B, B] logits, one row per image and one column per text: float32[]."""
+    targets = torch.arange(len(logits), device=logits.device)
     logits = logits.float()
-    return (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2
+    return (F.cross_entropy(logits, targets) + F.cross_entropy(logits.T, targets)) / 2
 
 
 def siglip_loss(
@@ -51,53 +50,52 @@ def siglip_loss(
     log_scale: Tensor,
     bias: Tensor,
     *,
-    own: Tensor | None = None,
+    targets: Tensor | None = None,
     chunk: int | None = None,
 ) -> Tensor:
-    """Sum over captions of -log sigmoid(+-logit), averaged over pictures.
+    """Return -log sigmoid(+-logit), summed over texts and averaged over images.
 
     Args:
         images: float[B, E].
-        texts: float[C, E].
+        texts: float[texts, E].
         log_scale: float[], logarithm of the inverse temperature; learned.
-        bias: float[], makes the many pairs that do not belong together likely at the start; learned.
-        own: int64[B], which caption each picture has; several may have one. None: the b-th has the b-th.
-        chunk: captions looked at together; memory grows with B * chunk, in the backward pass too. None
-            looks at all at once.
+        bias: float[], negative at the start of training, because most combinations do not belong together;
+            learned.
+        targets: int64[B], the text of each image; images may share a text. None: image b has text b.
+        chunk: texts per chunk. Memory grows with B * chunk, in the backward pass as well. None: all at once.
 
     Returns:
         float32[].
     """
-    own = torch.arange(len(images), device=images.device) if own is None else own
+    targets = torch.arange(len(images), device=images.device) if targets is None else targets
     size = chunk or len(texts)
     total = images.new_zeros((), dtype=torch.float32)
     for start in range(0, len(texts), size):
-        piece = texts[start : start + size]
+        arguments = images, texts[start : start + size], log_scale, bias, targets - start
         if chunk is None:
-            total = total + _pairs(images, piece, log_scale, bias, own - start)
-        else:  # logits are computed again for the backward pass, not kept
-            pairs = checkpoint(_pairs, images, piece, log_scale, bias, own - start, use_reentrant=False)
-            total = total + pairs
+            total = total + _chunk_loss(*arguments)
+        else:  # the backward pass computes the logits again instead of storing them
+            total = total + checkpoint(_chunk_loss, *arguments, use_reentrant=False)
     return total / len(images)
 
 
-def siglip_loss_of_logits(logits: Tensor, own: Tensor | None = None) -> Tensor:
-    """Sum of -log sigmoid(z * logit) with z = 1 where picture and caption belong together, else -1.
+def siglip_loss_from_logits(logits: Tensor, targets: Tensor | None = None) -> Tensor:
+    """Return the sum of -log sigmoid(z * logit), with z = 1 if image and text belong together, else -1.
 
     Args:
-        logits: float[B, C].
-        own: int64[B], column of each picture's caption; outside [0, C) where it is not among them. None:
-            the b-th has the b-th.
+        logits: float[B, texts].
+        targets: int64[B], column of each image's text, outside [0, texts) if the text is not among the
+            columns. None: image b has column b.
 
     Returns:
-        float32[], not yet averaged.
+        float32[], a sum and not a mean.
     """
-    own = torch.arange(logits.shape[0], device=logits.device) if own is None else own
+    targets = torch.arange(logits.shape[0], device=logits.device) if targets is None else targets
     columns = torch.arange(logits.shape[1], device=logits.device)
-    sign = torch.where(own[:, None] == columns[None, :], 1.0, -1.0)
+    sign = torch.where(targets[:, None] == columns[None, :], 1.0, -1.0)
     return -F.logsigmoid(sign * logits.float()).sum()
 
 
-def _pairs(images: Tensor, texts: Tensor, log_scale: Tensor, bias: Tensor, own: Tensor) -> Tensor:
+def _chunk_loss(images: Tensor, texts: Tensor, log_scale: Tensor, bias: Tensor, targets: Tensor) -> Tensor:
     logits = similarity(images, texts) * log_scale.float().exp() + bias.float()
-    return siglip_loss_of_logits(logits, own)
+    return siglip_loss_from_logits(logits, targets)

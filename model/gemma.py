@@ -1,6 +1,6 @@
 """The Gemma and Gemma 2 decoders (arXiv 2403.08295, arXiv 2408.00118).
 
-Legend: B batch, T tokens of this call, S cache slots, D width, V vocabulary.
+Shapes: docs/notation.md. A call processes L positions, after which the cache has C = P + L slots.
 """
 
 from __future__ import annotations
@@ -17,7 +17,10 @@ from .rotary import Rotation, compute_rotation, inverse_frequencies
 
 
 class RMSNorm(nn.Module):
-    """x / rms(x) * (1 + weight), in float32 (arXiv 1910.07467, equation 4; Gemma stores the gain minus 1)."""
+    """x / rms(x) * (1 + weight), computed in float32 (arXiv 1910.07467, equation 4).
+
+    Gemma stores the gain minus 1.
+    """
 
     def __init__(self, width: int, eps: float) -> None:
         super().__init__()
@@ -25,14 +28,14 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        """float[..., D] -> float[..., D]."""
-        wide = x.float()
-        normed = wide * torch.rsqrt(wide.square().mean(dim=-1, keepdim=True) + self.eps)
+        """float[..., width] -> float[..., width]."""
+        x32 = x.float()
+        normed = x32 * torch.rsqrt(x32.square().mean(dim=-1, keepdim=True) + self.eps)
         return (normed * (1.0 + self.weight.float())).to(x.dtype)
 
 
 class MLP(nn.Module):
-    """Gated MLP: GELU, in its tanh form, of one projection scales another (arXiv 2002.05202, GEGLU)."""
+    """Gated MLP: the GELU, in its tanh form, of one projection scales another (arXiv 2002.05202, GEGLU)."""
 
     def __init__(self, config: TextConfig) -> None:
         super().__init__()
@@ -41,16 +44,17 @@ class MLP(nn.Module):
         self.down_proj = Linear(config.intermediate_size, config.hidden_size, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """float[B, T, D] -> float[B, T, D]."""
+        """float[B, L, D] -> float[B, L, D]."""
         out: Tensor = self.down_proj(F.gelu(self.gate_proj(x), approximate="tanh") * self.up_proj(x))
         return out
 
 
 class DecoderLayer(nn.Module):
-    """Attention and MLP around the residual stream.
+    """Attention and MLP, each of which adds its output to the residual stream.
 
-    In Gemma `post_attention_layernorm` normalises the MLP's input; in Gemma 2 it normalises what attention
-    adds to the stream, and the MLP has a pair of norms of its own. The names are the checkpoint's.
+    Gemma normalises the input of each. Gemma 2 normalises the outputs as well, so `post_attention_layernorm`
+    means two things: in Gemma it normalises the MLP's input, in Gemma 2 attention's output. The parameter
+    names are those of the checkpoint.
     """
 
     def __init__(self, config: TextConfig) -> None:
@@ -72,7 +76,7 @@ class DecoderLayer(nn.Module):
         return self.add_to_stream(x, attended), cache
 
     def add_to_stream(self, x: Tensor, attended: Tensor) -> Tensor:
-        """Add attention's output, then the MLP's, to the stream: float[B, L, D] twice -> float[B, L, D]."""
+        """Add attention's output, then the MLP's, to the stream x: two float[B, L, D] -> float[B, L, D]."""
         if self.has_post_norms:
             x = x + self.post_attention_layernorm(attended)
             x = x + self.post_feedforward_layernorm(self.mlp(self.pre_feedforward_layernorm(x)))
@@ -83,7 +87,7 @@ class DecoderLayer(nn.Module):
 
 
 class Gemma(nn.Module):
-    """The decoder: vectors in, vectors and cache out; embedding and head are the same table."""
+    """The decoder: vectors in, vectors and cache out. One matrix is the embedding and the output head."""
 
     frequencies: Tensor
 
@@ -93,14 +97,15 @@ class Gemma(nn.Module):
         self.embed_tokens = TiedEmbedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList(DecoderLayer(config) for _ in range(config.num_hidden_layers))
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
-        # A constant of the model, not a weight: checkpoints do not store it.
+        # A constant, not a weight: checkpoints do not store it.
         frequencies = inverse_frequencies(config.head_dim, config.rope_theta)
         self.register_buffer("frequencies", frequencies, persistent=False)
 
     def embed(self, ids: Tensor, dtype: torch.dtype) -> Tensor:
-        """Ids to vectors of unit scale: int64[B, T] -> dtype[B, T, D].
+        """Embed ids and scale the vectors by sqrt(D): int64[B, T] -> dtype[B, T, D].
 
-        Gemma multiplies by sqrt(D) rounded to the activations' dtype (arXiv 1706.03762, section 3.4).
+        The scale (arXiv 1706.03762, section 3.4) is rounded to `dtype`, that of the activations, as in
+        transformers.
         """
         scale = torch.tensor(self.config.hidden_size**0.5, dtype=dtype).item()
         vectors: Tensor = self.embed_tokens(ids, dtype) * scale
@@ -113,7 +118,7 @@ class Gemma(nn.Module):
 
         Args:
             x: float[B, L, D], image features and embedded tokens.
-            positions: int64[B, L], or int64[1, L] if all rows have the same positions.
+            positions: int64[B, L], or int64[1, L] if all rows have the same.
             masks: bool[B, 1, 1, C] for each layer, the slots that the tokens may see.
             past: the cache of P slots, or None when the call creates it.
             lengths: int64[B], slots of each row in use before the call; read only if `past` is given.
@@ -129,5 +134,5 @@ class Gemma(nn.Module):
         return x, tuple(cache)
 
     def logits(self, x: Tensor) -> Tensor:
-        """Score every word of the vocabulary: float[B, D] -> float[B, V]."""
+        """Return the score of every token of the vocabulary: float[B, D] -> float[B, V]."""
         return softcap(self.embed_tokens.logits(self.norm(x)), self.config.final_logit_softcapping)

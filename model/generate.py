@@ -1,4 +1,7 @@
-"""Greedy generation in its plainest form: what the three verbs are for, in thirty lines."""
+"""Greedy generation in its plainest form: encode_image, prefill, and a loop of decode_step.
+
+Shapes: docs/notation.md.
+"""
 
 from __future__ import annotations
 
@@ -24,19 +27,19 @@ def generate(
 
     Args:
         model: the model.
-        pixel_values: float[M, 3, S, S], the M images in reading order.
-        input_ids: int64[T], BOS, prompt, newline.
-        max_new_tokens: the most ids to return.
-        stop_ids: ids that end the text; not returned.
+        pixel_values: float[M, 3, S, S], the images in reading order.
+        input_ids: int64[T]: BOS, prompt, newline.
+        max_new_tokens: the maximum number of ids to return.
+        stop_ids: ids that end the text; they are not returned.
         suppressed_ids: ids that are never chosen.
 
     Returns:
         The generated ids.
     """
-    features = model.encode_image(pixel_values).flatten(0, 1)[None]  # [1, M*I, D]
-    length = torch.tensor([len(input_ids)])
-    logits, cache = model.prefill(input_ids[None], features, length)
-    lengths = length + features.shape[1]
+    features = model.encode_image(pixel_values).flatten(0, 1)[None]  # [1, N, D] with N = M * I
+    text_length = torch.tensor([len(input_ids)])
+    logits, cache = model.prefill(input_ids[None], features, text_length)
+    lengths = text_length + features.shape[1]
     generated: list[int] = []
     while len(generated) < max_new_tokens:
         logits[:, list(suppressed_ids)] = -torch.inf

@@ -1,9 +1,11 @@
-"""Layers whose weights may be stored narrower than they are computed in.
+"""Layers whose weights may be stored in a narrower dtype than the one they compute in.
 
-A published checkpoint is bfloat16; the reference arithmetic here is float32. Casting a weight when it is
-used, not when it is loaded, lets the parameters stay memory-mapped views of the file: a 3B model then
-computes in float32 with the memory of one layer. Where both dtypes agree the cast is no operation at all,
-so nothing of this appears in an exported graph.
+Published checkpoints are bfloat16; the reference arithmetic here is float32. Each weight is cast when it is
+used and not when it is loaded, so the parameters can stay memory-mapped views of the file: a 3B model then
+computes in float32 with the memory of one layer. If both dtypes agree, the cast does nothing and leaves no
+operator in an exported graph.
+
+Shapes: docs/notation.md.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ class Linear(nn.Module):
         self.bias = nn.Parameter(torch.empty(out_features)) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
-        """float[..., in_features] -> float[..., out_features]."""
+        """float[..., in] -> float[..., out]."""
         bias = None if self.bias is None else self.bias.to(x.dtype)
         return F.linear(x, self.weight.to(x.dtype), bias)
 
@@ -37,15 +39,15 @@ class LayerNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        """float[..., D] -> float[..., D]."""
+        """float[..., width] -> float[..., width]."""
         return F.layer_norm(x, x.shape[-1:], self.weight.to(x.dtype), self.bias.to(x.dtype), self.eps)
 
 
 class TiedEmbedding(nn.Module):
-    """One table that turns ids into vectors and, read the other way, vectors into logits."""
+    """One matrix [V, D] that maps ids to vectors and, transposed, vectors to logits."""
 
-    # Rows of the table cast at once when it is stored narrower than the activations: 16,384 rows of a
-    # 4,608-wide table are 288 MiB in float32, the whole table would be 4.4 GiB.
+    # Rows that are cast at once if the matrix is stored narrower than the activations. 16,384 rows of width
+    # 4,608 take 288 MiB in float32; the whole matrix would take 4.4 GiB.
     rows_at_once = 16_384
 
     def __init__(self, vocab_size: int, width: int) -> None:
@@ -53,11 +55,11 @@ class TiedEmbedding(nn.Module):
         self.weight = nn.Parameter(torch.empty(vocab_size, width))
 
     def forward(self, ids: Tensor, dtype: torch.dtype) -> Tensor:
-        """int64[B, T] -> dtype[B, T, D]."""
+        """Look up rows: int64[B, T] -> dtype[B, T, D]."""
         return F.embedding(ids, self.weight).to(dtype)
 
     def logits(self, x: Tensor) -> Tensor:
-        """float[B, D] -> float[B, V]."""
+        """Multiply with every row: float[B, D] -> float[B, V]."""
         if self.weight.dtype == x.dtype:
             return F.linear(x, self.weight)
         blocks = self.weight.split(self.rows_at_once)

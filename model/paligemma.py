@@ -1,13 +1,12 @@
-"""PaliGemma: a picture and a prompt in, text out (arXiv 2407.07726, arXiv 2412.03555).
+"""PaliGemma: images and a prompt in, text out (arXiv 2407.07726, arXiv 2412.03555).
 
-Three verbs, which are the three exported graphs:
+Three methods, which are the three exported graphs:
 
-    encode_image   pixels -> image features                        once an image
-    prefill        image features, prompt -> first logits, cache   once a request
-    decode_step    one token, cache -> next logits, longer cache   once a generated token
+    encode_image   pixels -> image features                          per image
+    prefill        image features, prompt -> first logits, cache     per request
+    decode_step    one token, cache -> next logits, longer cache     per generated token
 
-Legend: B batch, S image side in pixels, I tokens an image, N image tokens of a row (I times its images),
-T prompt tokens of the longest row, D text width, P cache slots, V vocabulary.
+Shapes: docs/notation.md.
 """
 
 from __future__ import annotations
@@ -24,20 +23,20 @@ from .siglip import VisionTower
 
 
 class MultiModalProjector(nn.Module):
-    """One linear layer from SigLIP's width to the decoder's."""
+    """One linear layer from the width of SigLIP to that of the decoder."""
 
     def __init__(self, config: PaliGemmaConfig) -> None:
         super().__init__()
         self.linear = Linear(config.vision_config.hidden_size, config.text_config.hidden_size, bias=True)
 
     def forward(self, patches: Tensor) -> Tensor:
-        """float[B, I, D_vision] -> float[B, I, D]."""
+        """float[M, I, width] -> float[M, I, D]."""
         features: Tensor = self.linear(patches)
         return features
 
 
 class PaliGemma(nn.Module):
-    """The whole model; its state is in its arguments and results."""
+    """The whole model. It keeps no state between calls: the cache is an argument and a result."""
 
     def __init__(self, config: PaliGemmaConfig) -> None:
         super().__init__()
@@ -47,64 +46,57 @@ class PaliGemma(nn.Module):
         self.language_model = Gemma(config.text_config)
 
     def encode_image(self, pixel_values: Tensor) -> Tensor:
-        """Pictures to image tokens: float[B, 3, S, S] in [-1, 1] -> float[B, I, D]."""
+        """Turn images into image features: float[M, 3, S, S] in [-1, 1] -> float[M, I, D]."""
         features: Tensor = self.multi_modal_projector(self.vision_tower(pixel_values))
         return features
 
     def prefill(
         self, input_ids: Tensor, image_features: Tensor, text_lengths: Tensor
     ) -> tuple[Tensor, Cache]:
-        """Read image and prompt at once, every prefix token seeing every other.
+        """Process image and prompt in one pass, in which all tokens of the prefix see each other.
 
-        Image features stand before the text and enter unscaled; only token embeddings are multiplied by
-        sqrt(D). Rows shorter than T are padded on the right with any id.
+        Image features precede the text and are not scaled; only token embeddings are multiplied by sqrt(D).
+        Rows shorter than T are padded on the right with any id.
 
         Args:
-            input_ids: int64[B, T], BOS, prompt, newline.
-            image_features: float[B, N, D].
-            text_lengths: int64[B], real tokens of each row of input_ids.
+            input_ids: int64[B, T]: BOS, prompt, newline.
+            image_features: float[B, N, D], the features of a row's images one after the other.
+            text_lengths: int64[B], ids of each row without padding.
 
         Returns:
-            logits float[B, V] behind each row's last real token, and the cache of N + T slots.
+            Logits float[B, V] for the token after each row's prefix, and the cache of L = N + T slots.
         """
         text = self.language_model.embed(input_ids, image_features.dtype)
-        x = torch.cat([image_features, text], dim=1)
+        x = torch.cat([image_features, text], dim=1)  # [B, L, D]
         lengths = image_features.shape[1] + text_lengths
         positions = torch.arange(x.shape[1], device=x.device)[None]
         masks = (prefix_mask(lengths, x.shape[1]),) * len(self.language_model.layers)
         x, cache = self.language_model(x, positions, masks, None, lengths)
-        # Rows stand one behind the other, so that a plain Gather takes each row's last token: the ONNX
-        # reference evaluator's GatherElements cannot look along more than 64 tokens.
+        # The rows are concatenated, so that a plain Gather selects the last token of each: GatherElements of
+        # the ONNX reference evaluator fails along an axis of more than 64 tokens.
         last = torch.arange(x.shape[0], device=x.device) * x.shape[1] + lengths - 1
         return self.language_model.logits(x.flatten(0, 1).index_select(0, last)), cache
 
-    def decode_step(
-        self,
-        input_ids: Tensor,
-        past_lengths: Tensor,
-        past: Cache,
-    ) -> tuple[Tensor, Cache]:
-        """Add one token to each row.
+    def decode_step(self, input_ids: Tensor, past_lengths: Tensor, past: Cache) -> tuple[Tensor, Cache]:
+        """Append one token to each row.
 
         Args:
             input_ids: int64[B, 1].
-            past_lengths: int64[B], slots of each row's cache that are in use: where the token is written.
+            past_lengths: int64[B], slots that each row uses, which is also the position of its new token.
             past: the cache of P slots.
 
         Returns:
-            logits float[B, V], and the cache of P + 1 slots.
+            Logits float[B, V] for the next token of each row, and the cache of P + 1 slots.
         """
         x = self.language_model.embed(input_ids, past[0].key.dtype)
         slots = past[0].key.shape[2] + 1
-        everything = step_mask(past_lengths, slots, None)
         config = self.config.text_config
-        sliding = (
-            everything
-            if config.sliding_window is None
-            else step_mask(past_lengths, slots, config.sliding_window)
-        )
+        global_mask = step_mask(past_lengths, slots, None)
+        sliding_mask = global_mask
+        if config.sliding_window is not None:
+            sliding_mask = step_mask(past_lengths, slots, config.sliding_window)
         masks = tuple(
-            everything if config.window(layer) is None else sliding
+            global_mask if config.window(layer) is None else sliding_mask
             for layer in range(config.num_hidden_layers)
         )
         x, cache = self.language_model(x, past_lengths[:, None], masks, past, past_lengths)

@@ -1,17 +1,18 @@
-"""The published sizes, and tiny ones with every structural feature for tests.
+"""The published sizes, and tiny sizes with every structural feature for tests.
 
-Sources: SigLIP So400m/14, arXiv 2305.13035; Gemma 2B, arXiv 2403.08295, table 1; Gemma 2, arXiv
-2408.00118, table 1 (both count the MLP's gate and up projection together, we count one); which of them make
-which PaliGemma, arXiv 2407.07726 and 2412.03555; rows of the table and ids, the published config.json files.
+Sources: SigLIP So400m/14, arXiv 2305.13035; Gemma 2B, arXiv 2403.08295, table 1; Gemma 2, arXiv 2408.00118,
+table 1 (both tables give the width of the MLP's gate and up projections together, twice `intermediate_size`);
+their combinations in PaliGemma, arXiv 2407.07726 and 2412.03555; ids and vocabulary sizes, the published
+config.json files.
 """
 
 from __future__ import annotations
 
 from .config import PaliGemmaConfig, TextConfig, VisionConfig
 
-IMAGE_TOKEN = 257_152  # behind 256,000 pieces, 1,024 `<loc>` and 128 `<seg>` tokens
-# Rows of the embedding table as stored. The last 64 were added by the conversion to safetensors and never
-# trained; the parameter counts that are quoted for these models leave them out, and so do those below.
+IMAGE_TOKEN = 257_152  # id after 256,000 pieces, 1,024 `<loc>` and 128 `<seg>` tokens
+# Rows of the stored embedding. The conversion to safetensors added the last 64, which were never trained. The
+# parameter counts that are quoted for these models, and those below, do not include them.
 VOCABULARY = 257_216
 TINY_IMAGE_TOKEN = 120
 TINY_VOCABULARY = 128
@@ -64,7 +65,7 @@ def paligemma2_10b(image_size: int) -> PaliGemmaConfig:
 def paligemma2_28b(image_size: int) -> PaliGemmaConfig:
     """PaliGemma 2 with Gemma 2 27B. Published at 224, 448 and 896 px; 27,650,192,112 parameters at 224.
 
-    Its scores are divided by sqrt(hidden / heads) = sqrt(144) and not by sqrt(head_dim).
+    Attention scores are divided by sqrt(hidden / heads) = sqrt(144), not by sqrt(head_dim).
     """
     text = _gemma2(
         hidden_size=4608,
@@ -79,7 +80,7 @@ def paligemma2_28b(image_size: int) -> PaliGemmaConfig:
 
 
 def tiny_gemma(num_key_value_heads: int = 1) -> PaliGemmaConfig:
-    """A PaliGemma 1 in miniature: 4 query heads, 16 image tokens; 1 KV head as published, or 2 or 4."""
+    """A tiny PaliGemma 1: 4 query heads, 16 image tokens; 1 key-value head as published, or 2 or 4."""
     text = TextConfig(
         model_type="gemma",
         vocab_size=TINY_VOCABULARY,
@@ -95,10 +96,11 @@ def tiny_gemma(num_key_value_heads: int = 1) -> PaliGemmaConfig:
 
 
 def tiny_gemma2() -> PaliGemmaConfig:
-    """A PaliGemma 2 in miniature, none of whose features are asleep.
+    """A tiny PaliGemma 2 whose sizes make every feature of Gemma 2 change the result.
 
-    Soft caps low enough to bend the values of random weights, 8 query heads on 4 KV heads, a head width (16)
-    that is not hidden / heads (8), a scalar that is neither, a window (7) shorter than the 16 image tokens.
+    Soft caps are low enough to change the scores of random weights, 8 query heads share 4 key-value heads,
+    the head width (16) differs from hidden / heads (8), the attention scalar (10) differs from both, and the
+    window (7) is shorter than the 16 image tokens.
     """
     text = TextConfig(
         model_type="gemma2",
@@ -118,7 +120,7 @@ def tiny_gemma2() -> PaliGemmaConfig:
 
 
 def _so400m(image_size: int) -> VisionConfig:
-    """SigLIP So400m/14 at a side in pixels; only the position table depends on it."""
+    """SigLIP So400m/14 at an image side in pixels; only the position embedding depends on the side."""
     return VisionConfig(
         hidden_size=1152,
         intermediate_size=4304,
@@ -139,7 +141,7 @@ def _gemma2(
     head_dim: int,
     query_pre_attn_scalar: float,
 ) -> TextConfig:
-    """What the three sizes of Gemma 2 share: caps of 50 and 30, a window of 4,096 tokens."""
+    """Gemma 2 with the settings that its three sizes share: caps of 50 and 30, a window of 4,096 tokens."""
     return TextConfig(
         model_type="gemma2",
         vocab_size=VOCABULARY,
@@ -157,7 +159,7 @@ def _gemma2(
 
 
 def _tiny_siglip() -> VisionConfig:
-    """4 x 4 patches, with 2 px left over on either side that the patch grid drops."""
+    """A tiny SigLIP: 4 x 4 patches, and 2 remaining rows and columns of pixels that the grid drops."""
     return VisionConfig(
         hidden_size=24,
         intermediate_size=40,

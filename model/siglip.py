@@ -1,9 +1,9 @@
-"""SigLIP's vision tower: a picture becomes a sequence of patch vectors (arXiv 2303.15343).
+"""SigLIP's vision tower: an image becomes a sequence of patch vectors (arXiv 2303.15343).
 
 A plain Vision Transformer (arXiv 2010.11929) without a class token and, in PaliGemma, without the pooling
 head: every patch vector is kept and becomes one image token of the language model.
 
-Legend: B batch, S image side in pixels, I patches, D width, A heads, H head width.
+Shapes: docs/notation.md; `width`, `heads` and `head_dim` are those of the tower, not of the decoder.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ COLOUR_CHANNELS = 3  # red, green, blue
 
 
 class PatchEmbedding(nn.Module):
-    """Cuts the picture into patches and projects each to a vector: a convolution whose stride is its size."""
+    """The patches of an image, each projected to a vector: a convolution whose stride is its size."""
 
     def __init__(self, config: VisionConfig) -> None:
         super().__init__()
@@ -29,26 +29,26 @@ class PatchEmbedding(nn.Module):
         self.bias = nn.Parameter(torch.empty(config.hidden_size))
 
     def forward(self, pixel_values: Tensor) -> Tensor:
-        """float[B, 3, S, S] -> float[B, I, D], row by row from the top left."""
+        """float[M, 3, S, S] -> float[M, I, width], row by row from the top left."""
         dtype = pixel_values.dtype
         grid = F.conv2d(pixel_values, self.weight.to(dtype), self.bias.to(dtype), stride=self.patch_size)
         return grid.flatten(2).transpose(1, 2)
 
 
 class PositionEmbedding(nn.Module):
-    """One learned vector for each place of the patch grid."""
+    """One learned vector for each position of the patch grid."""
 
     def __init__(self, config: VisionConfig) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(config.num_patches, config.hidden_size))
 
     def forward(self, patches: Tensor) -> Tensor:
-        """float[B, I, D] -> float[B, I, D]."""
+        """float[M, I, width] -> float[M, I, width]."""
         return patches + self.weight.to(patches.dtype)
 
 
 class Embeddings(nn.Module):
-    """Patches with their positions."""
+    """Patch vectors with their position vectors added."""
 
     def __init__(self, config: VisionConfig) -> None:
         super().__init__()
@@ -56,7 +56,7 @@ class Embeddings(nn.Module):
         self.position_embedding = PositionEmbedding(config)
 
     def forward(self, pixel_values: Tensor) -> Tensor:
-        """float[B, 3, S, S] -> float[B, I, D]."""
+        """float[M, 3, S, S] -> float[M, I, width]."""
         embedded: Tensor = self.position_embedding(self.patch_embedding(pixel_values))
         return embedded
 
@@ -75,20 +75,22 @@ class Attention(nn.Module):
         self.out_proj = Linear(width, width, bias=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        """float[B, I, D] -> float[B, I, D]."""
-        query, key, value = (self._heads(project(x)) for project in (self.q_proj, self.k_proj, self.v_proj))
-        scores = (query @ key.transpose(2, 3)) * self.head_dim**-0.5  # [B, A, I, I]
-        mixed = scores.softmax(dim=-1) @ value  # [B, A, I, H]
+        """float[M, I, width] -> float[M, I, width]."""
+        query = self._split_heads(self.q_proj(x))
+        key = self._split_heads(self.k_proj(x))
+        value = self._split_heads(self.v_proj(x))
+        scores = (query @ key.transpose(2, 3)) * self.head_dim**-0.5  # [M, heads, I, I]
+        mixed = scores.softmax(dim=-1) @ value  # [M, heads, I, head_dim]
         joined: Tensor = self.out_proj(mixed.transpose(1, 2).flatten(2))
         return joined
 
-    def _heads(self, x: Tensor) -> Tensor:
-        """[B, I, A*H] -> [B, A, I, H]."""
+    def _split_heads(self, x: Tensor) -> Tensor:
+        """[M, I, heads * head_dim] -> [M, heads, I, head_dim]."""
         return torch.unflatten(x, 2, (self.num_heads, self.head_dim)).transpose(1, 2)
 
 
 class MLP(nn.Module):
-    """Two layers with a GELU between them, in its tanh form (arXiv 1606.08415, section 2)."""
+    """Two layers with a GELU, in its tanh form, between them (arXiv 1606.08415, section 2)."""
 
     def __init__(self, config: VisionConfig) -> None:
         super().__init__()
@@ -96,13 +98,13 @@ class MLP(nn.Module):
         self.fc2 = Linear(config.intermediate_size, config.hidden_size, bias=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        """float[B, I, D] -> float[B, I, D]."""
+        """float[M, I, width] -> float[M, I, width]."""
         out: Tensor = self.fc2(F.gelu(self.fc1(x), approximate="tanh"))
         return out
 
 
 class EncoderLayer(nn.Module):
-    """Attention and MLP, each normalised before and added to what came in."""
+    """Attention and MLP; each normalises its input and adds its output to the residual stream."""
 
     def __init__(self, config: VisionConfig) -> None:
         super().__init__()
@@ -112,28 +114,28 @@ class EncoderLayer(nn.Module):
         self.mlp = MLP(config)
 
     def forward(self, x: Tensor) -> Tensor:
-        """float[B, I, D] -> float[B, I, D]."""
-        attended: Tensor = x + self.self_attn(self.layer_norm1(x))
-        out: Tensor = attended + self.mlp(self.layer_norm2(attended))
+        """float[M, I, width] -> float[M, I, width]."""
+        x = x + self.self_attn(self.layer_norm1(x))
+        out: Tensor = x + self.mlp(self.layer_norm2(x))
         return out
 
 
 class Encoder(nn.Module):
-    """The stack of layers."""
+    """The layers, one after the other."""
 
     def __init__(self, config: VisionConfig) -> None:
         super().__init__()
         self.layers = nn.ModuleList(EncoderLayer(config) for _ in range(config.num_hidden_layers))
 
     def forward(self, x: Tensor) -> Tensor:
-        """float[B, I, D] -> float[B, I, D]."""
+        """float[M, I, width] -> float[M, I, width]."""
         for layer in self.layers:
             x = layer(x)
         return x
 
 
 class VisionTower(nn.Module):
-    """Picture to patch vectors."""
+    """Images to patch vectors."""
 
     def __init__(self, config: VisionConfig) -> None:
         super().__init__()
@@ -142,6 +144,6 @@ class VisionTower(nn.Module):
         self.post_layernorm = LayerNorm(config.hidden_size, config.layer_norm_eps)
 
     def forward(self, pixel_values: Tensor) -> Tensor:
-        """float[B, 3, S, S] -> float[B, I, D]."""
+        """float[M, 3, S, S] -> float[M, I, width]."""
         patches: Tensor = self.post_layernorm(self.encoder(self.embeddings(pixel_values)))
         return patches

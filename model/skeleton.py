@@ -9,6 +9,6 @@ from .paligemma import PaliGemma
 
 
 def meta_model(config: PaliGemmaConfig) -> PaliGemma:
-    """The model on the meta device: every name and shape, no memory."""
+    """Return the model with every parameter on the meta device, where it takes no memory."""
     with torch.device("meta"):
         return PaliGemma(config).eval().requires_grad_(False).to("meta")

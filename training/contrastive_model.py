@@ -143,7 +143,7 @@ class ContrastiveModel(nn.Module):
         for index, pairs in enumerate(self(images, texts)):
             scale, bias = self.log_scales[index], self.biases[index]
             total = total + siglip_loss(
-                pairs.images, pairs.texts, scale, bias, own=pairs.targets, chunk=chunk
+                pairs.images, pairs.texts, scale, bias, targets=pairs.targets, chunk=chunk
             )
         return total
 

@@ -123,7 +123,7 @@ class MaskAutoencoder(nn.Module):
         # Straight-through estimator: the forward pass uses the code's vector, the gradient goes to the
         # encoder.
         straight_through = vectors + (quantized - vectors).detach()
-        reconstruction = F.mse_loss(self.decoder.of_vectors(straight_through), masks)
+        reconstruction = F.mse_loss(self.decoder.decode_vectors(straight_through), masks)
         return reconstruction + COMMITMENT * commitment
 
     def _update_codebook(self, vectors: Tensor, codes: Tensor) -> None:

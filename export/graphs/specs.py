@@ -155,7 +155,7 @@ def _define_mask_decoder(decoder: MaskDecoder, opset: int) -> GraphDefinition:
         (TensorSpec("codes", "int64", ("masks", SEG_TOKENS_PER_MASK)),),
         (TensorSpec("masks", "float32", ("masks", SIDE, SIDE)),),
     )
-    without_weights = MaskDecoder(decoder.codebook_width, decoder.width).to("meta")
+    without_weights = MaskDecoder(decoder.codebook_width, decoder.channels).to("meta")
     return GraphDefinition(
         "mask_decoder", spec, "mask_decoder.data", lambda _: _DecodeMasks(without_weights), opset
     )

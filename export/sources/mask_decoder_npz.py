@@ -35,7 +35,7 @@ def read_mask_decoder(path: Path) -> MaskDecoder:
     except Exception:  # on damaged bytes, the readers of archives and headers raise errors of many classes
         raise CheckpointError(f"{path}: is damaged, or not an .npz file of plain arrays of floats") from None
     try:
-        return MaskDecoder.of(weights)
+        return MaskDecoder.from_weights(weights)
     except ValueError as error:
         raise CheckpointError(f"{path}: is not a mask decoder: {error}") from None
 

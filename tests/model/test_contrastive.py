@@ -1,4 +1,4 @@
-"""Both contrastive losses against transformers', against float64 NumPy, and where exp would overflow."""
+"""Both contrastive losses against transformers, against float64 NumPy, and where exp would overflow."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from scipy.special import log_expit, log_softmax
 
 from paligemma_onnx.model.contrastive import (
     clip_loss,
-    clip_loss_of_logits,
+    clip_loss_from_logits,
     siglip_loss,
-    siglip_loss_of_logits,
+    siglip_loss_from_logits,
     similarity,
 )
 
@@ -43,13 +43,16 @@ def test_clip_is_transformers() -> None:
 
 def test_clip_is_numpy() -> None:
     scores = logits().double().numpy()
-    own = np.arange(BATCH)
-    right = -(log_softmax(scores, 1)[own, own].mean() + log_softmax(scores, 0)[own, own].mean()) / 2
-    assert float(clip_loss_of_logits(logits())) == pytest.approx(right, rel=1e-6)
+    targets = np.arange(BATCH)
+    right = (
+        -(log_softmax(scores, 1)[targets, targets].mean() + log_softmax(scores, 0)[targets, targets].mean())
+        / 2
+    )
+    assert float(clip_loss_from_logits(logits())) == pytest.approx(right, rel=1e-6)
 
 
 def test_siglip_is_transformers() -> None:
-    """The model's own loss, from embeddings that its towers are made to give."""
+    """SiglipModel computes the loss of the embeddings that its towers return."""
     from transformers import SiglipConfig, SiglipModel
 
     small = {"hidden_size": WIDTH, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
@@ -74,18 +77,18 @@ def test_siglip_is_transformers() -> None:
 def test_siglip_is_numpy() -> None:
     sign = 2 * np.eye(BATCH) - 1
     right = -log_expit(sign * logits().double().numpy()).sum()
-    assert float(siglip_loss_of_logits(logits())) == pytest.approx(right, rel=1e-6)
+    assert float(siglip_loss_from_logits(logits())) == pytest.approx(right, rel=1e-6)
 
 
 @pytest.mark.parametrize("chunk", [None, 2])
-def test_pictures_may_share_a_caption(chunk: int | None) -> None:
-    own = torch.tensor([1, 0, 1, 3, 3, 1])  # of four captions, one of which nobody has
-    sign = np.where(own.numpy()[:, None] == np.arange(4), 1, -1)
+def test_images_may_share_a_text(chunk: int | None) -> None:
+    targets = torch.tensor([1, 0, 1, 3, 3, 1])  # of four texts, one of which belongs to no image
+    sign = np.where(targets.numpy()[:, None] == np.arange(4), 1, -1)
     texts = embeddings(1)[:4]
     scores = (similarity(embeddings(0), texts) * LOG_SCALE.exp() + BIAS).double().numpy()
     right = -log_expit(sign * scores).sum() / BATCH
-    found = siglip_loss(embeddings(0), texts, LOG_SCALE, BIAS, own=own, chunk=chunk)
-    assert float(found) == pytest.approx(right, rel=1e-6)
+    loss = siglip_loss(embeddings(0), texts, LOG_SCALE, BIAS, targets=targets, chunk=chunk)
+    assert float(loss) == pytest.approx(right, rel=1e-6)
 
 
 @pytest.mark.parametrize("chunk", [1, 4, BATCH, 100])
@@ -100,14 +103,14 @@ def test_chunks_equal_the_whole(chunk: int) -> None:
 
     whole, pieces = loss_and_gradients(None), loss_and_gradients(chunk)
     assert len(whole) == len(pieces) == 5
-    for one, other in zip(whole, pieces, strict=True):
-        torch.testing.assert_close(one, other)
+    for expected, actual in zip(whole, pieces, strict=True):
+        torch.testing.assert_close(actual, expected)
 
 
 def test_memory_of_chunks_does_not_grow_with_the_square() -> None:
-    """What autograd keeps: with all pairs at once every logit, in chunks only the embeddings."""
+    """Autograd stores every logit if all pairs are computed at once, and only embeddings if in chunks."""
 
-    def kept(chunk: int | None) -> int:
+    def largest_stored(chunk: int | None) -> int:
         images = torch.randn(512, 8, requires_grad=True)
         texts = torch.randn(512, 8, requires_grad=True)
         sizes: list[int] = []
@@ -120,16 +123,16 @@ def test_memory_of_chunks_does_not_grow_with_the_square() -> None:
             siglip_loss(images, texts, LOG_SCALE, BIAS, chunk=chunk)
         return max(sizes)
 
-    assert kept(None) == 512 * 512
-    assert kept(64) <= 512 * 8
+    assert largest_stored(None) == 512 * 512
+    assert largest_stored(64) <= 512 * 8
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("size", [1e4, -1e4])
 def test_finite_at_extreme_logits(dtype: torch.dtype, size: float) -> None:
-    """exp(1e4) overflows every floating type; log-softmax and log-sigmoid never take it."""
+    """exp(1e4) overflows every floating-point dtype; log-softmax and log-sigmoid never compute it."""
     extreme = (torch.eye(BATCH) * 2 - 1) * size
-    for loss_of in (clip_loss_of_logits, siglip_loss_of_logits):
+    for loss_of in (clip_loss_from_logits, siglip_loss_from_logits):
         scores = extreme.to(dtype).requires_grad_()
         loss = loss_of(scores)
         loss.backward()
@@ -138,5 +141,5 @@ def test_finite_at_extreme_logits(dtype: torch.dtype, size: float) -> None:
         assert torch.isfinite(scores.grad).all()
         if size > 0:
             assert loss.item() < 1e-6
-        else:  # every pair is judged the wrong way: the loss is as large as the logits
+        else:  # every pair is classified wrongly: the loss is as large as the logits
             assert loss.item() > 1e3

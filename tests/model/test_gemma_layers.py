@@ -1,7 +1,7 @@
-"""Gemma and Gemma 2 part by part, against transformers on the same weights and against NumPy by hand.
+"""Gemma and Gemma 2 module by module, against transformers on the same weights and against NumPy by hand.
 
-Sums run in another order on the two sides, so a part may be off by a few roundings of its largest value
-(float32 rounds by 6e-8). What is wrong for another reason stands above 1e-4.
+The two sides sum in different orders, so a result may be off by a few roundings of its largest value (float32
+rounds by 6e-8). Any other mistake causes an error above 1e-4.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def noise(*shape: int, seed: int = 3) -> Tensor:
 
 
 def additive(mask: Tensor) -> Tensor:
-    """A mask of truth values as transformers' eager attention takes it: added to the scores."""
+    """Convert a bool mask to the form of transformers' eager attention, which adds it to the scores."""
     return torch.where(mask, 0.0, torch.finfo(torch.float32).min)
 
 
@@ -51,7 +51,7 @@ def test_rms_norm(name: str) -> None:
 def test_rms_norm_by_hand() -> None:
     norm = RMSNorm(32, eps=1e-6)
     torch.nn.init.normal_(norm.weight)
-    for size in (1e-3, 1.0, 1e4):  # at 1e-3 the epsilon is felt
+    for size in (1e-3, 1.0, 1e4):  # at 1e-3 the epsilon changes the result
         x = (noise(4, 32) * size).double().numpy()
         by_hand = x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-6) * (1 + norm.weight.detach().numpy())
         assert_close(f"norm of {size}", norm(torch.from_numpy(x).float()), by_hand, BOUND)
@@ -71,13 +71,13 @@ def test_rotation() -> None:
     positions = torch.tensor([[0, 1, 2, 3, 700, 8191], [5, 6, 7, 8, 9, 10]])
     cos, sin = theirs.rotary_emb(noise(1), positions)
     x, width = noise(2, 8, 6, 16), paired_models("gemma2_window").model.config.text_config.head_dim
-    by_them, _ = apply_rotary_pos_emb(x, x, cos, sin)
+    expected, _ = apply_rotary_pos_emb(x, x, cos, sin)
     ours = rotate(x, compute_rotation(positions, inverse_frequencies(width, config.rope_theta)))
-    assert_close("rotated", ours, by_them, BOUND)
+    assert_close("rotated", ours, expected, BOUND)
 
 
 def test_rotation_by_hand() -> None:
-    """Dimension i turns with dimension i + 4 by position * 10000 ** (-i / 4)."""
+    """Dimensions i and i + 4 are rotated by position * 10000 ** (-i / 4) radians."""
     x, position = noise(1, 1, 1, 8).double().numpy(), 11
     angle = position * 10_000.0 ** (-np.arange(4) / 4)
     first, second = x[..., :4], x[..., 4:]
@@ -88,24 +88,24 @@ def test_rotation_by_hand() -> None:
         ],
         axis=-1,
     )
-    by = compute_rotation(torch.tensor([[position]]), inverse_frequencies(8, 10_000.0))
-    assert_close("rotated by hand", rotate(torch.from_numpy(x).float(), by), by_hand, BOUND)
+    rotation = compute_rotation(torch.tensor([[position]]), inverse_frequencies(8, 10_000.0))
+    assert_close("rotated by hand", rotate(torch.from_numpy(x).float(), rotation), by_hand, BOUND)
 
 
 def test_scores_depend_on_distance_only() -> None:
-    """Why positions may start anywhere: transformers starts at 1, this model at 0."""
+    """Positions may therefore start anywhere: transformers starts at 1, this model at 0."""
     query, key = noise(1, 1, 1, 16), noise(1, 1, 1, 16, seed=4)
     frequencies = inverse_frequencies(16, 10_000.0)
 
-    def score(query_at: int, key_at: int) -> Tensor:
-        turned = [
-            rotate(x, compute_rotation(torch.tensor([[at]]), frequencies))
-            for x, at in ((query, query_at), (key, key_at))
+    def score(query_position: int, key_position: int) -> Tensor:
+        rotated = [
+            rotate(x, compute_rotation(torch.tensor([[position]]), frequencies))
+            for x, position in ((query, query_position), (key, key_position))
         ]
-        return (turned[0] * turned[1]).sum()
+        return (rotated[0] * rotated[1]).sum()
 
     assert_close("score one position on", score(41, 8), score(40, 7), BOUND)
-    # Angles of 140 radians are known to 8e-6 only.
+    # float32 represents angles of 140 radians to 8e-6 only.
     assert_close("score 100 positions on", score(140, 107), score(40, 7), 1e-5)
     assert abs(score(41, 7) - score(40, 7)) > 1e-3
 
@@ -125,17 +125,17 @@ def test_layer_on_a_padded_prefix(name: str, index: int) -> None:
     layer, their_layer = ours.layers[index], theirs.layers[index]
     x, lengths = noise(2, TOKENS, 32), torch.tensor([TOKENS, 6])
     mask, positions = prefix_mask(lengths, TOKENS), torch.arange(TOKENS)[None]
-    by, their_by = compute_rotation(positions, ours.frequencies), theirs.rotary_emb(x, positions)
+    rotation, their_rotation = compute_rotation(positions, ours.frequencies), theirs.rotary_emb(x, positions)
     their_mask = additive(mask.expand(2, 1, TOKENS, TOKENS))
-    context = (by, mask, None, lengths)
+    context = (rotation, mask, None, lengths)
 
     attended, _ = layer.self_attn(x, *context)
-    by_them, _ = their_layer.self_attn(x, position_embeddings=their_by, attention_mask=their_mask)
-    assert_close(f"{name} attention {index}", attended, by_them, BOUND)
+    expected, _ = their_layer.self_attn(x, position_embeddings=their_rotation, attention_mask=their_mask)
+    assert_close(f"{name} attention {index}", attended, expected, BOUND)
     assert_close(f"{name} mlp {index}", layer.mlp(x), their_layer.mlp(x), BOUND)
     out, _ = layer(x, *context)
-    by_them = their_layer(x, position_embeddings=their_by, attention_mask=their_mask)
-    assert_close(f"{name} layer {index}", out, by_them, BOUND)
+    expected = their_layer(x, position_embeddings=their_rotation, attention_mask=their_mask)
+    assert_close(f"{name} layer {index}", out, expected, BOUND)
 
 
 @pytest.mark.parametrize("name", GEMMAS)
@@ -153,16 +153,16 @@ def test_layer_on_one_token_and_a_cache(name: str, index: int) -> None:
         cache.update(past.key, past.value, layer)
     mask = step_mask(position, TOKENS + 1, text.window(index))
 
-    by = compute_rotation(position[None], ours.frequencies)
-    out, seen = ours.layers[index](x, by, mask, past, position)
-    by_them = theirs.layers[index](
+    rotation = compute_rotation(position[None], ours.frequencies)
+    out, present = ours.layers[index](x, rotation, mask, past, position)
+    expected = theirs.layers[index](
         x,
         position_embeddings=theirs.rotary_emb(x, position[None]),
         attention_mask=additive(mask),
         past_key_values=cache,
     )
-    assert_close(f"{name} layer {index}", out, by_them, BOUND)
-    for kind, tensor, theirs_kind in (("key", seen.key, "keys"), ("value", seen.value, "values")):
+    assert_close(f"{name} layer {index}", out, expected, BOUND)
+    for kind, tensor, theirs_kind in (("key", present.key, "keys"), ("value", present.value, "values")):
         assert_close(f"{name} {kind} {index}", tensor, getattr(cache.layers[index], theirs_kind), BOUND)
 
 

@@ -1,4 +1,4 @@
-"""A checkpoint's weights stay in the file, and computing with them is computing with their float32 copies."""
+"""A checkpoint's weights stay in the file, and give the same results as their float32 copies."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def load(folder: Path) -> PaliGemma:
 
 
 def offsets(file: Path) -> dict[str, int]:
-    """Where each tensor starts, by canonical name, from the header: its length, then JSON."""
+    """Return the byte offset of each tensor by canonical name, from the header: its length, then JSON."""
     content = file.read_bytes()
     length = int.from_bytes(content[:8], "little")
     entries: dict[str, Any] = json.loads(content[8 : 8 + length])
@@ -37,7 +37,7 @@ def offsets(file: Path) -> dict[str, int]:
 
 @pytest.mark.parametrize("name", CASES)
 def test_parameters_are_mapped_from_the_files(checkpoint: Callable[[str], Path], name: str) -> None:
-    """In memory they lie beside each other as in the file, which copies do not."""
+    """In memory their distances are those in the file, which copies would not have."""
     parameters = dict(load(checkpoint(name)).named_parameters())
     files = [offsets(file) for file in checkpoint(name).glob("*.safetensors")]
     assert sum(map(len, files)) == len(parameters)
@@ -60,20 +60,20 @@ def test_every_parameter_is_the_stored_tensor(checkpoint: Callable[[str], Path],
 
 @pytest.mark.parametrize("name", CASES)
 def test_narrow_weights_compute_as_their_float32_copies(checkpoint: Callable[[str], Path], name: str) -> None:
-    """Casting at use and casting beforehand are the same arithmetic: equal to the last bit."""
+    """Casting at use and casting beforehand are the same arithmetic: results are equal to the last bit."""
     narrow, wide = load(checkpoint(name)), load(checkpoint(name)).float()
     side = narrow.config.vision_config.image_size
     pixels = torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(1)) * 2 - 1
     ids, length = torch.tensor([[2, 300, 17, 108]]), torch.tensor([4])
-    answers = []
+    results = []
     for model in (narrow, wide):
         features = model.encode_image(pixels)
         logits, cache = model.prefill(ids, features, length)
         following, cache = model.decode_step(torch.tensor([[77]]), length + features.shape[1], cache)
-        answers.append([features, logits, following, *(tensor for layer in cache for tensor in layer)])
-    for ours, theirs in zip(*answers, strict=True):
-        assert ours.dtype == torch.float32
-        assert torch.equal(ours, theirs)
+        results.append([features, logits, following, *(tensor for layer in cache for tensor in layer)])
+    for from_narrow, from_wide in zip(*results, strict=True):
+        assert from_narrow.dtype == torch.float32
+        assert torch.equal(from_narrow, from_wide)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -81,14 +81,14 @@ def test_narrow_weights_compute_as_their_float32_copies(checkpoint: Callable[[st
 def test_logits_in_blocks_equal_the_whole(
     monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, rows_at_once: int
 ) -> None:
-    """A product of another width may sum in another order: a rounding or two of float32, 6e-8 each."""
-    table = TiedEmbedding(100, 48)
-    torch.nn.init.normal_(table.weight)
-    table.to(dtype)
+    """A product of another width may sum in another order: one or two roundings of float32, 6e-8 each."""
+    embedding = TiedEmbedding(100, 48)
+    torch.nn.init.normal_(embedding.weight)
+    embedding.to(dtype)
     monkeypatch.setattr(TiedEmbedding, "rows_at_once", rows_at_once)
     x = torch.randn(3, 48, generator=torch.Generator().manual_seed(2))
-    whole = x.double() @ table.weight.double().T
-    logits = table.logits(x)
+    whole = x.double() @ embedding.weight.double().T
+    logits = embedding.logits(x)
     assert logits.dtype == torch.float32
     assert_close(f"blocks of {rows_at_once}", logits, whole, 1e-6)  # measured: up to 2e-7
 

@@ -1,4 +1,4 @@
-"""The prefix-LM mask as a picture, drawn by hand."""
+"""The prefix-LM mask against drawings made by hand."""
 
 from __future__ import annotations
 
@@ -28,28 +28,28 @@ WINDOW_OF_2 = """
 """
 
 
-def picture(text: str) -> np.ndarray:
+def parse_drawing(text: str) -> np.ndarray:
     return np.array([[mark == "#" for mark in line.split()] for line in text.split("\n") if line.strip()])
 
 
 @pytest.mark.parametrize(("drawing", "window"), [(GLOBAL, None), (WINDOW_OF_2, 2), (GLOBAL, SLOTS)])
 def test_prefix_both_ways_then_one_way(drawing: str, window: int | None) -> None:
-    seen = np.zeros((SLOTS, SLOTS), dtype=bool)
-    seen[:PREFIX, :PREFIX] = prefix_mask(torch.tensor([PREFIX]), PREFIX)[0, 0]
+    visible = np.zeros((SLOTS, SLOTS), dtype=bool)
+    visible[:PREFIX, :PREFIX] = prefix_mask(torch.tensor([PREFIX]), PREFIX)[0, 0]
     for position in range(PREFIX, SLOTS):
-        seen[position, : position + 1] = step_mask(torch.tensor([position]), position + 1, window)[0, 0, 0]
-    assert np.array_equal(seen, picture(drawing))
+        visible[position, : position + 1] = step_mask(torch.tensor([position]), position + 1, window)[0, 0, 0]
+    assert np.array_equal(visible, parse_drawing(drawing))
 
 
 def test_rows_see_their_own_slots_only() -> None:
-    """Rows of 2 and 4 real tokens in 4 slots: what stands behind a row's length is padding."""
+    """Rows of 2 and 4 tokens in 4 slots: slots from a row's length on are padding."""
     mask = prefix_mask(torch.tensor([2, 4]), 4)
     assert mask.shape == (2, 1, 1, 4)
-    assert np.array_equal(mask[:, 0, 0], picture("# # . .\n# # # #"))
+    assert np.array_equal(mask[:, 0, 0], parse_drawing("# # . .\n# # # #"))
 
 
 def test_a_step_sees_no_slot_behind_its_own() -> None:
-    """Rows at slots 1 and 3 of 4, everything and a window of 2."""
-    at = torch.tensor([1, 3])
-    assert np.array_equal(step_mask(at, 4, None)[:, 0, 0], picture("# # . .\n# # # #"))
-    assert np.array_equal(step_mask(at, 4, 2)[:, 0, 0], picture("# # . .\n. . # #"))
+    """Rows whose new token is in slot 1 and 3 of 4, without a window and with a window of 2."""
+    position = torch.tensor([1, 3])
+    assert np.array_equal(step_mask(position, 4, None)[:, 0, 0], parse_drawing("# # . .\n# # # #"))
+    assert np.array_equal(step_mask(position, 4, 2)[:, 0, 0], parse_drawing("# # . .\n. . # #"))

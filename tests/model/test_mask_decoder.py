@@ -1,4 +1,4 @@
-"""The mask decoder against an implementation in NumPy that works from the definition of each layer."""
+"""The mask decoder against an implementation in NumPy that follows the definition of each layer."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ def test_the_decoder_is_numpy(tmp_path: Path, codebook_width: int, width: int) -
     codes = np.random.default_rng(1).integers(128, size=(2, 16))
     maps = decoder(torch.from_numpy(codes)).numpy()
     assert maps.shape == (2, 64, 64)
-    for row, one in zip(codes, maps, strict=True):
-        right = decode_mask(weights, row)
+    for row, actual in zip(codes, maps, strict=True):
+        expected = decode_mask(weights, row)
         # Float32 sums of up to 4,608 terms; measured: up to 5e-7 of the largest value.
-        assert np.abs(one - right).max() <= 1e-5 * np.abs(right).max()
+        assert np.abs(actual - expected).max() <= 1e-5 * np.abs(expected).max()
 
 
 @pytest.mark.parametrize(
-    ("spoil", "complaint"),
+    ("damage", "parameter"),
     [
         (lambda weights: weights.pop("decoder.8.bias"), "decoder.8.bias"),
         (lambda weights: weights.pop("decoder.0.weight"), "decoder.0.weight"),
@@ -42,11 +42,11 @@ def test_the_decoder_is_numpy(tmp_path: Path, codebook_width: int, width: int) -
     ],
     ids=["missing", "first missing", "extra", "misshapen"],
 )
-def test_a_file_of_another_model_is_refused(tmp_path: Path, spoil: object, complaint: str) -> None:
+def test_a_file_of_another_model_is_refused(tmp_path: Path, damage: object, parameter: str) -> None:
     weights = random_weights(32, 16)
-    spoil(weights)  # type: ignore[operator]
+    damage(weights)  # type: ignore[operator]
     np.savez(tmp_path / "vae.npz", **weights, allow_pickle=False)
-    with pytest.raises(CheckpointError, match=complaint) as error:
+    with pytest.raises(CheckpointError, match=parameter) as error:
         read_mask_decoder(tmp_path / "vae.npz")
     assert "\n" not in str(error.value)
 
@@ -76,15 +76,15 @@ def test_a_width_that_a_file_of_kilobytes_asks_for_costs_nothing(tmp_path: Path)
 
 
 def test_flipped_bytes_are_one_error(tmp_path: Path) -> None:
-    """Of headers and of compressed data, wherever they are: read as they were meant, or refused in words."""
+    """A flipped bit anywhere in headers or compressed data: the file is read, or refused by CheckpointError."""
     rng = np.random.default_rng(0)
     for save in (np.savez, np.savez_compressed):
         save(tmp_path / "whole.npz", **random_weights(8, 8))
         whole = (tmp_path / "whole.npz").read_bytes()
         for _ in range(150):
-            spoiled = bytearray(whole)
-            spoiled[rng.integers(len(whole))] ^= 1 << int(rng.integers(8))
-            (tmp_path / "bad.npz").write_bytes(spoiled)
+            damaged = bytearray(whole)
+            damaged[rng.integers(len(whole))] ^= 1 << int(rng.integers(8))
+            (tmp_path / "bad.npz").write_bytes(damaged)
             with suppress(CheckpointError):
                 read_mask_decoder(tmp_path / "bad.npz")
 

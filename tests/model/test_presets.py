@@ -1,4 +1,4 @@
-"""The published sizes as files hold them: each tensor's name and shape against transformers, on no memory."""
+"""The published sizes: each tensor's name and shape against transformers, on the meta device."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from paligemma_onnx.model import presets
 from paligemma_onnx.model.config import PaliGemmaConfig
 from paligemma_onnx.model.skeleton import meta_model
 
-# Stored are 257,216 rows of the table, 64 more than the quoted parameter counts hold.
+# Files store 257,216 rows of the embedding, 64 more than the quoted parameter counts include.
 STORED = [
     (presets.paligemma_3b(224), 2_923_466_480),
     (presets.paligemma_3b(448), 2_924_351_216),
@@ -28,7 +28,7 @@ def test_stored_parameters(config: PaliGemmaConfig, count: int) -> None:
     assert sum(weight.numel() for weight in meta_model(config).parameters()) == count
 
 
-def in_transformers(config: PaliGemmaConfig) -> Any:
+def transformers_model(config: PaliGemmaConfig) -> Any:
     vision, text = config.vision_config, config.text_config
     names = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
     theirs = transformers.PaliGemmaConfig(
@@ -48,7 +48,7 @@ def in_transformers(config: PaliGemmaConfig) -> Any:
 def test_every_name_and_shape_is_transformers(config: PaliGemmaConfig) -> None:
     theirs = {
         name.removeprefix("model."): weight.shape
-        for name, weight in in_transformers(config).named_parameters()
+        for name, weight in transformers_model(config).named_parameters()
     }
     theirs.pop("lm_head.weight", None)  # tied to the embedding
     assert {name: weight.shape for name, weight in meta_model(config).named_parameters()} == theirs
