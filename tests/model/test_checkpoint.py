@@ -1,4 +1,4 @@
-"""Loading weights: all three name layouts, shards and links, and every kind of damage."""
+"""Opening of weights: the three name layouts, shards, links, and every kind of damage."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Tiny:
 
     folder: Path
     stored: dict[str, Tensor]
-    parameters: dict[str, Tensor]  # by canonical name, from transformers' own memory
+    parameters: dict[str, Tensor]  # by canonical name, from the model in memory
     expected: Shapes
 
 
@@ -78,7 +78,7 @@ def assert_holds(checkpoint: Checkpoint, parameters: Mapping[str, Tensor]) -> No
 
 
 def refusal(folder: Path, expected: Shapes) -> str:
-    """The message that opening raises, checked for form."""
+    """Return the message of the error that opening raises, after checking its form."""
     with pytest.raises(CheckpointError) as caught:
         Checkpoint.open(folder, expected)
     message = str(caught.value)
@@ -88,7 +88,7 @@ def refusal(folder: Path, expected: Shapes) -> str:
 
 
 def new_layout(name: str) -> str:
-    """The name that transformers has in memory and wrote to files in 4.52."""
+    """Return the name that transformers uses in memory, and in the files that 4.52 wrote."""
     if name.startswith("language_model.model."):
         return name.replace("language_model.model.", "model.language_model.", 1)
     return "lm_head.weight" if name == HEAD else f"model.{name}"
@@ -142,24 +142,26 @@ def test_half_precision_stays_as_stored(tiny: Tiny, tmp_path: Path, dtype: torch
 def test_a_stored_head_must_be_the_embedding(
     tiny: Tiny, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("paligemma_onnx.model.checkpoint.checkpoint.CHUNK", 300)  # values; the table has 800
-    table = tiny.stored[EMBEDDING]
+    monkeypatch.setattr(
+        "paligemma_onnx.model.checkpoint.checkpoint.CHUNK", 300
+    )  # values; the embedding has 800
+    embedding = tiny.stored[EMBEDDING]
     file = tmp_path / "model.safetensors"
-    save_file(tiny.stored | {name: table.clone()}, file)
+    save_file(tiny.stored | {name: embedding.clone()}, file)
     assert_holds(Checkpoint.open(tmp_path, tiny.expected), tiny.parameters)
-    other = table.clone()
-    other[-1, -1] += 1e-3
-    save_file(tiny.stored | {name: other}, file)
+    different = embedding.clone()
+    different[-1, -1] += 1e-3
+    save_file(tiny.stored | {name: different}, file)
     assert "only a tied output head" in refusal(tmp_path, tiny.expected)
-    save_file(tiny.stored | {name: table[:-1].clone()}, file)
+    save_file(tiny.stored | {name: embedding[:-1].clone()}, file)
     assert "has the shape (49, 16), the embedding (50, 16)" in refusal(tmp_path, tiny.expected)
 
 
-def test_a_head_may_differ_where_no_word_is(tiny: Tiny, tmp_path: Path) -> None:
-    """Rows from `<image>` on are random in published tables; a head saved apart has other random ones."""
-    other = tiny.stored[EMBEDDING].clone()
-    other[-1, -1] += 1e-3
-    save_file(tiny.stored | {HEAD: other}, tmp_path / "model.safetensors")
+def test_a_head_may_differ_where_no_token_is(tiny: Tiny, tmp_path: Path) -> None:
+    """Rows from `<image>` on are random in published files, and differ if the head was saved separately."""
+    different = tiny.stored[EMBEDDING].clone()
+    different[-1, -1] += 1e-3
+    save_file(tiny.stored | {HEAD: different}, tmp_path / "model.safetensors")
     assert_holds(Checkpoint.open(tmp_path, tiny.expected, trained_rows=49), tiny.parameters)
     with pytest.raises(CheckpointError, match="only a tied output head"):
         Checkpoint.open(tmp_path, tiny.expected, trained_rows=50)

@@ -1,4 +1,4 @@
-"""config.json against transformers' own reading of the same file, and the presets against published facts."""
+"""read_config against transformers on the same files, and the presets against published sizes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every config.json that is refused: the message names the key and is one line."""
+"""Every kind of config.json that is refused: the message is one line that names the key."""
 
 from __future__ import annotations
 

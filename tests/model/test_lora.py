@@ -1,4 +1,4 @@
-"""LoRA adapters: merged as PEFT merges them, and every kind that is not plain LoRA refused."""
+"""LoRA adapters: merging against PEFT, and refusal of every adapter that is not plain LoRA."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from paligemma_onnx.model.checkpoint.errors import CheckpointError
 
 Json = dict[str, Any]
 
-Q = "language_model.layers.0.self_attn.q_proj"  # canonical path of the module most tests adapt
+Q = "language_model.layers.0.self_attn.q_proj"  # canonical path of the module that most tests adapt
 SHAPES = {f"{Q}.weight": (6, 4), "language_model.norm.weight": (4,)}
 
 
@@ -61,7 +61,7 @@ def test_merged_as_peft_merges(tmp_path: Path, use_rslora: bool) -> None:
         r=4,
         lora_alpha=6,
         use_rslora=use_rslora,
-        init_lora_weights=False,  # both factors random: a fresh adapter would change nothing
+        init_lora_weights=False,  # both factors random: the default initialisation changes nothing
         target_modules=["q_proj", "o_proj", "down_proj", "out_proj", "linear"],
         rank_pattern={"down_proj": 2, r"layers\.[01]\.self_attn\.q_proj": 3},
         alpha_pattern={"language_model.layers.2.self_attn.o_proj": 5, "^.*vision_tower.*out_proj": 20},
@@ -80,7 +80,7 @@ def test_merged_as_peft_merges(tmp_path: Path, use_rslora: bool) -> None:
     for name, reference in merged.items():
         tensor = checkpoint.tensor(name)
         if name in changed:
-            # The same sum in another order of roundings: a few units in the last place.
+            # The sum is rounded in another order: a few units in the last place.
             torch.testing.assert_close(tensor, reference, rtol=1e-6, atol=1e-6)
         else:
             assert torch.equal(tensor, reference)
@@ -102,7 +102,7 @@ def write_adapter(folder: Path, tensors: dict[str, Tensor], **settings: object) 
 
 
 def factors(module: str = Q, r: int = 2) -> dict[str, Tensor]:
-    """Two factors with small whole numbers, so that their product is exact in every type."""
+    """Return two factors of small integers, whose product is exact in every dtype."""
     a = torch.arange(r * 4.0).reshape(r, 4)
     b = torch.arange(6.0 * r).reshape(6, r) - 3
     prefix = f"base_model.model.{module}"

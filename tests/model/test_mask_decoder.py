@@ -76,7 +76,7 @@ def test_a_width_that_a_file_of_kilobytes_asks_for_costs_nothing(tmp_path: Path)
 
 
 def test_flipped_bytes_are_one_error(tmp_path: Path) -> None:
-    """A flipped bit anywhere in headers or compressed data: the file is read, or refused by CheckpointError."""
+    """With one bit flipped anywhere, the file is either read or refused by CheckpointError."""
     rng = np.random.default_rng(0)
     for save in (np.savez, np.savez_compressed):
         save(tmp_path / "whole.npz", **random_weights(8, 8))

@@ -1,8 +1,8 @@
 """encode_image, prefill and decode_step as a whole, against transformers on the same weights.
 
-transformers counts positions from 1 and this model from 0. Position 520 turns a key by 520 rad, which float32
-knows to 3e-5, and rounds otherwise at 521: that is nearly all the error there is. From the same start the two
-agree to 1e-6.
+transformers counts positions from 1 and this model from 0. Position 520 rotates a key by 520 rad, which
+float32 represents to 3e-5; the rounding at 521 differs. This causes nearly all of the error: with the same
+first position, the two agree to 1e-6.
 """
 
 from __future__ import annotations
@@ -23,30 +23,28 @@ from paligemma_onnx.model.paligemma import PaliGemma
 
 PROMPT = (2, 300, 17, 451, 108)
 ANSWER = (77, 301, 5, 420, 9, 610, 33, 250)  # longer than gemma2_window's window of 5
-LOGITS = 2e-5  # of the largest; measured: up to 3.8e-6
-SAME = 1e-5  # the same arithmetic on another batch size; measured: up to 2e-6
+LOGITS = 2e-5  # of the largest logit; measured: up to 3.8e-6
+SAME = 1e-5  # of the largest value, with another batch size; measured: up to 2e-6
 
 
-def picture(side: int) -> Tensor:
+def random_image(side: int) -> Tensor:
     return torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(6)) * 2 - 1
 
 
 def features_of(model: PaliGemma, count: int = 1) -> Tensor:
-    """float32[1, N, D] of so many different pictures."""
+    """Return the features of `count` different images as one row, float32[1, N, D]."""
     side = model.config.vision_config.image_size
-    pictures = torch.cat([picture(side).roll(shift, -1) for shift in range(count)])
-    return model.encode_image(pictures).flatten(0, 1)[None]
+    images = torch.cat([random_image(side).roll(shift, -1) for shift in range(count)])
+    return model.encode_image(images).flatten(0, 1)[None]
 
 
-def ask_transformers(name: str, pixels: Tensor, suffix: tuple[int, ...]) -> Any:
-    """One uncached call on image, prompt and answer: logits of the last prefix token and of the answer's."""
-    model, images = (
-        paired_models(name).reference,
-        paired_models(name).model.config.vision_config.num_patches * len(pixels),
-    )
-    placeholders = [model.config.image_token_id] * images
+def transformers_logits(name: str, pixels: Tensor, suffix: tuple[int, ...]) -> Any:
+    """Return the logits of the last prefix token and of each suffix token, from one call without a cache."""
+    model = paired_models(name).reference
+    image_tokens = paired_models(name).model.config.vision_config.num_patches * len(pixels)
+    placeholders = [model.config.image_token_id] * image_tokens
     input_ids = torch.tensor([[*placeholders, *PROMPT, *suffix]])
-    prefix = images + len(PROMPT)
+    prefix = image_tokens + len(PROMPT)
     return model(
         input_ids=input_ids,
         pixel_values=pixels,
@@ -57,14 +55,14 @@ def ask_transformers(name: str, pixels: Tensor, suffix: tuple[int, ...]) -> Any:
 
 
 @pytest.mark.parametrize("name", CASES)
-@pytest.mark.parametrize("pictures", [1, 2])
-def test_cached_steps_equal_one_uncached_call_of_transformers(name: str, pictures: int) -> None:
+@pytest.mark.parametrize("images", [1, 2])
+def test_cached_steps_equal_one_uncached_call_of_transformers(name: str, images: int) -> None:
     model = paired_models(name).model
     side = model.config.vision_config.image_size
-    pixels = torch.cat([picture(side).roll(shift, -1) for shift in range(pictures)])
-    expected = ask_transformers(name, pixels, ANSWER)
+    pixels = torch.cat([random_image(side).roll(shift, -1) for shift in range(images)])
+    expected = transformers_logits(name, pixels, ANSWER)
 
-    features = features_of(model, pictures)
+    features = features_of(model, images)
     logits, cache = model.prefill(torch.tensor([PROMPT]), features, torch.tensor([len(PROMPT)]))
     assert_close(f"{name} prefill", logits[0], expected[0], LOGITS)
     lengths = torch.tensor([features.shape[1] + len(PROMPT)])
@@ -75,25 +73,25 @@ def test_cached_steps_equal_one_uncached_call_of_transformers(name: str, picture
 
 
 def test_every_feature_of_the_window_case_is_awake(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without its caps, its window or its image, the logits are far off: the bounds above would notice."""
-    name, pixels = "gemma2_window", picture(224)
-    expected = ask_transformers(name, pixels, ANSWER)[-1]
+    """Without caps, window or image, the logits differ far more than the bounds above allow."""
+    name, pixels = "gemma2_window", random_image(224)
+    expected = transformers_logits(name, pixels, ANSWER)[-1]
     theirs: Any = paired_models(name).reference
-    others = {"image": ask_transformers(name, torch.zeros_like(pixels), ANSWER)[-1]}
-    for what, owner, value in (
+    changed = {"image": transformers_logits(name, torch.zeros_like(pixels), ANSWER)[-1]}
+    for setting, owner, value in (
         ("final_logit_softcapping", theirs.config.text_config, None),
         ("sliding_window", theirs.config.text_config, 6),
         ("attn_logit_softcapping", theirs.model.language_model.layers[1].self_attn, None),
     ):
         with monkeypatch.context() as patch:
-            patch.setattr(owner, what, value)
-            others[what] = ask_transformers(name, pixels, ANSWER)[-1]
-    for what, other in others.items():
-        assert relative_error(other, expected) > 100 * LOGITS, what
+            patch.setattr(owner, setting, value)
+            changed[setting] = transformers_logits(name, pixels, ANSWER)[-1]
+    for setting, logits in changed.items():
+        assert relative_error(logits, expected) > 100 * LOGITS, setting
 
 
 def padded_prompts(lengths: Tensor, longest: int) -> Tensor:
-    """Rows of random ids; what stands behind a row's length is padding, and any id will do."""
+    """Return rows of random ids; ids from a row's length on are padding, which may be any id."""
     return torch.randint(4, 600, (len(lengths), longest), generator=torch.Generator().manual_seed(7))
 
 
@@ -105,8 +103,8 @@ def test_a_row_of_a_padded_batch_equals_the_row_alone(name: str) -> None:
     logits, cache = model.prefill(prompts, features, lengths)
     slots = features.shape[1] + lengths
 
-    # What stands in padding slots must not matter, so it is made large.
-    cache = tuple(KeyValue(*(spoilt(tensor, slots) for tensor in layer)) for layer in cache)
+    # Padding slots must have no effect, so their values are made large.
+    cache = tuple(KeyValue(*(fill_padding(tensor, slots) for tensor in layer)) for layer in cache)
     steps = torch.randint(4, 600, (6, 3, 1), generator=torch.Generator().manual_seed(8))
     batch = [logits]
     for step, ids in enumerate(steps):
@@ -122,7 +120,7 @@ def test_a_row_of_a_padded_batch_equals_the_row_alone(name: str) -> None:
         assert_same_cache(cache, alone, row)
 
 
-def spoilt(tensor: Tensor, lengths: Tensor) -> Tensor:
+def fill_padding(tensor: Tensor, lengths: Tensor) -> Tensor:
     padding = torch.arange(tensor.shape[2]) >= lengths[:, None]
     return torch.where(padding[:, None, :, None], 1e4, tensor)
 
@@ -152,7 +150,7 @@ def test_the_vision_tower_runs_once_an_answer() -> None:
     model, calls = paired_models("gemma_two_kv_heads").model, []
     hook = model.vision_tower.register_forward_hook(lambda *_: calls.append(1))
     try:
-        ids = generate(model, picture(56), torch.tensor(PROMPT), max_new_tokens=12)
+        ids = generate(model, random_image(56), torch.tensor(PROMPT), max_new_tokens=12)
     finally:
         hook.remove()
     assert len(ids) == 12
