@@ -1,10 +1,10 @@
-"""Write tests/support/cuda_kernels.json: the operators, versions and types with a CUDA kernel.
+"""Write tests/support/cuda_kernels.json: the operators, versions and types that have a CUDA kernel.
 
     .venv/bin/python tests/golden/make_cuda_kernels.py
 
-Run `make test-cuda` first: the script asks the real CUDA provider in .venv-gpu, on the fake CUDA runtime.
-onnxruntime loads all its providers at once and stops if one does not load, so the script also creates empty
-libraries with the names of TensorRT's and cuDNN's.
+Run `make test-cuda` first: the script queries the real CUDA provider in .venv-gpu, on the fake CUDA runtime.
+onnxruntime loads all its providers together and fails if one of them cannot be loaded, so the script also
+builds stub libraries with the names of TensorRT's and cuDNN's.
 """
 
 from __future__ import annotations
@@ -20,14 +20,15 @@ ROOT = Path(__file__).parent.parent.parent
 TESTS = ROOT / "tests"
 
 sys.path.insert(0, str(ROOT))
-from tests.fake_cuda.build import COMPILER, build  # noqa: E402  needs the line above
+from tests.fake_cuda.build import COMPILER, build  # noqa: E402  needs the path above
 
 PYTHON = ROOT / ".venv-gpu" / "bin" / "python"
-LIST = TESTS / "support" / "cuda_kernels.json"
-Types = dict[str, list[str]]  # by type parameter
-LAST = (1 << 31) - 1  # of a kernel that takes all later versions
-# What the TensorRT provider looks for when it is loaded, by the library it looks in.
-IN_NAME = {
+KERNEL_LIST = TESTS / "support" / "cuda_kernels.json"
+TypeConstraints = dict[str, list[str]]  # name of a type parameter -> types
+Kernel = tuple[int, int | None, TypeConstraints]  # first version, last version (None: all later ones), types
+NO_LAST_VERSION = (1 << 31) - 1  # end of the version range of a kernel for all later versions
+# Functions that the TensorRT provider looks up when it is loaded, by library.
+STUBS = {
     "libnvinfer.so.10": (
         *("createInferBuilder_INTERNAL", "createInferRefitter_INTERNAL", "createInferRuntime_INTERNAL"),
         *("getInferLibVersion", "getPluginRegistry"),
@@ -35,65 +36,78 @@ IN_NAME = {
     "libnvonnxparser.so.10": ("createNvOnnxParser_INTERNAL", "createNvOnnxParserRefitter_INTERNAL"),
     "libcudnn.so.9": ("cudnnCreate", "cudnnDestroy", "cudnnSetStream"),
 }
-ASK = """
+QUERY = """
 import json
 import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state as state
-kernels = [one for one in state.get_all_opkernel_def() if one.provider == "CUDAExecutionProvider"]
-types = [{name: list(kinds) for name, kinds in one.type_constraints.items()} for one in kernels]
-found = [(f"{one.domain}::{one.op_name}", *one.version_range, kinds) for one, kinds in zip(kernels, types)]
-print(json.dumps([onnxruntime.__version__, found]))
+kernels = [kernel for kernel in state.get_all_opkernel_def() if kernel.provider == "CUDAExecutionProvider"]
+print(json.dumps([onnxruntime.__version__, [
+    (
+        f"{kernel.domain}::{kernel.op_name}",
+        *kernel.version_range,
+        {name: list(types) for name, types in kernel.type_constraints.items()},
+    )
+    for kernel in kernels
+]]))
 """
 
 
-def named(folder: Path) -> None:
-    """Libraries whose functions do nothing and give nothing, but for a registry, which is empty."""
-    for library, functions in IN_NAME.items():
-        source = "static char any[256];\n"
-        for one in functions:
-            source += f"void *{one}(void) {{ return {'any' if one == 'getPluginRegistry' else '0'}; }}\n"
-        (folder / "any.c").write_text(source)
-        (folder / "any.map").write_text(f"{library} {{ *; }};\n")
-        options = ["-shared", "-fPIC", f"-Wl,-soname,{library}", f"-Wl,--version-script={folder / 'any.map'}"]
-        subprocess.run([COMPILER, folder / "any.c", *options, "-o", folder / library], check=True)
+def build_stubs(folder: Path) -> None:
+    """Build libraries whose functions return 0, except getPluginRegistry, which returns an empty registry."""
+    for library, functions in STUBS.items():
+        source = "static char registry[256];\n"
+        for function in functions:
+            result = "registry" if function == "getPluginRegistry" else "0"
+            source += f"void *{function}(void) {{ return {result}; }}\n"
+        (folder / "stub.c").write_text(source)
+        (folder / "stub.map").write_text(f"{library} {{ *; }};\n")
+        options = [
+            *("-shared", "-fPIC", f"-Wl,-soname,{library}"),
+            f"-Wl,--version-script={folder / 'stub.map'}",
+        ]
+        subprocess.run([COMPILER, folder / "stub.c", *options, "-o", folder / library], check=True)
 
 
-def merged(kernels: list[tuple[str, int, int, Types]]) -> dict[str, list[tuple[int, int | None, Types]]]:
-    """By operator; kernels that differ in one parameter's types become one."""
-    found: dict[str, list[tuple[int, int | None, Types]]] = {}
+def merge_kernels(kernels: list[tuple[str, int, int, TypeConstraints]]) -> dict[str, list[Kernel]]:
+    """Group kernels by operator; merge kernels that differ only in the types of one parameter."""
+    merged: dict[str, list[Kernel]] = {}
     for operator, first, end, constraints in kernels:
-        last = None if end == LAST else end
-        types = {name: [_short(kind) for kind in kinds] for name, kinds in constraints.items()}
-        entries = found.setdefault(operator, [])
-        near = (held for *versions, held in entries if versions == [first, last])
-        if pair := next(((held, name) for held in near if (name := _difference(held, types))), None):
-            held, name = pair
-            held[name] = sorted({*held[name], *types[name]})
+        last = None if end == NO_LAST_VERSION else end
+        types = {name: [_element_type(text) for text in texts] for name, texts in constraints.items()}
+        entries = merged.setdefault(operator, [])
+        for *versions, entry_types in entries:
+            if versions == [first, last] and (name := _only_difference(entry_types, types)):
+                entry_types[name] = sorted({*entry_types[name], *types[name]})
+                break
         else:
             entries.append((first, last, types))
-    return dict(sorted(found.items()))
+    return dict(sorted(merged.items()))
 
 
-def _short(kind: str) -> str:
-    """`tensor(float)` as `float`; what is no tensor stays."""
-    return kind.removeprefix("tensor(").removesuffix(")") if kind.startswith("tensor(") else kind
+def _element_type(text: str) -> str:
+    """Return `float` for `tensor(float)`; return other types unchanged."""
+    is_tensor = text.startswith("tensor(")
+    return text.removeprefix("tensor(").removesuffix(")") if is_tensor else text
 
 
-def _difference(held: Types, types: Types) -> str | None:
-    """The only parameter with other types, if there is one."""
-    different = [name for name in held if set(held[name]) != set(types.get(name, ()))]
-    return different[0] if held.keys() == types.keys() and len(different) == 1 else None
+def _only_difference(a: TypeConstraints, b: TypeConstraints) -> str | None:
+    """Return the name of the parameter with different types, if there is exactly one."""
+    different = [name for name in a if set(a[name]) != set(b.get(name, ()))]
+    return different[0] if a.keys() == b.keys() and len(different) == 1 else None
 
 
 def main() -> None:
+    """Write the list."""
     with tempfile.TemporaryDirectory() as work:
         folder = build(Path(work))
-        named(folder)
+        build_stubs(folder)
         env = os.environ | {"LD_LIBRARY_PATH": str(folder)}
-        done = subprocess.run([PYTHON, "-c", ASK], env=env, check=True, capture_output=True, text=True)
-    version, kernels = json.loads(done.stdout)
-    lines = [f"{json.dumps(name)}: {json.dumps(entries)}" for name, entries in merged(kernels).items()]
-    LIST.write_text(f'{{"onnxruntime-gpu": "{version}", "kernels": {{\n' + ",\n".join(lines) + "\n}}\n")
+        result = subprocess.run([PYTHON, "-c", QUERY], env=env, check=True, capture_output=True, text=True)
+    version, kernels = json.loads(result.stdout)
+    lines = [f"{json.dumps(name)}: {json.dumps(entries)}" for name, entries in merge_kernels(kernels).items()]
+    KERNEL_LIST.write_text(
+        f'{{"onnxruntime-gpu": "{version}", "kernels": {{\n' + ",\n".join(lines) + "\n}}\n"
+    )
 
 
 if __name__ == "__main__":

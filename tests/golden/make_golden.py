@@ -1,9 +1,9 @@
-"""Makes the golden run: pictures, prompts, and the ids our torch model answers with; and the demo's scene.
+"""Make the golden files: images, prompts and the ids of the torch model's answers, and the demo's scene.
 
     python tests/golden/make_golden.py
 
-The tests hold torch, the exported graphs and transformers against the ids in golden.json, and the demo
-against the truth in demo.json. Both are made again only when the shipped model is.
+The tests compare torch, the exported graphs and transformers with the ids in golden.json, and the demo with
+the correct answers in demo.json. Run the script only when the shipped model changes.
 """
 
 from __future__ import annotations
@@ -24,56 +24,63 @@ from training.tasks import KINDS, make_example
 FOLDER = Path(__file__).parent
 ROOT = FOLDER.parent.parent
 SCENES = ((12_000_000, "seen"), (12_000_004, "seen"), (12_000_011, "seen"), (12_000_001, "held-out"))
-MOST_NEW_TOKENS = 96
-DEMO = 12_001_644  # seed of the demo's scene
-DRAWS = 2_000  # of an example, until it asks what the demo asks
+MAX_NEW_TOKENS = 96  # per answer
+DEMO_SEED = 12_001_644
+MAX_DRAWS = 2_000  # random examples drawn per prompt of the demo, until one has that prompt
 
 
 def main() -> None:
-    """Write everything."""
+    """Write all golden files."""
     write_golden()
     write_demo()
 
 
 def write_demo() -> None:
-    """The demo's scene, and demo.json: the true answer to each of its prompts, mask codes aside."""
-    drawing = render_scene(DEMO)
-    Image.fromarray(drawing.pixels).save(ROOT / "export" / "demo" / SCENE, optimize=True)
-    answers = {prompt: truth(drawing.scene, prompt) for prompt in PROMPTS}
+    """Write the demo's scene, and demo.json with the correct answer to each of its prompts.
+
+    The `<seg>` tokens in the answers are placeholders.
+    """
+    rendered = render_scene(DEMO_SEED)
+    Image.fromarray(rendered.pixels).save(ROOT / "export" / "demo" / SCENE, optimize=True)
+    answers = {prompt: correct_answer(rendered.scene, prompt) for prompt in PROMPTS}
     (FOLDER / "demo.json").write_text(json.dumps(answers, indent=2) + "\n", encoding="utf-8")
 
 
-def truth(scene: Scene, prompt: str) -> str:
-    """What is true of a scene, from the same code that teaches it."""
-    for number in range(DRAWS):
+def correct_answer(scene: Scene, prompt: str) -> str:
+    """Return the correct answer to a prompt, from the code that generates training examples.
+
+    Raises:
+        LookupError: no example of the scene has this prompt.
+    """
+    for seed in range(MAX_DRAWS):
         for kind in KINDS:
-            drawn = make_example(scene, kind, np.random.RandomState(number), PLACEHOLDER_MASKS)
-            if drawn is not None and drawn.prompt == prompt:
-                return drawn.suffix
-    raise LookupError(f"{prompt!r} is never asked about scene {scene.seed}")
+            example = make_example(scene, kind, np.random.RandomState(seed), PLACEHOLDER_MASKS)
+            if example is not None and example.prompt == prompt:
+                return example.suffix
+    raise LookupError(f"{prompt!r} is not a prompt about scene {scene.seed}")
 
 
 def write_golden() -> None:
-    """NAME.png for each scene, and golden.json."""
+    """Write the image of each scene, and golden.json with the torch model's answers."""
     entries = []
     with shipped_model() as folder:
         model = open_torch_model(folder)
         for seed, combinations in SCENES:
-            drawing = render_scene(seed, combinations)  # type: ignore[arg-type]
-            picture = FOLDER / f"{combinations}-{seed}.png"
-            Image.fromarray(drawing.pixels).save(picture, optimize=True)
-            for asked in prompts_for(drawing):
-                prompt = asked.example.prompt
-                answer = model.generate(picture, prompt, max_new_tokens=MOST_NEW_TOKENS)
+            rendered = render_scene(seed, combinations)  # type: ignore[arg-type]
+            image = FOLDER / f"{combinations}-{seed}.png"
+            Image.fromarray(rendered.pixels).save(image, optimize=True)
+            for scene_prompt in prompts_for(rendered):
+                example = scene_prompt.example
+                answer = model.generate(image, example.prompt, max_new_tokens=MAX_NEW_TOKENS)
                 entries.append(
                     {
-                        "image": picture.name,
-                        "kind": asked.example.kind,
-                        "prompt": prompt,
+                        "image": image.name,
+                        "kind": example.kind,
+                        "prompt": example.prompt,
                         "text": answer.text,
                         "ids": list(answer.token_ids),
                         "finish": answer.finish_reason,
-                        "right": answer.text == asked.example.suffix,
+                        "right": answer.text == example.suffix,
                     }
                 )
     lines = ",\n".join(json.dumps(entry) for entry in entries)

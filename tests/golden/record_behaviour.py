@@ -1,4 +1,4 @@
-"""Record what the tool writes, answers and refuses, so that two revisions can be compared.
+"""Record the exports, answers and errors of a revision, and compare the records of two revisions.
 
     python tests/golden/record_behaviour.py record before.json
     python tests/golden/record_behaviour.py compare before.json after.json
@@ -7,7 +7,7 @@
 and stores the SHA-256 of every graph and weight file, the greedy ids of the golden prompts, and, for every
 test, the exit code and first line of each failing command and the class of each expected error. Graphs are
 hashed without their metadata, which holds the bundle id. `compare` prints differences and exits with 1 if
-there are any; texts of messages are listed but do not count.
+there are any. Texts of messages are recorded, but only exit codes and error classes are compared.
 """
 
 from __future__ import annotations
@@ -33,21 +33,21 @@ EVENTS = "PALIGEMMA_ONNX_TEST_EVENTS"  # environment variable: file the pytest p
 
 
 def run_command(*arguments: object) -> int:
-    """Run `paligemma-onnx` in a process of its own and return its exit code."""
+    """Run `paligemma-onnx` in a subprocess and return its exit code."""
     module = "paligemma_onnx.runtime.cli.main" + (".main" if NESTED_CLI else "")
     script = f"import {module} as cli; cli.main()"
     command = [sys.executable, "-c", script, *map(str, arguments)]
     return subprocess.run(command, check=False).returncode
 
 
-NESTED_CLI = (ROOT / "runtime" / "cli").is_dir()
+NESTED_CLI = (ROOT / "runtime" / "cli").is_dir()  # False in revisions before the packages by stage
 
 
 def digests(bundle: Path) -> dict[str, str]:
-    """SHA-256 of each graph, without its metadata, and of each other file but the manifest."""
+    """Return the SHA-256 of each graph without its metadata, and of each other file except the manifest."""
     import onnx
 
-    found = {}
+    result = {}
     for file in sorted(bundle.iterdir()):
         content = file.read_bytes()
         if file.suffix == ".onnx":
@@ -55,12 +55,12 @@ def digests(bundle: Path) -> dict[str, str]:
             del model.metadata_props[:]
             content = model.SerializeToString(deterministic=True)
         if file.name != "manifest.json":
-            found[file.name] = hashlib.sha256(content).hexdigest()
-    return found
+            result[file.name] = hashlib.sha256(content).hexdigest()
+    return result
 
 
 def answers(bundle: Path, prompts: list[tuple[str, str]]) -> list[list[int]]:
-    """Greedy ids of each (image, prompt)."""
+    """Return the greedy ids of each (image, prompt)."""
     from paligemma_onnx.runtime import PaliGemma
 
     model = PaliGemma.load(bundle, device="cpu")
@@ -72,7 +72,7 @@ def answers(bundle: Path, prompts: list[tuple[str, str]]) -> list[list[int]]:
 
 
 def record_bundles(work: Path) -> dict[str, Any]:
-    """Digests and greedy ids of every checkpoint in every precision."""
+    """Export every checkpoint in every precision and return digests and greedy ids."""
     from checkpoints import CASES as KNOWN
     from checkpoints import write_checkpoint
 
@@ -80,24 +80,24 @@ def record_bundles(work: Path) -> dict[str, Any]:
     entries = json.loads((ROOT / "tests" / "golden" / "golden.json").read_text(encoding="utf-8"))
     golden = [(entry["image"], entry["prompt"]) for entry in entries]
     checkpoints = {name: write_checkpoint(KNOWN[name], work / name) for name in CASES} | {"shipped": shipped}
-    found: dict[str, Any] = {}
+    entries_by_name: dict[str, Any] = {}
     for name, checkpoint in checkpoints.items():
         for precision in PRECISIONS:
             bundle = work / "bundle"
             shutil.rmtree(bundle, ignore_errors=True)
-            # Without the check against torch, which refuses 4-bit weights of random models this small.
+            # No validation: the comparison with torch fails for 4-bit weights of random models this small.
             arguments = ("--precision", precision, "--no-validate")
             code = run_command("export", checkpoint, "--output", bundle, *arguments)
             entry: dict[str, Any] = {"exit_code": code, "digests": digests(bundle) if code == 0 else {}}
             if code == 0 and precision in CPU_PRECISIONS:
                 entry["ids"] = answers(bundle, golden if name == "shipped" else golden[:3])
-            found[f"{name} {precision}"] = entry
+            entries_by_name[f"{name} {precision}"] = entry
             print(f"{name} {precision}: {len(entry['digests'])} files, {len(entry.get('ids', []))} answers")
-    return found
+    return entries_by_name
 
 
 def record_refusals(work: Path) -> dict[str, list[list[Any]]]:
-    """Run the tests; per test function, how each failing command ended and which errors were expected."""
+    """Run the tests and return, per test function, the exits of failing commands and the expected errors."""
     events = work / "events.jsonl"
     environment = os.environ | {
         EVENTS: str(events),
@@ -109,11 +109,11 @@ def record_refusals(work: Path) -> dict[str, list[list[Any]]]:
     for line in events.read_text(encoding="utf-8").splitlines():
         test, *event = json.loads(line)
         by_test[test].append(event)
-    return {test: sorted(found, key=str) for test, found in sorted(by_test.items())}
+    return {test: sorted(test_events, key=str) for test, test_events in sorted(by_test.items())}
 
 
 def compare(before: dict[str, Any], after: dict[str, Any]) -> int:
-    """Print what differs; return the number of differences that count."""
+    """Print the differences in bundles and refusals and return their number."""
     differences = 0
     for name in sorted(before["bundles"] | after["bundles"]):
         old, new = before["bundles"].get(name), after["bundles"].get(name)
@@ -121,60 +121,62 @@ def compare(before: dict[str, Any], after: dict[str, Any]) -> int:
             differences += 1
             print(f"{name}: {old} before, {new} after")
     print(f"{len(before['bundles'])} bundles compared")
-    kept = before["refusals"].keys() & after["refusals"].keys()
-    for name in sorted(kept):
+    common = before["refusals"].keys() & after["refusals"].keys()
+    for name in sorted(common):
         old, new = (sorted(str(event[0]) for event in side["refusals"][name]) for side in (before, after))
         if old != new:
             differences += 1
             print(f"{name}: {old} before, {new} after")
-    for side, found in (("before", before["refusals"]), ("after", after["refusals"])):
-        for name in sorted(found.keys() - kept):
-            print(f"only {side}: {name}: {sorted(str(event[0]) for event in found[name])}")
-    count = sum(len(before["refusals"][name]) for name in kept)
-    print(f"{len(kept)} tests with {count} refusals compared; {differences} differences")
+    for side, refusals in (("before", before["refusals"]), ("after", after["refusals"])):
+        for name in sorted(refusals.keys() - common):
+            print(f"only {side}: {name}: {sorted(str(event[0]) for event in refusals[name])}")
+    count = sum(len(before["refusals"][name]) for name in common)
+    print(f"{len(common)} tests with {count} refusals compared; {differences} differences")
     return differences
 
 
-# What follows is the pytest plugin that `record_refusals` loads.
-_running = [""]  # name of the test function that runs
+# The rest of the module is the pytest plugin that `record_refusals` loads.
+_current_test = [""]  # name of the running test function
 
 
-def _note(*event: object) -> None:
+def _log_event(*event: object) -> None:
+    """Append an event of the current test to the file that EVENTS names, if any."""
     if path := os.environ.get(EVENTS):
         with open(path, "a", encoding="utf-8") as file:  # noqa: PTH123  tests replace Path.open
-            file.write(json.dumps([_running[0], *event]) + "\n")
+            file.write(json.dumps([_current_test[0], *event]) + "\n")
 
 
 def pytest_runtest_setup(item: Any) -> None:
-    """Remember which test runs."""
-    _running[0] = item.originalname
+    """Store the name of the test function."""
+    _current_test[0] = item.originalname
 
 
 def pytest_configure() -> None:
-    """Observe commands that end and errors that tests expect."""
+    """Patch the classes for command results and expected errors so that they log events."""
     import command_line
     from _pytest.raises import RaisesExc
 
-    ended = next(
+    # "Ended" is the name of the class in earlier revisions.
+    result_class = next(
         getattr(command_line, name) for name in ("Ended", "CommandResult") if hasattr(command_line, name)
     )
-    make = ended.__init__
+    original_init = result_class.__init__
 
-    def observed(self: Any, *arguments: Any, **named: Any) -> None:
-        make(self, *arguments, **named)
+    def logging_init(self: Any, *arguments: Any, **keywords: Any) -> None:
+        original_init(self, *arguments, **keywords)
         code, _, err = (getattr(self, name) for name in self.__dataclass_fields__)
         if code:
-            _note(code, next(iter(err.splitlines()), ""))
+            _log_event(code, next(iter(err.splitlines()), ""))
 
-    ended.__init__ = observed
-    leave = RaisesExc.__exit__
+    result_class.__init__ = logging_init
+    original_exit = RaisesExc.__exit__
 
-    def observed_exit(self: Any, kind: Any, error: Any, trace: Any) -> bool:
+    def logging_exit(self: Any, kind: Any, error: Any, trace: Any) -> bool:
         if kind is not None and kind.__module__.startswith("paligemma_onnx"):
-            _note(kind.__name__, str(error))
-        return leave(self, kind, error, trace)
+            _log_event(kind.__name__, str(error))
+        return original_exit(self, kind, error, trace)
 
-    RaisesExc.__exit__ = observed_exit
+    RaisesExc.__exit__ = logging_exit
 
 
 def main() -> int:
@@ -184,8 +186,8 @@ def main() -> int:
             compare(*(json.loads(Path(file).read_text(encoding="utf-8")) for file in sys.argv[2:4])), 1
         )
     with tempfile.TemporaryDirectory() as folder:
-        found = {"bundles": record_bundles(Path(folder)), "refusals": record_refusals(Path(folder))}
-    Path(sys.argv[2]).write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        record = {"bundles": record_bundles(Path(folder)), "refusals": record_refusals(Path(folder))}
+    Path(sys.argv[2]).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     return 0
 
 
