@@ -1,4 +1,4 @@
-"""The golden run: torch, onnxruntime and transformers say the same ids, alone and in a padded batch of 8."""
+"""Golden answers: torch, onnxruntime and transformers generate the same ids, alone and in padded batches."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from paths import GOLDEN
+from paths import GOLDEN as FOLDER
 from PIL import Image
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
@@ -23,16 +23,15 @@ from paligemma_onnx.runtime import PaliGemma, Request
 from training.outliers import OUTLIER_FACTOR, write_with_outliers
 from training.tasks import QUESTIONS
 
-# transformers' processor, when it makes labels nobody asked for.
+# Raised by transformers' processor where it computes labels, which these tests do not use.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
-FOLDER = GOLDEN
 GOLDEN: list[dict[str, Any]] = json.loads((FOLDER / "golden.json").read_text(encoding="utf-8"))
-BATCH = 8
-MOST = max(len(entry["ids"]) for entry in GOLDEN) + 1
-# Prompts of different kinds stand side by side in a batch, so that rows differ in length and end apart.
+BATCH_SIZE = 8
+MAX_NEW_TOKENS = max(len(entry["ids"]) for entry in GOLDEN) + 1
+# Each batch mixes kinds of prompts, so that its rows differ in length and finish at different steps.
 MIXED = sorted(range(len(GOLDEN)), key=lambda index: (index % 3, index))
-BATCHES = [MIXED[start : start + BATCH] for start in range(0, len(MIXED) - BATCH + 1, BATCH)]
+BATCHES = [MIXED[start : start + BATCH_SIZE] for start in range(0, len(MIXED) - BATCH_SIZE + 1, BATCH_SIZE)]
 
 
 @pytest.fixture(scope="module")
@@ -63,18 +62,18 @@ def golden_ids(index: int) -> tuple[int, ...]:
     return tuple(GOLDEN[index]["ids"])
 
 
-def ask(model: PaliGemma, chosen: list[int]) -> list[tuple[int, ...]]:
-    answers = model.generate_batch([request(index) for index in chosen], max_new_tokens=MOST)
+def generate(model: PaliGemma, indices: list[int]) -> list[tuple[int, ...]]:
+    answers = model.generate_batch([request(index) for index in indices], max_new_tokens=MAX_NEW_TOKENS)
     assert {answer.finish_reason for answer in answers} == {"stop"}
     return [answer.token_ids for answer in answers]
 
 
-def ask_transformers(chosen: list[int]) -> list[tuple[int, ...]]:
+def generate_with_transformers(indices: list[int]) -> list[tuple[int, ...]]:
     model, processor = transformers_model()
-    pictures = [[Image.open(FOLDER / GOLDEN[index]["image"])] for index in chosen]
-    prompts = ["<image>" + GOLDEN[index]["prompt"] for index in chosen]
-    inputs = processor(images=pictures, text=prompts, padding=True, return_tensors="pt")
-    answers = model.generate(**inputs, max_new_tokens=MOST, do_sample=False)
+    images = [[Image.open(FOLDER / GOLDEN[index]["image"])] for index in indices]
+    prompts = ["<image>" + GOLDEN[index]["prompt"] for index in indices]
+    inputs = processor(images=images, text=prompts, padding=True, return_tensors="pt")
+    answers = model.generate(**inputs, max_new_tokens=MAX_NEW_TOKENS, do_sample=False)
     eos = model.generation_config.eos_token_id
     rows = answers[:, inputs["input_ids"].shape[1] :].tolist()
     return [tuple(row[: row.index(eos)]) for row in rows]
@@ -89,24 +88,24 @@ def test_the_list_has_every_kind() -> None:
 
 
 def test_most_answers_are_right() -> None:
-    texts = [entry["right"] for entry in GOLDEN if entry["kind"] not in ("detect", "segment")]
-    assert sum(texts) >= 0.9 * len(texts)
+    correct = [entry["right"] for entry in GOLDEN if entry["kind"] not in ("detect", "segment")]
+    assert sum(correct) >= 0.9 * len(correct)
 
 
 @pytest.mark.parametrize("index", range(len(GOLDEN)), ids=lambda index: GOLDEN[index]["prompt"][:40])
 def test_alone(torch_model: PaliGemma, onnx_model: PaliGemma, index: int) -> None:
     expected = [golden_ids(index)]
-    assert ask(onnx_model, [index]) == expected
-    assert ask(torch_model, [index]) == expected
-    assert ask_transformers([index]) == expected
+    assert generate(onnx_model, [index]) == expected
+    assert generate(torch_model, [index]) == expected
+    assert generate_with_transformers([index]) == expected
 
 
-@pytest.mark.parametrize("chosen", BATCHES, ids=str)
-def test_in_a_padded_batch(torch_model: PaliGemma, onnx_model: PaliGemma, chosen: list[int]) -> None:
-    expected = [golden_ids(index) for index in chosen]
-    assert ask(onnx_model, chosen) == expected
-    assert ask(torch_model, chosen) == expected
-    assert ask_transformers(chosen) == expected
+@pytest.mark.parametrize("indices", BATCHES, ids=str)
+def test_in_a_padded_batch(torch_model: PaliGemma, onnx_model: PaliGemma, indices: list[int]) -> None:
+    expected = [golden_ids(index) for index in indices]
+    assert generate(onnx_model, indices) == expected
+    assert generate(torch_model, indices) == expected
+    assert generate_with_transformers(indices) == expected
 
 
 def test_the_texts_are_those_of_the_ids(onnx_model: PaliGemma) -> None:
@@ -114,14 +113,14 @@ def test_the_texts_are_those_of_the_ids(onnx_model: PaliGemma) -> None:
 
 
 def test_outliers_inside_change_no_id(tmp_path: Path) -> None:
-    """A hundredth of the channels is 64 times as large, and what reads them as much smaller."""
+    """1 % of the channels have 64 times as large activations, which the next weights scale back."""
     with shipped_model() as folder:
         write_with_outliers(folder, tmp_path / "outliers")
-        _, plain = open_checkpoint(folder)
-    _, changed = open_checkpoint(tmp_path / "outliers")
+        _, original = open_checkpoint(folder)
+    _, scaled = open_checkpoint(tmp_path / "outliers")
     gain = "language_model.layers.0.input_layernorm.weight"
-    growth = (1 + changed.tensor(gain)) / (1 + plain.tensor(gain).float())
+    growth = (1 + scaled.tensor(gain)) / (1 + original.tensor(gain).float())
     assert float(growth.max()) == pytest.approx(OUTLIER_FACTOR)
     model = open_torch_model(tmp_path / "outliers")
-    for chosen in BATCHES:
-        assert ask(model, chosen) == [golden_ids(index) for index in chosen]
+    for indices in BATCHES:
+        assert generate(model, indices) == [golden_ids(index) for index in indices]

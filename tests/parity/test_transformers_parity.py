@@ -1,7 +1,9 @@
-"""Through files: transformers saves a checkpoint, we export it, and the bundle answers as transformers does.
+"""Parity with transformers: transformers saves a checkpoint, and the exported bundle gives the same answers.
 
-The oracle is transformers' own processor and `generate` on the reloaded checkpoint, in float32 with eager
-attention. Nothing of ours takes part in its answer but the list of ids that may not be chosen.
+The oracle is transformers' processor and `generate` on the reloaded checkpoint, in float32 with eager
+attention. From this project it only uses the manifest's suppressed ids and stop ids.
+
+Shapes: docs/notation.md.
 """
 
 from __future__ import annotations
@@ -34,26 +36,27 @@ from paligemma_onnx.runtime.engine.devices import choose_placement
 from paligemma_onnx.runtime.graphs.onnx_runner import OnnxModelRunner
 from paligemma_onnx.runtime.image.open import open_image, preprocess
 
-# transformers' processor, when it makes labels nobody asked for.
+# Raised by transformers' processor where it computes labels, which these tests do not use.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
 Folders = Callable[[str], Path]
 SCENE = GOLDEN / "drawing.png"
 PROMPT = "answer en how many shapes are there?"
 STEPS = 32
-# Largest error of a logit, as a share of the step's largest. transformers counts positions from 1 and we from
-# 0; the last token behind two pictures turns by 530 rad, which float32 knows to 3e-5 and rounds otherwise at
-# 531. Measured: up to 6.9e-6. A wrong constant or mask slot stands above 1e-3.
-LOGITS = 2e-5
-SAME = 1e-5  # the same positions on both sides; measured: up to 1.7e-6
+# Largest error of a logit relative to the largest logit of the step. transformers counts positions from 1,
+# this project from 0. The last token after two images is rotated by 530 rad (here) or 531 rad
+# (transformers), and float32 resolves such angles to 3e-5 rad. Measured: up to 6.9e-6. A wrong constant or
+# mask slot gives over 1e-3.
+LOGIT_BOUND = 2e-5
+SAME_POSITIONS_BOUND = 1e-5  # if both sides count positions alike; measured: up to 1.7e-6
 
 
 @dataclass(frozen=True)
 class Answer:
-    """Ids and the logits they were chosen from."""
+    """A greedy answer with the logits of each step."""
 
-    ids: tuple[int, ...]  # the stop id left out
-    logits: NDArray[np.float32]  # [steps, V]
+    ids: tuple[int, ...]  # without the stop id
+    logits: NDArray[np.float32]  # float32[steps, V]
 
 
 @cache
@@ -67,13 +70,13 @@ def model_and_processor(folder: Path) -> tuple[Any, Any]:
     )
 
 
-def ask_transformers(
-    folder: Path, manifest: Manifest, pictures: list[Image.Image], prompt: str, steps: int
+def generate_with_transformers(
+    folder: Path, manifest: Manifest, images: list[Image.Image], prompt: str, steps: int
 ) -> Answer:
     model, processor = model_and_processor(folder)
-    text = "<image>" * len(pictures) + prompt
-    inputs = processor(images=[pictures], text=[text], return_tensors="pt")
-    assert not inputs["token_type_ids"].any()  # all of it is the prefix, which sees itself both ways
+    text = "<image>" * len(images) + prompt
+    inputs = processor(images=[images], text=[text], return_tensors="pt")
+    assert not inputs["token_type_ids"].any()  # 0 marks the prefix, which has bidirectional attention
     answer = model.generate(
         **inputs,
         max_new_tokens=steps,
@@ -89,61 +92,61 @@ def ask_transformers(
     return Answer(tuple(ids), torch.cat(answer.logits).numpy())
 
 
-class Listener:
-    """A GraphRunner that keeps every row's logits and counts pictures."""
+class RecordingRunner:
+    """An OnnxModelRunner that records the logits of every call and counts encoded images."""
 
     def __init__(self, runner: OnnxModelRunner) -> None:
-        self.runner, self.pictures = runner, 0
+        self.runner, self.images = runner, 0
         self.logits: list[NDArray[np.float32]] = []
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.runner, name)
 
     def encode_image(self, pixel_values: Any, cancel: Any) -> Any:
-        self.pictures += len(pixel_values)
+        self.images += len(pixel_values)
         return self.runner.encode_image(pixel_values, cancel)
 
     def prefill(self, *args: Any) -> Any:
-        logits, kept = self.runner.prefill(*args)
+        logits, cache = self.runner.prefill(*args)
         self.logits.append(logits)
-        return logits, kept
+        return logits, cache
 
     def decode(self, *args: Any) -> Any:
-        logits, kept = self.runner.decode(*args)
+        logits, cache = self.runner.decode(*args)
         self.logits.append(logits)
-        return logits, kept
+        return logits, cache
 
 
-def listening(folder: Path) -> tuple[PaliGemma, Listener]:
+def load_recording(folder: Path) -> tuple[PaliGemma, RecordingRunner]:
     model = PaliGemma.load(folder)
-    listener = Listener(model.runner)
-    model.runner = listener  # type: ignore[assignment]
-    return model, listener
+    recorder = RecordingRunner(model.runner)
+    model.runner = recorder  # type: ignore[assignment]
+    return model, recorder
 
 
 @pytest.fixture(scope="module")
 def scene() -> Image.Image:
-    """A drawing as RGB, on which random weights of every case talk without repeating themselves."""
+    """An RGB drawing for which the random weights of every case generate answers without repetition."""
     with Image.open(SCENE) as image:
         return image.convert("RGB")
 
 
 @pytest.mark.parametrize("name", CASES)
-@pytest.mark.parametrize(("pictures", "steps"), [(1, STEPS), (2, 8)])
+@pytest.mark.parametrize(("image_count", "steps"), [(1, STEPS), (2, 8)])
 def test_greedy_ids_and_logits(
-    checkpoint: Folders, bundle: Folders, scene: Image.Image, name: str, pictures: int, steps: int
+    checkpoint: Folders, bundle: Folders, scene: Image.Image, name: str, image_count: int, steps: int
 ) -> None:
-    shown = [scene, scene.rotate(90)][:pictures]
-    model, listener = listening(bundle(name))
-    expected = ask_transformers(checkpoint(name), model.manifest, shown, PROMPT, steps)
-    answer = model.generate(shown, PROMPT, max_new_tokens=steps)
-    logits = np.concatenate(listener.logits)
-    for step, (ours, theirs) in enumerate(zip(logits, expected.logits, strict=True)):
-        assert_close(f"{name}, {pictures} pictures, step {step}", ours, theirs, LOGITS)
+    images = [scene, scene.rotate(90)][:image_count]
+    model, recorder = load_recording(bundle(name))
+    expected = generate_with_transformers(checkpoint(name), model.manifest, images, PROMPT, steps)
+    answer = model.generate(images, PROMPT, max_new_tokens=steps)
+    logits = np.concatenate(recorder.logits)
+    for step, (actual, reference) in enumerate(zip(logits, expected.logits, strict=True)):
+        assert_close(f"{name}, {image_count} images, step {step}", actual, reference, LOGIT_BOUND)
     assert answer.token_ids == expected.ids
-    assert answer.image_tokens == pictures * model.manifest.image.tokens
+    assert answer.image_tokens == image_count * model.manifest.image.tokens
     if steps == STEPS:
-        assert len(set(expected.ids)) > 8, "an answer that repeats itself proves little"
+        assert len(set(expected.ids)) > 8, "a repetitive answer would be a weak test"
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -161,50 +164,50 @@ def test_prompts_and_pixels_are_the_processors(
 
 
 def requests(scene: Image.Image) -> Sequence[Request]:
-    """Prompts of four lengths, three numbers of pictures."""
-    turned = scene.rotate(180)
+    """Return requests with prompts of four lengths and one to three images."""
+    rotated = scene.rotate(180)
     return (
         Request(scene, "caption en"),
         Request(scene, PROMPT),
-        Request([turned, scene], ""),
-        Request(turned, "detect circle ; square ; triangle ; star"),
-        Request([scene, turned], "answer en which one is larger?"),
-        Request([scene, scene, turned], "caption en"),
+        Request([rotated, scene], ""),
+        Request(rotated, "detect circle ; square ; triangle ; star"),
+        Request([scene, rotated], "answer en which one is larger?"),
+        Request([scene, scene, rotated], "caption en"),
         Request(scene, ""),
     )
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_a_batch_answers_as_its_requests_alone(bundle: Folders, scene: Image.Image, name: str) -> None:
-    model, listener = listening(bundle(name))
+    model, recorder = load_recording(bundle(name))
     batch = model.generate_batch(requests(scene), max_new_tokens=16)
-    assert listener.pictures == 2  # different ones, each once
-    alone = [model.generate(one.images, one.prompt, max_new_tokens=16) for one in requests(scene)]
+    assert recorder.images == 2  # each distinct image is encoded once
+    alone = [model.generate(request.images, request.prompt, max_new_tokens=16) for request in requests(scene)]
     assert [answer.token_ids for answer in batch] == [answer.token_ids for answer in alone]
     assert [answer.finish_reason for answer in batch] == [answer.finish_reason for answer in alone]
     assert [answer.text for answer in batch] == [answer.text for answer in alone]
-    assert len({answer.token_ids for answer in alone}) > len(alone) // 2  # requests matter
+    assert len({answer.token_ids for answer in alone}) > len(alone) // 2  # the answers depend on the requests
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_a_padded_batch_has_the_logits_of_its_rows(bundle: Folders, scene: Image.Image, name: str) -> None:
-    model, listener = listening(bundle(name))
-    four = [one for one in requests(scene) if not isinstance(one.images, list)]
-    assert len({model.tokenizer.encode(one.prompt, 1000) for one in four}) == 4
-    model.generate_batch(four, max_new_tokens=8)
-    together = np.stack(listener.logits, axis=1)  # [B, steps, V]
-    for row, one in enumerate(four):
-        listener.logits.clear()
-        model.generate(one.images, one.prompt, max_new_tokens=8)
-        alone = np.concatenate(listener.logits)
-        # A row that has ended goes on as padding in the batch.
-        assert_close(f"{name} row {row}", together[row, : len(alone)], alone, SAME)
+    model, recorder = load_recording(bundle(name))
+    rows = [request for request in requests(scene) if not isinstance(request.images, list)]
+    assert len({model.tokenizer.encode(request.prompt, 1000) for request in rows}) == 4
+    model.generate_batch(rows, max_new_tokens=8)
+    batched = np.stack(recorder.logits, axis=1)  # [B, steps, V]
+    for row, request in enumerate(rows):
+        recorder.logits.clear()
+        model.generate(request.images, request.prompt, max_new_tokens=8)
+        alone = np.concatenate(recorder.logits)
+        # After its stop id, a row of the batch continues as padding.
+        assert_close(f"{name} row {row}", batched[row, : len(alone)], alone, SAME_POSITIONS_BOUND)
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_validation_against_transformers_passes(checkpoint: Folders, bundle: Folders, name: str) -> None:
     model, source = PaliGemma.load(bundle(name)), open_source(checkpoint(name), None)
-    picture = synthetic_image(model.manifest.image.size)
+    pixels = synthetic_image(model.manifest.image.size)
     validation = validate(
         bundle(name),
         model.manifest,
@@ -213,13 +216,13 @@ def test_validation_against_transformers_passes(checkpoint: Folders, bundle: Fol
         load_reference=lambda: ("transformers", TransformersReference(checkpoint(name))),
         mask_decoder=None,
         inputs=build_validation_inputs(
-            model.manifest, model.tokenizer, np.stack([picture, -picture]), PROMPTS, 8
+            model.manifest, model.tokenizer, np.stack([pixels, -pixels]), PROMPTS, 8
         ),
         placement=choose_placement("cpu", None),
         progress=lambda _: None,
     )
     print(format_table(validation))
     assert validation.passed, describe_failure(validation)
-    # Far inside the tolerance of the command, which is made for models a thousand times larger.
-    assert max(difference.relative for difference in validation.comparison.differences) < SAME
+    # Much tighter than the tolerance of the command, which allows for models a thousand times larger.
+    assert max(difference.relative for difference in validation.comparison.differences) < SAME_POSITIONS_BOUND
     assert all(run.diverged_at is None for run in validation.comparison.free_runs)
