@@ -54,7 +54,7 @@ def _tokens(comparison: Comparison) -> Iterator[str]:
     same = sum(agreement.top1 for agreement in agreements)
     ties = sum(agreement.near_tie and not agreement.top1 for agreement in agreements)
     shared = min((agreement.top10 for agreement in agreements), default=0)
-    # Where any error is allowed, each pair of tokens is a near tie.
+    # If any error is allowed, every pair of tokens is a near tie.
     near_ties = f", {ties} near ties" if comparison.exact else ""
     yield (
         f"top-1       {same} of {len(agreements)} next tokens agree{near_ties}; "

@@ -55,15 +55,19 @@ def compare_weights(
     for name, value in _initializers(folder, manifest):
         stored = value.const_value
         if isinstance(stored, ir.ExternalTensor):
-            tensor, form, array = parse_array_name(name, stored.dtype)
+            tensor, weight_format, array = parse_array_name(name, stored.dtype)
             # MatMul reads [in, out], the checkpoint stores [out, in].
-            transposed = form == Float32() and any(use.node.op_type == "MatMul" for use in value.uses())
-            arrays = arrays_of.setdefault((folder / str(stored.location), tensor, form, transposed), {})
+            transposed = weight_format == Float32() and any(
+                use.node.op_type == "MatMul" for use in value.uses()
+            )
+            arrays = arrays_of.setdefault(
+                (folder / str(stored.location), tensor, weight_format, transposed), {}
+            )
             arrays.setdefault(array, set()).add(stored)
     different = [
         name
-        for (path, name, form, transposed), arrays in arrays_of.items()
-        if not _is_equal(path, arrays, lookup(name, source, constants), form, transposed=transposed)
+        for (path, name, weight_format, transposed), arrays in arrays_of.items()
+        if not _is_equal(path, arrays, lookup(name, source, constants), weight_format, transposed=transposed)
     ]
     return WeightComparison(len(arrays_of), tuple(dict.fromkeys(different)))
 
@@ -77,7 +81,7 @@ def _is_equal(
     path: Path,
     arrays: dict[int, set[ir.ExternalTensor]],
     tensor: Tensor,
-    form: WeightFormat,
+    weight_format: WeightFormat,
     *,
     transposed: bool,
 ) -> bool:
@@ -87,10 +91,10 @@ def _is_equal(
         path: the weight file.
         arrays: what the graphs read from it, by index of the array in `array_layouts`.
         tensor: the checkpoint's.
-        form: how it is stored.
+        weight_format: how it is stored.
         transposed: stored as [in, out].
     """
-    expected = array_layouts(tuple(tensor.shape), form, transposed=transposed)
+    expected = array_layouts(tuple(tensor.shape), weight_format, transposed=transposed)
     if set(arrays) != set(range(len(expected))):
         return False
     stored_bytes = {}
@@ -102,11 +106,11 @@ def _is_equal(
         if dtype != layout.dtype:
             return False
         shapes = {tuple(stored.shape.numpy()) for stored in arrays[array]}
-        if isinstance(form, Float32 | HalfPrecision) and shapes != {layout.shape}:
+        if isinstance(weight_format, Float32 | HalfPrecision) and shapes != {layout.shape}:
             return False
         stored_bytes[array] = np.memmap(path, dtype=np.uint8, mode="r", offset=offset, shape=(length,))
     positions = dict.fromkeys(stored_bytes, 0)
-    for array, piece in encode(tensor, form, transposed=transposed):
+    for array, piece in encode(tensor, weight_format, transposed=transposed):
         start = positions[array]
         stored_piece = stored_bytes[array][start : start + len(piece)]
         if not np.array_equal(stored_piece, np.frombuffer(piece, np.uint8)):

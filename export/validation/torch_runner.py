@@ -88,7 +88,7 @@ class TorchModelRunner:
         """Decode masks: int64[masks, 16] -> float32[masks, 64, 64].
 
         Raises:
-            BundleError: there is no mask decoder.
+            BundleError: the checkpoint has no mask decoder.
         """
         cancel.check()
         if self.mask_decoder is None:

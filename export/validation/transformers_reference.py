@@ -1,4 +1,4 @@
-"""transformers' PaliGemma as a reference, behind the interface of model/paligemma.py.
+"""transformers' PaliGemma as a reference, with the methods of model/paligemma.py.
 
 Each row is computed alone and without padding, so that a padded batch is compared with single requests.
 

@@ -1,4 +1,4 @@
-"""The same random float32 weights in transformers' PaliGemma and in this project's model."""
+"""transformers' PaliGemma and this project's model with the same random float32 weights."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ class ScriptedRunner:
         self.script = script
         self.images = 0  # encoded so far
         self.steps = 0  # decode steps so far
-        self.slots = 0  # that prefill was asked to provide
+        self.slots = 0  # capacity of the cache, from prefill
         self.released: bool | None = None  # the `sound` argument of `release`
 
     def encode_image(self, pixel_values: NDArray[np.float32], cancel: Cancellation) -> NDArray[np.float32]:

@@ -8,16 +8,17 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
+import onnx_ir as ir
 import pytest
 import torch
 from click.testing import CliRunner
-from exporting import export_checked
+from exporting import RecordingProgress
 
 from paligemma_onnx.export.bundle import weight_file as weights
 from paligemma_onnx.export.cli.commands import export as export_command
-from paligemma_onnx.export.exporter import ExportRequest
+from paligemma_onnx.export.exporter import ExportRequest, export
 from paligemma_onnx.export.quantization.quantize_graph import StoredTensor
-from paligemma_onnx.export.source import open_source
+from paligemma_onnx.export.source import Source, open_source
 from paligemma_onnx.export.sources.tensor_source import TensorSource
 from paligemma_onnx.export.validation.compare import compare
 from paligemma_onnx.export.validation.measures import Comparison
@@ -26,10 +27,12 @@ from paligemma_onnx.export.validation.self_check import (
     PROMPTS,
     STEPS,
     build_validation_inputs,
+    self_check,
     synthetic_image,
 )
 from paligemma_onnx.model.checkpoint.load import load_model
 from paligemma_onnx.runtime.bundle.manifest import read_manifest
+from paligemma_onnx.runtime.bundle.schema import Manifest
 from paligemma_onnx.runtime.engine.devices import choose_placement
 from paligemma_onnx.runtime.errors import MismatchError
 from paligemma_onnx.runtime.graphs.onnx_runner import OnnxModelRunner
@@ -55,17 +58,15 @@ def transposed(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.float().t().reshape(tensor.shape)
 
 
-def write_wrongly(monkeypatch: pytest.MonkeyPatch, name: str, change: Change) -> None:
-    """Apply `change` to a tensor before it is written into the weight file."""
-    read = weights.read
-
-    def read_and_change(
-        stored: StoredTensor, source: TensorSource, constants: Mapping[str, torch.Tensor]
-    ) -> torch.Tensor:
-        tensor = read(stored, source, constants)
-        return change(tensor) if stored.name == name else tensor
-
-    monkeypatch.setattr(weights, "read", read_and_change)
+def change_stored(folder: Path, manifest: Manifest, name: str, change: Change) -> None:
+    """Apply `change` to a tensor in a bundle's weight file."""
+    initializers = [ir.load(folder / graph.file).graph.initializers for graph in manifest.graphs.every]
+    stored = next(graph[name].const_value for graph in initializers if name in graph)
+    assert isinstance(stored, ir.ExternalTensor)
+    changed = change(torch.from_numpy(stored.numpy().copy()))
+    with (folder / stored.location).open("r+b") as file:
+        file.seek(stored.offset or 0)
+        file.write(changed.contiguous().numpy().tobytes())
 
 
 @pytest.mark.parametrize(
@@ -81,15 +82,15 @@ def write_wrongly(monkeypatch: pytest.MonkeyPatch, name: str, change: Change) ->
     ],
 )
 def test_wrongly_written_weights_are_found(
-    monkeypatch: pytest.MonkeyPatch,
-    checkpoint: Folders,
-    tmp_path: Path,
-    name: str,
-    change: Change,
+    checkpoint: Folders, tmp_path: Path, name: str, change: Change
 ) -> None:
-    write_wrongly(monkeypatch, name, change)
+    def change_and_check(folder: Path, manifest: Manifest, source: Source) -> None:
+        change_stored(folder, manifest, name, change)
+        self_check(folder, manifest, source, lambda _: None)
+
+    request = ExportRequest(checkpoint(CASE), tmp_path / "bundle")
     with pytest.raises(MismatchError, match=f"1 of .* stored tensors differ .* {name}") as caught:
-        export_checked(ExportRequest(checkpoint(CASE), tmp_path / "bundle"))
+        export(request, RecordingProgress(), change_and_check)
     assert caught.value.exit_code == 6
     assert "\n" not in str(caught.value)
     assert list(tmp_path.iterdir()) == []  # no bundle, no staging folder, no lock
@@ -98,7 +99,16 @@ def test_wrongly_written_weights_are_found(
 def test_the_command_line_checks_unless_it_is_told_not_to(
     monkeypatch: pytest.MonkeyPatch, checkpoint: Folders, tmp_path: Path
 ) -> None:
-    write_wrongly(monkeypatch, FINAL_NORM, by_one_per_cent)
+    """No option makes the command write a wrong tensor, so the function that reads them is replaced."""
+    read = weights.read
+
+    def read_wrongly(
+        stored: StoredTensor, source: TensorSource, constants: Mapping[str, torch.Tensor]
+    ) -> torch.Tensor:
+        tensor = read(stored, source, constants)
+        return by_one_per_cent(tensor) if stored.name == FINAL_NORM else tensor
+
+    monkeypatch.setattr(weights, "read", read_wrongly)
     call = [str(checkpoint(CASE)), "--output", str(tmp_path / "bundle")]
     checked = CliRunner().invoke(export_command, call)
     assert isinstance(checked.exception, MismatchError)
