@@ -20,9 +20,9 @@ def format_power(value: float) -> str:
 
 
 def format_limit(value: float) -> str:
-    """Format a limit: small ones as a power of ten, others in decimal notation, infinity as "any"."""
+    """Format a limit: small ones as a power of ten, others in decimal notation, infinity as "none"."""
     if not math.isfinite(value):
-        return "any"
+        return "none"
     return f"{value:g}" if value > 1e-3 else format_power(value)
 
 

@@ -43,7 +43,7 @@ def _errors(comparison: Comparison) -> Iterator[str]:
     for output, group in by_output(comparison.differences).items():
         tensor = largest(group, exact=comparison.exact)
         worst, relative, rms = map(format_error, (tensor.worst, tensor.relative, tensor.rms))
-        limits = f"{tensor.limits.worst:.0e} / {tensor.limits.rms:.0e}".replace("inf", "any")
+        limits = f"{tensor.limits.worst:.0e} / {tensor.limits.rms:.0e}".replace("inf", "none")
         location = f"{tensor.stage} {tensor.name} {list(tensor.where)}"
         yield f"{output:<15} {worst:>13} {relative:>10} {rms:>10}   {limits:<13} {location}"
     yield from LEGEND
