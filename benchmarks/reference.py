@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers.cache_utils import Cache, DynamicCache
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from paligemma_onnx.export.bundle.manifest_facts import image_facts
+from paligemma_onnx.export.bundle.manifest_facts import read_image_facts
 from paligemma_onnx.model.checkpoint.config_json import read_config
 from paligemma_onnx.runtime.diagnostics.benchmark import Cost, images_for
 from paligemma_onnx.runtime.image.open import open_image, preprocess
@@ -44,7 +44,7 @@ class Reference:
             folder, dtype=self._dtype, attn_implementation=attention, local_files_only=True
         ).eval()
         self._model.to(self._device)
-        self._facts = image_facts(Path(folder), config)
+        self._facts = read_image_facts(Path(folder), config)
         tokenizer = PromptTokenizer.load(Path(folder) / "tokenizer.json")
         # One prompt for all rows: none is padded, whatever transformers would make of that.
         self._prompt = tokenizer.encode(PROMPT, self._tokens + 100)

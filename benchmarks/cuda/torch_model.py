@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from paligemma_onnx.export.bundle.manifest_facts import image_facts
+from paligemma_onnx.export.bundle.manifest_facts import read_image_facts
 from paligemma_onnx.model.checkpoint.load import load_model, open_checkpoint
 from paligemma_onnx.runtime.diagnostics.benchmark import Cost, images_for
 from paligemma_onnx.runtime.image.open import open_image, preprocess
@@ -29,7 +29,7 @@ class OwnTorch:
         started = time.perf_counter()
         config, checkpoint = open_checkpoint(Path(folder))
         self._model = load_model(config, checkpoint).to(self._device, torch.bfloat16)
-        self._facts = image_facts(Path(folder), config)
+        self._facts = read_image_facts(Path(folder), config)
         self._prompt = PromptTokenizer.load(Path(folder) / "tokenizer.json").encode(PROMPT, tokens + 100)
         self._figures: Figures = {LOAD: self._now() - started, taken(0): self._memory.taken()}
 

@@ -1,8 +1,8 @@
-"""A bundle appears whole or not at all: it is written beside its final name, then renamed.
+"""Write a bundle's folder atomically: it is written next to its final name, then renamed.
 
-.NAME.staging    being written; whatever an export that was killed left is removed by the next one
-.NAME.previous   the bundle that --force replaces, for the moment between the two renames of `publish_folder`
-.NAME.lock       held while an export runs; the system releases it when the process dies
+.NAME.staging    the folder being written; the next export removes what a killed export left
+.NAME.previous   the bundle that --force replaces, between the two renames of `publish_folder`
+.NAME.lock       locked while an export runs; the system releases the lock when the process ends
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from paligemma_onnx.runtime.errors import OptionError
 
 from .manifest_facts import TOKENIZER
 
-# What systems answer when a folder cannot be made or written.
-_NO_PLACE = (
+# Errors of the system for a folder that cannot be created or written.
+_UNWRITABLE = (
     errno.EACCES,
     errno.EEXIST,
     errno.EINVAL,
@@ -34,50 +34,49 @@ _NO_PLACE = (
     errno.EPERM,
     errno.EROFS,
 )
-_SUFFIXES = (".onnx", ".data")  # of graphs and their weights
+_SUFFIXES = (".onnx", ".data")  # graphs and weight files
 
 
 @contextmanager
 def staged_folder(output: Path, *, force: bool) -> Iterator[Path]:
-    """A folder to write into, which becomes `output` if the block ends well and vanishes if it does not.
+    """Yield a folder that becomes `output` when the block succeeds and is removed when it raises.
 
     Args:
         output: the final name.
-        force: replace what is there, if it is a bundle and nothing else.
+        force: replace the existing folder if it contains a bundle and nothing else.
 
     Raises:
-        OptionError: the output exists, is no folder, cannot be written, or is being exported to.
+        OptionError: the output exists, is not a folder, cannot be written, or is being exported to.
     """
     output = Path(os.path.abspath(output))  # noqa: PTH100  keeps links, which resolve() would follow
     if not output.name:
-        raise OptionError(f"{output}: is no place for a bundle; choose another --output")
-    staging, previous = (
-        output.with_name(f".{output.name}.staging"),
-        output.with_name(f".{output.name}.previous"),
-    )
-    prepared = False
+        raise OptionError(f"{output}: is not a name for a bundle; choose another --output")
+    staging = output.with_name(f".{output.name}.staging")
+    previous = output.with_name(f".{output.name}.previous")
+    lock_file = output.with_name(f".{output.name}.lock")
+    created = False
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
-        with filelock.FileLock(output.with_name(f".{output.name}.lock"), timeout=0) as lock:
+        with filelock.FileLock(lock_file, timeout=0):
             try:
                 _recover(output, staging, previous)
-                _refuse(output, force=force)
+                _check_replaceable(output, force=force)
                 staging.mkdir()
-                prepared = True
+                created = True
                 try:
                     yield staging
                     publish_folder(staging, output)
                 finally:
                     shutil.rmtree(staging, ignore_errors=True)
             finally:
-                # Unlinked while it is still held: whoever opens the name later locks a new file.
-                Path(lock.lock_file).unlink(missing_ok=True)
+                # Unlinked before the lock is released: a process that opens the name later locks a new file.
+                lock_file.unlink(missing_ok=True)
     except filelock.Timeout:
-        if not output.with_name(f".{output.name}.lock").exists():  # a file system that takes no files
+        if not lock_file.exists():  # a file system on which no file can be created, such as /proc
             raise OptionError(f"{output}: cannot be written; choose another --output") from None
         raise OptionError(f"{output}: another export is writing this bundle; wait for it to end") from None
     except OSError as error:
-        if prepared or error.errno not in _NO_PLACE:
+        if created or error.errno not in _UNWRITABLE:
             raise
         raise OptionError(
             f"{output}: cannot be written ({error.strerror}); choose another --output"
@@ -85,7 +84,7 @@ def staged_folder(output: Path, *, force: bool) -> Iterator[Path]:
 
 
 def _recover(output: Path, staging: Path, previous: Path) -> None:
-    """Finish what a killed export left undone."""
+    """Restore or remove the folders that a killed export left."""
     if previous.exists():
         if output.exists():
             shutil.rmtree(previous)
@@ -95,7 +94,8 @@ def _recover(output: Path, staging: Path, previous: Path) -> None:
         shutil.rmtree(staging)
 
 
-def _refuse(output: Path, *, force: bool) -> None:
+def _check_replaceable(output: Path, *, force: bool) -> None:
+    """Raise OptionError if the output exists, except an empty folder, or a bundle if `force` is set."""
     if not os.path.lexists(output):
         return
     if not output.is_dir() or output.is_symlink():
@@ -105,13 +105,13 @@ def _refuse(output: Path, *, force: bool) -> None:
         return
     if not force:
         raise OptionError(f"{output}: exists already; choose another --output, or replace it with --force")
-    strange = [entry.name for entry in entries if not _is_of_a_bundle(entry)]
-    if strange or output / MANIFEST not in entries:
-        why = f"holds {strange[0]!r}, which no export wrote" if strange else "is not a bundle"
+    foreign = [entry.name for entry in entries if not _may_be_exported(entry)]
+    if foreign or output / MANIFEST not in entries:
+        why = f"contains {foreign[0]!r}, which no export wrote" if foreign else "is not a bundle"
         raise OptionError(f"{output}: {why}, so --force does not replace it; choose another --output")
 
 
-def _is_of_a_bundle(entry: Path) -> bool:
-    """An export may have written it. The manifest is not asked: --force also replaces damaged bundles."""
-    named = entry.name in (MANIFEST, TENSOR_TABLE, TOKENIZER)
-    return entry.is_file() and (named or entry.suffix in _SUFFIXES)
+def _may_be_exported(entry: Path) -> bool:
+    """Return whether an export may have written a file, by name only: damaged bundles can be replaced."""
+    known = entry.name in (MANIFEST, TOKENIZER, TENSOR_TABLE) or entry.suffix in _SUFFIXES
+    return entry.is_file() and known

@@ -1,34 +1,36 @@
-"""The manifest of a bundle before any file is written."""
+"""The manifest of a bundle before its files are written."""
 
 from __future__ import annotations
 
-from paligemma_onnx.model.skeleton import meta_model
-from paligemma_onnx.runtime.bundle.schema import SCHEMA_VERSION, GenerationDefaults, Manifest, PrecisionFacts
+from paligemma_onnx.runtime.bundle.schema import SCHEMA_VERSION, GenerationDefaults, Manifest
 
-from ..graphs.specs import OPSETS, graph_definitions, graph_specs
+from ..graphs.specs import graph_definitions, graph_specs
 from ..precisions import PRECISIONS
 from ..source import Source
 from . import manifest_facts as facts
 
-# Tokens an answer gets when nobody says: captions and answers are shorter, twenty objects' boxes are not.
+# Default limit of generated tokens: captions and answers are shorter, boxes of twenty objects are not.
 MAX_NEW_TOKENS = 256
 
 
-def draft_manifest(source: Source, precision: str) -> Manifest:
-    """What the manifest says before a file is written; raises CheckpointError."""
-    config, formats = source.config, PRECISIONS[precision]
+def draft_manifest(source: Source, precision_name: str) -> Manifest:
+    """Return a manifest without id, files, and digests and operators of the graphs.
+
+    Raises:
+        CheckpointError: files of the checkpoint are missing, damaged or contradict each other, or the
+            precision does not support the model.
+    """
+    config, precision = source.config, PRECISIONS[precision_name]
     return Manifest(
         schema_version=SCHEMA_VERSION,
         bundle_id="",
-        model=facts.model_facts(config, sum(weight.numel() for weight in meta_model(config).parameters())),
-        image=facts.image_facts(source.folder, config),
-        tokens=facts.token_facts(source.folder, config),
-        cache=facts.cache_facts(config, formats),
-        graphs=graph_specs(graph_definitions(config, formats, source.mask_decoder)),
-        precision=PrecisionFacts(
-            precision, OPSETS[formats.cache], facts.matrices(formats), formats.wide_batch, formats.devices
-        ),
+        model=facts.describe_model(config),
+        image=facts.read_image_facts(source.folder, config),
+        tokens=facts.read_token_facts(source.folder, config),
+        cache=facts.describe_cache(config, precision),
+        graphs=graph_specs(graph_definitions(config, precision, source.mask_decoder)),
+        precision=facts.describe_precision(precision_name),
         generation=GenerationDefaults(min(MAX_NEW_TOKENS, config.text_config.max_position_embeddings)),
-        producer=facts.producer(),
+        producer=facts.describe_producer(),
         files={},
     )

@@ -6,14 +6,13 @@ from collections import Counter
 
 import onnx_ir as ir
 
-from paligemma_onnx.runtime.bundle.dtypes import DTYPES, DTypeName
+from paligemma_onnx.runtime.bundle.dtypes import DTYPES
 from paligemma_onnx.runtime.bundle.tensor_table import MatrixFacts, StoredTensor
 
 from ..precisions import BlockQuantized, Int8PerChannel
 from ..quantization.quantize_graph import QuantizedGraph, TensorRef
 
-DTYPE_NAMES: dict[int, DTypeName] = {dtype.onnx_type: name for name, dtype in DTYPES.items()}
-LAYERS = ".layers"  # the modules in it are numbered: language_model.layers.0
+LAYERS = ".layers"  # name of a list of modules: language_model.layers.0
 
 
 def count_operators(graph: QuantizedGraph) -> dict[str, int]:
@@ -26,38 +25,38 @@ def count_operators(graph: QuantizedGraph) -> dict[str, int]:
 
 
 def list_tensors(graph: QuantizedGraph) -> tuple[StoredTensor, ...]:
-    """List the initializers that lie in weight files; `refer` has pointed them to their places."""
+    """List the initializers in weight files, after `reference_weight_file` has set their positions."""
     tensors = []
     for name, value in graph.model.graph.initializers.items():
-        if isinstance(place := value.const_value, ir.ExternalTensor):
+        if isinstance(external := value.const_value, ir.ExternalTensor):
             reference = graph.references[name]
             tensor = StoredTensor(
                 name,
-                DTYPE_NAMES[int(place.dtype)],
+                reference.stored.layouts[reference.array].dtype,
                 reference.shape,
-                str(place.location),
-                place.offset or 0,
+                str(external.location),
+                external.offset or 0,
                 _matrix_facts(reference),
             )
-            if tensor.length != place.length:
+            if tensor.length != external.length:
                 raise RuntimeError(
-                    f"{name}: has {place.length} bytes, its shape and dtype give {tensor.length}"
+                    f"{name}: has {external.length} bytes, its shape and dtype give {tensor.length}"
                 )
             tensors.append(tensor)
     return tuple(tensors)
 
 
 def _matrix_facts(reference: TensorRef) -> MatrixFacts | None:
+    """Return the facts of a matrix, or None for other tensors and for a second view of the embedding."""
     stored, layout = reference.stored, reference.stored.layouts[reference.array]
-    # The second shape of the embedding's codes repeats their bytes.
     if len(reference.shape) < 2 or layout.is_scales or reference.shape != layout.shape:
         return None
-    module, layers, rest = stored.name.partition(f"{LAYERS}.")
-    number = rest.partition(".")[0]
-    part, layer = (module + LAYERS, int(number)) if layers and number.isdigit() else (stored.name, None)
+    prefix, layers, suffix = stored.name.partition(f"{LAYERS}.")
+    number = suffix.partition(".")[0]
+    part, layer = (prefix + LAYERS, int(number)) if layers and number.isdigit() else (stored.name, None)
     match stored.format:
         case BlockQuantized(bits=bits):
             return MatrixFacts(part, layer, bits)
         case Int8PerChannel():
             return MatrixFacts(part, layer, 8)
-    return MatrixFacts(part, layer, 8 * int(layout.dtype.itemsize))
+    return MatrixFacts(part, layer, 8 * DTYPES[layout.dtype].bytes)

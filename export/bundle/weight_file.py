@@ -1,7 +1,7 @@
-"""Weights on their way from the checkpoint to the bundle, one piece of one tensor at a time.
+"""Weight files: assign every tensor a position, then write tensor by tensor, piece by piece.
 
-A file is planned first: which tensor lies where. Then each tensor is read from the memory-mapped
-checkpoint, encoded and written piece by piece, so the size of the model does not matter.
+Tensors are read from the memory-mapped checkpoint, encoded and written in pieces, so memory use does not
+depend on the size of the model.
 """
 
 from __future__ import annotations
@@ -21,24 +21,24 @@ from ..quantization.encodings import encode
 from ..quantization.quantize_graph import QuantizedGraph, StoredTensor, TensorRef
 from ..sources.tensor_source import TensorSource
 
-PAGE = 4096  # bytes; an array that starts on a page can be mapped as it is
-LINE = 64  # bytes; a cache line, enough for arrays smaller than a page
+PAGE_BYTES = 4096  # an array that starts on a page can be memory-mapped without a copy
+CACHE_LINE_BYTES = 64  # alignment of arrays smaller than a page
 
 
 @dataclass(frozen=True)
-class Placed:
-    """A tensor and the places of its arrays in a weight file."""
+class PlacedTensor:
+    """A tensor and the positions of its arrays in a weight file."""
 
     stored: StoredTensor
-    offsets: tuple[int, ...]  # bytes, one an array
+    offsets: tuple[int, ...]  # bytes from the start of the file, one per array
 
 
 @dataclass(frozen=True)
 class WeightFile:
-    """The plan of one file."""
+    """Plan of one weight file."""
 
     file: str
-    tensors: tuple[Placed, ...]
+    tensors: tuple[PlacedTensor, ...]
 
     @property
     def length(self) -> int:
@@ -47,40 +47,40 @@ class WeightFile:
         return last.offsets[-1] + last.stored.layouts[-1].length
 
 
-def plan_file(file: str, graphs: list[QuantizedGraph]) -> WeightFile:
-    """Lay out every tensor that the graphs read, each once, in the order of its first use."""
-    wanted = dict.fromkeys(reference.stored for laid in graphs for reference in laid.references.values())
-    names = [(stored.name, stored.format) for stored in wanted]
-    if len(set(names)) < len(names):
-        twice = next(name for name, form in names if names.count((name, form)) > 1)
-        raise RuntimeError(f"{twice}: two graphs that share a file want it stored differently")
+def plan_weight_file(file: str, graphs: list[QuantizedGraph]) -> WeightFile:
+    """Place every tensor that the graphs read, each once, in the order of first use."""
+    needed = dict.fromkeys(reference.stored for graph in graphs for reference in graph.references.values())
+    keys = [(stored.name, stored.format) for stored in needed]
+    if len(set(keys)) < len(keys):
+        name = next(name for name, format in keys if keys.count((name, format)) > 1)
+        raise RuntimeError(f"{name}: two graphs that share a file need it stored differently")
     placed, end = [], 0
-    for stored in wanted:
+    for stored in needed:
         offsets = []
         for layout in stored.layouts:
-            alignment = PAGE if layout.length >= PAGE else LINE
+            alignment = PAGE_BYTES if layout.length >= PAGE_BYTES else CACHE_LINE_BYTES
             offsets.append(-(-end // alignment) * alignment)
             end = offsets[-1] + layout.length
-        placed.append(Placed(stored, tuple(offsets)))
+        placed.append(PlacedTensor(stored, tuple(offsets)))
     return WeightFile(file, tuple(placed))
 
 
-def refer(laid: QuantizedGraph, plan: WeightFile) -> None:
-    """Point the graph's initialisers to their places in the file."""
-    places = {placed.stored: placed for placed in plan.tensors}
-    for name, value in laid.model.graph.initializers.items():
-        reference = laid.references.get(name)
+def reference_weight_file(graph: QuantizedGraph, plan: WeightFile) -> None:
+    """Make the initializers of a graph refer to their positions in the file."""
+    by_tensor = {placed.stored: placed for placed in plan.tensors}
+    for name, value in graph.model.graph.initializers.items():
+        reference = graph.references.get(name)
         if reference is not None:
-            value.const_value = _external(name, reference, places[reference.stored], plan.file)
+            value.const_value = _external_tensor(name, reference, by_tensor[reference.stored], plan.file)
 
 
-def _external(name: str, reference: TensorRef, placed: Placed, file: str) -> ir.ExternalTensor:
+def _external_tensor(name: str, reference: TensorRef, placed: PlacedTensor, file: str) -> ir.ExternalTensor:
     layout, shape = reference.stored.layouts[reference.array], ir.Shape(reference.shape)
     offset = placed.offsets[reference.array]
-    return ir.ExternalTensor(file, offset, layout.length, layout.dtype, shape=shape, name=name)
+    return ir.ExternalTensor(file, offset, layout.length, layout.ir_dtype, shape=shape, name=name)
 
 
-def write_file(
+def write_weight_file(
     plan: WeightFile,
     folder: Path,
     source: TensorSource,
@@ -90,22 +90,22 @@ def write_file(
     """Write a weight file.
 
     Args:
-        plan: what lies where.
-        folder: where the file goes.
-        source: the checkpoint.
-        constants: tensors that are no weights, such as rotary frequencies.
-        progress: told the bytes just written.
+        plan: positions of the tensors.
+        folder: folder of the file.
+        source: provides the weights.
+        constants: tensors that are not weights, such as rotary frequencies.
+        progress: receives the number of bytes of each write.
 
     Returns:
         Size and SHA-256, computed while writing.
 
     Raises:
-        CheckpointError: a number is too large for the form it gets.
+        CheckpointError: a weight exceeds the range of its format.
     """
     digest, position = hashlib.sha256(), 0
     with (folder / plan.file).open("wb") as file:
 
-        def put(content: memoryview) -> None:
+        def write(content: memoryview) -> None:
             nonlocal position
             file.write(content)
             digest.update(content)
@@ -114,28 +114,28 @@ def write_file(
 
         for placed in plan.tensors:
             stored = placed.stored
-            begun = -1
-            pieces = encode(read(stored, source, constants), stored.format, transposed=stored.transposed)
+            tensor = read_tensor(stored, source, constants)
+            current_array = None
             try:
-                for array, piece in pieces:
-                    if array != begun:
-                        put(memoryview(bytes(placed.offsets[array] - position)))
-                        begun = array
-                    put(piece)
+                for array, piece in encode(tensor, stored.format, transposed=stored.transposed):
+                    if array != current_array:
+                        write(memoryview(bytes(placed.offsets[array] - position)))  # padding
+                        current_array = array
+                    write(piece)
             except CheckpointError as error:
                 raise CheckpointError(f"{stored.name}: {error}") from None
     return FileSpec(position, digest.hexdigest())
 
 
-def read(stored: StoredTensor, source: TensorSource, constants: Mapping[str, Tensor]) -> Tensor:
-    """The tensor to be stored, held against the shape that was planned."""
-    tensor = lookup(stored.name, source, constants)
+def read_tensor(stored: StoredTensor, source: TensorSource, constants: Mapping[str, Tensor]) -> Tensor:
+    """Return the tensor to store; raise RuntimeError if it does not have the planned shape."""
+    tensor = find_tensor(stored.name, source, constants)
     if tuple(tensor.shape) != stored.shape:
-        raise RuntimeError(f"{stored.name}: planned as {stored.shape}, found {tuple(tensor.shape)}")
+        raise RuntimeError(f"{stored.name}: planned as {stored.shape}, but is {tuple(tensor.shape)}")
     return tensor
 
 
-def lookup(name: str, source: TensorSource, constants: Mapping[str, Tensor]) -> Tensor:
-    """A tensor by name: a constant, or else a weight."""
+def find_tensor(name: str, source: TensorSource, constants: Mapping[str, Tensor]) -> Tensor:
+    """Return a tensor by name: a constant, or else a weight."""
     constant = constants.get(name)
     return source.tensor(name) if constant is None else constant

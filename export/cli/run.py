@@ -20,7 +20,7 @@ from paligemma_onnx.runtime.resource_errors import translate_resource_errors
 from paligemma_onnx.runtime.text.tokenizer import PromptTokenizer
 
 from ..bundle.draft_manifest import draft_manifest
-from ..bundle.manifest_facts import first_difference
+from ..bundle.manifest_facts import find_difference
 from ..demo.demo import run_demo
 from ..exporter import ExportRequest, export
 from ..report.html_page import render_page
@@ -81,7 +81,7 @@ def run_validate(
         source = open_source(resolve_checkpoint(checkpoint), adapter, mask_decoder)
         if manifest.graphs.mask_decoder is not None and source.mask_decoder is None:
             raise OptionError(f"{bundle} has a mask decoder, but {checkpoint} has none; give --mask-decoder")
-        if different := first_difference(manifest, draft_manifest(source, manifest.precision.name)):
+        if different := find_difference(manifest, draft_manifest(source, manifest.precision.name)):
             raise MismatchError(f"{bundle} was not exported from {checkpoint}: {different}")
         tokenizer = PromptTokenizer.load(bundle / manifest.tokens.file)
         images = [load_input_image(path, manifest.image) for path in image or (None,)]

@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from paligemma_onnx.model.checkpoint.errors import CheckpointError
+from paligemma_onnx.runtime.bundle.dtypes import DTYPES, DTypeName
 
 from ..precisions import (
     BlockQuantized,
@@ -35,11 +36,6 @@ MAX_PIECE_BYTES = 64 << 20  # float32 weights in memory at once
 FLOAT32_BYTES = 4
 SCALES = ".scales"  # suffix of the name of an array of scales
 MAX_INT8 = 127  # -128 is not used, so that codes are symmetric
-HALF_DTYPES: dict[HalfType, ir.DataType] = {
-    "bfloat16": ir.DataType.BFLOAT16,
-    "float16": ir.DataType.FLOAT16,
-}
-HALF_TYPES: dict[ir.DataType | None, HalfType] = {dtype: name for name, dtype in HALF_DTYPES.items()}
 # Follows the block size in the name of an array if scales and activations are in half precision.
 DTYPE_MARKS: dict[FloatType, str] = {"float32": "", "bfloat16": "bf16", "float16": "fp16"}
 ARRAY_NAME = re.compile(
@@ -52,18 +48,33 @@ class Layout:
     """One stored array of a tensor."""
 
     suffix: str  # appended to the tensor's name
-    dtype: ir.DataType
+    dtype: DTypeName
     shape: tuple[int, ...]
 
     @property
     def length(self) -> int:
         """Size in bytes."""
-        return math.prod(self.shape) * int(self.dtype.itemsize)
+        return math.prod(self.shape) * DTYPES[self.dtype].bytes
+
+    @property
+    def ir_dtype(self) -> ir.DataType:
+        """The dtype as onnx_ir names it."""
+        return ir.DataType(DTYPES[self.dtype].onnx_type)
 
     @property
     def is_scales(self) -> bool:
         """True if the array contains the scales of another array."""
         return self.suffix.endswith(SCALES)
+
+
+def float_format(dtype: ir.DataType | None) -> Float32 | HalfPrecision:
+    """Return the format of a tensor that is not quantised, by its dtype in the graph."""
+    match dtype:
+        case ir.DataType.BFLOAT16:
+            return HalfPrecision("bfloat16")
+        case ir.DataType.FLOAT16:
+            return HalfPrecision("float16")
+    return Float32()
 
 
 def array_layouts(shape: tuple[int, ...], format: WeightFormat, *, transposed: bool) -> tuple[Layout, ...]:
@@ -75,20 +86,19 @@ def array_layouts(shape: tuple[int, ...], format: WeightFormat, *, transposed: b
         transposed: True to store a float32 matrix as [in, out], the order that MatMul reads.
     """
     if isinstance(format, Float32 | HalfPrecision):
-        dtype = ir.DataType.FLOAT if isinstance(format, Float32) else HALF_DTYPES[format.dtype]
+        dtype: FloatType = "float32" if isinstance(format, Float32) else format.dtype
         return (Layout("", dtype, tuple(reversed(shape)) if transposed else shape),)
     outputs, inputs = shape
     if isinstance(format, Int8PerChannel):
         return (
-            Layout(f".int8{SCALES}", ir.DataType.FLOAT, (outputs,)),
-            Layout(".int8", ir.DataType.INT8, (inputs, outputs)),
+            Layout(f".int8{SCALES}", "float32", (outputs,)),
+            Layout(".int8", "int8", (inputs, outputs)),
         )
     blocks = -(-inputs // format.block_size)
     suffix = f".int{format.bits}x{format.block_size}{DTYPE_MARKS[format.dtype]}"
-    scale_dtype = ir.DataType.FLOAT if format.dtype == "float32" else HALF_DTYPES[format.dtype]
     return (
-        Layout(suffix, ir.DataType.UINT8, (outputs, blocks, format.block_size * format.bits // 8)),
-        Layout(f"{suffix}{SCALES}", scale_dtype, (outputs, blocks)),
+        Layout(suffix, "uint8", (outputs, blocks, format.block_size * format.bits // 8)),
+        Layout(f"{suffix}{SCALES}", format.dtype, (outputs, blocks)),
     )
 
 
@@ -102,8 +112,7 @@ def parse_array_name(name: str, dtype: ir.DataType) -> tuple[str, WeightFormat, 
     """
     match = ARRAY_NAME.fullmatch(name)
     if match is None:
-        half = HALF_TYPES.get(dtype)
-        return name, Float32() if half is None else HalfPrecision(half), 0
+        return name, float_format(dtype), 0
     is_scales = match["kind"] == ".scales"
     if match["block_size"] is None:
         return match["tensor"], Int8PerChannel(), 0 if is_scales else 1

@@ -38,7 +38,7 @@ from ..precisions import (
     WeightFormat,
 )
 from .channel_scaling import INPUT_SCALES
-from .encodings import HALF_TYPES, Layout, array_layouts
+from .encodings import Layout, array_layouts, float_format
 
 # Domain of onnxruntime's contrib operators and its version (onnxruntime, docs/ContribOperators.md).
 ORT_DOMAIN, ORT_VERSION = "com.microsoft", 1
@@ -130,10 +130,10 @@ def fit_blocks_to_rows(format: EmbeddingFormat, width: int) -> EmbeddingFormat:
 
 def _choose_format(weight: ir.Value, matrices: WeightFormat, *, transposed: bool) -> WeightFormat:
     """Return the format of a weight other than the embedding: only linear layers get the precision's."""
-    half = HALF_TYPES.get(weight.dtype)
-    if transposed and (half is not None or not _has_half_activations(matrices)):
+    format = float_format(weight.dtype)
+    if transposed and (isinstance(format, HalfPrecision) or not _has_half_activations(matrices)):
         return matrices
-    return Float32() if half is None else HalfPrecision(half)
+    return format
 
 
 def _has_half_activations(format: WeightFormat) -> bool:
@@ -210,7 +210,7 @@ class _MatrixRewriter:
         """Return the initializer of an array; with an alias, a second one that reads it in another shape."""
         layout = self.stored.layouts[array]
         name = self.stored.name + layout.suffix + (f".{alias}" if alias else "")
-        return self._reference(name, TensorRef(self.stored, array, shape or layout.shape), layout.dtype)
+        return self._reference(name, TensorRef(self.stored, array, shape or layout.shape), layout.ir_dtype)
 
     def _input_scales(self, module: str) -> ir.Value:
         shape = (self.stored.shape[1],)

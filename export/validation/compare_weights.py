@@ -15,7 +15,7 @@ from torch import Tensor
 
 from paligemma_onnx.runtime.bundle.schema import Manifest
 
-from ..bundle.weight_file import lookup
+from ..bundle.weight_file import find_tensor
 from ..precisions import Float32, HalfPrecision, WeightFormat
 from ..quantization.encodings import array_layouts, encode, parse_array_name
 from ..sources.tensor_source import TensorSource
@@ -67,7 +67,9 @@ def compare_weights(
     different = [
         name
         for (path, name, weight_format, transposed), arrays in arrays_of.items()
-        if not _is_equal(path, arrays, lookup(name, source, constants), weight_format, transposed=transposed)
+        if not _is_equal(
+            path, arrays, find_tensor(name, source, constants), weight_format, transposed=transposed
+        )
     ]
     return WeightComparison(len(arrays_of), tuple(dict.fromkeys(different)))
 
@@ -103,7 +105,7 @@ def _is_equal(
         if {length for _, length, _ in ranges} != {layout.length} or len(ranges) > 1:
             return False
         ((offset, length, dtype),) = ranges
-        if dtype != layout.dtype:
+        if dtype != layout.ir_dtype:
             return False
         shapes = {tuple(stored.shape.numpy()) for stored in arrays[array]}
         if isinstance(weight_format, Float32 | HalfPrecision) and shapes != {layout.shape}:

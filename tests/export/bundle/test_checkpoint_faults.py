@@ -1,4 +1,4 @@
-"""What `export` says of checkpoints it cannot use, and of places it cannot write to."""
+"""Errors of `export` for checkpoints that it cannot read and for outputs that it cannot write."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def pickled(folder: Path) -> None:
 
 
 def merge_of_nothing(folder: Path) -> None:
-    """A merge whose pieces the vocabulary lacks makes the library abort the process."""
+    """Add a merge of pieces that the vocabulary lacks: the tokenizers library aborts the process on it."""
     edit_json(folder / "tokenizer.json", lambda content: content["model"]["merges"].insert(0, ["no", "such"]))
 
 
@@ -108,9 +108,9 @@ DAMAGES: list[tuple[Damage, str]] = [
     (writing(TOKENIZER, "{}"), "tokenizer.json: is damaged"),
     (writing(TOKENIZER, POINTER), "git lfs pull"),
     (merge_of_nothing, "a merge has a piece that its vocabulary lacks"),
-    (with_more_tokens, "tokens, the embedding table only 656 rows"),
+    (with_more_tokens, "tokens, the embedding only 656 rows"),
     (setting("config.json", "image_token_index", to=3), "config.json has image_token_index 3"),
-    (setting(GENERATION, "eos_token_id", to=10**9), "eos_token_id [1000000000] outside the table"),
+    (setting(GENERATION, "eos_token_id", to=10**9), "eos_token_id [1000000000] outside the embedding"),
     (setting(GENERATION, "eos_token_id", to="x" * 10**6), "eos_token_id is 'xxx"),
     (setting(GENERATION, "eos_token_id", to=[]), "eos_token_id is []"),
     (writing(GENERATION, "["), "generation_config.json: not valid JSON"),
@@ -125,14 +125,14 @@ DAMAGES: list[tuple[Damage, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("damage", "words"), DAMAGES)
-def test_checkpoints(copy: Path, damage: Damage, words: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """Code 4, one line that names the folder, and no trace at the place of the output."""
+@pytest.mark.parametrize(("damage", "message"), DAMAGES)
+def test_checkpoints(copy: Path, damage: Damage, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Exit code 4, a message of one line that names the folder, and no file at the output."""
     damage(copy)
     output = copy.parent / "bundle"
     ended = run_in_process(capsys, "export", copy, "--output", output)
     assert (ended.code, ended.out) == (4, "")
-    assert words in ended.error
+    assert message in ended.error
     assert str(copy) in ended.error
     assert len(ended.error) < len(str(copy)) + 400
     assert not output.exists()
@@ -143,7 +143,7 @@ def test_checkpoints(copy: Path, damage: Damage, words: str, capsys: pytest.Capt
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_weights_that_are_no_numbers(copy: Path, value: float, capsys: pytest.CaptureFixture[str]) -> None:
-    """Reported, and with --strict refused; the answers then say what is wrong."""
+    """They are reported, and refused with --strict; generating with such a bundle explains the problem."""
 
     def change(all_: dict[str, torch.Tensor]) -> None:
         all_[EMBEDDING][:, 3] = value
@@ -158,23 +158,22 @@ def test_weights_that_are_no_numbers(copy: Path, value: float, capsys: pytest.Ca
     assert done.code == 0
     assert "warning: " in done.err
     assert "weights hold NaN or infinity: language_model.embed_tokens.weight" in done.err
-    picture = SCENE
-    asked = run_in_process(capsys, "generate", "--model", output, "--image", picture, "caption en")
-    assert (asked.code, asked.out) == (4, "")
-    assert "use precision fp32 or bf16 instead" in asked.error
+    generated = run_in_process(capsys, "generate", "--model", output, "--image", SCENE, "caption en")
+    assert (generated.code, generated.out) == (4, "")
+    assert "use precision fp32 or bf16 instead" in generated.error
 
 
 def test_outputs_that_are_taken(
     checkpoint: Folders, bundle: Folders, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Each is refused with code 2 and stays as it is; --force replaces bundles, also damaged ones, only."""
+    """Exit code 2, and the output is unchanged; --force replaces only bundles, also damaged ones."""
 
-    def refused(output: Path, words: str, *options: str) -> None:
+    def refused(output: Path, message: str, *options: str) -> None:
         ended = run_in_process(
             capsys, "export", checkpoint(CASE), "--output", output, "--no-validate", *options
         )
         assert (ended.code, ended.out) == (2, "")
-        assert words in ended.error
+        assert message in ended.error
         with pytest.raises(OptionError):
             export(
                 ExportRequest(checkpoint(CASE), output, force="--force" in options), RecordingProgress(), None
@@ -190,13 +189,13 @@ def test_outputs_that_are_taken(
     (work / "app.js").write_text("mine")
     refused(file, "exists and is not a folder", "--force")
     refused(link, "exists and is not a folder", "--force")
-    refused(work, "holds 'app.js', which no export wrote", "--force")
+    refused(work, "contains 'app.js', which no export wrote", "--force")
     refused(file / "bundle", "cannot be written (")
     refused(tmp_path / ("x" * 300), "cannot be written (File name too long)")
-    refused(Path("/"), "or holds it", "--force")
+    refused(Path("/"), "or contains it", "--force")
     refused(Path("/proc/bundle"), "cannot be written")
     (output / "notes.txt").write_text("mine")
-    refused(output, "holds 'notes.txt', which no export wrote", "--force")
+    refused(output, "contains 'notes.txt', which no export wrote", "--force")
     (output / "notes.txt").unlink()
     (output / "manifest.json").unlink()
     refused(output, "is not a bundle, so --force does not replace it", "--force")
@@ -216,7 +215,7 @@ def test_outputs_that_are_taken(
 def test_outputs_that_overlap_the_checkpoint(
     copy: Path, inside: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """In it, or around it: a folder that --force replaces must not hold the checkpoint."""
+    """An output in the checkpoint or around it: --force must not replace a folder with the checkpoint."""
     (copy.parent / "link").symlink_to(copy)
     (copy.parent / "manifest.json").write_text("{}")
     before = sorted(file.name for file in copy.iterdir())
@@ -228,20 +227,21 @@ def test_outputs_that_overlap_the_checkpoint(
 
 
 def test_a_folder_that_cannot_be_written(checkpoint: Folders, tmp_path: Path, monkeypatch: Any) -> None:
-    """As for a user who may not: root may."""
+    """Simulated, because root may write everywhere."""
 
     def refuse(self: Path, *_: object, **__: object) -> None:
         raise PermissionError(13, "Permission denied", str(self))
 
+    request = ExportRequest(checkpoint(CASE), tmp_path / "bundle")
     monkeypatch.setattr(Path, "mkdir", refuse)
     with pytest.raises(
         OptionError, match=r"cannot be written \(Permission denied\); choose another --output"
     ):
-        export(ExportRequest(checkpoint(CASE), tmp_path / "bundle"), RecordingProgress(), None)
+        export(request, RecordingProgress(), None)
 
 
 @pytest.mark.parametrize(
-    ("given", "words"),
+    ("name", "message"),
     [
         ("absent", "absent: no such folder"),
         ("x" * 5000, "not a possible folder name"),
@@ -251,8 +251,8 @@ def test_a_folder_that_cannot_be_written(checkpoint: Folders, tmp_path: Path, mo
     ],
 )
 def test_names_of_no_checkpoint(
-    given: str, words: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    name: str, message: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    ended = run_in_process(capsys, "export", given, "--output", tmp_path / "bundle")
+    ended = run_in_process(capsys, "export", name, "--output", tmp_path / "bundle")
     assert ended.code == 4
-    assert words in ended.error
+    assert message in ended.error

@@ -1,4 +1,4 @@
-"""Exports that are killed, interrupted, short of disk or memory, or two at once."""
+"""Exports that are killed, interrupted, run out of disk or memory, or run at the same time."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from command_line import run_in_process
 from damage import copied, edit_tensors
-from fork_server import Child, ExportServer
+from fork_server import Child, ForkServer
 from paths import TESTS
 
 from paligemma_onnx.runtime.errors import BundleError, ResourceError
@@ -22,49 +22,49 @@ from paligemma_onnx.runtime.resource_errors import resource_problem, translate_r
 Folders = Callable[[str], Path]
 CASE = "gemma_one_kv_head"
 
-# Calls `strike` when the export comes to a stage, has written a number of bytes, or is about to rename.
-ARMED = """
+# Functions that call `strike` when an export reaches a stage, writes bytes, or renames or removes a folder.
+FAULTS = """
 import os, resource, signal, sys
 from pathlib import Path
 from paligemma_onnx.export.bundle import atomic_folder
 from paligemma_onnx.export.cli.progress import TerminalProgress as Progress
-def armed(owner, name, condition, strike):
+def before_call(owner, name, condition, strike):
     original = getattr(owner, name)
     def wrapped(*arguments, **named):
         if condition(*arguments):
             strike()
         return original(*arguments, **named)
     setattr(owner, name, wrapped)
-def signalled(number):
+def send(number):
     return lambda: os.kill(os.getpid(), number)
 def at_stage(text, strike):
-    armed(Progress, "stage", lambda _, stage: stage.startswith(text), strike)
+    before_call(Progress, "stage", lambda _, stage: stage.startswith(text), strike)
 def at_rename(end, strike):
-    armed(Path, "rename", lambda _, to: to.name.endswith(end), strike)
+    before_call(Path, "rename", lambda _, to: to.name.endswith(end), strike)
 def at_removal(end, strike):
-    armed(atomic_folder.shutil, "rmtree", lambda path, *_: str(path).endswith(end), strike)
+    before_call(atomic_folder.shutil, "rmtree", lambda path, *_: str(path).endswith(end), strike)
 """
 KILL_POINTS = {
-    "reading": "at_stage('reading checkpoint', signalled(9))",
-    "tracing": "at_stage('tracing prefill', signalled(9))",
-    "half a weight file": "armed(Progress, 'advance', lambda _, size: size > 9000, signalled(9))",
-    "writing graphs": "at_stage('writing graphs', signalled(9))",
-    "checking": "at_stage('weights: ', signalled(9))",
-    "before the first rename": "at_rename('bundle.previous', signalled(9))",
-    "between the renames": "at_rename('bundle', signalled(9))",
-    "after the renames": "at_removal('bundle.previous', signalled(9))",
+    "reading": "at_stage('reading checkpoint', send(9))",
+    "tracing": "at_stage('tracing prefill', send(9))",
+    "half a weight file": "before_call(Progress, 'advance', lambda _, size: size > 9000, send(9))",
+    "writing graphs": "at_stage('writing graphs', send(9))",
+    "checking": "at_stage('weights: ', send(9))",
+    "before the first rename": "at_rename('bundle.previous', send(9))",
+    "between the renames": "at_rename('bundle', send(9))",
+    "after the renames": "at_removal('bundle.previous', send(9))",
 }
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ExportServer]:
-    with ExportServer(tmp_path_factory.mktemp("exports")) as started:
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ForkServer]:
+    with ForkServer(tmp_path_factory.mktemp("exports")) as started:
         yield started
 
 
 @pytest.fixture(scope="module")
 def other(checkpoint: Folders, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The checkpoint with one tensor changed, so that its bundle is another one."""
+    """A checkpoint with one changed tensor, whose bundle differs from that of CASE."""
     folder = copied(checkpoint(CASE), tmp_path_factory.mktemp("other") / "checkpoint")
     edit_tensors(
         folder, lambda tensors: tensors.update({name: tensors[name] * 2 for name in list(tensors)[:1]})
@@ -73,10 +73,10 @@ def other(checkpoint: Folders, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 
 @pytest.fixture
-def quickly(trace_cache: Path, bundle: Folders) -> str:
+def cached(trace_cache: Path, bundle: Folders) -> str:
     """Code that makes an export in another process take traced graphs from the cache."""
     bundle(CASE)  # fills the cache
-    return ARMED + (
+    return FAULTS + (
         f"sys.path.insert(0, {str(TESTS / 'support')!r})\n"
         "from cached_traces import trace_with_cache\n"
         "from paligemma_onnx.export import exporter\n"
@@ -85,7 +85,7 @@ def quickly(trace_cache: Path, bundle: Folders) -> str:
 
 
 def state(folder: Path) -> str | None:
-    """A hash of all that a folder holds; None where there is none."""
+    """Return a hash of a folder's files, or None if the folder does not exist."""
     if not folder.exists():
         return None
     digest = hashlib.sha256()
@@ -94,12 +94,12 @@ def state(folder: Path) -> str | None:
     return digest.hexdigest()
 
 
-def left_beside(output: Path) -> set[str]:
+def siblings(output: Path) -> set[str]:
     return {entry.name for entry in output.parent.iterdir()} - {output.name}
 
 
-def until(child: Child, line: str) -> None:
-    """Wait for a line on stderr."""
+def wait_for_line(child: Child, line: str) -> None:
+    """Wait until a command has printed a line to stderr."""
     deadline = time.monotonic() + 30
     while line not in child.err.read_text():
         assert time.monotonic() < deadline, child.err.read_text()
@@ -107,13 +107,13 @@ def until(child: Child, line: str) -> None:
 
 
 def test_killed_at_any_point(
-    server: ExportServer, other: Path, bundle: Folders, quickly: str, tmp_path: Path
+    server: ForkServer, other: Path, bundle: Folders, cached: str, tmp_path: Path
 ) -> None:
     """The final name holds the previous bundle or nothing, and the next export succeeds."""
     output = copied(bundle(CASE), tmp_path / "bundle")
     previous = state(output)
     for point, strike in KILL_POINTS.items():
-        killed = server.run("export", other, "--output", output, "--force", before=quickly + strike)
+        killed = server.run("export", other, "--output", output, "--force", before=cached + strike)
         assert killed.code == -signal.SIGKILL, point
         if point == "between the renames":
             assert not output.exists()
@@ -122,99 +122,99 @@ def test_killed_at_any_point(
             assert state(output) not in (None, previous)
         else:
             assert state(output) == previous, point
-    done = server.run("export", other, "--output", output, "--force", before=quickly)
+    done = server.run("export", other, "--output", output, "--force", before=cached)
     assert done.code == 0
     assert state(output) not in (None, state(bundle(CASE)))
-    assert left_beside(output) == set()
+    assert siblings(output) == set()
 
 
 def test_killed_while_tracing_for_a_new_name(
-    server: ExportServer, checkpoint: Folders, quickly: str, tmp_path: Path
+    server: ForkServer, checkpoint: Folders, cached: str, tmp_path: Path
 ) -> None:
-    """By a signal from outside, in the engine room of torch."""
+    """A signal from another process, while torch traces."""
     output = tmp_path / "bundle"
     child = server.start("export", checkpoint(CASE), "--output", output)
-    until(child, "tracing vision_encoder")
+    wait_for_line(child, "tracing vision_encoder")
     time.sleep(0.2)
     os.kill(child.pid, signal.SIGKILL)
-    assert child.end().code == -signal.SIGKILL
-    assert left_beside(output) == {".bundle.staging", ".bundle.lock"}
+    assert child.wait().code == -signal.SIGKILL
+    assert siblings(output) == {".bundle.staging", ".bundle.lock"}
     assert not output.exists()
-    assert server.run("export", checkpoint(CASE), "--output", output, before=quickly).code == 0
-    assert left_beside(output) == set()
+    assert server.run("export", checkpoint(CASE), "--output", output, before=cached).code == 0
+    assert siblings(output) == set()
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_interrupted(
-    server: ExportServer, checkpoint: Folders, tmp_path: Path, number: signal.Signals, code: int
+    server: ForkServer, checkpoint: Folders, tmp_path: Path, number: signal.Signals, code: int
 ) -> None:
     output = tmp_path / "bundle"
     child = server.start("export", checkpoint(CASE), "--output", output)
-    until(child, "tracing vision_encoder")
+    wait_for_line(child, "tracing vision_encoder")
     time.sleep(0.2)
     os.kill(child.pid, number)
-    ended = child.end()
+    ended = child.wait()
     assert (ended.code, ended.out) == (code, "")
     assert "Traceback" not in ended.err
     assert list(tmp_path.iterdir()) == []
 
 
 def test_two_at_once(
-    server: ExportServer,
+    server: ForkServer,
     checkpoint: Folders,
-    quickly: str,
+    cached: str,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """The second is refused; the first, which was stopped meanwhile, is none the worse."""
+    """The second export is refused; the first, which is suspended meanwhile, completes."""
     output = tmp_path / "bundle"
     first = server.start(
         "export",
         checkpoint(CASE),
         "--output",
         output,
-        before=quickly + "at_stage('tracing prefill', signalled(19))",
+        before=cached + "at_stage('tracing prefill', send(19))",
     )
-    until(first, "tracing vision_encoder")
+    wait_for_line(first, "tracing vision_encoder")
     second = run_in_process(capsys, "export", checkpoint(CASE), "--output", output)
     assert second.code == 2
     assert "another export is writing this bundle" in second.error
     while "\nState:\tT" not in Path(f"/proc/{first.pid}/status").read_text():
         time.sleep(0.01)
     os.kill(first.pid, signal.SIGCONT)
-    assert first.end().code == 0
-    assert left_beside(output) == set()
+    assert first.wait().code == 0
+    assert siblings(output) == set()
 
 
 @pytest.mark.parametrize("bytes_", [0, 1000, 120_000])
 def test_disk_full(
-    server: ExportServer, checkpoint: Folders, bundle: Folders, quickly: str, tmp_path: Path, bytes_: int
+    server: ForkServer, checkpoint: Folders, bundle: Folders, cached: str, tmp_path: Path, bytes_: int
 ) -> None:
-    """A file may not grow: at once, in the first weight file, in the second. The old bundle stays."""
+    """A limit of file sizes applies at once, in the first or in the second file; the old bundle stays."""
     output = copied(bundle(CASE), tmp_path / "bundle")
     before = state(output)
     limit = f"at_stage('tracing', lambda: resource.setrlimit(resource.RLIMIT_FSIZE, ({bytes_}, {bytes_})))"
-    ended = server.run("export", checkpoint(CASE), "--output", output, "--force", before=quickly + limit)
-    # stderr is a file too: with no byte to write nothing can be said
+    ended = server.run("export", checkpoint(CASE), "--output", output, "--force", before=cached + limit)
+    # stderr is also a file: with a limit of 0 bytes it stays empty
     assert ended.code == 5
     if bytes_:
         assert "the weights need 261,136 bytes" in ended.error
     assert state(output) == before
-    assert left_beside(output) == set()
+    assert siblings(output) == set()
 
 
 @pytest.mark.parametrize("wanted", ["bytearray(1 << 33)", "__import__('torch').empty(1 << 31)"])
 def test_memory_short(
-    server: ExportServer, checkpoint: Folders, quickly: str, tmp_path: Path, wanted: str
+    server: ForkServer, checkpoint: Folders, cached: str, tmp_path: Path, wanted: str
 ) -> None:
-    """A tensor does not fit: in the system's way of saying so, and in torch's."""
+    """An allocation fails, with Python's MemoryError or with torch's RuntimeError."""
     limit = f"""
 def limit():
     resource.setrlimit(resource.RLIMIT_AS, (8 << 30, 8 << 30))
     {wanted}
 at_stage("writing decoder.data", limit)
 """
-    ended = server.run("export", checkpoint(CASE), "--output", tmp_path / "bundle", before=quickly + limit)
+    ended = server.run("export", checkpoint(CASE), "--output", tmp_path / "bundle", before=cached + limit)
     assert ended.code == 5
     assert "bundle: out of memory" in ended.error
     assert ("8,589.9 MB more were wanted" in ended.error) == ("torch" in wanted)
@@ -226,7 +226,7 @@ TORCH = "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to
 
 
 @pytest.mark.parametrize(
-    ("error", "words"),
+    ("error", "message"),
     [
         (MemoryError(), MEMORY),
         (
@@ -251,9 +251,9 @@ TORCH = "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to
         (BundleError("out of memory.onnx: no such file"), None),
     ],
 )
-def test_shortage_is_told_from_what_libraries_raise(error: Exception, words: str | None) -> None:
-    assert (resource_problem(error) is None) == (words is None)
-    assert (words or "") in (resource_problem(error) or "")
+def test_shortage_is_told_from_what_libraries_raise(error: Exception, message: str | None) -> None:
+    assert (resource_problem(error) is None) == (message is None)
+    assert (message or "") in (resource_problem(error) or "")
 
 
 def test_shortage_behind_another_error_is_found() -> None:

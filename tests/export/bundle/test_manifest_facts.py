@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from paligemma_onnx.export.bundle.manifest_facts import image_facts, token_facts
+from paligemma_onnx.export.bundle.manifest_facts import read_image_facts, read_token_facts
 from paligemma_onnx.model.checkpoint.config_json import read_config
 from paligemma_onnx.model.checkpoint.errors import CheckpointError
 from paligemma_onnx.runtime.bundle.manifest import MANIFEST, compute_bundle_id, read_manifest
@@ -34,9 +34,9 @@ def preprocessor(folder: Path, **changes: object) -> None:
 
 
 def test_image_facts_without_a_preprocessor_are_siglip_s(folder: Path) -> None:
-    stated = image_facts(folder, read_config(folder))
+    stated = read_image_facts(folder, read_config(folder))
     (folder / "preprocessor_config.json").unlink()
-    assert image_facts(folder, read_config(folder)) == stated
+    assert read_image_facts(folder, read_config(folder)) == stated
     assert (stated.size, stated.tokens, stated.mean, stated.rescale_factor) == (28, 4, (0.5,) * 3, 1 / 255)
 
 
@@ -49,9 +49,9 @@ def test_image_facts_without_a_preprocessor_are_siglip_s(folder: Path) -> None:
     ],
 )
 def test_what_is_not_set_means_the_default(folder: Path, changes: dict[str, object]) -> None:
-    stated = image_facts(folder, read_config(folder))
+    stated = read_image_facts(folder, read_config(folder))
     preprocessor(folder, **changes)
-    assert image_facts(folder, read_config(folder)) == stated
+    assert read_image_facts(folder, read_config(folder)) == stated
 
 
 @pytest.mark.parametrize(
@@ -70,11 +70,11 @@ def test_what_is_not_set_means_the_default(folder: Path, changes: dict[str, obje
 def test_preprocessing_the_runtime_does_not_do_is_refused(folder: Path, changes: dict[str, object]) -> None:
     preprocessor(folder, **changes)
     with pytest.raises(CheckpointError, match=next(iter(changes))):
-        image_facts(folder, read_config(folder))
+        read_image_facts(folder, read_config(folder))
 
 
 def test_token_facts_are_the_tokenizer_s(folder: Path) -> None:
-    facts = token_facts(folder, read_config(folder))
+    facts = read_token_facts(folder, read_config(folder))
     assert (facts.pad, facts.stop, facts.bos) == (0, (1,), 2)
     rows = read_config(folder).text_config.vocab_size
     assert facts.suppressed == tuple(range(facts.image, rows))
@@ -83,13 +83,13 @@ def test_token_facts_are_the_tokenizer_s(folder: Path) -> None:
 @pytest.mark.parametrize(("stated", "expected"), [(7, (7,)), ([1, 9], (1, 9)), (None, (1,))])
 def test_stop_ids_of_the_generation_config(folder: Path, stated: object, expected: tuple[int, ...]) -> None:
     (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": stated}))
-    assert token_facts(folder, read_config(folder)).stop == expected
+    assert read_token_facts(folder, read_config(folder)).stop == expected
 
 
 def test_another_image_token_is_refused(folder: Path) -> None:
     config = read_config(folder)
     with pytest.raises(CheckpointError, match="image_token_index"):
-        token_facts(folder, replace(config, image_token_index=config.image_token_index - 1))
+        read_token_facts(folder, replace(config, image_token_index=config.image_token_index - 1))
 
 
 def test_a_bundle_is_named_after_what_its_manifest_says(bundle: Folders, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from paligemma_onnx.export.precisions import BlockQuantized, Float32, Int8PerChannel, WeightFormat
 from paligemma_onnx.export.quantization import encodings
 from paligemma_onnx.export.quantization.encodings import array_layouts, encode
+from paligemma_onnx.runtime.bundle.dtypes import DTYPES
 from paligemma_onnx.runtime.engine.int8_overflow import configure_int8
 
 FORMS = [
@@ -41,7 +42,7 @@ def arrays(tensor: torch.Tensor, form: WeightFormat, *, transposed: bool = False
         content[array] += bytes(piece)
     assert [len(part) for part in content] == [layout.length for layout in laid]
     return {
-        layout.suffix: np.frombuffer(part, layout.dtype.numpy()).reshape(layout.shape)
+        layout.suffix: np.frombuffer(part, DTYPES[layout.dtype].storage).reshape(layout.shape)
         for layout, part in zip(laid, content, strict=True)
     }
 
