@@ -8,14 +8,12 @@ from __future__ import annotations
 import time
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 import numpy as np
 
 from paligemma_onnx.runtime import Cancellation, PaliGemma
 from paligemma_onnx.runtime.diagnostics.benchmark import Benchmark, images_for
 from paligemma_onnx.runtime.engine.device_tensor import DeviceTensor
-from paligemma_onnx.runtime.engine.ort import import_onnxruntime
 from paligemma_onnx.runtime.graphs.kv_cache import Cache
 
 from .metrics import PROMPT, Figures, figures_of, step_at_past
@@ -65,15 +63,10 @@ class Bundle:
         return median(seconds[1:])
 
 
-def _repeated(value: DeviceTensor | Any, used: int, slots: int, spare: int) -> DeviceTensor | Any:
-    """Repeat a cache tensor's first `used` slots until it has P of them, and append `spare` zero slots.
-
-    Returns a `DeviceTensor` for an in-place cache and an OrtValue for a growing one, as the argument is.
-    """
-    content = value.held() if isinstance(value, DeviceTensor) else value.numpy()
+def _repeated(value: DeviceTensor, used: int, slots: int, spare: int) -> DeviceTensor:
+    """Repeat a cache tensor's first `used` slots until it has P of them, and append `spare` zero slots."""
+    content = value.to_numpy_view()
     times = -(-slots // used)
     array = np.tile(content[:, :, :used], (1, 1, times, 1))[:, :, :slots]
     array = np.pad(array, ((0, 0), (0, 0), (0, spare), (0, 0)))
-    if isinstance(value, DeviceTensor):
-        return DeviceTensor.holding(array, value.dtype, value.placement, "a repeated cache")
-    return import_onnxruntime().OrtValue.ortvalue_from_numpy(array)
+    return DeviceTensor.from_numpy(array, value.dtype, value.placement, "a repeated cache")

@@ -39,9 +39,9 @@ class Device:
         found: dict[str, Any] = {"device": self._device, "onnxruntime": ort.__version__}
         if self._device == "cpu":
             return found | {"free_bytes": available_memory()}
-        from paligemma_onnx.runtime.engine.nvidia_driver import this_driver  # noqa: PLC0415
+        from paligemma_onnx.runtime.engine.nvidia_driver import query_driver  # noqa: PLC0415
 
-        driver, index = this_driver(), index_of(self._device)
+        driver, index = query_driver(), index_of(self._device)
         gpu = driver.gpus[index]
         return found | {
             "onnxruntime_cuda": ort.cuda_version,

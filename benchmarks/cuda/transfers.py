@@ -61,7 +61,7 @@ def optimised(graph: Path, device: str) -> onnx.ModelProto:
     chosen: Any = provider
     if provider == cuda.PROVIDER:
         cuda.start(ort, index_of(device))
-        chosen = (provider, cuda.provider_options(index_of(device), recorded=False))
+        chosen = (provider, cuda.provider_options(index_of(device), cuda_graph=False))
     with TemporaryDirectory() as folder:
         options.optimized_model_filepath = str(Path(folder) / graph.name)
         ort.InferenceSession(str(graph), options, providers=[chosen], enable_fallback=0)

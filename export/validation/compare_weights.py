@@ -75,7 +75,7 @@ def compare_weights(
 
 
 def _initializers(folder: Path, manifest: Manifest) -> Iterator[tuple[str, ir.Value]]:
-    for graph in manifest.graphs.every:
+    for graph in manifest.graphs.all:
         yield from ir.load(folder / graph.file).graph.initializers.items()
 
 

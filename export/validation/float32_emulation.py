@@ -16,7 +16,7 @@ import onnx_ir as ir
 
 from paligemma_onnx.runtime.bundle.schema import GraphSpec, Manifest
 from paligemma_onnx.runtime.engine.devices import Placement
-from paligemma_onnx.runtime.engine.session import open_plain
+from paligemma_onnx.runtime.engine.session import open_serialized
 
 HALF_TYPES = (ir.DataType.BFLOAT16, ir.DataType.FLOAT16)
 # Operators that move values without computing: onnxruntime has CPU kernels of them for every type.
@@ -48,7 +48,7 @@ def open_float32_emulation(folder: Path, graph: GraphSpec, placement: Placement)
 
     Graph optimisation is off: constant folding would keep all weights in memory as float32.
     """
-    return open_plain(emulate_in_float32(folder / graph.file), placement, beside=folder)
+    return open_serialized(emulate_in_float32(folder / graph.file), placement, weights_folder=folder)
 
 
 def emulate_in_float32(path: Path) -> bytes:

@@ -5,9 +5,11 @@ Shapes: docs/notation.md.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from paligemma_onnx.model.cache import KeyValue
@@ -15,10 +17,11 @@ from paligemma_onnx.model.checkpoint.load import load_model
 from paligemma_onnx.model.mask_decoder import MaskDecoder
 from paligemma_onnx.runtime.bundle.schema import Manifest
 from paligemma_onnx.runtime.cancellation import Cancellation
+from paligemma_onnx.runtime.engine.device_tensor import DeviceTensor
 from paligemma_onnx.runtime.engine.devices import Placement, choose_placement
 from paligemma_onnx.runtime.errors import BundleError
 from paligemma_onnx.runtime.graphs.kv_cache import Cache
-from paligemma_onnx.runtime.graphs.model_runner import Array, Ids
+from paligemma_onnx.runtime.graphs.model_runner import Array, Ids, ImageFeatures
 from paligemma_onnx.runtime.graphs.onnx_runner import NO_MASK_DECODER
 from paligemma_onnx.runtime.paligemma import PaliGemma
 from paligemma_onnx.runtime.text.tokenizer import PromptTokenizer
@@ -48,16 +51,17 @@ class TorchModelRunner:
         joined: Array = torch.cat(features).numpy()
         return joined
 
-    def arrange(self, features: Array, pictures: Ids, cancel: Cancellation) -> Array:
+    def gather_image_features(self, features: ImageFeatures, images: Ids, cancel: Cancellation) -> Array:
         """Concatenate each row's images: float32[M, I, D], int64[B, N / I] -> float32[B, N, D]."""
         cancel.check()
-        return features[pictures].reshape(len(pictures), -1, features.shape[2])
+        gathered: Array = np.asarray(features)[images].reshape(len(images), -1, features.shape[2])
+        return gathered
 
     @torch.inference_mode()
     def prefill(
         self,
         input_ids: Ids,
-        image_features: Array,
+        image_features: ImageFeatures,
         text_lengths: Ids,
         slots: int,  # noqa: ARG002
         cancel: Cancellation,
@@ -65,22 +69,33 @@ class TorchModelRunner:
         """Read the prompts of a batch; the cache grows, so `slots` is not used."""
         cancel.check()
         logits, cache = self.reference.prefill(
-            torch.from_numpy(input_ids), torch.from_numpy(image_features), torch.from_numpy(text_lengths)
+            torch.from_numpy(input_ids),
+            torch.from_numpy(np.asarray(image_features)),
+            torch.from_numpy(text_lengths),
         )
-        values = tuple(tensor for layer in cache for tensor in layer)
-        return logits.numpy(), Cache(values, image_features.shape[1] + text_lengths)
+        return logits.numpy(), Cache(self._to_values(cache), image_features.shape[1] + text_lengths)
 
     @torch.inference_mode()
     def decode(self, input_ids: Ids, cache: Cache, cancel: Cancellation) -> tuple[Array, Cache]:
         """Add a token to each row."""
         cancel.check()
-        past = tuple(map(KeyValue, cache.values[::2], cache.values[1::2]))
+        past = [torch.from_numpy(value.to_numpy_view()) for value in cache.values]
         logits, grown = self.reference.decode_step(
-            torch.from_numpy(input_ids), torch.from_numpy(cache.lengths), past
+            torch.from_numpy(input_ids),
+            torch.from_numpy(cache.lengths),
+            tuple(map(KeyValue, past[::2], past[1::2])),
         )
-        return logits.numpy(), cache.grown(tuple(tensor for layer in grown for tensor in layer))
+        return logits.numpy(), cache.advance(self._to_values(grown))
 
-    def release(self, cache: Cache, *, sound: bool) -> None:
+    def _to_values(self, cache: Iterable[KeyValue]) -> tuple[DeviceTensor, ...]:
+        """View the tensors of a torch cache, float32[B, K, P, H], as the runtime's."""
+        return tuple(
+            DeviceTensor.from_numpy(tensor.numpy(), "float32", self.placement, "a cache")
+            for layer in cache
+            for tensor in layer
+        )
+
+    def release(self, cache: Cache, *, reusable: bool) -> None:
         """Do nothing: the cache is freed with its last reference."""
 
     @torch.inference_mode()

@@ -1,6 +1,6 @@
-"""Does a manifest agree with itself, and with what the driver feeds the graphs?
+"""Check that a manifest agrees with itself and with the inputs that the runtime feeds the graphs.
 
-Legend: S image side in pixels, I tokens an image, D width, V vocabulary, K key-value heads, H head width.
+Shapes: docs/notation.md.
 """
 
 from __future__ import annotations
@@ -14,7 +14,11 @@ Shape = tuple[int | None, ...]  # None: a dimension that varies
 
 
 def check_manifest(manifest: Manifest) -> None:
-    """Raise ValueError, its message a line, at the first thing that cannot be."""
+    """Check a manifest.
+
+    Raises:
+        ValueError: with a message of one line about the first contradiction.
+    """
     _check_files(manifest)
     _check_numbers(manifest)
     _check_tokens(manifest)
@@ -23,7 +27,7 @@ def check_manifest(manifest: Manifest) -> None:
 
 
 def _check_files(manifest: Manifest) -> None:
-    used = (*(graph.file for graph in manifest.graphs.every), manifest.tokens.file, TENSOR_TABLE)
+    used = (*(graph.file for graph in manifest.graphs.all), manifest.tokens.file, TENSOR_TABLE)
     for name in (*manifest.files, *used):
         plain = PurePosixPath(name).name == name == PureWindowsPath(name).name
         if not plain or name in ("", "..") or not name.isprintable():
@@ -35,19 +39,20 @@ def _check_files(manifest: Manifest) -> None:
 
 def _check_numbers(manifest: Manifest) -> None:
     model, image, cache = manifest.model, manifest.image, manifest.cache
+    wide_batch = manifest.precision.wide_batch
     at_least_1 = {
         "model.parameters": model.parameters,
         "model.hidden_size": model.hidden_size,
         "model.vocab_size": model.vocab_size,
         "model.context_length": model.context_length,
+        "model.vision_heads": model.vision_heads,
         "image.size": image.size,
         "image.tokens": image.tokens,
         "cache.layers": cache.layers,
         "cache.heads": cache.heads,
         "cache.head_dim": cache.head_dim,
         "generation.max_new_tokens": manifest.generation.max_new_tokens,
-        "model.vision_heads": model.vision_heads,
-        "precision.wide_batch": 1 if manifest.precision.wide_batch is None else manifest.precision.wide_batch,
+        "precision.wide_batch": 1 if wide_batch is None else wide_batch,
     }
     for field, value in at_least_1.items():
         if value < 1:
@@ -61,27 +66,20 @@ def _check_numbers(manifest: Manifest) -> None:
 
 
 def _check_tokens(manifest: Manifest) -> None:
-    tokens, rows = manifest.tokens, manifest.model.vocab_size
+    tokens, vocab_size = manifest.tokens, manifest.model.vocab_size
     if not tokens.stop:
         raise ValueError("tokens.stop is empty, so no answer would end")
     for token in (tokens.bos, tokens.pad, tokens.image, *tokens.stop, *tokens.suppressed):
-        if not 0 <= token < rows:
-            raise ValueError(f"token id {token} is outside the vocabulary of {rows}")
-
-
-def _check_operators(manifest: Manifest) -> None:
-    for name, graph in manifest.graphs.by_name.items():
-        for operator, count in graph.operators.items():
-            if not operator.isprintable() or count < 1:
-                raise ValueError(f"graphs.{name}.operators counts {count} of {operator!a}")
+        if not 0 <= token < vocab_size:
+            raise ValueError(f"token id {token} is outside the vocabulary of {vocab_size}")
 
 
 def _check_graphs(manifest: Manifest) -> None:
     model, image, cache, graphs = manifest.model, manifest.image, manifest.cache, manifest.graphs
     if cache.layers > len(graphs.decode.outputs):
-        raise ValueError(f"cache.layers is {cache.layers}, the decode graph gives fewer")
+        raise ValueError(f"cache.layers is {cache.layers}, the decode graph has fewer outputs")
 
-    def slots(prefix: str) -> dict[str, Shape]:
+    def cache_shapes(prefix: str) -> dict[str, Shape]:
         return {
             f"{prefix}.{layer}.{kind}": (None, cache.heads, None, cache.head_dim)
             for layer in range(cache.layers)
@@ -93,52 +91,58 @@ def _check_graphs(manifest: Manifest) -> None:
         "vision_encoder", graphs.vision_encoder.inputs, {"pixel_values": (None, 3, image.size, image.size)}
     )
     _check_tensors("vision_encoder", graphs.vision_encoder.outputs, {"image_features": features})
-    prompt: dict[str, Shape] = {
+    prefill: dict[str, Shape] = {
         "input_ids": (None, None),
         "image_features": (None, None, model.hidden_size),
         "text_lengths": (None,),
     }
-    past: dict[str, Shape] = {"past_lengths": (None,), **slots("past_key_values")}
-    step: dict[str, Shape] = {"input_ids": (None, 1), **past}
+    past: dict[str, Shape] = {"past_lengths": (None,), **cache_shapes("past_key_values")}
+    decode: dict[str, Shape] = {"input_ids": (None, 1), **past}
     if cache.update == "in_place":
-        prompt |= past
+        prefill |= past
         if "image_features" in {spec.name for spec in graphs.decode.inputs}:
-            step = prompt  # prefill and decode are one graph
+            decode = prefill  # prefill and decode have the same inputs
     elif manifest.precision.wide_batch is not None:
-        raise ValueError("precision.wide_batch asks for a cache that is updated in place")
-    _check_tensors("prefill", graphs.prefill.inputs, prompt)
-    _check_tensors("prefill", graphs.prefill.outputs, {"logits": logits, **slots("present")})
-    _check_tensors("decode", graphs.decode.inputs, step)
-    _check_tensors("decode", graphs.decode.outputs, {"logits": logits, **slots("present")})
+        raise ValueError("precision.wide_batch needs a cache that is updated in place")
+    _check_tensors("prefill", graphs.prefill.inputs, prefill)
+    _check_tensors("prefill", graphs.prefill.outputs, {"logits": logits, **cache_shapes("present")})
+    _check_tensors("decode", graphs.decode.inputs, decode)
+    _check_tensors("decode", graphs.decode.outputs, {"logits": logits, **cache_shapes("present")})
     if (masks := graphs.mask_decoder) is not None:
         _check_tensors("mask_decoder", masks.inputs, {"codes": (None, SEG_TOKENS_PER_MASK)})
-        side = masks.outputs[0].shape[-1] if masks.outputs and masks.outputs[0].shape else None
-        square = side if isinstance(side, int) and side > 0 else 1
-        _check_tensors("mask_decoder", masks.outputs, {"masks": (None, square, square)})
+        sides = (size for spec in masks.outputs for size in spec.shape[-1:] if isinstance(size, int))
+        side = max(1, next(sides, 1))
+        _check_tensors("mask_decoder", masks.outputs, {"masks": (None, side, side)})
 
     if not manifest.precision.devices:
-        raise ValueError("precision.devices is empty, so the bundle would run nowhere")
+        raise ValueError("precision.devices is empty, so the bundle cannot run")
     for spec in (
         *graphs.prefill.inputs,
         *graphs.decode.inputs,
         *graphs.prefill.outputs,
         *graphs.decode.outputs,
     ):
-        wanted = cache.dtype if spec.name.startswith(("past_key_values.", "present.")) else None
-        if wanted not in (None, spec.dtype):
-            raise ValueError(f"{spec.name} is {spec.dtype}, cache.dtype says {wanted}")
+        if spec.name.startswith(("past_key_values.", "present.")) and spec.dtype != cache.dtype:
+            raise ValueError(f"{spec.name} is {spec.dtype}, cache.dtype says {cache.dtype}")
 
 
 def _check_tensors(graph: str, specs: tuple[TensorSpec, ...], expected: dict[str, Shape]) -> None:
-    """The tensors are those expected, in that order, and their fixed dimensions follow from the facts."""
-    found = {
+    """Raise ValueError if names, order or fixed dimensions of inputs or outputs are not those expected."""
+    actual = {
         spec.name: tuple(size if isinstance(size, int) else None for size in spec.shape) for spec in specs
     }
-    if list(found) != list(expected):
-        different = sorted(found.keys() ^ expected.keys()) or list(found)
+    if list(actual) != list(expected):
+        different = sorted(actual.keys() ^ expected.keys()) or list(actual)
         raise ValueError(f"graphs.{graph} has other inputs or outputs than the driver uses: {different[0]!a}")
     for name, shape in expected.items():
-        if found[name] != shape:
+        if actual[name] != shape:
             raise ValueError(
                 f"graphs.{graph}: the shape of {name} does not follow from model, image and cache"
             )
+
+
+def _check_operators(manifest: Manifest) -> None:
+    for name, graph in manifest.graphs.by_name.items():
+        for operator, count in graph.operators.items():
+            if not operator.isprintable() or count < 1:
+                raise ValueError(f"graphs.{name}.operators counts {count} of {operator!a}")

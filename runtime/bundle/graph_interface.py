@@ -2,15 +2,45 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Protocol
 
 from ..errors import BundleError
 from .dtypes import DTYPES
 from .schema import BUNDLE_ID_KEY, GraphSpec, TensorSpec
 
+MAX_NAMES = 10  # in one message
 
-def check_interface(session: Any, path: Path, graph: GraphSpec, bundle_id: str) -> None:
+
+class NodeArg(Protocol):
+    """`onnxruntime.NodeArg`: an input or output of an open graph."""
+
+    name: str
+    type: str  # "tensor(float)"
+    shape: Sequence[int | str | None]  # a name or None: a dimension that varies
+
+
+class ModelMetadata(Protocol):
+    """`onnxruntime.ModelMetadata`: metadata of an open graph."""
+
+    custom_metadata_map: Mapping[str, str]
+
+
+class GraphInterface(Protocol):
+    """The part of `onnxruntime.InferenceSession` that describes a graph."""
+
+    def get_inputs(self) -> Sequence[NodeArg]:
+        """Return the inputs in order."""
+
+    def get_outputs(self) -> Sequence[NodeArg]:
+        """Return the outputs in order."""
+
+    def get_modelmeta(self) -> ModelMetadata:
+        """Return the metadata."""
+
+
+def check_interface(session: GraphInterface, path: Path, graph: GraphSpec, bundle_id: str) -> None:
     """Compare a session with the manifest's description of its graph.
 
     Raises:
@@ -35,11 +65,11 @@ def check_interface(session: Any, path: Path, graph: GraphSpec, bundle_id: str) 
         ]
         if different:
             raise BundleError(
-                f"{path}: {kind}s differ from the manifest: {', '.join(different[:10])}; export again"
+                f"{path}: {kind}s differ from the manifest: {', '.join(different[:MAX_NAMES])}; export again"
             )
 
 
-def _agrees(declared: TensorSpec, node: Any) -> bool:
+def _agrees(declared: TensorSpec, node: NodeArg) -> bool:
     """Return whether dtype, rank and fixed dimensions agree; names of varying dimensions may differ."""
     return (
         node.type == DTYPES[declared.dtype].ort_type

@@ -25,7 +25,7 @@ def compute_bundle_id(manifest: Manifest) -> str:
     The graph files carry the id in their metadata, so their final hashes cannot enter it. The digests of the
     graphs before the id was written (`GraphSpec.digest`) stand for them.
     """
-    graph_files = [graph.file for graph in manifest.graphs.every]
+    graph_files = [graph.file for graph in manifest.graphs.all]
     files = {name: spec for name, spec in sorted(manifest.files.items()) if name not in graph_files}
     without_id = replace(manifest, bundle_id="", files=files)
     return hashlib.sha256(without_id.to_json().encode()).hexdigest()[:ID_LENGTH]

@@ -1,4 +1,7 @@
-"""Schema of manifest.json. The exporter builds these dataclasses and the runtime reads them back."""
+"""Schema of `manifest.json`. The exporter builds these dataclasses and the runtime reads them.
+
+Shapes: docs/notation.md.
+"""
 
 from __future__ import annotations
 
@@ -12,19 +15,22 @@ TENSOR_TABLE = "tensors.json"  # file next to the manifest, see tensor_table.py
 BUNDLE_ID_KEY = "paligemma_onnx.bundle_id"  # in the metadata of every graph
 SEG_TOKENS_PER_MASK = 16  # <seg> tokens of a mask: a grid of 4 x 4, row by row
 
+CacheUpdate = Literal["grow", "in_place"]
+Device = Literal["cpu", "cuda"]
+
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """One input or output of a graph; a string in the shape names a dimension that varies."""
+    """An input or output of a graph."""
 
     name: str
     dtype: Literal["float32", "bfloat16", "float16", "int64"]
-    shape: tuple[int | str, ...]
+    shape: tuple[int | str, ...]  # a string names a dimension that varies
 
 
 @dataclass(frozen=True)
 class GraphSpec:
-    """One graph, its inputs and outputs in order."""
+    """A graph with its inputs and outputs in order."""
 
     file: str
     inputs: tuple[TensorSpec, ...]
@@ -35,7 +41,7 @@ class GraphSpec:
 
 @dataclass(frozen=True)
 class Graphs:
-    """The graphs of a bundle: three, and a fourth where a mask decoder was exported with them."""
+    """The graphs of a bundle: three, and a fourth if a mask decoder was exported."""
 
     vision_encoder: GraphSpec
     prefill: GraphSpec
@@ -49,19 +55,19 @@ class Graphs:
         return {name: graph for name, graph in graphs.items() if graph is not None}
 
     @property
-    def every(self) -> tuple[GraphSpec, ...]:
+    def all(self) -> tuple[GraphSpec, ...]:
         """The graphs of this bundle."""
         return tuple(self.by_name.values())
 
     @property
-    def different(self) -> tuple[GraphSpec, ...]:
-        """Each once: prefill and decode may be the same."""
-        return tuple({graph.digest: graph for graph in reversed(self.every)}.values())[::-1]
+    def distinct(self) -> tuple[GraphSpec, ...]:
+        """The graphs without repetition: prefill and decode may have the same content."""
+        return tuple({graph.digest: graph for graph in reversed(self.all)}.values())[::-1]
 
 
 @dataclass(frozen=True)
 class FileSpec:
-    """One file beside the manifest."""
+    """A file next to the manifest."""
 
     bytes: int
     sha256: str
@@ -69,66 +75,62 @@ class FileSpec:
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """What kind of PaliGemma this is."""
+    """Facts of the network that the driver or a reader needs."""
 
     family: Literal["paligemma", "paligemma2"]
     parameters: int
-    hidden_size: int
-    vocab_size: int  # rows of the embedding table, and of the logits
-    context_length: int  # tokens, image tokens included
-    final_logit_softcapping: float | None  # applied inside the graphs
-    sliding_window: int | None  # tokens, on every second layer
+    hidden_size: int  # D
+    vocab_size: int  # V: rows of the embedding, and size of the logits
+    context_length: int  # X: tokens, image tokens included
+    final_logit_softcapping: float | None  # the graphs apply it
+    sliding_window: int | None  # tokens, in every second layer
     vision_heads: int  # attention heads of the vision tower
 
 
 @dataclass(frozen=True)
 class ImageFacts:
-    """How a picture becomes pixel values: resized to a square, then (pixel * rescale_factor - mean) / std."""
+    """Preprocessing of an image: resize to a square, then (pixel * rescale_factor - mean) / std."""
 
-    size: int  # pixels, both ways
-    tokens: int  # image tokens a picture becomes
+    size: int  # S: pixels per side
+    tokens: int  # I: image tokens per image
     rescale_factor: float
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     channels: Literal["RGB"] = "RGB"
-    resample: Literal["bicubic"] = "bicubic"  # Pillow's, on 8-bit pixels, without keeping the aspect
+    resample: Literal["bicubic"] = "bicubic"  # Pillow's filter, on 8-bit pixels; the aspect is not kept
 
 
 @dataclass(frozen=True)
 class TokenFacts:
-    """Ids the driver must know, read from the checkpoint's own tokenizer."""
+    """Token ids of the checkpoint's tokenizer that the driver needs."""
 
     file: str
     bos: int
     pad: int
     image: int
     stop: tuple[int, ...]
-    suppressed: tuple[int, ...]  # rows of the table that are never a text: `<image>` and untrained ones
+    suppressed: tuple[
+        int, ...
+    ]  # ids that are never generated: `<image>`, and untrained rows of the embedding
     template: Literal["<bos>{prompt}\n"] = "<bos>{prompt}\n"  # prompt and newline are tokenised together
-
-
-# How a step of decode adds its token: it gives a cache that is a slot longer, or it writes into the one it
-# is given, whose slots were all there from the start.
-CacheUpdate = Literal["grow", "in_place"]
 
 
 @dataclass(frozen=True)
 class CacheFacts:
-    """The key-value cache: layers times key and value of [B, heads, slots, head_dim]."""
+    """The KV cache: for each layer a key and a value of [B, K, C, H]."""
 
     layers: int
-    heads: int
-    head_dim: int
+    heads: int  # K
+    head_dim: int  # H
     dtype: Literal["float32", "bfloat16", "float16"]
+    # "grow": a decode step returns a cache that is one slot longer. "in_place": it writes into the cache that
+    # it reads, whose slots were allocated in advance.
     update: CacheUpdate
-
-
-Device = Literal["cpu", "cuda"]
 
 
 @dataclass(frozen=True)
 class Matrices:
-    """How the matrices of each graph are stored, in words; "float32" is as the checkpoint computes."""
+    """How the matrices of each graph are stored, in words; "float32" is the checkpoint's arithmetic."""
 
     vision_encoder: str
     prefill: str
@@ -138,32 +140,33 @@ class Matrices:
 
 @dataclass(frozen=True)
 class PrecisionFacts:
-    """How the numbers are stored."""
+    """How numbers are stored."""
 
     name: str
     opset: int
     matrices: Matrices
-    # From so many rows on a decode step runs through the prefill graph, whose arithmetic suits many rows;
-    # None: never. Both graphs have the same inputs and outputs where the cache is updated in place.
+    # Batches of this many sequences or more run decode steps through the prefill graph, whose arithmetic
+    # suits many rows; None: never. With a cache that is updated in place both graphs have the same inputs and
+    # outputs.
     wide_batch: int | None
-    devices: tuple[Device, ...]  # that have its operators
+    devices: tuple[Device, ...]  # that have kernels for the graphs
 
     @property
     def is_float32(self) -> bool:
-        """Whether every matrix is as the checkpoint computes."""
+        """True if every matrix is float32."""
         return set(vars(self.matrices).values()) == {"float32"}
 
 
 @dataclass(frozen=True)
 class GenerationDefaults:
-    """What `generate` does when it is not told."""
+    """Options of `generate` that apply if the caller does not set them."""
 
     max_new_tokens: int
 
 
 @dataclass(frozen=True)
 class Producer:
-    """Which software wrote the bundle."""
+    """Versions of the software that wrote the bundle."""
 
     paligemma_onnx: str
     torch: str

@@ -59,7 +59,7 @@ def prepare(bundle: Path, remove: bool, json: bool) -> None:
     prepared copy, and processes share its memory.
     """
     if remove:
-        folder = prepared_graphs.forget(bundle)
+        folder = prepared_graphs.remove_prepared(bundle)
         if json:
             click.echo(dumps({"removed": None if folder is None else str(folder)}))
         else:

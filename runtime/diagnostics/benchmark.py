@@ -99,12 +99,16 @@ class Benchmark:
         # Without stop ids the usual decode loop runs to the token limit: EOS is an ordinary token.
         self.manifest = replace(model.manifest, tokens=replace(tokens, stop=()))
         self.sessions = vision, prefill, decode = (
-            TimedSession(runner.vision),
+            TimedSession(runner.vision_session),
             TimedSession(runner.prefill_session),
             TimedSession(runner.decode_session),
         )
         self.runner = replace(
-            runner, manifest=self.manifest, vision=vision, prefill_session=prefill, decode_session=decode
+            runner,
+            manifest=self.manifest,
+            vision_session=vision,
+            prefill_session=prefill,
+            decode_session=decode,
         )
         self._model = PaliGemma(self.manifest, model.tokenizer, self.runner, model.load_s)
 

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 
 from ..engine import cuda_provider as cuda
+from ..engine.cuda_diagnosis import INSTALL
 from ..engine.devices import available_devices, parse_device
-from ..engine.nvidia_driver import Gpu, this_driver
+from ..engine.nvidia_driver import Gpu, query_driver
 from ..engine.ort import import_onnxruntime
 from ..errors import PaliGemmaError, ProviderError, ResourceError
 from .machine import this_machine
@@ -45,7 +46,7 @@ class Diagnosis:
 def diagnose() -> Diagnosis:
     """Check this installation and machine; missing packages or devices raise nothing."""
     versions = {name: _version(name) for name in (*RUNTIME, *ENGINES, *EXPORT, *OPTIONAL)}
-    machine, driver = this_machine(), this_driver()
+    machine, driver = this_machine(), query_driver()
     advice = []
     available: tuple[str, ...] = ()
     try:
@@ -60,7 +61,7 @@ def diagnose() -> Diagnosis:
             "`onnxruntime`: run `pip uninstall onnxruntime onnxruntime-gpu`, then install one of them"
         )
     if available and "cuda" not in available:
-        advice.append(f"for an NVIDIA GPU: `{cuda.INSTALL}` in an environment without onnxruntime")
+        advice.append(f"for an NVIDIA GPU: `{INSTALL}` in an environment without onnxruntime")
     missing = [name for name in EXPORT if not versions[name]]
     if missing:
         engine = "gpu" if versions["onnxruntime-gpu"] else "cpu"

@@ -9,7 +9,7 @@ from typing import Literal
 from ..bundle.dtypes import DTYPES
 from ..bundle.schema import Manifest
 from ..bundle.tensor_table import TensorTable
-from ..engine.nvidia_driver import Gpu, this_driver
+from ..engine.nvidia_driver import Gpu, query_driver
 from ..graphs.buffer_pool import MIN_SLOTS
 from .machine import Machine
 
@@ -87,7 +87,7 @@ def estimate_memory(
         prepared: whether prepared graphs for this machine exist.
     """
     if "cpu" not in manifest.precision.devices:
-        return _estimate_gpu_memory(manifest, tensors, this_driver().gpus)
+        return _estimate_gpu_memory(manifest, tensors, query_driver().gpus)
     size = sum(spec.bytes for spec in manifest.files.values())
     mapped = manifest.precision.is_float32
     weights = size if mapped else int(PACKED_FACTOR * size)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from ..bundle.integrity import check_every_byte
+from ..bundle.integrity import check_hashes
 from ..bundle.manifest import read_manifest
 from ..bundle.schema import Manifest
 from ..engine.devices import choose_placement
@@ -21,7 +21,7 @@ def verify(folder: Path, progress: Callable[[str], object]) -> Manifest:
         BundleError: naming each file that is missing, of another size, or altered.
     """
     manifest = read_manifest(folder)
-    check_every_byte(folder, manifest, progress)
+    check_hashes(folder, manifest, progress)
     if "cpu" in manifest.precision.devices:
         progress("checking graphs")
         OnnxModelRunner.open(folder, manifest, choose_placement("cpu", None))

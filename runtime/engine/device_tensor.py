@@ -1,4 +1,4 @@
-"""Memory that graphs read and write where it is: on the CPU or on a GPU, by its address."""
+"""Tensors in memory that graphs read and write by address, on the CPU or on a GPU."""
 
 from __future__ import annotations
 
@@ -15,76 +15,98 @@ from ..bundle.dtypes import DTYPES, DTypeName
 from .cuda_provider import device_lock, to_public_error
 from .devices import Placement
 from .memory import INT64_BYTES, allocate
-from .ort import import_onnxruntime
+from .ort import IoBinding, OrtValue, import_onnxruntime
 
 
 @dataclass(frozen=True)
 class DeviceTensor:
-    """A tensor in memory of its own, or in a part of it; whoever has one keeps the memory."""
+    """A tensor in memory of a device, or in a part of it. The memory is freed with its last tensor."""
 
-    memory: Any  # OrtValue: on a CPU of the type that NumPy holds, on a GPU of int64, whole words
+    # On a CPU of the dtype's NumPy storage, on a GPU int64: `allocate` makes it, in words of 8 bytes. An
+    # output that onnxruntime allocated has its own dtype.
+    memory: OrtValue
     dtype: DTypeName
     shape: tuple[int, ...]
     placement: Placement
     offset: int = 0  # bytes from the start of the memory
 
     @classmethod
-    def empty(cls, shape: Sequence[int], dtype: DTypeName, placement: Placement, what: str) -> DeviceTensor:
-        """New memory that holds anything.
+    def empty(
+        cls, shape: Sequence[int], dtype: DTypeName, placement: Placement, subject: str
+    ) -> DeviceTensor:
+        """Allocate a tensor with arbitrary content.
 
         Raises:
-            ResourceError: there is not so much; `what` says for what.
+            ResourceError: out of memory; the message begins with `subject`.
         """
-        with _asked(what, placement.device):
+        with _translated_errors(subject, placement.device):
             if placement.device == "cpu":
-                return cls.holding(np.empty(shape, DTYPES[dtype].storage), dtype, placement, what)
+                return cls.from_numpy(np.empty(shape, DTYPES[dtype].storage), dtype, placement, subject)
             size = math.prod(shape) * DTYPES[dtype].bytes
             return cls(allocate(size, placement), dtype, tuple(shape), placement)
 
     @classmethod
-    def zeros(cls, shape: Sequence[int], dtype: DTypeName, placement: Placement, what: str) -> DeviceTensor:
-        """New memory with zeros in it, the CPU's not touched until it is written; raises ResourceError."""
+    def zeros(
+        cls, shape: Sequence[int], dtype: DTypeName, placement: Placement, subject: str
+    ) -> DeviceTensor:
+        """Allocate a tensor of zeros. On a CPU its pages are not resident before they are written.
+
+        Raises:
+            ResourceError: out of memory; the message begins with `subject`.
+        """
         if placement.device != "cpu":
-            return cls.empty(shape, dtype, placement, what)  # it is of zeros
-        with _asked(what, placement.device):
-            return cls.holding(np.zeros(shape, DTYPES[dtype].storage), dtype, placement, what)
+            return cls.empty(shape, dtype, placement, subject)  # `allocate` returns zeros
+        with _translated_errors(subject, placement.device):
+            return cls.from_numpy(np.zeros(shape, DTYPES[dtype].storage), dtype, placement, subject)
 
     @classmethod
-    def holding(
-        cls, content: NDArray[Any], dtype: DTypeName, placement: Placement, what: str
+    def from_numpy(
+        cls, content: NDArray[Any], dtype: DTypeName, placement: Placement, subject: str
     ) -> DeviceTensor:
-        """What NumPy holds: on a CPU its own memory, on a GPU a copy; raises ResourceError."""
+        """Make a tensor of an array: on a CPU a view of its memory, on a GPU a copy.
+
+        Args:
+            content: of the dtype's NumPy storage: bfloat16 as uint16.
+            dtype: of the tensor.
+            placement: where.
+            subject: what error messages begin with.
+
+        Raises:
+            ResourceError: out of memory.
+        """
         if placement.device != "cpu":
-            tensor = cls.empty(content.shape, dtype, placement, what)
-            tensor.put(content)
+            tensor = cls.empty(content.shape, dtype, placement, subject)
+            tensor.copy_from(content)
             return tensor
-        memory = import_onnxruntime().OrtValue.ortvalue_from_numpy(content)
+        memory = import_onnxruntime().OrtValue.ortvalue_from_numpy(np.ascontiguousarray(content))
         return cls(memory, dtype, content.shape, placement)
 
     @property
     def address(self) -> int:
-        """Where it is in its device's memory."""
-        start: int = self.memory.data_ptr()
-        return start + self.offset
+        """Address of the first number in the memory of the device."""
+        return self.memory.data_ptr() + self.offset
 
-    def put(self, content: NDArray[Any]) -> None:
-        """Overwrite all of the memory, which is of the content's size."""
-        whole = np.ascontiguousarray(content)
+    def copy_from(self, content: NDArray[Any]) -> None:
+        """Overwrite the whole memory with an array of the same size, of the dtype's NumPy storage."""
+        content = np.ascontiguousarray(content)
         with device_lock(self.placement.device):
-            self.memory.update_inplace(whole if self.placement.device == "cpu" else _as_words(whole))
+            self.memory.update_inplace(
+                content if self.placement.device == "cpu" else _as_int64_words(content)
+            )
 
-    def held(self) -> NDArray[Any]:
-        """The numbers as NumPy holds them: on a CPU the memory itself, and only as long as it is there."""
+    def to_numpy_view(self) -> NDArray[Any]:
+        """Return the numbers in the dtype's NumPy storage: bfloat16 as uint16.
+
+        On a CPU the array is a view that is valid as long as this tensor exists; from a GPU it is a copy.
+        """
         with device_lock(self.placement.device):
-            held = _as_bytes(self.memory.numpy())
-        size = DTYPES[self.dtype].bytes
-        numbers = held[: len(held) // size * size].view(DTYPES[self.dtype].storage)
-        start = self.offset // numbers.itemsize
-        return numbers[start : start + math.prod(self.shape)].reshape(self.shape)
+            content = _as_bytes(self.memory.numpy())
+        start, size = self.offset, math.prod(self.shape) * DTYPES[self.dtype].bytes
+        return content[start : start + size].view(DTYPES[self.dtype].storage).reshape(self.shape)
 
     def numpy(self) -> NDArray[Any]:
-        """The numbers; float32 in place of half precision."""
-        numbers = self.held()
+        """Return a copy of the numbers; half precision is widened to float32."""
+        numbers = self.to_numpy_view()
         match self.dtype:
             case "bfloat16":  # the upper half of a float32
                 return (numbers.astype(np.uint32) << 16).view(np.float32)
@@ -93,43 +115,43 @@ class DeviceTensor:
         return numbers.copy() if self.placement.device == "cpu" else numbers
 
     def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> NDArray[Any]:
-        """For NumPy."""
+        """Convert to an array for `np.asarray`."""
         return np.array(self.numpy(), dtype=dtype, copy=copy)
 
-    def part(self, start: int, shape: Sequence[int]) -> DeviceTensor:
-        """The numbers from `start` on in another shape, in the same memory."""
-        size = DTYPES[self.dtype].bytes
-        return replace(self, shape=tuple(shape), offset=self.offset + start * size)
+    def view(self, start: int, shape: Sequence[int]) -> DeviceTensor:
+        """Return a tensor of another shape in the same memory, from the number with index `start` on."""
+        return replace(self, shape=tuple(shape), offset=self.offset + start * DTYPES[self.dtype].bytes)
 
-    def bind_input(self, binding: Any, name: str) -> None:
-        """Have a graph read it."""
-        binding.bind_input(name, *self._where())
+    def bind_input(self, binding: IoBinding, name: str) -> None:
+        """Make a run read an input from this tensor."""
+        binding.bind_input(name, *self._binding_arguments())
 
-    def bind_output(self, binding: Any, name: str) -> None:
-        """Have a graph write it."""
-        binding.bind_output(name, *self._where())
+    def bind_output(self, binding: IoBinding, name: str) -> None:
+        """Make a run write an output into this tensor."""
+        binding.bind_output(name, *self._binding_arguments())
 
-    def _where(self) -> tuple[str, int, int, list[int], int]:
-        place = self.placement
-        return place.device, place.index, DTYPES[self.dtype].onnx_type, list(self.shape), self.address
+    def _binding_arguments(self) -> tuple[str, int, int, list[int], int]:
+        placement = self.placement
+        onnx_type = DTYPES[self.dtype].onnx_type
+        return placement.device, placement.index, onnx_type, list(self.shape), self.address
 
 
 def _as_bytes(array: NDArray[Any]) -> NDArray[np.uint8]:
     return array.reshape(-1).view(np.uint8)
 
 
-def _as_words(array: NDArray[Any]) -> NDArray[np.int64]:
-    """Of a length that is none of whole words, a copy."""
-    held = _as_bytes(array)
-    missing = -len(held) % INT64_BYTES
-    return (np.pad(held, (0, missing)) if missing else held).view(np.int64)
+def _as_int64_words(array: NDArray[Any]) -> NDArray[np.int64]:
+    """View an array as int64; if its size is not a multiple of 8 bytes, return a padded copy."""
+    content = _as_bytes(array)
+    missing = -len(content) % INT64_BYTES
+    return (np.pad(content, (0, missing)) if missing else content).view(np.int64)
 
 
 @contextmanager
-def _asked(what: str, device: str) -> Iterator[None]:
+def _translated_errors(subject: str, device: str) -> Iterator[None]:
     try:
         yield
-    except Exception as error:  # the engine has no common base for what it raises
-        if told := to_public_error(error, what, device):
-            raise told from error
+    except Exception as error:  # onnxruntime's exceptions have no common base class
+        if public := to_public_error(error, subject, device):
+            raise public from error
         raise

@@ -1,19 +1,20 @@
-"""Image features brought to the rows that show them, where they are: a graph of its own.
+"""A graph that gathers the image features of each row of a batch on the device that they are on.
 
-Legend: P pictures, I tokens an image, D width, B batch, k pictures of a row.
+Shapes: docs/notation.md.
 """
 
 from __future__ import annotations
 
 from importlib.resources import files
-from typing import Any
 
 from ..bundle.schema import GraphSpec, TensorSpec
 from .devices import Placement
-from .session import open_plain
+from .ort import InferenceSession
+from .session import open_serialized
 
+# Gather and Reshape; `k` is the number of images of a row (N / I).
 GATHER = GraphSpec(
-    "gather.onnx",  # Gather and Reshape
+    "gather.onnx",
     (
         TensorSpec("features", "float32", ("P", "I", "D")),
         TensorSpec("pictures", "int64", ("B", "k")),
@@ -22,6 +23,11 @@ GATHER = GraphSpec(
 )
 
 
-def open_gather(placement: Placement) -> Any:
-    """A session; raises ProviderError."""
-    return open_plain((files(__package__) / GATHER.file).read_bytes(), placement)
+def open_gather(placement: Placement) -> InferenceSession:
+    """Open the graph.
+
+    Raises:
+        ProviderError: the device does not start.
+        ResourceError: out of memory.
+    """
+    return open_serialized((files(__package__) / GATHER.file).read_bytes(), placement)

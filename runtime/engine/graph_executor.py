@@ -1,4 +1,4 @@
-"""One run of a graph: what it reads and writes bound to memory, on the device, from the right thread."""
+"""Run a graph: bind its inputs and outputs to memory of the device, and submit the run."""
 
 from __future__ import annotations
 
@@ -19,111 +19,138 @@ from .cuda_provider import device_lock, to_public_error
 from .device_tensor import DeviceTensor
 from .devices import Placement
 from .memory import SHRINK_ARENA_OPTION
-from .ort import import_onnxruntime
+from .ort import IoBinding, OrtValue, RunOptions, Session, import_onnxruntime
 
 GRAPH_ID_OPTION = "gpu_graph_id"  # onnxruntime's option of a run
 
 
 class Executor:
-    """Runs graphs of one bundle where they are."""
+    """Runs the graphs of one bundle on its device."""
 
     def __init__(self, placement: Placement) -> None:
         self._placement = placement
-        self._made: set[str] = set()  # recordings
+        self._captured: set[str] = set()  # ids of CUDA graphs
 
     def run(
         self,
-        session: Any,
+        session: Session,
         graph: GraphSpec,
-        fed: Mapping[str, NDArray[Any]],
-        bound: Mapping[str, Any],
+        feeds: Mapping[str, NDArray[Any]],
+        inputs: Mapping[str, DeviceTensor],
         cancel: Cancellation,
         *,
-        written: Mapping[str, DeviceTensor] = MappingProxyType({}),
-        give_back: bool = False,
-    ) -> tuple[Any, ...]:
-        """Run a graph on arrays and bound values.
+        outputs: Mapping[str, DeviceTensor] = MappingProxyType({}),
+        shrink_arena: bool = False,
+    ) -> tuple[OrtValue, ...]:
+        """Run a graph.
 
-        Outputs go into the values of `written` where it names them; of the others the first comes to the CPU,
-        and the rest into new values where the graph runs.
-        With `give_back` a CPU's memory of the run's inner values returns to the system: attention over the
-        4096 patches of an 896-pixel image takes gigabytes that decoding never needs again. A GPU computes
-        that without them, and its memory takes long to give and to take.
+        Args:
+            session: the open graph.
+            graph: its description.
+            feeds: inputs on the CPU.
+            inputs: inputs on the device.
+            cancel: stops the run from another thread.
+            outputs: tensors that outputs are written into. Of the other outputs the first is written to the
+                CPU and the others into new memory of the device.
+            shrink_arena: return a CPU's memory of intermediate values to the system. Attention over the 4096
+                patches of an 896-pixel image takes gigabytes that decoding does not need. A GPU computes it
+                without that memory, and takes long to free and to allocate memory, so it ignores the
+                argument.
+
+        Returns:
+            The outputs in the order of the graph.
 
         Raises:
-            Cancelled: the switch was thrown.
-            BundleError: the engine failed.
+            Cancelled: the run was cancelled.
+            BundleError: onnxruntime failed.
+            ProviderError: the GPU failed.
             ResourceError: out of memory.
         """
-        binding, place = session.io_binding(), self._placement
-        # Held by a name until the run ends: the binding reads their memory.
-        arrays = {name: np.ascontiguousarray(array) for name, array in fed.items()}
-        with self._told(graph, cancel):  # a GPU gets a copy here, for which it needs memory
+        binding, placement = session.io_binding(), self._placement
+        # The binding reads the arrays' memory, so this variable must exist until the run has ended.
+        arrays = {name: np.ascontiguousarray(array) for name, array in feeds.items()}
+        with self._translated_errors(graph, cancel):  # a GPU gets a copy, which needs memory
             for name, array in arrays.items():
                 binding.bind_cpu_input(name, array)
-        for name, value in bound.items():
-            if isinstance(value, DeviceTensor):
-                value.bind_input(binding, name)
-            else:
-                binding.bind_ortvalue_input(name, value)
+        for name, tensor in inputs.items():
+            tensor.bind_input(binding, name)
         for spec in graph.outputs:
-            if spec.name in written:
-                written[spec.name].bind_output(binding, spec.name)
+            if spec.name in outputs:
+                outputs[spec.name].bind_output(binding, spec.name)
             elif spec == graph.outputs[0]:
                 binding.bind_output(spec.name, "cpu")
             else:
-                binding.bind_output(spec.name, place.device, place.index)
-        give_back = give_back and place.device == "cpu"
-        self._execute(session, graph, binding, {SHRINK_ARENA_OPTION: "cpu:0"} if give_back else {}, cancel)
+                binding.bind_output(spec.name, placement.device, placement.index)
+        shrink_arena = shrink_arena and placement.device == "cpu"
+        entries = {SHRINK_ARENA_OPTION: "cpu:0"} if shrink_arena else {}
+        self._execute(session, graph, binding, entries, cancel)
         return tuple(binding.get_outputs())
 
     def step(
-        self, session: Any, graph: GraphSpec, binding: Any, recording: str, cancel: Cancellation
+        self, session: Session, graph: GraphSpec, binding: IoBinding, graph_id: str, cancel: Cancellation
     ) -> None:
-        """Run what is bound already; a GPU plays it back once it is recorded. Raises what `run` raises."""
-        entries = {} if self._placement.device == "cpu" else {GRAPH_ID_OPTION: recording}
+        """Run a graph on memory that is bound already; a GPU captures the run and later replays it.
+
+        Args:
+            session: the open graph.
+            graph: its description.
+            binding: the memory.
+            graph_id: id of the CUDA graph that belongs to this memory; a CPU ignores it.
+            cancel: stops the run from another thread. A capture is not stopped: it would spoil later ones.
+
+        Raises what `run` raises.
+        """
+        entries = {} if self._placement.device == "cpu" else {GRAPH_ID_OPTION: graph_id}
         cancel.check()
-        # A recording that was broken off would spoil all later ones: it is waited for.
-        self._execute(session, graph, binding, entries, cancel if recording in self._made else Cancellation())
-        self._made.add(recording)
+        self._execute(
+            session, graph, binding, entries, cancel if graph_id in self._captured else Cancellation()
+        )
+        self._captured.add(graph_id)
 
     def _execute(
-        self, session: Any, graph: GraphSpec, binding: Any, entries: Mapping[str, str], cancel: Cancellation
+        self,
+        session: Session,
+        graph: GraphSpec,
+        binding: IoBinding,
+        entries: Mapping[str, str],
+        cancel: Cancellation,
     ) -> None:
-        options = import_onnxruntime().RunOptions()
+        options: RunOptions = import_onnxruntime().RunOptions()
         for key, value in entries.items():
             options.add_run_config_entry(key, value)
-        with self._told(graph, cancel), cancel.watching(options):
+        with self._translated_errors(graph, cancel), cancel.watching(options):
             if self._placement.device == "cpu":
                 session.run_with_iobinding(binding, options)
             else:
-                self._wait(self._lane.submit(session.run_with_iobinding, binding, options), entries, options)
+                run = self._device_thread.submit(session.run_with_iobinding, binding, options)
+                self._wait(run, entries, options)
 
-    def _wait(self, run: Future[None], entries: Mapping[str, str], options: Any) -> None:
-        """Until the run has ended, whatever happens to this thread: the device is not to be left half-way."""
+    def _wait(self, run: Future[None], entries: Mapping[str, str], options: RunOptions) -> None:
+        """Wait for the end of a run even if this thread is interrupted: the GPU must not be used before."""
         try:
             run.result()
-        except BaseException:  # what the run raised, or Ctrl-C here
-            if entries.get(GRAPH_ID_OPTION) is None or entries[GRAPH_ID_OPTION] in self._made:
+        except BaseException:  # the exception of the run, or Ctrl-C in this thread
+            if entries.get(GRAPH_ID_OPTION) is None or entries[GRAPH_ID_OPTION] in self._captured:
                 options.terminate = True
             wait([run])
             raise
 
     @contextmanager
-    def _told(self, graph: GraphSpec, cancel: Cancellation) -> Iterator[None]:
-        """Have the device alone; raise what `run` raises in place of the engine's errors."""
+    def _translated_errors(self, graph: GraphSpec, cancel: Cancellation) -> Iterator[None]:
+        """Lock the device, and raise what `run` raises in place of onnxruntime's exceptions."""
         try:
             with device_lock(self._placement.device):
                 yield
         except PaliGemmaError:
             raise
-        except Exception as error:  # the engine has no common base for what it raises
+        except Exception as error:  # onnxruntime's exceptions have no common base class
             cancel.check()
             raise to_public_error(error, graph.file, self._placement.device) or BundleError(
-                f"{graph.file}: the engine failed in it ({type(error).__name__}); run `paligemma-onnx verify`"
+                f"{graph.file}: onnxruntime failed to run it ({type(error).__name__}); "
+                "run `paligemma-onnx verify`"
             ) from error
 
     @cached_property
-    def _lane(self) -> ThreadPoolExecutor:
-        """The one thread that tells a GPU what to do: a recording is known to the thread that made it."""
+    def _device_thread(self) -> ThreadPoolExecutor:
+        """The only thread that submits runs to a GPU: a CUDA graph belongs to the thread that captured it."""
         return ThreadPoolExecutor(1, thread_name_prefix="paligemma-onnx-cuda")

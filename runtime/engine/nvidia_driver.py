@@ -1,6 +1,7 @@
-"""The NVIDIA GPUs of this machine, as their driver tells of them; nothing of CUDA's toolkit is needed.
+"""Query the NVIDIA driver for its GPUs; the CUDA toolkit is not needed.
 
-The calls are of the driver's own interface, which is stable: https://docs.nvidia.com/cuda/cuda-driver-api.
+The functions belong to the driver's interface, which is stable: https://docs.nvidia.com/cuda/cuda-driver-api.
+The package nvidia-ml-py ignores CUDA_VISIBLE_DEVICES, so its indices differ from those of CUDA.
 """
 
 from __future__ import annotations
@@ -8,53 +9,51 @@ from __future__ import annotations
 import ctypes
 import platform
 from dataclasses import dataclass
-from typing import Any
 
 LIBRARY = "nvcuda.dll" if platform.system() == "Windows" else "libcuda.so.1"
-NAME_LENGTH = 256  # bytes; longer names are cut
-# CUdevice_attribute: the compute capability's two numbers.
-MAJOR, MINOR = 75, 76
+MAX_NAME_BYTES = 256  # the driver cuts longer names
+COMPUTE_MAJOR, COMPUTE_MINOR = 75, 76  # CUdevice_attribute: the numbers of the compute capability
 
 
 @dataclass(frozen=True)
 class Gpu:
-    """One GPU that this process may use."""
+    """A GPU that this process may use."""
 
     name: str
     memory_bytes: int
-    compute: tuple[int, int]  # its compute capability, major and minor
+    compute: tuple[int, int]  # compute capability, major and minor
 
 
 @dataclass(frozen=True)
 class Driver:
-    """What the driver says."""
+    """What the driver reports."""
 
-    cuda: tuple[int, int] | None  # the newest CUDA that it runs, major and minor; None: there is no driver
+    cuda: tuple[int, int] | None  # newest supported CUDA version, major and minor; None: no driver
     gpus: tuple[Gpu, ...]  # in the order of their indices
-    error: str | None  # CUDA's name for why there are none
+    error: str | None  # CUDA's name of the error if there are no GPUs
 
 
-def this_driver() -> Driver:
-    """Ask the driver; never raises."""
+def query_driver() -> Driver:
+    """Return the driver's version and GPUs; never raises."""
     try:
-        library: Any = ctypes.CDLL(LIBRARY)
+        library = ctypes.CDLL(LIBRARY)
     except OSError:
         return Driver(None, (), None)
     version = ctypes.c_int()
     library.cuDriverGetVersion(ctypes.byref(version))
     cuda = (version.value // 1000, version.value % 1000 // 10)
     if error := library.cuInit(0):
-        return Driver(cuda, (), _name(library, error))
+        return Driver(cuda, (), _error_name(library, error))
     count = ctypes.c_int()
     if error := library.cuDeviceGetCount(ctypes.byref(count)):
-        return Driver(cuda, (), _name(library, error))
-    return Driver(cuda, tuple(_gpu(library, index) for index in range(count.value)), None)
+        return Driver(cuda, (), _error_name(library, error))
+    return Driver(cuda, tuple(_query_gpu(library, index) for index in range(count.value)), None)
 
 
-def _gpu(library: Any, index: int) -> Gpu:
-    device, name, memory = ctypes.c_int(), ctypes.create_string_buffer(NAME_LENGTH), ctypes.c_size_t()
+def _query_gpu(library: ctypes.CDLL, index: int) -> Gpu:
+    device, name, memory = ctypes.c_int(), ctypes.create_string_buffer(MAX_NAME_BYTES), ctypes.c_size_t()
     library.cuDeviceGet(ctypes.byref(device), index)
-    library.cuDeviceGetName(name, NAME_LENGTH, device)
+    library.cuDeviceGetName(name, MAX_NAME_BYTES, device)
     library.cuDeviceTotalMem_v2(ctypes.byref(memory), device)
 
     def attribute(number: int) -> int:
@@ -62,10 +61,11 @@ def _gpu(library: Any, index: int) -> Gpu:
         library.cuDeviceGetAttribute(ctypes.byref(value), number, device)
         return value.value
 
-    return Gpu(name.value.decode(errors="replace"), memory.value, (attribute(MAJOR), attribute(MINOR)))
+    compute = attribute(COMPUTE_MAJOR), attribute(COMPUTE_MINOR)
+    return Gpu(name.value.decode(errors="replace"), memory.value, compute)
 
 
-def _name(library: Any, error: int) -> str:
+def _error_name(library: ctypes.CDLL, error: int) -> str:
     name = ctypes.c_char_p()
     library.cuGetErrorName(error, ctypes.byref(name))
     return (name.value or b"").decode(errors="replace") or f"error {error}"

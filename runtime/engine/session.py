@@ -1,21 +1,22 @@
-"""onnxruntime sessions: one graph each, on the device asked for, with the weights resident once."""
+"""Open and write onnxruntime sessions: one graph each, on the requested device."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any
+from types import MappingProxyType, ModuleType
 
 from ..bundle.graph_interface import check_interface
 from ..bundle.schema import GraphSpec, Manifest
-from ..errors import BundleError, ProviderError
+from ..errors import BundleError, PaliGemmaError, ProviderError
 from . import cuda_provider as cuda
 from .devices import PROVIDERS, Placement
 from .int8_overflow import configure_int8
-from .ort import import_onnxruntime
+from .ort import InferenceSession, OrtValue, SessionOptions, import_onnxruntime
 
-SMALLEST_OUTSIDE = 1024  # bytes of a tensor that is written beside a prepared graph, not into it
+MIN_EXTERNAL_BYTES = 1024  # larger tensors are written next to a prepared graph, smaller ones into it
+LOG_FATAL_ONLY = 4  # onnxruntime's severity: errors are raised, and translated here
+DISABLE_PREPACKING = ("session.disable_prepacking", "1")
 
 
 def open_session(
@@ -25,23 +26,23 @@ def open_session(
     placement: Placement,
     *,
     prepared: Path | None = None,
-    initializers: Mapping[str, Any] = MappingProxyType({}),
-    recorded: bool = False,
-) -> Any:
-    """Open one graph as an `onnxruntime.InferenceSession` and hold it against the manifest.
+    initializers: Mapping[str, OrtValue] = MappingProxyType({}),
+    cuda_graph: bool = False,
+) -> InferenceSession:
+    """Open a graph of a bundle and compare it with the manifest.
 
     Args:
         folder: the bundle.
         graph: one of the manifest's.
         manifest: the bundle's.
         placement: where to run.
-        prepared: a folder with what `write_session` made of the graph, to open that instead.
-        initializers: weights that are on the device already, OrtValues by name.
-        recorded: whether a GPU records the graph's runs and plays them back (`gpu_graph_id`).
+        prepared: folder with the output of `write_session`, which is opened instead.
+        initializers: weights that are on the device already, by name.
+        cuda_graph: capture and replay runs that set the option `gpu_graph_id`.
 
     Raises:
         BundleError: the graph does not load, belongs to another bundle, or has other inputs or outputs.
-        ProviderError: the device does not start, or the engine fell back to another one.
+        ProviderError: the device does not start, or onnxruntime fell back to another one.
         ResourceError: out of memory.
     """
     ort = import_onnxruntime()
@@ -51,7 +52,7 @@ def open_session(
         path = prepared / prepared_name(graph)
     for name, value in initializers.items():
         options.add_initializer(name, value)
-    session = _create(ort, path, options, placement, recorded=recorded)
+    session = _open_file(ort, path, options, placement, cuda_graph=cuda_graph)
     check_interface(session, path, graph, manifest.bundle_id)
     return session
 
@@ -59,7 +60,14 @@ def open_session(
 def write_session(
     folder: Path, graph: GraphSpec, manifest: Manifest, placement: Placement, prepared: Path
 ) -> None:
-    """Write a graph as the engine has it once it is open: optimised, with matrices in its kernels' order.
+    """Write a graph as onnxruntime has it in memory: optimised, with matrices in the order of its kernels.
+
+    Args:
+        folder: the bundle.
+        graph: one of the manifest's.
+        manifest: the bundle's.
+        placement: where the graph will run.
+        prepared: folder to write to; the file is `prepared_name(graph)`, with its weights next to it.
 
     Raises:
         BundleError: the graph does not load.
@@ -71,99 +79,118 @@ def write_session(
     entries = {
         "session.save_external_prepacked_constant_initializers": "1",
         "session.optimized_model_external_initializers_file_name": f"{name}.data",
-        "session.optimized_model_external_initializers_min_size_in_bytes": str(SMALLEST_OUTSIDE),
+        "session.optimized_model_external_initializers_min_size_in_bytes": str(MIN_EXTERNAL_BYTES),
     }
     for key, value in entries.items():
         options.add_session_config_entry(key, value)
-    _create(ort, folder / graph.file, options, placement)
+    _open_file(ort, folder / graph.file, options, placement)
 
 
 def prepared_name(graph: GraphSpec) -> str:
-    """The file that `write_session` writes."""
+    """Return the name of the file that `write_session` writes."""
     return f"{graph.digest}.onnx"
 
 
-def open_plain(graph: bytes, placement: Placement, *, beside: Path | None = None) -> Any:
-    """A graph in memory, run as it is; raises ProviderError and ResourceError.
+def open_serialized(
+    graph: bytes, placement: Placement, *, weights_folder: Path | None = None
+) -> InferenceSession:
+    """Open a serialized model without optimising it.
 
     Args:
-        graph: a serialised model.
+        graph: the model.
         placement: where to run.
-        beside: the folder of its weight files.
+        weights_folder: the folder of its weight files.
+
+    Raises:
+        BundleError: the model does not load.
+        ProviderError: the device does not start, or onnxruntime fell back to another one.
+        ResourceError: out of memory.
     """
     ort = import_onnxruntime()
-    options = ort.SessionOptions()
-    options.log_severity_level = 4
+    options: SessionOptions = ort.SessionOptions()
+    options.log_severity_level = LOG_FATAL_ONLY
     options.intra_op_num_threads = placement.threads
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    # As the nodes stand in the file: otherwise what needs no input, such as a cast of a weight, comes first.
+    # In the order of the file: by default nodes without inputs, such as casts of weights, run first.
     options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
-    options.add_session_config_entry("session.disable_prepacking", "1")
-    if beside is not None:
-        options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(beside))
-    return _opened(ort, graph, "", options, placement)
+    options.add_session_config_entry(*DISABLE_PREPACKING)
+    if weights_folder is not None:
+        options.add_session_config_entry(
+            "session.model_external_initializers_file_folder_path", str(weights_folder)
+        )
+    return _open(ort, graph, Path(), options, placement)
 
 
-def _create(ort: Any, path: Path, options: Any, placement: Placement, *, recorded: bool = False) -> Any:
+def _open_file(
+    ort: ModuleType, path: Path, options: SessionOptions, placement: Placement, *, cuda_graph: bool = False
+) -> InferenceSession:
     try:
         str(path).encode()
-    except UnicodeEncodeError:  # the engine takes paths as UTF-8
+    except UnicodeEncodeError:  # onnxruntime needs paths in UTF-8
         raise BundleError(f"{str(path.parent)!a}: the folder's name is not UTF-8; rename it") from None
-    return _opened(ort, str(path), path.name, options, placement, recorded=recorded)
+    return _open(ort, str(path), path, options, placement, cuda_graph=cuda_graph)
 
 
-def _opened(
-    ort: Any, graph: str | bytes, name: str, options: Any, placement: Placement, *, recorded: bool = False
-) -> Any:
-    wanted = PROVIDERS[placement.device]
-    provider: str | tuple[str, dict[str, str]] = wanted
+def _open(
+    ort: ModuleType,
+    graph: str | bytes,
+    path: Path,  # for messages
+    options: SessionOptions,
+    placement: Placement,
+    *,
+    cuda_graph: bool = False,
+) -> InferenceSession:
+    expected = PROVIDERS[placement.device]
+    provider_options: dict[str, str] = {}
     if placement.device == "cuda":
         cuda.start(ort, placement.index)
-        chosen = cuda.provider_options(placement.index, recorded=recorded)
-        if placement.memory_limit is not None and recorded:
-            # What a recorded step computes with looks free behind it, and must stay: an arena of its own.
-            chosen["gpu_mem_limit"] = str(placement.memory_limit)
+        provider_options = cuda.provider_options(placement.index, cuda_graph=cuda_graph)
+        if placement.memory_limit is not None and cuda_graph:
+            # The temporary memory of a captured run is free for the arena after the run, but must stay in
+            # place for its replay. So the session needs an arena that no other session uses.
+            provider_options["gpu_mem_limit"] = str(placement.memory_limit)
         elif placement.memory_limit is not None:
-            entry = cuda.limit_memory(ort, placement.index, placement.memory_limit)
-            options.add_session_config_entry(*entry)
-        provider = (wanted, chosen)
+            option = cuda.shared_arena_option(ort, placement.index, placement.memory_limit)
+            options.add_session_config_entry(*option)
     try:
         with cuda.device_lock(placement.device):
-            session = ort.InferenceSession(
+            session: InferenceSession = ort.InferenceSession(
                 graph,
                 options,
-                providers=[provider],
-                enable_fallback=0,  # it would print its troubles on stdout
+                providers=[(expected, provider_options)],
+                enable_fallback=0,  # the fallback prints on stdout
             )
-    except Exception as error:  # the engine has no common base for what it raises
-        raise _translate(error, Path(graph if isinstance(graph, str) else ""), placement) from error
+    except Exception as error:  # onnxruntime's exceptions have no common base class
+        raise _translate(error, path, placement) from error
     actual = session.get_providers()[0]
-    if actual != wanted:
+    if actual != expected:
         # onnxruntime only warns when a provider cannot be loaded.
-        raise ProviderError(f"{name}: asked for {wanted} but got {actual}; see `paligemma-onnx doctor`")
+        raise ProviderError(
+            f"{path.name}: requested {expected} and got {actual}; see `paligemma-onnx doctor`"
+        )
     return session
 
 
-def _session_options(ort: Any, placement: Placement, manifest: Manifest) -> Any:
-    options = ort.SessionOptions()
+def _session_options(ort: ModuleType, placement: Placement, manifest: Manifest) -> SessionOptions:
+    options: SessionOptions = ort.SessionOptions()
     options.intra_op_num_threads = placement.threads
-    options.log_severity_level = 4  # only what ends the process: errors are raised, and told by us
+    options.log_severity_level = LOG_FATAL_ONLY
     if placement.device == "cuda":
-        # Without prepacking, weights come to a GPU in one piece, which an arena takes beyond its limit.
+        # Without prepacking, weights are copied to a GPU in one piece, for which an arena exceeds its limit.
         if placement.memory_limit is None:
-            options.add_session_config_entry("session.disable_prepacking", "1")
+            options.add_session_config_entry(*DISABLE_PREPACKING)
     elif manifest.precision.is_float32:
-        # Prepacking copies every weight into private memory, once for prefill and once for decode. Without
-        # it both sessions map the same file and the weights are resident once, in the file cache. Products
-        # of fewer bits need it on a CPU: their fast kernels read no other order.
-        options.add_session_config_entry("session.disable_prepacking", "1")
+        # Prepacking copies every weight into private memory, for prefill and again for decode. Without it
+        # both sessions map the same file, and the weights are resident one time, in the file cache. Quantised
+        # products need prepacking on a CPU: their fast kernels read no other order.
+        options.add_session_config_entry(*DISABLE_PREPACKING)
     else:
         configure_int8(options, ort)
     return options
 
 
-def _translate(error: Exception, path: Path, placement: Placement) -> Exception:
+def _translate(error: Exception, path: Path, placement: Placement) -> PaliGemmaError:
     return cuda.to_public_error(error, str(path), placement.device) or BundleError(
-        f"{path}: the engine does not take this graph ({type(error).__name__}); "
+        f"{path}: onnxruntime does not load this graph ({type(error).__name__}); "
         f"run `paligemma-onnx verify {path.parent}`, then export again"
     )

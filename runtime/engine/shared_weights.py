@@ -1,8 +1,8 @@
-"""Weights on a GPU, once for two graphs: the weight file as it is, and where each tensor lies.
+"""Load the weights that prefill and decode share to a GPU one time.
 
-Two sessions that read one file would each copy it to the device: 5 GB of a 3B model, twice. So the file is
-copied once, in few pieces, and sessions are given addresses in them. (Where prefill and decode are the same
-graph one session serves both, and nothing has to be shared.)
+Two sessions that read the same file would each copy it to the device: 5 GB of a 3B model, twice. So the file
+is copied in few pieces, and the sessions get tensors at addresses in these pieces. If prefill and decode are
+the same graph, one session serves both and nothing has to be shared.
 """
 
 from __future__ import annotations
@@ -10,29 +10,30 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from ..bundle.dtypes import DTYPES
 from ..bundle.schema import Manifest
 from ..bundle.tensor_table import StoredTensor, read_tensor_table
 from .device_tensor import DeviceTensor
 from .devices import Placement
 from .gather_features import GATHER, open_gather
 from .memory import MAX_ALLOCATION_BYTES
+from .ort import OrtValue
 
 
 @dataclass(frozen=True)
 class SharedWeights:
-    """A weight file on a device, and the tensors in it; to be kept as long as sessions that read it."""
+    """A weight file on a device, and the tensors in it. Must exist as long as the sessions that read it."""
 
-    pieces: tuple[DeviceTensor, ...]  # uint8[bytes] each, together the file but for gaps between tensors
-    tensors: dict[str, dict[str, Any]]  # by graph (its digest) and name; OrtValues, each a part of a piece
+    pieces: tuple[DeviceTensor, ...]  # uint8[bytes] each: the file without gaps between pieces
+    tensors: dict[
+        str, dict[str, OrtValue]
+    ]  # by the graph's digest and the initializer's name; parts of pieces
 
 
 def load_shared_weights(folder: Path, manifest: Manifest, placement: Placement) -> SharedWeights | None:
-    """Copy the file that prefill and decode share to the device; None where there is nothing to share.
+    """Copy the weight file that prefill and decode share to the GPU; None if there is nothing to share.
 
     Raises:
         BundleError: the tensor table is missing or damaged.
@@ -44,50 +45,56 @@ def load_shared_weights(folder: Path, manifest: Manifest, placement: Placement) 
         return None
     table = read_tensor_table(folder, manifest).graphs
     stored = {graphs.prefill.digest: table["prefill"], graphs.decode.digest: table["decode"]}
-    shared = set.intersection(*({tensor.file for tensor in read} for read in stored.values()))
-    if len(shared) != 1:
+    files = set.intersection(*({tensor.file for tensor in tensors} for tensors in stored.values()))
+    if len(files) != 1:
         return None
-    (name,) = shared
-    path = folder / name
-    every = {one.name: one for read in stored.values() for one in read if one.file == name}
-    pieces, tensors, view = [], dict[str, Any](), _View()
-    for group in split_into_pieces(sorted(every.values(), key=lambda one: one.offset)):
-        start, end = group[0].offset, max(one.offset + one.length for one in group)
-        piece = DeviceTensor.empty((end - start,), "uint8", placement, f"{path}")
-        piece.put(np.memmap(path, np.uint8, mode="r", offset=start, shape=(end - start,)))
-        pieces.append(piece)
-        tensors |= {one.name: view(piece, one, one.offset - start) for one in group}
-    given = {
-        digest: {one.name: tensors[one.name] for one in read if one.file == name}
-        for digest, read in stored.items()
+    (file,) = files
+    path = folder / file
+    shared = {
+        digest: [tensor for tensor in tensors if tensor.file == file] for digest, tensors in stored.items()
     }
-    return SharedWeights(tuple(pieces), given)
+    by_name = {tensor.name: tensor for tensors in shared.values() for tensor in tensors}
+    pieces, values, make_view = [], dict[str, OrtValue](), _ViewMaker()
+    for group in split_into_pieces(sorted(by_name.values(), key=lambda tensor: tensor.offset)):
+        start, end = group[0].offset, max(tensor.offset + tensor.length for tensor in group)
+        piece = DeviceTensor.empty((end - start,), "uint8", placement, f"{path}")
+        piece.copy_from(np.memmap(path, np.uint8, mode="r", offset=start, shape=(end - start,)))
+        pieces.append(piece)
+        values |= {
+            tensor.name: make_view(
+                DeviceTensor(piece.memory, tensor.dtype, tensor.shape, placement, tensor.offset - start)
+            )
+            for tensor in group
+        }
+    by_graph = {
+        digest: {tensor.name: values[tensor.name] for tensor in tensors} for digest, tensors in shared.items()
+    }
+    return SharedWeights(tuple(pieces), by_graph)
 
 
 def split_into_pieces(tensors: Sequence[StoredTensor]) -> Iterator[list[StoredTensor]]:
     """Split tensors, in the order of their offsets, into runs of at most MAX_ALLOCATION_BYTES."""
-    group: list[StoredTensor] = []
+    piece: list[StoredTensor] = []
     for tensor in tensors:
-        if group and tensor.offset + tensor.length - group[0].offset > MAX_ALLOCATION_BYTES:
-            yield group
-            group = []
-        group.append(tensor)
-    yield group
+        if piece and tensor.offset + tensor.length - piece[0].offset > MAX_ALLOCATION_BYTES:
+            yield piece
+            piece = []
+        piece.append(tensor)
+    yield piece
 
 
-class _View:
-    """Makes OrtValues that do not own their memory, which is what sessions take.
+class _ViewMaker:
+    """Makes OrtValues that do not own their memory, which sessions accept as initializers.
 
-    The engine's Python has no function for that. But an output that is bound to an address is one.
+    onnxruntime's Python interface has no function for it. But an output that is bound to an address is such
+    an OrtValue, so a binding of any session with an output makes them; nothing is run.
     """
 
     def __init__(self) -> None:
         self._session = open_gather(Placement("cpu", 1))
 
-    def __call__(self, piece: DeviceTensor, tensor: StoredTensor, offset: int) -> Any:
-        binding, place = self._session.io_binding(), piece.placement
-        shape, address = list(tensor.shape), piece.address + offset
-        output = GATHER.outputs[0].name
-        binding.bind_output(output, place.device, place.index, DTYPES[tensor.dtype].onnx_type, shape, address)
+    def __call__(self, tensor: DeviceTensor) -> OrtValue:
+        binding = self._session.io_binding()
+        tensor.bind_output(binding, GATHER.outputs[0].name)
         (value,) = binding.get_outputs()
         return value

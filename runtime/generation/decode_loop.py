@@ -131,15 +131,15 @@ def decode_batch(
 @contextmanager
 def _lent(runner: ModelRunner, cache: Cache) -> Iterator[None]:
     """A request's cache goes back to the runner however its steps end, with whether it holds numbers only."""
-    sound = False
+    reusable = False
     try:
         yield
-        sound = True
+        reusable = True
     except (Cancelled, GeneratorExit):
-        sound = True
+        reusable = True
         raise
     finally:
-        runner.release(cache, sound=sound)
+        runner.release(cache, reusable=reusable)
 
 
 def _choose(

@@ -53,7 +53,7 @@ def _run_rows(
         row.clock = clock
     events = decode_batch(
         runner,
-        runner.arrange(features, np.array([row.pictures for row in rows]), job.cancel),
+        runner.gather_image_features(features, np.array([row.pictures for row in rows]), job.cancel),
         [row.prompt for row in rows],
         max_new_tokens=job.max_new_tokens,
         sampling=job.sampling,

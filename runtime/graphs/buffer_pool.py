@@ -1,10 +1,10 @@
-"""Memory for caches that stays where it is, with the step that reads and writes it.
+"""A pool of memory for KV caches and decode steps on a GPU.
 
-A GPU is told of a step once: all kernels with all their addresses are recorded (a CUDA graph), and played
-back from then on, which takes one call where there were hundreds. So the memory of a cache, of the tokens a
-step takes and of the scores it gives must not move, and is kept for the next request of as many rows.
+On a GPU a decode step is captured as a CUDA graph: all kernels with the addresses that they read and write.
+Later steps replay it, which takes one call in place of hundreds. So the memory of a cache, of a step's tokens
+and of its logits must not move; it is kept for the next batch of the same size.
 
-Legend: B rows, K key-value heads, C slots, H head width, V vocabulary.
+Shapes: docs/notation.md.
 """
 
 from __future__ import annotations
@@ -12,84 +12,108 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from threading import RLock
-from typing import Any
 
 from ..bundle.schema import GraphSpec, Manifest
 from ..engine.device_tensor import DeviceTensor
 from ..engine.devices import Placement
 from ..engine.memory import shrink_arena
+from ..engine.ort import IoBinding
 from ..errors import ResourceError
 from .kv_cache import StepBuffers, allocate_cache
 
-MIN_SLOTS = 512  # slots; a picture of 224 pixels, a prompt and the default answer fit
-MAX_IDLE = 16  # rooms that wait for the next request; they go where memory is short
-# Steps that are recorded: what is recorded stays until the session ends, a megabyte or so each. Rooms beyond
-# these take their steps kernel by kernel.
+MIN_SLOTS = 512  # enough for an image of 224 pixels, a prompt and an answer of the default length
+MAX_IDLE = 16  # buffers that are kept for later batches; they are freed earlier if memory is short
+# CUDA graphs per session: each takes about a megabyte until the session is closed. Buffers beyond this number
+# run their steps kernel by kernel.
 MAX_CAPTURED = 64
-NO_CAPTURE = "-1"  # onnxruntime's number (`gpu_graph_id`) of a run that is neither recorded nor played
+NO_CAPTURE = "-1"  # onnxruntime's `gpu_graph_id` of a run that is neither captured nor replayed
 
 
 @dataclass
 class BufferPool:
-    """The rooms of one session; several threads may take and give."""
+    """The step buffers of one decode session; may be used from several threads."""
 
     manifest: Manifest
     placement: Placement
-    bind: Callable[[], Any]  # a new binding of the step's session
-    _idle: list[StepBuffers] = field(default_factory=list)  # the one used last at the end
-    _made: int = 0
-    _lock: RLock = field(default_factory=RLock)  # what is let go in `take` may give
+    new_binding: Callable[[], IoBinding]  # of the decode session
+    _idle: list[StepBuffers] = field(default_factory=list)  # the most recently used at the end
+    _created: int = 0
+    # Reentrant: in `acquire` the garbage collector may end another request, which then calls `release`.
+    _lock: RLock = field(default_factory=RLock)
 
-    def take(self, rows: int, slots: int) -> StepBuffers:
-        """A room with so many slots or more, for one batch; raises ResourceError."""
-        size = rows, self._rounded(slots)
+    def acquire(self, rows: int, slots: int) -> StepBuffers:
+        """Return buffers of at least `slots` slots for the exclusive use of one batch.
+
+        Idle buffers are reused if their size fits. If memory is short, idle buffers are freed.
+
+        Args:
+            rows: B.
+            slots: the largest number of slots that a row will use.
+
+        Raises:
+            ResourceError: out of memory.
+        """
+        size = rows, self._round_up(slots)
         with self._lock:
-            for room in reversed(self._idle):
-                if room.size == size:
-                    self._idle.remove(room)
-                    return room
+            for buffers in reversed(self._idle):
+                if buffers.size == size:
+                    self._idle.remove(buffers)
+                    return buffers
             try:
-                return self._new(*size)
+                return self._create(*size)
             except ResourceError:
                 if not self._idle:
                     raise
-            self.let_go()
-            return self._new(*size)
+            self.evict_idle()
+            return self._create(*size)
 
-    def let_go(self) -> bool:
-        """Give back the memory of rooms that wait; whether there were any."""
-        with self._lock:
-            some = bool(self._idle)
-            self._idle.clear()
-            if some:
-                shrink_arena(self.placement)
-            return some
+    def release(self, buffers: StepBuffers) -> None:
+        """Return buffers to the pool for reuse.
 
-    def give(self, room: StepBuffers) -> None:
-        """Back, for the next batch. What is not given goes when nobody has it any more."""
+        All values in them must be finite. Buffers that are never returned are freed with their last
+        reference. The pool keeps the MAX_IDLE most recently used buffers.
+        """
         with self._lock:
-            self._idle.append(room)
+            self._idle.append(buffers)
             del self._idle[:-MAX_IDLE]
 
-    def _rounded(self, slots: int) -> int:
-        """A power of two: few sizes, so that most requests find a room."""
+    def evict_idle(self) -> bool:
+        """Free the memory of idle buffers; return whether there were any."""
+        with self._lock:
+            had_idle = bool(self._idle)
+            self._idle.clear()
+            if had_idle:
+                shrink_arena(self.placement)
+            return had_idle
+
+    @property
+    def idle(self) -> tuple[StepBuffers, ...]:
+        """Buffers that wait for a batch, the most recently used last."""
+        with self._lock:
+            return tuple(self._idle)
+
+    def _round_up(self, slots: int) -> int:
+        """Round up to a power of two or the context length: few sizes, so that most batches reuse buffers."""
         return min(max(MIN_SLOTS, 1 << (slots - 1).bit_length()), self.manifest.model.context_length)
 
-    def _new(self, rows: int, slots: int) -> StepBuffers:
-        facts, place, what = self.manifest.cache, self.placement, f"a step of {rows} rows"
-        values = allocate_cache(facts, place, rows, slots)
-        input_ids = DeviceTensor.zeros((rows, 1), "int64", place, what)
-        past_lengths = DeviceTensor.zeros((rows,), "int64", place, what)
-        logits = DeviceTensor.zeros((rows, self.manifest.model.vocab_size), "float32", place, what)
-        recording = str(self._made) if self._made < MAX_CAPTURED else NO_CAPTURE
-        self._made += 1
-        binding, graph = self.bind(), self.manifest.graphs.decode
+    def _create(self, rows: int, slots: int) -> StepBuffers:
+        placement, subject = self.placement, f"a decode step of {rows} rows"
+        values = allocate_cache(self.manifest.cache, placement, rows, slots)
+        input_ids = DeviceTensor.zeros((rows, 1), "int64", placement, subject)
+        past_lengths = DeviceTensor.zeros((rows,), "int64", placement, subject)
+        logits = DeviceTensor.zeros((rows, self.manifest.model.vocab_size), "float32", placement, subject)
+        graph_id = str(self._created) if self._created < MAX_CAPTURED else NO_CAPTURE
+        self._created += 1
+        binding, graph = self.new_binding(), self.manifest.graphs.decode
         _bind(binding, graph, (input_ids, past_lengths, *values), (logits, *values))
-        return StepBuffers(values, input_ids, past_lengths, logits, binding, recording)
+        return StepBuffers(values, input_ids, past_lengths, logits, binding, graph_id)
 
 
 def _bind(
-    binding: Any, graph: GraphSpec, inputs: tuple[DeviceTensor, ...], outputs: tuple[DeviceTensor, ...]
+    binding: IoBinding,
+    graph: GraphSpec,
+    inputs: tuple[DeviceTensor, ...],
+    outputs: tuple[DeviceTensor, ...],
 ) -> None:
     for spec, tensor in zip(graph.inputs, inputs, strict=True):
         tensor.bind_input(binding, spec.name)

@@ -1,10 +1,12 @@
-"""The key-value cache on the runtime's side: handles to tensors that stay where the engine put them."""
+"""The KV cache: tensors that stay on the device and are never copied to Python.
+
+Shapes: docs/notation.md.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,75 +14,88 @@ from numpy.typing import NDArray
 from ..bundle.schema import CacheFacts
 from ..engine.device_tensor import DeviceTensor
 from ..engine.devices import Placement
+from ..engine.ort import IoBinding
 
 
 @dataclass(frozen=True)
 class StepBuffers:
-    """Memory of one batch's cache and of its steps."""
+    """Memory of a batch's KV cache and of its decode steps, with a binding of the decode session to it."""
 
-    values: tuple[DeviceTensor, ...]  # key and value of each layer in turn, half[B, K, C, H]
+    values: tuple[DeviceTensor, ...]  # key and value of each layer in turn, half precision [B, K, C, H]
     input_ids: DeviceTensor  # int64[B, 1]
     past_lengths: DeviceTensor  # int64[B]
     logits: DeviceTensor  # float32[B, V]
-    binding: Any  # of the step's session, to all of these
-    recording: str  # which of the session's
+    binding: IoBinding
+    graph_id: str  # of the CUDA graph that reads and writes this memory
 
     @property
     def size(self) -> tuple[int, int]:
-        """Rows and slots."""
+        """Number of sequences and of slots: B and C."""
         rows, _, slots, _ = self.values[0].shape
         return rows, slots
 
-    def feed(self, input_ids: NDArray[np.int64], past_lengths: NDArray[np.int64]) -> None:
-        """Say what the next step is of; raises ValueError where a row has no free slot."""
+    def write_inputs(self, input_ids: NDArray[np.int64], past_lengths: NDArray[np.int64]) -> None:
+        """Set the inputs of the next decode step: int64[B, 1] and int64[B].
+
+        Raises:
+            ValueError: a row has no free slot.
+        """
         if past_lengths.max() >= self.size[1]:
             raise ValueError(f"a row has used all of its {self.size[1]} slots")
-        self.input_ids.put(input_ids)
-        self.past_lengths.put(past_lengths)
+        self.input_ids.copy_from(input_ids)
+        self.past_lengths.copy_from(past_lengths)
 
 
 @dataclass(frozen=True)
 class Cache:
-    """What earlier tokens left behind.
+    """Keys and values of the tokens so far.
 
-    A step reads the values and makes new ones, or writes into them, and no byte of them passes through
-    Python. Row b owns the slots [0, lengths[b]); what lies behind is padding, and finite: attention gives it
-    no weight, but nothing times NaN is NaN.
+    A decode step returns new tensors (a growing cache) or writes into these (a cache that is updated in
+    place). Row b uses the slots [0, lengths[b]). Later slots are masked out, but they must hold finite
+    values: 0 * NaN is NaN.
     """
 
-    values: tuple[Any, ...]  # key and value of each layer in turn, float[B, K, P, H]: OrtValues, or Tensors
+    values: tuple[DeviceTensor, ...]  # key and value of each layer in turn, [B, K, P, H] or [B, K, C, H]
     lengths: NDArray[np.int64]  # [B]
-    room: StepBuffers | None = None  # where the values are, if they stay there behind the request
+    step_buffers: StepBuffers | None = None  # None: the memory is freed with the cache
 
-    def grown(self, values: tuple[Any, ...]) -> Cache:
-        """The cache after one more token in every row."""
+    def advance(self, values: tuple[DeviceTensor, ...]) -> Cache:
+        """Return the cache after one more token in every row."""
         return replace(self, values=values, lengths=self.lengths + 1)
 
-    def named(self, prefix: str) -> dict[str, Any]:
-        """The values under the names that a graph has for them."""
+    def by_name(self, prefix: str) -> dict[str, DeviceTensor]:
+        """Return the values by their names in the graphs: `{prefix}.0.key`, `{prefix}.0.value`, ..."""
         kinds = ("key", "value")
         return {f"{prefix}.{index // 2}.{kinds[index % 2]}": value for index, value in enumerate(self.values)}
 
 
 def allocate_cache(
-    facts: CacheFacts, placement: Placement, rows: int, slots: int, held: Sequence[DeviceTensor] = ()
+    facts: CacheFacts,
+    placement: Placement,
+    rows: int,
+    slots: int,
+    previous: Sequence[DeviceTensor] = (),
 ) -> tuple[DeviceTensor, ...]:
-    """Memory for a cache that is updated in place, float[B, K, C, H] for each key and value.
+    """Allocate a cache that is updated in place: [B, K, C, H] for each key and value.
 
-    It begins with the slots of the values `held`, of a smaller cache; the rest are zeros: a free slot has no
-    weight in what is read, but nothing times NaN would be NaN.
+    Args:
+        facts: layers, heads and dtype.
+        placement: where.
+        rows: B.
+        slots: C.
+        previous: values of a smaller cache, which are copied to the first slots. The other slots are zeros.
 
     Raises:
-        ResourceError: there is not so much.
+        ResourceError: out of memory.
     """
-    what, shape = f"a cache of {slots} slots for {rows} rows", (rows, facts.heads, slots, facts.head_dim)
+    subject, shape = f"a cache of {slots} slots for {rows} rows", (rows, facts.heads, slots, facts.head_dim)
 
-    def value(index: int) -> DeviceTensor:
-        if not held:
-            return DeviceTensor.zeros(shape, facts.dtype, placement, what)
-        before = held[index].held()
-        content = np.zeros(shape, before.dtype)
-        content[:, :, : before.shape[2]] = before
-        return DeviceTensor.holding(content, facts.dtype, placement, what)
+    def allocate_value(index: int) -> DeviceTensor:
+        if not previous:
+            return DeviceTensor.zeros(shape, facts.dtype, placement, subject)
+        old = previous[index].to_numpy_view()
+        content = np.zeros(shape, old.dtype)
+        content[:, :, : old.shape[2]] = old
+        return DeviceTensor.from_numpy(content, facts.dtype, placement, subject)
 
-    return tuple(value(index) for index in range(2 * facts.layers))
+    return tuple(allocate_value(index) for index in range(2 * facts.layers))

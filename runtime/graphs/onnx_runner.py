@@ -1,10 +1,9 @@
-"""The graphs as calls; the cache is bound, never copied into Python.
+"""Run the graphs of a bundle with onnxruntime; KV cache and image features stay on the device.
 
-On a CPU a cache is made for each request and grows; on a GPU it has all its slots from the start, in a room
-that waits for the next request (rooms.py). Image features stay where they are made, too.
+On a CPU a cache is allocated per batch. On a GPU with a cache that is updated in place, it comes from a pool
+(buffer_pool.py) and has all its slots from the start.
 
-Legend: B batch, P pictures, M masks, S image side in pixels, I tokens an image, N image tokens of a row, T
-prompt tokens of the longest row, D width, V vocabulary.
+Shapes: docs/notation.md.
 """
 
 from __future__ import annotations
@@ -30,36 +29,34 @@ from ..engine.devices import Placement
 from ..engine.gather_features import GATHER, open_gather
 from ..engine.graph_executor import Executor
 from ..engine.memory import shrink_arena
+from ..engine.ort import InferenceSession, OrtValue, Session
 from ..engine.shared_weights import SharedWeights
 from ..errors import BundleError, ResourceError
 from .buffer_pool import BufferPool
 from .kv_cache import Cache, StepBuffers, allocate_cache
 from .model_runner import Array, Ids, ImageFeatures
 
-# Slots that a cache in place has to spare behind a prompt, and gets more of when they are used up. Attention
-# reads every slot there is, so there are not all that a request allows.
-SPARE_SLOTS = 128
-
+# Free slots after the prompt in a new cache that is updated in place, and the number it grows by when they
+# are used up. Attention reads every slot, so the cache does not start with all the slots that a request may
+# use.
+CACHE_HEADROOM = 128
+VISION_BATCH = 8  # images per run on a GPU; on a CPU more than one would cost memory and save no time
 NO_MASK_DECODER = "the bundle has no mask decoder; export the checkpoint with --mask-decoder"
-
-
-# Pictures that a GPU looks at together; on a CPU more than one would cost memory and gain no time.
-TOGETHER = 8
 
 
 @dataclass(frozen=True)
 class OnnxModelRunner:
-    """Open sessions of one bundle."""
+    """The open sessions of one bundle; implements `ModelRunner`, which documents shapes and errors."""
 
     prepared: Path | None  # folder of the prepared graphs in use; None: the bundle's graphs
     manifest: Manifest
     placement: Placement
-    vision: Any
-    prefill_session: Any
-    decode_session: Any
-    mask_session: Any | None  # on the CPU; None: the bundle has no mask decoder
+    vision_session: Session | None  # None: the runner encodes no images
+    prefill_session: Session
+    decode_session: Session
+    mask_session: Session | None  # on the CPU; None: the bundle has no mask decoder
     weights: SharedWeights | None = None  # that two sessions read
-    rooms: BufferPool | None = None  # None: a cache is made for each request
+    buffer_pool: BufferPool | None = None  # None: a cache is allocated per batch
 
     @classmethod
     def open(
@@ -70,72 +67,77 @@ class OnnxModelRunner:
         *,
         prepared: Path | None = None,
     ) -> OnnxModelRunner:
-        """Open the sessions; raises what `open_session` raises.
+        """Open the sessions. If prefill and decode are the same graph, one session serves both.
 
-        Where prefill and decode are the same graph one session serves both, and holds its weights once.
+        Args:
+            folder: the bundle.
+            manifest: the bundle's.
+            placement: where to run.
+            prepared: folder of prepared graphs, which are opened instead; see prepared_graphs.py.
+
+        Raises what `open_session` raises.
         """
         graphs = manifest.graphs
-        sessions, weights = open_sessions(folder, graphs.different, manifest, placement, prepared)
+        sessions, weights = open_sessions(folder, graphs.distinct, manifest, placement, prepared)
         decode = sessions[graphs.decode.digest]
         return cls(
             prepared,
             manifest,
             placement,
-            vision=sessions[graphs.vision_encoder.digest],
+            vision_session=sessions[graphs.vision_encoder.digest],
             prefill_session=sessions[graphs.prefill.digest],
             decode_session=decode,
             mask_session=None if graphs.mask_decoder is None else sessions[graphs.mask_decoder.digest],
             weights=weights,
-            rooms=BufferPool(manifest, placement, decode.io_binding)
+            buffer_pool=BufferPool(manifest, placement, decode.io_binding)
             if uses_cuda_graph(manifest, placement)
             else None,
         )
 
     def encode_image(self, pixel_values: Array, cancel: Cancellation) -> DeviceTensor:
-        """Look at pictures: float32[P, 3, S, S] -> float32[P, I, D]."""
+        """Encode images: float32[M, 3, S, S] -> float32[M, I, D]."""
+        if self.vision_session is None:
+            raise ValueError("the vision encoder is not open")
         graph, facts = self.manifest.graphs.vision_encoder, self.manifest
-        shape = (len(pixel_values), facts.image.tokens, facts.model.hidden_size)
-        features = self._features(shape)
-        together = 1 if self.placement.device == "cpu" else TOGETHER
-        for start in range(0, len(pixel_values), together):
-            pixels = pixel_values[start : start + together]
-            seen = features.part(start * shape[1] * shape[2], (len(pixels), *shape[1:]))
-            fed, written = {"pixel_values": pixels}, {"image_features": seen}
-            self._executor.run(self.vision, graph, fed, {}, cancel, written=written, give_back=True)
+        tokens, width = facts.image.tokens, facts.model.hidden_size
+        features = self._allocate_features((len(pixel_values), tokens, width))
+        batch = 1 if self.placement.device == "cpu" else VISION_BATCH
+        for start in range(0, len(pixel_values), batch):
+            pixels = pixel_values[start : start + batch]
+            part = features.view(start * tokens * width, (len(pixels), tokens, width))
+            feeds, outputs = {"pixel_values": pixels}, {"image_features": part}
+            self._executor.run(
+                self.vision_session, graph, feeds, {}, cancel, outputs=outputs, shrink_arena=True
+            )
         return features
 
-    def arrange(self, features: DeviceTensor, pictures: Ids, cancel: Cancellation) -> DeviceTensor:
-        """Each row's pictures behind each other.
-
-        Args:
-            features: float32[P, I, D].
-            pictures: int64[B, k], which of them a row shows, in reading order.
-            cancel: stops the run from another thread.
-
-        Returns:
-            float32[B, k * I, D]; where each picture is shown once and in order, the memory it is in.
-        """
-        rows, shown = pictures.shape
+    def gather_image_features(
+        self, features: ImageFeatures, images: Ids, cancel: Cancellation
+    ) -> DeviceTensor:
+        """Concatenate each row's image features: float32[M, I, D], int64[B, N / I] -> float32[B, N, D]."""
+        if not isinstance(features, DeviceTensor):
+            features = DeviceTensor.from_numpy(features, "float32", self.placement, "image features")
+        rows, images_per_row = images.shape
         count, tokens, width = features.shape
-        arranged = (rows, shown * tokens, width)
-        if np.array_equal(pictures.reshape(-1), np.arange(count)):
-            return features.part(0, arranged)
-        out = self._features(arranged)
-        fed, bound, written = {"pictures": pictures}, {"features": features}, {"rows": out}
-        self._executor.run(self._gather, GATHER, fed, bound, cancel, written=written)
-        return out
+        shape = (rows, images_per_row * tokens, width)
+        if np.array_equal(images.reshape(-1), np.arange(count)):
+            return features.view(0, shape)
+        gathered = self._allocate_features(shape)
+        feeds, inputs, outputs = {"pictures": images}, {"features": features}, {"rows": gathered}
+        self._executor.run(self._gather_session, GATHER, feeds, inputs, cancel, outputs=outputs)
+        return gathered
 
-    def _features(self, shape: tuple[int, ...]) -> DeviceTensor:
-        """Memory for image features, float32; rooms that wait go for it."""
+    def _allocate_features(self, shape: tuple[int, ...]) -> DeviceTensor:
+        """Allocate memory for image features, float32; idle buffers of the pool are freed if it is short."""
         try:
             return DeviceTensor.empty(shape, "float32", self.placement, "image features")
         except ResourceError:
-            if self.rooms is None or not self.rooms.let_go():
+            if self.buffer_pool is None or not self.buffer_pool.evict_idle():
                 raise
         return DeviceTensor.empty(shape, "float32", self.placement, "image features")
 
     @cached_property
-    def _gather(self) -> Any:
+    def _gather_session(self) -> InferenceSession:
         return open_gather(self.placement)
 
     def prefill(
@@ -146,134 +148,135 @@ class OnnxModelRunner:
         slots: int,
         cancel: Cancellation,
     ) -> tuple[Array, Cache]:
-        """Read the prompts of a batch.
+        """Read the prompts of a batch; return logits float32[B, V] of each row's last token, and the cache.
 
-        Args:
-            input_ids: int64[B, T], padded on the right.
-            image_features: float32[B, N, D], an array or what `arrange` gave.
-            text_lengths: int64[B], real tokens of each row.
-            slots: the most that any row may use, N + T or more; a cache in place has no more, and at first
-                no more than it soon needs.
-            cancel: stops the run from another thread.
-
-        Returns:
-            logits float32[B, V] behind each row's last token, and the cache.
+        A cache that is updated in place gets `slots` slots from the pool, or on a CPU CACHE_HEADROOM slots
+        more than the prompt needs, at most `slots`.
         """
-        fed: dict[str, NDArray[Any]] = {"input_ids": input_ids, "text_lengths": text_lengths}
-        bound: dict[str, Any] = {}
+        graph, image_tokens = self.manifest.graphs.prefill, image_features.shape[1]
+        feeds: dict[str, NDArray[Any]] = {"input_ids": input_ids, "text_lengths": text_lengths}
+        inputs: dict[str, DeviceTensor] = {}
         if isinstance(image_features, DeviceTensor):
-            bound["image_features"], seen = image_features, image_features.shape[1]
+            inputs["image_features"] = image_features
         else:
-            fed["image_features"], seen = image_features, image_features.shape[1]
-        graph, nothing = self.manifest.graphs.prefill, np.zeros_like(text_lengths)
+            feeds["image_features"] = image_features
+        lengths = image_tokens + text_lengths
         if not self._in_place:
-            logits, *new = self._executor.run(self.prefill_session, graph, fed, bound, cancel, give_back=True)
-            return logits.numpy(), Cache(tuple(new), seen + text_lengths)
-        if self.rooms is not None:
-            room = self.rooms.take(len(input_ids), slots)
-            empty = Cache(room.values, nothing, room)
-        else:
-            taken = seen + input_ids.shape[1]
-            room_for = len(input_ids), min(slots, taken + SPARE_SLOTS)
-            empty = Cache(allocate_cache(self.manifest.cache, self.placement, *room_for), nothing)
+            first, *values = self._executor.run(
+                self.prefill_session, graph, feeds, inputs, cancel, shrink_arena=True
+            )
+            return first.numpy(), Cache(self._to_tensors(values), lengths)
+        empty = self._empty_cache(len(input_ids), image_tokens + input_ids.shape[1], slots)
         try:
-            session = self.prefill_session
-            logits, values = self._write(session, graph, fed, empty, cancel, bound=bound, shrink_arena=True)
+            logits = self._run_in_place(
+                self.prefill_session, graph, feeds, empty, cancel, inputs=inputs, shrink_arena=True
+            )
         except Cancelled:
-            self.release(empty, sound=True)
+            self.release(empty, reusable=True)
             raise
-        return logits.numpy(), replace(empty, values=values, lengths=seen + text_lengths)
+        return logits, replace(empty, lengths=lengths)
+
+    def _empty_cache(self, rows: int, used: int, slots: int) -> Cache:
+        """Return an empty cache that is updated in place: `slots` slots at most, more than `used`."""
+        lengths = np.zeros(rows, np.int64)
+        if self.buffer_pool is not None:
+            buffers = self.buffer_pool.acquire(rows, slots)
+            return Cache(buffers.values, lengths, buffers)
+        slots = min(slots, used + CACHE_HEADROOM)
+        return Cache(allocate_cache(self.manifest.cache, self.placement, rows, slots), lengths)
 
     def decode(self, input_ids: Ids, cache: Cache, cancel: Cancellation) -> tuple[Array, Cache]:
-        """Add one token to each row: int64[B, 1] -> logits float32[B, V] and the cache with it.
+        """Add one token to each row: int64[B, 1] -> logits float32[B, V], and the cache with the token.
 
-        A cache that is updated in place is the same memory before and after, until a row has used its last
-        slot; then it moves to a larger one. The one handed in still holds
-        what it held, since each step writes its slot before it reads it: one may go back and decode again
-        from there, but not go on from both.
+        A cache that is updated in place keeps its memory until a row has used its last slot; then it moves to
+        a larger one. The cache that was passed stays valid, because each step writes its slot before it reads
+        it: decoding may go back to it, but may not continue from both.
         """
-        if cache.room is not None:
-            return self._step(input_ids, cache, cache.room, cancel), cache.grown(cache.values)
+        if cache.step_buffers is not None:
+            return self._step(input_ids, cache, cache.step_buffers, cancel), cache.advance(cache.values)
         graph, rows = self.manifest.graphs.decode, len(input_ids)
-        fed: dict[str, NDArray[Any]] = {"input_ids": input_ids}
+        feeds: dict[str, NDArray[Any]] = {"input_ids": input_ids}
         if not self._in_place:
-            fed["past_lengths"] = cache.lengths
-            bound = cache.named("past_key_values")
-            logits, *new = self._executor.run(self.decode_session, graph, fed, bound, cancel)
-            return logits.numpy(), cache.grown(tuple(new))
-        cache = self._with_room(cache)
-        session, wide = self.decode_session, self.manifest.precision.wide_batch
-        if wide is not None and rows >= wide:
+            feeds["past_lengths"] = cache.lengths
+            past = cache.by_name("past_key_values")
+            logits, *values = self._executor.run(self.decode_session, graph, feeds, past, cancel)
+            return logits.numpy(), cache.advance(self._to_tensors(values))
+        cache = self._ensure_free_slot(cache)
+        session, wide_batch = self.decode_session, self.manifest.precision.wide_batch
+        if wide_batch is not None and rows >= wide_batch:
             session, graph = self.prefill_session, self.manifest.graphs.prefill
         if any(spec.name == "image_features" for spec in graph.inputs):  # it is prefill's graph
-            fed["image_features"] = np.zeros((rows, 0, self.manifest.model.hidden_size), dtype=np.float32)
-            fed["text_lengths"] = np.ones(rows, dtype=np.int64)
-        logits, values = self._write(session, graph, fed, cache, cancel)
-        return logits.numpy(), cache.grown(values)
+            feeds["image_features"] = np.zeros((rows, 0, self.manifest.model.hidden_size), dtype=np.float32)
+            feeds["text_lengths"] = np.ones(rows, dtype=np.int64)
+        return self._run_in_place(session, graph, feeds, cache, cancel), cache.advance(cache.values)
 
-    def _step(self, input_ids: Ids, cache: Cache, room: StepBuffers, cancel: Cancellation) -> Array:
-        """A step in the cache's room: logits float32[B, V]."""
-        room.feed(input_ids, cache.lengths)
+    def _step(self, input_ids: Ids, cache: Cache, buffers: StepBuffers, cancel: Cancellation) -> Array:
+        """Run a decode step in the buffers of the pool; return logits float32[B, V]."""
+        buffers.write_inputs(input_ids, cache.lengths)
         graph = self.manifest.graphs.decode
-        self._executor.step(self.decode_session, graph, room.binding, room.recording, cancel)
-        return room.logits.numpy()
+        self._executor.step(self.decode_session, graph, buffers.binding, buffers.graph_id, cancel)
+        return buffers.logits.numpy()
 
-    def release(self, cache: Cache, *, sound: bool) -> None:
-        """Take a cache back whose request has ended.
-
-        Args:
-            cache: what `prefill` gave, or a later one of the same request.
-            sound: whether all that was written into it were numbers; otherwise its memory is let go.
-        """
-        if self.rooms is not None and cache.room is not None and sound:
-            self.rooms.give(cache.room)
+    def release(self, cache: Cache, *, reusable: bool) -> None:
+        """Return the memory of a batch that has ended to the pool if all values in it are finite."""
+        if self.buffer_pool is not None and cache.step_buffers is not None and reusable:
+            self.buffer_pool.release(cache.step_buffers)
 
     def decode_masks(self, codes: Ids, cancel: Cancellation) -> Array:
-        """Turn `<seg>` codes into maps: int64[M, 16] -> float32[M, 64, 64], positive inside a mask.
-
-        Raises:
-            BundleError: there is no mask decoder in the bundle.
-        """
+        """Decode masks: int64[masks, 16] -> float32[masks, side, side], positive inside a mask."""
         graph = self.manifest.graphs.mask_decoder
-        if graph is None:
+        if graph is None or self.mask_session is None:
             raise BundleError(NO_MASK_DECODER)
         masks: Array = self._executor.run(self.mask_session, graph, {"codes": codes}, {}, cancel)[0].numpy()
         return masks
 
-    def _with_room(self, cache: Cache) -> Cache:
-        """A cache in which every row has a free slot: the one given, or a larger copy."""
+    def _ensure_free_slot(self, cache: Cache) -> Cache:
+        """Return a cache in which every row has a free slot: the one passed, or a larger copy."""
         rows, _, slots, _ = cache.values[0].shape
         if cache.lengths.max() < slots:
             return cache
-        facts, place = self.manifest.cache, self.placement
-        return replace(cache, values=allocate_cache(facts, place, rows, slots + SPARE_SLOTS, cache.values))
+        slots += CACHE_HEADROOM
+        values = allocate_cache(self.manifest.cache, self.placement, rows, slots, cache.values)
+        return replace(cache, values=values)
 
-    def _write(
+    def _run_in_place(
         self,
-        session: Any,
+        session: Session,
         graph: GraphSpec,
-        fed: Mapping[str, NDArray[Any]],
+        feeds: Mapping[str, NDArray[Any]],
         cache: Cache,
         cancel: Cancellation,
         *,
-        bound: Mapping[str, Any] = MappingProxyType({}),
+        inputs: Mapping[str, DeviceTensor] = MappingProxyType({}),
         shrink_arena: bool = False,
-    ) -> tuple[Any, tuple[Any, ...]]:
-        """Run a graph that writes into the cache it reads: logits, and the cache's values."""
-        fed = {**fed, "past_lengths": cache.lengths}
-        bound, written = {**bound, **cache.named("past_key_values")}, cache.named("present")
+    ) -> Array:
+        """Run a graph that writes into the cache that it reads; return logits float32[B, V].
+
+        The cache keeps its tensors. The OrtValues of the outputs are dropped: each would keep the session and
+        its weights in memory.
+        """
         logits, *_ = self._executor.run(
-            session, graph, fed, bound, cancel, written=written, give_back=shrink_arena
+            session,
+            graph,
+            {**feeds, "past_lengths": cache.lengths},
+            {**inputs, **cache.by_name("past_key_values")},
+            cancel,
+            outputs=cache.by_name("present"),
+            shrink_arena=shrink_arena,
         )
-        # Not the handles that the engine gives back: these keep its session, weights and all, in memory.
-        return logits, cache.values
+        return logits.numpy()
+
+    def _to_tensors(self, values: list[OrtValue]) -> tuple[DeviceTensor, ...]:
+        dtype = self.manifest.cache.dtype
+        return tuple(DeviceTensor(value, dtype, tuple(value.shape()), self.placement) for value in values)
 
     def __del__(self) -> None:
-        """Let go of sessions and weights where nothing is recorded meanwhile, and of their memory."""
-        with suppress(Exception), device_lock(self.placement.device):  # never whole, or a GPU that has failed
+        """Close sessions and free weights while no CUDA graph is captured, then shrink the arena."""
+        # Errors are suppressed: the object may be incomplete, or the GPU may have failed.
+        with suppress(Exception), device_lock(self.placement.device):
             placement = self.placement
             vars(self).clear()
-            if not sys.is_finalizing():  # the system takes everything then
+            if not sys.is_finalizing():  # the system then frees everything
                 shrink_arena(placement)
 
     @property

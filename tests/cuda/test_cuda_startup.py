@@ -26,7 +26,7 @@ TROUBLES = {
     ),
     "old driver": (
         {"FAKE_CUDA_DRIVER": 12040},
-        "the NVIDIA driver is for CUDA 12.4, the engine needs 13: update the driver",
+        "the NVIDIA driver is for CUDA 12.4, onnxruntime needs 13: update the driver",
     ),
 }
 

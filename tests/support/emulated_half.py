@@ -28,5 +28,5 @@ def open_on_cpu(bundle: Path) -> PaliGemma:
         else open_session(bundle, graphs.mask_decoder, manifest, placement)
     )
     pool = BufferPool(manifest, placement, decode.io_binding)
-    runner = OnnxModelRunner(None, manifest, placement, vision, prefill, decode, masks, rooms=pool)
+    runner = OnnxModelRunner(None, manifest, placement, vision, prefill, decode, masks, buffer_pool=pool)
     return PaliGemma(manifest, PromptTokenizer.load(bundle / manifest.tokens.file), runner, 0.0)

@@ -28,7 +28,7 @@ class ScriptedRunner:
         self.images = 0  # encoded so far
         self.steps = 0  # decode steps so far
         self.slots = 0  # capacity of the cache, from prefill
-        self.released: bool | None = None  # the `sound` argument of `release`
+        self.released: bool | None = None  # the `reusable` argument of `release`
 
     def encode_image(self, pixel_values: NDArray[np.float32], cancel: Cancellation) -> NDArray[np.float32]:
         cancel.check()
@@ -36,14 +36,14 @@ class ScriptedRunner:
         facts = self.manifest
         return np.zeros((len(pixel_values), facts.image.tokens, facts.model.hidden_size), np.float32)
 
-    def arrange(
+    def gather_image_features(
         self, features: NDArray[np.float32], pictures: NDArray[np.int64], cancel: Cancellation
     ) -> NDArray[np.float32]:
         cancel.check()
         return features[pictures].reshape(len(pictures), -1, features.shape[2])
 
-    def release(self, cache: Cache, *, sound: bool) -> None:  # noqa: ARG002
-        self.released = sound
+    def release(self, cache: Cache, *, reusable: bool) -> None:  # noqa: ARG002
+        self.released = reusable
 
     def prefill(
         self,
@@ -67,7 +67,7 @@ class ScriptedRunner:
                 assert input_ids[row, 0] == ids[self.steps]  # each row gets the id that it chose
         self.steps += 1
         assert max(cache.lengths) < self.slots  # each row has a free slot for the token
-        return self._logits(self.steps), cache.grown(())
+        return self._logits(self.steps), cache.advance(())
 
     def _logits(self, step: int) -> NDArray[np.float32]:
         tokens = self.manifest.tokens

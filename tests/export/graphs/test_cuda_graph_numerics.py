@@ -126,7 +126,7 @@ def test_golden_ids(shipped: Folders, precision: str, least: float) -> None:
             agreed += int((logits.argmax(axis=1) == right).sum())
             asked += int((right >= 0).sum())
             logits, cache = model.runner.decode(np.maximum(right, 0)[:, None], cache, never)
-        model.runner.release(cache, sound=True)
+        model.runner.release(cache, reusable=True)
     assert asked == sum(len(entry["ids"]) + 1 for entry in ENTRIES) > 200
     assert agreed / asked >= least, f"{agreed} of {asked}"
 

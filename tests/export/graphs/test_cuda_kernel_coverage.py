@@ -49,7 +49,7 @@ for graph in sys.argv[2:]:
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     session = onnxruntime.InferenceSession(
         f"{sys.argv[1]}/{graph}.onnx", options,
-        providers=[("CUDAExecutionProvider", provider_options(0, recorded=False))], enable_fallback=0,
+        providers=[("CUDAExecutionProvider", provider_options(0, cuda_graph=False))], enable_fallback=0,
     )
     assert session.get_providers()[0] == "CUDAExecutionProvider"
     found[graph] = [

@@ -165,13 +165,12 @@ def test_what_is_declared_to_vary_varies(
     """Batch 1 is what a tracer likes to fix, and so is a cache as long as the example's."""
     runner, never = PaliGemma.load(bundle(name)).runner, Cancellation()
     assert isinstance(runner, OnnxModelRunner)
-    assert runner.vision is not None
     model = load_model(*open_checkpoint(checkpoint(name)))
     width, side = runner.manifest.model.hidden_size, runner.manifest.image.size
     random = np.random.default_rng(rows)
     pixels = random.uniform(-1, 1, (rows, 3, side, side)).astype(np.float32)
     expected = model.encode_image(torch.from_numpy(pixels))
-    (features,) = runner.vision.run(None, {"pixel_values": pixels})
+    (features,) = runner.vision_session.run(None, {"pixel_values": pixels})
     assert_close("vision", features, expected, BOUND)
     assert_close("vision, one by one", runner.encode_image(pixels, never), expected, BOUND)
 
@@ -187,6 +186,6 @@ def test_what_is_declared_to_vary_varies(
         ours, cache = runner.decode(token, cache, never)
         theirs, reference = model.decode_step(torch.from_numpy(token), slots + step, reference)
         assert_close(f"step {step}", ours, theirs, BOUND)
-        assert [value.shape() for value in cache.values] == [
+        assert [list(value.shape) for value in cache.values] == [
             list(tensor.shape) for layer in reference for tensor in layer
         ]

@@ -22,7 +22,7 @@ from paligemma_onnx.model.paligemma import PaliGemma as Model
 from paligemma_onnx.runtime import Cancellation, PaliGemma, Request
 from paligemma_onnx.runtime.bundle.manifest import read_manifest
 from paligemma_onnx.runtime.graphs.kv_cache import Cache, allocate_cache
-from paligemma_onnx.runtime.graphs.onnx_runner import SPARE_SLOTS, OnnxModelRunner
+from paligemma_onnx.runtime.graphs.onnx_runner import CACHE_HEADROOM, OnnxModelRunner
 
 Folders = Callable[[str], Path]
 FAMILIES = {"gemma": "gemma_one_kv_head", "gemma2": "gemma2_window"}
@@ -90,7 +90,7 @@ def fill_behind(cache: Cache, number: float) -> None:
         content = value.numpy()
         for row, length in enumerate(cache.lengths):
             content[row, :, length:] = number
-        value.put(content)
+        value.copy_from(content)
 
 
 def tokens(steps: int, seed: int = 5) -> list[np.ndarray]:
@@ -196,15 +196,15 @@ def test_it_moves_when_it_is_full(pair: Callable[[str], Pair], family: str) -> N
     _, moved = runner.decode(tokens(1)[0], full, NEVER)
     for old, given, new in zip(before, started.cache.values, moved.values, strict=True):
         assert np.array_equal(given.numpy(), old)
-        assert new.shape[2] == old.shape[2] + SPARE_SLOTS
+        assert new.shape[2] == old.shape[2] + CACHE_HEADROOM
 
 
 def test_a_row_beyond_all_room_is_refused(pair: Callable[[str], Pair]) -> None:
     """Nothing is written outside the memory, whatever the caller counts."""
     runner, model = pair("gemma").runner, pair("gemma").model
     started = start(runner, model)
-    slots = started.cache.values[0].shape[2] + SPARE_SLOTS
-    with pytest.raises(Exception, match="the engine failed in it"):
+    slots = started.cache.values[0].shape[2] + CACHE_HEADROOM
+    with pytest.raises(Exception, match="onnxruntime failed to run it"):
         runner.decode(tokens(1)[0], replace(started.cache, lengths=np.array([slots, 3, 3])), NEVER)
     assert worst_error(runner, model, started, tokens(STEPS)) <= BOUND
 
@@ -214,7 +214,7 @@ def test_a_request_that_allows_much_takes_little(pair: Callable[[str], Pair]) ->
     ids, lengths = np.full((1, 5), 7), np.array([5])
     features = np.zeros((1, IMAGE_TOKENS, runner.manifest.model.hidden_size), dtype=np.float32)
     _, cache = runner.prefill(ids, features, lengths, 100_000, NEVER)
-    assert cache.values[0].shape[2] == IMAGE_TOKENS + 5 + SPARE_SLOTS
+    assert cache.values[0].shape[2] == IMAGE_TOKENS + 5 + CACHE_HEADROOM
 
 
 @both_families

@@ -117,7 +117,7 @@ def test_graphs_whose_dtypes_or_sizes_differ_are_named(
         ids.shape.dim[1].dim_value = 2
 
     edit_graph(copy, "decode.onnx", change)
-    with pytest.raises(BundleError, match=r"decode.onnx: (the engine does not take|inputs differ)"):
+    with pytest.raises(BundleError, match=r"decode.onnx: (onnxruntime does not load|inputs differ)"):
         PaliGemma.load(copy, device="cpu")
     assert run_in_process(capsys, "generate", "--model", copy, "--image", "x", "").code == 4
 
@@ -127,7 +127,7 @@ def test_a_graph_the_engine_does_not_take(copy: Path, capsys: pytest.CaptureFixt
         model.graph.node[0].op_type = "NoSuchOperator"
 
     edit_graph(copy, "decode.onnx", change)
-    assert_bundle_refused(copy, "decode.onnx: the engine does not take this graph", capsys)
+    assert_bundle_refused(copy, "decode.onnx: onnxruntime does not load this graph", capsys)
     debug = run_in_process(capsys, "--debug", "generate", "--model", copy, "--image", "x", "")
     assert debug.code == 4
     assert "NoSuchOperator" in debug.err  # the engine's own words are there for who wants them
@@ -144,7 +144,7 @@ def test_weights_that_lie_outside_the_folder(copy: Path, capsys: pytest.CaptureF
                     entry.value = f"../{entry.value}"
 
     edit_graph(copy, "decode.onnx", change)
-    assert_bundle_refused(copy, "decode.onnx: the engine does not take this graph", capsys)
+    assert_bundle_refused(copy, "decode.onnx: onnxruntime does not load this graph", capsys)
 
 
 def test_nothing_runs_before_all_is_checked(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -96,7 +96,10 @@ MANIFESTS: list[tuple[Damage, str]] = [
     (setting("image", "size", to=10**9), "graphs.vision_encoder: the shape of pixel_values does not follow"),
     (setting("image", "tokens", to=5), "the shape of image_features does not follow"),
     (setting("model", "vocab_size", to=10**6), "the shape of logits does not follow"),
-    (setting("cache", "layers", to=10**12), "cache.layers is 1000000000000, the decode graph gives fewer"),
+    (
+        setting("cache", "layers", to=10**12),
+        "cache.layers is 1000000000000, the decode graph has fewer outputs",
+    ),
     (setting("cache", "layers", to=1), "graphs.prefill has other inputs or outputs than the driver uses"),
     (setting("cache", "heads", to=2), "the shape of present.0.key does not follow"),
     (setting("cache", "update", to="in_place"), "graphs.prefill has other inputs or outputs"),

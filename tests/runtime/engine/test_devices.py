@@ -1,4 +1,4 @@
-"""Where sessions run, decided before any is opened; and what is said of a GPU's memory."""
+"""The choice of a device, made before a session is opened, and messages about used-up memory."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ BOTH, GPU, CPU = ("cpu", "cuda"), ("cuda",), ("cpu",)
 
 
 @pytest.fixture
-def engine(monkeypatch: pytest.MonkeyPatch) -> Callable[[tuple[str, ...]], None]:
-    """Makes the engine look as if it were built for some devices."""
-    return lambda present: monkeypatch.setattr(devices, "available_devices", lambda: present)
+def set_devices(monkeypatch: pytest.MonkeyPatch) -> Callable[[tuple[str, ...]], None]:
+    """Return a function that makes onnxruntime look as if it were built for the given devices."""
+    return lambda available: monkeypatch.setattr(devices, "available_devices", lambda: available)
 
 
 @pytest.mark.parametrize(
-    ("device", "present", "runs_on", "expected"),
+    ("device", "available", "runs_on", "expected"),
     [
         ("auto", BOTH, BOTH, Placement("cuda", 2, 0, 9)),
         ("auto", CPU, BOTH, Placement("cpu", 2)),
@@ -34,19 +34,19 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> Callable[[tuple[str, ...]], None]
     ],
 )
 def test_placed(
-    engine: Callable[[tuple[str, ...]], None],
+    set_devices: Callable[[tuple[str, ...]], None],
     device: str,
-    present: tuple[str, ...],
+    available: tuple[str, ...],
     runs_on: tuple[str, ...],
     expected: Placement,
 ) -> None:
-    engine(present)
+    set_devices(available)
     assert choose_placement(device, 2, runs_on=runs_on, memory_limit=9) == expected
     assert parse_device(expected.name) == (expected.device, expected.index)
 
 
 @pytest.mark.parametrize(
-    ("device", "present", "runs_on", "error", "words"),
+    ("device", "available", "runs_on", "error", "words"),
     [
         ("cuda", BOTH, CPU, BundleError, "runs on cpu, not on cuda; export again with --precision bf16"),
         ("cuda:1", CPU, CPU, BundleError, "export again with --precision bf16"),
@@ -61,14 +61,14 @@ def test_placed(
     ],
 )
 def test_refused(
-    engine: Callable[[tuple[str, ...]], None],
+    set_devices: Callable[[tuple[str, ...]], None],
     device: str,
-    present: tuple[str, ...],
+    available: tuple[str, ...],
     runs_on: tuple[str, ...],
     error: type[Exception],
     words: str,
 ) -> None:
-    engine(present)
+    set_devices(available)
     with pytest.raises(error, match=words):
         choose_placement(device, None, runs_on=runs_on)
 
@@ -79,7 +79,7 @@ def test_limits_that_are_none(bundle: Callable[[str], Path], limit: int) -> None
         PaliGemma.load(bundle("gemma_one_kv_head"), device="cpu", memory_limit=limit)
 
 
-def test_all_threads_unless_told() -> None:
+def test_all_threads_by_default() -> None:
     assert choose_placement("cpu", None) == Placement("cpu", available_threads())
 
 
@@ -106,13 +106,13 @@ LIMITED = "Available memory of 4271360 is smaller than requested bytes of 963379
     ],
 )
 def test_whose_memory_ran_out(error: Exception, device: str, words: str) -> None:
-    found = resource_problem(error, device=device)
-    assert found is not None
-    assert found.startswith(words)
+    problem = resource_problem(error, device=device)
+    assert problem is not None
+    assert problem.startswith(words)
 
 
-def test_a_limit_of_a_gpu_is_none_of_the_cpu(engine: Callable[[tuple[str, ...]], None]) -> None:
-    engine(BOTH)
+def test_a_limit_of_a_gpu_is_none_of_the_cpu(set_devices: Callable[[tuple[str, ...]], None]) -> None:
+    set_devices(BOTH)
     assert choose_placement("cpu", 2) == Placement("cpu", 2)
-    with pytest.raises(OptionError, match=r"memory_limit .* is of a GPU, and device is 'cpu'"):
+    with pytest.raises(OptionError, match=r"memory_limit .* limits GPU memory, and device is 'cpu'"):
         choose_placement("cpu", 2, memory_limit=9)

@@ -1,4 +1,4 @@
-"""Whether 8-bit products overflow is asked of the engine, and decides what its sessions are told."""
+"""Detection of processors whose 8-bit products overflow, and the session option that avoids it."""
 
 from __future__ import annotations
 
@@ -15,32 +15,32 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from paligemma_onnx.runtime.engine.int8_overflow import (
-    LARGEST,
     PROBE,
     U8S8_PRECISION,
+    WEIGHT,
     WIDTH,
     configure_int8,
     int8_matmul_overflows,
 )
 
-RIGHT = np.full((8, WIDTH), WIDTH * LARGEST, np.float32)
-SATURATED = RIGHT * (2**15 - 1) / (2 * 255 * 127)  # pairs of products that stop at 32,767
+EXACT = np.full((8, WIDTH), WIDTH * WEIGHT, np.float32)
+SATURATED = EXACT * (2**15 - 1) / (2 * 255 * 127)  # sums of two products that saturate at 32,767
 
 
-class Engine(SimpleNamespace):
-    """Stands for onnxruntime on a processor whose products come out as `answer`."""
+class FakeOnnxruntime(SimpleNamespace):
+    """Stands for onnxruntime on a processor with given products; hashable, since results are cached."""
 
     def __hash__(self) -> int:
         return id(self)
 
 
-def engine(answer: NDArray[np.float32]) -> Any:
-    session = SimpleNamespace(run=lambda _, fed: [answer[: len(fed["x"])]])
-    return Engine(SessionOptions=SimpleNamespace, InferenceSession=lambda *_, **__: session)
+def fake_onnxruntime(products: NDArray[np.float32]) -> Any:
+    session = SimpleNamespace(run=lambda _, feeds: [products[: len(feeds["x"])]])
+    return FakeOnnxruntime(SessionOptions=SimpleNamespace, InferenceSession=lambda *_, **__: session)
 
 
 @pytest.fixture(autouse=True)
-def forget() -> Iterator[None]:
+def clear_cache() -> Iterator[None]:
     int8_matmul_overflows.cache_clear()
     yield
     int8_matmul_overflows.cache_clear()
@@ -51,26 +51,26 @@ def test_the_probe_is_what_it_is_said_to_be() -> None:
     (node,) = model.graph.node
     assert (node.op_type, list(node.input)) == ("DynamicQuantizeMatMul", ["x", "weights", "scales"])
     weights, scales = map(numpy_helper.to_array, model.graph.initializer)
-    assert (weights.dtype, weights.shape, set(weights.ravel())) == (np.int8, (WIDTH, WIDTH), {LARGEST})
+    assert (weights.dtype, weights.shape, set(weights.ravel())) == (np.int8, (WIDTH, WIDTH), {WEIGHT})
     assert set(scales) == {1}
 
 
-@pytest.mark.parametrize(("answer", "expected"), [(RIGHT, False), (SATURATED, True)], ids=["right", "off"])
-def test_what_sessions_are_told(answer: NDArray[np.float32], expected: bool) -> None:
-    told = dict[str, str]()
-    options = SimpleNamespace(add_session_config_entry=lambda key, value: told.update({key: value}))
-    configure_int8(options, engine(answer))
-    assert told == (dict([U8S8_PRECISION]) if expected else {})
+@pytest.mark.parametrize(("products", "expected"), [(EXACT, False), (SATURATED, True)], ids=["exact", "off"])
+def test_session_options(products: NDArray[np.float32], expected: bool) -> None:
+    entries = dict[str, str]()
+    options: Any = SimpleNamespace(add_session_config_entry=lambda key, value: entries.update({key: value}))
+    configure_int8(options, fake_onnxruntime(products))
+    assert entries == (dict([U8S8_PRECISION]) if expected else {})
 
 
 def test_only_many_rows_overflow() -> None:
-    half = RIGHT.copy()
-    half[1:] = SATURATED[1:]
-    assert int8_matmul_overflows(engine(half))
+    products = EXACT.copy()
+    products[1:] = SATURATED[1:]
+    assert int8_matmul_overflows(fake_onnxruntime(products))
 
 
 def test_here_products_are_right_when_guarded() -> None:
-    """Random numbers, on whatever processor this is."""
+    """Random signs of the largest weights, on the processor of this machine."""
     rng = np.random.default_rng(0)
     model = onnx.load_from_string((files("paligemma_onnx.runtime.engine") / PROBE).read_bytes())
     weights = rng.choice(np.array([-127, 127], np.int8), (WIDTH, WIDTH))

@@ -1,4 +1,4 @@
-"""What vision and prefill needed on the way goes back to the system; decode steps keep their own."""
+"""Vision and prefill return the memory of intermediate values to the system; decode steps keep theirs."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ SHRINKAGE = "memory.enable_memory_arena_shrinkage"  # onnxruntime_run_options_co
 
 
 @dataclass
-class Watched:
-    """A session that notes whether each run gives its memory back."""
+class RecordingSession:
+    """A session that records whether each run shrinks the memory arena."""
 
     session: Any
     runs: list[bool] = field(default_factory=list)
@@ -35,8 +35,10 @@ class Watched:
 def test_only_decode_steps_keep_their_memory(bundle: Callable[[str], Path]) -> None:
     model = PaliGemma.load(bundle("gemma_one_kv_head"), device="cpu")
     runner = model.runner
-    vision, prefill, decode = map(Watched, (runner.vision, runner.prefill_session, runner.decode_session))
-    model.runner = replace(runner, vision=vision, prefill_session=prefill, decode_session=decode)
+    vision, prefill, decode = map(
+        RecordingSession, (runner.vision_session, runner.prefill_session, runner.decode_session)
+    )
+    model.runner = replace(runner, vision_session=vision, prefill_session=prefill, decode_session=decode)
     answer = model.generate(SCENE, "caption en", max_new_tokens=4)
     assert (vision.runs, prefill.runs) == ([True], [True])
     assert decode.runs == [False] * (len(answer.token_ids) - 1)

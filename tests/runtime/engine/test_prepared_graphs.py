@@ -1,9 +1,10 @@
-"""Graphs kept as the engine wants them: the same answers, found again, and only when they are whole."""
+"""Prepared graphs: the same answers, and used only if they are complete."""
 
 from __future__ import annotations
 
 import json
 import os
+import platform
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict
@@ -14,35 +15,35 @@ import pytest
 from command_line import run_command, run_in_process, start_command
 
 from paligemma_onnx.runtime import BundleError, OptionError, PaliGemma, ResourceError
-from paligemma_onnx.runtime.bundle.integrity import record_file
+from paligemma_onnx.runtime.bundle.integrity import read_file_spec
 from paligemma_onnx.runtime.bundle.manifest import read_manifest
-from paligemma_onnx.runtime.engine import prepared_graphs as prepared
+from paligemma_onnx.runtime.engine import prepared_graphs
 from paligemma_onnx.runtime.engine.devices import Placement
 from paligemma_onnx.runtime.graphs.onnx_runner import OnnxModelRunner
 
 Rounded = Callable[[str, str], Path]
 CASE = "gemma_one_kv_head"
-PICTURE = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
+IMAGE = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
 CPU = Placement("cpu", 2)
 
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "a" / "cache"
-    monkeypatch.setenv(prepared.CACHE, str(folder))
+    monkeypatch.setenv(prepared_graphs.CACHE, str(folder))
     return folder
 
 
 def prepare(bundle: Path) -> Path:
-    return Path(prepared.prepare(bundle, lambda _: None).folder)
+    return Path(prepared_graphs.prepare(bundle, lambda _: None).folder)
 
 
 def answer(bundle: Path) -> tuple[PaliGemma, tuple[int, ...]]:
     model = PaliGemma.load(bundle, device="cpu")
-    return model, model.generate(PICTURE, "caption en", max_new_tokens=12).token_ids
+    return model, model.generate(IMAGE, "caption en", max_new_tokens=12).token_ids
 
 
-def opened_prepared(model: PaliGemma) -> bool:
+def uses_prepared(model: PaliGemma) -> bool:
     assert isinstance(model.runner, OnnxModelRunner)
     return model.runner.prepared is not None
 
@@ -52,22 +53,22 @@ def test_prepared_graphs_answer_alike(rounded: Rounded, precision: str) -> None:
     bundle = rounded(CASE, precision)
     before = sorted(bundle.iterdir())
     model, expected = answer(bundle)
-    assert not opened_prepared(model)
+    assert not uses_prepared(model)
     folder = prepare(bundle)
-    model, found = answer(bundle)
-    assert opened_prepared(model)
-    assert found == expected
-    graphs = 2 if precision != "int4" else 3  # prefill and decode are the same, or are not
+    model, token_ids = answer(bundle)
+    assert uses_prepared(model)
+    assert token_ids == expected
+    graphs = 2 if precision != "int4" else 3  # int8: prefill and decode are the same graph
     assert len(list(folder.glob("*.onnx"))) == graphs
     assert sorted(bundle.iterdir()) == before
     assert [path.name for path in folder.parent.iterdir()] == [folder.name]
 
 
 def test_sessions_take_the_written_graphs(rounded: Rounded, cache: Path) -> None:
-    """Not those of the bundle: without its weights they still open."""
+    """Without the bundle's files the sessions still open."""
     bundle = rounded(CASE, "int4")
     folder, manifest = prepare(bundle), read_manifest(bundle)
-    elsewhere = cache / "nothing"
+    elsewhere = cache / "empty"
     OnnxModelRunner.open(elsewhere, manifest, CPU, prepared=folder)
     with pytest.raises(BundleError):
         OnnxModelRunner.open(elsewhere, manifest, CPU)
@@ -85,21 +86,21 @@ def flip(folder: Path) -> None:
     graph.write_bytes(content)
 
 
-def unfinished(folder: Path) -> None:
-    (folder / prepared.CONTENT).unlink()
+def remove_content(folder: Path) -> None:
+    (folder / prepared_graphs.CONTENT).unlink()
 
 
-def forgotten(folder: Path) -> None:
-    content = json.loads((folder / prepared.CONTENT).read_text())
+def remove_entry(folder: Path) -> None:
+    content = json.loads((folder / prepared_graphs.CONTENT).read_text())
     content.pop(next(name for name in content if name.endswith(".onnx")))
-    (folder / prepared.CONTENT).write_text(json.dumps(content))
+    (folder / prepared_graphs.CONTENT).write_text(json.dumps(content))
 
 
-def nonsense(folder: Path) -> None:
-    (folder / prepared.CONTENT).write_text(json.dumps([{"a": 1}]))
+def replace_content(folder: Path) -> None:
+    (folder / prepared_graphs.CONTENT).write_text(json.dumps([{"a": 1}]))
 
 
-@pytest.mark.parametrize("damage", [truncate, flip, unfinished, forgotten, nonsense])
+@pytest.mark.parametrize("damage", [truncate, flip, remove_content, remove_entry, replace_content])
 def test_damaged_ones_are_left_alone_until_they_are_written_anew(
     rounded: Rounded, damage: Callable[[Path], None]
 ) -> None:
@@ -107,30 +108,30 @@ def test_damaged_ones_are_left_alone_until_they_are_written_anew(
     folder = prepare(bundle)
     damage(folder)
     model, expected = answer(bundle)
-    assert not opened_prepared(model)
+    assert not uses_prepared(model)
     assert prepare(bundle) == folder
-    model, found = answer(bundle)
-    assert opened_prepared(model)
-    assert found == expected
+    model, token_ids = answer(bundle)
+    assert uses_prepared(model)
+    assert token_ids == expected
     assert [path.name for path in folder.parent.iterdir()] == [folder.name]
 
 
 def test_graphs_that_do_not_open_are_not_used(rounded: Rounded) -> None:
-    """Whole as far as anybody recorded, and yet no graphs."""
+    """Sizes and hashes agree, but the files contain no graphs."""
     bundle = rounded(CASE, "int4")
     _, expected = answer(bundle)
     folder = prepare(bundle)
-    content = json.loads((folder / prepared.CONTENT).read_text())
+    content = json.loads((folder / prepared_graphs.CONTENT).read_text())
     for path in folder.glob("*.onnx"):
         path.write_bytes(b"no graph")
-        content[path.name] = asdict(record_file(path, hashed=True))
-    (folder / prepared.CONTENT).write_text(json.dumps(content))
+        content[path.name] = asdict(read_file_spec(path, hashed=True))
+    (folder / prepared_graphs.CONTENT).write_text(json.dumps(content))
     with pytest.warns(
         UserWarning, match=f"prepared graphs do not open; run `paligemma-onnx prepare {bundle}`"
     ):
-        model, found = answer(bundle)
-    assert not opened_prepared(model)
-    assert found == expected
+        model, token_ids = answer(bundle)
+    assert not uses_prepared(model)
+    assert token_ids == expected
 
 
 def test_a_damaged_bundle_is_not_prepared(rounded: Rounded, cache: Path, tmp_path: Path) -> None:
@@ -149,9 +150,9 @@ def test_another_processor_or_bundle_has_its_own(
 ) -> None:
     bundle = rounded(CASE, "int4")
     folder = prepare(bundle)
-    assert not opened_prepared(answer(rounded(CASE, "int8"))[0])
-    monkeypatch.setattr(prepared, "_processor", lambda: "another")
-    assert not opened_prepared(answer(bundle)[0])
+    assert not uses_prepared(answer(rounded(CASE, "int8"))[0])
+    monkeypatch.setattr(platform, "processor", lambda: "another")
+    assert not uses_prepared(answer(bundle)[0])
     other = prepare(bundle)
     assert other.parent == folder.parent == cache / "prepared"
     assert other != folder
@@ -162,21 +163,21 @@ def test_several_processes_at_once(rounded: Rounded, cache: Path) -> None:
     processes = [start_command("prepare", str(bundle)) for _ in range(3)]
     errors = [process.communicate()[1] for process in processes]
     assert [process.returncode for process in processes] == [0, 0, 0], errors
-    assert opened_prepared(answer(bundle)[0])
+    assert uses_prepared(answer(bundle)[0])
     assert len(list((cache / "prepared").iterdir())) == 1
 
 
-def test_what_a_killed_process_left_goes(rounded: Rounded) -> None:
+def test_old_staging_folders_are_removed(rounded: Rounded) -> None:
     bundle = rounded(CASE, "int4")
     folder = prepare(bundle)
     recent, old, others = (
         folder.with_name(name) for name in (f".{folder.name}.a", f".{folder.name}.b", ".git")
     )
-    for left in (recent, old, others):
-        left.mkdir()
-        (left / "half.data").write_bytes(b"half")
-    for left in (old, others):
-        os.utime(left, (0, 0))
+    for staging in (recent, old, others):
+        staging.mkdir()
+        (staging / "half.data").write_bytes(b"half")
+    for staging in (old, others):
+        os.utime(staging, (0, 0))
     assert prepare(bundle) == folder
     assert sorted(folder.parent.iterdir()) == sorted([recent, others, folder])
 
@@ -191,14 +192,14 @@ def test_a_cache_that_cannot_be_written(
     rounded: Rounded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bundle = rounded(CASE, "int4")
-    (tmp_path / "file").write_text("no folder")
-    monkeypatch.setenv(prepared.CACHE, str(tmp_path / "file"))
+    (tmp_path / "file").write_text("not a folder")
+    monkeypatch.setenv(prepared_graphs.CACHE, str(tmp_path / "file"))
     with pytest.raises(OptionError, match="cannot be written"):
         prepare(bundle)
-    assert not opened_prepared(answer(bundle)[0])
+    assert not uses_prepared(answer(bundle)[0])
 
 
-def test_a_disk_without_room(rounded: Rounded, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk(rounded: Rounded, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10, 9, 1))
     with pytest.raises(ResourceError, match="1 are free"):
         prepare(rounded(CASE, "int4"))
@@ -207,8 +208,8 @@ def test_a_disk_without_room(rounded: Rounded, cache: Path, monkeypatch: pytest.
 
 def test_the_command(rounded: Rounded, cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
     bundle = str(rounded(CASE, "int4"))
-    done = run_command("prepare", bundle, "--json")
-    assert json.loads(done.out)["folder"].startswith(str(cache)), done.err
+    result = run_command("prepare", bundle, "--json")
+    assert json.loads(result.out)["folder"].startswith(str(cache)), result.err
     assert json.loads(run_in_process(capsys, "prepare", bundle, "--remove", "--json").out)["removed"]
     assert not list((cache / "prepared").iterdir())
     assert "nothing to remove" in run_in_process(capsys, "prepare", bundle, "--remove").out
