@@ -15,7 +15,7 @@ from paths import ROOT
 from PIL import Image
 from sample_report_data import HOSTILE, LAYERS, broken_report_data, sample_image, sample_report_data
 
-from paligemma_onnx.export.report.chart_scales import log_scale
+from paligemma_onnx.export.report.chart_scales import MIN_GAP, log_scale
 from paligemma_onnx.export.report.charts import BAR_HEIGHT, HEIGHT, LABEL_HEIGHT, WIDTH, Chart, Label
 from paligemma_onnx.export.report.embedded_images import MAX_SIDE, embed
 from paligemma_onnx.export.report.error_sections import summarize_errors
@@ -140,13 +140,16 @@ def test_contrast(scheme: int) -> None:
         ([0.0, 1e-3, 1e-1], 1e-3, 1 / 3),
         ([1e-3, float("inf")], float("nan"), 1.0),
         ([1e-3, 1e-1, float("inf")], 1e-1, 2 / 3),
+        ([0.0, 1e-14, 10.0, float("inf")], 1.0, 15 / 17),
         ([], 1.0, 1.0),
     ],
 )
 def test_a_log_scale_by_hand(values: list[float], value: float, position: float) -> None:
     scale = log_scale(values)
     assert scale.position(value) == pytest.approx(position)
-    assert all(0 <= tick <= 1 for tick, _ in scale.ticks())
+    ticks = sorted(tick for tick, _ in scale.ticks())
+    assert 0 <= ticks[0] <= ticks[-1] <= 1
+    assert all(after - before >= MIN_GAP for before, after in pairwise(ticks))
 
 
 def test_everything_is_drawn_inside_its_chart(report: ReportData) -> None:

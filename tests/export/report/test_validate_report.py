@@ -46,9 +46,9 @@ def test_a_sound_bundle(validate: Validate, checkpoint: Folders, bundle: Folders
     Image.new("RGB", (900, 300), "red").save(image)
     report.write_text("an older report")
     options = ("--html", report, "--json", "--image", image, "--prompt", "detect <b>")
-    ended = validate(checkpoint(CASE), *options)
-    assert ended.code == 0
-    data = json.loads(ended.out, parse_constant=reject_constant)
+    result = validate(checkpoint(CASE), *options)
+    assert result.code == 0
+    data = json.loads(result.out, parse_constant=reject_constant)
     jsonschema.Draft202012Validator(SCHEMA).validate(data)
     assert data["images"] == [{"name": str(image), "width": 900, "height": 300}]
     assert [answer["prompt"] for answer in data["answers"]] == ["detect <b>"]
@@ -82,12 +82,12 @@ def test_a_wrong_bundle_gets_its_page(
     validate: Validate, other: Path, bundle: Folders, tmp_path: Path
 ) -> None:
     report = tmp_path / "report.html"
-    ended = validate(other, "--html", report, "--json")
-    assert ended.code == 6
-    data: Any = json.loads(ended.out, parse_constant=reject_constant)
+    result = validate(other, "--html", report, "--json")
+    assert result.code == 6
+    data: Any = json.loads(result.out, parse_constant=reject_constant)
     jsonschema.Draft202012Validator(SCHEMA).validate(data)
     assert data["passed"] is False
-    assert data["problem"] in ended.error
+    assert data["problem"] in result.error
     text = report.read_text(encoding="utf-8")
     assert "✗ FAILED" in text
     assert "language_model.embed_tokens.weight" in text
@@ -115,9 +115,9 @@ def test_a_wrong_bundle_gets_its_page(
 def test_a_place_that_takes_no_page_is_told_at_once(validate: Validate, tmp_path: Path, name: str) -> None:
     """The option is refused before the checkpoint is read: here the error is not that it does not exist."""
     (tmp_path / "bundle").mkdir()
-    ended = validate(tmp_path / "no checkpoint", "--html", tmp_path / name)
-    assert (ended.code, ended.out) == (2, "")
-    assert "choose another --html" in ended.error
+    result = validate(tmp_path / "no checkpoint", "--html", tmp_path / name)
+    assert (result.code, result.out) == (2, "")
+    assert "choose another --html" in result.error
     assert os.listdir(tmp_path) == ["bundle"]  # noqa: PTH208
     assert Path("/dev/null").is_char_device()
 
