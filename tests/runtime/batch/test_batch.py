@@ -87,12 +87,12 @@ def test_constrained_rows_are_objects(
     bundle: Folders, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     table = tmp_path / "table.jsonl"
-    asked = [("0000.png", "detect cat"), ("0001.png", "segment dog ; cat"), ("0002.png", "caption en")]
-    lines = [json.dumps({"image": str(images / name), "prompt": prompt}) for name, prompt in asked]
+    inputs = [("0000.png", "detect cat"), ("0001.png", "segment dog ; cat"), ("0002.png", "caption en")]
+    lines = [json.dumps({"image": str(images / name), "prompt": prompt}) for name, prompt in inputs]
     table.write_text("\n".join(lines), encoding="utf-8")
-    given = ("batch", "--model", bundle(CASE), "--input", table, "--device", "cpu", *SAMPLED)
+    arguments = ("batch", "--model", bundle(CASE), "--input", table, "--device", "cpu", *SAMPLED)
     output = ("--output", tmp_path / "out", "--max-new-tokens", "60")
-    result = run_in_process(capsys, *given, *output, "--constrained")
+    result = run_in_process(capsys, *arguments, *output, "--constrained")
     assert result.code == 7
     *objects, caption = rows_in(tmp_path / "out")
     for row in objects:
@@ -101,7 +101,7 @@ def test_constrained_rows_are_objects(
     assert any(row["boxes"] for row in objects)
     assert caption["error"]["code"] == "prompt"
     assert "begin with `detect` or `segment`" in caption["error"]["message"]
-    other = run_in_process(capsys, *given, *output)
+    other = run_in_process(capsys, *arguments, *output)
     assert other.code == 2
     assert "was written with constrained True, not False" in other.error
 
@@ -116,14 +116,14 @@ def test_broken_files_are_rows_with_errors(
     result = run_in_process(capsys, *batch_command(bundle(CASE), broken, "--output", str(tmp_path / "out")))
     assert result.code == 7
     assert result.error.startswith(f"error: 2 of 40 rows in {tmp_path / 'out'} failed; the `error`")
-    found = rows_by_id(rows_in(tmp_path / "out"))
-    failed = {name: row for name, row in found.items() if row["error"]}
+    rows = rows_by_id(rows_in(tmp_path / "out"))
+    failed = {name: row for name, row in rows.items() if row["error"]}
     assert set(failed) == {f"{number:04d}.png" for number in BROKEN}
     for name, row in failed.items():
         assert row["error"]["code"] == "image"
         assert str(broken / name) in row["error"]["message"]
         assert (row["text"], row["width"], row["finish_reason"]) == (None, None, None)
-    assert {name: row["text"] for name, row in found.items() if name not in failed} == {
+    assert {name: row["text"] for name, row in rows.items() if name not in failed} == {
         name: text for name, text in expected.items() if name not in failed
     }
     again = run_in_process(capsys, *batch_command(bundle(CASE), broken, "--output", str(tmp_path / "out")))
@@ -134,20 +134,15 @@ def test_broken_files_are_rows_with_errors(
 def test_shards_together_are_one_run(
     command: tuple[str, ...], expected: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    shares = []
+    row_counts = []
     for index in range(2):
-        shard = (
-            "--num-shards",
-            "2",
-            "--shard-index",
-            str(index),
-            "--force",
-        )  # keeps the rows of the other shard
+        # --force keeps the rows of the other shard.
+        shard = ("--num-shards", "2", "--shard-index", str(index), "--force")
         result = run_in_process(capsys, *command, "--output", tmp_path / "out", *shard, "--json")
         assert result.code == 0, result.err
-        shares.append(json.loads(result.out)["rows"])
-    assert min(shares) > 5
-    assert sum(shares) == IMAGES
+        row_counts.append(json.loads(result.out)["rows"])
+    assert min(row_counts) > 5
+    assert sum(row_counts) == IMAGES
     assert texts_by_id(tmp_path / "out") == expected
     refused = run_in_process(
         capsys, *command, "--output", tmp_path / "out", "--num-shards", "2", "--shard-index", "2"
@@ -165,19 +160,19 @@ def test_sampled_rows_do_not_depend_on_batches(
     for size in ("1", "7"):
         result = run_in_process(capsys, *command, *SAMPLED, "--batch-size", size, "--output", tmp_path / size)
         assert result.code == 0, result.err
-    found = rows_by_id(rows_in(tmp_path / "1"))
-    assert found == rows_by_id(rows_in(tmp_path / "7"))
-    assert len({row["seed"] for row in found.values()}) == IMAGES
-    row = found["0007.png"]
+    rows = rows_by_id(rows_in(tmp_path / "1"))
+    assert rows == rows_by_id(rows_in(tmp_path / "7"))
+    assert len({row["seed"] for row in rows.values()}) == IMAGES
+    row = rows["0007.png"]
     alone = model.generate(images / "0007.png", PROMPT, max_new_tokens=5, temperature=1.0, seed=row["seed"])
     assert alone.text == row["text"]
 
 
 def test_requests_may_have_seeds_of_their_own(model: PaliGemma, images: Path) -> None:
     requests = [Request(images / "0000.png", PROMPT, seed) for seed in (None, 9, None)]
-    found = model.generate_batch(requests, temperature=1.0, seed=3, max_new_tokens=5)
-    assert [answer.seed for answer in found] == [3, 9, 5]
-    for answer in found:
+    answers = model.generate_batch(requests, temperature=1.0, seed=3, max_new_tokens=5)
+    assert [answer.seed for answer in answers] == [3, 9, 5]
+    for answer in answers:
         alone = model.generate(
             images / "0000.png", PROMPT, temperature=1.0, seed=answer.seed, max_new_tokens=5
         )

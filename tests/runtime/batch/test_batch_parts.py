@@ -108,18 +108,18 @@ def test_a_run_that_dies_at_any_step_is_completed(
         monkeypatch.setattr(Path, name, mortal(getattr(Path, name)))
     deaths, died = 0, True
     while died:
-        one = replace(job, format=format, output=job.output / f"{format}-{deaths}")
-        one.output.mkdir()
+        this_job = replace(job, format=format, output=job.output / f"{format}-{deaths}")
+        this_job.output.mkdir()
         mortal.left, died = deaths, False
         try:
-            run(one, model)
+            run(this_job, model)
         except Died:
             died = True
             deaths += 1
             mortal.left = math.inf
-            run(one, model)
+            run(this_job, model)
         mortal.left = math.inf
-        assert written(one) == EVERYTHING
+        assert written(this_job) == EVERYTHING
     assert deaths > 20
 
 
@@ -132,12 +132,12 @@ def written(job: ShardJob) -> list[str]:
 
 @pytest.mark.parametrize("tail", [b'{"id": "half', b'{"error": nul\n', b"\0" * 40, b"\0" * 40 + b"\n"])
 def test_a_line_that_was_cut_off_is_dropped(job: ShardJob, model: EchoModel, tail: bytes) -> None:
-    seen = Count()
+    written_rows = Count()
 
     def die_in_the_second_part(count: Count) -> None:
-        nonlocal seen
-        seen += count
-        if seen.rows == 14:
+        nonlocal written_rows
+        written_rows += count
+        if written_rows.rows == 14:
             raise Died
 
     with pytest.raises(Died):
@@ -183,9 +183,9 @@ def test_a_batch_that_fails_costs_only_the_guilty_row(job: ShardJob, model: Echo
     table.write_text("".join(json.dumps({"image": "a.png", "prompt": prompt}) + "\n" for prompt in prompts))
     model.batches.clear()
     run(replace(job, source=Source(table, "jsonl", None, table)), model)
-    found = rows_in(job.output)
-    assert [row["text"] for row in found] == [PROMPT, None, None, PROMPT, PROMPT]
-    assert [row["error"] and row["error"]["code"] for row in found] == [
+    rows = rows_in(job.output)
+    assert [row["text"] for row in rows] == [PROMPT, None, None, PROMPT, PROMPT]
+    assert [row["error"] and row["error"]["code"] for row in rows] == [
         None,
         "numerics",
         "prompt",
@@ -193,7 +193,7 @@ def test_a_batch_that_fails_costs_only_the_guilty_row(job: ShardJob, model: Echo
         None,
     ]
     assert model.batches == [3, 1, 1, 1, 1]  # the prompt that is too long never reaches the model
-    assert [row["timings"] and row["timings"]["batch"] for row in found] == [1, None, None, 1, 1]
+    assert [row["timings"] and row["timings"]["batch"] for row in rows] == [1, None, None, 1, 1]
 
 
 def test_memory_does_not_grow_with_the_input(job: ShardJob, model: EchoModel) -> None:

@@ -21,14 +21,14 @@ from paligemma_onnx.runtime.batch.rows import RowError
 from paligemma_onnx.runtime.batch.sources import Source, count_items, read_items, source_kind
 
 
-def items(path: Path, prompt: str | None = "caption en") -> list[Item]:
+def all_items(path: Path, prompt: str | None = "caption en") -> list[Item]:
     source = Source(path, source_kind(path), prompt, path.parent / "listing")
     if source.kind == "folder":
         write_listing(path, source.listing)
-    found = list(read_items(source))
-    assert list(read_items(source)) == found  # reading again gives the same items
-    assert count_items(source) == len(found)
-    return found
+    items = list(read_items(source))
+    assert list(read_items(source)) == items  # reading again gives the same items
+    assert count_items(source) == len(items)
+    return items
 
 
 def message(item: Item) -> str:
@@ -46,10 +46,10 @@ def test_a_folder(tmp_path: Path) -> None:
     (folder / "loop").symlink_to(folder)
     odd = os.fsdecode(b"odd\xff.bmp")
     (folder / odd).touch()
-    found = items(folder)
-    assert sorted(item.id for item in found) == sorted([*names, "odd\\udcff.bmp"])
-    assert {item.image for item in found} == {folder / name for name in [*names, odd]}
-    assert all(item.path == item.id and item.prompt == "caption en" for item in found)
+    items = all_items(folder)
+    assert sorted(item.id for item in items) == sorted([*names, "odd\\udcff.bmp"])
+    assert {item.image for item in items} == {folder / name for name in [*names, odd]}
+    assert all(item.path == item.id and item.prompt == "caption en" for item in items)
 
 
 def test_a_listing_stays_as_it_is(tmp_path: Path) -> None:
@@ -65,9 +65,9 @@ def test_a_listing_stays_as_it_is(tmp_path: Path) -> None:
 def test_a_list(tmp_path: Path) -> None:
     path = tmp_path / "list.txt"
     path.write_bytes(b"\xef\xbb\xbfa.jpg\r\n\n/b/c d.png\nodd\xff.jpg\na.jpg")
-    found = items(path)
-    assert [item.id for item in found] == ["a.jpg", "/b/c d.png", "odd\\udcff.jpg", "a.jpg"]
-    assert [item.image for item in found] == [
+    items = all_items(path)
+    assert [item.id for item in items] == ["a.jpg", "/b/c d.png", "odd\\udcff.jpg", "a.jpg"]
+    assert [item.image for item in items] == [
         tmp_path / "a.jpg",
         Path("/b/c d.png"),
         tmp_path / os.fsdecode(b"odd\xff.jpg"),
@@ -90,18 +90,18 @@ def test_a_table_of_json_lines(tmp_path: Path) -> None:
         "[" * 100_000,
     ]
     path.write_text("\n".join(lines))
-    found = items(path)
-    assert [item.id for item in found] == [
+    items = all_items(path)
+    assert [item.id for item in items] == [
         *("a.jpg", "two", "3", "row-5", "row-6", "no image", "e.jpg", "f.jpg", "row-10")
     ]
-    assert [item.prompt for item in found[:3]] == ["caption en", "detect cat", "caption en"]
-    assert [item.image for item in found[:3]] == [tmp_path / "a.jpg", Path("/b.jpg"), tmp_path / "c.jpg"]
-    assert message(found[3]).startswith("line 5 is not JSON")
-    assert message(found[4]).startswith("line 6 is not a JSON object")
-    assert message(found[5]).startswith("row 7: `image` is missing")
-    assert message(found[6]) == "row 8: `prompt` is int, not text"
-    assert (found[7].prompt, found[7].image) == ("caption en", tmp_path / "f.jpg")
-    assert message(found[8]).startswith("line 10 is not JSON")
+    assert [item.prompt for item in items[:3]] == ["caption en", "detect cat", "caption en"]
+    assert [item.image for item in items[:3]] == [tmp_path / "a.jpg", Path("/b.jpg"), tmp_path / "c.jpg"]
+    assert message(items[3]).startswith("line 5 is not JSON")
+    assert message(items[4]).startswith("line 6 is not a JSON object")
+    assert message(items[5]).startswith("row 7: `image` is missing")
+    assert message(items[6]) == "row 8: `prompt` is int, not text"
+    assert (items[7].prompt, items[7].image) == ("caption en", tmp_path / "f.jpg")
+    assert message(items[8]).startswith("line 10 is not JSON")
 
 
 @pytest.mark.parametrize("group", [1, 1000])
@@ -114,20 +114,20 @@ def test_parquet(tmp_path: Path, group: int) -> None:
         {"image": None, "id": None, "prompt": None},
     ] * 10
     pyarrow.parquet.write_table(pa.Table.from_pylist(rows), path, row_group_size=group)
-    found = items(path)
-    assert [item.image for item in found[:3]] == [b"\x89PNG", tmp_path / "b.png", b"GIF"]
-    assert [item.id for item in found[:4]] == ["one", "b.png", "row-3", "row-4"]
-    assert [item.id for item in found[38:]] == ["row-39", "row-40"]
-    assert [item.path for item in found[:4]] == ["a.png", "b.png", None, None]
-    assert [item.prompt for item in found[:3]] == ["detect cat", "caption en", ""]
-    assert message(found[3]).startswith("row 4: `image` is missing")
+    items = all_items(path)
+    assert [item.image for item in items[:3]] == [b"\x89PNG", tmp_path / "b.png", b"GIF"]
+    assert [item.id for item in items[:4]] == ["one", "b.png", "row-3", "row-4"]
+    assert [item.id for item in items[38:]] == ["row-39", "row-40"]
+    assert [item.path for item in items[:4]] == ["a.png", "b.png", None, None]
+    assert [item.prompt for item in items[:3]] == ["detect cat", "caption en", ""]
+    assert message(items[3]).startswith("row 4: `image` is missing")
 
 
 @pytest.mark.parametrize("image", ["a.png", b"\x89PNG"])
 def test_parquet_with_plain_columns(tmp_path: Path, image: str | bytes) -> None:
     path = tmp_path / "table.parquet"
     pyarrow.parquet.write_table(pa.table({"image": [image], "other": [1]}), path)
-    (item,) = items(path)
+    (item,) = all_items(path)
     assert item.image == (tmp_path / "a.png" if isinstance(image, str) else image)
 
 
@@ -153,17 +153,17 @@ def test_a_tar(tmp_path: Path) -> None:
         "x" * 200 + ".png": b"long name",
     }
     path = archive(tmp_path / "set.tar", members)
-    found = items(path)
-    assert [item.id for item in found] == ["a", "sub/a", "b", "c", "x" * 200]
-    assert [item.path for item in found] == ["a.seg.jpg", "sub/a.png", None, "c.jpg", "x" * 200 + ".png"]
-    images = [item.image for item in found]
+    items = all_items(path)
+    assert [item.id for item in items] == ["a", "sub/a", "b", "c", "x" * 200]
+    assert [item.path for item in items] == ["a.seg.jpg", "sub/a.png", None, "c.jpg", "x" * 200 + ".png"]
+    images = [item.image for item in items]
     assert isinstance(images[0], Slice)
     assert isinstance(images[1], Slice)
     assert (images[0].read(), images[1].read()) == (b"image of a", b"image of sub/a")
-    assert [item.prompt for item in found[:2]] == ["detect cat", "caption en"]
-    assert [item.prompt for item in items(path, None)[:2]] == ["detect cat", "answer en why?"]
-    assert message(found[2]) == "b: no member has an image suffix"
-    assert message(found[3]) == "c: c.json is not JSON"
+    assert [item.prompt for item in items[:2]] == ["detect cat", "caption en"]
+    assert [item.prompt for item in all_items(path, None)[:2]] == ["detect cat", "answer en why?"]
+    assert message(items[2]) == "b: no member has an image suffix"
+    assert message(items[3]) == "c: c.json is not JSON"
 
 
 @pytest.mark.parametrize("cut", [0, 100, 600, 1536, 2000])
@@ -171,7 +171,7 @@ def test_a_damaged_tar_is_refused(tmp_path: Path, cut: int) -> None:
     path = archive(tmp_path / "set.tar", {"a.png": bytes(600), "b.png": bytes(600)})
     path.write_bytes(path.read_bytes()[:cut])
     with pytest.raises(OptionError, match=r"set.tar: is compressed, or damaged after"):
-        items(path)
+        all_items(path)
 
 
 def test_a_tar_with_a_damaged_header_is_refused(tmp_path: Path) -> None:
@@ -180,7 +180,7 @@ def test_a_tar_with_a_damaged_header_is_refused(tmp_path: Path) -> None:
     content[1536 + 10] ^= 1  # in the header of b.png
     path.write_bytes(content)
     with pytest.raises(OptionError, match=r"damaged after a.png"):
-        items(path)
+        all_items(path)
 
 
 def test_what_is_no_input_is_refused(tmp_path: Path) -> None:
@@ -194,17 +194,17 @@ def test_what_is_no_input_is_refused(tmp_path: Path) -> None:
         ("other.parquet", "has no column `image`"),
     ):
         with pytest.raises(OptionError, match=words):
-            items(tmp_path / name)
+            all_items(tmp_path / name)
 
 
 def test_shards_share_out_the_items_by_a_hash_that_stays() -> None:
-    def one(number: int) -> Item:
+    def numbered_item(number: int) -> Item:
         return Item(f"image {number}", None, None, b"")
 
-    everything = [one(number) for number in range(200)]
-    shards = [list(Shard(index, 3).items(everything)) for index in range(3)]
-    assert sorted((item for shard in shards for item in shard), key=everything.index) == everything
+    all_numbered = [numbered_item(number) for number in range(200)]
+    shards = [list(Shard(index, 3).items(all_numbered)) for index in range(3)]
+    assert sorted((item for shard in shards for item in shard), key=all_numbered.index) == all_numbered
     assert all(40 < len(shard) < 100 for shard in shards)
-    assert list(Shard(0, 1).items(everything)) == everything
+    assert list(Shard(0, 1).items(all_numbered)) == all_numbered
     digest: Any = hashlib.sha256(b"image 7").hexdigest()
-    assert everything[7] in shards[int(digest[:16], 16) % 3]
+    assert all_numbered[7] in shards[int(digest[:16], 16) % 3]

@@ -107,13 +107,13 @@ def test_a_stop_id_ends_nothing_and_the_ids_before_it_are_the_same(model: PaliGe
     assert stopping.manifest.tokens.stop == (ids[1],)  # the measured model is unchanged
 
 
-def test_every_picture_is_looked_at(model: PaliGemma) -> None:
+def test_every_image_is_encoded(model: PaliGemma) -> None:
     benchmark = Benchmark(model)
     benchmark.measure(images_for(None, 3), "caption en", 4)
     assert [len(session.runs) for session in benchmark.sessions] == [3, 1, 3]
 
 
-def test_pictures_of_one_colour_differ_too() -> None:
+def test_images_of_one_colour_differ_too() -> None:
     first, *others = images_for(np.full((8, 8, 3), 255, np.uint8), 256)
     assert (first == 255).all()
     assert len({image.tobytes() for image in (first, *others)}) == 256
