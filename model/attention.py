@@ -1,6 +1,6 @@
 """Grouped-query attention over the key-value cache (arXiv 2305.13245).
 
-Shapes: docs/notation.md. The cache grows by the tokens of a call, so it has C = P + L slots afterwards.
+Shapes: docs/notation.md. The cache grows: a call appends L slots to its P.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ class Attention(nn.Module):
         Args:
             x: float[B, L, D].
             rotation: cosine and sine of the tokens' angles.
-            mask: bool[B, 1, 1, C], the slots that the tokens may see.
-            past: this layer's cache of P slots, or None when the call creates it.
+            mask: bool[B, 1, 1, P + L], the slots that the tokens may see.
+            past: this layer's cache of P slots, or None if the call creates it (P = 0).
             lengths: int64[B], slots of each row in use before the call; read only if `past` is given.
 
         Returns:
-            float[B, L, D], and the layer's cache of C slots.
+            float[B, L, D], and the layer's cache of P + L slots.
         """
         config = self.config
         query, key, value = self.q_proj(x), self.k_proj(x), self.v_proj(x)
@@ -60,8 +60,8 @@ class Attention(nn.Module):
         query = query.unflatten(1, (-1, groups)).flatten(2, 3)  # [B, K, G*L, H]
         scores = (query @ keys.transpose(2, 3)) * config.query_pre_attn_scalar**-0.5
         scores = softcap(scores, config.attn_logit_softcapping)
-        # The cap comes before the mask: capping a masked score of -inf would make it visible again.
-        scores = torch.where(mask, scores, torch.finfo(scores.dtype).min)  # [B, K, G*L, C]
+        # The cap comes before the mask: it would raise a masked score to -cap and make it visible again.
+        scores = torch.where(mask, scores, torch.finfo(scores.dtype).min)  # [B, K, G*L, P+L]
         mixed = scores.float().softmax(dim=-1).to(query.dtype) @ values
         heads = mixed.unflatten(2, (groups, tokens)).flatten(1, 2)  # [B, A, L, H]
         return self.o_proj(heads.transpose(1, 2).flatten(2)), cache

@@ -1,6 +1,6 @@
 """The Gemma and Gemma 2 decoders (arXiv 2403.08295, arXiv 2408.00118).
 
-Shapes: docs/notation.md. A call processes L positions, after which the cache has C = P + L slots.
+Shapes: docs/notation.md.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from .rotary import Rotation, compute_rotation, inverse_frequencies
 
 
 class RMSNorm(nn.Module):
-    """x / rms(x) * (1 + weight), computed in float32 (arXiv 1910.07467, equation 4).
+    """Normalisation by the root mean square, in float32 (arXiv 1910.07467, equation 4).
 
-    Gemma stores the gain minus 1.
+    The stored weight is the gain minus 1: x / rms(x) * (1 + weight).
     """
 
     def __init__(self, width: int, eps: float) -> None:
@@ -119,12 +119,12 @@ class Gemma(nn.Module):
         Args:
             x: float[B, L, D], image features and embedded tokens.
             positions: int64[B, L], or int64[1, L] if all rows have the same.
-            masks: bool[B, 1, 1, C] for each layer, the slots that the tokens may see.
-            past: the cache of P slots, or None when the call creates it.
+            masks: bool[B, 1, 1, P + L] for each layer, the slots that the tokens may see.
+            past: the cache of P slots, or None if the call creates it (P = 0).
             lengths: int64[B], slots of each row in use before the call; read only if `past` is given.
 
         Returns:
-            float[B, L, D] before the last norm, and the cache of C slots.
+            float[B, L, D] before the last norm, and the cache of P + L slots.
         """
         rotation = compute_rotation(positions, self.frequencies)
         cache: list[KeyValue] = []

@@ -42,11 +42,11 @@ def step_mask(position: Tensor, slots: int, window: int | None) -> Tensor:
 
     Args:
         position: int64[B], the slot of the new token in each row.
-        slots: C, the slots of the cache, including that of the new token.
+        slots: P + 1, the slots of the cache, including that of the new token.
         window: slots that a sliding layer sees, or None for a global layer.
 
     Returns:
-        bool[B, 1, 1, C].
+        bool[B, 1, 1, P + 1].
     """
     slot, position = _slot_indices(slots, position), position[:, None, None, None]
     visible = slot <= position

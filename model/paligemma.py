@@ -30,7 +30,7 @@ class MultiModalProjector(nn.Module):
         self.linear = Linear(config.vision_config.hidden_size, config.text_config.hidden_size, bias=True)
 
     def forward(self, patches: Tensor) -> Tensor:
-        """float[M, I, width] -> float[M, I, D]."""
+        """float[M, I, vision_width] -> float[M, I, D]."""
         features: Tensor = self.linear(patches)
         return features
 

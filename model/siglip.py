@@ -3,7 +3,7 @@
 A plain Vision Transformer (arXiv 2010.11929) without a class token and, in PaliGemma, without the pooling
 head: every patch vector is kept and becomes one image token of the language model.
 
-Shapes: docs/notation.md; `width`, `heads` and `head_dim` are those of the tower, not of the decoder.
+Shapes: docs/notation.md. D, A and H are the sizes of the tower.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class PatchEmbedding(nn.Module):
         self.bias = nn.Parameter(torch.empty(config.hidden_size))
 
     def forward(self, pixel_values: Tensor) -> Tensor:
-        """float[M, 3, S, S] -> float[M, I, width], row by row from the top left."""
+        """float[M, 3, S, S] -> float[M, I, D], row by row from the top left."""
         dtype = pixel_values.dtype
         grid = F.conv2d(pixel_values, self.weight.to(dtype), self.bias.to(dtype), stride=self.patch_size)
         return grid.flatten(2).transpose(1, 2)
@@ -43,7 +43,7 @@ class PositionEmbedding(nn.Module):
         self.weight = nn.Parameter(torch.empty(config.num_patches, config.hidden_size))
 
     def forward(self, patches: Tensor) -> Tensor:
-        """float[M, I, width] -> float[M, I, width]."""
+        """float[M, I, D] -> float[M, I, D]."""
         return patches + self.weight.to(patches.dtype)
 
 
@@ -56,7 +56,7 @@ class Embeddings(nn.Module):
         self.position_embedding = PositionEmbedding(config)
 
     def forward(self, pixel_values: Tensor) -> Tensor:
-        """float[M, 3, S, S] -> float[M, I, width]."""
+        """float[M, 3, S, S] -> float[M, I, D]."""
         embedded: Tensor = self.position_embedding(self.patch_embedding(pixel_values))
         return embedded
 
@@ -75,17 +75,17 @@ class Attention(nn.Module):
         self.out_proj = Linear(width, width, bias=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        """float[M, I, width] -> float[M, I, width]."""
+        """float[M, I, D] -> float[M, I, D]."""
         query = self._split_heads(self.q_proj(x))
         key = self._split_heads(self.k_proj(x))
         value = self._split_heads(self.v_proj(x))
-        scores = (query @ key.transpose(2, 3)) * self.head_dim**-0.5  # [M, heads, I, I]
-        mixed = scores.softmax(dim=-1) @ value  # [M, heads, I, head_dim]
+        scores = (query @ key.transpose(2, 3)) * self.head_dim**-0.5  # [M, A, I, I]
+        mixed = scores.softmax(dim=-1) @ value  # [M, A, I, H]
         joined: Tensor = self.out_proj(mixed.transpose(1, 2).flatten(2))
         return joined
 
     def _split_heads(self, x: Tensor) -> Tensor:
-        """[M, I, heads * head_dim] -> [M, heads, I, head_dim]."""
+        """[M, I, A*H] -> [M, A, I, H]."""
         return torch.unflatten(x, 2, (self.num_heads, self.head_dim)).transpose(1, 2)
 
 
@@ -98,7 +98,7 @@ class MLP(nn.Module):
         self.fc2 = Linear(config.intermediate_size, config.hidden_size, bias=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        """float[M, I, width] -> float[M, I, width]."""
+        """float[M, I, D] -> float[M, I, D]."""
         out: Tensor = self.fc2(F.gelu(self.fc1(x), approximate="tanh"))
         return out
 
@@ -114,7 +114,7 @@ class EncoderLayer(nn.Module):
         self.mlp = MLP(config)
 
     def forward(self, x: Tensor) -> Tensor:
-        """float[M, I, width] -> float[M, I, width]."""
+        """float[M, I, D] -> float[M, I, D]."""
         x = x + self.self_attn(self.layer_norm1(x))
         out: Tensor = x + self.mlp(self.layer_norm2(x))
         return out
@@ -128,7 +128,7 @@ class Encoder(nn.Module):
         self.layers = nn.ModuleList(EncoderLayer(config) for _ in range(config.num_hidden_layers))
 
     def forward(self, x: Tensor) -> Tensor:
-        """float[M, I, width] -> float[M, I, width]."""
+        """float[M, I, D] -> float[M, I, D]."""
         for layer in self.layers:
             x = layer(x)
         return x
@@ -144,6 +144,6 @@ class VisionTower(nn.Module):
         self.post_layernorm = LayerNorm(config.hidden_size, config.layer_norm_eps)
 
     def forward(self, pixel_values: Tensor) -> Tensor:
-        """float[M, 3, S, S] -> float[M, I, width]."""
+        """float[M, 3, S, S] -> float[M, I, D]."""
         patches: Tensor = self.post_layernorm(self.encoder(self.embeddings(pixel_values)))
         return patches
