@@ -49,10 +49,12 @@ def start_command(*arguments: str, before: str = "", **options: object) -> subpr
     )
 
 
-def run_command(*arguments: str, before: str = "", env: dict[str, str] | None = None) -> CommandResult:
-    """Run a command in a subprocess until it exits."""
+def run_command(
+    *arguments: str, before: str = "", env: dict[str, str] | None = None, timeout: float = TIMEOUT
+) -> CommandResult:
+    """Run a command in a subprocess until it exits, for at most `timeout` seconds."""
     command = start_command(*arguments, before=before, env=os.environ | (env or {}))
-    out, err = command.communicate(timeout=TIMEOUT)
+    out, err = command.communicate(timeout=timeout)
     return CommandResult(command.returncode, out.decode(), err.decode())
 
 
