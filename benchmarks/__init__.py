@@ -1,4 +1,4 @@
-"""How fast the bundles are, how much memory they take, and how close that is to what the machine can do.
+"""Benchmarks of speed and memory, compared with other systems and with the limits of the hardware.
 
 Run from a clone: `python -m benchmarks.real_size --work DIR`. Needs the extras `export` and `dev`.
 """

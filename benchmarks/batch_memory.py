@@ -1,13 +1,14 @@
-"""Shows that the memory of `batch` does not grow with its input: a dry run over millions, with a model that
-answers without computing.
+"""Check that the memory of `batch` does not grow with its input, with millions of inputs and a stub model.
 
-python -m benchmarks.batch_memory --work DIR --inputs 10000000
+python -m benchmarks.batch_memory --bundle BUNDLE --work DIR --inputs 10000000
 
-Everything but opening pictures and running graphs is as in a real run: the list, threads, batches, parts.
+Everything except opening images and running graphs is as in a real run: the list, threads, batches, parts.
 """
 
 from __future__ import annotations
 
+import json
+import os
 import resource
 import shutil
 import time
@@ -32,15 +33,18 @@ from paligemma_onnx.runtime.image.open import ImageInput
 from paligemma_onnx.runtime.image.picture import Picture
 from paligemma_onnx.runtime.text.tokenizer import PromptTokenizer
 
-POINTS = 20  # times that memory is looked at
+from .memory import process_memory
+
+SAMPLES = 20  # of the memory, evenly spaced over the input
 MB = 10**6  # bytes
-SPREAD = 8 * MB  # what an allocator keeps or gives back from one look to the next
+MAX_GROWTH = 8 * MB  # what an allocator keeps or releases between two samples
+KIB = 1 << 10  # bytes; the unit of getrusage(2)
 _ANSWER = Generation("a cat", (1, 2), "stop", 4, 64, 0, "cpu", Timings(0.0, 0.1, 0.1, 0.1, 0.2, 9.0), ())
 
 
 @dataclass
-class Stub:
-    """A model that says the same about every picture."""
+class StubModel:
+    """A model that returns the same image and answer for every input."""
 
     manifest: Manifest
     tokenizer: PromptTokenizer
@@ -48,30 +52,36 @@ class Stub:
     device: str = "cpu"
 
     def open(self, image: ImageInput, *, max_image_pixels: int) -> Picture:  # noqa: ARG002
-        """One picture for all."""
+        """Return the image."""
         return self.picture
 
     def generate_batch(self, requests: Sequence[Request], **_options: Any) -> list[Generation]:
-        """One answer for all."""
+        """Return the answer for each request."""
         return [_ANSWER] * len(requests)
 
 
 @click.command(context_settings={"show_default": True})
-@click.option("--bundle", type=click.Path(path_type=Path), required=True, help="Its manifest and tokenizer.")
-@click.option("--work", type=click.Path(path_type=Path), required=True, help="For list and parts.")
+@click.option(
+    "--bundle",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="Bundle whose manifest and tokenizer are used.",
+)
+@click.option("--work", type=click.Path(path_type=Path), required=True, help="Folder for list and output.")
 @click.option("--inputs", type=click.IntRange(1000), default=10_000_000, help="Lines of the list.")
-@click.option("--batch-size", type=click.IntRange(1), default=64, help="Rows answered at a time.")
-def main(bundle: Path, work: Path, inputs: int, batch_size: int) -> None:
-    """Print how much memory is resident as rows are written; fails where it grows after the first tenth."""
+@click.option("--batch-size", type=click.IntRange(1), default=64, help="Images per batch.")
+@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write all figures to this file.")
+def main(bundle: Path, work: Path, inputs: int, batch_size: int, json_file: Path | None) -> None:
+    """Print the resident memory as rows are written; fail if it grows after the first tenth of the input."""
     work /= "memory"
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
     listing = work / "list.txt"
     with listing.open("w", encoding="ascii") as file:
-        file.writelines(f"folder-{number // 1000}/picture-{number}.jpg\n" for number in range(inputs))
+        file.writelines(f"folder-{number // 1000}/image-{number}.jpg\n" for number in range(inputs))
     manifest = read_manifest(bundle)
     side = manifest.image.size
-    stub = Stub(
+    stub = StubModel(
         manifest,
         PromptTokenizer.load(bundle / manifest.tokens.file),
         Picture(np.zeros((3, side, side), np.float32), 640, 480),
@@ -87,31 +97,28 @@ def main(bundle: Path, work: Path, inputs: int, batch_size: int) -> None:
         device="cpu",
         threads=1,
     )
-    seen, points, started = Count(), list[int](), time.perf_counter()
+    written, samples, started = Count(), list[int](), time.perf_counter()
 
-    def answered(count: Count) -> None:
-        nonlocal seen
-        before, seen = seen, seen + count
-        if before.rows * POINTS // inputs != seen.rows * POINTS // inputs:
-            points.append(resident())
-            rate = seen.rows / (time.perf_counter() - started)
-            echo_stderr(f"{seen.rows:,} rows, {points[-1] / MB:.1f} MB resident, {rate:,.0f} rows a second")
+    def on_written(count: Count) -> None:
+        nonlocal written
+        before, written = written, written + count
+        if before.rows * SAMPLES // inputs != written.rows * SAMPLES // inputs:
+            samples.append(process_memory(os.getpid(), proportional=False).resident)
+            rate = written.rows / (time.perf_counter() - started)
+            echo_stderr(f"{written.rows:,} rows, {samples[-1] / MB:.1f} MB resident, {rate:,.0f} rows/s")
 
-    run_shard(job, stub, Callbacks(lambda _: None, answered, lambda: False))
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    echo_stderr(
-        f"{seen.rows:,} rows in {time.perf_counter() - started:,.0f} s, at most {peak / MB:.1f} MB resident"
-    )
-    growth = points[-1] - points[POINTS // 10]
-    echo_stderr(f"{growth / MB:+.1f} MB from a tenth of the way to the end")
-    if seen.rows != inputs or growth > SPREAD:
+    run_shard(job, stub, Callbacks(lambda _: None, on_written, lambda: False))
+    seconds = time.perf_counter() - started
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * KIB
+    echo_stderr(f"{written.rows:,} rows in {seconds:,.0f} s, peak {peak / MB:.1f} MB resident")
+    growth = samples[-1] - samples[SAMPLES // 10]
+    echo_stderr(f"{growth / MB:+.1f} MB between a tenth of the input and its end")
+    if json_file is not None:
+        figures = {"inputs": inputs, "rows": written.rows, "seconds": seconds, "resident_bytes": samples}
+        figures |= {"peak_bytes": peak, "growth_bytes": growth}
+        json_file.write_text(f"{json.dumps(figures, indent=1)}\n", encoding="ascii")
+    if written.rows != inputs or growth > MAX_GROWTH:
         raise click.ClickException("memory grows with the input")
-
-
-def resident() -> int:
-    """Bytes of this process in memory; of Linux."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * resource.getpagesize()
 
 
 if __name__ == "__main__":

@@ -1,7 +1,4 @@
-"""A bundle behind the driver: no torch in this process.
-
-Legend: B rows, K key-value heads, N image tokens, T prompt tokens, P slots, H head width, D width.
-"""
+"""A bundle, timed in a process without torch."""
 
 from __future__ import annotations
 
@@ -9,64 +6,45 @@ import time
 from pathlib import Path
 from statistics import median
 
-import numpy as np
-
-from paligemma_onnx.runtime import Cancellation, PaliGemma
+from paligemma_onnx.runtime import PaliGemma
 from paligemma_onnx.runtime.diagnostics.benchmark import Benchmark, images_for
-from paligemma_onnx.runtime.engine.device_tensor import DeviceTensor
-from paligemma_onnx.runtime.graphs.kv_cache import Cache
 
-from .metrics import PROMPT, Figures, figures_of, step_at_past
-
-IMAGE_TOKENS = 64  # whose cache is repeated until it is as long as is asked
-STEPS = 5  # timed behind each past, after one that is not
+from .decode_steps import start_decoding
+from .metrics import LOAD_S, PROMPT, Metrics, step_at_past
+from .request_metrics import request_metrics
 
 
 class Bundle:
     """A loaded bundle."""
 
-    def __init__(self, folder: str, threads: int, tokens: int) -> None:
-        self._model = PaliGemma.load(Path(folder), device="cpu", threads=threads)
-        self._benchmark, self._tokens = Benchmark(self._model), tokens
+    timed_steps = 5  # for each cache length, after one that is not timed
 
-    def once(self) -> None:
-        """Answer about one picture."""
-        self._benchmark.measure(images_for(None, 1), PROMPT, self._tokens)
+    def __init__(self, folder: str, tokens: int, threads: int | None = None, device: str = "cpu") -> None:
+        self.model = PaliGemma.load(Path(folder), device=device, threads=threads)
+        self.metrics: Metrics = {LOAD_S: self.model.load_s}  # measured before the rounds
+        self._benchmark, self._tokens = Benchmark(self.model), tokens
 
-    def round(self, batches: list[int], pasts: list[int]) -> Figures:
-        """Requests of each number of pictures, then steps behind each length of cache."""
-        pictures, figures = images_for(None, max(batches)), Figures()
-        for size in batches:
-            cost = self._benchmark.measure(pictures[:size], PROMPT, self._tokens)
-            figures |= figures_of(cost)
-            if size == 1:
-                figures["own_share"] = cost.overhead_share
-        return figures | {step_at_past(slots): self._step_s(slots) for slots in pasts}
+    def warm_up(self, batches: list[int]) -> None:
+        """Answer a request of each number of images."""
+        for images in batches:
+            self._benchmark.measure(images_for(None, images), PROMPT, self._tokens)
 
-    def _step_s(self, slots: int) -> float:
-        """Median seconds of a decode step that starts with P slots of cache."""
-        runner, cancel = self._benchmark.runner, Cancellation()
-        width = self._model.manifest.model.hidden_size
-        features = np.random.default_rng(0).standard_normal((1, IMAGE_TOKENS, width), dtype=np.float32)
-        prompt = np.array([self._model.tokenizer.encode(PROMPT, slots)], dtype=np.int64)
-        length = np.array([prompt.shape[1]], dtype=np.int64)
-        used, steps = IMAGE_TOKENS + int(length[0]), 1 + STEPS
-        spare = steps if self._model.manifest.cache.update == "in_place" else 0
-        _, cache = runner.prefill(prompt, features, length, used, cancel)
-        values = tuple(_repeated(value, used, slots, spare) for value in cache.values)
-        cache = Cache(values, np.array([slots], dtype=np.int64))
+    def round(self, batches: list[int], pasts: list[int]) -> Metrics:
+        """Time a request of each number of images, then decode steps with each number of cached tokens."""
+        metrics = dict(self.metrics)
+        for images in batches:
+            cost = self._benchmark.measure(images_for(None, images), PROMPT, self._tokens)
+            metrics |= request_metrics(cost)
+            if images == 1:
+                metrics["own_share"] = cost.overhead_share
+        return metrics | {step_at_past(past): self._step_s(past) for past in pasts}
+
+    def _step_s(self, past: int) -> float:
+        """Return the median seconds of a decode step of one sequence that starts with P cached tokens."""
+        step = start_decoding(self.model, self._benchmark.runner, 1, past, 1 + self.timed_steps)
         seconds = []
-        for _ in range(steps):
+        for _ in range(1 + self.timed_steps):
             started = time.perf_counter()
-            _, cache = runner.decode(prompt[:, -1:], cache, cancel)
+            step()
             seconds.append(time.perf_counter() - started)
         return median(seconds[1:])
-
-
-def _repeated(value: DeviceTensor, used: int, slots: int, spare: int) -> DeviceTensor:
-    """Repeat a cache tensor's first `used` slots until it has P of them, and append `spare` zero slots."""
-    content = value.to_numpy_view()
-    times = -(-slots // used)
-    array = np.tile(content[:, :, :used], (1, 1, times, 1))[:, :, :slots]
-    array = np.pad(array, ((0, 0), (0, 0), (0, spare), (0, 0)))
-    return DeviceTensor.from_numpy(array, value.dtype, value.placement, "a repeated cache")

@@ -1,4 +1,4 @@
-"""Exports as a user runs them, in a process that is watched."""
+"""Exports run as the command line runs them, in a process whose time and memory are measured."""
 
 from __future__ import annotations
 
@@ -12,132 +12,123 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import click
-
-from paligemma_onnx.export.cli.commands import export
+from paligemma_onnx.export.precisions import PRECISIONS
 from paligemma_onnx.runtime.bundle.manifest import read_manifest
+from paligemma_onnx.runtime.engine.devices import parse_device
 
-from .measured_process import ROOT, how_it_ended
-from .memory import Memory, PeakWatch
-from .worker import LONGEST
+from .measured_process import ROOT, describe_exit
+from .memory import Memory, PeakSampler
+from .worker import MAX_ERROR_CHARS
 
-COMMAND = "from paligemma_onnx.runtime.cli.main import main; main()"  # what `paligemma-onnx` is
+COMMAND = "from paligemma_onnx.runtime.cli.main import main; main()"  # what `paligemma-onnx` runs
 ERROR = re.compile(r"(?:error|ERROR): (.+)|((?:\w+\.)*\w*(?:Error|Exception)\b.*)")
 
 
 @dataclass(frozen=True)
 class Export:
-    """What a bundle cost to make."""
+    """Cost of making a bundle, or another tool's model."""
 
     seconds: float
     peak: Memory
-    bytes: int  # of the bundle
+    bytes: int  # of the files made
 
 
 class ExportFailed(Exception):
-    """The command ended with an error."""
+    """The exporting command ended with an error."""
 
 
-def known_precisions() -> tuple[str, ...]:
-    """What `paligemma-onnx export --precision` takes."""
-    (kind,) = (option.type for option in export.params if option.name == "precision")
-    assert isinstance(kind, click.Choice)
-    return tuple(map(str, kind.choices))
+def precisions_for(device: str) -> tuple[str, ...]:
+    """Return the precisions that run on a device (`cpu`, `cuda` or `cuda:N`)."""
+    kind, _ = parse_device(device)
+    return tuple(name for name, precision in PRECISIONS.items() if kind in precision.devices)
 
 
 def make_bundle(
-    checkpoint: Path,
-    precision: str,
-    *,
-    log: Path,
-    again: bool,
-    options: Sequence[str] = (),
-    limit_s: float | None = None,
+    checkpoint: Path, precision: str, *, log: Path, again: bool, options: Sequence[str] = ()
 ) -> tuple[Path, Export]:
-    """The bundle beside its checkpoint and what it cost, from an earlier run if today's code made it.
+    """Export a bundle next to its checkpoint, or take that of an earlier run if the same code made it.
 
     Args:
-        checkpoint: what is exported.
-        precision: how.
-        log: takes what the command prints.
-        again: do not take an earlier run's.
-        options: others of the command.
-        limit_s: seconds that it may take.
+        checkpoint: folder to export.
+        precision: of the bundle.
+        log: receives what the command prints.
+        again: export even if there is a bundle of an earlier run.
+        options: further options of `paligemma-onnx export`.
+
+    Returns:
+        The bundle and what it cost.
 
     Raises:
-        ExportFailed: with the command's own line.
+        ExportFailed: with the command's error line.
     """
     bundle, code = checkpoint.with_name(f"{checkpoint.name}-{precision}"), exporting_code()
-    if not again and (earlier := noted(bundle, code)) is not None:
+    if not again and (earlier := read_cost(bundle, code)) is not None:
         return bundle, earlier
     arguments = ["export", str(checkpoint), "--output", str(bundle), "--precision", precision, "--force"]
-    seconds, peak = watch([sys.executable, "-c", COMMAND, *arguments, *options], log, limit_s)
+    seconds, peak = run_measured([sys.executable, "-c", COMMAND, *arguments, *options], log)
     size = sum(spec.bytes for spec in read_manifest(bundle).files.values())
-    made = Export(seconds, peak, size)
-    note(bundle, made, code)
-    return bundle, made
+    cost = Export(seconds, peak, size)
+    write_cost(bundle, cost, code)
+    return bundle, cost
 
 
 def exporting_code() -> str:
-    """SHA-256 of the sources that decide what a bundle is."""
+    """Return the SHA-256 of the sources that determine a bundle."""
     sources = sorted(path for package in ("export", "model") for path in (ROOT / package).rglob("*.py"))
     return hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
 
 
-def watch(command: Sequence[str], log: Path, limit_s: float | None = None) -> tuple[float, Memory]:
+def run_measured(command: Sequence[str], log: Path) -> tuple[float, Memory]:
     """Run a command to its end.
 
     Args:
         command: program and arguments.
-        log: takes what it prints, and nothing of an earlier run.
-        limit_s: seconds after which it is ended; None: never.
+        log: is overwritten with what it prints.
 
     Returns:
-        Seconds it took, and the most memory its process had.
+        Its seconds, and the peak of its memory.
 
     Raises:
-        ExportFailed: with the command's own line.
+        ExportFailed: with the command's error line.
     """
     started = time.perf_counter()
     with log.open("wb") as output:
         process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
-    looking = PeakWatch(process.pid)
-    looking.start()
+    sampler = PeakSampler(process.pid)
+    sampler.start()
     try:
-        code = process.wait(limit_s)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
-        raise ExportFailed(f"it took longer than {limit_s:.0f} s") from None
+        code = process.wait()
     finally:
-        peak = looking.stop()
+        peak = sampler.stop()
     if code != 0:
-        raise ExportFailed(_last_error(log) or how_it_ended(code))
+        raise ExportFailed(failure_of(log, code))
     return time.perf_counter() - started, peak
 
 
-def noted(output: Path, code: str = "") -> Export | None:
-    """What an output of an earlier run cost, if it is still there and the same code made it."""
-    notes = _notes(output)
-    if not (output.exists() and notes.exists()):
+def read_cost(output: Path, code: str = "") -> Export | None:
+    """Return what an output of an earlier run cost; None if it is gone or other code made it."""
+    file = _cost_file(output)
+    if not (output.exists() and file.exists()):
         return None
-    found = json.loads(notes.read_text(encoding="utf-8"))
-    if found.pop("code", "") != code:
+    fields = json.loads(file.read_text(encoding="utf-8"))
+    if fields.pop("code", "") != code:
         return None
-    return Export(**{**found, "peak": Memory(**found["peak"])})
+    return Export(**{**fields, "peak": Memory(**fields["peak"])})
 
 
-def note(output: Path, made: Export, code: str = "") -> None:
-    """Keep beside an output what it cost, and what made it."""
-    _notes(output).write_text(json.dumps({**asdict(made), "code": code}) + "\n", encoding="utf-8")
+def write_cost(output: Path, cost: Export, code: str = "") -> None:
+    """Store next to an output what it cost and which code made it."""
+    _cost_file(output).write_text(json.dumps({**asdict(cost), "code": code}) + "\n", encoding="utf-8")
 
 
-def _notes(output: Path) -> Path:
+def _cost_file(output: Path) -> Path:
     return output.with_name(f"{output.name}.export.json")
 
 
-def _last_error(log: Path) -> str | None:
-    """The last line that says what was wrong: of our command, of pip, or of a traceback."""
+def failure_of(log: Path, code: int) -> str:
+    """Return why a command failed: the last error line of its log, be it of this project's command, of pip or
+    of a traceback, or else its exit code.
+    """
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
     errors = [match[1] or match[2] for line in lines if (match := ERROR.match(line))]
-    return errors[-1][:LONGEST] if errors else None
+    return errors[-1][:MAX_ERROR_CHARS] if errors else describe_exit(code)

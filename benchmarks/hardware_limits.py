@@ -1,4 +1,4 @@
-"""What the machine does at best: read memory, and multiply matrices of the size that prefill multiplies."""
+"""Rates that the hardware reaches at best: reading memory, and matrix products of a prefill's size."""
 
 from __future__ import annotations
 
@@ -15,48 +15,74 @@ from onnx import TensorProto, helper, numpy_helper
 from paligemma_onnx.export.quantization.quantize_graph import ORT_DOMAIN, ORT_VERSION
 from paligemma_onnx.runtime.engine.int8_overflow import configure_int8
 
-from .metrics import Figures
+from .metrics import Metrics
 
-ROWS, INNER, OUTER = 264, 2048, 16_384  # PaliGemma 1's gate projection behind a picture of 224 pixels
-REPEATS = 5  # the fastest counts
-OPERATIONS = 2 * ROWS * INNER * OUTER  # a product is a multiplication and an addition
+# PaliGemma 1's gate projection for a 224-pixel image and a prompt of 8 tokens: positions, inputs, outputs.
+ROWS, INNER, OUTER = 264, 2048, 16_384
+OPERATIONS = 2 * ROWS * INNER * OUTER  # of that product: a multiplication and an addition each
+REPEATS = 5  # timed runs, of which the fastest counts
+RUNS_PER_CLOCK = 4  # between two readings of the clock on a GPU, so that launching and waiting do not count
+MAX_MEMORY_SHARE = 0.4  # of a GPU's free memory, for each of the two buffers of a copy
 
 
-class Limits:
-    """Measures as the contenders are measured: in a process of its own, once a round."""
+class HardwareLimits:
+    """Measurements of the hardware, made as systems are: in a process, once per round."""
 
-    def __init__(self, threads: int, buffer: int) -> None:
-        """Take so many threads, and so many bytes to read."""
-        self._buffer = buffer
+    def __init__(self, threads: int, buffer: int, device: str = "cpu") -> None:
+        """Prepare.
+
+        Args:
+            threads: of the CPU.
+            buffer: bytes to read; more than the processor's caches hold.
+            device: torch's name.
+        """
         torch.set_num_threads(threads)
-        self._session = int8_session(INNER, OUTER, threads)
-        self._rows = np.random.default_rng(0).standard_normal((ROWS, INNER), dtype=np.float32)
+        self._threads, self._device = threads, torch.device(device)
+        if self._device.type == "cuda":
+            free, _ = torch.cuda.mem_get_info(self._device)
+            buffer = min(buffer, int(free * MAX_MEMORY_SHARE))
+        self._buffer = buffer
 
-    def once(self) -> None:
-        """Nothing is loaded that would be answered with."""
+    def warm_up(self, batches: list[int]) -> None:
+        """Do nothing: `fastest` warms up."""
 
-    def round(self, batches: list[int], pasts: list[int]) -> Figures:
-        """Bytes read a second, operations a second; the contenders' arguments mean nothing here."""
+    def round(self, batches: list[int], pasts: list[int]) -> Metrics:
+        """Return bytes read per second and operations per second; the arguments have no effect."""
         del batches, pasts
-        return {
-            "read_bytes_per_s": self._read(),
-            "bf16_operations_per_s": self._bf16(),
-            "int8_operations_per_s": OPERATIONS / fastest(lambda: self._session.run(None, {"x": self._rows})),
-        }
+        rates = {"read_bytes_per_s": self._read(), "bf16_operations_per_s": self._bf16()}
+        return rates if self._device.type == "cuda" else rates | {"int8_operations_per_s": self._int8()}
 
     def _read(self) -> float:
-        """A sum over a buffer."""
-        values = torch.ones(self._buffer // 4)
-        return values.nbytes / fastest(values.sum)
+        """Return bytes per second: of a sum, or on a GPU also of a copy (read and written), the faster."""
+        values = torch.ones(self._buffer // 4, device=self._device)
+        if self._device.type == "cpu":
+            return values.nbytes / fastest(values.sum)
+        sink = torch.empty_like(values)
+        summed = values.nbytes / self._fastest_on_gpu(values.sum)
+        return max(summed, 2 * values.nbytes / self._fastest_on_gpu(lambda: sink.copy_(values)))
 
     def _bf16(self) -> float:
-        rows = torch.from_numpy(self._rows).bfloat16()
-        weights = torch.randn(OUTER, INNER).bfloat16()
-        return OPERATIONS / fastest(lambda: torch.nn.functional.linear(rows, weights))
+        rows = torch.randn(ROWS, INNER, device=self._device).bfloat16()
+        weights = torch.randn(OUTER, INNER, device=self._device).bfloat16()
+        run = fastest if self._device.type == "cpu" else self._fastest_on_gpu
+        return OPERATIONS / run(lambda: torch.nn.functional.linear(rows, weights))
+
+    def _int8(self) -> float:
+        session = int8_session(INNER, OUTER, self._threads)
+        rows = np.random.default_rng(0).standard_normal((ROWS, INNER), dtype=np.float32)
+        return OPERATIONS / fastest(lambda: session.run(None, {"x": rows}))
+
+    def _fastest_on_gpu(self, work: Callable[[], object]) -> float:
+        def runs() -> None:
+            for _ in range(RUNS_PER_CLOCK):
+                work()
+            torch.cuda.synchronize(self._device)
+
+        return fastest(runs) / RUNS_PER_CLOCK
 
 
 def fastest(work: Callable[[], object]) -> float:
-    """Seconds of the fastest of a few runs, one before them not counted."""
+    """Return the seconds of the fastest of `REPEATS` runs, after a run to warm up."""
     work()
     seconds = []
     for _ in range(REPEATS):
@@ -67,7 +93,7 @@ def fastest(work: Callable[[], object]) -> float:
 
 
 def int8_session(inner: int, outer: int, threads: int) -> onnxruntime.InferenceSession:
-    """A session of `int8_product`, with the options of a bundle's (runtime/engine/session.py)."""
+    """Return a session of `int8_product` with a bundle's options (runtime/engine/session.py)."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     configure_int8(options, onnxruntime)
@@ -76,7 +102,10 @@ def int8_session(inner: int, outer: int, threads: int) -> onnxruntime.InferenceS
 
 
 def int8_product(inner: int, outer: int) -> onnx.ModelProto:
-    """One `DynamicQuantizeMatMul` float32[R, I] -> float32[R, O] with random signed weights."""
+    """Return a graph of one `DynamicQuantizeMatMul`: float32[rows, inner] -> float32[rows, outer].
+
+    Its weights are random and signed.
+    """
     rng = np.random.default_rng(0)
     weights = rng.integers(-127, 128, (inner, outer), dtype=np.int8)
     arrays: dict[str, NDArray[np.generic]] = {

@@ -1,4 +1,4 @@
-"""The machine that was measured."""
+"""Description of the machine that is measured."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from paligemma_onnx.runtime.engine.devices import available_threads
 
 from .memory import total_memory
 
-# Instructions that decide how fast matrices are multiplied, as /proc/cpuinfo spells them on x86 and Arm.
+# Instruction sets that decide the rate of matrix products, as /proc/cpuinfo names them on x86 and Arm.
 FLAGS = (
     *("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16"),
     *("amx_tile", "amx_int8", "amx_bf16", "asimddp", "i8mm", "bf16", "sve"),
 )
-PACKAGES = ("paligemma-onnx", "onnxruntime", "torch", "transformers", "numpy", "onnx")
+PACKAGES = ("paligemma-onnx", "onnxruntime", "onnxruntime-gpu", "torch", "transformers", "numpy", "onnx")
 
 
 def describe() -> dict[str, object]:
-    """Processor, memory, system and versions."""
+    """Return processor, memory in bytes, system and versions."""
     cpu = _cpu()
     present = set((cpu.get("flags") or cpu.get("Features") or "").split())
     return {
@@ -36,7 +36,7 @@ def describe() -> dict[str, object]:
 
 
 def _cpu() -> dict[str, str]:
-    """What /proc/cpuinfo says of the first processor."""
+    """Return the fields of the first processor in /proc/cpuinfo."""
     first = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").split("\n\n")[0]
     pairs = (line.partition(":") for line in first.splitlines())
     return {name.strip(): value.strip() for name, _, value in pairs}

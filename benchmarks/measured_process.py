@@ -1,4 +1,4 @@
-"""Who is measured, and the process in which that happens, as the comparing process sees them."""
+"""A process that is measured, seen from the process that compares."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterable
 from contextlib import suppress
@@ -16,120 +15,110 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from .memory import Memory, PeakWatch
+from .memory import Memory, PeakSampler
 from .worker import LOAD
 
 ROOT = Path(__file__).parent.parent
-PATIENCE = 30.0  # seconds a process has to end by itself
+EXIT_TIMEOUT_S = 30.0  # seconds that a process has to exit after its stdin is closed
 
 
-class ContenderFailed(Exception):
-    """A contender ended, or said that it cannot; the others go on."""
+class ProcessFailed(Exception):
+    """A measured process ended or reported an error; the others are measured nevertheless."""
 
 
 @dataclass(frozen=True)
-class Contender:
-    """Someone to measure: a class that is made in a process of its own."""
+class ProcessSpec:
+    """How to start a measured process: a class that `benchmarks.worker` constructs."""
 
     name: str
     module: str
-    kind: str  # the class in that module
+    class_name: str
     arguments: dict[str, Any]
-    files: tuple[Path, ...] = ()  # what loading reads
-    bundle: Path | None = None  # that can be prepared to open quickly
-    interpreter: str = sys.executable  # that of an environment which has what the class imports
+    files: tuple[Path, ...] = ()  # read while loading
+    bundle: Path | None = None  # the bundle to run `paligemma-onnx prepare` on; None: nothing to prepare
+    profiled: bool = False  # its method `profile` is called after the last round
+    interpreter: str = sys.executable  # of the environment that has what the class imports
 
 
-class Running:
-    """A contender's process. Used as a context, it ends with it."""
+class MeasuredProcess:
+    """A running process of a `ProcessSpec`; as a context manager it ends the process on exit."""
 
-    def __init__(
-        self, contender: Contender, log: Path, *, watched: bool = False, limit_s: float | None = None
-    ) -> None:
-        """Start, and wait until it has loaded.
+    def __init__(self, spec: ProcessSpec, log: Path, *, sample_memory: bool = False) -> None:
+        """Start the process and wait until it has loaded.
 
         Args:
-            contender: who.
-            log: takes what the process writes on stderr.
-            watched: look at its memory all the time, which slows it a little.
-            limit_s: seconds after which it is ended, whatever it does; None: never.
+            spec: what to run.
+            log: receives the process's stderr.
+            sample_memory: sample its memory all the time, which slows it down slightly.
 
         Raises:
-            ContenderFailed: it does not load.
+            ProcessFailed: it does not load.
         """
-        self.contender = contender
+        self.spec = spec
         started = time.perf_counter()
-        arguments = [contender.module, contender.kind, json.dumps(contender.arguments)]
+        arguments = [spec.module, spec.class_name, json.dumps(spec.arguments)]
         with log.open("ab") as errors:
             self._process = subprocess.Popen(
-                [contender.interpreter, "-m", "benchmarks.worker", *arguments],
+                [spec.interpreter, "-m", "benchmarks.worker", *arguments],
                 cwd=ROOT,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=errors,
             )
-        self._watch = PeakWatch(self._process.pid)
-        if watched:
-            self._watch.start()
-        self._too_late: str | None = None
-        self._timer: threading.Timer | None = None
-        if limit_s is not None:
-            self._timer = threading.Timer(limit_s, self._expire, [f"it took longer than {limit_s:.0f} s"])
-            self._timer.daemon = True
-            self._timer.start()
+        self._sampler = PeakSampler(self.pid)
+        if sample_memory:
+            self._sampler.start()
         try:
             self.call(LOAD)
         except BaseException:
             self.stop()
             raise
-        self.start_s = time.perf_counter() - started  # from nothing until it can be asked
+        self.start_s = time.perf_counter() - started  # from starting the process until it has loaded
+
+    @property
+    def pid(self) -> int:
+        """Process id."""
+        return self._process.pid
 
     def call(self, method: str, **options: Any) -> Any:
-        """What a method of the contender gives.
+        """Call a method of the object in the process and return its result, a JSON value.
 
         Raises:
-            ContenderFailed: it raised, or its process ended.
+            ProcessFailed: the method raised, or the process ended.
         """
         process = self._process
         assert process.stdin is not None
         assert process.stdout is not None
-        reply = b""
+        line = b""
         with suppress(BrokenPipeError):
             process.stdin.write(json.dumps([method, options]).encode() + b"\n")
             process.stdin.flush()
-            reply = process.stdout.readline()
-        if not reply:
-            ended = how_it_ended(process.wait())
-            raise ContenderFailed(self._too_late or ended)
-        answer = json.loads(reply)
-        if "error" in answer:
-            raise ContenderFailed(answer["error"])
-        return answer.get("answer")
+            line = process.stdout.readline()
+        if not line:
+            raise ProcessFailed(describe_exit(process.wait()))
+        reply = json.loads(line)
+        if "error" in reply:
+            raise ProcessFailed(reply["error"])
+        return reply.get("answer")
 
-    def peak(self) -> Memory:
-        """The most memory it has had so far, if it was watched."""
-        return self._watch.look()
+    def peak_memory(self) -> Memory:
+        """Return the peak of its memory so far, if it is sampled."""
+        return self._sampler.sample()
 
     def stop(self) -> None:
-        """End the process, by force if it does not want to."""
-        if self._timer is not None:
-            self._timer.cancel()
-        self._watch.stop()
+        """End the process: close its stdin, and kill it if it does not exit."""
+        self._sampler.stop()
         with suppress(OSError, subprocess.TimeoutExpired):
             assert self._process.stdin is not None
             self._process.stdin.close()
-            self._process.wait(PATIENCE)
+            self._process.wait(EXIT_TIMEOUT_S)
         self._process.kill()
         self._process.wait()
         if self._process.stdout is not None:
             self._process.stdout.close()
 
-    def _expire(self, why: str) -> None:
-        self._too_late = why
-        self._process.kill()
-
-    def __enter__(self) -> Running:
-        """Use it as a context."""
+    def __enter__(self) -> MeasuredProcess:
+        """Return this process."""
         return self
 
     def __exit__(
@@ -139,17 +128,17 @@ class Running:
         self.stop()
 
 
-def how_it_ended(code: int) -> str:
-    """The end of a process in words."""
+def describe_exit(code: int) -> str:
+    """Return a sentence about how a process ended, from `subprocess`'s return code."""
     if code == -signal.SIGKILL:
         return "its process was killed, as the system does when memory runs out"
     return f"its process ended with {signal.Signals(-code).name if code < 0 else f'code {code}'}"
 
 
-def forget(files: Iterable[Path]) -> None:
-    """Ask the system to drop files from its cache, so that loading reads the disk.
+def drop_from_page_cache(files: Iterable[Path]) -> None:
+    """Ask the kernel to drop files from its page cache, so that loading reads the disk.
 
-    It does so for pages that nobody maps and that are on disk.
+    Only pages that are on disk and that no process maps are dropped (posix_fadvise(2)).
     """
     if not hasattr(os, "posix_fadvise"):
         return

@@ -1,42 +1,38 @@
-"""The figures of one round, by name; the same names whoever is measured.
+"""Names of the figures of one round, the same for every system.
 
-Imports the standard library only: processes of other environments use it, too.
+Imports the standard library only: processes of other environments use it too.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from paligemma_onnx.runtime.diagnostics.benchmark import Cost
-
-# Eight tokens with the tokenizer of vocabulary.py, BOS and newline among them: with 256 image tokens, 264.
+# Eight tokens with the tokenizer of vocabulary.py, BOS and newline included: with 256 image tokens, 264.
 PROMPT = "detect cat"
-Figures = dict[str, float]
+Metrics = dict[str, float]  # by name
+LOAD_S = "load_s"  # seconds to load, in a process that runs already
+COMPILE_S = "compile_s"  # seconds of the first request to a compiled model
+STAGES = ("vision_s", "prefill_s", "time_to_first_token_s")
 
 
-def figures_of(cost: Cost) -> Figures:
-    """What one request says."""
-    size = cost.images
-    found = {
-        f"step_s_{size}": cost.token_s,
-        f"tokens_per_minute_{size}": cost.tokens_per_minute,
-        f"images_per_minute_{size}": cost.images_per_minute,
-    }
-    if size == 1:
-        found |= {
-            "vision_s": cost.vision_s,
-            "prefill_s": cost.prefill_s,
-            "time_to_first_token_s": cost.time_to_first_token_s,
-        }
-    return found
+def stage_at_batch(stage: str, images: int) -> str:
+    """Return the name of a stage's seconds in a request of that many images."""
+    return stage if images == 1 else f"{stage}_batch_{images}"
+
+
+def step_at_batch(images: int) -> str:
+    """Return the name of the seconds of a decode step of that many sequences."""
+    return f"step_s_{images}"
 
 
 def step_at_past(slots: int) -> str:
-    """Name of the seconds of a decode step behind so many slots of cache."""
+    """Return the name of the seconds of a decode step with that many cached tokens."""
     return f"step_s_past_{slots}"
 
 
 def prefill_of(tokens: int) -> str:
-    """Name of the seconds of a prefill of so many tokens, where lengths are told apart."""
+    """Return the name of the seconds of a prefill of that many tokens."""
     return f"prefill_s_{tokens}"
+
+
+def device_memory(images: int | None) -> str:
+    """Return the name of the bytes of GPU memory in use after loading (None) or after a request."""
+    return "device_bytes_loaded" if images is None else f"device_bytes_{images}"

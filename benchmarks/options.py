@@ -1,87 +1,113 @@
-"""The options that every benchmark command has, and the frame of the JSON that each writes."""
+"""Options that every benchmark command has, and the JSON file that each writes."""
 
 from __future__ import annotations
 
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
 import click
 
+from paligemma_onnx.runtime.atomic_file import write_atomically
 from paligemma_onnx.runtime.engine.devices import MAX_THREADS, available_threads
 
 from . import machine
 from .memory import available_memory
-from .sizes import FAMILIES, SIZES
+from .sizes import FAMILIES, SIDES, SIZES
 
-_SHARE = 0.8  # of the memory that is free, for the processes that are kept between rounds
+MEMORY_SHARE = 0.8  # of the available memory, for processes that are kept between rounds
 GB = 10**9  # bytes
 
 Command = Callable[..., Any]
 
 
-def listed(
+def parse_names(
     known: Sequence[str], _context: click.Context, _option: click.Parameter, text: str | None
-) -> tuple[str, ...]:
-    """Names between commas; all that are known if nothing is said, none if nothing is named."""
-    names = tuple(known) if text is None else tuple(name.strip() for name in text.split(",") if name.strip())
+) -> tuple[str, ...] | None:
+    """Parse comma-separated names; an omitted option stays None, an empty text is an empty tuple."""
+    if text is None:
+        return None
+    names = tuple(name.strip() for name in text.split(",") if name.strip())
     for name in names:
         if name not in known:
             raise click.BadParameter(f"{name!r} is not one of {', '.join(known)}")
     return names
 
 
+def parse_numbers(_context: click.Context, _option: click.Parameter, text: str) -> tuple[int, ...]:
+    """Parse comma-separated numbers of at least 1, without repeats."""
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    if not all(part.isdecimal() and int(part) > 0 for part in parts):
+        raise click.BadParameter(f"{text!r} is not a list of numbers such as 1,4")
+    return tuple(dict.fromkeys(map(int, parts)))
+
+
 def _threads(_context: click.Context, _option: click.Parameter, threads: int | None) -> int:
     return threads or available_threads()
 
 
-def _room(_context: click.Context, _option: click.Parameter, memory: int | None) -> int:
-    """Bytes."""
-    return int(available_memory() * _SHARE) if memory is None else memory * GB
+def _memory(_context: click.Context, _option: click.Parameter, gigabytes: int | None) -> int:
+    """Return bytes."""
+    return int(available_memory() * MEMORY_SHARE) if gigabytes is None else gigabytes * GB
 
 
-_OPTIONS = (
+_COMMON = (
     click.option(
-        "--work", type=click.Path(path_type=Path), required=True, help="For all that is made, and logs."
+        "--work",
+        type=click.Path(path_type=Path),
+        required=True,
+        help="Folder for checkpoints, bundles and logs; the next run reuses them.",
     ),
-    click.option("--family", type=click.Choice(FAMILIES), default="paligemma", help="Which PaliGemma."),
-    click.option("--size", type=click.Choice(SIZES), default="3b", help="`tiny` tries the harness."),
-    click.option("--rounds", type=click.IntRange(1), default=5, help="Medians of so many are reported."),
+    click.option("--family", type=click.Choice(FAMILIES), default="paligemma", help="Model family."),
+    click.option("--size", type=click.Choice(SIZES), default="3b", help="`tiny` only tries the harness."),
+    click.option("--rounds", type=click.IntRange(1), default=5, help="Rounds; medians are reported."),
+    click.option(
+        "--json", "json_file", type=click.Path(path_type=Path), help="Write all figures to this file."
+    ),
+)
+_PROCESSES = (
     click.option(
         "--threads",
         type=click.IntRange(1, MAX_THREADS),
         callback=_threads,
-        help="[default: all processors]",
+        help="CPU threads.  [default: all processors]",
     ),
     click.option(
         "--memory",
-        "room",
+        "memory_bytes",
         type=click.IntRange(1),
-        callback=_room,
-        help="GB for processes kept between rounds.  [default: 80 % of what is free]",
+        callback=_memory,
+        help="GB for processes kept between rounds.  [default: 80 % of the available memory]",
     ),
-    click.option("--export-again", is_flag=True, help="Do not take bundles of an earlier run."),
-    click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write all figures here."),
+    click.option("--export-again", is_flag=True, help="Do not reuse bundles of an earlier run."),
+)
+SIDE = click.option(
+    "--side", type=click.Choice([*map(str, SIDES)]), default="224", help="Side of the images in pixels."
 )
 
 
-def benchmark(command: Command) -> click.Command:
-    """Make a command of a function, with these options in front of its own."""
-    for option in reversed(_OPTIONS):
-        command = option(command)
-    return click.command(context_settings={"show_default": True, "max_content_width": 110})(command)
+def benchmark(function: Command) -> click.Command:
+    """Turn a function into a command with the options of every benchmark and of its measured processes."""
+    return common_options(reduce(lambda command, option: option(command), reversed(_PROCESSES), function))
+
+
+def common_options(function: Command) -> click.Command:
+    """Turn a function into a command with the options of every benchmark."""
+    function = reduce(lambda command, option: option(command), reversed(_COMMON), function)
+    return click.command(context_settings={"show_default": True, "max_content_width": 110})(function)
 
 
 def write_json(file: Path, plan: Mapping[str, Any], started: float, figures: Mapping[str, Any]) -> None:
-    """All that is known so far; a run that is killed leaves its finished rounds.
+    """Write all figures so far; a run that is killed leaves the rounds it has finished.
 
     Args:
-        file: is written over.
-        plan: what is measured.
-        started: by `time.perf_counter`.
-        figures: what was found.
+        file: is overwritten.
+        plan: options of the run.
+        started: when it started, by `time.perf_counter`.
+        figures: further keys of the document.
     """
     document = {
         "machine": machine.describe(),
@@ -89,4 +115,5 @@ def write_json(file: Path, plan: Mapping[str, Any], started: float, figures: Map
         "seconds": round(time.perf_counter() - started, 1),
         **figures,
     }
-    file.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    with write_atomically(file) as out:
+        out.write(json.dumps(document, indent=2).encode() + b"\n")

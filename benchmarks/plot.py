@@ -1,4 +1,7 @@
-"""The figures as a picture, for those who have matplotlib."""
+"""Draw the figures of a run of `benchmarks.real_size`; needs matplotlib (`pip install '.[plot]'`).
+
+python -m benchmarks.plot FIGURES.json IMAGE.png
+"""
 
 from __future__ import annotations
 
@@ -6,41 +9,57 @@ import importlib.util
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from .metrics import step_at_past
-from .report import Bounds
+import click
+
+from .metrics import step_at_batch, step_at_past
+from .report import Bounds, read_figures
 from .results import Result
 
-ADVICE = "--plot needs matplotlib: run `pip install '.[plot]'` in the clone"
-BARS = {"first token, s": "time_to_first_token_s", "s a token": "step_s_1"}
+ADVICE = "matplotlib is not installed: run `pip install '.[plot]'` in the clone"
+BARS = {"time to first token, s": "time_to_first_token_s", "s/token at batch 1": step_at_batch(1)}
 
 
 def is_installed() -> bool:
-    """Whether a plot can be drawn."""
+    """Return whether matplotlib is installed."""
     return importlib.util.find_spec("matplotlib") is not None
 
 
 def draw(file: Path, results: Mapping[str, Result], pasts: Sequence[int], limit: Bounds | None) -> None:
-    """Three panels: first token, a token with its floor, a step by the length of the cache."""
+    """Draw time to the first token, time per token with its lower bound, and time by cache length."""
     from matplotlib.figure import Figure  # noqa: PLC0415  optional
 
     figure = Figure(figsize=(13, 4), layout="constrained")
-    *bars, line = figure.subplots(1, 3)
-    shown = [result for result in results.values() if result.rounds]
-    names = [result.name for result in shown]
-    for axes, (title, key) in zip(bars, BARS.items(), strict=True):
-        axes.barh(names, [result.typical(key) or 0.0 for result in shown], color="tab:blue")
+    *bars, lines = figure.subplots(1, 3)
+    measured = [result for result in results.values() if result.rounds]
+    names = [result.name for result in measured]
+    for axes, (title, metric) in zip(bars, BARS.items(), strict=True):
+        axes.barh(names, [result.median(metric) or 0.0 for result in measured], color="tab:blue")
         axes.set_title(title)
         axes.invert_yaxis()
     if limit is not None:
-        floors = [limit.decode_s(result) or 0.0 for result in shown]
-        bars[1].barh(names, floors, color="tab:orange", height=0.3, label="reading the weights once")
+        bound = [limit.decode_s(result) or 0.0 for result in measured]
+        bars[1].barh(names, bound, color="tab:orange", height=0.3, label="reading the weights once")
         bars[1].legend()
-    for result in shown:
-        found = [(slots, result.typical(step_at_past(slots))) for slots in pasts]
-        known = [(slots, seconds) for slots, seconds in found if seconds is not None]
+    for result in measured:
+        points = [(past, result.median(step_at_past(past))) for past in pasts]
+        known = [(past, seconds) for past, seconds in points if seconds is not None]
         if known:
-            line.plot(*zip(*known, strict=True), marker="o", label=result.name)
-            line.legend()
-    line.set_title("s a step, by slots of cache")
-    line.set_ylim(bottom=0)
+            lines.plot(*zip(*known, strict=True), marker="o", label=result.name)
+            lines.legend()
+    lines.set_title("s/token by cached tokens")
+    lines.set_ylim(bottom=0)
     figure.savefig(file, dpi=150)
+
+
+@click.command()
+@click.argument("figures", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.argument("image", type=click.Path(path_type=Path))
+def main(figures: Path, image: Path) -> None:
+    """Draw IMAGE from FIGURES, a JSON file of `benchmarks.real_size`."""
+    if not is_installed():
+        raise click.UsageError(ADVICE)
+    draw(image, *read_figures(figures))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,4 +1,4 @@
-"""A Ray cluster of this machine alone, as `ray start --head` makes it, and the end of one of its workers."""
+"""A Ray cluster on this machine, started as `ray start --head` does, and a way to kill one of its workers."""
 
 from __future__ import annotations
 
@@ -14,16 +14,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-LONGEST = 60.0  # seconds until a cluster answers
+import psutil
+
+START_TIMEOUT_S = 60.0  # seconds until the cluster listens
 
 
 @contextmanager
-def cluster(processors: int) -> Iterator[tuple[str, int]]:
-    """Its address and its process, which takes all others with it when the context ends."""
+def ray_cluster(processors: int) -> Iterator[tuple[str, int]]:
+    """Start a cluster, yield its address and the id of its head process, and kill it at the end."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port: int = free.getsockname()[1]
-    folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # sockets lie below, whose paths must be short
+    folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # of sockets, whose paths must be short
     options = (
         *("--node-ip-address=127.0.0.1", f"--port={port}", f"--num-cpus={processors}"),
         *(f"--temp-dir={folder}", "--include-dashboard=false", "--disable-usage-stats"),
@@ -36,24 +38,24 @@ def cluster(processors: int) -> Iterator[tuple[str, int]]:
         stderr=subprocess.DEVNULL,
     )
     try:
-        until = time.monotonic() + LONGEST
+        deadline = time.monotonic() + START_TIMEOUT_S
         while not _listens(port):
-            if process.poll() is not None or time.monotonic() > until:
+            if process.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError("the Ray cluster does not start")
             time.sleep(0.05)
         yield f"127.0.0.1:{port}", process.pid
     finally:
-        below = descendants(process.pid)
-        process.kill()  # asked to end, it takes half a minute
+        children = descendants(process.pid)
+        process.kill()  # SIGTERM takes half a minute
         process.wait()
-        for one in below:
+        for child in children:
             with suppress(ProcessLookupError):
-                os.kill(one, signal.SIGKILL)
+                os.kill(child, signal.SIGKILL)
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def kill_a_writer(head: int, output: Path) -> bool:
-    """End a process that is amid a part of an output, at once; whether there was one."""
+    """Kill a process that is writing a part of an output; return whether there was one."""
     for process in descendants(head):
         with suppress(OSError):  # it has ended
             held = [descriptor.readlink() for descriptor in Path(f"/proc/{process}/fd").iterdir()]
@@ -65,14 +67,13 @@ def kill_a_writer(head: int, output: Path) -> bool:
 
 
 def descendants(process: int) -> list[int]:
-    """Processes that a process started, and those that these did; of Linux."""
-    found = []
-    for tasks in Path(f"/proc/{process}/task").glob("*/children"):
-        for child in map(int, tasks.read_text().split()):
-            found += [child, *descendants(child)]
-    return found
+    """Return the ids of a process's children and of their descendants."""
+    try:
+        return [child.pid for child in psutil.Process(process).children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return []
 
 
 def _listens(port: int) -> bool:
-    with socket.socket() as there:
-        return there.connect_ex(("127.0.0.1", port)) == 0
+    with socket.socket() as client:
+        return client.connect_ex(("127.0.0.1", port)) == 0

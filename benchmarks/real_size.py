@@ -1,4 +1,4 @@
-"""Measures a model of full size with random weights, as bundles and in transformers.
+"""Measure a model of full size with random weights, as bundles and in torch.
 
 python -m benchmarks.real_size --work DIR --json figures.json
 """
@@ -7,160 +7,212 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import click
 
+from paligemma_onnx.export.precisions import PRECISIONS
+from paligemma_onnx.runtime.cli.parameters import DeviceType
 from paligemma_onnx.runtime.console import echo_stderr
 from paligemma_onnx.runtime.engine.prepared_graphs import CACHE
 from paligemma_onnx.runtime.text.tokenizer import PromptTokenizer
 
 from . import plot
 from .checkpoint import make_checkpoint
-from .exports import known_precisions
+from .exports import precisions_for
 from .lower_bounds import prefill_operations
-from .measured_process import Contender, ContenderFailed
+from .measured_process import MeasuredProcess, ProcessFailed, ProcessSpec
 from .metrics import PROMPT
-from .options import benchmark, listed, write_json
-from .report import Bounds, bounds, rows, table
+from .options import SIDE, benchmark, parse_names, parse_numbers, write_json
+from .report import Bounds, baseline_of, bounds, rows, table
 from .results import Result
-from .rounds import first_starts, prepared_start, run_rounds
-from .sizes import SIDES, Family, Size, subject
-from .systems import BYTES, Plan, bundles, references
+from .rounds import kept_processes, measure_prepared_start, measure_starts, run_rounds
+from .sizes import Family, Size, benchmark_model
+from .systems import REFERENCES, RealSizePlan, bundles, references
 
 LIMITS = "limits"
-BUFFER = 1 << 30  # bytes that are read to see how fast: more than any cache of a processor holds
-TRIAL_BUFFER = 1 << 26  # of a miniature, whose figures mean nothing
-PASTS = (264, 1024, 4096)  # slots of cache: about what one picture of 224, of 448 and of 896 pixels takes
+# Bytes that are read to measure bandwidth: more than a processor's caches hold. For a miniature, whose
+# figures mean nothing, fewer.
+BUFFER, GPU_BUFFER, TINY_BUFFER = 1 << 30, 4 << 30, 1 << 26
+PASTS = (264, 1024, 4096)  # cached tokens: about what an image of 224, of 448 and of 896 pixels takes
+# GPU memory of a process without its weights: CUDA context, kernels, a batch's cache and activations.
+GPU_OVERHEAD = 3 * 10**9
 
-Store = Callable[[Mapping[str, Result], Result, Bounds | None], object]
+Store = Callable[[Mapping[str, Result], Result, Bounds | None, Mapping[str, Any]], object]
 
 
-def measure(work: Path, plan: Plan, store: Store) -> None:
-    """Do all of it.
+def measure(work: Path, plan: RealSizePlan, store: Store) -> None:
+    """Measure every system of the plan.
 
     Args:
-        work: holds checkpoint, bundles and logs.
+        work: folder for checkpoint, bundles and logs.
         plan: what to measure.
-        store: takes the contenders' results, those of the limits, and what follows from these, after each
-            round.
+        store: receives, after each round, the results by name, those of the hardware, the bounds that follow
+            from these, and facts about the GPU.
     """
     logs = work / "logs"
     logs.mkdir(parents=True, exist_ok=True)
-    os.environ[CACHE] = str(work / "prepared")  # of the processes that are started
-    echo_stderr(f"checkpoint {work / plan.subject.name}")
-    checkpoint = make_checkpoint(work, plan.subject, lambda _: None)
-    entrants = [*bundles(checkpoint, plan, logs, echo_stderr), *references(checkpoint, plan)]
-    results = {result.name: result for result, _ in entrants}
-    contenders = [contender for _, contender in entrants if contender is not None]
-    for contender in contenders:
-        echo_stderr(f"starts: {contender.name}")
-        try:
-            log = logs / f"{contender.name}.log"
-            first_starts(contender, results[contender.name], log)
-            if contender.bundle is not None:
-                prepared_start(contender, results[contender.name], log)
-        except ContenderFailed as failed:
-            results[contender.name].failure = str(failed)
-            echo_stderr(f"{contender.name}: {failed}")
+    os.environ[CACHE] = str(work / "prepared")  # inherited by the measured processes
+    checkpoint = make_checkpoint(work, plan.subject, device=plan.device)
+    systems = [*bundles(checkpoint, plan, logs, echo_stderr), *references(checkpoint, plan)]
+    results = {system.result.name: system.result for system in systems}
+    specs = [system.process for system in systems if system.process is not None]
+    gpu = _gpu_facts(plan, logs) if plan.is_gpu else {}
+    if plan.is_gpu:  # no separate starts: loading to a GPU takes long
+        needs = {spec.name: sum(file.stat().st_size for file in spec.files) + GPU_OVERHEAD for spec in specs}
+        kept = kept_processes(needs, gpu["free_bytes"])
+    else:
+        _measure_all_starts(specs, results, logs)
+        peaks = {
+            name: result.peak.proportional for name, result in results.items() if result.peak is not None
+        }
+        kept = kept_processes(peaks, plan.memory_bytes)
 
     limits = Result(LIMITS)
-    asked = {"threads": plan.threads, "buffer": TRIAL_BUFFER if plan.subject.is_tiny else BUFFER}
+    buffer = TINY_BUFFER if plan.subject.is_tiny else GPU_BUFFER if plan.is_gpu else BUFFER
+    arguments = {"threads": plan.threads, "buffer": buffer, "device": plan.device}
     prompt = PromptTokenizer.load(checkpoint / "tokenizer.json").encode(PROMPT, plan.subject.pieces)
     config = plan.subject.config
     operations = prefill_operations(config, config.vision_config.num_patches + len(prompt))
     run_rounds(
-        [*contenders, Contender(LIMITS, "benchmarks.hardware_limits", "Limits", asked)],
+        [*specs, ProcessSpec(LIMITS, "benchmarks.hardware_limits", "HardwareLimits", arguments)],
         results | {LIMITS: limits},
         rounds=plan.rounds,
         batches=plan.batches,
         pasts=plan.pasts,
-        room=plan.room,
+        kept=kept,
+        warm_up=plan.batches if plan.is_gpu else (1,),
         logs=logs,
-        say=echo_stderr,
-        finished=lambda: store(results, limits, bounds(limits, operations)),
+        log=echo_stderr,
+        after_round=lambda: store(results, limits, bounds(limits, operations), gpu),
     )
 
 
-def _numbers(_context: click.Context, _option: click.Parameter, text: str) -> tuple[int, ...]:
-    """Numbers between commas, 1 upwards."""
-    parts = [part.strip() for part in text.split(",") if part.strip()]
-    if not all(part.isdecimal() and int(part) > 0 for part in parts):
-        raise click.BadParameter(f"{text!r} is not a list of numbers such as 1,4")
-    return tuple(dict.fromkeys(map(int, parts)))
+def _gpu_facts(plan: RealSizePlan, logs: Path) -> dict[str, Any]:
+    """Return facts about the GPU from a process whose CUDA context ends with it."""
+    spec = ProcessSpec("device", "benchmarks.cuda.device", "Device", {"device": plan.device})
+    with MeasuredProcess(spec, logs / "device.log") as process:
+        return cast(dict[str, Any], process.call("facts"))
+
+
+def _measure_all_starts(specs: Sequence[ProcessSpec], results: Mapping[str, Result], logs: Path) -> None:
+    for spec in specs:
+        result, log = results[spec.name], logs / f"{spec.name}.log"
+        echo_stderr(f"starts: {spec.name}")
+        try:
+            measure_starts(spec, result, log)
+            if spec.bundle is not None:
+                measure_prepared_start(spec, result, log)
+        except ProcessFailed as failed:
+            result.failure = str(failed)
+            echo_stderr(f"{spec.name}: {failed}")
 
 
 @benchmark
-@click.option("--side", type=click.Choice([str(side) for side in SIDES]), default="224", help="Pixels.")
+@click.option("--device", type=DeviceType(), default="cpu", help="cpu, cuda or cuda:N.")
+@SIDE
 @click.option(
-    "--precisions", callback=partial(listed, known_precisions()), help="Of bundles.  [default: all]"
+    "--precisions",
+    callback=partial(parse_names, tuple(PRECISIONS)),
+    help="Precisions of the bundles.  [default: those that run on the device]",
 )
 @click.option(
-    "--reference", default="bf16,fp32", callback=partial(listed, tuple(BYTES)), help="transformers."
+    "--reference",
+    callback=partial(parse_names, REFERENCES),
+    help="The model in transformers, by dtype; bf16-compiled on a GPU.  [default: bf16,fp32; on a GPU bf16]",
 )
-@click.option("--batches", default="1,4,8", callback=_numbers, help="Pictures of a request.")
+@click.option("--batches", default="1,4,8", callback=parse_numbers, help="Numbers of images per request.")
 @click.option(
-    "--pasts", default=",".join(map(str, PASTS)), callback=_numbers, help="Slots of cache to step behind."
+    "--pasts",
+    default=",".join(map(str, PASTS)),
+    callback=parse_numbers,
+    help="Cache lengths, in tokens, with which decode steps are timed.",
 )
-@click.option("--tokens", type=click.IntRange(2, 1000), default=20, help="Of each answer.")
-@click.option("--plot", "plot_file", type=click.Path(path_type=Path), help="Draw the main ones here.")
+@click.option("--tokens", type=click.IntRange(2, 1000), default=20, help="Tokens of each answer.")
+@click.option(
+    "--plot", "plot_file", type=click.Path(path_type=Path), help="Draw the main figures here (PNG)."
+)
+@click.option("--export-only", is_flag=True, help="Make checkpoint and bundles, and measure nothing.")
 def main(
     work: Path,
+    device: str,
     family: str,
     side: str,
     size: str,
-    precisions: tuple[str, ...],
-    reference: tuple[str, ...],
+    precisions: tuple[str, ...] | None,
+    reference: tuple[str, ...] | None,
     batches: tuple[int, ...],
     pasts: tuple[int, ...],
     rounds: int,
     tokens: int,
     threads: int,
-    room: int,
+    memory_bytes: int,
     export_again: bool,
+    export_only: bool,
     json_file: Path | None,
     plot_file: Path | None,
 ) -> None:
-    """Export a random model, run it beside transformers, and hold both against what the machine can do.
+    """Export a random model, time it next to transformers, and compare both with the limits of the hardware.
 
-    Linux only. A model of 3B needs 6 GB of disk, each bundle up to 12 more. Everything in the work folder is
-    used again by the next run.
+    Linux only. A 3B model needs 6 GB of disk, each bundle up to 12 GB more. The next run reuses what is in
+    the work folder.
     """
     if plot_file is not None and not plot.is_installed():
         raise click.UsageError(plot.ADVICE)
-    plan = Plan(
-        subject=subject(cast(Family, family), cast(Size, size), int(side)),
-        precisions=precisions,
-        references=reference,
+    if device == "auto":
+        raise click.UsageError("--device is cpu, cuda or cuda:N")
+    default_references = ("bf16", "fp32") if device == "cpu" else ("bf16",)
+    plan = RealSizePlan(
+        subject=benchmark_model(cast(Family, family), cast(Size, size), int(side)),
+        device=device,
+        precisions=precisions_for(device) if precisions is None else precisions,
+        references=default_references if reference is None else reference,
         batches=tuple(dict.fromkeys((1, *batches))),
         pasts=pasts,
         rounds=rounds,
         tokens=tokens,
         threads=threads,
-        room=room,
+        memory_bytes=memory_bytes,
         export_again=export_again,
     )
+    work = work.resolve()
+    if export_only:
+        export(work, plan)
+        return
     started, text = time.perf_counter(), ""
 
-    def store(results: Mapping[str, Result], limits: Result, limit: Bounds | None) -> None:
+    def store(
+        results: Mapping[str, Result], limits: Result, limit: Bounds | None, gpu: Mapping[str, Any]
+    ) -> None:
         nonlocal text
-        text = table(results, rows(plan.batches, plan.pasts, limit), limit)
+        text = table(results, rows(plan.batches, plan.pasts, limit), limit, baseline_of(results))
         if json_file is not None:
             figures = {
+                "device": gpu,
                 "limits": limits.as_json(),
                 "bounds": None if limit is None else asdict(limit) | {"prefill_s": limit.prefill_s()},
                 "contenders": {name: result.as_json() for name, result in results.items()},
             }
-            write_json(json_file, asdict(plan) | {"subject": plan.subject.name}, started, figures)
+            write_json(json_file, plan.as_json(), started, figures)
         if plot_file is not None:
             plot.draw(plot_file, results, plan.pasts, limit)
 
-    measure(work.resolve(), plan, store)
+    measure(work, plan, store)
     click.echo(text)
+
+
+def export(work: Path, plan: RealSizePlan) -> None:
+    """Make the checkpoint and the bundles; raises click.ClickException if an export fails."""
+    logs = work / "logs"
+    logs.mkdir(parents=True, exist_ok=True)
+    checkpoint = make_checkpoint(work, plan.subject, device=plan.device)
+    for system in bundles(checkpoint, plan, logs, echo_stderr):
+        if system.result.failure is not None:
+            raise click.ClickException(f"{system.result.name}: {system.result.failure}")
 
 
 if __name__ == "__main__":

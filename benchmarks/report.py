@@ -1,176 +1,224 @@
-"""The table: a row a figure, a column a contender, and how many times as good as one of them."""
+"""Table of results: a row per figure, a column per system, and ratios to a baseline."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
+from dacite import from_dict
+
 from .exports import Export
-from .lower_bounds import decode_floor_s, prefill_floor_s
-from .metrics import step_at_past
+from .lower_bounds import decode_bound_s, prefill_bound_s
+from .metrics import COMPILE_S, LOAD_S, device_memory, stage_at_batch, step_at_batch, step_at_past
 from .results import Prepared, Result
 
 Better = Literal["less", "more"]
 Value = Callable[[Result], float | None]
 GB = 1e9  # bytes
-BASELINE = "transformers bf16"
+BASELINES = ("transformers bf16", "torch bf16")  # the first that was measured is compared with
 
 
 @dataclass(frozen=True)
 class Row:
-    """One figure of all contenders."""
+    """One figure of all systems."""
 
     label: str
     value: Value
-    shown: str  # format of the value
-    better: Better | None = None  # None: not compared
+    format: str  # of the value
+    better: Better | None = None  # None: no ratio
 
 
 @dataclass(frozen=True)
 class Bounds:
-    """What the machine does at best, and what is asked of it."""
+    """Rates that the hardware reaches at best, and the operations of a prefill."""
 
     read_bytes_per_s: float
     operations_per_s: float
     prefill_operations: int
 
     def decode_s(self, result: Result) -> float | None:
-        """Seconds in which the machine reads the weights of a decode step once."""
+        """Return the seconds in which the weights of a decode step are read once."""
         size = result.decoder_bytes
-        return None if size is None else decode_floor_s(size, self.read_bytes_per_s)
+        return None if size is None else decode_bound_s(size, self.read_bytes_per_s)
 
     def prefill_s(self) -> float:
-        """Seconds in which the machine multiplies the matrices of a prefill."""
-        return prefill_floor_s(self.prefill_operations, self.operations_per_s)
+        """Return the seconds in which the matrix products of a prefill are computed."""
+        return prefill_bound_s(self.prefill_operations, self.operations_per_s)
 
 
 def bounds(limits: Result, operations: int) -> Bounds | None:
-    """From the measured limits; None where they were not measured. The faster kind of product counts.
+    """Return bounds from the measured limits; None if these were not measured.
 
-    A limit is what the machine does at best, so of the rounds the fastest counts.
+    They state what the hardware reaches at best, so the fastest round counts, and the faster dtype of
+    products.
     """
-    read = limits.most("read_bytes_per_s")
-    products = [limits.most(f"{kind}_operations_per_s") for kind in ("bf16", "int8")]
+    read = limits.maximum("read_bytes_per_s")
+    products = [limits.maximum(f"{dtype}_operations_per_s") for dtype in ("bf16", "int8")]
     known = [rate for rate in products if rate is not None]
     return Bounds(read, max(known), operations) if read is not None and known else None
 
 
+def baseline_of(results: Mapping[str, Result]) -> str:
+    """Return the name of the system that the others are compared with; empty if none was measured."""
+    return next((name for name in BASELINES if name in results), "")
+
+
+def read_figures(file: Path) -> tuple[dict[str, Result], tuple[int, ...], Bounds | None]:
+    """Return what `benchmarks.real_size` wrote to a JSON file; nothing if there is no file.
+
+    Returns:
+        Results by name, cache lengths of the decode steps, and bounds.
+    """
+    if not file.exists():
+        return {}, (), None
+    document = json.loads(file.read_text(encoding="utf-8"))
+    results = {name: Result.from_json(system) for name, system in document["contenders"].items()}
+    limit = None if document["bounds"] is None else from_dict(Bounds, document["bounds"])
+    return results, tuple(document["plan"]["pasts"]), limit
+
+
 def ratio(value: float | None, baseline: float | None, better: Better) -> float | None:
-    """How many times as good as the baseline: over 1 is better, whichever way that lies."""
+    """Return how many times as good as the baseline a value is; over 1 is better."""
     if value is None or baseline is None or value <= 0 or baseline <= 0:
         return None
     return baseline / value if better == "less" else value / baseline
 
 
-def typical(name: str) -> Value:
-    """A figure's median."""
-    return lambda result: result.typical(name)
+def median_of(name: str, scale: float = 1.0) -> Value:
+    """Return a function to the median of a figure, times `scale`."""
+
+    def value(result: Result) -> float | None:
+        median = result.median(name)
+        return None if median is None else median * scale
+
+    return value
 
 
-def made(value: Callable[[Export], float]) -> Value:
-    """Something that the export cost."""
+def export_cost(value: Callable[[Export], float]) -> Value:
+    """Return a function to a figure of the export."""
     return lambda result: None if result.export is None else value(result.export)
 
 
-def peak(kind: str) -> Value:
-    """The most memory of a kind, GB."""
+def peak_gb(kind: str) -> Value:
+    """Return a function to the peak of a kind of memory, in GB."""
     return lambda result: None if result.peak is None else getattr(result.peak, kind) / GB
 
 
-def start(which: int) -> Value:
-    """Seconds of the first or second start."""
-    return lambda result: result.starts[which] if len(result.starts) > which else None
+def start_s(index: int) -> Value:
+    """Return a function to the seconds of the first (0) or second (1) start."""
+    return lambda result: result.starts[index] if len(result.starts) > index else None
 
 
 def prepared(value: Callable[[Prepared], float]) -> Value:
-    """Something about a prepared bundle."""
+    """Return a function to a figure of the prepared bundle."""
     return lambda result: None if result.prepared is None else value(result.prepared)
 
 
 def rows(batches: Sequence[int], pasts: Sequence[int], limit: Bounds | None) -> list[Row]:
-    """Every figure that is reported."""
-    found = [
-        Row("bundle, GB", made(lambda export: export.bytes / GB), ".2f"),
-        Row("export, s", made(lambda export: export.seconds), ".0f"),
-        Row("export, anonymous GB", made(lambda export: export.peak.anonymous / GB), ".2f"),
+    """Return every row that a report can have."""
+    table_rows = [
+        Row("bundle, GB", export_cost(lambda cost: cost.bytes / GB), ".2f"),
+        Row("export, s", export_cost(lambda cost: cost.seconds), ".0f"),
+        Row("export, anonymous memory, GB", export_cost(lambda cost: cost.peak.anonymous / GB), ".2f"),
         *process_rows(),
-        Row("prepared: start, s", prepared(lambda made: made.start_s), ".2f"),
-        Row("prepared: memory, anonymous, GB", prepared(lambda made: made.peak.anonymous / GB), ".2f"),
-        Row("prepared: memory, each page once, GB", prepared(lambda got: got.peak.proportional / GB), ".2f"),
-        Row("prepared: files, GB", prepared(lambda made: made.bytes / GB), ".2f"),
-        Row("prepared: to write them, s", prepared(lambda made: made.seconds), ".0f"),
-        Row("vision, s a picture", typical("vision_s"), ".3f", "less"),
-        Row("prefill, s", typical("prefill_s"), ".3f", "less"),
-        Row("first token, s", typical("time_to_first_token_s"), ".3f", "less"),
-        *(Row(f"step at batch {size}, s", typical(f"step_s_{size}"), ".4f", "less") for size in batches),
-        *(
-            Row(f"{what} a minute at batch {size}", typical(f"{what}_per_minute_{size}"), ".1f", "more")
-            for what in ("tokens", "images")
-            for size in batches
-        ),
-        *(
-            Row(f"step behind {slots} slots, s", typical(step_at_past(slots)), ".4f", "less")
-            for slots in pasts
-        ),
-        Row("driver's own share of a token", typical("own_share"), ".1%"),
+        Row("prepared: start, s", prepared(lambda cost: cost.start_s), ".2f"),
+        Row("prepared: anonymous memory, GB", prepared(lambda cost: cost.peak.anonymous / GB), ".2f"),
+        Row("prepared: memory (PSS), GB", prepared(lambda cost: cost.peak.proportional / GB), ".2f"),
+        Row("prepared: files, GB", prepared(lambda cost: cost.bytes / GB), ".2f"),
+        Row("prepared: writing them, s", prepared(lambda cost: cost.seconds), ".0f"),
+        Row("load, s", median_of(LOAD_S), ".2f", "less"),
+        Row("first request of the compiled model, s", median_of(COMPILE_S), ".0f"),
+        Row("GPU memory, loaded, GB", median_of(device_memory(None), 1 / GB), ".2f", "less"),
     ]
-    if limit is not None:
-        found += [
-            Row("weights a step reads, GB", lambda r: r.decoder_bytes and r.decoder_bytes / GB, ".2f"),
-            Row("step's floor, s", limit.decode_s, ".4f"),
-            Row("step over its floor", lambda r: over(r.typical("step_s_1"), limit.decode_s(r)), ".2f"),
-            Row("prefill over its floor", lambda r: over(r.typical("prefill_s"), limit.prefill_s()), ".2f"),
+    for images in batches:
+        at_batch = "" if images == 1 else f" at batch {images}"
+        for label, stage in (
+            ("vision, s/image", "vision_s"),
+            ("prefill, s", "prefill_s"),
+            ("time to first token, s", "time_to_first_token_s"),
+        ):
+            table_rows.append(
+                Row(f"{label}{at_batch}", median_of(stage_at_batch(stage, images)), ".4f", "less")
+            )
+    for images in batches:
+        table_rows += [
+            Row(f"decode step at batch {images}, s", median_of(step_at_batch(images)), ".4f", "less"),
+            Row(f"tokens/min at batch {images}", median_of(f"tokens_per_minute_{images}"), ".1f", "more"),
+            Row(f"images/min at batch {images}", median_of(f"images_per_minute_{images}"), ".1f", "more"),
+            Row(f"GPU memory at batch {images}, GB", median_of(device_memory(images), 1 / GB), ".2f", "less"),
         ]
-    return found
+    for past in pasts:
+        label = f"decode step with a {past}-token cache, s"
+        table_rows.append(Row(label, median_of(step_at_past(past)), ".4f", "less"))
+    table_rows.append(Row("driver's share of a decode step", median_of("own_share"), ".1%"))
+    return table_rows + ([] if limit is None else list(bound_rows(limit)))
 
 
 def process_rows() -> Iterator[Row]:
-    """Starting a process and its memory."""
-    yield Row("first start, s", start(0), ".2f", "less")
-    yield Row("second start, s", start(1), ".2f", "less")
-    yield Row("memory, each page once, GB", peak("proportional"), ".2f", "less")
-    yield Row("memory, anonymous, GB", peak("anonymous"), ".2f", "less")
-    yield Row("memory, files, GB", peak("file"), ".2f")
-    yield Row("memory, VmHWM, GB", peak("resident"), ".2f", "less")
+    """Yield the rows about starting a process and its memory."""
+    yield Row("first start, s", start_s(0), ".2f", "less")
+    yield Row("second start, s", start_s(1), ".2f", "less")
+    yield Row("memory (PSS), GB", peak_gb("proportional"), ".2f", "less")
+    yield Row("anonymous memory, GB", peak_gb("anonymous"), ".2f", "less")
+    yield Row("mapped files, GB", peak_gb("file"), ".2f")
+    yield Row("resident memory (RSS), GB", peak_gb("resident"), ".2f", "less")
 
 
-def over(value: float | None, floor: float | None) -> float | None:
-    """How many times the floor; None where either is unknown."""
-    return None if value is None or not floor else value / floor
+def bound_rows(limit: Bounds) -> Iterator[Row]:
+    """Yield the rows that compare times with their lower bounds."""
+    yield Row("weights per decode step, GB", lambda r: r.decoder_bytes and r.decoder_bytes / GB, ".2f")
+    yield Row("lower bound of a decode step, s", limit.decode_s, ".4f")
+    yield Row(
+        "decode step / lower bound", lambda r: times(r.median(step_at_batch(1)), limit.decode_s(r)), ".2f"
+    )
+    yield Row("prefill / lower bound", lambda r: times(r.median("prefill_s"), limit.prefill_s()), ".2f")
+
+
+def times(value: float | None, bound: float | None) -> float | None:
+    """Return value / bound; None if either is unknown."""
+    return None if value is None or not bound else value / bound
 
 
 def table(
-    results: Mapping[str, Result], found: Sequence[Row], limit: Bounds | None, against: str = BASELINE
+    results: Mapping[str, Result], table_rows: Sequence[Row], limit: Bounds | None, against: str
 ) -> str:
-    """Markdown. Behind a figure stands how many times as good as that of the one named `against` it is."""
+    """Return the results in Markdown; each figure is followed by its ratio to that of the system `against`.
+
+    Rows that no system has are left out.
+    """
     baseline = results.get(against)
 
     def cell(row: Row, result: Result) -> str:
         value = row.value(result)
         if value is None:
             return "-"
-        times = None
+        relative = None
         if row.better is not None and baseline is not None and result is not baseline:
-            times = ratio(value, row.value(baseline), row.better)
-        return f"{value:{row.shown}}" + ("" if times is None else f" ({times:.2f}x)")
+            relative = ratio(value, row.value(baseline), row.better)
+        return f"{value:{row.format}}" + ("" if relative is None else f" ({relative:.2f}x)")
 
     def lines() -> Iterator[str]:
         yield f"| | {' | '.join(results)} |"
         yield "|---" * (len(results) + 1) + "|"
-        for row in found:
+        for row in table_rows:
             cells = [cell(row, result) for result in results.values()]
             if set(cells) != {"-"}:
                 yield f"| {row.label} | {' | '.join(cells)} |"
         yield ""
         if limit is not None:
             yield (
-                f"Floors: memory is read at {limit.read_bytes_per_s / GB:.1f} GB/s, matrices are multiplied "
-                f"at {limit.operations_per_s / 1e9:.0f} GFLOP/s, a prefill takes {limit.prefill_s():.3f} s."
+                f"Lower bounds: memory is read at {limit.read_bytes_per_s / GB:.1f} GB/s, matrices are "
+                f"multiplied at {limit.operations_per_s / 1e9:.0f} GFLOP/s, "
+                f"a prefill takes {limit.prefill_s():.4f} s."
             )
         if baseline is not None:
-            yield f"In brackets: times as good as {against}; over 1 is faster or smaller."
+            yield f"In brackets: ratio to {against}; over 1 is faster or smaller."
         for result in results.values():
+            if result.tool is not None:
+                yield f"{result.name}: {result.tool}."
             if result.failure is not None:
                 yield f"{result.name} FAILED: {result.failure}"
 

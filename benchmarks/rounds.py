@@ -1,4 +1,4 @@
-"""Who is asked when: all by turns within every round, so that a busy machine is busy for all alike."""
+"""The order of measurements: every system in every round, so that load on the machine affects all alike."""
 
 from __future__ import annotations
 
@@ -10,114 +10,123 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from .exports import COMMAND
-from .measured_process import Contender, ContenderFailed, Running, forget, how_it_ended
+from .measured_process import (
+    MeasuredProcess,
+    ProcessFailed,
+    ProcessSpec,
+    describe_exit,
+    drop_from_page_cache,
+)
 from .results import Prepared, Result
 
-Say = Callable[[str], object]
+Log = Callable[[str], object]  # takes a line of progress
 
 
-def first_starts(contender: Contender, result: Result, log: Path) -> None:
-    """Three fresh processes: one that reads the disk, one that need not, one whose memory is watched.
-
-    Raises:
-        ContenderFailed: it does not load or answer.
-    """
-    forget(contender.files)
-    for _ in ("first", "second"):
-        with Running(contender, log) as running:
-            result.starts.append(running.start_s)
-    with Running(contender, log, watched=True) as running:
-        running.call("once")
-        result.peak = running.peak()
-
-
-def prepared_start(contender: Contender, result: Result, log: Path) -> None:
-    """Prepare a bundle as its users do, start once more, and remove what was written: it is large.
+def measure_starts(spec: ProcessSpec, result: Result, log: Path) -> None:
+    """Start three processes: one reads the disk, one the page cache, and the memory of the third is sampled.
 
     Raises:
-        ContenderFailed: it cannot be prepared, or does not load or answer.
+        ProcessFailed: it does not load or answer.
     """
-    command = [sys.executable, "-c", COMMAND, "prepare", str(contender.bundle)]
+    drop_from_page_cache(spec.files)
+    for _ in ("disk", "page cache"):
+        with MeasuredProcess(spec, log) as process:
+            result.starts.append(process.start_s)
+    with MeasuredProcess(spec, log, sample_memory=True) as process:
+        process.call("warm_up", batches=[1])
+        result.peak = process.peak_memory()
+
+
+def measure_prepared_start(spec: ProcessSpec, result: Result, log: Path) -> None:
+    """Run `paligemma-onnx prepare`, start the bundle again, and remove the prepared files, which are large.
+
+    Raises:
+        ProcessFailed: it cannot be prepared, or does not load or answer.
+    """
+    command = [sys.executable, "-c", COMMAND, "prepare", str(spec.bundle)]
     with log.open("ab") as errors:
-        done = subprocess.run([*command, "--json"], check=False, stdout=subprocess.PIPE, stderr=errors)
-        if done.returncode != 0:
-            raise ContenderFailed(f"prepare: {how_it_ended(done.returncode)}")
-        made = json.loads(done.stdout)
+        ended = subprocess.run([*command, "--json"], check=False, stdout=subprocess.PIPE, stderr=errors)
+        if ended.returncode != 0:
+            raise ProcessFailed(f"prepare: {describe_exit(ended.returncode)}")
+        cost = json.loads(ended.stdout)
         try:
-            with Running(contender, log):
-                pass  # its files are read from the disk, as a bundle's are before a second start
-            with Running(contender, log, watched=True) as running:
-                running.call("once")
-                peak = running.peak()
+            with MeasuredProcess(spec, log):
+                pass  # reads the files from the disk, as the first of `measure_starts` does
+            with MeasuredProcess(spec, log, sample_memory=True) as process:
+                process.call("warm_up", batches=[1])
+                peak = process.peak_memory()
         finally:
             subprocess.run([*command, "--remove"], check=True, stdout=errors, stderr=errors)
-    result.prepared = Prepared(made["seconds"], made["bytes"], running.start_s, peak)
+    result.prepared = Prepared(cost["seconds"], cost["bytes"], process.start_s, peak)
 
 
-def who_stays(needs: Mapping[str, int], room: int) -> frozenset[str]:
-    """Names of the processes that are kept between rounds.
+def kept_processes(memory_bytes: Mapping[str, int], limit: int) -> frozenset[str]:
+    """Return the names of the processes to keep between rounds: the smallest ones.
 
-    The smallest stay, as long as there is room beside them for the largest of those that come and go.
+    Next to them the largest of the others, of which one at a time runs, must fit into memory.
 
     Args:
-        needs: bytes of each.
-        room: bytes for all together.
+        memory_bytes: of each process, by name.
+        limit: bytes for all processes together.
     """
-    by_size = sorted(needs, key=needs.__getitem__)
+    by_size = sorted(memory_bytes, key=memory_bytes.__getitem__)
     for count in range(len(by_size), -1, -1):
         kept, others = by_size[:count], by_size[count:]
-        largest = max((needs[name] for name in others), default=0)
-        if sum(needs[name] for name in kept) + largest <= room:
+        largest = max((memory_bytes[name] for name in others), default=0)
+        if sum(memory_bytes[name] for name in kept) + largest <= limit:
             return frozenset(kept)
     return frozenset()
 
 
 def run_rounds(
-    contenders: Sequence[Contender],
+    specs: Sequence[ProcessSpec],
     results: Mapping[str, Result],
     *,
     rounds: int,
     batches: Sequence[int],
     pasts: Sequence[int],
-    room: int,
+    kept: frozenset[str],
+    warm_up: Sequence[int],
     logs: Path,
-    say: Say,
-    finished: Callable[[], object],
+    log: Log,
+    after_round: Callable[[], object],
 ) -> None:
-    """Ask everyone once a round; who fails is left out from then on.
+    """Measure every system once per round; one that fails is left out from then on.
 
     Args:
-        contenders: those that are asked, in this order.
+        specs: of the processes, in the order in which they are measured.
         results: by name; receive the figures.
-        rounds: how often.
-        batches: pictures of a request, each asked about in every round.
-        pasts: slots of cache behind which steps are timed.
-        room: bytes that kept processes may have together.
-        logs: folder of what they write on stderr.
-        say: told what happens.
-        finished: called after each round.
+        rounds: number of rounds.
+        batches: numbers of images per request, each measured in every round.
+        pasts: numbers of cached tokens with which decode steps are timed.
+        kept: names of the processes that run from their first round to the end.
+        warm_up: numbers of images of the requests that a new process answers before it is measured.
+        logs: folder for the processes' stderr.
+        log: receives progress.
+        after_round: called after each round.
     """
-    needs = {name: peak.proportional for name, result in results.items() if (peak := result.peak) is not None}
-    staying = who_stays(needs, room)
-    with ExitStack() as all_kept:
-        kept: dict[str, Running] = {}
+    with ExitStack() as all_rounds:
+        running: dict[str, MeasuredProcess] = {}
         for number in range(1, rounds + 1):
-            for contender in contenders:
-                name, result = contender.name, results[contender.name]
+            for spec in specs:
+                name, result = spec.name, results[spec.name]
                 if result.failure is not None:
                     continue
-                say(f"round {number} of {rounds}: {name}")
-                with ExitStack() as turn:
+                log(f"round {number} of {rounds}: {name}")
+                with ExitStack() as this_round:
                     try:
-                        running = kept.get(name)
-                        if running is None:
-                            owner = all_kept if name in staying else turn
-                            running = owner.enter_context(Running(contender, logs / f"{name}.log"))
-                            if name in staying:
-                                kept[name] = running
-                            running.call("once")
-                        result.rounds.append(running.call("round", batches=batches, pasts=pasts))
-                    except ContenderFailed as failed:
+                        process = running.get(name)
+                        if process is None:
+                            owner = all_rounds if name in kept else this_round
+                            process = owner.enter_context(MeasuredProcess(spec, logs / f"{name}.log"))
+                            if name in kept:
+                                running[name] = process
+                            process.call("warm_up", batches=warm_up)
+                            result.starts = result.starts or [process.start_s]
+                        result.rounds.append(process.call("round", batches=batches, pasts=pasts))
+                        if spec.profiled and number == rounds:  # it slows down what follows
+                            result.kernels = process.call("profile")
+                    except ProcessFailed as failed:
                         result.failure = str(failed)
-                        say(f"{name}: {failed}")
-            finished()
+                        log(f"{name}: {failed}")
+            after_round()

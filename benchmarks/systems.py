@@ -1,9 +1,10 @@
-"""Who takes part: bundles of each precision, and transformers in each dtype."""
+"""Systems that are measured: bundles of each precision, and the model in torch."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -12,64 +13,112 @@ from paligemma_onnx.runtime.bundle.manifest import read_manifest
 
 from .exports import ExportFailed, make_bundle
 from .lower_bounds import weight_bytes
-from .measured_process import Contender
+from .measured_process import ProcessSpec
 from .results import Result
-from .sizes import Subject
+from .sizes import BenchmarkModel
 
-BYTES = {"bf16": 2, "fp32": 4}  # of a weight, by the dtype in which transformers holds it
+DTYPE_BYTES = {"bf16": 2, "fp32": 4}  # per weight, by the dtype in torch
+COMPILED = "bf16-compiled"  # a reference with compiled decode steps
+REFERENCES = (*DTYPE_BYTES, COMPILED)
+NO_VALIDATION = ("--no-validate",)  # of a bundle for a GPU: computing half precision on a CPU takes minutes
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What is measured, and how often."""
+class RealSizePlan:
+    """Options of a run of `benchmarks.real_size`."""
 
-    subject: Subject
+    subject: BenchmarkModel
+    device: str  # cpu, cuda or cuda:N
     precisions: tuple[str, ...]  # of bundles
-    references: tuple[str, ...]  # dtypes of transformers
-    batches: tuple[int, ...]  # pictures of a request; 1 is among them
-    pasts: tuple[int, ...]  # slots of cache
+    references: tuple[str, ...]  # of REFERENCES
+    batches: tuple[int, ...]  # numbers of images per request; 1 is the first
+    pasts: tuple[int, ...]  # numbers of cached tokens
     rounds: int
     tokens: int  # of each answer
     threads: int
-    room: int  # bytes that processes may have together when they are kept between rounds
+    memory_bytes: int  # for all processes that are kept between rounds
     export_again: bool
 
     @property
-    def asked(self) -> dict[str, Any]:
-        """Arguments that every contender takes."""
-        return {"threads": self.threads, "tokens": self.tokens}
+    def is_gpu(self) -> bool:
+        """True if the device is a GPU."""
+        return self.device != "cpu"
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the options under the keys of the JSON document."""
+        fields = asdict(self) | {"subject": self.subject.name}
+        return fields | {"room": fields.pop("memory_bytes")}
 
 
-Entrant = tuple[Result, Contender | None]  # None: there is nothing to run
+@dataclass(frozen=True)
+class System:
+    """A system and its result."""
+
+    result: Result
+    process: ProcessSpec | None  # None: there is nothing to run
 
 
-def bundles(checkpoint: Path, plan: Plan, logs: Path, say: Callable[[str], object]) -> Iterator[Entrant]:
-    """A bundle of each precision, exported if need be."""
+def bundles(
+    checkpoint: Path, plan: RealSizePlan, logs: Path, log: Callable[[str], object]
+) -> Iterator[System]:
+    """Yield a bundle of each precision, exported unless an earlier run did."""
     for precision in plan.precisions:
         result = Result(precision)
-        say(f"export {precision}")
+        log(f"export {precision}")
         try:
-            log = logs / f"export-{precision}.log"
-            bundle, result.export = make_bundle(checkpoint, precision, log=log, again=plan.export_again)
+            bundle, result.export = make_bundle(
+                checkpoint,
+                precision,
+                log=logs / f"export-{precision}.log",
+                again=plan.export_again,
+                options=NO_VALIDATION if plan.is_gpu else (),
+            )
         except ExportFailed as failed:
             result.failure = f"export: {failed}"
-            say(f"{precision}: {result.failure}")
-            yield result, None
+            log(f"{precision}: {result.failure}")
+            yield System(result, None)
             continue
         manifest = read_manifest(bundle)
         result.decoder_bytes = weight_bytes(bundle / manifest.graphs.decode.file)
-        arguments = plan.asked | {"folder": str(bundle)}
+        arguments = {"folder": str(bundle), "tokens": plan.tokens}
         files = tuple(bundle / name for name in manifest.files)
-        prepares = None if manifest.precision.is_float32 else bundle
-        yield result, Contender(precision, "benchmarks.bundle", "Bundle", arguments, files, prepares)
+        if plan.is_gpu:
+            arguments |= {"device": plan.device}
+            process = ProcessSpec(
+                precision, "benchmarks.cuda.bundle_timing", "CudaBundle", arguments, files, profiled=True
+            )
+        else:
+            arguments |= {"threads": plan.threads}
+            prepares = None if manifest.precision.is_float32 else bundle
+            process = ProcessSpec(precision, "benchmarks.bundle", "Bundle", arguments, files, prepares)
+        yield System(result, process)
 
 
-def references(checkpoint: Path, plan: Plan) -> Iterator[Entrant]:
-    """transformers on the checkpoint, in each dtype."""
+def references(checkpoint: Path, plan: RealSizePlan) -> Iterator[System]:
+    """Yield the checkpoint in torch, by dtype: in transformers or, if that is not installed, in `model/`."""
     decoder = meta_model(plan.subject.config).language_model
     weights = sum(weight.numel() for weight in decoder.parameters())
     files = tuple(sorted(checkpoint.glob("*.safetensors")))
-    for dtype in plan.references:
-        result = Result(f"transformers {dtype}", decoder_bytes=weights * BYTES[dtype])
-        arguments = plan.asked | {"folder": str(checkpoint), "dtype": dtype}
-        yield result, Contender(result.name, "benchmarks.reference", "Reference", arguments, files)
+    installed = find_spec("transformers") is not None
+    for reference in plan.references:
+        dtype = reference.removesuffix("-compiled")
+        name = f"{'transformers' if installed else 'torch'} {reference.replace('-', ' ')}"
+        result = Result(name, decoder_bytes=weights * DTYPE_BYTES[dtype])
+        arguments = {
+            "folder": str(checkpoint),
+            "tokens": plan.tokens,
+            "dtype": dtype,
+            "threads": plan.threads,
+            "device": plan.device,
+        }
+        module, class_name = "benchmarks.reference", "Reference"
+        if reference == COMPILED and not installed:
+            result.failure = "transformers, whose decode steps are compiled, is not installed"
+            yield System(result, None)
+            continue
+        if reference == COMPILED:
+            module, class_name = "benchmarks.cuda.compiled_reference", "CompiledReference"
+        elif not installed:
+            module, class_name = "benchmarks.cuda.torch_model", "TorchModel"
+            result.tool = f"this project's own model in torch, {dtype}, since transformers is not installed"
+        yield System(result, ProcessSpec(name, module, class_name, arguments, files))

@@ -1,9 +1,11 @@
-"""The process of one contender: it loads what it is told to, then answers commands, a line of JSON each.
+"""Process of one measured system: it loads what its arguments name, then answers requests, one JSON line
+each.
 
 python -m benchmarks.worker MODULE CLASS ARGUMENTS
 
-Commands come on stdin: the name of a method and its arguments. Answers go to what was stdout; whatever a
-library prints goes to stderr.
+Requests arrive on stdin: the name of a method and its keyword arguments. Replies go to the original stdout;
+what libraries print on stdout goes to stderr. Imports the standard library only: interpreters of other
+environments run it too.
 """
 
 from __future__ import annotations
@@ -18,46 +20,49 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-LOAD = "load"
-LONGEST = 300  # characters of an error that are passed on
+LOAD = "load"  # the request that constructs the object
+MAX_ERROR_CHARS = 300  # of an error message in a reply
+OOM_SCORE = (
+    "1000"  # the highest (proc(5)): short of memory, the kernel kills this process, not the one that compares
+)
 
 
 def main() -> None:
-    """Serve until stdin ends."""
-    module, name, arguments = sys.argv[1:]
+    """Answer requests until stdin ends."""
+    module, class_name, arguments = sys.argv[1:]
     replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
-    with suppress(OSError):  # where memory runs out, this process is to go and not the one that compares
-        Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
-    contender: Any = None
+    with suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text(OOM_SCORE, encoding="ascii")
+    system: Any = None
     for line in sys.stdin:
         method, options = json.loads(line)
         if method == LOAD:
-            reply = attempt(made, module, name, json.loads(arguments))
-            contender = reply.pop("answer", None)
+            reply = attempt(construct, module, class_name, json.loads(arguments))
+            system = reply.pop("answer", None)
         else:
-            reply = attempt(called, contender, method, options)
+            reply = attempt(call_method, system, method, options)
         replies.write(json.dumps(reply) + "\n")
         replies.flush()
 
 
-def made(module: str, name: str, arguments: dict[str, Any]) -> Any:
-    """An object of a class that is named; only now are its libraries imported."""
-    return getattr(importlib.import_module(module), name)(**arguments)
+def construct(module: str, class_name: str, arguments: dict[str, Any]) -> Any:
+    """Import a module and return an object of one of its classes."""
+    return getattr(importlib.import_module(module), class_name)(**arguments)
 
 
-def called(contender: Any, method: str, options: dict[str, Any]) -> Any:
-    """What a method of the contender gives."""
-    return getattr(contender, method)(**options)
+def call_method(system: Any, method: str, options: dict[str, Any]) -> Any:
+    """Call a method and return its result."""
+    return getattr(system, method)(**options)
 
 
 def attempt(work: Callable[..., Any], *arguments: Any) -> dict[str, Any]:
-    """`answer` with what the work gives, or `error` with one line."""
+    """Return {"answer": result} or, if the call raises, {"error": one line}."""
     try:
         return {"answer": work(*arguments)}
-    except Exception as error:  # any library's: it is reported, and the others go on
+    except Exception as error:  # of any library: reported, so that the other systems are still measured
         traceback.print_exc()
-        return {"error": " ".join(f"{type(error).__name__}: {error}".split())[:LONGEST]}
+        return {"error": " ".join(f"{type(error).__name__}: {error}".split())[:MAX_ERROR_CHARS]}
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
-"""What bundles for a GPU promise, held against one: right numbers, speed, memory, errors.
+"""Tests and timing of bundles on an NVIDIA GPU.
 
-Run from a clone on a machine with an NVIDIA GPU: `python -m benchmarks.cuda --work DIR`. Needs the extras
-`gpu` and `export`, and takes eight minutes at most.
+Run from a clone: `python -m benchmarks.cuda --work DIR`. Needs the extras `gpu` and `export`, psutil and
+pytest, and takes eight minutes at most.
 """

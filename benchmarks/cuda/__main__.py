@@ -1,135 +1,51 @@
-"""Holds bundles for a GPU to what they promise, on the GPU of this machine, in eight minutes at most.
+"""Run the GPU tests and time a model of full size on a GPU, within a time budget, and write one JSON file.
 
 python -m benchmarks.cuda --work DIR --json figures.json
 
-It exports the model that ships and compares tokens, makes a random model of full size and times it beside
-torch, and tries what must be refused. Nothing is downloaded.
+The tests are those of tests/cuda/test_gpu.py, with the shipped model; the figures are those of
+`python -m benchmarks.real_size --device cuda`. Nothing is downloaded.
 """
 
 from __future__ import annotations
 
+import json
+import os
 import sys
-import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import click
 
-from paligemma_onnx.runtime.cli.bench import batch_sizes
+from paligemma_onnx.export.precisions import PRECISIONS
 from paligemma_onnx.runtime.cli.parameters import DeviceType
-from paligemma_onnx.runtime.console import echo_stderr
 
-from ..exports import known_precisions
-from ..measured_process import Contender
-from ..options import listed, write_json
-from ..sizes import FAMILIES, SIDES, SIZES, Family, Size, subject
-from .bundles import Bundles
-from .checks import passed, verdicts
-from .correctness import compare
-from .plan import EXACT, ON_GPU, Plan
-from .record import Budget, Found, Part, Record
-from .refusals import refuse
-from .speed import Bench, bandwidth, compiled, eager
-from .table import report
+from ..options import SIDE, common_options, parse_names, parse_numbers, write_json
+from ..report import baseline_of, read_figures, rows, table
+from ..systems import COMPILED
+from .checks import Check, full_size_checks, passed, read_tests, table_of_checks
+from .steps import Run, Step
 
-FAILED = 6  # exit code: a comparison failed
-STEPS, ROWS = 50, 8  # of what copies are looked for in
-PLENTY = 1 << 50  # bytes of device memory, where nobody has said how many are free
+FAILED = 6  # exit code: a required check failed or is unknown
+PREPARING_SHARE = 0.6  # of the budget, for exports and tests: the rest is for timing what there is
+DEVICE_VARIABLE = "GPU_TEST_DEVICE"  # environment variable that tells the tests which device to use
 
 
-def machine(bench: Bench) -> Iterator[Found]:
-    """The device and its driver; raises ContenderFailed."""
-    with bench.running(
-        Contender("device", "benchmarks.cuda.device", "Device", {"device": bench.plan.device})
-    ) as running:
-        yield running.call("facts")
-
-
-def growth(bench: Bench) -> Iterator[Found]:
-    """Memory over many requests; raises ContenderFailed, or ExportFailed."""
-    folder, _ = bench.bundles.shipped(bench.plan.growing)
-    arguments = {"folder": str(folder), "device": bench.plan.device}
-    with bench.running(Contender("growth", "benchmarks.cuda.memory_growth", "Growth", arguments)) as running:
-        yield running.call("over", requests=bench.plan.short_requests)
-
-
-def copies(bench: Bench) -> Iterator[Found]:
-    """What passes between machine and device in a step; raises ContenderFailed, or ExportFailed."""
-    folder, _ = bench.bundles.shipped(bench.plan.growing)
-    arguments = {"folder": str(folder), "device": bench.plan.device}
-    with bench.running(Contender("copies", "benchmarks.cuda.transfers", "Traffic", arguments)) as running:
-        found = {"nodes": running.call("nodes")}
-        yield found
-        yield found | {"step": running.call("copies", rows=ROWS, count=STEPS)}
-
-
-def refusals(bench: Bench) -> Iterator[Found]:
-    """What is asked for and cannot be had; raises what `refuse` raises."""
-    folder, _ = bench.bundles.shipped(bench.plan.growing)
-    yield from refuse(folder, bench.plan.device, bench.logs, bench.budget)
-
-
-def parts(bench: Bench, record: Record) -> Iterator[Part]:
-    """All, in the order of their weight; what is short comes while bundles of full size are still exported.
-
-    The seconds that each needs at least are of a server with 16 cores and a GPU of its time, and rough.
-    """
-
-    def free_bytes() -> int:
-        free: int = record.found.get("device", {}).get("free_bytes", PLENTY)
-        return free
-
-    yield Part("device", 5, lambda: machine(bench))
-    yield Part("correctness", 30, lambda: compare(bench.plan, bench.bundles, bench.logs, bench.budget))
-    yield Part("refusals", 15, lambda: refusals(bench))
-    if bench.plan.kind == "cuda":
-        yield Part("growth", 15, lambda: growth(bench))
-        yield Part("copies", 15, lambda: copies(bench))
-    yield Part("bandwidth", 10, lambda: bandwidth(bench))
-    yield Part("speed", 30, lambda: eager(bench, free_bytes()))
-    yield Part("compiled", 60, lambda: compiled(bench, free_bytes()))
-
-
-def measure(bench: Bench, record: Record) -> None:
-    """Do all of it."""
-    for part in parts(bench, record):
-        bench.say(f"{part.name}, {bench.budget.left():.0f} s are left")
-        course = record.run(part)
-        if course.why is not None:
-            bench.say(f"{part.name} {course.state}: {course.why}")
-
-
-@click.command(context_settings={"show_default": True, "max_content_width": 110})
-@click.option(
-    "--work", type=click.Path(path_type=Path), required=True, help="For all that is made, and logs."
-)
-@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write all that is found here.")
+@common_options
+@SIDE
 @click.option("--device", type=DeviceType(), default="cuda", help="cuda, cuda:N, or cpu to try the harness.")
-@click.option("--family", type=click.Choice(FAMILIES), default="paligemma", help="Which PaliGemma is timed.")
-@click.option("--size", type=click.Choice(SIZES), default="3b", help="`tiny` tries the harness.")
-@click.option("--side", type=click.Choice([str(side) for side in SIDES]), default="224", help="Pixels.")
 @click.option(
     "--precisions",
-    default="",
-    show_default=False,
-    callback=partial(listed, known_precisions()),
-    help="Timed, the first beside torch.  [default: bf16,int4-bf16; on a CPU fp32]",
+    callback=partial(parse_names, tuple(PRECISIONS)),
+    help="Precisions that are timed.  [default: bf16,int4-bf16; on a CPU fp32]",
 )
+@click.option("--batches", default="1,8,32", callback=parse_numbers, help="Numbers of images per request.")
 @click.option(
-    "--compared",
-    callback=partial(listed, (EXACT, *ON_GPU)),
-    default=",".join((EXACT, *ON_GPU)),
-    help="Whose tokens are compared.",
+    "--tokens", type=click.IntRange(2, 200), default=64, help="Tokens of each answer that is timed."
 )
-@click.option("--rounds", type=click.IntRange(1), default=3, help="Medians of so many are reported.")
-@click.option("--requests", type=click.IntRange(1), default=3, help="Of each batch in a round.")
-@click.option("--batches", default="1,8,32", callback=batch_sizes, help="Pictures of a request.")
-@click.option("--tokens", type=click.IntRange(2, 200), default=64, help="Of each answer that is timed.")
-@click.option("--scenes", type=click.IntRange(1), default=120, help="Drawn, and asked about.")
-@click.option("--short-requests", type=click.IntRange(10), default=1000, help="Over which memory is level.")
 @click.option("--budget", type=click.FloatRange(1), default=480.0, help="Seconds for everything.")
 def main(
     work: Path,
@@ -138,62 +54,85 @@ def main(
     family: str,
     size: str,
     side: str,
-    precisions: tuple[str, ...],
-    compared: tuple[str, ...],
+    precisions: tuple[str, ...] | None,
     rounds: int,
-    requests: int,
     batches: tuple[int, ...],
     tokens: int,
-    scenes: int,
-    short_requests: int,
     budget: float,
 ) -> None:
-    """Compare, try and time bundles on a GPU.
+    """Test and time bundles on a GPU.
 
-    Ends with code 6 where numbers, memory or errors are not what was promised; speed that is missed is said
-    and no error. A model of 3B needs 15 GB of disk. What is in the work folder is used again by the next run.
+    Ends with code 6 if a test fails or does not run; a missed speed target is reported and does not fail the
+    run. A 3B model needs 15 GB of disk and about 10 GB of GPU memory.
     """
     if device == "auto":
         raise click.UsageError("--device is cuda, cuda:N or cpu")
-    started, limit = time.perf_counter(), Budget(budget)
-    default = ("fp32",) if device == "cpu" else ("bf16", "int4-bf16")
-    plan = Plan(
-        subject=subject(cast("Family", family), cast("Size", size), int(side)),
-        device=device,
-        compared=compared,
-        timed=precisions or default,
-        batches=tuple(dict.fromkeys((1, *batches))),
-        rounds=rounds,
-        requests=requests,
-        tokens=tokens,
-        scenes=scenes,
-        short_requests=short_requests,
-        budget_s=budget,
-    )
-    described = asdict(plan) | {"subject": plan.subject.name}
-
-    def store(document: Mapping[str, Any]) -> None:
-        if json_file is not None:
-            found = verdicts(document, plan)
-            judged = {"promises": [asdict(one) for one in found], "passed": passed(found)}
-            unfinished = json_file.with_name(f".{json_file.name}")
-            write_json(unfinished, described, started, {**document, **judged})
-            unfinished.replace(json_file)
-
+    if find_spec("pytest") is None:
+        raise click.UsageError("pytest, which runs the GPU tests, is not installed: pip install pytest")
+    is_gpu = device != "cpu"
+    names = precisions or (("bf16", "int4-bf16") if is_gpu else ("fp32",))
     work = work.resolve()
-    logs = work / "logs"
+    logs, junit = work / "logs", work / "tests.xml"
+    figures = {name: work / f"{name}.json" for name in ("timing", "compiled")}
     logs.mkdir(parents=True, exist_ok=True)
-    asked = {"family": family, "size": size, "side": int(side), "device": device}
-    bundles = Bundles(work, plan, asked, limit)
-    record = Record(limit, store)
-    try:
-        measure(Bench(plan, bundles, limit, logs, echo_stderr), record)
-    finally:
-        bundles.stop()
-    found = verdicts(record.document(), plan)
-    click.echo(report(record.document(), plan, found))
-    if not passed(found):
+    for file in (junit, *figures.values()):
+        file.unlink(missing_ok=True)
+    os.environ[DEVICE_VARIABLE] = device
+    run = Run(budget, logs)
+    plan = {"family": family, "size": size, "side": int(side), "device": device, "precisions": names}
+    plan |= {"rounds": rounds, "batches": batches, "tokens": tokens, "budget_s": budget}
+    model = ["--family", family, "--size", size, "--side", side, "--device", device, "--work", str(work)]
+    real_size = [sys.executable, "-m", "benchmarks.real_size", *model]
+
+    def export(precision: str) -> list[str]:
+        return [*real_size, "--export-only", "--precisions", precision]
+
+    def timing(name: str, precision: str, reference: str, sizes: str, *options: str) -> list[str]:
+        systems = ["--precisions", precision, "--reference", reference, "--batches", sizes]
+        counts = ["--rounds", str(rounds), "--tokens", str(tokens), "--json", str(figures[name])]
+        return [*real_size, *systems, *counts, *options]
+
+    def do(*steps: Step, share: float = 1.0) -> list[Check]:
+        """Run steps, write everything known so far, and return the checks."""
+        run.do(*steps, share=share)
+        checks = all_checks(run, junit, figures["timing"], names if is_gpu else ())
+        if json_file is not None:
+            document: dict[str, Any] = {"steps": {name: asdict(step) for name, step in run.outcomes.items()}}
+            document |= {"checks": [asdict(check) for check in checks], "passed": passed(checks)}
+            for name, file in figures.items():
+                document[name] = json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
+            write_json(json_file, plan, run.started, document)
+        return checks
+
+    selected = ("-m", "gpu") if is_gpu else ("-m", "not gpu", "-k", "cpu")
+    tests = [sys.executable, "-m", "pytest", "tests/cuda/test_gpu.py", *selected, f"--junitxml={junit}"]
+    # The checkpoint is drawn on the GPU, before tests measure the GPU's memory; exports run on the CPU.
+    do(Step("checkpoint", export(""), least_s=20))
+    exports = [Step(f"export {name}", export(name), least_s=60) for name in names]
+    do(Step("tests", tests, least_s=30, success=(0, 1)), *exports, share=PREPARING_SHARE)
+    sizes = ",".join(map(str, batches))
+    checks = do(Step("timing", timing("timing", ",".join(names), "bf16", sizes), least_s=40))
+    if is_gpu:  # one batch size: each compiles anew
+        command = timing("compiled", names[0], COMPILED, "1", "--pasts", "")
+        checks = do(Step("compiled", command, least_s=60))
+    for file in figures.values():
+        results, pasts, limit = read_figures(file)
+        if results:
+            text = table(results, rows((1, *batches), pasts, limit), limit, baseline_of(results))
+            click.echo(f"{text}\n")
+    click.echo(table_of_checks(checks))
+    if not passed(checks):
         sys.exit(FAILED)
+
+
+def all_checks(run: Run, junit: Path, timing: Path, precisions: Sequence[str]) -> list[Check]:
+    """Return the checks of the tests, and on a GPU those of the precisions that are timed."""
+    checks = read_tests(junit)
+    if not any(check.required for check in checks):
+        tests = run.outcomes.get("tests")
+        checks.append(Check("tests", (tests and tests.why) or "none ran", "pass", None))
+    results, _, limit = read_figures(timing)
+    return checks + (list(full_size_checks(results, limit, precisions)) if precisions else [])
 
 
 if __name__ == "__main__":

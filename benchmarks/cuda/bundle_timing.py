@@ -1,50 +1,31 @@
-"""A bundle on the device, timed; no torch in this process until all is timed."""
+"""A bundle on a GPU, timed; the process imports torch only to profile, after everything is timed."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from paligemma_onnx.runtime import PaliGemma
-from paligemma_onnx.runtime.diagnostics.benchmark import Benchmark, Cost, images_for
-
-from ..metrics import PROMPT, Figures
-from .costs import LOAD, taken, typical
-from .device import Memory
-from .transfers import profiled
-
-PROFILED = 20  # decode steps
+from ..bundle import Bundle
+from ..metrics import device_memory
+from .device import DeviceMemory
+from .transfers import profile_steps
 
 
-class Ours:
-    """A loaded bundle."""
+class CudaBundle(Bundle):
+    """A loaded bundle, and the GPU memory that it takes."""
 
-    def __init__(self, folder: str, device: str, tokens: int) -> None:
-        self._memory = Memory(device)
-        self._model = PaliGemma.load(Path(folder), device=device)
-        self._figures: Figures = {LOAD: self._model.load_s, taken(0): self._memory.taken()}
-        self._benchmark, self._tokens = Benchmark(self._model), tokens
+    timed_steps = 20
 
-    def once(self, batches: list[int]) -> None:
-        """A request of each number of pictures, which takes memory and records steps."""
-        for size in batches:
-            self._ask(images_for(None, size))
-            self._figures[taken(size)] = self._memory.taken()
+    def __init__(self, folder: str, tokens: int, device: str) -> None:
+        self._memory = DeviceMemory(device)
+        super().__init__(folder, tokens, device=device)
+        self.metrics[device_memory(None)] = self._memory.taken()
 
-    def round(self, batches: list[int], requests: int) -> Figures:
-        """Some requests of each number of pictures, with what was found before."""
-        figures = dict(self._figures)
-        for size in batches:
-            figures |= typical([self._ask(images_for(None, size)) for _ in range(requests)])
-        return figures
+    def warm_up(self, batches: list[int]) -> None:
+        """Answer a request of each number of images, which allocates memory and captures CUDA graphs."""
+        for images in batches:
+            super().warm_up([images])
+            self.metrics[device_memory(images)] = self._memory.taken()
 
-    def profile(self, rows: int) -> dict[str, Any]:
-        """What the GPU does in a step; see transfers.py."""
-        return profiled(self._model, rows, PROFILED)
-
-    def _ask(self, pictures: Sequence[NDArray[np.uint8]]) -> Cost:
-        return self._benchmark.measure(pictures, PROMPT, self._tokens)
+    def profile(self) -> dict[str, Any]:
+        """Return the kernels and copies of a decode step of one sequence; see `profile_steps`."""
+        return profile_steps(self.model, rows=1, count=self.timed_steps)

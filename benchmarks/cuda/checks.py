@@ -1,158 +1,103 @@
-"""What was promised beside what was found: reached, missed, or not known and why."""
+"""Checks of a run: the tests of tests/cuda/test_gpu.py, and a full-size model's figures against targets."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from xml.etree import ElementTree
 
-from ..lower_bounds import decode_floor_s
-from ..report import ratio
-from .costs import named
-from .plan import EXACT, Plan
-from .speed import EAGER
+from ..metrics import device_memory, step_at_batch
+from ..report import Bounds, baseline_of, times
+from ..results import Result
 
-AGREED = 0.99  # of bf16's tokens
-TIMES_FLOOR = 1.6  # a token of one picture beside reading its weights once
-TIMES_TORCH = 3.0  # as many tokens a second as torch eager
-FIRST_TOKEN = 0.7  # of torch eager's time to the first token
-GRAIN = 2 << 20  # bytes that a driver gives and takes at once
-SHARE_OF_CACHE = 0.01  # of a cache's bytes; what else passes in a step is ids and lengths
-
-Document = Mapping[str, Any]
+MAX_STEP = 1.6  # a decode step of one sequence: times the lower bound of reading its weights once
+MIN_SPEEDUP = 3.0  # tokens per second: times those of torch, eager
+MAX_FIRST_TOKEN = 0.7  # time to the first token: times that of torch, eager
+MAX_SHOWN = 20  # characters of a test's property in the table
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """One line."""
+class Check:
+    """A test or figure, and what is required of it."""
 
-    what: str
-    found: str
+    name: str
+    measured: str
     target: str
-    reached: bool | None  # None: not known
-    counts: bool  # whether the run fails where this is not reached
+    passed: bool | None  # None: unknown, or skipped
+    required: bool = True  # False: a miss is reported and does not fail the run
+    properties: dict[str, str] = field(default_factory=dict)  # that a test recorded
 
 
-def verdicts(document: Document, plan: Plan) -> list[Verdict]:
-    """Every promise, from all that is known."""
-    found = [*_correctness(document, plan), _refusals(document)]
-    if plan.kind == "cuda":
-        found += [_growth(document), _copies(document)]
-    return [*found, *_speed(document, plan)]
+def passed(checks: Sequence[Check]) -> bool:
+    """Return whether every required check has passed."""
+    return all(check.passed is True for check in checks if check.required)
 
 
-def passed(found: list[Verdict]) -> bool:
-    """Whether everything that counts was reached."""
-    return all(one.reached is True for one in found if one.counts)
+def read_tests(junit: Path) -> list[Check]:
+    """Return the outcome of each test in pytest's JUnit file; none if there is no file."""
+    return [_test(case) for case in ElementTree.parse(junit).iter("testcase")] if junit.exists() else []
 
 
-def unknown(document: Document, *parts: str) -> str:
-    """Why something was not found."""
-    for part in parts:
-        course = document.get("parts", {}).get(part, {"state": "skipped", "why": "it was not begun"})
-        if course["state"] != "done":
-            return f"{part} {course['state']}: {course['why'] or 'time was up'}"
-    return "not measured"
-
-
-def _correctness(document: Document, plan: Plan) -> Iterator[Verdict]:
-    part = document.get("correctness", {})
-    why = unknown(document, "correctness")
-    golden = part.get("golden")
-    yield Verdict(
-        "fp32 on the CPU: golden answers",
-        f"{golden['kept']} of {golden['answers']}" if golden else why,
-        "all",
-        golden["kept"] == golden["answers"] if golden else None,
-        counts=True,
+def _test(case: ElementTree.Element) -> Check:
+    name, properties = (
+        str(case.get("name")),
+        {p.get("name", ""): p.get("value", "") for p in case.iter("property")},
     )
-    for precision in plan.compared:
-        one = part.get("precisions", {}).get(precision)
-        target = {EXACT: 1.0, "bf16": AGREED}.get(precision)
-        counts = target is not None
-        what = f"{precision} on {plan.device}: tokens of fp32 on the CPU"
-        said = "reported" if target is None else "all" if target == 1 else f"at least {target:.0%}"
-        if one is None or "failure" in one:
-            yield Verdict(what, why if one is None else one["failure"], said, None, counts)
-            continue
-        shown = (
-            f"{one['share']:.2%}, {one['agreed']:,} of {one['tokens']:,}, {one['ties']} others are ties; "
-            f"{one['whole_answers']:,} of {one['answers']:,} answers whole"
-        )
-        reached = None if target is None else one["agreed"] >= target * one["tokens"]
-        yield Verdict(what, shown, said, reached, counts)
+    if (skipped := case.find("skipped")) is not None:
+        return Check(name, f"skipped: {skipped.get('message')}", "pass", None, required=False)
+    for kind in ("failure", "error"):
+        if (failed := case.find(kind)) is not None:
+            message = failed.get("message", kind).partition("\n")[0]
+            return Check(name, message, "pass", False, properties=properties)
+    shown = [f"{key} {value}" for key, value in properties.items() if len(value) <= MAX_SHOWN]
+    seconds = f"{float(case.get('time', 0)):.0f} s"
+    return Check(name, ", ".join([seconds, *shown]), "pass", True, properties=properties)
 
 
-def _refusals(document: Document) -> Verdict:
-    tried, target = document.get("refusals", {}).get("tried", []), "exit codes 4 and 5, and the next answer"
-    course = document.get("parts", {}).get("refusals", {})
-    wrong = [
-        f"{one['what']}: code {one['code']}, expected {one['expected']}"
-        for one in tried
-        if one["code"] != one["expected"] or "Traceback" in one["said"]
-    ]
-    if wrong or course.get("state") != "done":
-        shown = "; ".join(wrong) or unknown(document, "refusals")
-        return Verdict("what cannot be had", shown, target, False if wrong else None, counts=True)
-    shown = f"{len(tried)} tried, all as said"
-    return Verdict("what cannot be had", shown, target, reached=True, counts=True)
-
-
-def _growth(document: Document) -> Verdict:
-    part, what = document.get("growth"), "device memory over short requests"
-    target = f"level within {GRAIN / 1e6:.0f} MB"
-    if part is None:
-        return Verdict(what, unknown(document, "growth"), target, None, counts=True)
-    first, last = part["first_bytes"], part["last_bytes"]
-    shown = f"{first / 1e6:.1f} MB at first, {last / 1e6:.1f} MB behind {part['requests']:,}"
-    return Verdict(what, shown, target, last - first <= GRAIN, counts=True)
-
-
-def _copies(document: Document) -> Verdict:
-    """A node that copies is a miss; bytes are told where the GPU's records reach us."""
-    part, what, target = document.get("copies"), "cache copied between machine and GPU", "never"
-    if part is None:
-        return Verdict(what, unknown(document, "copies"), target, None, counts=True)
-    nodes, step = part["nodes"]["copying_nodes"], part.get("step")
-    told = f"{nodes} copying nodes among {part['nodes']['nodes']} of a step"
-    if step is None or not step["seen"]:
-        why = unknown(document, "copies") if step is None else step["why"]
-        return Verdict(what, f"{told}; bytes cannot be told: {why}", target, nodes == 0, counts=True)
-    moved = max(0.0, step["to_host_bytes"] - step["scores_bytes"]) + step["to_device_bytes"]
-    told = f"{told}; {moved:,.0f} bytes beside scores, the cache has {step['cache_bytes']:,}"
-    reached = nodes == 0 and moved <= SHARE_OF_CACHE * step["cache_bytes"]
-    return Verdict(what, told, target, reached, counts=True)
-
-
-def _speed(document: Document, plan: Plan) -> Iterator[Verdict]:
-    contenders = document.get("speed", {}).get("contenders", {})
-    rate = document.get("bandwidth", {}).get("read_bytes_per_s")
-    token, first = named("token_s", 1), named("time_to_first_token_s", 1)
-    for precision in plan.timed:
-        one = contenders.get(precision, {})
-        step, size = one.get("medians", {}).get(token), one.get("decoder_bytes")
-        if step and size and rate:
-            floor = decode_floor_s(size, rate)
-            times = step / floor
-            shown = f"{times:.2f} x: {1e3 * step:.2f} ms, floor {1e3 * floor:.2f} ms"
+def full_size_checks(
+    results: Mapping[str, Result], limit: Bounds | None, precisions: Sequence[str]
+) -> Iterator[Check]:
+    """Yield the checks of the bundles: memory, which is required, and speed, which is reported."""
+    systems = {name: results.get(name, Result(name)) for name in precisions}
+    for result in systems.values():
+        yield _weights_once(result)
+    for name, result in systems.items():
+        bound = None if limit is None else limit.decode_s(result)
+        step = times(result.median(step_at_batch(1)), bound)
+        yield _target(f"{name}: decode step / lower bound", step, MAX_STEP)
+    baseline, first = baseline_of(results), systems[precisions[0]]
+    for label, metric in (("tokens/s", step_at_batch(1)), ("time to first token", "time_to_first_token_s")):
+        ratio = times(first.median(metric), results[baseline].median(metric) if baseline else None)
+        name = f"{first.name}: {label} / {baseline or 'torch'}"
+        if metric == step_at_batch(1):
+            yield _target(name, None if ratio is None else 1 / ratio, MIN_SPEEDUP, more=True)
         else:
-            times = None
-            shown = one.get("failure") or unknown(document, "speed", "bandwidth")
-        yield _compared(f"{precision}: a token beside reading its weights", shown, TIMES_FLOOR, times)
-    ours, theirs = plan.timed[0], EAGER
-    for what, figure, target, faster in (
-        ("tokens a second", token, TIMES_TORCH, True),
-        ("time to the first token", first, FIRST_TOKEN, False),
-    ):
-        mine, other = (contenders.get(name, {}).get("medians", {}).get(figure) for name in (ours, theirs))
-        found = ratio(mine, other, "less" if faster else "more")
-        failures = [contenders.get(name, {}).get("failure") for name in (ours, theirs)]
-        why = next(filter(None, failures), None) or unknown(document, "speed")
-        shown = why if found is None else f"{found:.2f} x: {1e3 * mine:.2f} ms and {1e3 * other:.2f} ms"
-        yield _compared(f"{ours}: {what} beside {theirs}", shown, target, found, more=faster)
+            yield _target(name, ratio, MAX_FIRST_TOKEN)
 
 
-def _compared(what: str, shown: str, target: float, found: float | None, *, more: bool = False) -> Verdict:
-    side = "at least" if more else "at most"
-    reached = None if found is None else found >= target if more else found <= target
-    return Verdict(what, shown, f"{side} {target:g} x", reached, counts=False)
+def _weights_once(result: Result) -> Check:
+    """Require that prefill and decode share their weights: a second copy would exceed the limit."""
+    name, taken = f"{result.name}: GPU memory, loaded", result.median(device_memory(None))
+    if taken is None or result.export is None or result.decoder_bytes is None:
+        return Check(name, result.failure or "not measured", "weights once", None)
+    allowed = result.export.bytes + result.decoder_bytes / 2
+    return Check(name, f"{taken / 1e9:.2f} GB", f"at most {allowed / 1e9:.2f} GB", taken <= allowed)
+
+
+def _target(name: str, measured: float | None, target: float, *, more: bool = False) -> Check:
+    text = f"at {'least' if more else 'most'} {target:g}"
+    if measured is None:
+        return Check(name, "not measured", text, None, required=False)
+    reached = measured >= target if more else measured <= target
+    return Check(name, f"{measured:.2f}", text, reached, required=False)
+
+
+def table_of_checks(checks: Sequence[Check]) -> str:
+    """Return the checks in Markdown."""
+    lines = ["| check | measured | target | |", "|---|---|---|---|"]
+    for check in checks:
+        outcome = {True: "passed", False: "missed", None: "unknown"}[check.passed]
+        measured = check.measured.replace("|", "\\|")
+        lines.append(f"| {check.name} | {measured} | {check.target} | {outcome} |")
+    return "\n".join(lines)

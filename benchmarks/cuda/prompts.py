@@ -1,7 +1,4 @@
-"""What the shipped model is asked: the golden run, and scenes that nobody has seen.
-
-All are drawn from their seeds; no torch is needed.
-"""
+"""Prompts for the shipped model: those of the golden run, and drawn scenes that it was not trained on."""
 
 from __future__ import annotations
 
@@ -17,58 +14,53 @@ from paligemma_onnx.runtime.bundle.schema import SEG_TOKENS_PER_MASK
 from training.scenes import render_scene
 from training.tasks import QUESTIONS, Kind, make_example
 
-from ..measured_process import ROOT
-
-GOLDEN = ROOT / "tests" / "golden"
+GOLDEN = Path(__file__).parents[2] / "tests" / "golden"
 FIRST_SEED = 3_100_000_000  # of scenes that neither training nor evaluation draws
-# Kinds whose answers are of like length stand together: a batch takes as long as its longest answer.
+# Kinds whose answers have similar lengths are neighbours: a batch takes as long as its longest answer.
 KINDS: tuple[Kind, ...] = (*QUESTIONS, "caption", "detect", "segment")
-MASK_CODES = [
-    [0] * SEG_TOKENS_PER_MASK
-] * 5  # true ones are not known here, and no answer is compared with them
-
-Ids = tuple[int, ...]
+# Placeholders for the masks' tokens in the expected answers, which are not used here.
+MASK_CODES = [[0] * SEG_TOKENS_PER_MASK] * 5
 
 
 @dataclass(frozen=True)
-class Question:
-    """A prompt about a picture."""
+class Prompt:
+    """A prompt about an image."""
 
-    picture: Path | NDArray[np.uint8]
+    image: Path | NDArray[np.uint8]
     kind: str
-    prompt: str
-    golden: Ids | None = None  # what torch, onnxruntime and transformers answered
+    text: str
+    golden: tuple[int, ...] | None = None  # ids that torch, onnxruntime and transformers answered
+
+    @property
+    def image_name(self) -> str:
+        """Name for a report."""
+        return self.image.name if isinstance(self.image, Path) else "drawn"
 
 
-def questions(scenes: int) -> list[Question]:
-    """The golden ones, and all that so many scenes can be asked, in an order for batches."""
-    drawn = [question for number in range(scenes) for question in _about(FIRST_SEED + number)]
-    return [*golden(), *sorted(drawn, key=lambda one: KINDS.index(one.kind))]
+def all_prompts(scenes: int) -> list[Prompt]:
+    """Return the golden prompts and those about that many drawn scenes, ordered for batches."""
+    drawn = [prompt for number in range(scenes) for prompt in _prompts_about(FIRST_SEED + number)]
+    return [*golden_prompts(), *sorted(drawn, key=lambda prompt: KINDS.index(prompt.kind))]
 
 
-def golden() -> list[Question]:
-    """Those whose answers are known."""
+def golden_prompts() -> list[Prompt]:
+    """Return the prompts whose answers are known."""
     entries = json.loads((GOLDEN / "golden.json").read_text(encoding="utf-8"))
     return [
-        Question(GOLDEN / entry["image"], entry["kind"], entry["prompt"], tuple(entry["ids"]))
+        Prompt(GOLDEN / entry["image"], entry["kind"], entry["prompt"], tuple(entry["ids"]))
         for entry in entries
     ]
 
 
-def golden_kept(answers: Sequence[Sequence[int]]) -> tuple[int, int]:
-    """How many golden answers there are among those to `questions`, and how many are as they should be."""
-    known = golden()
-    kept = sum(tuple(answer) == one.golden for one, answer in zip(known, answers, strict=False))
-    return len(known), kept
+def count_golden(answers: Sequence[Sequence[int]]) -> tuple[int, int]:
+    """Return how many of the answers to `all_prompts` have a known answer, and how many of these equal it."""
+    known = golden_prompts()
+    equal = sum(tuple(answer) == prompt.golden for prompt, answer in zip(known, answers, strict=False))
+    return len(known), equal
 
 
-def _about(seed: int) -> list[Question]:
-    """One of each kind that the scene has."""
-    drawing, chosen = render_scene(seed), np.random.RandomState(seed)
-    found = [make_example(drawing.scene, kind, chosen, MASK_CODES) for kind in KINDS]
-    return [Question(drawing.pixels, one.kind, one.prompt) for one in found if one is not None]
-
-
-def picture_name(question: Question) -> str:
-    """For a report."""
-    return question.picture.name if isinstance(question.picture, Path) else "drawn"
+def _prompts_about(seed: int) -> list[Prompt]:
+    """Return a prompt of each kind that the scene allows."""
+    drawing, generator = render_scene(seed), np.random.RandomState(seed)
+    examples = [make_example(drawing.scene, kind, generator, MASK_CODES) for kind in KINDS]
+    return [Prompt(drawing.pixels, one.kind, one.prompt) for one in examples if one is not None]

@@ -1,14 +1,15 @@
-"""A model made to say what another one said, and what it would have said in place of each token.
+"""Token agreement under teacher forcing: the share of another model's tokens that a model would choose
+itself.
 
-Left to itself, an answer that parts once from the other's has nothing more in common with it, and one close
-call counts as twenty. So each token is chosen behind the other's tokens and counts once. An answer without
-a difference is also what the model says left to itself.
+Free-running answers have nothing in common after their first difference, so a single close decision would
+count as twenty. Here each token is chosen after the other model's tokens, and counts once. An answer without
+a difference is also the answer that the model gives by itself.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any, cast
 
 import numpy as np
@@ -18,78 +19,123 @@ from paligemma_onnx.runtime.generation.sampling import SamplingOptions, rng_for,
 from paligemma_onnx.runtime.graphs.kv_cache import Cache
 from paligemma_onnx.runtime.graphs.model_runner import Array, ModelRunner
 
+from .prompts import Prompt
+
+ROWS = 16  # sequences of a batch
+MAX_TOKENS = 160  # of an answer: five objects with masks take 5 * 23 tokens and the stop token
+MAX_LISTED = 20  # differences in a report
+Answers = Sequence[Sequence[int]]  # ids of each, without the stop id
+
 
 @dataclass(frozen=True)
 class Difference:
-    """A token that is not the other's."""
+    """A token that the model would not have chosen."""
 
     row: int
     position: int  # in the answer
-    told: int  # the other's
-    said: int
-    gap: float  # between the two scores, by who says so now
+    expected: int  # the other model's id
+    actual: int
+    gap: float  # between the model's logits of the two
 
 
-class Forced:
-    """A runner that lets the driver choose what it is told to."""
+class TeacherForcedRunner:
+    """A runner that makes the decode loop choose given tokens, and notes those it would not have chosen."""
 
-    def __init__(self, runner: ModelRunner, told: Sequence[Sequence[int]]) -> None:
-        """Take a row's tokens, the stop id among them if there is one, for each row of a batch."""
+    def __init__(self, runner: ModelRunner, expected: Answers) -> None:
+        """Take the tokens of each row of a batch, the stop id included if there is one."""
         self.differences: list[Difference] = []
-        self._runner, self._told, self._position = runner, told, 0
+        self._runner, self._expected, self._position = runner, expected, 0
         self._suppressed = np.array(runner.manifest.tokens.suppressed, dtype=np.int64)
 
     def __getattr__(self, name: str) -> Any:
-        """All else is the runner's."""
+        """Return any other attribute of the runner."""
         return getattr(self._runner, name)
 
     def prefill(self, *arguments: Any) -> tuple[Array, Cache]:
-        """As the runner, but for the scores."""
+        """Call the runner's prefill and replace its logits."""
         logits, cache = self._runner.prefill(*arguments)
-        return self._led(logits), cache
+        return self._force(logits), cache
 
     def decode(self, *arguments: Any) -> tuple[Array, Cache]:
-        """As the runner, but for the scores."""
+        """Call the runner's decode step and replace its logits."""
         logits, cache = self._runner.decode(*arguments)
-        return self._led(logits), cache
+        return self._force(logits), cache
 
-    def _led(self, logits: Array) -> Array:
-        """Scores by which the driver chooses the other's token; raises NumericsError."""
-        led, at = np.zeros_like(logits), self._position
-        for row, told in enumerate(self._told):
-            if at >= len(told):
-                continue  # it has ended
+    def _force(self, logits: Array) -> Array:
+        """Return logits float32[B, V] whose maximum is the expected token; raises NumericsError."""
+        forced, position = np.zeros_like(logits), self._position
+        for row, expected in enumerate(self._expected):
+            if position >= len(expected):
+                continue  # the row has ended
             scores = logits[row]
-            said = sample(scores, SamplingOptions(), rng_for(0, row), self._suppressed)
-            if said != told[at]:
-                gap = float(scores[said] - scores[told[at]])
-                self.differences.append(Difference(row, at, told[at], said, gap))
-            led[row, told[at]] = 1.0
+            actual = sample(scores, SamplingOptions(), rng_for(0, row), self._suppressed)
+            if actual != expected[position]:
+                gap = float(scores[actual] - scores[expected[position]])
+                self.differences.append(Difference(row, position, expected[position], actual, gap))
+            forced[row, expected[position]] = 1.0
         self._position += 1
-        return led
+        return forced
 
 
 def differences(
-    model: PaliGemma, requests: Sequence[Request], answers: Sequence[Sequence[int]], most: int
+    model: PaliGemma, requests: Sequence[Request], answers: Answers, max_tokens: int
 ) -> tuple[int, list[Difference]]:
-    """Have a batch say given answers.
+    """Have a batch generate given answers.
 
     Args:
-        model: who says them.
-        requests: what is asked.
-        answers: ids without the stop id, which follows wherever there are fewer than `most`.
-        most: tokens of an answer.
+        model: the model to compare.
+        requests: of the batch.
+        answers: ids without the stop id, which follows where there are fewer than `max_tokens`.
+        max_tokens: of an answer.
 
     Returns:
-        How many tokens were compared, and those that differ.
+        The number of tokens compared, and those that differ.
 
     Raises:
-        NumericsError: its scores are not numbers.
+        NumericsError: a logit is not finite.
     """
     stop = model.manifest.tokens.stop[:1]
-    told = [(*answer, *stop) if len(answer) < most else tuple(answer) for answer in answers]
-    forced = Forced(model.runner, told)
-    led = PaliGemma(model.manifest, model.tokenizer, cast("ModelRunner", forced), model.load_s)
-    said = led.generate_batch(requests, max_new_tokens=most)
-    assert [one.token_ids for one in said] == [tuple(answer) for answer in answers]
-    return sum(map(len, told)), forced.differences
+    expected = [(*answer, *stop) if len(answer) < max_tokens else tuple(answer) for answer in answers]
+    runner = TeacherForcedRunner(model.runner, expected)
+    forced = PaliGemma(model.manifest, model.tokenizer, cast(ModelRunner, runner), model.load_s)
+    generations = forced.generate_batch(requests, max_new_tokens=max_tokens)
+    assert [generation.token_ids for generation in generations] == [tuple(answer) for answer in answers]
+    return sum(map(len, expected)), runner.differences
+
+
+def batches_of(prompts: Sequence[Prompt]) -> Iterator[tuple[int, list[Request]]]:
+    """Yield the requests of each batch, with the index of the first."""
+    for start in range(0, len(prompts), ROWS):
+        yield start, [Request(prompt.image, prompt.text) for prompt in prompts[start : start + ROWS]]
+
+
+def answers_of(model: PaliGemma, prompts: Sequence[Prompt]) -> list[list[int]]:
+    """Return the ids of a model's answers, without the stop id."""
+    return [
+        list(generation.token_ids)
+        for _, requests in batches_of(prompts)
+        for generation in model.generate_batch(requests, max_new_tokens=MAX_TOKENS)
+    ]
+
+
+def token_agreement(model: PaliGemma, prompts: Sequence[Prompt], answers: Answers) -> dict[str, Any]:
+    """Compare a model with the answers of another one to the same prompts."""
+    tokens, listed, answers_apart = 0, list[dict[str, Any]](), set[int]()
+    for start, requests in batches_of(prompts):
+        compared, batch_differences = differences(model, requests, answers[start : start + ROWS], MAX_TOKENS)
+        tokens += compared
+        for difference in batch_differences:
+            prompt = prompts[start + difference.row]
+            listed.append({"image": prompt.image_name, "prompt": prompt.text} | asdict(difference))
+            answers_apart.add(start + difference.row)
+    return {
+        "tokens": tokens,
+        "agreed": tokens - len(listed),
+        "share": (tokens - len(listed)) / tokens,
+        "answers": len(prompts),
+        "whole_answers": len(prompts) - len(answers_apart),
+        # Logits that half precision cannot distinguish; the lower id is taken.
+        "ties": sum(difference["gap"] == 0.0 for difference in listed),
+        "largest_gap": max((difference["gap"] for difference in listed), default=0.0),
+        "differences": listed[:MAX_LISTED],
+    }

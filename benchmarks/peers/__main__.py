@@ -1,4 +1,4 @@
-"""Measures bundles beside other tools that run a Gemma decoder of the same size, with random weights.
+"""Measure bundles and other tools that run a Gemma decoder of the same size, with random weights.
 
 python -m benchmarks.peers --work DIR --json figures.json
 """
@@ -6,130 +6,128 @@ python -m benchmarks.peers --work DIR --json figures.json
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import cast
 
 import click
 
+from paligemma_onnx.export.precisions import PRECISIONS
 from paligemma_onnx.runtime.console import echo_stderr
 
 from ..checkpoint import make_checkpoint
-from ..exports import known_precisions
-from ..measured_process import ContenderFailed
+from ..measured_process import ProcessFailed
 from ..metrics import prefill_of, step_at_past
-from ..options import GB, benchmark, listed, write_json
-from ..report import Row, made, process_rows, table, typical
+from ..options import GB, benchmark, parse_names, write_json
+from ..report import Row, export_cost, median_of, process_rows, table
 from ..results import Result
-from ..rounds import first_starts, run_rounds
-from ..sizes import Family, Size, subject
+from ..rounds import kept_processes, measure_starts, run_rounds
+from ..sizes import Family, Size, benchmark_model
 from .catalogue import PEERS
 from .decoder import TOKENS
-from .systems import Plan, entrants
+from .systems import PeersPlan, make_systems
 from .text_checkpoint import make_text_checkpoint
 
-SIDE = 224  # pixels: the 256 image tokens of decoder.py
+SIDE = 224  # pixels: an image of decoder.py's 256 tokens
 
 Results = Mapping[str, Result]
 
 
-def measure(work: Path, plan: Plan, store: Callable[[Results], object]) -> None:
-    """Do all of it.
+def measure(work: Path, plan: PeersPlan, store: Callable[[Results], object]) -> None:
+    """Measure every system of the plan.
 
     Args:
-        work: holds checkpoints, models, environments and logs.
+        work: folder for checkpoints, models, environments and logs.
         plan: what to measure.
-        store: takes the results after each round.
+        store: receives the results after each round.
     """
     logs = work / "logs"
     logs.mkdir(parents=True, exist_ok=True)
-    echo_stderr(f"checkpoint {work / plan.subject.name}")
-    checkpoint = make_checkpoint(work, plan.subject, lambda _: None)
-    found = list(entrants(checkpoint, make_text_checkpoint(checkpoint), plan, logs, echo_stderr))
-    results = {result.name: result for result, _ in found}
-    contenders = [contender for _, contender in found if contender is not None]
-    for contender in contenders:
-        echo_stderr(f"starts: {contender.name}")
+    checkpoint = make_checkpoint(work, plan.subject)
+    systems = list(make_systems(checkpoint, make_text_checkpoint(checkpoint), plan, logs, echo_stderr))
+    results = {system.result.name: system.result for system in systems}
+    specs = [system.process for system in systems if system.process is not None]
+    for spec in specs:
+        echo_stderr(f"starts: {spec.name}")
         try:
-            first_starts(contender, results[contender.name], logs / f"{contender.name}.log")
-        except ContenderFailed as failed:
-            results[contender.name].failure = str(failed)
-            echo_stderr(f"{contender.name}: {failed}")
+            measure_starts(spec, results[spec.name], logs / f"{spec.name}.log")
+        except ProcessFailed as failed:
+            results[spec.name].failure = str(failed)
+            echo_stderr(f"{spec.name}: {failed}")
+    peaks = {name: result.peak.proportional for name, result in results.items() if result.peak is not None}
     run_rounds(
-        contenders,
+        specs,
         results,
         rounds=plan.rounds,
         batches=(1,),
         pasts=(TOKENS,),
-        room=plan.room,
+        kept=kept_processes(peaks, plan.memory_bytes),
+        warm_up=(1,),
         logs=logs,
-        say=echo_stderr,
-        finished=lambda: store(results),
+        log=echo_stderr,
+        after_round=lambda: store(results),
     )
 
 
-def report(results: Results, plan: Plan) -> str:
-    """The table, against the first bundle, and who the others are."""
+def report(results: Results, plan: PeersPlan) -> str:
+    """Return the table, with ratios to the first bundle."""
     rows = [
-        Row("decoder on disk, GB", made(lambda export: export.bytes / GB), ".2f", "less"),
-        Row("made in, s", made(lambda export: export.seconds), ".0f"),
-        Row("made with, anonymous GB", made(lambda export: export.peak.anonymous / GB), ".2f"),
+        Row("decoder on disk, GB", export_cost(lambda cost: cost.bytes / GB), ".2f", "less"),
+        Row("conversion, s", export_cost(lambda cost: cost.seconds), ".0f"),
+        Row("conversion, anonymous memory, GB", export_cost(lambda cost: cost.peak.anonymous / GB), ".2f"),
         *process_rows(),
-        Row(f"prefill of {TOKENS} tokens, s", typical(prefill_of(TOKENS)), ".3f", "less"),
-        Row(f"step behind {TOKENS} tokens, s", typical(step_at_past(TOKENS)), ".4f", "less"),
+        Row(f"prefill of {TOKENS} tokens, s", median_of(prefill_of(TOKENS)), ".3f", "less"),
+        Row(f"decode step with a {TOKENS}-token cache, s", median_of(step_at_past(TOKENS)), ".4f", "less"),
     ]
     against = next(iter(plan.bundles), next(iter(plan.peers), ""))
-
-    def lines() -> Iterator[str]:
-        yield table(results, rows, None, against)
-        yield f"{plan.subject.name}, {plan.threads} threads, medians of {plan.rounds} rounds."
-        for result in results.values():
-            if result.tool is not None:
-                yield f"{result.name}: {result.tool}."
-
-    return "\n".join(lines())
+    text = table(results, rows, None, against)
+    return f"{text}\n{plan.subject.name}, {plan.threads} threads, medians of {plan.rounds} rounds."
 
 
 @benchmark
-@click.option("--peers", callback=partial(listed, tuple(PEERS)), help="Tools.  [default: all]")
+@click.option(
+    "--peers", callback=partial(parse_names, tuple(PEERS)), help="Other tools.  [default: all of them]"
+)
 @click.option(
     "--bundles",
     default="int4,int4-compact,int8",
-    callback=partial(listed, known_precisions()),
-    help="Precisions of ours; the others are compared with the first.",
+    callback=partial(parse_names, tuple(PRECISIONS)),
+    help="Precisions of the bundles; ratios are to the first.",
 )
 @click.option(
-    "--steps", type=click.IntRange(1, 1000), default=20, help="Timed in a round; their median counts."
+    "--steps",
+    type=click.IntRange(1, 1000),
+    default=20,
+    help="Decode steps timed per round; the median is reported.",
 )
 def main(
     work: Path,
     family: str,
     size: str,
-    peers: tuple[str, ...],
+    peers: tuple[str, ...] | None,
     bundles: tuple[str, ...],
     rounds: int,
     steps: int,
     threads: int,
-    room: int,
+    memory_bytes: int,
     export_again: bool,
     json_file: Path | None,
 ) -> None:
-    """Run a random model's text decoder in bundles and in other tools, by turns.
+    """Time the text decoder of a random model in bundles and in other tools.
 
-    Linux only. Installs each tool from PyPI into an environment in the work folder, llama.cpp from source.
-    A model of 3B needs 11 GB of disk, each bundle and tool up to 7 more; Optimum's float32 takes 10, and as
-    much memory. Everything in the work folder is used again by the next run.
+    Linux only. Each tool is installed from PyPI into an environment in the work folder, llama.cpp from
+    source. A 3B model needs 11 GB of disk, each bundle and tool up to 7 GB more; Optimum's float32 model
+    takes 10 GB of disk and as much memory. The next run reuses what is in the work folder.
     """
-    plan = Plan(
-        subject=subject(cast(Family, family), cast(Size, size), SIDE),
+    plan = PeersPlan(
+        subject=benchmark_model(cast(Family, family), cast(Size, size), SIDE),
         bundles=bundles,
-        peers=peers,
+        peers=tuple(PEERS) if peers is None else peers,
         rounds=rounds,
         steps=steps,
         threads=threads,
-        room=room,
+        memory_bytes=memory_bytes,
         export_again=export_again,
     )
     started, text = time.perf_counter(), ""
@@ -138,9 +136,8 @@ def main(
         nonlocal text
         text = report(results, plan)
         if json_file is not None:
-            described = asdict(plan) | {"subject": plan.subject.name, "tokens": TOKENS}
-            contenders = {name: result.as_json() for name, result in results.items()}
-            write_json(json_file, described, started, {"contenders": contenders})
+            figures = {"contenders": {name: result.as_json() for name, result in results.items()}}
+            write_json(json_file, plan.as_json(), started, figures)
 
     measure(work.resolve(), plan, store)
     click.echo(text)

@@ -1,6 +1,6 @@
-"""A bundle's prefill and decode graphs, without its vision encoder, as the other decoders are measured.
+"""A bundle's prefill and decode graphs without its vision encoder, measured like the other decoders.
 
-Legend: B rows, N image tokens, T prompt tokens, D width.
+Shapes: docs/notation.md.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from paligemma_onnx.runtime.graphs.onnx_runner import OnnxModelRunner
 from .decoder import TEXT_TOKENS, Decoder, prompt_ids
 
 
-class Ours(Decoder):
-    """A bundle whose prompt is image features but for its last tokens."""
+class BundleDecoder(Decoder):
+    """A bundle whose prompt is image features, except for its last tokens."""
 
-    def __init__(self, model: str, threads: int, steps: int, slots: int) -> None:
+    def __init__(self, model: str, threads: int, steps: int, capacity: int) -> None:
         super().__init__(steps)
         manifest = read_manifest(Path(model))
         placement, graphs = choose_placement("cpu", threads), manifest.graphs
@@ -29,21 +29,26 @@ class Ours(Decoder):
         sessions, _ = open_sessions(Path(model), decoder, manifest, placement, None)
         prefill, decode = sessions[graphs.prefill.digest], sessions[graphs.decode.digest]
         self._runner = OnnxModelRunner(None, manifest, placement, None, prefill, decode, None)
-        self._slots, self._cancel = slots, Cancellation()
-        shape = (1, slots, manifest.model.hidden_size)
+        self._capacity, self._cancel = capacity, Cancellation()
+        shape = (1, capacity, manifest.model.hidden_size)
         self._features = np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
 
-    def forget(self) -> None:
-        """Nothing is kept: a prefill makes a new cache."""
+    @property
+    def cached_tokens(self) -> int:
+        """Number of tokens in the cache."""
+        return int(self._cache.lengths[0])
+
+    def clear_cache(self) -> None:
+        """Do nothing: a prefill makes a new cache."""
 
     def prefill(self, tokens: int) -> None:
-        """Read float32[1, N, D] and int64[1, T], together as many as are asked."""
+        """Read features float32[1, N, D] and ids int64[1, T] with N + T = tokens."""
         features = self._features[:, : tokens - TEXT_TOKENS]
         ids = np.array([prompt_ids(TEXT_TOKENS)], dtype=np.int64)
         length = np.array([TEXT_TOKENS], dtype=np.int64)
-        self._logits, self._cache = self._runner.prefill(ids, features, length, self._slots, self._cancel)
+        self._logits, self._cache = self._runner.prefill(ids, features, length, self._capacity, self._cancel)
 
     def step(self) -> None:
-        """Read the likeliest token."""
+        """Read the most likely token."""
         chosen = self._logits.argmax(-1, keepdims=True).astype(np.int64)
         self._logits, self._cache = self._runner.decode(chosen, self._cache, self._cancel)

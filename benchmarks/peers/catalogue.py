@@ -1,4 +1,4 @@
-"""The tools by name: what they are installed from, how each makes its model, which class runs it."""
+"""The tools: how each is installed, converts the checkpoint and runs."""
 
 from __future__ import annotations
 
@@ -8,47 +8,46 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Peer:
-    """One tool with one choice of its options."""
+    """A tool with its options."""
 
     name: str
     environment: str  # a file in requirements/
-    distribution: str  # whose version is told
+    distribution: str  # whose version is reported
     module: str
-    kind: str  # the class in that module
-    conversion: tuple[
-        str, ...
-    ]  # arguments of its interpreter; {checkpoint}, {output} and {threads} stand in them
+    class_name: str
+    # Arguments of its interpreter, in which {checkpoint}, {output} and {threads} are replaced.
+    conversion: tuple[str, ...]
 
     def command(self, python: Path, checkpoint: Path, output: Path, threads: int) -> list[str]:
-        """What makes its model, the folder `output`, of a text-only checkpoint."""
-        places = {"checkpoint": str(checkpoint), "output": str(output), "threads": str(threads)}
-        return [str(python), *(argument.format_map(places) for argument in self.conversion)]
+        """Return the command that converts a text-only checkpoint to its model, the folder `output`."""
+        values = {"checkpoint": str(checkpoint), "output": str(output), "threads": str(threads)}
+        return [str(python), *(argument.format_map(values) for argument in self.conversion)]
 
 
 def _llama_cpp(kind: str) -> Peer:
-    """llama.cpp; `q4_0` and `q8_0` have fast products on most processors."""
+    """Return llama.cpp with a quantization; `q4_0` and `q8_0` are fast on most processors."""
     return Peer(
         name=f"llama.cpp-{kind}",
         environment="llama.cpp",
         distribution="llama-cpp-python",
         module="benchmarks.peers.llama_cpp",
-        kind="LlamaCpp",
+        class_name="LlamaCpp",
         conversion=("-m", "benchmarks.peers.gguf_file", "{checkpoint}", "{output}", kind, "{threads}"),
     )
 
 
 def _genai(block: int) -> Peer:
-    """onnxruntime-genai, 4 bits with a scale for so many inputs.
+    """Return onnxruntime-genai with 4-bit weights and a scale per `block` inputs.
 
-    Accuracy level 4 multiplies in 8 bits. The head computes the last token's logits only, as llama.cpp's and
-    ours do.
+    Accuracy level 4 multiplies in 8 bits. The head computes the logits of the last position only, as it does
+    in llama.cpp and in a bundle.
     """
     return Peer(
         name=f"genai-int4-{block}",
         environment="genai",
         distribution="onnxruntime-genai",
         module="benchmarks.peers.genai",
-        kind="Genai",
+        class_name="Genai",
         conversion=(
             *("-m", "onnxruntime_genai.models.builder", "-i", "{checkpoint}", "-o", "{output}"),
             *("-p", "int4", "-e", "cpu", "-c", "{output}/cache", "--extra_options"),
@@ -62,7 +61,7 @@ _OPTIMUM = Peer(
     environment="optimum",
     distribution="optimum-onnx",
     module="benchmarks.peers.optimum_onnx",
-    kind="Optimum",
+    class_name="Optimum",
     conversion=("-m", "benchmarks.peers.optimum_onnx", "{checkpoint}", "{output}"),
 )
 

@@ -1,9 +1,9 @@
-"""A Gemma checkpoint as a GGUF file of fewer bits. Runs in llama-cpp-python's environment.
+"""Convert a Gemma checkpoint to a quantized GGUF file. Runs in the environment of llama-cpp-python.
 
 python -m benchmarks.peers.gguf_file CHECKPOINT FOLDER q4_0|q8_0 THREADS
 
-The tensors go to a bfloat16 file as they are, and llama.cpp's own quantiser makes the other from it: which
-tensors it keeps wider (it takes 6 bits for a table that is the head, too) is part of what a user gets.
+The tensors are written to a bfloat16 file unchanged, which llama.cpp quantizes: which tensors it keeps in
+more bits (6 for an embedding that is also the head) is part of what a user gets.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 FILE = "model.gguf"
-ONE = np.float32(1.0)
 
 
 def main(checkpoint: Path, folder: Path, kind: str, threads: int) -> None:
@@ -28,13 +27,13 @@ def main(checkpoint: Path, folder: Path, kind: str, threads: int) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     whole = folder / "bf16.gguf"
     write_bf16(checkpoint, whole)
-    quantise(whole, folder / FILE, kind, threads)
+    quantize(whole, folder / FILE, kind, threads)
     whole.unlink()
 
 
 def write_bf16(checkpoint: Path, file: Path) -> None:
-    """The checkpoint's tensors under GGUF's names, with the sizes llama.cpp asks for and no vocabulary."""
-    import gguf  # noqa: PLC0415  what stands above needs none of the tool, and is tested without it
+    """Write a checkpoint's tensors under GGUF's names, with the sizes llama.cpp needs and no vocabulary."""
+    import gguf  # noqa: PLC0415  the functions below are tested without it
 
     config = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
     architecture, layers = config["model_type"], config["num_hidden_layers"]
@@ -46,38 +45,38 @@ def write_bf16(checkpoint: Path, file: Path) -> None:
     kinds = {name: kind for kind, name in gguf.MODEL_ARCH_NAMES.items()}
     names = gguf.get_tensor_name_map(kinds[architecture], layers)
     for name, bits in tensors(checkpoint):
-        theirs = names.get_name(name, try_suffixes=(".weight",))
-        if theirs is None:
+        gguf_name = names.get_name(name, try_suffixes=(".weight",))
+        if gguf_name is None:
             raise ValueError(f"GGUF has no name for {name}")
         if bits.ndim == 1:
-            writer.add_tensor(theirs, norm_weight(bits))
+            writer.add_tensor(gguf_name, norm_weight(bits))
         else:
-            writer.add_tensor(theirs, bits.view(np.uint8), raw_dtype=gguf.GGMLQuantizationType.BF16)
+            writer.add_tensor(gguf_name, bits.view(np.uint8), raw_dtype=gguf.GGMLQuantizationType.BF16)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
 
 
-def quantise(source: Path, target: Path, kind: str, threads: int) -> None:
-    """As `llama-quantize` does.
+def quantize(source: Path, target: Path, kind: str, threads: int) -> None:
+    """Quantize a GGUF file as `llama-quantize` does.
 
     Raises:
-        RuntimeError: it does not.
+        RuntimeError: llama.cpp reports an error.
     """
-    import llama_cpp as api  # noqa: PLC0415  as above
+    import llama_cpp as api  # noqa: PLC0415
 
     options = api.llama_model_quantize_default_params()
     options.ftype = getattr(api, f"LLAMA_FTYPE_MOSTLY_{kind.upper()}")
     options.nthread = threads
     code = api.llama_model_quantize(str(source).encode(), str(target).encode(), ctypes.byref(options))
     if code != 0:
-        raise RuntimeError(f"llama_model_quantize gave {code}")
+        raise RuntimeError(f"llama_model_quantize returned {code}")
 
 
 def sizes(config: Mapping[str, Any]) -> dict[str, int | float]:
-    """What llama.cpp reads of a model, by its key behind the architecture's name."""
-    found: dict[str, int | float] = {
+    """Return the sizes that llama.cpp reads, by their keys without the architecture's prefix."""
+    keys: dict[str, int | float] = {
         "vocab_size": config["vocab_size"],
         "context_length": config["max_position_embeddings"],
         "embedding_length": config["hidden_size"],
@@ -91,22 +90,22 @@ def sizes(config: Mapping[str, Any]) -> dict[str, int | float]:
         "rope.freq_base": float(config["rope_theta"]),
     }
     if config["model_type"] == "gemma2":
-        found |= {
+        keys |= {
             "attn_logit_softcapping": float(config["attn_logit_softcapping"]),
             "final_logit_softcapping": float(config["final_logit_softcapping"]),
             "attention.sliding_window": config["sliding_window"],
         }
-    return found
+    return keys
 
 
 def norm_weight(bits: NDArray[np.uint16]) -> NDArray[np.float32]:
-    """A norm's gain: Gemma stores what is added to 1, GGUF what is multiplied with."""
+    """Return a norm's factor, float32: Gemma stores the factor minus 1, GGUF the factor."""
     # A bfloat16 is the upper half of a float32.
-    return (bits.astype(np.uint32) << 16).view(np.float32) + ONE
+    return (bits.astype(np.uint32) << 16).view(np.float32) + np.float32(1)
 
 
 def tensors(checkpoint: Path) -> Iterator[tuple[str, NDArray[np.uint16]]]:
-    """Name and bits of each bfloat16 tensor, mapped from its file (huggingface.co/docs/safetensors)."""
+    """Yield name and bits of each bfloat16 tensor, memory-mapped (huggingface.co/docs/safetensors)."""
     for file in sorted(checkpoint.glob("*.safetensors")):
         with file.open("rb") as opened:
             (length,) = struct.unpack("<Q", opened.read(8))

@@ -1,6 +1,6 @@
 """llama.cpp through its C interface, as llama-cpp-python exposes it. Runs in that package's environment.
 
-Legend: T tokens, V vocabulary.
+Shapes: docs/notation.md.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from .gguf_file import FILE
 
 
 class LlamaCpp(Decoder):
-    """A GGUF file. What is not set is llama.cpp's own default, flash attention among it."""
+    """A GGUF file. Options that are not set have llama.cpp's defaults, which include flash attention."""
 
-    def __init__(self, model: str, threads: int, steps: int, slots: int) -> None:
-        """Load.
+    def __init__(self, model: str, threads: int, steps: int, capacity: int) -> None:
+        """Load the file.
 
         Raises:
-            RuntimeError: llama.cpp does not take the file.
+            RuntimeError: llama.cpp rejects it.
         """
         super().__init__(steps)
         api.llama_backend_init()
@@ -32,31 +32,31 @@ class LlamaCpp(Decoder):
         if not self._model:
             raise RuntimeError(f"llama.cpp does not load {model}")
         options = api.llama_context_default_params()
-        options.n_ctx = slots
-        options.n_batch = options.n_ubatch = slots  # the whole prompt in one pass
+        options.n_ctx = capacity
+        options.n_batch = options.n_ubatch = capacity  # the whole prompt in one pass
         options.n_threads = options.n_threads_batch = threads
         self._context = api.llama_init_from_model(self._model, options)
         if not self._context:
-            raise RuntimeError(f"llama.cpp makes no context of {slots} tokens")
+            raise RuntimeError(f"llama.cpp cannot make a context of {capacity} tokens")
         self._vocabulary = api.llama_vocab_n_tokens(api.llama_model_get_vocab(self._model))
 
-    def forget(self) -> None:
-        """Empty the cache."""
+    def clear_cache(self) -> None:
+        """Empty the KV cache."""
         api.llama_memory_clear(api.llama_get_memory(self._context), False)
 
     def prefill(self, tokens: int) -> None:
-        """Read T tokens."""
+        """Read that many tokens."""
         self._read(prompt_ids(tokens))
 
     def step(self) -> None:
-        """Read the likeliest token."""
+        """Read the most likely token."""
         self._read([int(np.argmax(self._logits))])
 
     def _read(self, ids: list[int]) -> None:
-        """Ids to float32[V] behind the last of them."""
+        """Read ids and keep the logits of the last position, float32[V]."""
         tokens = (api.llama_token * len(ids))(*ids)
         if (code := api.llama_decode(self._context, api.llama_batch_get_one(tokens, len(ids)))) != 0:
-            raise RuntimeError(f"llama_decode gave {code}")
+            raise RuntimeError(f"llama_decode returned {code}")
         self._logits: Any = np.ctypeslib.as_array(
             api.llama_get_logits_ith(self._context, -1), shape=(self._vocabulary,)
         )

@@ -1,4 +1,4 @@
-"""Optimum's decoder on onnxruntime, and its export. Runs in optimum-onnx's environment.
+"""Optimum's decoder on onnxruntime, and its export. Runs in the environment of optimum-onnx.
 
 python -m benchmarks.peers.optimum_onnx CHECKPOINT FOLDER
 """
@@ -17,34 +17,34 @@ from .decoder import Decoder, prompt_ids
 
 
 class Optimum(Decoder):
-    """A folder of `optimum-cli export onnx`."""
+    """A folder written by `optimum-cli export onnx`."""
 
-    def __init__(self, model: str, threads: int, steps: int, slots: int) -> None:
+    def __init__(self, model: str, threads: int, steps: int, capacity: int) -> None:
         super().__init__(steps)
-        del slots  # its cache grows
+        del capacity  # its cache grows
         torch.set_num_threads(threads)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         self._model = ORTModelForCausalLM.from_pretrained(
             model, provider="CPUExecutionProvider", session_options=options, local_files_only=True
         )
-        # For Gemma 2 the class sizes the empty cache by query heads of width / heads each, which the graph
-        # refuses. The graph is right.
+        # For Gemma 2 the class gives the empty cache a shape of query heads with model width / heads values
+        # each, which the graph, correctly, rejects.
         self._model.num_key_value_heads = self._model.config.num_key_value_heads
         self._model.embed_size_per_head = self._model.config.head_dim
-        self.forget()
+        self.clear_cache()
 
-    def forget(self) -> None:
+    def clear_cache(self) -> None:
         """Drop the cache."""
         self._cache: Any = None
         self._length = 0
 
     def prefill(self, tokens: int) -> None:
-        """Read T tokens."""
+        """Read that many tokens."""
         self._read(torch.tensor([prompt_ids(tokens)]))
 
     def step(self) -> None:
-        """Read the likeliest token."""
+        """Read the most likely token."""
         self._read(self._logits[:, -1].argmax(-1, keepdim=True))
 
     @torch.inference_mode()
@@ -60,7 +60,7 @@ class Optimum(Decoder):
 
 
 def export(checkpoint: str, folder: str) -> None:
-    """As `optimum-cli export onnx` does, but for its last check, which loads model and export together."""
+    """Export as `optimum-cli export onnx` does, without its last check, which loads both models together."""
     main_export(checkpoint, folder, task="text-generation-with-past", dtype="fp32", do_validation=False)
 
 

@@ -1,103 +1,111 @@
-"""Who takes part: the decoders of bundles, and other tools, each with its own model of the same weights."""
+"""Systems that are measured: decoders of bundles, and other tools with models of the same weights."""
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from paligemma_onnx.runtime.bundle.manifest import read_manifest
 from paligemma_onnx.runtime.errors import BundleError
 
-from ..exports import Export, ExportFailed, make_bundle, note, noted, watch
-from ..measured_process import Contender
+from ..exports import Export, ExportFailed, make_bundle, read_cost, run_measured, write_cost
+from ..measured_process import ProcessSpec
 from ..results import Result
-from ..sizes import Subject
-from ..systems import Entrant
+from ..sizes import BenchmarkModel
+from ..systems import System
 from .catalogue import PEERS, Peer
-from .decoder import TOKENS, slots_for
+from .decoder import TOKENS, capacity_for
 from .environment import make_environment, pinned
 
-Say = Callable[[str], object]
+Log = Callable[[str], object]  # takes a line of progress
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What is measured, and how often."""
+class PeersPlan:
+    """Options of a run of `benchmarks.peers`."""
 
-    subject: Subject
+    subject: BenchmarkModel
     bundles: tuple[str, ...]  # precisions
     peers: tuple[str, ...]  # names of the catalogue
     rounds: int
-    steps: int  # timed in a round
+    steps: int  # timed per round
     threads: int
-    room: int  # bytes that processes may have together when they are kept between rounds
-    export_again: bool = False  # bundles; other tools make theirs once
+    memory_bytes: int  # for all processes that are kept between rounds
+    export_again: bool = False  # of bundles; other tools' models are always reused
 
-    def asked(self, model: Path) -> dict[str, Any]:
-        """Arguments of a decoder."""
-        slots = slots_for(TOKENS, self.steps)
-        return {"model": str(model), "threads": self.threads, "steps": self.steps, "slots": slots}
+    def arguments(self, model: Path) -> dict[str, Any]:
+        """Return the arguments of a `Decoder`."""
+        capacity = capacity_for(TOKENS, self.steps)
+        return {"model": str(model), "threads": self.threads, "steps": self.steps, "capacity": capacity}
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the options under the keys of the JSON document."""
+        fields = asdict(self) | {"subject": self.subject.name, "tokens": TOKENS}
+        return fields | {"room": fields.pop("memory_bytes")}
 
 
-def entrants(checkpoint: Path, text: Path, plan: Plan, logs: Path, say: Say) -> Iterator[Entrant]:
-    """Bundles, then peers; who cannot be made says so in its result.
+def make_systems(checkpoint: Path, text: Path, plan: PeersPlan, logs: Path, log: Log) -> Iterator[System]:
+    """Yield bundles, then other tools; the result of one that cannot be made says why.
 
     Args:
-        checkpoint: the whole model, beside which everything is kept.
-        text: its language model alone.
-        plan: who.
-        logs: folder of what commands print.
-        say: told what happens.
+        checkpoint: the whole model; bundles and models are made next to it.
+        text: the checkpoint of its language model.
+        plan: what to measure.
+        logs: folder for the output of commands.
+        log: receives progress.
     """
     for name in (*plan.bundles, *plan.peers):
         result = Result(name)
-        contender = None
-        say(f"prepares {name}")
+        process = None
+        log(f"prepare {name}")
         try:
             if name in PEERS:
-                contender = _peer(PEERS[name], text, plan, logs, result)
+                process = _peer(PEERS[name], text, plan, logs, result)
             else:
-                contender = _bundle(name, checkpoint, plan, logs, result)
-        except (
-            ExportFailed,
-            BundleError,
-        ) as failed:  # a bundle of an earlier version may not be read any more
+                process = _bundle(name, checkpoint, plan, logs, result)
+        except (ExportFailed, BundleError) as failed:  # bundles of earlier versions may no longer be readable
             result.failure = f"not made: {failed}"
-            say(f"{name}: {result.failure}")
-        yield result, contender
+            log(f"{name}: {result.failure}")
+        yield System(result, process)
 
 
-def _bundle(precision: str, checkpoint: Path, plan: Plan, logs: Path, result: Result) -> Contender:
-    """The decoder of a bundle; its size is that of the files it reads, its cost that of the whole bundle."""
+def _bundle(precision: str, checkpoint: Path, plan: PeersPlan, logs: Path, result: Result) -> ProcessSpec:
+    """Make a bundle; the size reported is that of its decoder's files, the cost that of the whole bundle."""
     log = logs / f"export-{precision}.log"
-    bundle, made = make_bundle(checkpoint, precision, log=log, again=plan.export_again)
+    bundle, cost = make_bundle(checkpoint, precision, log=log, again=plan.export_again)
     manifest = read_manifest(bundle)
     vision = manifest.graphs.vision_encoder.file.removesuffix(".onnx")
     files = tuple(bundle / name for name in manifest.files if not name.startswith(vision))
-    result.export = Export(made.seconds, made.peak, _bytes(files))
-    return Contender(precision, "benchmarks.peers.bundle_decoder", "Ours", plan.asked(bundle), files)
+    result.export = Export(cost.seconds, cost.peak, _bytes(files))
+    module = "benchmarks.peers.bundle_decoder"
+    return ProcessSpec(precision, module, "BundleDecoder", plan.arguments(bundle), files)
 
 
-def _peer(peer: Peer, text: Path, plan: Plan, logs: Path, result: Result) -> Contender:
-    """A tool in its environment, with the model it made of the checkpoint."""
+def _peer(peer: Peer, text: Path, plan: PeersPlan, logs: Path, result: Result) -> ProcessSpec:
+    """Make a tool's environment, and its model of the checkpoint."""
     result.tool = pinned(peer.environment, peer.distribution)
     python = make_environment(text.parent, peer.environment, logs / f"environment-{peer.environment}.log")
     output = text.with_name(f"{text.name}-{peer.name}")
-    result.export = noted(output)
+    result.export = read_cost(output)
     if result.export is None:
-        partly = output.with_name(f"{output.name}.partly")
-        for folder in (output, partly):
+        partial = output.with_name(f"{output.name}.partial")
+        for folder in (output, partial):
             shutil.rmtree(folder, ignore_errors=True)
-        command = peer.command(python, text, partly, plan.threads)
-        seconds, peak = watch(command, logs / f"export-{peer.name}.log")
-        result.export = Export(seconds, peak, _bytes(_files(partly)))
-        partly.rename(output)
-        note(output, result.export)
-    return Contender(
-        peer.name, peer.module, peer.kind, plan.asked(output), _files(output), interpreter=str(python)
+        command = peer.command(python, text, partial, plan.threads)
+        seconds, peak = run_measured(command, logs / f"export-{peer.name}.log")
+        result.export = Export(seconds, peak, _bytes(_files(partial)))
+        partial.rename(output)
+        write_cost(output, result.export)
+    return ProcessSpec(
+        peer.name,
+        peer.module,
+        peer.class_name,
+        plan.arguments(output),
+        _files(output),
+        interpreter=str(python),
     )
 
 

@@ -1,4 +1,4 @@
-"""A checkpoint's language model as a checkpoint of its own, which is what other tools read."""
+"""The language model of a checkpoint as a separate checkpoint, which other tools can read."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from paligemma_onnx.model.config import PaliGemmaConfig
 from paligemma_onnx.model.skeleton import meta_model
 from training.published_layout import published_config
 
-from ..checkpoint import PIECE, write_json, write_weights
+from ..checkpoint import CHUNK, write_json, write_weights
 
-OURS, THEIRS = "language_model.", "model."  # prefixes of the parameters' names
+PALIGEMMA_PREFIX, GEMMA_PREFIX = "language_model.", "model."  # of the parameters' names
 ARCHITECTURES = {"gemma": "GemmaForCausalLM", "gemma2": "Gemma2ForCausalLM"}
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 
 
 def make_text_checkpoint(checkpoint: Path) -> Path:
-    """The folder of the text-only checkpoint beside the whole one, written unless it is there.
+    """Write the text-only checkpoint next to the whole one unless it exists, and return its folder.
 
     Args:
         checkpoint: a PaliGemma in the published layout, bfloat16.
@@ -29,31 +29,35 @@ def make_text_checkpoint(checkpoint: Path) -> Path:
     folder = checkpoint.with_name(f"{checkpoint.name}-text")
     if folder.exists():
         return folder
-    partly = folder.with_name(f"{folder.name}.partly")
-    shutil.rmtree(partly, ignore_errors=True)
-    partly.mkdir()
+    partial = folder.with_name(f"{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
     config, weights = open_checkpoint(checkpoint)
-    write_json(partly / "config.json", text_config(config))
+    write_json(partial / "config.json", text_config(config))
     for name in TOKENIZER:
-        shutil.copyfile(checkpoint / name, partly / name)
+        shutil.copyfile(checkpoint / name, partial / name)
     parameters = meta_model(config).named_parameters()
-    shapes = {text_name(name): tuple(weight.shape) for name, weight in parameters if name.startswith(OURS)}
+    shapes = {
+        text_name(name): tuple(weight.shape)
+        for name, weight in parameters
+        if name.startswith(PALIGEMMA_PREFIX)
+    }
 
-    def pieces(name: str, _shape: tuple[int, ...]) -> Iterator[Tensor]:
-        yield from weights.tensor(OURS + name.removeprefix(THEIRS)).flatten().split(PIECE)
+    def chunks(name: str, _shape: tuple[int, ...]) -> Iterator[Tensor]:
+        yield from weights.tensor(PALIGEMMA_PREFIX + name.removeprefix(GEMMA_PREFIX)).flatten().split(CHUNK)
 
-    write_weights(partly, shapes, pieces, lambda _: None)
-    partly.rename(folder)
+    write_weights(partial, shapes, chunks)
+    partial.rename(folder)
     return folder
 
 
 def text_name(name: str) -> str:
-    """A parameter's name in files of a Gemma alone."""
-    return THEIRS + name.removeprefix(OURS)
+    """Return a parameter's name in the files of a Gemma checkpoint."""
+    return GEMMA_PREFIX + name.removeprefix(PALIGEMMA_PREFIX)
 
 
 def text_config(config: PaliGemmaConfig) -> dict[str, object]:
-    """Content of config.json, with what readers do not take from their own defaults."""
+    """Return the content of config.json, with the keys for which readers have other defaults."""
     text = published_config(config)["text_config"]
     assert isinstance(text, dict)
     return {

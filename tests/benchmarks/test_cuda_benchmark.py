@@ -1,10 +1,9 @@
-"""The check for a GPU on miniatures and on a CPU: what it finds, not how long anything takes."""
+"""The GPU benchmark without a GPU: its arithmetic, its budget and its report."""
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,97 +12,198 @@ from click.testing import CliRunner
 from fake_cuda import FakeCuda
 
 from benchmarks.cuda import __main__ as command
-from benchmarks.cuda import speed
-from benchmarks.cuda.answers import Answers
-from benchmarks.cuda.bundles import Made
-from benchmarks.cuda.prompts import golden, golden_kept, questions
-from benchmarks.cuda.record import Budget, Found, Part, Record
-from benchmarks.cuda.refusals import MANY
-from benchmarks.cuda.teacher_forcing import differences
-from benchmarks.exports import Export, ExportFailed, watch
-from benchmarks.measured_process import Contender, ContenderFailed, Running
+from benchmarks.cuda.checks import full_size_checks, passed, read_tests, table_of_checks
+from benchmarks.cuda.prompts import all_prompts, count_golden, golden_prompts
+from benchmarks.cuda.steps import Run, Step
+from benchmarks.cuda.teacher_forcing import differences, token_agreement
+from benchmarks.cuda.transfers import summarize
+from benchmarks.exports import Export
 from benchmarks.memory import Memory
+from benchmarks.report import Bounds
+from benchmarks.results import Result
 from paligemma_onnx.runtime import PaliGemma, Request
 
-Folders = Callable[[str], Path]
-CASE = "gemma_one_kv_head"
+JUNIT = """<testsuites><testsuite name="pytest">
+<testcase name="test_tokens[bf16]" time="2.4">
+<properties><property name="share" value="99.2%"/></properties></testcase>
+<testcase name="test_memory" time="1.0">
+<failure message="AssertionError: 5 != 0&#10;more">trace</failure></testcase>
+<testcase name="test_copies" time="0.1"><skipped message="one GPU only"/></testcase>
+</testsuite></testsuites>"""
 
 
-# The whole of it, on this machine.
+def python(name: str, code: str, least_s: float = 0.0) -> Step:
+    return Step(name, [sys.executable, "-c", code], least_s)
 
 
-@pytest.fixture
-def ready(
-    monkeypatch: pytest.MonkeyPatch, shipped_bundle: Path, bundle: Folders, checkpoint: Folders
-) -> None:
-    """Bundles that are there already, in place of exports; and no transformers, which is slow to start."""
-
-    class Ready:
-        def __init__(self, *_: object) -> None:
-            """Nothing is begun."""
-
-        def shipped(self, precision: str) -> Made:
-            if precision == "fp16":
-                raise ExportFailed("the disk is full")
-            return shipped_bundle, Export(1.0, Memory(), 1)
-
-        def timed(self, precision: str) -> Made:  # noqa: ARG002
-            return bundle(CASE), Export(2.0, Memory(), 1)
-
-        def drawn(self) -> Path:
-            return checkpoint(CASE)
-
-        def stop(self) -> None:
-            """Nothing runs."""
-
-    monkeypatch.setattr(command, "Bundles", Ready)
-    monkeypatch.setattr(speed, "find_spec", lambda _: None)
-
-
-def run(folder: Path, *options: str) -> tuple[int, str, dict[str, Any]]:
-    asked = ["--work", str(folder / "work"), "--json", str(folder / "found.json"), "--device", "cpu"]
-    small = ["--scenes", "1", "--tokens", "3", "--rounds", "1", "--requests", "2", "--batches", "2"]
-    ended = CliRunner().invoke(command.main, [*asked, "--size", "tiny", *small, *options])
-    assert ended.exception is None or isinstance(ended.exception, SystemExit), ended.output
-    return ended.exit_code, ended.output, json.loads((folder / "found.json").read_text())
-
-
-@pytest.mark.usefixtures("ready")
-def test_from_end_to_end(tmp_path: Path) -> None:
-    code, said, found = run(tmp_path, "--compared", "fp32,fp16")
-    assert code == 0, said
-    assert found["passed"] is True
-    assert {"machine", "plan", "seconds", "parts", "promises", "device"} <= set(found)
-    states = {name: part["state"] for name, part in found["parts"].items()}
-    assert states == {
-        **dict.fromkeys(("device", "correctness", "refusals", "bandwidth", "speed"), "done"),
-        "compiled": "failed",
+def test_steps_share_a_budget(tmp_path: Path) -> None:
+    """A step that fails or exceeds the budget does not keep the others from running."""
+    run = Run(20.0, tmp_path)
+    run.do(python("good", "pass"), python("bad", "raise ValueError('no space')"))
+    run.do(python("slow", "import time; time.sleep(60)"), share=0.15)
+    run.do(python("long", "pass", least_s=100))
+    outcomes = {name: (outcome.state, outcome.why) for name, outcome in run.outcomes.items()}
+    assert outcomes.pop("long")[0] == "skipped"
+    assert outcomes == {
+        "good": ("done", None),
+        "bad": ("failed", "ValueError: no space"),
+        "slow": ("failed", "time was up"),
     }
-    assert found["parts"]["compiled"]["why"] == "transformers is not installed, whose steps would be compiled"
-    precisions = found["correctness"]["precisions"]
-    assert precisions["fp32"]["share"] == 1.0
-    assert precisions["fp16"] == {"failure": "the disk is full"}
-    assert found["correctness"]["golden"] == {"answers": len(golden()), "kept": len(golden())}
-    contenders = found["speed"]["contenders"]
-    assert set(contenders) == {"fp32", speed.EAGER}
-    for one in contenders.values():
-        stages = ("vision_s", "prefill_s", "time_to_first_token_s", "token_s", "images_per_minute")
-        wanted = {f"{stage}_{size}" for stage in stages for size in (1, 2)}
-        assert wanted <= {name for name, value in one["medians"].items() if value > 0}
-    assert found["speed"]["profiles"]["fp32"]["seen"] is False
-    assert found["bandwidth"]["read_bytes_per_s"] > 0
-    for words in ("| token at batch 2, ms |", "| reached |", "our own model in torch", "fp16 on cpu"):
-        assert words in said
+    assert "it needs about 100 s" in str(run.outcomes["long"].why)
 
 
-@pytest.mark.usefixtures("ready")
-def test_a_run_without_time_says_so(tmp_path: Path) -> None:
-    """Nothing is begun that does not fit, and what is not known has not passed."""
-    code, said, found = run(tmp_path, "--budget", "4", "--compared", "fp32")
-    assert (code, found["passed"]) == (6, False)
-    assert {part["state"] for part in found["parts"].values()} == {"skipped"}
-    assert "device: skipped, it needs about 5 s, and " in said
-    assert "not known" in said
+def test_outcomes_of_tests(tmp_path: Path) -> None:
+    file = tmp_path / "tests.xml"
+    assert read_tests(file) == []
+    file.write_text(JUNIT)
+    tokens, memory, copies = checks = read_tests(file)
+    assert (tokens.passed, tokens.measured) == (True, "2 s, share 99.2%")
+    assert (memory.passed, memory.measured) == (False, "AssertionError: 5 != 0")
+    assert (copies.passed, copies.required, copies.measured) == (None, False, "skipped: one GPU only")
+    assert not passed(checks)
+    assert passed([tokens, copies])
+    assert "| test_memory | AssertionError: 5 != 0 | pass | missed |" in table_of_checks(checks)
+
+
+def results(loaded: int) -> dict[str, Result]:
+    """Return results in which every figure is at its target."""
+
+    def result(name: str, step_s: float, first_s: float, **fields: Any) -> Result:
+        figures = {"step_s_1": step_s, "time_to_first_token_s": first_s, "device_bytes_loaded": loaded}
+        return Result(name, rounds=[figures], **fields)
+
+    export = Export(1.0, Memory(), 6 * 10**9)
+    return {
+        "bf16": result("bf16", 0.004, 0.0699, export=export, decoder_bytes=5 * 10**9),
+        "transformers bf16": result("transformers bf16", 0.012, 0.1),
+    }
+
+
+@pytest.mark.parametrize(
+    ("loaded", "read_bytes_per_s", "missed"),
+    [
+        (8_500_000_000, 2e12, set()),
+        (8_500_000_001, 2e12, {"bf16: GPU memory, loaded"}),
+        (8_500_000_000, 2.1e12, {"bf16: decode step / lower bound"}),
+    ],
+)
+def test_checks_of_a_full_size_model(loaded: int, read_bytes_per_s: float, missed: set[str]) -> None:
+    checks = list(full_size_checks(results(loaded), Bounds(read_bytes_per_s, 1e15, 1), ["bf16"]))
+    assert [check.name for check in checks] == [
+        "bf16: GPU memory, loaded",
+        "bf16: decode step / lower bound",
+        "bf16: tokens/s / transformers bf16",
+        "bf16: time to first token / transformers bf16",
+    ]
+    measured = [check.measured for check in checks]
+    assert measured[2:] == ["3.00", "0.70"]
+    assert {check.name for check in checks if not check.passed} == missed
+    # Only memory is required.
+    assert passed(checks) == ("bf16: GPU memory, loaded" not in missed)
+
+
+def test_what_is_not_measured_has_not_passed() -> None:
+    checks = list(full_size_checks({"bf16": Result("bf16", failure="out of memory")}, None, ["bf16", "fp16"]))
+    assert {check.passed for check in checks} == {None}
+    assert [check.measured for check in checks if check.required] == ["out of memory", "not measured"]
+    assert not passed(checks)
+
+
+def test_copies_of_a_trace() -> None:
+    """Two steps, with 4 bytes of logits each."""
+    events: list[dict[str, Any]] = [
+        {"cat": "kernel", "name": "gemm", "dur": 30},
+        {"cat": "kernel", "name": "gemm", "dur": 50},
+        {"cat": "kernel", "name": "norm", "dur": 4},
+        {"cat": "gpu_memcpy", "name": "Memcpy DtoH (Device -> Pageable)", "args": {"bytes": 8}},
+        {"cat": "gpu_memcpy", "name": "Memcpy HtoD (Pageable -> Device)", "args": {"bytes": 32}},
+    ]
+    step = summarize(events, 2, 4)
+    assert step["seen"] is True
+    assert (step["to_host_bytes"], step["to_device_bytes"], step["on_device_bytes"]) == (4, 16, 0)
+    assert (step["kernels"], step["kernels_s"]) == (1.5, pytest.approx(42e-6))
+    assert step["longest"][0] == {"kernel": "gemm", "times": 1.0, "s": pytest.approx(40e-6)}
+    assert summarize(events[:3], 2, 4)["seen"] is False  # without the logits nothing is known
+
+
+def test_questions_are_golden_and_drawn() -> None:
+    prompts = all_prompts(2)
+    assert prompts[: len(golden_prompts())] == golden_prompts()
+    assert {"caption", "detect", "segment"} <= {prompt.kind for prompt in prompts[len(golden_prompts()) :]}
+    assert [prompt.text for prompt in all_prompts(2)] == [prompt.text for prompt in prompts]
+    answers = [prompt.golden or () for prompt in prompts]
+    assert count_golden(answers) == (len(golden_prompts()), len(golden_prompts()))
+    assert count_golden([(1,), *answers[1:]]) == (len(golden_prompts()), len(golden_prompts()) - 1)
+
+
+def test_a_token_that_is_another_is_found(shipped_bundle: Path) -> None:
+    """A model's own answers have no difference; a changed token is one, and so may be those after it."""
+    model, prompts = PaliGemma.load(shipped_bundle, device="cpu"), golden_prompts()[:3]
+    requests = [Request(prompt.image, prompt.text) for prompt in prompts]
+    answers = [list(prompt.golden or ()) for prompt in prompts]
+    tokens = sum(map(len, answers))
+    assert differences(model, requests, answers, 96) == (tokens + 3, [])
+    assert differences(model, requests[:1], [answers[0][:4]], 4) == (4, [])  # truncated: no stop id follows
+    actual, answers[1][0] = answers[1][0], answers[1][0] + 40
+    compared, found = differences(model, requests, answers, 96)
+    assert compared == tokens + 3
+    first = found[0]
+    assert (first.row, first.position, first.actual, first.expected) == (1, 0, actual, actual + 40)
+    assert first.gap > 0
+    assert {difference.row for difference in found} == {1}
+
+
+def test_zeros_do_not_agree(shipped_bundle: Path) -> None:
+    """A GPU that computes nothing returns zeros, in which every token ties."""
+    model, prompts = PaliGemma.load(shipped_bundle, device="cpu"), golden_prompts()[:4]
+    runner = model.runner
+
+    class ZeroRunner:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(runner, name)
+
+        def prefill(self, *arguments: Any) -> Any:
+            logits, cache = runner.prefill(*arguments)
+            return logits * 0, cache
+
+        def decode(self, *arguments: Any) -> Any:
+            logits, cache = runner.decode(*arguments)
+            return logits * 0, cache
+
+    zeros: Any = ZeroRunner()
+    broken = PaliGemma(model.manifest, model.tokenizer, zeros, model.load_s)
+    agreement = token_agreement(broken, prompts, [prompt.golden or () for prompt in prompts])
+    assert agreement["agreed"] == 0
+    assert agreement["ties"] == agreement["tokens"]
+
+
+TIMING = """
+import json, sys
+sys.path.insert(0, "")
+from benchmarks.cuda.bundle_timing import CudaBundle
+bundle = CudaBundle(sys.argv[1], 3, "cuda")
+bundle.warm_up([1, 2])
+print(json.dumps(bundle.round([1, 2], [20, 300])))
+"""
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_round_of_a_bundle_on_a_gpu(gpu_python: FakeCuda, cuda_bundle: Any, precision: str) -> None:
+    """On the fake CUDA runtime, with growing and with pooled caches."""
+    ended = gpu_python.script(TIMING, cuda_bundle("gemma2_window", precision))
+    assert ended.code == 0, ended.err
+    metrics = json.loads(ended.out)
+    assert metrics["device_bytes_loaded"] > 0
+    assert metrics["device_bytes_2"] >= metrics["device_bytes_loaded"]
+    assert {
+        "load_s",
+        "prefill_s",
+        "prefill_s_batch_2",
+        "step_s_2",
+        "step_s_past_20",
+        "step_s_past_300",
+    } <= set(metrics)
+    assert all(value > 0 for value in metrics.values())
 
 
 def test_the_device_is_named(tmp_path: Path) -> None:
@@ -111,124 +211,13 @@ def test_the_device_is_named(tmp_path: Path) -> None:
     assert (ended.exit_code, (tmp_path / "none").exists()) == (2, False)
 
 
-# Budget and record.
-
-
-def test_parts_within_a_budget() -> None:
-    """Each is done, fails or is skipped by itself; what was found before a failure stays."""
-    now, stored = [0.0], list[Mapping[str, Any]]()
-    record = Record(Budget(100.0, clock=lambda: now[0]), stored.append)
-
-    def found(*seconds: float, fails: Exception | None = None) -> Callable[[], Iterator[Found]]:
-        def work() -> Iterator[Found]:
-            for number, one in enumerate(seconds):
-                now[0] += one
-                yield {"found": number + 1}
-            if fails is not None:
-                raise fails
-
-        return work
-
-    assert record.run(Part("first", 30, found(20, 20))).state == "done"
-    assert record.run(Part("broken", 30, found(20, fails=ContenderFailed("it died")))).why == "it died"
-    course = record.run(Part("long", 60, found(1)))
-    assert (course.state, course.why) == ("skipped", "it needs about 60 s, and 40 s are left")
-    assert record.run(Part("odd", 1, found(1, fails=KeyError("x")))).why == "KeyError: 'x'"
-    assert record.run(Part("short", 30, found(30))).seconds == 30
-    document = record.document()
-    assert document["first"] == {"found": 2}
-    assert document["broken"] == {"found": 1}
-    assert "long" not in document
-    assert len(stored) == 5 + 6 + 3  # how each ended, what each found, and one more where it begins
-    assert record.budget.left() == 9
-
-
-def test_a_process_that_takes_too_long_is_ended(tmp_path: Path) -> None:
-    sleeping = Contender("sleeper", "subprocess", "run", {"args": ["sleep", "9"]})
-    with pytest.raises(ContenderFailed, match="took longer than 1 s"):
-        Running(sleeping, tmp_path / "log", limit_s=1.0)
-    with pytest.raises(ExportFailed, match="took longer than 1 s"):
-        watch([sys.executable, "-c", "import time; time.sleep(60)"], tmp_path / "log", limit_s=0.6)
-
-
-# Correctness.
-
-
-def test_questions_are_golden_and_drawn() -> None:
-    every = questions(2)
-    assert every[: len(golden())] == golden()
-    kinds = {one.kind for one in every[len(golden()) :]}
-    assert {"caption", "detect", "segment"} <= kinds
-    assert [one.prompt for one in questions(2)] == [one.prompt for one in every]
-    answers: list[tuple[int, ...]] = [one.golden or () for one in every]
-    assert golden_kept(answers) == (len(golden()), len(golden()))
-    assert golden_kept([(1,), *answers[1:]]) == (len(golden()), len(golden()) - 1)
-
-
-def test_a_token_that_is_another_is_found(shipped_bundle: Path) -> None:
-    """Where answers are its own there is no difference; a changed token is one, and what it leads to."""
-    model, asked = PaliGemma.load(shipped_bundle, device="cpu"), golden()[:3]
-    requests = [Request(one.picture, one.prompt) for one in asked]
-    answers = [list(one.golden or ()) for one in asked]
-    tokens = sum(map(len, answers))
-    assert differences(model, requests, answers, 96) == (tokens + 3, [])
-    assert differences(model, requests[:1], [answers[0][:4]], 4) == (4, [])  # cut, so no stop id follows
-    right, answers[1][0] = answers[1][0], answers[1][0] + 40
-    compared, found = differences(model, requests, answers, 96)
-    assert compared == tokens + 3
-    assert (found[0].row, found[0].position, found[0].said, found[0].told) == (1, 0, right, right + 40)
-    assert found[0].gap > 0
-    assert {one.row for one in found} == {1}
-
-
-def test_zeros_do_not_agree(shipped_bundle: Path) -> None:
-    """As a GPU that computes nothing would answer."""
-    answers = Answers(str(shipped_bundle), "cpu", 1)
-    runner = answers._model.runner
-
-    class Nothing:
-        def __getattr__(self, name: str) -> Any:
-            return getattr(runner, name)
-
-        def prefill(self, *asked: Any) -> Any:
-            logits, cache = runner.prefill(*asked)
-            return logits * 0, cache
-
-        def decode(self, *asked: Any) -> Any:
-            logits, cache = runner.decode(*asked)
-            return logits * 0, cache
-
-    right = answers.answers()
-    answers._model.runner = Nothing()
-    found = answers.agreement(right)
-    assert found["agreed"] == 0
-    assert found["ties"] == found["tokens"]
-
-
-# On the device that is not there.
-
-LOOK = """
-import json, sys
-sys.path.insert(0, "")
-from benchmarks.cuda.device import Device
-from benchmarks.cuda.memory_growth import Growth
-from benchmarks.cuda.refusals import Refusals
-bundle = sys.argv[1]
-print(json.dumps({
-    "facts": Device("cuda").facts(),
-    "growth": Growth(bundle, "cuda").over(40),
-    "refusals": Refusals(bundle, "cuda").too_little_memory(),
-}))
-"""
-
-
-def test_memory_and_refusals_of_a_hollow_device(gpu_python: FakeCuda, shipped_bundle: Path) -> None:
-    ended = gpu_python.script(LOOK, shipped_bundle, FAKE_CUDA_MEMORY=2 << 30)
-    assert ended.code == 0, ended.err
-    found = json.loads(ended.out)
-    assert found["facts"]["gpu"] == "FakeCuda 0"
-    assert 0 < found["facts"]["free_bytes"] <= found["facts"]["memory_bytes"] == 2 << 30
-    weights = sum(file.stat().st_size for file in shipped_bundle.glob("*.data"))
-    assert found["growth"]["first_bytes"] > weights / 2
-    assert len(found["growth"]["device_bytes"]) == 10
-    assert [one["code"] for one in found["refusals"]] == [5, 0, 5, 0], (MANY, found["refusals"])
+def test_a_run_without_time_says_so(tmp_path: Path) -> None:
+    """Steps for which there is no time are skipped, and what is unknown has not passed."""
+    file = tmp_path / "figures.json"
+    options = ["--work", str(tmp_path / "work"), "--json", str(file), "--budget", "4"]
+    ended = CliRunner().invoke(command.main, [*options, "--device", "cpu", "--size", "tiny"])
+    assert ended.exit_code == 6, ended.output
+    document = json.loads(file.read_text())
+    assert {step["state"] for step in document["steps"].values()} == {"skipped"}
+    assert document["passed"] is False
+    assert "| tests | it needs about 30 s" in ended.output

@@ -1,4 +1,4 @@
-"""What other tools make their models of: the language model alone, as transformers and llama.cpp read it."""
+"""The text-only checkpoint that other tools convert, as transformers and llama.cpp read it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 from benchmarks.checkpoint import make_checkpoint
 from benchmarks.peers.gguf_file import norm_weight, sizes, tensors
 from benchmarks.peers.text_checkpoint import ARCHITECTURES, make_text_checkpoint
-from benchmarks.sizes import FAMILIES, Family, subject
+from benchmarks.sizes import FAMILIES, Family, benchmark_model
 from paligemma_onnx.model.checkpoint.load import open_checkpoint
 
 
@@ -24,14 +24,14 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module", params=FAMILIES)
 def folders(work: Path, request: pytest.FixtureRequest) -> tuple[Path, Path]:
-    """A checkpoint and its language model."""
+    """Return a checkpoint and that of its language model."""
     family: Family = request.param
-    whole = make_checkpoint(work, subject(family, "tiny", 224), lambda _: None)
+    whole = make_checkpoint(work, benchmark_model(family, "tiny", 224))
     return whole, make_text_checkpoint(whole)
 
 
 def test_text_checkpoint_is_the_language_model_to_transformers(folders: tuple[Path, Path]) -> None:
-    """Every weight, under the name transformers gives it, and every size it computes with."""
+    """It has every weight under the name of transformers, and every size."""
     from transformers import AutoModelForCausalLM
 
     whole, text = folders

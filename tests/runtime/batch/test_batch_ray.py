@@ -13,7 +13,7 @@ from batch_runs import PROMPT, rows_by_id, rows_in, set_part_rows, write_images
 from command_line import run_command, start_command
 from damage import copied, edit_manifest, endless
 
-from benchmarks.ray_cluster import cluster, kill_a_writer
+from benchmarks.ray_cluster import kill_a_writer, ray_cluster
 from paligemma_onnx.runtime.batch.items import Shard
 from paligemma_onnx.runtime.batch.pipeline import BatchOptions
 from paligemma_onnx.runtime.batch.ray_engine import PartWriter
@@ -28,7 +28,7 @@ SMALL_PARTS = set_part_rows(10)
 @pytest.fixture(scope="module")
 def ray() -> Iterator[tuple[str, int]]:
     """Address and process id of a cluster on this machine."""
-    with cluster(WORKERS) as record:
+    with ray_cluster(WORKERS) as record:
         yield record
 
 

@@ -1,0 +1,104 @@
+"""Steps of a run: commands within a common time budget."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from paligemma_onnx.runtime.console import echo_stderr
+
+from ..exports import failure_of
+from ..measured_process import ROOT
+
+INTERRUPT_S = 15.0  # seconds that a process has after SIGINT; pytest then reports the tests that have ended
+
+
+@dataclass(frozen=True)
+class Step:
+    """A command of a run."""
+
+    name: str
+    command: Sequence[str]
+    least_s: float  # seconds; with less left it is skipped (estimates for a server with 16 cores)
+    success: tuple[int, ...] = (0,)  # exit codes
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a step ended."""
+
+    state: str  # done, failed or skipped
+    seconds: float
+    why: str | None  # not done
+
+
+class Run:
+    """Steps and their outcomes."""
+
+    def __init__(self, budget_s: float, logs: Path) -> None:
+        """Start the clock.
+
+        Args:
+            budget_s: seconds for all steps.
+            logs: folder for the steps' output.
+        """
+        self.started, self.outcomes = time.perf_counter(), dict[str, Outcome]()
+        self._budget_s, self._logs = budget_s, logs
+
+    def do(self, *steps: Step, share: float = 1.0) -> None:
+        """Run steps at the same time and wait for them; stop them when `share` of the budget is spent."""
+        end = self.started + share * self._budget_s
+        running = list[tuple[Step, subprocess.Popen[bytes], float]]()
+        try:
+            for step in steps:
+                now = time.perf_counter()
+                if end - now < step.least_s:
+                    left = max(0.0, end - now)
+                    needed = f"it needs about {step.least_s:.0f} s, and {left:.0f} s are left"
+                    self._finish(step, "skipped", 0.0, needed)
+                    continue
+                echo_stderr(f"{step.name}: started, {end - now:.0f} s are left")
+                with self._log(step).open("wb") as log:
+                    process = subprocess.Popen(
+                        step.command, cwd=ROOT, stdout=log, stderr=log, start_new_session=True
+                    )
+                running.append((step, process, now))
+            for step, process, started in running:
+                why = self._wait(step, process, end)
+                seconds = time.perf_counter() - started
+                self._finish(step, "failed" if why else "done", seconds, why)
+        finally:
+            for _, process, _ in running:
+                stop(process)
+
+    def _wait(self, step: Step, process: subprocess.Popen[bytes], end: float) -> str | None:
+        """Wait for a step until `end`; return why it is not done, or None."""
+        try:
+            code = process.wait(max(0.0, end - time.perf_counter()))
+        except subprocess.TimeoutExpired:
+            stop(process)
+            return "time was up"
+        return None if code in step.success else failure_of(self._log(step), code)
+
+    def _finish(self, step: Step, state: str, seconds: float, why: str | None) -> None:
+        self.outcomes[step.name] = Outcome(state, round(seconds, 1), why)
+        echo_stderr(f"{step.name}: {state}, {why or f'{seconds:.0f} s'}")
+
+    def _log(self, step: Step) -> Path:
+        return self._logs / f"{step.name.replace(' ', '-')}.log"
+
+
+def stop(process: subprocess.Popen[bytes]) -> None:
+    """Interrupt a process that runs, then kill it and all processes of its session."""
+    if process.poll() is None:
+        process.send_signal(signal.SIGINT)
+        try:
+            process.wait(INTERRUPT_S)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()

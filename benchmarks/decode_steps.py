@@ -1,0 +1,67 @@
+"""Decode steps of a bundle outside a request, with a cache of any length.
+
+Shapes: docs/notation.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+
+from paligemma_onnx.runtime import Cancellation, PaliGemma
+from paligemma_onnx.runtime.engine.device_tensor import DeviceTensor
+from paligemma_onnx.runtime.graphs.kv_cache import Cache
+from paligemma_onnx.runtime.graphs.model_runner import ModelRunner
+
+from .metrics import PROMPT
+
+IMAGE_TOKENS = 64  # of the prefill whose cache is repeated until it is long enough
+
+
+def start_decoding(
+    model: PaliGemma, runner: ModelRunner, rows: int, past: int, steps: int, capacity: int = 0
+) -> Callable[[], None]:
+    """Prefill a batch of noise and return a function that runs one decode step.
+
+    The cache is never released to the pool.
+
+    Args:
+        model: whose tokenizer and manifest are used.
+        runner: its graphs.
+        rows: sequences of the batch (B).
+        past: cached tokens of each before the first step (P).
+        steps: how often the function may be called.
+        capacity: minimum capacity of the cache in slots; it holds `past + steps` in any case.
+    """
+    cancel, width = Cancellation(), model.manifest.model.hidden_size
+    features = np.random.default_rng(0).standard_normal((rows, IMAGE_TOKENS, width), dtype=np.float32)
+    prompt = np.tile(np.array(model.tokenizer.encode(PROMPT, 2 * IMAGE_TOKENS), dtype=np.int64), (rows, 1))
+    used = IMAGE_TOKENS + prompt.shape[1]
+    capacity = min(max(capacity, past + steps, used), model.manifest.model.context_length)
+    lengths = np.full(rows, prompt.shape[1], dtype=np.int64)
+    _, cache = runner.prefill(prompt, features, lengths, capacity, cancel)
+    past_lengths = np.full(rows, past, dtype=np.int64)
+    if (
+        cache.step_buffers is not None
+    ):  # its buffer has the capacity; slots that were not written hold finite numbers
+        cache = replace(cache, lengths=past_lengths)
+    else:
+        spare = steps if model.manifest.cache.update == "in_place" else 0
+        cache = Cache(tuple(_repeated(value, used, past, spare) for value in cache.values), past_lengths)
+
+    def step() -> None:
+        nonlocal cache
+        _, cache = runner.decode(prompt[:, -1:], cache, cancel)
+
+    return step
+
+
+def _repeated(value: DeviceTensor, used: int, past: int, spare: int) -> DeviceTensor:
+    """Repeat a cache tensor's first `used` slots until it has P of them, and append `spare` zero slots."""
+    content = value.to_numpy_view()
+    repeats = -(-past // used)
+    array = np.tile(content[:, :, :used], (1, 1, repeats, 1))[:, :, :past]
+    array = np.pad(array, ((0, 0), (0, 0), (0, spare), (0, 0)))
+    return DeviceTensor.from_numpy(array, value.dtype, value.placement, "a repeated cache")
