@@ -168,11 +168,11 @@ def test_doctor(capsys: pytest.CaptureFixture[str]) -> None:
     result = run_in_process(capsys, "doctor")
     assert result.code == 0
     assert "onnxruntime" in result.out
-    found = json.loads(run_in_process(capsys, "doctor", "--json").out)
-    assert found["runs"] is True
-    assert "cpu" in found["devices"]
-    assert found["threads"] >= 1
-    assert found["versions"]["torch"]
+    facts = json.loads(run_in_process(capsys, "doctor", "--json").out)
+    assert facts["runs"] is True
+    assert "cpu" in facts["devices"]
+    assert facts["threads"] >= 1
+    assert facts["versions"]["torch"]
 
 
 def test_inspect_and_verify(bundle: Folders, capsys: pytest.CaptureFixture[str]) -> None:
@@ -182,9 +182,9 @@ def test_inspect_and_verify(bundle: Folders, capsys: pytest.CaptureFixture[str])
         result = run_in_process(capsys, command, folder)
         assert result.code == 0
         assert manifest["bundle_id"] in result.out
-        found = json.loads(run_in_process(capsys, command, folder, "--json").out)
-        assert found["bundle_id"] == manifest["bundle_id"]
-    assert found == {"bundle_id": manifest["bundle_id"], "files": 6, "passed": True}
+        facts = json.loads(run_in_process(capsys, command, folder, "--json").out)
+        assert facts["bundle_id"] == manifest["bundle_id"]
+    assert facts == {"bundle_id": manifest["bundle_id"], "files": 6, "passed": True}
     assert "checking decoder.data\n" in result.err
 
 

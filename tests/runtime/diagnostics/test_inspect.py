@@ -44,10 +44,10 @@ def manifest(bundle: Folders) -> Manifest:
 def test_json(bundle: Folders, capsys: pytest.CaptureFixture[str]) -> None:
     folder = bundle(CASE)
     result = run_in_process(capsys, "inspect", folder, "--json")
-    found: Any = json.loads(result.out)
-    assert found.keys() == KEYS | {"cache_by_length", "memory"}
+    inspected: Any = json.loads(result.out)
+    assert inspected.keys() == KEYS | {"cache_by_length", "memory"}
     expected = json.loads((folder / "manifest.json").read_text())["graphs"]
-    for name, graph in found["graphs"].items():
+    for name, graph in inspected["graphs"].items():
         model = onnx.load(folder / f"{name}.onnx", load_external_data=False)
         assert graph["file"] == f"{name}.onnx"
         assert (graph["inputs"], graph["outputs"]) == (len(model.graph.input), len(model.graph.output))
@@ -56,7 +56,7 @@ def test_json(bundle: Folders, capsys: pytest.CaptureFixture[str]) -> None:
         if name in LAYERED:
             assert {matrices["layer"] for matrices in graph["matrices"]} == {0, 1, None}
         assert all(matrices["bits"] == [32] for matrices in graph["matrices"])
-    assert found["graphs"].keys() == expected.keys()
+    assert inspected["graphs"].keys() == expected.keys()
     text = run_in_process(capsys, "inspect", folder).out
     for words in (
         "vision_encoder: ",
@@ -107,7 +107,7 @@ def test_bits_by_layer(rounded: Callable[[str, str], Path], precision: str) -> N
 
 def test_a_cache_is_as_large_as_its_tensors(bundle: Folders, manifest: Manifest) -> None:
     """Compare with the cache shapes that the outputs of the decode graph declare."""
-    found = inspect_bundle(bundle(CASE), manifest)
+    inspected = inspect_bundle(bundle(CASE), manifest)
     model = onnx.load(bundle(CASE) / "decode.onnx", load_external_data=False)
     shapes = [
         [axis.dim_value or axis.dim_param for axis in output.type.tensor_type.shape.dim]
@@ -115,7 +115,7 @@ def test_a_cache_is_as_large_as_its_tensors(bundle: Folders, manifest: Manifest)
     ]
     slot = sum(prod(size for size in shape if isinstance(size, int)) for shape in shapes) * 4
     image = manifest.image.tokens + 64
-    assert {(size.tokens, size.batch): size.bytes for size in found.caches} == {
+    assert {(size.tokens, size.batch): size.bytes for size in inspected.caches} == {
         (tokens, batch): tokens * batch * slot for tokens in (image, 1024, 4096, 8192) for batch in (1, 8)
     }
 
@@ -160,20 +160,20 @@ def test_whether_it_fits(
     free: int | None,
     words: str,
 ) -> None:
-    here = Machine("Linux", "CPU", 2, total, free)
-    monkeypatch.setattr("paligemma_onnx.runtime.diagnostics.inspect.this_machine", lambda: here)
-    found = inspect_bundle(bundle(CASE), manifest)
-    assert words in table(found)
-    assert found.memory.fits is (None if total is None else total > 1)
+    host = Machine("Linux", "CPU", 2, total, free)
+    monkeypatch.setattr("paligemma_onnx.runtime.diagnostics.inspect.this_machine", lambda: host)
+    inspected = inspect_bundle(bundle(CASE), manifest)
+    assert words in table(inspected)
+    assert inspected.memory.fits is (None if total is None else total > 1)
 
 
 def test_this_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(machine, "LIMITS", ())
-    here = this_machine()
-    assert here.memory_bytes == os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    assert here.free_bytes is not None
-    assert 0 < here.free_bytes < here.memory_bytes
-    assert here.processor
+    host = this_machine()
+    assert host.memory_bytes == os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    assert host.free_bytes is not None
+    assert 0 < host.free_bytes < host.memory_bytes
+    assert host.processor
     for name, content in (("limit", "1000000\n"), ("none", "max\n")):
         (tmp_path / name).write_text(content)
     monkeypatch.setattr(
