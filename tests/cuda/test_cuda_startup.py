@@ -1,4 +1,4 @@
-"""CUDA start-up and its failures, with the real provider and no GPU (see fake_cuda.py)."""
+"""Start-up of CUDA and its failures, with onnxruntime's CUDA provider and no GPU."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from pathlib import Path
 import pytest
 from fake_cuda import LIBRARIES, PATH, ROOT, FakeCuda
 
-from tests.fake_cuda.build import LIBRARIES as EVERY
+from tests.fake_cuda.build import LIBRARIES as LIBRARY_SOURCES
 
 Folders = Callable[[str], Path]
 CASE = "gemma_one_kv_head"
-PICTURE = ROOT / "export" / "demo" / "scene.png"
+IMAGE = ROOT / "export" / "demo" / "scene.png"
 
-# What keeps CUDA from starting: the fake CUDA runtime's knobs, and what is said of it.
-TROUBLES = {
+# Why CUDA does not start: environment variables of the fake CUDA runtime, and the message.
+FAILURES = {
     "no GPU": ({"FAKE_CUDA_DEVICES": 0}, "the NVIDIA driver has no GPU to offer (CUDA_ERROR_NO_DEVICE)"),
     "GPUs hidden": (
         {"FAKE_CUDA_DEVICES": 0, "CUDA_VISIBLE_DEVICES": "-1"},
@@ -31,13 +31,13 @@ TROUBLES = {
 }
 
 
-def asked(bundle: Path, *options: object) -> tuple[object, ...]:
-    return ("generate", "--model", bundle, "--image", PICTURE, "--max-new-tokens", 2, *options, "caption en")
+def generate_command(bundle: Path, *options: object) -> tuple[object, ...]:
+    return ("generate", "--model", bundle, "--image", IMAGE, "--max-new-tokens", 2, *options, "caption en")
 
 
-def without(folder: Path, *names: str) -> Path:
-    """The fake CUDA libraries, some of which do not load: an empty file is found first and is none."""
-    for name in EVERY:
+def link_libraries_without(folder: Path, *names: str) -> Path:
+    """Link the fake CUDA libraries into a folder, with empty files, which do not load, for `names`."""
+    for name in LIBRARY_SOURCES:
         (folder / name).symlink_to(LIBRARIES / name)
     for name in names:
         (folder / name).unlink()
@@ -45,23 +45,23 @@ def without(folder: Path, *names: str) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("trouble", TROUBLES)
-def test_the_reason_is_told(gpu_python: FakeCuda, cuda_bundle: Folders, trouble: str) -> None:
-    """By the command that wants CUDA, by the one that takes the CPU instead, and by the doctor."""
-    knobs, words = TROUBLES[trouble]
-    ended = gpu_python.command(*asked(cuda_bundle(CASE), "--device", "cuda"), **knobs)
-    assert (ended.code, ended.out) == (4, "")
-    assert f"CUDA does not start: {words.partition('(')[0]}".rstrip() in ended.error
-    assert words in ended.error
-    ended = gpu_python.command(*asked(cuda_bundle(CASE), "--json"), **knobs)
-    assert (ended.code, json.loads(ended.out)["device"]) == (0, "cpu")
-    assert ended.err.startswith("warning: running on the CPU, since CUDA does not load: ")
-    assert words in ended.err
-    assert ended.err.count("\n") == 1  # the engine's own words are not among them
-    ended = gpu_python.command("doctor", "--json", **knobs)
-    found = json.loads(ended.out)
-    assert (ended.code, found["devices"], ended.err) == (0, ["cpu"], "")
-    assert words in found["unusable"]["cuda"]
+@pytest.mark.parametrize("failure", FAILURES)
+def test_the_reason_is_reported(gpu_python: FakeCuda, cuda_bundle: Folders, failure: str) -> None:
+    """By a command with --device cuda, by one that falls back to the CPU, and by `doctor`."""
+    knobs, words = FAILURES[failure]
+    result = gpu_python.command(*generate_command(cuda_bundle(CASE), "--device", "cuda"), **knobs)
+    assert (result.code, result.out) == (4, "")
+    assert f"CUDA does not start: {words.partition('(')[0]}".rstrip() in result.error
+    assert words in result.error
+    result = gpu_python.command(*generate_command(cuda_bundle(CASE), "--json"), **knobs)
+    assert (result.code, json.loads(result.out)["device"]) == (0, "cpu")
+    assert result.err.startswith("warning: running on the CPU, since CUDA does not load: ")
+    assert words in result.err
+    assert result.err.count("\n") == 1  # without onnxruntime's messages
+    result = gpu_python.command("doctor", "--json", **knobs)
+    report = json.loads(result.out)
+    assert (result.code, report["devices"], result.err) == (0, ["cpu"], "")
+    assert words in report["unusable"]["cuda"]
 
 
 @pytest.mark.parametrize(
@@ -80,24 +80,24 @@ def test_all_libraries_that_are_missing_are_named(
     absent: tuple[str, ...],
     words: tuple[str, ...],
 ) -> None:
-    path = without(tmp_path, *absent)
-    ended = gpu_python.command(*asked(cuda_bundle(CASE), "--device", "cuda"), **{PATH: path})
-    assert (ended.code, ended.out) == (4, "")
-    assert all(one in ended.error for one in words)
-    assert all((name in ended.error) == (name in absent) for name in EVERY)
-    ended = gpu_python.command("doctor", **{PATH: path})
-    assert ended.code == 0
-    assert all(one in ended.out for one in words)
+    path = link_libraries_without(tmp_path, *absent)
+    result = gpu_python.command(*generate_command(cuda_bundle(CASE), "--device", "cuda"), **{PATH: path})
+    assert (result.code, result.out) == (4, "")
+    assert all(phrase in result.error for phrase in words)
+    assert all((name in result.error) == (name in absent) for name in LIBRARY_SOURCES)
+    result = gpu_python.command("doctor", **{PATH: path})
+    assert result.code == 0
+    assert all(phrase in result.out for phrase in words)
 
 
 def test_without_any_of_cuda(gpu_python: FakeCuda, cuda_bundle: Folders) -> None:
-    """As where `paligemma-onnx[gpu]` was installed and nothing else."""
-    absent = [name for name in EVERY if not loads(name)]
+    """`paligemma-onnx[gpu]` was installed, but no CUDA libraries."""
+    absent = [name for name in LIBRARY_SOURCES if not loads(name)]
     if not absent:
         pytest.skip("CUDA is installed here")
-    ended = gpu_python.command(*asked(cuda_bundle(CASE), "--device", "cuda"), **{PATH: ""})
-    assert (ended.code, ended.out) == (4, "")
-    assert all(name in ended.error for name in absent)
+    result = gpu_python.command(*generate_command(cuda_bundle(CASE), "--device", "cuda"), **{PATH: ""})
+    assert (result.code, result.out) == (4, "")
+    assert all(name in result.error for name in absent)
 
 
 def loads(name: str) -> bool:
@@ -109,25 +109,25 @@ def loads(name: str) -> bool:
 
 
 def test_a_gpu_that_is_not_there(gpu_python: FakeCuda, cuda_bundle: Folders) -> None:
-    asking = asked(cuda_bundle(CASE), "--device", "cuda:3")
-    ended = gpu_python.command(*asking, FAKE_CUDA_DEVICES=2)
-    assert (ended.code, ended.out) == (4, "")
-    assert "there is no GPU 3, only cuda:0 to cuda:1" in ended.error
-    assert "there is no GPU 3, only cuda\n" in gpu_python.command(*asking).err
+    command = generate_command(cuda_bundle(CASE), "--device", "cuda:3")
+    result = gpu_python.command(*command, FAKE_CUDA_DEVICES=2)
+    assert (result.code, result.out) == (4, "")
+    assert "there is no GPU 3, only cuda:0 to cuda:1" in result.error
+    assert "there is no GPU 3, only cuda\n" in gpu_python.command(*command).err
 
 
 def test_the_doctor_lists_gpus(gpu_python: FakeCuda) -> None:
     memory = 4 << 30
-    found = gpu_python.command("doctor", FAKE_CUDA_DEVICES=2, FAKE_CUDA_MEMORY=memory, FAKE_CUDA_COMPUTE=86)
-    assert "devices            cpu, cuda, cuda:1\n" in found.out
-    assert "gpu 1              FakeCuda 1, 4.0 GiB, compute capability 8.6\n" in found.out
-    assert "nvidia driver      for CUDA 13.0\n" in found.out
-    assert "paligemma-onnx[gpu,export]" in found.out  # never both engines
-    found = json.loads(
+    report = gpu_python.command("doctor", FAKE_CUDA_DEVICES=2, FAKE_CUDA_MEMORY=memory, FAKE_CUDA_COMPUTE=86)
+    assert "devices            cpu, cuda, cuda:1\n" in report.out
+    assert "gpu 1              FakeCuda 1, 4.0 GiB, compute capability 8.6\n" in report.out
+    assert "nvidia driver      for CUDA 13.0\n" in report.out
+    assert "paligemma-onnx[gpu,export]" in report.out  # not [cpu]: the two cannot be installed together
+    facts = json.loads(
         gpu_python.command("doctor", "--json", FAKE_CUDA_DEVICES=1, FAKE_CUDA_MEMORY=memory).out
     )
-    assert found["gpus"] == [{"name": "FakeCuda 0", "memory_bytes": memory, "compute": [9, 0]}]
-    assert (found["devices"], found["unusable"], found["driver"]) == (["cpu", "cuda"], {}, [13, 0])
+    assert facts["gpus"] == [{"name": "FakeCuda 0", "memory_bytes": memory, "compute": [9, 0]}]
+    assert (facts["devices"], facts["unusable"], facts["driver"]) == (["cpu", "cuda"], {}, [13, 0])
 
 
 ONLY_CUDA = """
@@ -143,13 +143,13 @@ except Exception as error:
 def test_a_bundle_for_gpus_does_not_run_on_the_cpu(
     gpu_python: FakeCuda, cuda_bundle: Folders, tmp_path: Path
 ) -> None:
-    """Whatever keeps CUDA from starting is the error then."""
+    """The reason why CUDA does not start is the error then."""
     bundle = cuda_bundle("gemma2_window", "bf16")
     assert gpu_python.script(ONLY_CUDA, bundle).out == "cuda\n"
-    ended = gpu_python.script(ONLY_CUDA, bundle, FAKE_CUDA_DEVICES=0)
-    assert ended.out.startswith("ProviderError 4 CUDA does not start: the NVIDIA driver has no GPU")
+    result = gpu_python.script(ONLY_CUDA, bundle, FAKE_CUDA_DEVICES=0)
+    assert result.out.startswith("ProviderError 4 CUDA does not start: the NVIDIA driver has no GPU")
     shutil.rmtree(tmp_path)
     tmp_path.mkdir()
-    ended = gpu_python.script(ONLY_CUDA, bundle, **{PATH: without(tmp_path, "libcuda.so.1")})
-    assert ended.out.startswith("ProviderError 4 CUDA does not start: libcuda.so.1 not found")
-    assert ended.err == ""
+    result = gpu_python.script(ONLY_CUDA, bundle, **{PATH: link_libraries_without(tmp_path, "libcuda.so.1")})
+    assert result.out.startswith("ProviderError 4 CUDA does not start: libcuda.so.1 not found")
+    assert result.err == ""

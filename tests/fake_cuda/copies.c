@@ -1,4 +1,4 @@
-/* libcudart: memory is taken, copied and given back. */
+/* libcudart: allocation and copies. */
 #include "runtime.h"
 
 #include <stdlib.h>
@@ -8,16 +8,16 @@ enum { TO_DEVICE = 1, TO_HOST = 2, ON_DEVICE = 3 };
 
 int cudaMalloc(void **pointer, size_t bytes)
 {
-    int device, error = fake_cuda_captured();
+    int device, error = fake_cuda_refuse_in_capture();
     if (error == OK)
         error = cudaGetDevice(&device);
-    return failed(error != OK ? error : fake_cuda_take(pointer, bytes, device));
+    return record_error(error != OK ? error : fake_cuda_allocate(pointer, bytes, device));
 }
 
 int cudaFree(void *pointer)
 {
-    int error = fake_cuda_captured();
-    return failed(error != OK ? error : fake_cuda_give(pointer));
+    int error = fake_cuda_refuse_in_capture();
+    return record_error(error != OK ? error : fake_cuda_release(pointer));
 }
 
 int cudaMallocFromPoolAsync(void **pointer, size_t bytes, void *pool, void *stream)
@@ -36,7 +36,7 @@ int cudaHostAlloc(void **pointer, size_t bytes, unsigned flags)
 {
     (void)flags;
     *pointer = calloc(1, bytes > 0 ? bytes : 1);
-    return *pointer == NULL ? failed(OUT_OF_MEMORY) : OK;
+    return *pointer == NULL ? record_error(OUT_OF_MEMORY) : OK;
 }
 
 int cudaMallocHost(void **pointer, size_t bytes)
@@ -50,27 +50,27 @@ int cudaFreeHost(void *pointer)
     return OK;
 }
 
-int cudaMemGetInfo(size_t *unused, size_t *all)
+int cudaMemGetInfo(size_t *free_bytes, size_t *total_bytes)
 {
     int device, error = cudaGetDevice(&device);
     if (error != OK)
         return error;
-    *all = (size_t)fake_cuda_memory();
-    *unused = (size_t)(fake_cuda_memory() - fake_cuda_counts.live_bytes[device]);
+    *total_bytes = (size_t)fake_cuda_memory();
+    *free_bytes = (size_t)(fake_cuda_memory() - fake_cuda_counts.live_bytes[device]);
     return OK;
 }
 
-/* Where a copy goes or comes from; the host's own memory is what it is. */
-static void *reach(const void *pointer)
+/* Return an address that the host can access: of memory of a device, or of the host's memory itself. */
+static void *accessible(const void *pointer)
 {
-    void *found = fake_cuda_reach(pointer, NULL);
-    return found == NULL ? (void *)pointer : found;
+    void *host_pointer = fake_cuda_host_pointer(pointer, NULL);
+    return host_pointer == NULL ? (void *)pointer : host_pointer;
 }
 
-/* A copy whose kind says device where the memory is the host's is refused, as on a real one. */
-static int counted(const void *to, const void *from, size_t bytes, int kind)
+/* Count a copy, and return INVALID_VALUE if its kind does not fit the memory, as NVIDIA's library does. */
+static int count_copy(const void *to, const void *from, size_t bytes, int kind)
 {
-    int to_device = fake_cuda_reach(to, NULL) != NULL, from_device = fake_cuda_reach(from, NULL) != NULL;
+    int to_device = fake_cuda_host_pointer(to, NULL) != NULL, from_device = fake_cuda_host_pointer(from, NULL) != NULL;
     if (bytes == 0)
         return OK;
     if (kind == TO_DEVICE && to_device && !from_device) {
@@ -83,47 +83,47 @@ static int counted(const void *to, const void *from, size_t bytes, int kind)
         fake_cuda_counts.on_device++;
         fake_cuda_counts.on_device_bytes += (int64_t)bytes;
     } else {
-        return failed(INVALID_VALUE);
+        return record_error(INVALID_VALUE);
     }
     return OK;
 }
 
 int cudaMemcpyAsync(void *to, const void *from, size_t bytes, int kind, void *stream)
 {
-    int error = counted(to, from, bytes, kind);
+    int error = count_copy(to, from, bytes, kind);
     (void)stream;
     if (error == OK)
-        memmove(reach(to), reach(from), bytes);
+        memmove(accessible(to), accessible(from), bytes);
     return error;
 }
 
 int cudaMemcpy(void *to, const void *from, size_t bytes, int kind)
 {
-    int error = fake_cuda_captured();
+    int error = fake_cuda_refuse_in_capture();
     return error != OK ? error : cudaMemcpyAsync(to, from, bytes, kind, NULL);
 }
 
 int cudaMemcpy2DAsync(void *to, size_t to_pitch, const void *from, size_t from_pitch, size_t width,
                       size_t height, int kind, void *stream)
 {
-    int error = counted(to, from, width * height, kind);
+    int error = count_copy(to, from, width * height, kind);
     (void)stream;
     for (size_t row = 0; error == OK && row < height; row++)
-        memmove((char *)reach(to) + row * to_pitch, (char *)reach(from) + row * from_pitch, width);
+        memmove((char *)accessible(to) + row * to_pitch, (char *)accessible(from) + row * from_pitch, width);
     return error;
 }
 
-/* A variable of a kernel's, which nothing has written. */
+/* Variables of kernels are zeros: no kernel has written them. */
 int cudaMemcpyFromSymbol(void *to, const void *symbol, size_t bytes, size_t offset, int kind)
 {
     (void)symbol, (void)offset, (void)kind;
-    memset(reach(to), 0, bytes);
+    memset(accessible(to), 0, bytes);
     return OK;
 }
 
 int cudaMemset(void *to, int value, size_t bytes)
 {
-    memset(reach(to), value, bytes);
+    memset(accessible(to), value, bytes);
     return fake_cuda_launch();
 }
 
@@ -133,20 +133,20 @@ int cudaMemsetAsync(void *to, int value, size_t bytes, void *stream)
     return cudaMemset(to, value, bytes);
 }
 
-/* 88 bytes, of which these are the first. */
+/* cudaPointerAttributes has 88 bytes; these are its first fields. */
 struct pointer_attributes {
-    int kind, device;
-    void *of_device, *of_host;
+    int type, device;
+    void *device_pointer, *host_pointer;
 };
 
-int cudaPointerGetAttributes(struct pointer_attributes *found, const void *pointer)
+int cudaPointerGetAttributes(struct pointer_attributes *attributes, const void *pointer)
 {
-    int device = 0, of_device = fake_cuda_reach(pointer, &device) != NULL;
-    memset(found, 0, 88);
-    found->kind = of_device ? 2 : 0;
-    found->device = of_device ? device : -2;
-    found->of_device = of_device ? (void *)pointer : NULL;
-    found->of_host = of_device ? NULL : (void *)pointer;
+    int device = 0, on_device = fake_cuda_host_pointer(pointer, &device) != NULL;
+    memset(attributes, 0, 88);
+    attributes->type = on_device ? 2 : 0;     /* cudaMemoryTypeDevice or cudaMemoryTypeUnregistered */
+    attributes->device = on_device ? device : -2; /* cudaInvalidDeviceId */
+    attributes->device_pointer = on_device ? (void *)pointer : NULL;
+    attributes->host_pointer = on_device ? NULL : (void *)pointer;
     return OK;
 }
 

@@ -1,9 +1,9 @@
-/* libcublas: matrix products are counted. */
+/* libcublas: matrix products are counted as launches. */
 #include "fake_cuda.h"
 
 #define LAUNCH(name) \
     int name(void) { return fake_cuda_launch(); }
-#define NOTHING(name) \
+#define SUCCEED(name) \
     int name(void) { return OK; }
 
 int cublasCreate_v2(void **handle)
@@ -48,6 +48,6 @@ LAUNCH(cublasSgemm_v2)
 LAUNCH(cublasSgetrfBatched)
 LAUNCH(cublasSgetriBatched)
 LAUNCH(cublasSscal_v2)
-NOTHING(cublasDestroy_v2)
-NOTHING(cublasSetMathMode)
-NOTHING(cublasSetStream_v2)
+SUCCEED(cublasDestroy_v2)
+SUCCEED(cublasSetMathMode)
+SUCCEED(cublasSetStream_v2)

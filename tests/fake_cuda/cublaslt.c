@@ -1,26 +1,26 @@
-/* libcublasLt: matrix products are counted; any algorithm will do. */
+/* libcublasLt: matrix products are counted as launches. */
 #include "fake_cuda.h"
 
 #include <string.h>
 
-#define CREATE(name)                \
-    int name(void **handle)         \
-    {                               \
-        *handle = fake_cuda_handle();  \
-        return OK;                  \
+#define CREATE(name)                  \
+    int name(void **handle)           \
+    {                                 \
+        *handle = fake_cuda_handle(); \
+        return OK;                    \
     }
 #define LAUNCH(name) \
     int name(void) { return fake_cuda_launch(); }
-#define NOTHING(name) \
+#define SUCCEED(name) \
     int name(void) { return OK; }
 
-/* One result, of the 96 bytes that one has. */
+/* Return one cublasLtMatmulHeuristicResult_t of 96 zero bytes: success, algorithm 0. */
 int cublasLtMatmulAlgoGetHeuristic(void *handle, void *operation, void *a, void *b, void *c, void *d,
-                                   void *preference, int wanted, void *results, int *found)
+                                   void *preference, int requested, void *results, int *returned)
 {
-    (void)handle, (void)operation, (void)a, (void)b, (void)c, (void)d, (void)preference, (void)wanted;
+    (void)handle, (void)operation, (void)a, (void)b, (void)c, (void)d, (void)preference, (void)requested;
     memset(results, 0, 96);
-    *found = 1;
+    *returned = 1;
     return OK;
 }
 
@@ -31,13 +31,13 @@ CREATE(cublasLtMatrixLayoutCreate)
 CREATE(cublasLtMatrixTransformDescCreate)
 LAUNCH(cublasLtMatmul)
 LAUNCH(cublasLtMatrixTransform)
-NOTHING(cublasLtDestroy)
-NOTHING(cublasLtMatmulAlgoConfigSetAttribute)
-NOTHING(cublasLtMatmulAlgoInit)
-NOTHING(cublasLtMatmulDescDestroy)
-NOTHING(cublasLtMatmulDescSetAttribute)
-NOTHING(cublasLtMatmulPreferenceDestroy)
-NOTHING(cublasLtMatmulPreferenceSetAttribute)
-NOTHING(cublasLtMatrixLayoutDestroy)
-NOTHING(cublasLtMatrixLayoutSetAttribute)
-NOTHING(cublasLtMatrixTransformDescDestroy)
+SUCCEED(cublasLtDestroy)
+SUCCEED(cublasLtMatmulAlgoConfigSetAttribute)
+SUCCEED(cublasLtMatmulAlgoInit)
+SUCCEED(cublasLtMatmulDescDestroy)
+SUCCEED(cublasLtMatmulDescSetAttribute)
+SUCCEED(cublasLtMatmulPreferenceDestroy)
+SUCCEED(cublasLtMatmulPreferenceSetAttribute)
+SUCCEED(cublasLtMatrixLayoutDestroy)
+SUCCEED(cublasLtMatrixLayoutSetAttribute)
+SUCCEED(cublasLtMatrixTransformDescDestroy)

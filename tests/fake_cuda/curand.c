@@ -1,4 +1,4 @@
-/* libcurand: the provider wants to find it, and calls nothing of it. */
+/* libcurand: the provider is linked with it and calls none of its functions. */
 int curandGetVersion(int *version)
 {
     *version = 10400;

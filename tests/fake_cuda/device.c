@@ -1,4 +1,4 @@
-/* libcudart: the devices there are, what they can do, and what went wrong last. */
+/* libcudart: devices, their properties, and the last error. */
 #include "runtime.h"
 
 #include <pthread.h>
@@ -9,16 +9,16 @@ struct counts fake_cuda_counts;
 
 static __thread int current, last;
 
-int64_t fake_cuda_knob(const char *name, int64_t otherwise)
+int64_t fake_cuda_knob(const char *name, int64_t default_value)
 {
     const char *text = getenv(name);
-    return text == NULL ? otherwise : atoll(text);
+    return text == NULL ? default_value : atoll(text);
 }
 
 int fake_cuda_devices(void)
 {
-    int64_t wanted = fake_cuda_knob("FAKE_CUDA_DEVICES", 1);
-    return wanted > MOST_DEVICES ? MOST_DEVICES : (int)wanted;
+    int64_t devices = fake_cuda_knob("FAKE_CUDA_DEVICES", 1);
+    return devices > MAX_DEVICES ? MAX_DEVICES : (int)devices;
 }
 
 int64_t fake_cuda_memory(void)
@@ -26,20 +26,20 @@ int64_t fake_cuda_memory(void)
     return fake_cuda_knob("FAKE_CUDA_MEMORY", (int64_t)8 << 30);
 }
 
-int fake_cuda_trouble(void)
+int fake_cuda_device_error(void)
 {
     if (fake_cuda_knob("FAKE_CUDA_DRIVER", 13000) < 13000)
         return INSUFFICIENT_DRIVER;
     return fake_cuda_devices() == 0 ? NO_DEVICE : OK;
 }
 
-/* Something that is not NULL; nobody looks into it, and few are made. */
+/* The memory is never freed: few handles are made. */
 void *fake_cuda_handle(void)
 {
     return malloc(1);
 }
 
-int failed(int error)
+int record_error(int error)
 {
     if (error != OK)
         last = error;
@@ -48,24 +48,24 @@ int failed(int error)
 
 int cudaGetDeviceCount(int *count)
 {
-    *count = fake_cuda_trouble() == OK ? fake_cuda_devices() : 0;
-    return failed(fake_cuda_trouble());
+    *count = fake_cuda_device_error() == OK ? fake_cuda_devices() : 0;
+    return record_error(fake_cuda_device_error());
 }
 
 int cudaSetDevice(int device)
 {
-    int error = fake_cuda_trouble();
+    int error = fake_cuda_device_error();
     if (error == OK && (device < 0 || device >= fake_cuda_devices()))
         error = INVALID_DEVICE;
     if (error == OK)
         current = device;
-    return failed(error);
+    return record_error(error);
 }
 
 int cudaGetDevice(int *device)
 {
     *device = current;
-    return failed(fake_cuda_trouble());
+    return record_error(fake_cuda_device_error());
 }
 
 int cudaDeviceGetAttribute(int *value, int attribute, int device)
@@ -73,13 +73,13 @@ int cudaDeviceGetAttribute(int *value, int attribute, int device)
     static const struct {
         int attribute, value;
     } known[] = {
-        {1, 1024},    /* most threads of a block */
-        {10, 32},     /* threads of a warp */
+        {1, 1024},    /* maximum threads per block */
+        {10, 32},     /* threads per warp */
         {16, 132},    /* multiprocessors */
-        {39, 2048},   /* threads of a multiprocessor */
-        {81, 233472}, /* shared memory of a multiprocessor */
-        {97, 232448}, /* shared memory of a block that asks for it */
-        {115, 1},     /* memory pools */
+        {39, 2048},   /* threads per multiprocessor */
+        {81, 233472}, /* shared memory per multiprocessor */
+        {97, 232448}, /* maximum shared memory per block (opt-in) */
+        {115, 1},     /* memory pools are supported */
     };
     int compute = (int)fake_cuda_knob("FAKE_CUDA_COMPUTE", 90);
     (void)device;
@@ -87,14 +87,14 @@ int cudaDeviceGetAttribute(int *value, int attribute, int device)
     for (size_t index = 0; index < sizeof known / sizeof *known; index++)
         if (known[index].attribute == attribute)
             *value = known[index].value;
-    return failed(fake_cuda_trouble());
+    return record_error(fake_cuda_device_error());
 }
 
-/* cudaDeviceProp has 1008 bytes; these are the places of what the provider reads. */
+/* cudaDeviceProp has 1008 bytes in CUDA 13; these are the offsets of the fields that the provider reads. */
 int cudaGetDeviceProperties(void *properties, int device)
 {
     static const struct {
-        size_t place;
+        size_t offset;
         int value;
     } known[] = {
         {296, 49152},     {304, 65536},    {308, 32},    {320, 1024},   {324, 1024},    {328, 1024},  {332, 64},
@@ -103,14 +103,14 @@ int cudaGetDeviceProperties(void *properties, int device)
     };
     int64_t memory = fake_cuda_memory();
     int compute = (int)fake_cuda_knob("FAKE_CUDA_COMPUTE", 90), parts[] = {compute / 10, compute % 10};
-    if (fake_cuda_trouble() != OK || device < 0 || device >= fake_cuda_devices())
-        return failed(fake_cuda_trouble() != OK ? fake_cuda_trouble() : INVALID_DEVICE);
+    if (fake_cuda_device_error() != OK || device < 0 || device >= fake_cuda_devices())
+        return record_error(fake_cuda_device_error() != OK ? fake_cuda_device_error() : INVALID_DEVICE);
     memset(properties, 0, 1008);
     strcpy(properties, "FakeCuda");
     memcpy((char *)properties + 288, &memory, sizeof memory);
     memcpy((char *)properties + 360, parts, sizeof parts);
     for (size_t index = 0; index < sizeof known / sizeof *known; index++)
-        memcpy((char *)properties + known[index].place, &known[index].value, sizeof known[index].value);
+        memcpy((char *)properties + known[index].offset, &known[index].value, sizeof known[index].value);
     return OK;
 }
 

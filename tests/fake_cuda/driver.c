@@ -1,4 +1,4 @@
-/* libcuda: the driver, which says what devices there are without the toolkit. */
+/* libcuda: the driver's functions that runtime/engine/nvidia_driver.py calls. */
 #include "fake_cuda.h"
 
 #include <stdio.h>
@@ -54,7 +54,7 @@ int cuGetErrorName(int error, const char **name)
     return OK;
 }
 
-/* Kernels of Hopper's ask for it. */
+/* Used by kernels for Hopper. */
 int cuTensorMapEncodeTiled(void)
 {
     return SYMBOL_NOT_FOUND;

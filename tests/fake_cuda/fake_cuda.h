@@ -1,10 +1,7 @@
-/* A fake CUDA runtime: what is shared by the libraries that stand in for NVIDIA's.
+/* Declarations that the fake CUDA libraries share; see README.md.
  *
- * The engine's CUDA provider is real and runs on them: it opens sessions, places nodes, takes memory, copies and
- * captures graphs. Kernels are counted and not computed, so numbers mean nothing; memory of a device is memory
- * that the host may not touch, so what treats it as its own ends with SIGSEGV, as on a real one.
- *
- * Only what the provider calls is declared, with the numbers of CUDA 13's headers.
+ * Numbers of errors are those of CUDA 13's headers. Functions of NVIDIA's libraries are declared with the arguments
+ * that they use; in the calling convention of x86_64, arguments that a function does not declare are ignored.
  */
 #ifndef FAKE_CUDA_H
 #define FAKE_CUDA_H
@@ -25,44 +22,39 @@ enum {
     CAPTURE_INVALIDATED = 901,
 };
 
-enum { MOST_DEVICES = 8 };
+enum { MAX_DEVICES = 8 };
 
-/* What has happened in this process; tests read it by these names (fake_cuda.py), in this order. */
+/* Counters of this process. counts.py reads them by these names in this order. */
 struct counts {
     int64_t launches, graph_launches, captures, captured_launches, mallocs, frees, synchronisations;
     int64_t to_device, to_device_bytes, to_host, to_host_bytes, on_device, on_device_bytes;
-    int64_t live_bytes[MOST_DEVICES], peak_bytes[MOST_DEVICES];
+    int64_t live_bytes[MAX_DEVICES], peak_bytes[MAX_DEVICES];
 };
 
 extern struct counts fake_cuda_counts;
 
-/* Knobs, read from the environment at each call.
- *
- * FAKE_CUDA_DEVICES       how many devices there are; 1
- * FAKE_CUDA_MEMORY        bytes of each; 8 GiB
- * FAKE_CUDA_DRIVER        CUDA version of the driver, 1000 * major + 10 * minor; 13000
- * FAKE_CUDA_COMPUTE       compute capability, 10 * major + minor; 90
- * FAKE_CUDA_ERROR         error that each kernel launch ends with; 0
- * FAKE_CUDA_CAPTURE       microseconds that a capture takes longer; 0
- */
-int64_t fake_cuda_knob(const char *name, int64_t otherwise);
+/* Return an integer environment variable, or a default. Variables are read at each call; README.md lists them. */
+int64_t fake_cuda_knob(const char *name, int64_t default_value);
 int fake_cuda_devices(void);
 int64_t fake_cuda_memory(void);
 
-/* 0, or why nothing can be had of a device. */
-int fake_cuda_trouble(void);
+/* Return OK, or the error that every use of a device gets: no device, or a driver that is too old. */
+int fake_cuda_device_error(void);
 
-/* What a device is not asked for while a graph is captured, by any thread (cudaStreamCaptureModeGlobal): memory,
- * copies and waiting of the synchronous kind. 0, or the error that the asking gets, which spoils the capture. */
-int fake_cuda_captured(void);
+/* Return OK, or an error if a graph is being captured. Synchronous allocations, copies and waits are not allowed during
+ * a capture, in any thread (cudaStreamCaptureModeGlobal), and invalidate it. */
+int fake_cuda_refuse_in_capture(void);
 
-/* Count work on the device; a handle to hand out for it. */
+/* Count a kernel launch, and return the error that FAKE_CUDA_ERROR sets. */
 int fake_cuda_launch(void);
+
+/* Return a new handle, for objects that callers pass back without reading them. */
 void *fake_cuda_handle(void);
 
-/* Memory of a device, zeros at first, and a way of the host to it: NULL where the pointer is none of a device. */
-int fake_cuda_take(void **pointer, size_t bytes, int device);
-int fake_cuda_give(void *pointer);
-void *fake_cuda_reach(const void *pointer, int *device);
+/* Allocate and free zeroed memory of a device. The host cannot access it at the returned address; host_pointer returns
+ * an address where it can, or NULL if the pointer is not in memory of a device. */
+int fake_cuda_allocate(void **pointer, size_t bytes, int device);
+int fake_cuda_release(void *pointer);
+void *fake_cuda_host_pointer(const void *pointer, int *device);
 
 #endif

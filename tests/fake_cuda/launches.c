@@ -1,4 +1,4 @@
-/* libcudart: kernels are counted, streams are in order because nothing waits, graphs are captured by count. */
+/* libcudart: launches, streams, events and graphs. Launches are counted and do nothing, so streams need no queue. */
 #include "runtime.h"
 
 #include <string.h>
@@ -8,12 +8,12 @@ struct dim3 {
     unsigned x, y, z;
 };
 
-static int capturing, spoilt;
+static int capturing, invalidated;
 
-int fake_cuda_captured(void)
+int fake_cuda_refuse_in_capture(void)
 {
-    spoilt |= capturing;
-    return failed(capturing ? CAPTURE_UNSUPPORTED : OK);
+    invalidated |= capturing;
+    return record_error(capturing ? CAPTURE_UNSUPPORTED : OK);
 }
 
 int fake_cuda_launch(void)
@@ -21,7 +21,7 @@ int fake_cuda_launch(void)
     int error = (int)fake_cuda_knob("FAKE_CUDA_ERROR", OK);
     fake_cuda_counts.launches++;
     fake_cuda_counts.captured_launches += capturing;
-    return failed(error);
+    return record_error(error);
 }
 
 int cudaLaunchKernel(const void *kernel, struct dim3 grid, struct dim3 block, void **arguments, size_t shared,
@@ -56,7 +56,7 @@ int cudaLaunchHostFunc(void *stream, void (*function)(void *), void *argument)
     return OK;
 }
 
-/* `kernel<<<grid, block>>>` pushes what a launch takes and its stub pops it. */
+/* `kernel<<<grid, block>>>` pushes the launch configuration and the kernel's stub pops it. */
 static __thread struct {
     struct dim3 grid, block;
     size_t shared;
@@ -93,23 +93,23 @@ void **__cudaRegisterFatBinary(void *binary)
     return fake_cuda_handle();
 }
 
-/* Their arguments are not looked at, and a caller's are nobody's business in this calling convention. */
+/* Called with arguments, which are ignored. */
 void __cudaRegisterFatBinaryEnd(void) {}
 void __cudaRegisterFunction(void) {}
 void __cudaRegisterVar(void) {}
 void __cudaUnregisterFatBinary(void) {}
 
-/* 144 bytes; the kernel was compiled for the device at hand. */
+/* cudaFuncAttributes has 144 bytes; the binary version is that of compute capability 9.0. */
 int cudaFuncGetAttributes(void *attributes, const void *function)
 {
     static const struct {
-        size_t place;
+        size_t offset;
         int value;
     } known[] = {{24, 1024}, {32, 90}, {36, 90}};
     (void)function;
     memset(attributes, 0, 144);
     for (size_t index = 0; index < sizeof known / sizeof *known; index++)
-        memcpy((char *)attributes + known[index].place, &known[index].value, sizeof known[index].value);
+        memcpy((char *)attributes + known[index].offset, &known[index].value, sizeof known[index].value);
     return OK;
 }
 
@@ -142,20 +142,20 @@ int cudaLibraryGetKernel(void **kernel)
 int cudaLibraryUnload(void) { return OK; }
 int cudaKernelSetAttributeForDevice(void) { return OK; }
 
-/* Functions of the driver that are asked for by name: the provider does without those it does not get. */
-int cudaGetDriverEntryPointByVersion(const char *name, void **function, unsigned version, uint64_t flags, int *found)
+/* Look up a function of the driver by its name: none is found, and the provider works without them. */
+int cudaGetDriverEntryPointByVersion(const char *name, void **function, unsigned version, uint64_t flags, int *status)
 {
     (void)name, (void)version, (void)flags;
     *function = NULL;
-    if (found != NULL)
-        *found = 1;
+    if (status != NULL)
+        *status = 1; /* cudaDriverEntryPointSymbolNotFound */
     return SYMBOL_NOT_FOUND;
 }
 
 int cudaDeviceSynchronize(void)
 {
     fake_cuda_counts.synchronisations++;
-    return fake_cuda_captured();
+    return fake_cuda_refuse_in_capture();
 }
 
 int cudaStreamSynchronize(void *stream)
@@ -180,7 +180,7 @@ int cudaStreamBeginCapture(void *stream, int mode)
 {
     (void)stream, (void)mode;
     capturing = 1;
-    spoilt = 0;
+    invalidated = 0;
     fake_cuda_counts.captures++;
     usleep((unsigned)fake_cuda_knob("FAKE_CUDA_CAPTURE", 0));
     return OK;
@@ -191,7 +191,7 @@ int cudaStreamEndCapture(void *stream, void **graph)
     (void)stream;
     capturing = 0;
     *graph = fake_cuda_handle();
-    return failed(spoilt ? CAPTURE_INVALIDATED : OK);
+    return record_error(invalidated ? CAPTURE_INVALIDATED : OK);
 }
 
 int cudaStreamIsCapturing(void *stream, int *status)

@@ -1,4 +1,5 @@
-/* Memory of the device: each block is mapped twice, for the device without access and for copies with it. */
+/* Memory of devices. Each block is mapped twice: at the device's address without access, so that the host gets
+ * SIGSEGV as on a machine with a GPU, and at an address with access, for copies. */
 #define _GNU_SOURCE
 #include "fake_cuda.h"
 
@@ -8,7 +9,7 @@
 #include <unistd.h>
 
 struct block {
-    char *pointer, *reach;
+    char *device_pointer, *host_pointer;
     size_t bytes;
     int device;
     struct block *next;
@@ -17,26 +18,26 @@ struct block {
 static struct block *blocks;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 
-static struct block *make(size_t bytes, int device)
+static struct block *create_block(size_t bytes, int device)
 {
-    struct block *made = malloc(sizeof *made);
+    struct block *block = malloc(sizeof *block);
     int file = memfd_create("fake_cuda", MFD_CLOEXEC);
-    if (made == NULL || file < 0 || ftruncate(file, (off_t)bytes) != 0)
+    if (block == NULL || file < 0 || ftruncate(file, (off_t)bytes) != 0)
         abort();
-    made->bytes = bytes;
-    made->device = device;
-    made->pointer = mmap(NULL, bytes, PROT_NONE, MAP_SHARED, file, 0);
-    made->reach = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
-    if (made->pointer == MAP_FAILED || made->reach == MAP_FAILED)
+    block->bytes = bytes;
+    block->device = device;
+    block->device_pointer = mmap(NULL, bytes, PROT_NONE, MAP_SHARED, file, 0);
+    block->host_pointer = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
+    if (block->device_pointer == MAP_FAILED || block->host_pointer == MAP_FAILED)
         abort();
     close(file);
-    return made;
+    return block;
 }
 
-int fake_cuda_take(void **pointer, size_t bytes, int device)
+int fake_cuda_allocate(void **pointer, size_t bytes, int device)
 {
     int64_t *live = &fake_cuda_counts.live_bytes[device], *peak = &fake_cuda_counts.peak_bytes[device];
-    struct block *made;
+    struct block *block;
     *pointer = NULL;
     if (bytes == 0)
         return OK;
@@ -48,47 +49,47 @@ int fake_cuda_take(void **pointer, size_t bytes, int device)
     fake_cuda_counts.mallocs++;
     *live += (int64_t)bytes;
     *peak = *live > *peak ? *live : *peak;
-    made = make(bytes, device);
-    made->next = blocks;
-    blocks = made;
-    *pointer = made->pointer;
+    block = create_block(bytes, device);
+    block->next = blocks;
+    blocks = block;
+    *pointer = block->device_pointer;
     pthread_mutex_unlock(&lock);
     return OK;
 }
 
-int fake_cuda_give(void *pointer)
+int fake_cuda_release(void *pointer)
 {
-    struct block **link, *gone;
+    struct block **link, *block;
     if (pointer == NULL)
         return OK;
     pthread_mutex_lock(&lock);
-    for (link = &blocks; *link != NULL && (*link)->pointer != pointer; link = &(*link)->next)
+    for (link = &blocks; *link != NULL && (*link)->device_pointer != pointer; link = &(*link)->next)
         ;
-    if ((gone = *link) != NULL) {
-        *link = gone->next;
+    if ((block = *link) != NULL) {
+        *link = block->next;
         fake_cuda_counts.frees++;
-        fake_cuda_counts.live_bytes[gone->device] -= (int64_t)gone->bytes;
-        munmap(gone->pointer, gone->bytes);
-        munmap(gone->reach, gone->bytes);
-        free(gone);
+        fake_cuda_counts.live_bytes[block->device] -= (int64_t)block->bytes;
+        munmap(block->device_pointer, block->bytes);
+        munmap(block->host_pointer, block->bytes);
+        free(block);
     }
     pthread_mutex_unlock(&lock);
-    return gone == NULL ? INVALID_VALUE : OK;
+    return block == NULL ? INVALID_VALUE : OK;
 }
 
-void *fake_cuda_reach(const void *pointer, int *device)
+void *fake_cuda_host_pointer(const void *pointer, int *device)
 {
-    const char *wanted = pointer;
-    char *found = NULL;
-    struct block *one;
+    const char *address = pointer;
+    char *host_pointer = NULL;
+    struct block *block;
     pthread_mutex_lock(&lock);
-    for (one = blocks; one != NULL; one = one->next)
-        if (wanted >= one->pointer && wanted < one->pointer + one->bytes) {
-            found = one->reach + (wanted - one->pointer);
+    for (block = blocks; block != NULL; block = block->next)
+        if (address >= block->device_pointer && address < block->device_pointer + block->bytes) {
+            host_pointer = block->host_pointer + (address - block->device_pointer);
             if (device != NULL)
-                *device = one->device;
+                *device = block->device;
             break;
         }
     pthread_mutex_unlock(&lock);
-    return found;
+    return host_pointer;
 }

@@ -1,4 +1,4 @@
-/* What the files of libcudart share. */
+/* Declarations that the source files of libcudart share. */
 #ifndef RUNTIME_H
 #define RUNTIME_H
 
@@ -6,7 +6,7 @@
 
 int cudaGetDevice(int *device);
 
-/* Keep an error for cudaGetLastError, and hand it on. */
-int failed(int error);
+/* Store an error for cudaGetLastError, and return it. */
+int record_error(int error);
 
 #endif

@@ -1,7 +1,7 @@
-"""Whether a graph's operators have CUDA kernels of the engine, by the list in cuda_kernels.json.
+"""Check whether onnxruntime has CUDA kernels for a graph's operators, by the list in cuda_kernels.json.
 
-golden/make_cuda_kernels.py makes the list. Types go from a graph's inputs and weights through its operators,
-by the operators' declarations: ONNX's, and the engine's for what is not in ONNX.
+tests/golden/make_cuda_kernels.py makes the list. Types are derived from a graph's inputs and weights through
+its operators, by the schemas of ONNX and, for other operators, of onnxruntime.
 """
 
 from __future__ import annotations
@@ -23,65 +23,65 @@ NAMES = {
     **{TensorProto.UINT8: "uint8", TensorProto.INT8: "int8"},
     **{TensorProto.INT32: "int32", TensorProto.INT64: "int64"},
 }
-WHOLE = ("int32", "int64", "bool")
+INTEGER_TYPES = ("int32", "int64", "bool")
 # These kernels need cuDNN at run time, which the runtime disables (runtime/engine/cuda_provider.py).
 NEED_CUDNN = ("Conv", "ConvTranspose")
 
 
 @dataclass(frozen=True)
-class Declared:
-    """An operator's declaration: its version, and the type parameters of its inputs and outputs."""
+class OperatorSchema:
+    """An operator's version, and the type parameters of its inputs and outputs."""
 
     version: int
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
-    only: dict[str, str]  # the type of parameters that may have but one
+    fixed: dict[str, str]  # types of parameters that have a single possible type
 
 
 def without_kernel(model: onnx.ModelProto) -> list[str]:
-    """Nodes that CUDA has no kernel for, each with its operator and types; none that count shapes."""
-    found, sizes = [], counting(model)
-    for node, declared, types in typed(model, {}):
-        if node.name not in sizes and not _has_kernel(node, declared.version, types):
-            found.append(f"{node.op_type} {declared.version} of {types} ({node.name})")
-    return found
+    """List the nodes that CUDA has no kernel for, except those that compute sizes."""
+    missing, sizes = [], size_nodes(model)
+    for node, schema, types in infer_types(model, {}):
+        if node.name not in sizes and not _has_kernel(node, schema.version, types):
+            missing.append(f"{node.op_type} {schema.version} of {types} ({node.name})")
+    return missing
 
 
-def counting(model: onnx.ModelProto) -> set[str]:
-    """Names of nodes that compute sizes, whole numbers from a Shape, as the engine does on the CPU."""
+def size_nodes(model: onnx.ModelProto) -> set[str]:
+    """Return the names of nodes that compute integers from a Shape, which onnxruntime runs on the CPU."""
     sizes, names, kinds = set[str](), set[str](), dict[str, str]()
-    for node, _, _ in typed(model, kinds):
-        whole = all(kinds[name] in WHOLE for name in (*node.input, *node.output) if name)
-        if node.op_type == "Shape" or (whole and sizes & set(node.input)):
+    for node, _, _ in infer_types(model, kinds):
+        integer = all(kinds[name] in INTEGER_TYPES for name in (*node.input, *node.output) if name)
+        if node.op_type == "Shape" or (integer and sizes & set(node.input)):
             sizes |= set(node.output)
             names.add(node.name)
     return names
 
 
-def typed(
+def infer_types(
     model: onnx.ModelProto, kinds: dict[str, str]
-) -> Iterator[tuple[NodeProto, Declared, dict[str, str]]]:
-    """Nodes with the types that their type parameters have; `kinds` is given those of values.
+) -> Iterator[tuple[NodeProto, OperatorSchema, dict[str, str]]]:
+    """Yield each node with its schema and the types of its type parameters; add types of values to `kinds`.
 
     Raises:
-        KeyError: a type that has no name here, or does not follow from the inputs.
+        KeyError: a type is not in NAMES, or does not follow from the inputs.
     """
-    graph, opsets = model.graph, {one.domain: one.version for one in model.opset_import}
+    graph, opsets = model.graph, {opset.domain: opset.version for opset in model.opset_import}
     kinds |= {value.name: NAMES[value.type.tensor_type.elem_type] for value in graph.input}
     kinds |= {tensor.name: NAMES[tensor.data_type] for tensor in graph.initializer}
     for node in graph.node:
-        declared = _declared(node, opsets)
-        types = {_at(declared.inputs, index): kinds[name] for index, name in enumerate(node.input) if name}
-        types |= declared.only
+        schema = _schema(node, opsets)
+        types = {_at(schema.inputs, index): kinds[name] for index, name in enumerate(node.input) if name}
+        types |= schema.fixed
         for index, name in enumerate(node.output):
-            parameter = _at(declared.outputs, index)
+            parameter = _at(schema.outputs, index)
             if name:
-                kinds[name] = types[parameter] = _stated(node) or types[parameter]
-        yield node, declared, types
+                kinds[name] = types[parameter] = _type_attribute(node) or types[parameter]
+        yield node, schema, types
 
 
-def _stated(node: NodeProto) -> str | None:
-    """The type of what a node gives, where an attribute says it."""
+def _type_attribute(node: NodeProto) -> str | None:
+    """Return the type of a node's output if an attribute sets it."""
     for attribute in node.attribute:
         if node.op_type == "Cast" and attribute.name == "to":
             return NAMES[attribute.i]
@@ -91,32 +91,32 @@ def _stated(node: NodeProto) -> str | None:
 
 
 def _at(parameters: tuple[str, ...], index: int) -> str:
-    """The type parameter of an input or output; the last one may be there many times."""
+    """Return the type parameter of an input or output; the last one may be variadic."""
     return parameters[min(index, len(parameters) - 1)]
 
 
-def _declared(node: NodeProto, opsets: dict[str, int]) -> Declared:
+def _schema(node: NodeProto, opsets: dict[str, int]) -> OperatorSchema:
     if node.domain:
-        return _of_engine()[node.domain, node.op_type]
+        return _onnxruntime_schemas()[node.domain, node.op_type]
     schema = onnx.defs.get_schema(node.op_type, opsets[""], "")
-    allowed = {one.type_param_str: one.allowed_type_strs for one in schema.type_constraints}
-    inputs, outputs = (tuple(one.type_str for one in side) for side in (schema.inputs, schema.outputs))
-    return Declared(schema.since_version, inputs, outputs, _only(allowed, inputs, outputs))
+    allowed = {each.type_param_str: each.allowed_type_strs for each in schema.type_constraints}
+    inputs, outputs = (tuple(each.type_str for each in side) for side in (schema.inputs, schema.outputs))
+    return OperatorSchema(schema.since_version, inputs, outputs, _fixed_types(allowed, inputs, outputs))
 
 
 @cache
-def _of_engine() -> dict[tuple[str, str], Declared]:
-    found = {}
+def _onnxruntime_schemas() -> dict[tuple[str, str], OperatorSchema]:
+    schemas = {}
     for schema in state.get_all_operator_schema():
-        allowed = {one.type_param_str: one.allowed_type_strs for one in schema.type_constraints}
-        inputs, outputs = (tuple(one.typeStr for one in side) for side in (schema.inputs, schema.outputs))
-        only = _only(allowed, inputs, outputs)
-        found[schema.domain, schema.name] = Declared(schema.since_version, inputs, outputs, only)
-    return found
+        allowed = {each.type_param_str: each.allowed_type_strs for each in schema.type_constraints}
+        inputs, outputs = (tuple(each.typeStr for each in side) for side in (schema.inputs, schema.outputs))
+        fixed = _fixed_types(allowed, inputs, outputs)
+        schemas[schema.domain, schema.name] = OperatorSchema(schema.since_version, inputs, outputs, fixed)
+    return schemas
 
 
-def _only(allowed: Mapping[str, Sequence[str]], *parameters: tuple[str, ...]) -> dict[str, str]:
-    """Types that need not be derived: a parameter may be a type itself."""
+def _fixed_types(allowed: Mapping[str, Sequence[str]], *parameters: tuple[str, ...]) -> dict[str, str]:
+    """Return the types of parameters with a single possible type; a parameter may be a type itself."""
     choices = {name: [name] for side in parameters for name in side} | dict(allowed)
     return {
         name: kinds[0].removeprefix("tensor(").removesuffix(")")
@@ -134,7 +134,7 @@ def _kernels() -> dict[str, list[tuple[int, int | None, dict[str, list[str]]]]]:
 
 
 def _has_kernel(node: NodeProto, version: int, types: dict[str, str]) -> bool:
-    """By the engine's rule: a kernel without a last version is one of the version it begins with only."""
+    """Apply onnxruntime's rule: a kernel without a last version is for its first version only."""
     if node.op_type in NEED_CUDNN:
         return False
     return any(

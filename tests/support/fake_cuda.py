@@ -1,8 +1,4 @@
-"""The engine for GPUs on a device that is not there: an environment of its own, and the fake CUDA libraries.
-
-The provider is the real one (see fake_cuda/fake_cuda.h). What it places, takes, copies and refuses is what it
-would on a GPU; the numbers are zeros, and nothing is said of them.
-"""
+"""Run onnxruntime-gpu of .venv-gpu on the fake CUDA runtime; see tests/fake_cuda/README.md."""
 
 from __future__ import annotations
 
@@ -23,24 +19,24 @@ from tests.fake_cuda.build import build
 ENVIRONMENT = ROOT / ".venv-gpu"
 LIBRARIES = ENVIRONMENT / "fake_cuda"
 PATH = "LD_LIBRARY_PATH"
-# What a script begins with that looks at the counters.
+# First lines of a script that reads the counters.
 COUNTING = (
     f"import sys\nsys.path.insert(0, {str(ROOT / 'tests' / 'fake_cuda')!r})\nfrom counts import counts\n"
 )
 
-told: list[str] = []  # whether these tests ran, for the end of the report
+outcome: list[str] = []  # whether these tests ran, for the end of pytest's report
 
 
 @dataclass(frozen=True)
 class FakeCuda:
-    """Where the engine for GPUs is, and how it finds the fake CUDA runtime."""
+    """A Python with onnxruntime-gpu that loads the fake CUDA libraries."""
 
     python: Path
     env: dict[str, str]
 
     def script(self, text: str, *arguments: object, **knobs: object) -> CommandResult:
-        """Run Python; knobs are variables: `FAKE_CUDA_DEVICES=2`, or `LD_LIBRARY_PATH=...`."""
-        done = subprocess.run(
+        """Run Python; `knobs` are environment variables: `FAKE_CUDA_DEVICES=2`, or `LD_LIBRARY_PATH=...`."""
+        process = subprocess.run(
             [self.python, "-c", text, *map(str, arguments)],
             env=self.env | {name: str(value) for name, value in knobs.items()},
             capture_output=True,
@@ -48,7 +44,7 @@ class FakeCuda:
             check=False,
             timeout=120,
         )
-        return CommandResult(done.returncode, done.stdout, done.stderr)
+        return CommandResult(process.returncode, process.stdout, process.stderr)
 
     def command(self, *arguments: object, **knobs: object) -> CommandResult:
         """Run `paligemma-onnx`."""
@@ -57,16 +53,18 @@ class FakeCuda:
 
 @pytest.fixture(scope="session")
 def gpu_python() -> FakeCuda:
-    """The engine for GPUs with the fake CUDA runtime, or the test is skipped."""
+    """Return onnxruntime-gpu with the fake CUDA runtime, or skip the test."""
     python = ENVIRONMENT / "bin" / "python"
     try:
         if not python.exists():
-            raise FileNotFoundError(f"no engine for GPUs: `make test` puts it into {ENVIRONMENT.name}")
+            raise FileNotFoundError(
+                f"no onnxruntime-gpu: `make test-all` installs it into {ENVIRONMENT.name}"
+            )
         build(LIBRARIES)
     except FileNotFoundError as error:
-        told[:] = [f"skipped, {error}"]
+        outcome[:] = [f"skipped, {error}"]
         pytest.skip(str(error))
-    told[:] = ["tested"]
+    outcome[:] = ["tested"]
     return FakeCuda(python, os.environ | {PATH: str(LIBRARIES)})
 
 
@@ -76,7 +74,7 @@ def cuda_bundle(
     checkpoint: Callable[[str], Path],
     bundle: Callable[[str], Path],
 ) -> Callable[..., Path]:
-    """A case's bundle in a precision for CUDA, fp32 unless another is asked for; not checked, read only."""
+    """Return a function: case, precision (default fp32) -> bundle, read only, not compared with torch."""
     folder, made = tmp_path_factory.mktemp("cuda"), dict[tuple[str, str], Path]()
 
     def get(name: str, precision: str = "fp32") -> Path:
@@ -92,6 +90,6 @@ def cuda_bundle(
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say whether the tests of the fake CUDA runtime ran."""
-    for line in told:
+    """Report whether the tests of the fake CUDA runtime ran."""
+    for line in outcome:
         terminalreporter.write_line(f"fake CUDA runtime: {line}")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import onnx
 import pytest
-from cuda_kernels import LIST, counting, without_kernel
+from cuda_kernels import LIST, size_nodes, without_kernel
 from fake_cuda import FakeCuda
 from onnx import ModelProto, TensorProto, helper
 from paths import ROOT
@@ -33,7 +33,7 @@ def test_every_operator_has_a_kernel(cuda_bundle: Bundles, precision: str, case:
     for graph in GRAPHS:
         model = read(cuda_bundle(case, precision), graph)
         assert without_kernel(model) == [], graph
-        assert len(counting(model)) < len(model.graph.node) / 2
+        assert len(size_nodes(model)) < len(model.graph.node) / 2
 
 
 # Prints the nodes that the engine puts on the CPU, by graph; graphs are named behind the bundle.
@@ -69,7 +69,7 @@ def test_the_engine_leaves_only_sizes_to_the_cpu(
     assert ended.code == 0, ended.err
     for graph, nodes in json.loads(ended.out).items():
         elsewhere = {(kind, name) for provider, kind, name in nodes if provider != "CUDAExecutionProvider"}
-        sizes = counting(read(folder, graph))
+        sizes = size_nodes(read(folder, graph))
         assert {one for one in elsewhere if one[1] not in sizes} == set(), graph
         assert len(nodes) > 2 * len(elsewhere)
 
