@@ -184,7 +184,7 @@ def test_inspect_and_verify(bundle: Folders, capsys: pytest.CaptureFixture[str])
         assert manifest["bundle_id"] in result.out
         facts = json.loads(run_in_process(capsys, command, folder, "--json").out)
         assert facts["bundle_id"] == manifest["bundle_id"]
-    assert facts == {"bundle_id": manifest["bundle_id"], "files": 6, "passed": True}
+    assert facts == {"bundle_id": manifest["bundle_id"], "files": 7, "passed": True}
     assert "checking decoder.data\n" in result.err
 
 
