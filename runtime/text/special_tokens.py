@@ -2,19 +2,10 @@
 
 from __future__ import annotations
 
-LAST_LOCATION = 1023  # `<loc1023>` is the far edge of the picture, `<loc0000>` the near one
-
-
-LAST_SEGMENT = 127  # `<seg127>`
-
-
 BOS = "<bos>"
-
-
 EOS = "<eos>"
-
-
 PAD = "<pad>"
-
-
 IMAGE = "<image>"
+
+LAST_LOCATION = 1023  # `<loc0000>` is the image's top or left edge, `<loc1023>` its bottom or right edge
+LAST_SEGMENT = 127  # `<seg000>` to `<seg127>`: tokens of masks

@@ -1,4 +1,7 @@
-"""Prompt to token ids and token ids to text, with a PaliGemma checkpoint's tokenizer.json."""
+"""Conversion of prompts to token ids and of token ids to text, with PaliGemma's tokenizer.json.
+
+Shapes: docs/notation.md.
+"""
 
 from __future__ import annotations
 
@@ -18,17 +21,27 @@ NEWLINE = "\n"
 
 @dataclass(frozen=True)
 class PromptTokenizer:
-    """A Gemma tokenizer that lets no control token arise from text. Safe to share between threads."""
+    """A Gemma tokenizer that never turns text into a control token. Threads may share it.
+
+    Attributes:
+        bos_id: id of `<bos>`, and so on for `eos_id`, `pad_id`, `image_id` and `newline_id`.
+        size: largest id + 1. Rows of the embedding beyond it have no token.
+        control_ids: ids that the file declares special: never made from text, never printed.
+        byte_values: id of each `<0xNN>` token -> the byte.
+        max_token_bytes: UTF-8 bytes of the longest token: no token stands for more of a prompt.
+        source: the file, for messages.
+        library: the tokenizer of the `tokenizers` library.
+    """
 
     bos_id: int
     eos_id: int
     pad_id: int
     image_id: int
     newline_id: int
-    size: int  # largest id + 1; rows of the embedding table beyond it have no token
-    control_ids: frozenset[int]  # what the file calls special: never made from text, never printed
-    byte_values: Mapping[int, int] = field(repr=False)  # id of each <0xNN> piece -> the byte
-    longest_piece: int  # UTF-8 bytes: no token stands for more of a prompt
+    size: int
+    control_ids: frozenset[int]
+    byte_values: Mapping[int, int] = field(repr=False)
+    max_token_bytes: int
     source: Path
     library: Tokenizer = field(repr=False)
 
@@ -37,11 +50,11 @@ class PromptTokenizer:
         """Read a tokenizer.json.
 
         Raises:
-            BundleError: the file is missing, unreadable, damaged, or not of PaliGemma.
+            BundleError: the file is missing, unreadable, damaged, or not PaliGemma's.
         """
         file = read_tokenizer_file(path)
         vocabulary = file.vocabulary
-        missing = [piece for piece in (BOS, EOS, PAD, IMAGE, NEWLINE) if piece not in vocabulary]
+        missing = [token for token in (BOS, EOS, PAD, IMAGE, NEWLINE) if token not in vocabulary]
         if missing:
             raise BundleError(
                 f"{path}: is not PaliGemma's: it lacks {', '.join(map(repr, missing))}; "
@@ -54,35 +67,35 @@ class PromptTokenizer:
             image_id=vocabulary[IMAGE],
             newline_id=vocabulary[NEWLINE],
             size=max(vocabulary.values()) + 1,
-            control_ids=file.control_ids | {vocabulary[piece] for piece in (BOS, EOS, PAD, IMAGE)},
+            control_ids=file.control_ids | {vocabulary[token] for token in (BOS, EOS, PAD, IMAGE)},
             byte_values=file.byte_values,
-            longest_piece=max(len(piece.replace(SPACE, " ").encode("utf-8")) for piece in vocabulary),
+            max_token_bytes=max(len(token.replace(SPACE, " ").encode("utf-8")) for token in vocabulary),
             source=path,
             library=file.library,
         )
 
-    def token_id(self, piece: str) -> int:
-        """Id of a piece such as `<image>` or `<loc0000>`.
+    def token_id(self, token: str) -> int:
+        """Return the id of a token such as `<image>` or `<loc0000>`.
 
         Raises:
-            BundleError: the tokenizer has no such piece.
+            BundleError: the vocabulary does not have this token.
         """
-        found: int | None = self.library.token_to_id(piece)
-        if found is None:
+        token_id: int | None = self.library.token_to_id(token)
+        if token_id is None:
             raise BundleError(
-                f"{self.source}: has no piece {piece!r}; take tokenizer.json from a PaliGemma checkpoint"
+                f"{self.source}: has no token {token!r}; take tokenizer.json from a PaliGemma checkpoint"
             )
-        return found
+        return token_id
 
     def encode(self, prompt: str, max_tokens: int) -> tuple[int, ...]:
-        """Ids of BOS, the prompt and a newline, T of them, T <= `max_tokens`.
+        """Return the ids of BOS, the prompt and a newline: T ids, T <= `max_tokens`.
 
-        Prompt and newline are tokenised together, as transformers does (the paper keeps the newline apart,
-        which differs only for prompts that end in newlines). Text such as `<eos>` is spelt out in ordinary
-        pieces; `<loc0123>` and `<seg001>` become their tokens.
+        Prompt and newline are tokenised together, as transformers does. (The paper tokenises the newline
+        separately, which differs only for prompts that end in newlines.) Text such as `<eos>` is encoded as
+        ordinary characters; `<loc0123>` and `<seg001>` become their tokens.
 
         Raises:
-            PromptError: not valid Unicode text, too long, or control tokens would arise from it.
+            PromptError: the prompt is not valid Unicode text, is too long, or would contain a control token.
         """
         if not isinstance(prompt, str):
             raise PromptError(f"the prompt must be text (str), not {type(prompt).__name__}")
@@ -91,10 +104,10 @@ class PromptTokenizer:
         except UnicodeEncodeError as error:
             code = ord(prompt[error.start])
             raise PromptError(
-                f"the prompt holds half a character (the surrogate U+{code:04X}) at position {error.start}; "
-                "pass valid Unicode"
+                f"the prompt contains half a character (the surrogate U+{code:04X}) at position "
+                f"{error.start}; pass valid Unicode"
             ) from error
-        limit = max_tokens * self.longest_piece
+        limit = max_tokens * self.max_token_bytes
         if length > limit:
             raise PromptError(
                 f"the prompt is {length} bytes long and cannot fit: {max_tokens} tokens are left for it, "
@@ -103,7 +116,7 @@ class PromptTokenizer:
         text_ids = self.library.encode(prompt + NEWLINE, add_special_tokens=False).ids
         ids = (self.bos_id, *text_ids)
         if not self.control_ids.isdisjoint(text_ids):
-            raise PromptError("text in the prompt would become a control token; remove what stands in <...>")
+            raise PromptError("text in the prompt would become a control token; remove the text in <...>")
         if len(ids) > max_tokens:
             raise PromptError(
                 f"the prompt is {len(ids)} tokens long, {BOS} and newline included, but {max_tokens} are "
@@ -112,19 +125,19 @@ class PromptTokenizer:
         return ids
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Text of the ids, as `Detokenizer` gives it piece by piece."""
+        """Return the text of the ids, that is all of a `Detokenizer`'s pieces."""
         detokenizer = Detokenizer(self)
         return "".join([*map(detokenizer.push, ids), detokenizer.finish()])
 
 
 class Detokenizer:
-    """Turns the ids of one answer into text as they come, and never gives half a character.
+    """Converts the ids of one answer to text id by id, in pieces of whole characters.
 
-    Gemma's decoder looks at one piece at a time, except for a character spelt in byte pieces: its bytes are
-    held back until it is whole. Bytes that are no UTF-8 become U+FFFD, one for each maximal part of a
-    character, as the Unicode Standard recommends (section 3.9); the `tokenizers` library writes one for each
-    byte, and for those of the valid characters beside them, too. Control tokens, and ids without a token,
-    give nothing.
+    Gemma's decoder converts one token at a time, except for a character that is encoded in byte tokens: its
+    bytes are held back until the character is complete. Invalid UTF-8 becomes U+FFFD, once per maximal part
+    of a character, as the Unicode Standard recommends (section 3.9); the `tokenizers` library writes one per
+    byte, and also replaces the valid characters next to it. Control tokens, and ids without a token, have no
+    text.
     """
 
     def __init__(self, tokenizer: PromptTokenizer) -> None:
@@ -133,16 +146,16 @@ class Detokenizer:
         self._utf8 = codecs.getincrementaldecoder("utf-8")(errors="replace")
 
     def push(self, token_id: int) -> str:
-        """Text that is certain once `token_id` has come; may be empty."""
+        """Return the text that is complete with `token_id`; may be empty."""
         tokenizer = self._tokenizer
         if token_id in tokenizer.control_ids or tokenizer.library.id_to_token(token_id) is None:
             return ""
         byte = tokenizer.byte_values.get(token_id)
         if byte is not None:
             return self._utf8.decode(bytes([byte]))
-        piece: str = tokenizer.library.decode([token_id])
-        return self.finish() + piece
+        text: str = tokenizer.library.decode([token_id])
+        return self.finish() + text
 
     def finish(self) -> str:
-        """What was held back: U+FFFD if the answer stopped within a character, else nothing."""
+        """Return U+FFFD if the answer stopped within a character, otherwise nothing."""
         return self._utf8.decode(b"", final=True)

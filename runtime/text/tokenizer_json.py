@@ -1,9 +1,10 @@
-"""Reads a tokenizer.json whole and sound, or says in one line what is wrong with it.
+"""Builds Gemma's tokenizer from a tokenizer.json that has been checked.
 
-The file is read as JSON and checked, and the tokenizer is built from its vocabulary, merges and added tokens.
-The library's own reader is not used: over hostile files it panics (a BaseException, and a trace on stderr) or
-aborts the process. What else the file may hold (padding, truncation, PaliGemma 1's post-processor that adds
-BOS) has no effect.
+The file is parsed as JSON and checked, and the tokenizer is built from its vocabulary, merges and added
+tokens. The library's own reader is not used: hostile files make it panic (a BaseException, and a trace on
+stderr) or abort the process. A hash in the manifest does not prevent that, since both files may be altered
+together. Other content of the file (padding, truncation, PaliGemma 1's post-processor that adds BOS) has no
+effect.
 """
 
 from __future__ import annotations
@@ -19,11 +20,11 @@ from tokenizers.models import BPE
 
 from ..errors import BundleError
 
-SPACE = "▁"  # U+2581, how SentencePiece writes a space (arXiv 1808.06226, section 3.2)
+SPACE = "▁"  # U+2581 stands for a space in SentencePiece (arXiv 1808.06226, section 3.2)
 _MAX_FILE_BYTES = 2**28  # eight times the largest published file (34 MB)
 _MAX_ID = 2**24  # sixty times the largest published vocabulary
 _NORMALIZER: list[dict[str, Any]] = [{"type": "Replace", "pattern": {"String": " "}, "content": SPACE}]
-# Accepted, and left out: it splits at spaces, of which the normalizer leaves none.
+# Accepted and left out: it splits at spaces, and after the normalizer there are none.
 _SPLIT: list[dict[str, Any]] = [
     {"type": "Split", "pattern": {"String": " "}, "behavior": "MergedWithPrevious", "invert": False}
 ]
@@ -32,20 +33,23 @@ _DECODER: list[dict[str, Any]] = [
     {"type": "ByteFallback"},
     {"type": "Fuse"},
 ]
+# Options of BPE that Gemma does not use; the library aborts on some values of them.
+_UNUSED_BPE_OPTIONS = ("dropout", "continuing_subword_prefix", "end_of_word_suffix", "ignore_merges")
+_ADDED_TOKEN_FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
 
 
-class _NotUsableError(Exception):
-    """What is wrong with the file, in our words."""
+class _InvalidFileError(Exception):
+    """The file cannot be used; the message completes a sentence that begins with its name."""
 
 
 @dataclass(frozen=True)
 class TokenizerFile:
-    """What a sound file holds."""
+    """Content of a checked tokenizer.json."""
 
     library: Tokenizer
-    vocabulary: Mapping[str, int]  # added tokens included
-    control_ids: frozenset[int]  # what the file calls special
-    byte_values: Mapping[int, int]  # id of each <0xNN> piece -> the byte
+    vocabulary: Mapping[str, int]  # token -> id, with added tokens
+    control_ids: frozenset[int]  # ids of the tokens that the file declares special
+    byte_values: Mapping[int, int]  # id of each <0xNN> token -> the byte
 
 
 def read_tokenizer_file(path: Path) -> TokenizerFile:
@@ -55,10 +59,10 @@ def read_tokenizer_file(path: Path) -> TokenizerFile:
         BundleError: the file is missing, unreadable, damaged, or not Gemma's.
     """
     try:
-        return _build(_read(path))
+        return _build(_parse(path))
     except (KeyboardInterrupt, SystemExit, MemoryError):
         raise
-    except _NotUsableError as error:
+    except _InvalidFileError as error:
         reason = str(error)
         cause: BaseException = error
     except OSError as error:
@@ -67,100 +71,94 @@ def read_tokenizer_file(path: Path) -> TokenizerFile:
     except BaseException as error:  # a panic of the library is not an Exception
         reason = "is damaged: a field is missing or has a wrong type"
         cause = error
-    raise BundleError(f"{path}: {reason}; take a sound tokenizer.json from the checkpoint") from cause
+    raise BundleError(f"{path}: {reason}; copy tokenizer.json from the checkpoint again") from cause
 
 
-def _read(path: Path) -> Any:
-    """Parse the file as JSON."""
+def _parse(path: Path) -> Any:
     if not path.is_file():
-        raise _NotUsableError("is not a file")
+        raise _InvalidFileError("is not a file")
     if path.stat().st_size > _MAX_FILE_BYTES:
-        raise _NotUsableError(f"is larger than {_MAX_FILE_BYTES} bytes")
+        raise _InvalidFileError(f"is larger than {_MAX_FILE_BYTES} bytes")
     data = path.read_bytes()
     if data.startswith(b"version https://git-lfs"):
-        raise _NotUsableError("is a Git LFS pointer: run git lfs pull")
+        raise _InvalidFileError("is a Git LFS pointer: run git lfs pull")
     try:
         return json.loads(data.decode("utf-8"))
     except (ValueError, RecursionError) as error:
-        raise _NotUsableError("is cut short or is not JSON") from error
+        raise _InvalidFileError("is cut short or is not JSON") from error
 
 
 def _build(document: Any) -> TokenizerFile:
-    """Check that the file describes Gemma's tokenizer, and build it."""
+    """Check that a parsed file describes Gemma's tokenizer, and build it."""
     normalizer, splitter, decoder = (document[part] for part in ("normalizer", "pre_tokenizer", "decoder"))
     if not (
         _has_steps(normalizer, "normalizers", _NORMALIZER)
         and (splitter is None or _has_steps(splitter, "pretokenizers", _SPLIT))
         and _has_steps(decoder, "decoders", _DECODER)
     ):
-        raise _NotUsableError("is not Gemma's: its normalizer, pre-tokenizer or decoder differ")
+        raise _InvalidFileError("is not Gemma's: its normalizer, pre-tokenizer or decoder differ")
     library = Tokenizer(_bpe(document["model"]))
     library.normalizer = normalizers.Replace(" ", SPACE)
     library.decoder = decoders.Sequence(
         [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
     )
     control_ids = _add_tokens(library, document["added_tokens"])
-    library.encode_special_tokens = True  # the library means: encode the text of special tokens as any text
+    library.encode_special_tokens = True  # the library's term for: treat special tokens in a text as text
     vocabulary: dict[str, int] = library.get_vocab(with_added_tokens=True)
     return TokenizerFile(library, vocabulary, control_ids, _byte_values(vocabulary))
 
 
 def _has_steps(section: Any, inner: str, expected: list[dict[str, Any]]) -> bool:
-    """Is this part of the file the expected step, or a sequence of the expected steps?"""
+    """Return whether a section is the expected step, or a sequence of the expected steps."""
     steps = section[inner] if section["type"] == "Sequence" else [section]
     return len(steps) == len(expected) and all(
-        known.items() <= step.items() for known, step in zip(expected, steps, strict=True)
+        fields.items() <= step.items() for fields, step in zip(expected, steps, strict=True)
     )
 
 
 def _bpe(model: Any) -> BPE:
-    """Gemma's byte-pair encoding; with a piece for every byte it needs no unknown token."""
+    """Build Gemma's byte-pair encoding; with a token for every byte it needs no unknown token."""
     vocabulary: dict[str, int] = model["vocab"]
-    plain = not any(
-        model.get(name)
-        for name in ("dropout", "continuing_subword_prefix", "end_of_word_suffix", "ignore_merges")
-    )
-    if not (model["type"] == "BPE" and model["byte_fallback"] is True and plain):
-        raise _NotUsableError("is not Gemma's: it is no plain BPE model with byte fallback")
+    unused = any(model.get(option) for option in _UNUSED_BPE_OPTIONS)
+    if model["type"] != "BPE" or model["byte_fallback"] is not True or unused:
+        raise _InvalidFileError("is not Gemma's: it is not a plain BPE model with byte fallback")
     ids = set(vocabulary.values())
-    if len(ids) != len(vocabulary) or not all(type(one) is int and 0 <= one < _MAX_ID for one in ids):
-        raise _NotUsableError("is damaged: its vocabulary has ids twice or out of range")
-    merges = [_pair(merge) for merge in model["merges"]]
-    # The library would panic over such a merge, or abort.
+    if len(ids) != len(vocabulary) or not all(type(id_) is int and 0 <= id_ < _MAX_ID for id_ in ids):
+        raise _InvalidFileError("is damaged: its vocabulary has duplicate ids or ids out of range")
+    # A merge is a list of two tokens or, in older files, a text with a space between them.
+    split = [merge.split(" ") if isinstance(merge, str) else merge for merge in model["merges"]]
+    merges = [(left, right) for left, right in split]
+    # The library panics or aborts on merges of unknown tokens.
     if not all({left, right, left + right} <= vocabulary.keys() for left, right in merges):
-        raise _NotUsableError("is damaged: a merge has a piece that its vocabulary lacks")
+        raise _InvalidFileError("is damaged: a merge has a token that is not in its vocabulary")
     return BPE(vocab=vocabulary, merges=merges, byte_fallback=True)
 
 
-def _pair(merge: Any) -> tuple[str, str]:
-    """Two pieces that merge: a list of two or, in older files, text with a space between."""
-    left, right = merge.split(" ") if isinstance(merge, str) else merge
-    return left, right
-
-
 def _byte_values(vocabulary: dict[str, int]) -> dict[int, int]:
-    """Id of the piece of each byte -> the byte."""
+    """Return the byte of each byte token, by the token's id."""
     values = {}
     for byte in range(256):
-        # Gemma 1 has the piece "\t" in place of <0x09>.
+        # Gemma 1 has the token "\t" instead of <0x09>.
         plain = vocabulary.get(chr(byte)) if byte < 128 else None
         token_id = vocabulary.get(f"<0x{byte:02X}>", plain)
         if token_id is None:
-            raise _NotUsableError(f"is not Gemma's: it lacks the byte piece <0x{byte:02X}>")
+            raise _InvalidFileError(f"is not Gemma's: it has no token <0x{byte:02X}>")
         values[token_id] = byte
     return values
 
 
 def _add_tokens(library: Tokenizer, entries: Any) -> frozenset[int]:
-    """Add the file's added tokens under the file's ids; the ids of special ones."""
+    """Add the file's added tokens under the file's ids; return the ids of the special ones."""
     entries = sorted(entries, key=lambda entry: entry["id"])
-    flags = ("single_word", "lstrip", "rstrip", "normalized", "special")
     library.add_tokens(
-        [AddedToken(entry["content"], **{flag: entry[flag] for flag in flags}) for entry in entries]
+        [
+            AddedToken(entry["content"], **{flag: entry[flag] for flag in _ADDED_TOKEN_FLAGS})
+            for entry in entries
+        ]
     )
     added = library.get_added_tokens_decoder()
     for entry in entries:
         token = added.get(entry["id"])
         if token is None or (token.content, token.special) != (entry["content"], entry["special"]):
-            raise _NotUsableError("is damaged: its added tokens do not follow its vocabulary")
+            raise _InvalidFileError("is damaged: its added tokens do not follow its vocabulary")
     return frozenset(token_id for token_id, token in added.items() if token.special)

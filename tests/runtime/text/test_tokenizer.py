@@ -1,4 +1,4 @@
-"""Prompts against transformers' PaliGemmaProcessor, answers against the `tokenizers` library's decoder."""
+"""Prompts compared with transformers' PaliGemmaProcessor, answers with the `tokenizers` library's decoder."""
 
 from __future__ import annotations
 
@@ -11,6 +11,9 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
+from tokenizers import Tokenizer
+from transformers import PaliGemmaProcessor
 from sample_tokenizer import build_sample_tokenizer
 
 from paligemma_onnx.runtime.errors import BundleError, PromptError
@@ -18,8 +21,8 @@ from paligemma_onnx.runtime.text.special_tokens import BOS, EOS, IMAGE, PAD
 from paligemma_onnx.runtime.text.tokenizer import Detokenizer, PromptTokenizer
 from training.published_layout import write_processor_files
 
-ROOM = 4096  # tokens, more than any prompt here needs
-FAMILY = "\U0001f468\u200d\U0001f469\u200d\U0001f467\u200d\U0001f466"  # four emoji joined into one
+MAX_TOKENS = 4096  # tokens, more than any prompt here needs
+FAMILY = "\U0001f468\u200d\U0001f469\u200d\U0001f467\u200d\U0001f466"  # an emoji joined from four
 HAND_WRITTEN = [
     "",
     " ",
@@ -73,7 +76,7 @@ ALPHABETS = [
 
 
 def prompts() -> list[str]:
-    """The prompts above, and random ones up to 200 in all."""
+    """Return the prompts above and random ones, 200 in all."""
     rng = random.Random(0)
     drawn = [
         "".join(rng.choices(rng.choice(ALPHABETS), k=rng.randrange(1, 60)))
@@ -96,24 +99,19 @@ def tokenizer(folder: Path) -> PromptTokenizer:
 
 @pytest.fixture(scope="module")
 def library(folder: Path) -> Any:
-    from tokenizers import Tokenizer
-
     return Tokenizer.from_file(str(folder / "tokenizer.json"))
 
 
 @pytest.mark.parametrize("adds_bos", [False, True])
 def test_prompt_ids_are_those_of_transformers(tmp_path: Path, adds_bos: bool) -> None:
-    from PIL import Image
-    from transformers import PaliGemmaProcessor
-
     write_processor_files(tmp_path, build_sample_tokenizer(adds_bos=adds_bos), image_size=28)
-    ours = PromptTokenizer.load(tmp_path / "tokenizer.json")
+    tokenizer = PromptTokenizer.load(tmp_path / "tokenizer.json")
     processor = PaliGemmaProcessor.from_pretrained(tmp_path)
-    picture = Image.new("RGB", (28, 28))
+    image = Image.new("RGB", (28, 28))
     for prompt in prompts():
-        reference = processor(images=picture, text=f"<image>{prompt}")["input_ids"][0]
-        assert reference[:4] == [ours.image_id] * 4  # 28 px are 2 x 2 patches of 14
-        assert list(ours.encode(prompt, ROOM)) == reference[4:], repr(prompt)
+        reference = processor(images=image, text=f"<image>{prompt}")["input_ids"][0]
+        assert reference[:4] == [tokenizer.image_id] * 4  # 28 px are 2 x 2 patches of 14
+        assert list(tokenizer.encode(prompt, MAX_TOKENS)) == reference[4:], repr(prompt)
 
 
 def test_empty_prompt_is_bos_and_newline(tokenizer: PromptTokenizer) -> None:
@@ -121,7 +119,7 @@ def test_empty_prompt_is_bos_and_newline(tokenizer: PromptTokenizer) -> None:
 
 
 def test_prompt_and_newline_are_tokenised_together(tokenizer: PromptTokenizer) -> None:
-    assert tokenizer.encode("\n", ROOM) == (tokenizer.bos_id, tokenizer.token_id("\n\n"))
+    assert tokenizer.encode("\n", MAX_TOKENS) == (tokenizer.bos_id, tokenizer.token_id("\n\n"))
 
 
 def test_ids_follow_paligemma(tokenizer: PromptTokenizer) -> None:
@@ -138,14 +136,14 @@ def test_ids_follow_paligemma(tokenizer: PromptTokenizer) -> None:
 @pytest.mark.parametrize("control", [IMAGE, BOS, EOS, PAD, "<unk>"])
 def test_text_never_becomes_a_control_token(tokenizer: PromptTokenizer, control: str) -> None:
     for prompt in (control, f"caption{control}en", f"<loc0003>{control * 3} {control}\n", f"<{control}>"):
-        ids = tokenizer.encode(prompt, ROOM)
+        ids = tokenizer.encode(prompt, MAX_TOKENS)
         assert tokenizer.control_ids.isdisjoint(ids[1:])
         assert tokenizer.decode(ids) == f"{prompt}\n"
 
 
 def test_locations_and_segments_stay_single_tokens(tokenizer: PromptTokenizer) -> None:
     expected = [tokenizer.token_id(piece) for piece in (BOS, "<loc0123>", "<seg001>", "\n")]
-    assert list(tokenizer.encode("<loc0123><seg001>", ROOM)) == expected
+    assert list(tokenizer.encode("<loc0123><seg001>", MAX_TOKENS)) == expected
 
 
 def test_control_token_built_by_merges_is_refused(folder: Path, tmp_path: Path) -> None:
@@ -156,53 +154,53 @@ def test_control_token_built_by_merges_is_refused(folder: Path, tmp_path: Path) 
     document["model"]["merges"] = [["<", "b"], ["<b", "o"], ["<bo", "s"], ["<bos", ">"]]
     odd = PromptTokenizer.load(_write(tmp_path, document))
     with pytest.raises(PromptError, match="control token"):
-        odd.encode("a <bos>", ROOM)
+        odd.encode("a <bos>", MAX_TOKENS)
 
 
 @pytest.mark.parametrize("prompt", ["\ud83d", "cat \udc00", "\ude00\ud83d"])
 def test_lone_surrogates_are_refused(tokenizer: PromptTokenizer, prompt: str) -> None:
     with pytest.raises(PromptError, match=r"surrogate U\+D[0-9A-F]{3}.* at position"):
-        tokenizer.encode(prompt, ROOM)
+        tokenizer.encode(prompt, MAX_TOKENS)
 
 
 @pytest.mark.parametrize("prompt", [None, b"caption", 3, ["caption"]])
 def test_prompt_must_be_text(tokenizer: PromptTokenizer, prompt: Any) -> None:
     with pytest.raises(PromptError, match="must be text"):
-        tokenizer.encode(prompt, ROOM)
+        tokenizer.encode(prompt, MAX_TOKENS)
 
 
 def test_a_megabyte_is_refused_before_tokenising(tokenizer: PromptTokenizer) -> None:
     nothing: Any = None
-    without_library = replace(tokenizer, library=nothing)  # to tokenise would be an AttributeError
+    without_library = replace(tokenizer, library=nothing)  # tokenising would raise AttributeError
     with pytest.raises(PromptError, match=r"1000000 bytes.* 256 tokens .* at most \d+ bytes"):
         without_library.encode("a " * 500_000, 256)
-    limit = 256 * tokenizer.longest_piece
+    limit = 256 * tokenizer.max_token_bytes
     with pytest.raises(PromptError, match=f"{limit + 1} bytes"):
         without_library.encode("a" * (limit + 1), 256)
 
 
 def test_limit_in_tokens(tokenizer: PromptTokenizer) -> None:
-    length = len(tokenizer.encode("what is in the picture", ROOM))
+    length = len(tokenizer.encode("what is in the picture", MAX_TOKENS))
     assert len(tokenizer.encode("what is in the picture", length)) == length
     with pytest.raises(PromptError, match=f"{length} tokens long.* {length - 1} are left"):
         tokenizer.encode("what is in the picture", length - 1)
 
 
-@given(prompt=st.text(max_size=60), room=st.integers(0, 40))
+@given(prompt=st.text(max_size=60), max_tokens=st.integers(0, 40))
 @settings(max_examples=200, deadline=None)
 def test_what_fits_in_tokens_is_never_refused_for_its_bytes(
-    tokenizer: PromptTokenizer, prompt: str, room: int
+    tokenizer: PromptTokenizer, prompt: str, max_tokens: int
 ) -> None:
-    length = len(tokenizer.encode(prompt, ROOM))
-    if length <= room:
-        assert len(tokenizer.encode(prompt, room)) == length
+    length = len(tokenizer.encode(prompt, MAX_TOKENS))
+    if length <= max_tokens:
+        assert len(tokenizer.encode(prompt, max_tokens)) == length
     else:
         with pytest.raises(PromptError):
-            tokenizer.encode(prompt, room)
+            tokenizer.encode(prompt, max_tokens)
 
 
 def stream(tokenizer: PromptTokenizer, ids: list[int]) -> list[str]:
-    """The text given out at each id, and at the end."""
+    """Return the text of each id, and of the end."""
     detokenizer = Detokenizer(tokenizer)
     return [*map(detokenizer.push, ids), detokenizer.finish()]
 
@@ -210,7 +208,7 @@ def stream(tokenizer: PromptTokenizer, ids: list[int]) -> list[str]:
 @given(text=st.text(max_size=40))
 @settings(max_examples=300, deadline=None)
 def test_streamed_text_is_the_library_s(tokenizer: PromptTokenizer, library: Any, text: str) -> None:
-    ids = list(tokenizer.encode(text, ROOM))
+    ids = list(tokenizer.encode(text, MAX_TOKENS))
     pieces = stream(tokenizer, ids)
     assert "".join(pieces) == library.decode(ids, skip_special_tokens=True) == tokenizer.decode(ids)
     assert "".join(pieces) == text.replace("▁", " ") + "\n"
@@ -232,8 +230,8 @@ def test_any_ids_of_whole_characters_decode_as_the_library_does(
 
 def test_joined_emoji_come_out_character_by_character(tokenizer: PromptTokenizer) -> None:
     text = f"a {FAMILY} b"
-    ids = list(tokenizer.encode(text, ROOM))
-    assert len(ids) > len(text.encode())  # every byte of the emoji is a token of its own
+    ids = list(tokenizer.encode(text, MAX_TOKENS))
+    assert len(ids) > len(text.encode())  # each byte of the emoji is a token
     pieces = stream(tokenizer, ids)
     assert "".join(pieces) == f"{text}\n"
     assert [piece for piece in pieces if piece in FAMILY and piece] == list(FAMILY)
@@ -242,14 +240,14 @@ def test_joined_emoji_come_out_character_by_character(tokenizer: PromptTokenizer
 @pytest.mark.parametrize(
     ("data", "expected"),
     [
-        (b"\xe2\x82", "\ufffd"),  # the library writes one for each byte
-        (b"\xe2\x82\xac\xff", "\u20ac\ufffd"),  # the library spoils the euro sign, too
+        (b"\xe2\x82", "\ufffd"),  # the library writes one per byte
+        (b"\xe2\x82\xac\xff", "\u20ac\ufffd"),  # the library replaces the euro sign, too
         (b"\xff\xff", "\ufffd\ufffd"),
         (b"\xf0\x9f\x98A", "\ufffdA"),
-        (b"\xed\xa0\x80", "\ufffd\ufffd\ufffd"),  # a surrogate is no character of UTF-8
+        (b"\xed\xa0\x80", "\ufffd\ufffd\ufffd"),  # a surrogate is not a character of UTF-8
     ],
 )
-def test_bytes_that_are_no_character(tokenizer: PromptTokenizer, data: bytes, expected: str) -> None:
+def test_bytes_that_are_not_a_character(tokenizer: PromptTokenizer, data: bytes, expected: str) -> None:
     assert tokenizer.decode([tokenizer.token_id(f"<0x{byte:02X}>") for byte in data]) == expected
 
 

@@ -1,4 +1,4 @@
-"""Files nobody vouches for: a tokenizer.json is read whole and sound, or refused in one line."""
+"""Hostile and damaged tokenizer.json files are refused in one line, harmless variants are read."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ def tokenizer(folder: Path) -> PromptTokenizer:
 
 
 def write(folder: Path, document: Any) -> Path:
-    """A tokenizer.json with this content."""
+    """Write a tokenizer.json with this content."""
     path = folder / "tokenizer.json"
     path.write_text(json.dumps(document), encoding="utf-8")
     return path
 
 
 def set_to(*keys: str | int, value: Any) -> Callable[[Any], None]:
-    """An edit that sets one field of the file."""
+    """Return an edit that sets one field of the file."""
 
     def edit(document: Any) -> None:
         for key in keys[:-1]:
@@ -93,11 +93,11 @@ def test_hostile_file(
     document = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
     edit(document)
     assert_refused(write(tmp_path, document))
-    assert capfd.readouterr().err == ""  # where a panic would leave its trace
+    assert capfd.readouterr().err == ""  # a panic prints a trace
 
 
 def assert_refused(path: Path) -> None:
-    """The one error is ours, of one line, and names the file."""
+    """Assert that loading raises a BundleError of one line that names the file."""
     with pytest.raises(BundleError) as caught:
         PromptTokenizer.load(path)
     message = str(caught.value)
@@ -143,7 +143,7 @@ def test_no_regular_file(tmp_path: Path) -> None:
 
 
 def test_harmless_variants_of_the_file(folder: Path, tmp_path: Path, tokenizer: PromptTokenizer) -> None:
-    """Older files write merges as text, call the tab's byte by name, pad, cut, or have no pre-tokenizer."""
+    """Merges as text, a tab token, padding, truncation and no pre-tokenizer, as in older files."""
     document = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
     document["model"]["merges"] = [" ".join(pair) for pair in document["model"]["merges"]]
     vocabulary = document["model"]["vocab"]
