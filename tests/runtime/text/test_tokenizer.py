@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from sample_tokenizer import build_sample_tokenizer
 from tokenizers import Tokenizer
 from transformers import PaliGemmaProcessor
-from sample_tokenizer import build_sample_tokenizer
 
 from paligemma_onnx.runtime.errors import BundleError, PromptError
 from paligemma_onnx.runtime.text.special_tokens import BOS, EOS, IMAGE, PAD
