@@ -1,8 +1,11 @@
-"""Runs an exported PaliGemma bundle with onnxruntime: no torch, no transformers.
+"""Run an exported PaliGemma bundle with onnxruntime, without torch or transformers.
 
-from paligemma_onnx.runtime import PaliGemma
-model = PaliGemma.load("bundle/")
-print(model.generate("photo.jpg", "caption en").text)
+Example:
+    >>> from paligemma_onnx.runtime import PaliGemma
+    >>> model = PaliGemma.load("bundle/")
+    >>> model.generate("photo.jpg", "caption en").text
+    'a red car parked on the street'
+    >>> model.detect("photo.jpg", ["car", "person"]).drawn().save("detections.png")
 """
 
 from .cancellation import Cancellation

@@ -1,4 +1,4 @@
-"""Stopping a request from another thread, within one run of a graph."""
+"""Cancellation of a request from another thread, also while a graph runs."""
 
 from __future__ import annotations
 
@@ -13,34 +13,48 @@ class Cancelled(Exception):
 
 
 class Cancellation:
-    """A switch that `cancel()` throws once, from any thread; every request that holds it stops."""
+    """A switch that stops requests. It is thread-safe, can be triggered once and is never reset.
+
+    Pass the same object to several requests to stop them together. A cancelled request does not raise: it
+    returns what was generated, with the finish reason `cancelled`.
+
+    Example:
+        >>> cancel = Cancellation()
+        >>> threading.Timer(5.0, cancel.cancel).start()  # seconds
+        >>> model.generate("photo.jpg", "describe en", cancel=cancel).finish_reason
+        'cancelled'
+    """
 
     def __init__(self) -> None:
-        self._thrown = threading.Event()
-        self._running: set[Any] = set()  # run options of the graphs that run now
+        self._triggered = threading.Event()
+        self._running: set[Any] = set()  # run options of the graphs that are running
 
     def cancel(self) -> None:
-        """Stop the graph that runs now, and every later one of this request."""
-        self._thrown.set()
-        for running in tuple(self._running):
-            running.terminate = True
+        """Stop all requests that use this object, within one token. Any thread may call this, repeatedly."""
+        self._triggered.set()
+        for run_options in tuple(self._running):
+            run_options.terminate = True
 
     @property
     def cancelled(self) -> bool:
-        """Whether the switch was thrown."""
-        return self._thrown.is_set()
+        """True after `cancel` was called."""
+        return self._triggered.is_set()
 
     def check(self) -> None:
-        """Raise Cancelled when the switch was thrown."""
+        """Raise Cancelled after `cancel` was called."""
         if self.cancelled:
             raise Cancelled
 
     @contextmanager
     def watching(self, run_options: Any) -> Iterator[Any]:
-        """Let `cancel` end the run that uses these `onnxruntime.RunOptions`."""
+        """Let `cancel` terminate the graph that runs with these `onnxruntime.RunOptions`.
+
+        Raises:
+            Cancelled: `cancel` was called before.
+        """
         self._running.add(run_options)
         try:
-            self.check()  # after it was added, so that no throw falls between
+            self.check()  # after adding them: a call of `cancel` in between is not missed
             yield run_options
         finally:
             self._running.discard(run_options)

@@ -1,4 +1,4 @@
-"""Messages on stderr and the exception that SIGTERM raises."""
+"""Messages on stderr, and the exception that SIGTERM raises."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import click
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM: ends whatever Ctrl-C ends, in the same way."""
+    """SIGTERM was received; handled like Ctrl-C, with another exit code."""
 
 
 def echo_stderr(text: str) -> None:
-    """One line on stderr, in characters that are no command to the terminal."""
+    """Print one line to stderr; control characters are escaped, so that they do not reach the terminal."""
     line = "".join(
         char if char.isprintable() else char.encode("unicode_escape").decode()
         for char in " ".join(text.split())
     )
-    with suppress(OSError):  # nobody listens
+    with suppress(OSError):  # stderr may be closed
         click.echo(line, err=True)

@@ -1,64 +1,64 @@
-"""What can go wrong for a user, one class for each exit code of the command line.
+"""Errors for the user: one class per exit code of the command line.
 
-A message is one line of our own words: it names the file or option and what mends it.
+A message is one line written by this package; it names the file or the option, and what to do.
 """
 
 from __future__ import annotations
 
 
 class PaliGemmaError(Exception):
-    """Base of every error this package raises on purpose."""
+    """Base class of the errors that this package raises on purpose."""
 
     exit_code = 1
 
 
 class OptionError(PaliGemmaError, ValueError):
-    """An option has a value outside its range."""
+    """An option has a value outside its range. Exit code 2."""
 
     exit_code = 2
 
 
 class ImageError(PaliGemmaError, ValueError):
-    """The picture cannot be read, or is not one we accept."""
+    """An image cannot be read or is not accepted. Exit code 3."""
 
     exit_code = 3
 
 
 class PromptError(PaliGemmaError, ValueError):
-    """The prompt cannot be tokenised, or does not fit the context."""
+    """A prompt cannot be tokenised or does not fit into the context. Exit code 3."""
 
     exit_code = 3
 
 
 class BundleError(PaliGemmaError):
-    """The exported folder is incomplete, damaged, or not what its manifest says."""
+    """The bundle's folder is incomplete, damaged, or differs from its manifest. Exit code 4."""
 
     exit_code = 4
 
 
 class ProviderError(PaliGemmaError):
-    """The execution engine or the device asked for is not there."""
+    """onnxruntime, the requested device or an optional package is not available. Exit code 4."""
 
     exit_code = 4
 
 
 class NumericsError(BundleError):
-    """The graphs answered with values that are not numbers."""
+    """The graphs computed NaN or infinity. Exit code 4."""
 
 
 class ResourceError(PaliGemmaError):
-    """The machine ran out of memory or disk."""
+    """Out of memory or disk space. Exit code 5."""
 
     exit_code = 5
 
 
 class MismatchError(PaliGemmaError):
-    """A comparison with the reference failed."""
+    """A bundle differs from its reference. Exit code 6."""
 
     exit_code = 6
 
 
 class FailedRowsError(PaliGemmaError):
-    """A batch has ended, or was ended, with rows that hold an error in place of an answer."""
+    """A batch is complete, but some rows contain an error instead of an answer. Exit code 7."""
 
     exit_code = 7

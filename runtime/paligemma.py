@@ -1,8 +1,12 @@
-"""The Python front: load a bundle, ask about pictures.
+"""Public Python API: load a bundle, then ask about images.
 
-model = PaliGemma.load("bundle/")
-print(model.generate("photo.jpg", "caption en").text)
-for piece in model.stream("photo.jpg", "describe en"): ...
+Example:
+    >>> model = PaliGemma.load("bundle/")
+    >>> print(model.generate("photo.jpg", "caption en").text)
+    >>> for piece in model.stream("photo.jpg", "describe en"):
+    ...     print(piece, end="", flush=True)
+
+Shapes: docs/notation.md.
 """
 
 from __future__ import annotations
@@ -32,27 +36,45 @@ from .text.tokenizer import PromptTokenizer
 
 
 class Stream:
-    """One answer as it is written: iterate it for pieces of whole characters, none of them empty."""
+    """An answer that is generated while it is iterated.
 
-    def __init__(self, pieces: Iterator[str], job: GenerationBatch, row: PlannedRequest) -> None:
-        self._pieces, self._job, self._row = pieces, job, row
+    Iteration yields non-empty pieces of text, each of whole characters. It can be done once.
+
+    Example:
+        >>> stream = model.stream("photo.jpg", "describe en")
+        >>> for piece in stream:
+        ...     print(piece, end="", flush=True)
+        >>> stream.result.finish_reason
+        'stop'
+    """
+
+    def __init__(self, pieces: Iterator[str], batch: GenerationBatch, request: PlannedRequest) -> None:
+        self._pieces, self._batch, self._request = pieces, batch, request
 
     def __iter__(self) -> Iterator[str]:
-        """Hand out the pieces; the graphs run while they are asked for."""
+        """Return the iterator of the pieces; the graphs run in the thread that iterates."""
         return self._pieces
 
     @property
     def result(self) -> Generation:
         """The answer so far; complete when the iteration has ended."""
-        return self._job.result(self._row)
+        return self._batch.result(self._request)
 
 
 class PaliGemma:
-    """A loaded bundle. Several threads may ask at the same time."""
+    """A loaded bundle. It is thread-safe: several threads may send requests at the same time.
+
+    Attributes:
+        manifest: facts of the bundle, from its manifest.json.
+        tokenizer: the bundle's tokenizer.
+        runner: the open graphs.
+        load_s: seconds that loading took.
+    """
 
     def __init__(
         self, manifest: Manifest, tokenizer: PromptTokenizer, runner: ModelRunner, load_s: float
     ) -> None:
+        """Combine the parts of a model; use `PaliGemma.load` to load a bundle."""
         self.manifest = manifest
         self.tokenizer = tokenizer
         self.runner = runner
@@ -67,22 +89,30 @@ class PaliGemma:
         threads: int | None = None,
         memory_limit: int | None = None,
     ) -> PaliGemma:
-        """Open a bundle.
+        """Load a bundle.
 
         Args:
-            folder: what `paligemma-onnx export` wrote.
-            device: `cpu`, `cuda` or `cuda:N`; `auto` takes CUDA when it loads and the bundle is made for it,
-                else the CPU, with a warning if CUDA was there.
-            threads: for one operator on the CPU; None takes every processor this process may use.
-            memory_limit: bytes of the GPU's memory that weights, graphs and caches together may take; what
-                steps compute with, which is little, comes beside it. None: all there are.
+            folder: folder that `paligemma-onnx export` wrote.
+            device: `cpu`, `cuda` (the first GPU), `cuda:N`, or `auto`: CUDA if the bundle is made for it and
+                it can be used, otherwise the CPU, with a warning if CUDA is installed but does not load.
+                Default `auto`.
+            threads: threads per operator on the CPU, 1 to 256. None, the default, uses every processor that
+                this process may use.
+            memory_limit: limit in bytes, at least 1, of the GPU memory for weights, graphs and caches; the
+                small working memory of the steps is not included. None, the default, sets no limit. Not
+                allowed with `cpu`.
 
         Raises:
-            OptionError: device, threads or memory_limit is out of range.
-            BundleError: the folder is incomplete, damaged or mixed from two exports, or not made for the
+            OptionError: `device`, `threads` or `memory_limit` is outside its range.
+            BundleError: the folder is incomplete, damaged, mixed from two exports, or not made for the
                 device.
-            ProviderError: no engine is installed, or it has not the device asked for.
+            ProviderError: onnxruntime is not installed, or does not have the device.
             ResourceError: out of memory.
+
+        Example:
+            >>> model = PaliGemma.load("bundle/", device="cpu", threads=4)
+            >>> model.device
+            'cpu'
         """
         started = time.perf_counter()
         folder = Path(folder)
@@ -93,119 +123,196 @@ class PaliGemma:
             runs_on = manifest.precision.devices
             placement = choose_placement(device, threads, runs_on=runs_on, memory_limit=memory_limit)
 
-            def opened(where: Placement) -> ModelRunner:
-                if prepared := find_prepared(manifest, where):
+            def open_runner(placement: Placement) -> ModelRunner:
+                if prepared := find_prepared(manifest, placement):
                     try:
-                        return OnnxModelRunner.open(folder, manifest, where, prepared=prepared)
+                        return OnnxModelRunner.open(folder, manifest, placement, prepared=prepared)
                     except BundleError:
-                        told = f"prepared graphs do not open; run `paligemma-onnx prepare {folder}` again"
-                        warnings.warn(told, stacklevel=3)
-                return OnnxModelRunner.open(folder, manifest, where)
+                        message = f"prepared graphs do not open; run `paligemma-onnx prepare {folder}` again"
+                        warnings.warn(message, stacklevel=3)
+                return OnnxModelRunner.open(folder, manifest, placement)
 
             try:
-                runner = opened(placement)
+                runner = open_runner(placement)
             except ProviderError as error:
                 if device != "auto" or placement.device == "cpu" or "cpu" not in runs_on:
                     raise
                 warnings.warn(f"running on the CPU, since CUDA does not load: {error}", stacklevel=2)
-                runner = opened(Placement("cpu", placement.threads))
+                runner = open_runner(Placement("cpu", placement.threads))
         return cls(manifest, tokenizer, runner, time.perf_counter() - started)
 
     @property
     def device(self) -> str:
-        """Where the graphs run: `cpu`, `cuda` or `cuda:N`."""
+        """The device that the graphs run on: `cpu`, `cuda` or `cuda:N`."""
         return self.runner.placement.name
 
     def open(self, image: ImageInput, *, max_image_pixels: int = DEFAULT_MAX_PIXELS) -> Picture:
-        """Open a picture ahead, in any thread, for `generate`, `stream` and `generate_batch`.
+        """Open and preprocess an image, to use it in several requests or to open it in another thread.
+
+        Args:
+            image: a path or the bytes of a JPEG, PNG, WebP, BMP, GIF or TIFF file, a Pillow image, or an
+                array uint8[height, width], [height, width, 1], [height, width, 3] (RGB) or
+                [height, width, 4] (RGB and alpha). Of an animated file the first frame is used; the EXIF
+                orientation is applied.
+            max_image_pixels: cap on width times height, at least 1; a larger image is refused before it is
+                decoded. Default 89,478,485.
+
+        Returns:
+            The image for `generate`, `stream` and `generate_batch`.
 
         Raises:
-            ImageError: the picture cannot be used.
+            ImageError: the image cannot be read or is not accepted.
             OptionError: `max_image_pixels` is not a positive whole number.
             ResourceError: out of memory.
+
+        Example:
+            >>> image = model.open("photo.jpg")
+            >>> [model.generate(image, prompt).text for prompt in ("caption en", "ocr")]
         """
         return open_picture(image, self.manifest.image, max_pixels=max_image_pixels)
 
     def generate(self, images: Images, prompt: str, **options: Unpack[Options]) -> Generation:
-        """Answer a prompt about one picture, or several in reading order.
+        """Generate the answer to a prompt about one image, or several in reading order.
 
         Args:
-            images: a path, a PIL image, an array uint8[H, W, 3], what `open` gave, or a sequence of these.
-            prompt: as PaliGemma was trained: `caption en`, `answer en QUESTION`, `detect A ; B`, ...
-            options: see `Options`.
+            images: an image as for `open`, the result of `open`, or a list or tuple of these.
+            prompt: text in the form that PaliGemma was trained with: `caption en`, `answer en QUESTION`,
+                `detect LABEL ; LABEL`, ...; may be empty. `<loc0123>` and `<seg001>` are tokens; the text of
+                control tokens such as `<eos>` is ordinary text.
+            options: see `Options`; by default decoding is greedy.
+
+        Returns:
+            The answer; with a `Cancellation`, what was generated until then.
 
         Raises:
-            ImageError: a picture cannot be used.
-            PromptError: the prompt cannot be used.
-            OptionError: an option is outside its range.
-            NumericsError: the graphs answered with values that are not numbers.
+            ImageError: an image cannot be read or is not accepted.
+            PromptError: the prompt is not valid text, or does not fit into the context.
+            OptionError: an option is unknown or outside its range.
+            NumericsError: the graphs computed NaN or infinity.
             ResourceError: out of memory.
+
+        Example:
+            >>> answer = model.generate("photo.jpg", "answer en what colour is the car?")
+            >>> answer.text, answer.finish_reason
+            ('red', 'stop')
         """
         (generation,) = self.generate_batch([Request(images, prompt)], **options)
         return generation
 
     def stream(self, images: Images, prompt: str, **options: Unpack[Options]) -> Stream:
-        """As `generate`, handing out the text while it is written.
+        """Generate an answer piece by piece.
 
-        What is wrong with the request is raised here, what goes wrong while it runs by the iteration.
-        """
-        job = self._plan([Request(images, prompt)], options)
-        pieces = (piece for _, piece in self._run(job) if piece)
-        return Stream(pieces, job, job.rows[0])
+        Args:
+            images: as for `generate`.
+            prompt: as for `generate`.
+            options: see `Options`.
 
-    def generate_batch(self, requests: Sequence[Request], **options: Unpack[Options]) -> list[Generation]:
-        """Answer several requests at once; in fp32 each row is what it would be alone.
-
-        With fewer bits that is so up to rounding: rows share the range of activations, and steps of many
-        rows may run through the weights of the prefill graph (the manifest's `precision.wide_batch`).
-
-        Pictures, prompts and the number of pictures may differ. Row r of a sampled batch draws as the
-        same request alone would with seed + r.
+        Returns:
+            An iterable of pieces of text. Images and prompt are checked by this call; the graphs run during
+            the iteration.
 
         Raises:
-            As `generate`; one request that cannot be used fails the call before anything runs.
+            ImageError: an image cannot be read or is not accepted.
+            PromptError: the prompt is not valid text, or does not fit into the context.
+            OptionError: an option is unknown or outside its range.
+            ResourceError: out of memory.
+            NumericsError: the graphs computed NaN or infinity; the iteration raises it.
         """
-        job = self._plan(requests, options)
-        for _ in self._run(job):
+        batch = self._plan([Request(images, prompt)], options)
+        pieces = (piece for _, piece in self._run(batch) if piece)
+        return Stream(pieces, batch, batch.requests[0])
+
+    def generate_batch(self, requests: Sequence[Request], **options: Unpack[Options]) -> list[Generation]:
+        """Generate the answers to several requests at once.
+
+        Images, prompts and the number of images may differ between requests. In fp32 each answer is the same
+        as that of a single request. In other precisions it is the same up to rounding: the rows share the
+        range of activations, and decode steps of many rows may use the weights of the prefill graph (the
+        manifest's `precision.wide_batch`). An invalid request fails the call before any graph runs.
+
+        Args:
+            requests: prompts with their images; the list may be empty.
+            options: see `Options`; they apply to all requests. Request r samples like a single request with
+                seed + r, unless it has a seed.
+
+        Returns:
+            The answers in the order of the requests.
+
+        Raises:
+            ImageError: an image cannot be read or is not accepted.
+            PromptError: a prompt is not valid text, or does not fit into the context.
+            OptionError: an option is unknown or outside its range.
+            NumericsError: the graphs computed NaN or infinity.
+            ResourceError: out of memory.
+
+        Example:
+            >>> requests = [Request(path, "caption en") for path in ("a.jpg", "b.jpg")]
+            >>> [answer.text for answer in model.generate_batch(requests, max_new_tokens=20)]
+        """
+        batch = self._plan(requests, options)
+        for _ in self._run(batch):
             pass
-        return [job.result(row) for row in job.rows]
+        return [batch.result(request) for request in batch.requests]
 
     def detect(
         self, image: ImageInput, labels: str | Sequence[str], **options: Unpack[Options]
     ) -> Detections:
-        """Find objects in a picture.
+        """Detect objects in an image.
 
         Args:
-            image: a path, a PIL image or an array uint8[H, W, 3].
-            labels: what to find: `"cat ; dog"` or `["cat", "dog"]`.
-            options: see `Options`; with `constrained` the answer can always be read.
+            image: as for `open`.
+            labels: objects to detect: `"cat ; dog"` or `["cat", "dog"]`.
+            options: see `Options`; with `constrained=True` the answer always consists of valid objects.
+
+        Returns:
+            The objects with their boxes. Parts of the answer that are not objects are in `warnings`.
 
         Raises:
-            As `generate`.
+            PromptError: there is no label, or a label is not text.
+            ImageError, OptionError, NumericsError, ResourceError: as `generate`.
+
+        Example:
+            >>> detections = model.detect("photo.jpg", ["cat", "dog"])
+            >>> [(detection.label, detection.pixels) for detection in detections]
+            [('cat', (12.0, 40.5, 210.0, 198.5))]
+            >>> detections.drawn().save("detections.png")
         """
-        return self._find("detect", image, labels, options)
+        return self._detect("detect", image, labels, options)
 
     def segment(
         self, image: ImageInput, labels: str | Sequence[str], **options: Unpack[Options]
     ) -> Detections:
-        """Find objects in a picture, each with its mask.
+        """Detect objects in an image and decode the mask of each.
+
+        Args:
+            image: as for `open`.
+            labels: objects to segment: `"cat ; dog"` or `["cat", "dog"]`.
+            options: see `Options`.
+
+        Returns:
+            The objects with their boxes and masks.
 
         Raises:
             BundleError: the bundle has no mask decoder.
-            As `detect`.
+            PromptError, ImageError, OptionError, NumericsError, ResourceError: as `detect`.
+
+        Example:
+            >>> (cat,) = model.segment("photo.jpg", "cat")
+            >>> cat.mask.array.mean()  # fraction of the image that the cat covers
+            0.21
         """
         if self.manifest.graphs.mask_decoder is None:
             raise BundleError(NO_MASK_DECODER)
-        return self._find("segment", image, labels, options)
+        return self._detect("segment", image, labels, options)
 
-    def _find(
+    def _detect(
         self, task: str, image: ImageInput, labels: str | Sequence[str], options: Options
     ) -> Detections:
-        asked = task_prompt(task, labels)
+        prompt = task_prompt(task, labels)
         with translate_resource_errors("this request"):
             opened = open_image(image, max_pixels=options.get("max_image_pixels", DEFAULT_MAX_PIXELS))
             picture = preprocess_opened(opened, self.manifest.image)
-        generation = self.generate(picture, asked, **options)
+        generation = self.generate(picture, prompt, **options)
         with translate_resource_errors("this request"):
             return detections(generation, opened.rgb, self.runner, masks=task == "segment")
 
@@ -215,6 +322,6 @@ class PaliGemma:
                 requests, options, self.manifest, self.tokenizer, device=self.device, load_s=self.load_s
             )
 
-    def _run(self, job: GenerationBatch) -> Iterator[tuple[PlannedRequest, str]]:
+    def _run(self, batch: GenerationBatch) -> Iterator[tuple[PlannedRequest, str]]:
         with translate_resource_errors("this request"):
-            yield from run_batch(job, self.runner)
+            yield from run_batch(batch, self.runner)

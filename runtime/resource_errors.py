@@ -1,4 +1,4 @@
-"""What running out of memory or disk looks like in the libraries underneath, said in our words."""
+"""Recognition of exhausted memory or disk space in the errors of the libraries, and its translation."""
 
 from __future__ import annotations
 
@@ -10,71 +10,77 @@ from contextlib import contextmanager
 from .errors import ResourceError
 
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-# Only the text tells: torch, onnxruntime and the dynamic linker raise general errors.
+# torch, onnxruntime and the dynamic linker raise general errors: only their text is specific.
 _MEMORY = re.compile(
     r"bad_?\s?alloc|alloc[\w ]*failed|(fail\w*|unable) to allocate|can(no|')t allocate|out of memory|"
     r"can't start new thread|PosixThread|failed to map segment",
     re.IGNORECASE,
 )
-_LIMIT = re.compile(r"available memory of \d+ is smaller than requested", re.IGNORECASE)  # the engine's own
-_WANTED = re.compile(
+# onnxruntime reached the limit that --gpu-memory sets.
+_LIMIT = re.compile(r"available memory of \d+ is smaller than requested", re.IGNORECASE)
+_REQUESTED = re.compile(
     r"(?:of size|to allocate|requested bytes of)\s+([\d.]+ ?(?:[KMGTP]iB|bytes)?)", re.IGNORECASE
 )
-# Python's tempfile when no folder takes a byte, and NumPy when a file does not take all of an array.
+# Python's tempfile if no folder can be written, and NumPy if a file does not take all of an array.
 _DISK_TEXT = re.compile(r"No usable temporary directory|requested and \d+ written")
 
 
 def resource_problem(error: BaseException, *, device: str = "cpu") -> str | None:
-    """What ran out and what mends it, in one line; None where an error and its causes are of another kind.
+    """Return what ran out and what to do, in one line; None if an error and its causes are of another kind.
 
     Args:
         error: what a library raised.
-        device: where it ran: the engine says the same of a GPU's memory and of the machine's.
+        device: `cpu` or `cuda`, where it ran: onnxruntime uses the same text for both memories.
     """
     cause: BaseException | None = error
     while cause is not None:
-        if words := _shortage(cause, device):
-            return words
+        if message := _message(cause, device):
+            return message
         cause = cause.__cause__ or (None if cause.__suppress_context__ else cause.__context__)
     return None
 
 
 @contextmanager
-def translate_resource_errors(where: str) -> Iterator[None]:
-    """Name the place where memory or disk ran out.
+def translate_resource_errors(place: str) -> Iterator[None]:
+    """Translate the libraries' errors about exhausted memory or disk space.
+
+    Args:
+        place: file, folder or task that the message names.
 
     Raises:
-        ResourceError: in place of whatever a library raised for it.
+        ResourceError: memory or disk space ran out. Other errors pass unchanged.
     """
     try:
         yield
     except ResourceError:
         raise
     except Exception as error:
-        if words := resource_problem(error):
-            raise ResourceError(f"{where}: {words}") from error
+        if message := resource_problem(error):
+            raise ResourceError(f"{place}: {message}") from error
         raise
 
 
-def _shortage(error: BaseException, device: str) -> str | None:
+def _message(error: BaseException, device: str) -> str | None:
     if hasattr(error, "exit_code"):
-        return None  # an error of ours: its text may quote a file
+        return None  # raised by this package: its text may quote a file
     text = str(error)
     if isinstance(error, OSError) and (error.errno in _DISK or _DISK_TEXT.search(text)):
         return "the disk (or that of TMPDIR) is full, or a file may not grow; free space there"
-    found = _WANTED.search(text)
-    wanted = f" ({_readable(found[1])} more were wanted)" if found else ""
+    match = _REQUESTED.search(text)
+    amount = f" ({_in_megabytes(match[1])} more are needed)" if match else ""
     if _LIMIT.search(text):
-        return f"out of the GPU memory it may have{wanted}; ask for less at once, or allow more"
-    machine = isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
-    if not machine and not _MEMORY.search(text):
+        return f"out of the GPU memory that is allowed{amount}; process less at once, or raise the limit"
+    is_main_memory = isinstance(error, MemoryError) or (
+        isinstance(error, OSError) and error.errno == errno.ENOMEM
+    )
+    if not is_main_memory and not _MEMORY.search(text):
         return None
-    if device == "cuda" and not machine:
-        return f"out of GPU memory{wanted}; ask for less at once, or take another GPU (--device cuda:N)"
-    return f"out of memory{wanted}; close other programs, or ask for less at once"
+    if device == "cuda" and not is_main_memory:
+        return f"out of GPU memory{amount}; process less at once, or use another GPU (--device cuda:N)"
+    return f"out of memory{amount}; close other programs, or process less at once"
 
 
-def _readable(amount: str) -> str:
-    """`4294967296` and `4294967296 bytes` as `4,295 MB`; what has another unit stays."""
+def _in_megabytes(amount: str) -> str:
+    """Return `4294967296` and `4294967296 bytes` as `4,295.0 MB`; an amount in another unit is unchanged."""
     digits = amount.removesuffix("bytes").strip()
     return f"{int(digits) / 1e6:,.1f} MB" if digits.isdigit() else amount

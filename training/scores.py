@@ -52,7 +52,7 @@ def score_answer(
     held_out, correct = any(item.is_held_out for item in items), text == example.suffix
     if example.kind not in ("detect", "segment"):
         return Score(example.kind, held_out, correct)
-    labels = [item.label for item in parse_answer(example.suffix).found]
+    labels = [item.label for item in parse_answer(example.suffix).objects]
     shape = (len(items), len(detections))
     overlaps = np.array(
         [[box_iou(item.box, detection.pixels) for detection in detections] for item in items]

@@ -9,11 +9,12 @@ from dataclasses import asdict
 from .report_data import ReportData
 
 SCHEMA_VERSION = 2  # increased when a key is removed or changes its meaning
+_KEYS = {"mask_tokens": "codes"}  # fields whose key in the schema differs
 
 
 def to_json(data: ReportData) -> str:
     """Return a report as one JSON object; the fields of the validation are keys of its top level."""
-    fields = asdict(data)
+    fields = asdict(data, dict_factory=lambda items: {_KEYS.get(name, name): value for name, value in items})
     report = {
         "schema_version": SCHEMA_VERSION,
         "passed": data.validation.passed,

@@ -164,7 +164,7 @@ def _model_answer(
     end = next((index for index, token in enumerate(ids) if token in stop), None)
     text = tokenizer.decode(ids[:end])
     parsed = parse_answer(text if has_objects else "")
-    return ModelAnswer(text, end is not None, parsed.found, parsed.warnings)
+    return ModelAnswer(text, end is not None, parsed.objects, parsed.warnings)
 
 
 def _token(token: int, tokenizer: PromptTokenizer) -> Token:

@@ -14,7 +14,7 @@ from typing import Protocol, Unpack
 from ..bundle.schema import Manifest
 from ..errors import NumericsError, PromptError, ResourceError
 from ..generation.plan import plan_batch
-from ..generation.sampling import SEEDS
+from ..generation.sampling import NUM_SEEDS
 from ..generation.types import Generation, Options, Request
 from ..image.open import ImageInput
 from ..image.picture import Picture
@@ -110,7 +110,7 @@ def open_item(model: Model, item: Item, options: BatchOptions) -> OpenedItem:
         image = model.open(source, max_image_pixels=options.generation["max_image_pixels"])
         if item.prompt is None:
             raise PromptError("the row has no prompt; give --prompt for rows without one")
-        seed = None if options.seed is None else (options.seed + stable_hash(item.id)) % SEEDS
+        seed = None if options.seed is None else (options.seed + stable_hash(item.id)) % NUM_SEEDS
         request = Request(image, item.prompt, seed)
         plan_batch(
             [request], options.generation, model.manifest, model.tokenizer, device=model.device, load_s=0.0

@@ -86,9 +86,9 @@ def parse_boxes(text: str, width: int, height: int) -> tuple[tuple[LabelledBox, 
     """Return the boxes of an answer in pixels of a width x height image, and a warning per malformed box."""
     if "<loc" not in text:
         return (), ()  # do not parse a caption, which may contain semicolons too
-    objects = parse_answer(text)
-    boxes = tuple(LabelledBox(parsed.label, *parsed.box.pixels(width, height)) for parsed in objects.found)
-    return boxes, objects.warnings
+    answer = parse_answer(text)
+    boxes = tuple(LabelledBox(parsed.label, *parsed.box.pixels(width, height)) for parsed in answer.objects)
+    return boxes, answer.warnings
 
 
 def replace_surrogates(text: str) -> str:

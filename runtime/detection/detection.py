@@ -1,4 +1,4 @@
-"""One detected object."""
+"""A detected object."""
 
 from __future__ import annotations
 
@@ -11,15 +11,22 @@ from .parsing import Box
 
 @dataclass(frozen=True)
 class Detection:
-    """One object."""
+    """An object in an image.
+
+    Attributes:
+        label: what the model wrote after the box.
+        box: edges as fractions of the image's sides.
+        pixels: left, top, right and bottom in pixels of the image in its displayed orientation.
+        mask: None if the model wrote no mask, or the task was `detect`.
+    """
 
     label: str
-    box: Box  # in shares of the picture
-    pixels: tuple[float, float, float, float]  # left, top, right, bottom, of the displayed picture
-    mask: Mask | None  # None where none was written
+    box: Box
+    pixels: tuple[float, float, float, float]
+    mask: Mask | None
 
     def as_json(self) -> dict[str, Any]:
-        """Plain data; the mask as COCO's run lengths."""
+        """Return plain data for JSON; the mask as COCO run lengths."""
         return {
             "label": self.label,
             "box": list(self.pixels),

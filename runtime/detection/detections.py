@@ -1,4 +1,4 @@
-"""What `detect` and `segment` give back: objects in a picture, to be read, stored or looked at."""
+"""Results of `detect` and `segment`: the objects of an answer with their boxes and masks in the image."""
 
 from __future__ import annotations
 
@@ -23,92 +23,109 @@ from .parsing import ParsedObject, parse_answer
 
 @dataclass(frozen=True)
 class Detections(Sequence[Detection]):
-    """All objects of an answer, in the order written; a notebook shows them drawn into the picture."""
+    """The objects of an answer in the order written. A notebook displays them drawn into the image.
+
+    Attributes:
+        objects: the objects; also available by index, iteration and `len`.
+        width: pixels of the image in its displayed orientation.
+        height: pixels of the image in its displayed orientation.
+        warnings: one line each, about opening the image and about parts of the answer that are not objects.
+        generation: the answer with its ids and timings.
+        image: the image, RGB in its displayed orientation.
+    """
 
     objects: tuple[Detection, ...]
-    width: int  # pixels of the displayed picture
+    width: int
     height: int
-    warnings: tuple[str, ...]  # of opening the picture, and one for each group that is no object
+    warnings: tuple[str, ...]
     generation: Generation
-    image: Image.Image = field(repr=False, compare=False)  # RGB, upright
+    image: Image.Image = field(repr=False, compare=False)
 
     def __len__(self) -> int:
-        """How many objects there are."""
+        """Return the number of objects."""
         return len(self.objects)
 
     def __getitem__(self, index: Any) -> Any:
-        """One object, or a tuple of several."""
+        """Return the object at an index, or a tuple of objects for a slice."""
         return self.objects[index]
 
     @property
     def text(self) -> str:
-        """What the model wrote."""
+        """The answer as the model wrote it."""
         return self.generation.text
 
     def drawn(self) -> Image.Image:
-        """The picture in its own resolution with boxes, labels and masks drawn in."""
+        """Return a copy of the image, in its resolution, with boxes, labels and masks."""
         return draw(self.image, self.objects)
 
     def as_json(self) -> dict[str, Any]:
-        """Plain data: the answer's, with the picture's size and the objects."""
+        """Return plain data for JSON: the fields of the generation, the image's size and the objects."""
         return {
             **asdict(self.generation),
             "warnings": list(self.warnings),
             "width": self.width,
             "height": self.height,
-            "objects": [one.as_json() for one in self.objects],
+            "objects": [detection.as_json() for detection in self.objects],
         }
 
     def _repr_png_(self) -> bytes:
-        """What a notebook shows."""
+        """Return the PNG file that IPython displays."""
         file = io.BytesIO()
         self.drawn().save(file, "PNG")
         return file.getvalue()
 
 
 def detections(generation: Generation, image: Image.Image, runner: ModelRunner, *, masks: bool) -> Detections:
-    """Read an answer, and decode its masks where they are wanted.
+    """Parse an answer, and decode its masks if requested.
 
     Args:
         generation: the answer.
-        image: the picture in its displayed orientation.
+        image: the image in its displayed orientation.
         runner: decodes masks.
-        masks: whether masks are wanted; without, codes are not looked at.
+        masks: decode masks; otherwise mask tokens are ignored.
 
     Raises:
-        BundleError: masks are wanted, and the bundle has no mask decoder.
-        NumericsError: it answered with values that are not numbers.
+        BundleError: masks are requested, and the bundle has no mask decoder.
+        NumericsError: the mask decoder computed NaN or infinity.
     """
-    read, size = parse_answer(generation.text), image.size
-    coded = [found.codes for found in read.found if masks and found.codes is not None]
-    decoded = runner.decode_masks(np.array(coded, dtype=np.int64), Cancellation()) if coded else np.zeros(0)
-    if not np.isfinite(decoded).all():
-        raise NumericsError(
-            "the mask decoder answered with values that are not numbers; `paligemma-onnx export --strict` "
-            "tells whether its weights hold NaN or infinity"
-        )
-    levels: Iterator[NDArray[np.float32]] = iter(decoded)
+    answer, size = parse_answer(generation.text), image.size
+    mask_tokens = [
+        parsed.mask_tokens for parsed in answer.objects if masks and parsed.mask_tokens is not None
+    ]
+    decoded: Iterator[NDArray[np.float32]] = iter(())
+    if mask_tokens:
+        levels = runner.decode_masks(np.array(mask_tokens, dtype=np.int64), Cancellation())
+        if not np.isfinite(levels).all():
+            raise NumericsError(
+                "the mask decoder computed NaN or infinity; `paligemma-onnx export --strict` checks whether "
+                "its weights contain them"
+            )
+        decoded = iter(levels)
 
-    def detection(found: ParsedObject) -> Detection:
-        mask = Mask(next(levels), found.box, *size) if masks and found.codes is not None else None
-        return Detection(found.label, found.box, found.box.pixels(*size), mask)
+    def detection(parsed: ParsedObject) -> Detection:
+        mask = Mask(next(decoded), parsed.box, *size) if masks and parsed.mask_tokens is not None else None
+        return Detection(parsed.label, parsed.box, parsed.box.pixels(*size), mask)
 
-    objects = tuple(detection(found) for found in read.found)
-    return Detections(objects, *size, (*generation.warnings, *read.warnings), generation, image)
+    objects = tuple(detection(parsed) for parsed in answer.objects)
+    return Detections(objects, *size, (*generation.warnings, *answer.warnings), generation, image)
 
 
 def task_prompt(task: str, labels: str | Sequence[str]) -> str:
-    """The prompt that asks for objects: the labels separated by ` ; `, after the task's name.
+    """Return the prompt of a task for some labels: `detect cat ; dog`.
+
+    Args:
+        task: `detect` or `segment`.
+        labels: text with labels separated by semicolons, or a list or tuple of labels.
 
     Raises:
-        PromptError: there is no label, or one is no text or holds a semicolon.
+        PromptError: there is no label, or a label is not text or contains a semicolon.
     """
-    named = labels.split(";") if isinstance(labels, str) else labels
-    if not isinstance(named, list | tuple) or not all(isinstance(label, str) for label in named):
-        raise PromptError("labels must be text (str), one or a list of several")
-    if any(";" in label for label in named):
-        raise PromptError("a label holds a semicolon, which separates labels; give them one by one")
-    kept = [label.strip() for label in named if label.strip()]
-    if not kept:
-        raise PromptError(f"nothing to {task} was named; give labels, such as 'cat ; dog'")
-    return f"{task} {' ; '.join(kept)}"
+    listed = labels.split(";") if isinstance(labels, str) else labels
+    if not isinstance(listed, list | tuple) or not all(isinstance(label, str) for label in listed):
+        raise PromptError("labels must be text (str), or a list or tuple of texts")
+    if any(";" in label for label in listed):
+        raise PromptError("a label contains a semicolon, which separates labels; give them as separate items")
+    stripped = [label.strip() for label in listed if label.strip()]
+    if not stripped:
+        raise PromptError(f"no label to {task} was given; give labels, such as 'cat ; dog'")
+    return f"{task} {' ; '.join(stripped)}"

@@ -1,7 +1,4 @@
-"""A decoded mask in its picture: as an array, as a PNG, and as COCO's run lengths.
-
-Legend: H height and W width of the picture in pixels.
-"""
+"""A decoded mask in its image: as an array, as a PNG file, and as COCO run lengths."""
 
 from __future__ import annotations
 
@@ -18,21 +15,28 @@ from .rle import RunLengths, encode
 
 @dataclass(frozen=True, eq=False)
 class Mask:
-    """Which pixels of a picture belong to an object; computed when it is asked for."""
+    """The pixels of an image that belong to an object. Each property computes its value anew.
 
-    levels: NDArray[np.float32] = field(repr=False)  # float32[64, 64], of the box; positive inside
+    Attributes:
+        levels: float32[64, 64], the mask decoder's output for the box; positive inside the object.
+        box: where the mask lies in the image.
+        width: pixels of the image in its displayed orientation.
+        height: pixels of the image in its displayed orientation.
+    """
+
+    levels: NDArray[np.float32] = field(repr=False)
     box: Box
-    width: int  # W
-    height: int  # H
+    width: int
+    height: int
 
     @property
     def array(self) -> NDArray[np.bool_]:
-        """bool[H, W]."""
+        """bool[height, width], True inside the object."""
         return paste(self.levels, self.box.pixels(self.width, self.height), self.height, self.width)
 
     @property
     def png(self) -> bytes:
-        """A PNG file of W x H pixels and one bit a pixel, white inside."""
+        """A PNG file of width x height pixels with one bit per pixel, white inside the object."""
         file = io.BytesIO()
         Image.fromarray(self.array).save(file, "PNG")
         return file.getvalue()
@@ -46,21 +50,21 @@ class Mask:
 def paste(
     levels: NDArray[np.float32], box: tuple[float, float, float, float], height: int, width: int
 ) -> NDArray[np.bool_]:
-    """Bring a decoded map to the size of its box and put it there.
+    """Resize a decoded mask to its box and place it in the image.
 
     Args:
-        levels: float32[64, 64]; inside the mask where positive.
+        levels: float32[64, 64]; positive inside the object.
         box: left, top, right, bottom in pixels.
-        height: H.
-        width: W.
+        height: pixels of the image.
+        width: pixels of the image.
 
     Returns:
-        bool[H, W].
+        bool[height, width].
     """
     mask = np.zeros((height, width), np.bool_)
     left, top = max(0, round(box[0])), max(0, round(box[1]))
     right, bottom = min(width, round(box[2])), min(height, round(box[3]))
     if right > left and bottom > top:
-        part = Image.fromarray(levels).resize((right - left, bottom - top), Image.Resampling.BILINEAR)
-        mask[top:bottom, left:right] = np.asarray(part) > 0
+        resized = Image.fromarray(levels).resize((right - left, bottom - top), Image.Resampling.BILINEAR)
+        mask[top:bottom, left:right] = np.asarray(resized) > 0
     return mask

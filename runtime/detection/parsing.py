@@ -1,8 +1,8 @@
-"""What `detect` and `segment` write, read back: boxes, labels and mask codes.
+"""Parser of the answers to `detect` and `segment`: boxes, labels and mask tokens.
 
 An object is four `<loc>` tokens (top, left, bottom, right), for a mask 16 `<seg>` tokens, and a label;
-objects are separated by ` ; ` (arXiv 2407.07726, section 3.2.1). A model may write anything: what is no
-object is left out and said, nothing is guessed.
+objects are separated by ` ; ` (arXiv 2407.07726, section 3.2.1). A model may write anything: a part of the
+answer that is not an object is left out with a warning, and nothing is guessed.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from ..bundle.schema import SEG_TOKENS_PER_MASK
 from ..text.special_tokens import LAST_LOCATION, LAST_SEGMENT
 
-_LOCATION = r"<loc([0-9]{4})>"  # \d would take the digits of every script
+_LOCATION = r"<loc([0-9]{4})>"  # \d would match the digits of every script
 _OBJECT = re.compile(rf"{_LOCATION * 4}((?:<seg[0-9]{{3}}>)*)([^<]*)")
 
 
 @dataclass(frozen=True)
 class Box:
-    """A rectangle in shares of the picture's height and width, from the top left corner."""
+    """A rectangle; edges are fractions (0 to 1) of the image's height and width, from the top left corner."""
 
     top: float
     left: float
@@ -27,52 +27,59 @@ class Box:
     right: float
 
     def pixels(self, width: int, height: int) -> tuple[float, float, float, float]:
-        """Left, top, right and bottom in pixels of a picture of that size."""
+        """Return left, top, right and bottom in pixels of an image of this size."""
         return self.left * width, self.top * height, self.right * width, self.bottom * height
 
 
 @dataclass(frozen=True)
 class ParsedObject:
-    """One object."""
+    """An object of an answer."""
 
     label: str
     box: Box
-    codes: tuple[int, ...] | None  # 16 of 0 to 127 where a mask was written
+    mask_tokens: tuple[int, ...] | None  # 16 numbers from 0 to 127; None if no mask was written
 
 
 @dataclass(frozen=True)
 class ParsedAnswer:
-    """All objects of an answer, in the order written."""
+    """The objects of an answer in the order written, and a warning for each part that is not an object."""
 
-    found: tuple[ParsedObject, ...]
-    warnings: tuple[str, ...]  # one for each group that is no object
+    objects: tuple[ParsedObject, ...]
+    warnings: tuple[str, ...]
 
 
 def parse_answer(text: str) -> ParsedAnswer:
-    """Read the objects in an answer of `detect` or `segment`; never raises."""
-    found, warnings = list[ParsedObject](), list[str]()
-    for group in filter(None, (part.strip() for part in text.split(";"))):
-        one = _read(group)
-        if isinstance(one, ParsedObject):
-            found.append(one)
+    """Parse the objects in an answer to `detect` or `segment`.
+
+    Never raises.
+
+    Example:
+        >>> parse_answer("<loc0000><loc0000><loc1023><loc1023> cat").objects
+        (ParsedObject(label='cat', box=Box(top=0.0, left=0.0, bottom=1.0, right=1.0), mask_tokens=None),)
+    """
+    objects, warnings = list[ParsedObject](), list[str]()
+    for part in filter(None, (part.strip() for part in text.split(";"))):
+        parsed = _parse_object(part)
+        if isinstance(parsed, ParsedObject):
+            objects.append(parsed)
         else:
-            warnings.append(f"{group[:80]!r} {one}")
-    return ParsedAnswer(tuple(found), tuple(warnings))
+            warnings.append(f"{part[:80]!r} {parsed}")
+    return ParsedAnswer(tuple(objects), tuple(warnings))
 
 
-def _read(group: str) -> ParsedObject | str:
-    """One object, or what is wrong with it."""
-    match = _OBJECT.fullmatch(group)
+def _parse_object(part: str) -> ParsedObject | str:
+    """Return an object, or the problem with it."""
+    match = _OBJECT.fullmatch(part)
     if match is None:
         return "is not four <loc> tokens, then none or 16 <seg> tokens, then a label"
-    *corners, segments, label = match.groups()
-    top, left, bottom, right = (int(corner) for corner in corners)
+    *locations, segments, label = match.groups()
+    top, left, bottom, right = (int(location) for location in locations)
     if max(top, left, bottom, right) > LAST_LOCATION:
         return f"has a location beyond {LAST_LOCATION}"
     if bottom <= top or right <= left:
         return "is a box without area"
-    codes = tuple(int(code) for code in re.findall(r"[0-9]{3}", segments))
-    if codes and (len(codes) != SEG_TOKENS_PER_MASK or max(codes) > LAST_SEGMENT):
-        return f"has not {SEG_TOKENS_PER_MASK} <seg> tokens of 0 to {LAST_SEGMENT}"
-    shares = (edge / LAST_LOCATION for edge in (top, left, bottom, right))
-    return ParsedObject(label.strip(), Box(*shares), codes or None)
+    mask_tokens = tuple(int(number) for number in re.findall(r"[0-9]{3}", segments))
+    if mask_tokens and (len(mask_tokens) != SEG_TOKENS_PER_MASK or max(mask_tokens) > LAST_SEGMENT):
+        return f"does not have {SEG_TOKENS_PER_MASK} <seg> tokens of 0 to {LAST_SEGMENT}"
+    edges = (edge / LAST_LOCATION for edge in (top, left, bottom, right))
+    return ParsedObject(label.strip(), Box(*edges), mask_tokens or None)

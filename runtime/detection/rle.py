@@ -1,11 +1,9 @@
-"""Run lengths of a mask, as COCO stores and compresses them (pycocotools reads and writes the same).
+"""Run lengths of a mask in COCO's compressed form, which pycocotools reads and writes.
 
-A mask is read column by column, starting with a run of background, which may be empty. Compressed, a run
-from the fourth on is written as its difference from the run two before it, which is of the same kind; then
-each number goes into characters of 5 bits, lowest first, with a sixth bit that says whether more follow, 48
-added (COCO API, `maskApi.h` and `rleToString` in `maskApi.c`).
-
-Legend: H height, W width, R runs.
+A mask is read column by column, starting with a run of background, which may be empty. In the compressed
+form, a run from the fourth on is written as its difference from the run two before it, which is of the same
+kind. Each number is then split into groups of 5 bits, lowest first; a sixth bit marks that more groups
+follow, and 48 is added to make a printable character (COCO API: `maskApi.h`; `rleToString` in `maskApi.c`).
 """
 
 from __future__ import annotations
@@ -15,27 +13,27 @@ from typing import TypedDict
 import numpy as np
 from numpy.typing import NDArray
 
-DIGIT = 5  # bits a character
-MORE = 1 << DIGIT  # set in every character but a number's last
-FIRST = 48  # "0", the character of zero
-PLAIN = 3  # runs at the start that are written as they are
+BITS = 5  # per character
+CONTINUES = 1 << BITS  # set in every character of a number but the last
+FIRST_CHARACTER = 48  # "0", the character of zero
+ABSOLUTE_RUNS = 3  # runs at the start that are not written as differences
 
 
 class RunLengths(TypedDict):
-    """A mask in COCO's compressed form."""
+    """A mask in COCO's compressed form: `size` is [height, width], `counts` is ASCII."""
 
-    size: list[int]  # height, width
-    counts: str  # ASCII
+    size: list[int]
+    counts: str
 
 
 def encode(mask: NDArray[np.bool_]) -> RunLengths:
-    """Compress a mask, bool[H, W]."""
+    """Compress a mask, bool[height, width]."""
     height, width = mask.shape
     return {"size": [height, width], "counts": compress(runs(mask))}
 
 
 def runs(mask: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """Lengths of background and foreground in turn: bool[H, W] -> int64[R], R >= 1 where there is a pixel."""
+    """Return the lengths of background and foreground runs in turn: bool[height, width] -> int64[runs]."""
     pixels = mask.ravel(order="F")
     changes = np.flatnonzero(pixels[1:] != pixels[:-1]) + 1
     starts_inside = [0] if pixels.size and pixels[0] else []
@@ -44,18 +42,18 @@ def runs(mask: NDArray[np.bool_]) -> NDArray[np.int64]:
 
 
 def compress(lengths: NDArray[np.int64]) -> str:
-    """Write run lengths, int64[R], as characters."""
-    written = lengths.copy()
-    written[PLAIN:] -= lengths[PLAIN - 2 : -2]
-    return "".join(map(_characters, written.tolist()))
+    """Encode run lengths, int64[runs], as characters."""
+    numbers = lengths.copy()
+    numbers[ABSOLUTE_RUNS:] -= lengths[ABSOLUTE_RUNS - 2 : -2]
+    return "".join(map(_characters, numbers.tolist()))
 
 
 def _characters(number: int) -> str:
-    """A signed number, 5 bits a character; the last one's fifth bit is the sign."""
-    written = []
+    """Encode a signed number; bit 4 of the last character is the sign."""
+    characters = []
     while True:
-        digit, number = number & (MORE - 1), number >> DIGIT
-        ends = number == (-1 if digit & MORE >> 1 else 0)
-        written.append(chr(FIRST + (digit if ends else digit | MORE)))
-        if ends:
-            return "".join(written)
+        group, number = number & (CONTINUES - 1), number >> BITS
+        is_last = number == (-1 if group & CONTINUES >> 1 else 0)
+        characters.append(chr(FIRST_CHARACTER + (group if is_last else group | CONTINUES)))
+        if is_last:
+            return "".join(characters)

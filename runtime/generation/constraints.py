@@ -1,13 +1,11 @@
-"""Constrained decoding: after `detect` only boxes with the labels asked for, after `segment` with masks.
+"""Constrained decoding: an answer to `detect` or `segment` consists of objects with the requested labels.
 
     answer = nothing | object (" ; " object)*
     object = <loc> top, left, bottom, right, with area; for `segment` 16 <seg>; then a label
 
-(arXiv 2407.07726, section 3.2.1). A form says which ids may come next; the likeliest, or a drawn one, is then
-chosen among these. It also knows how many tokens each way to an end takes, and takes none that does not fit
-into what is left: an answer is never cut within an object.
-
-Legend: L location tokens, A ids that are allowed.
+(arXiv 2407.07726, section 3.2.1). A grammar lists the ids that may come next; the most likely of them, or a
+sampled one, is then chosen. The grammar also knows how many tokens each continuation needs to reach an end,
+and excludes those that do not fit into the tokens left: an answer is never cut within an object.
 """
 
 from __future__ import annotations
@@ -23,136 +21,167 @@ from ..errors import BundleError, OptionError
 from ..text.special_tokens import LAST_LOCATION, LAST_SEGMENT
 from ..text.tokenizer import PromptTokenizer
 
-CORNERS = 4
-TASKS = {"detect": 0, "segment": SEG_TOKENS_PER_MASK}  # codes that an object has
+LOCATIONS_PER_BOX = 4
+MASK_TOKENS = {"detect": 0, "segment": SEG_TOKENS_PER_MASK}  # `<seg>` tokens per object, by task
 
 
 @dataclass
 class Node:
-    """A place in the tree of labels, each written with a separator behind it or as the last one."""
+    """A node in the prefix tree of labels; each label is in it with a following separator and without."""
 
     children: dict[int, Node] = field(default_factory=dict)
     ends: bool = False  # the answer may end here
-    again: bool = False  # the separator is written: the next object begins
-    shortest: int = 0  # tokens to an end, at least
+    starts_next_object: bool = False  # the separator is complete
+    min_tokens_to_end: int = 0
 
 
 @dataclass(frozen=True)
 class GrammarState:
-    """How far an answer is within its current object."""
+    """Position of an answer in its current object."""
 
-    begun: bool = False  # an object was written, or is being written
-    corners: tuple[int, ...] = ()  # numbers of the location tokens so far
-    codes: int = 0  # `<seg>` tokens so far
-    label: Node | None = None  # None until all of these are written
+    has_objects: bool = False  # an object was written, or is being written
+    locations: tuple[int, ...] = ()  # numbers (0 to 1023) of the location tokens so far
+    mask_tokens: int = 0  # number of `<seg>` tokens so far
+    label: Node | None = None  # None until all location and mask tokens are written
 
 
 @dataclass(frozen=True)
 class AnswerGrammar:
-    """What an answer may look like; shared by all steps of a row."""
+    """Grammar of the answers to a prompt; immutable, shared by all steps of a row.
 
-    locations: NDArray[np.int64]  # int64[L], their ids from the near edge to the far one
-    segments: NDArray[np.int64]  # their ids
-    codes: int  # that an object has: 16, or none
+    Attributes:
+        location_ids: int64[locations], from the top or left edge to the bottom or right edge.
+        segment_ids: int64[segments].
+        mask_tokens: `<seg>` tokens per object, 16 or 0.
+        labels: root of the labels' prefix tree.
+        stop_ids: int64[stops].
+    """
+
+    location_ids: NDArray[np.int64]
+    segment_ids: NDArray[np.int64]
+    mask_tokens: int
     labels: Node
-    stop: NDArray[np.int64]
+    stop_ids: NDArray[np.int64]
 
     @property
-    def object_tokens(self) -> int:
-        """Tokens that the shortest object takes, to the end of an answer."""
-        return CORNERS + self.codes + self.labels.shortest
+    def min_object_tokens(self) -> int:
+        """Tokens of the shortest object."""
+        return LOCATIONS_PER_BOX + self.mask_tokens + self.labels.min_tokens_to_end
 
-    def allowed(self, place: GrammarState, left: int) -> NDArray[np.int64]:
-        """Ids that may come next, int64[A] with A >= 1, where `left` more tokens fit into the answer."""
-        if place.label is not None:
-            fitting = [token for token, child in place.label.children.items() if child.shortest < left]
-            ends = self.stop if place.label.ends else self.stop[:0]
+    def allowed(self, state: GrammarState, tokens_left: int) -> NDArray[np.int64]:
+        """Return the ids that may come next, int64[allowed], at least one.
+
+        Args:
+            state: position in the answer.
+            tokens_left: number of tokens that still fit into the answer, at least 1.
+        """
+        if state.label is not None:
+            fitting = [
+                token_id
+                for token_id, child in state.label.children.items()
+                if child.min_tokens_to_end < tokens_left
+            ]
+            ends = self.stop_ids if state.label.ends else self.stop_ids[:0]
             return np.concatenate([np.array(fitting, dtype=np.int64), ends])
-        if len(place.corners) == CORNERS:
-            return self.segments
-        if len(place.corners) >= CORNERS // 2:  # beyond the top, or the left
-            return self.locations[place.corners[len(place.corners) - 2] + 1 :]
-        edges = self.locations[:-1]
-        if place.begun:
-            return edges
-        return np.concatenate([edges, self.stop]) if self.object_tokens <= left else self.stop
+        if len(state.locations) == LOCATIONS_PER_BOX:
+            return self.segment_ids
+        if len(state.locations) >= LOCATIONS_PER_BOX // 2:  # bottom > top and right > left
+            return self.location_ids[state.locations[len(state.locations) - 2] + 1 :]
+        top_or_left = self.location_ids[:-1]
+        if state.has_objects:
+            return top_or_left
+        if self.min_object_tokens > tokens_left:
+            return self.stop_ids
+        return np.concatenate([top_or_left, self.stop_ids])
 
-    def after(self, place: GrammarState, token: int) -> GrammarState:
-        """Where an answer is when an allowed token, none that stops it, has been written."""
-        if place.label is not None:
-            child = place.label.children[token]
-            return GrammarState(begun=True) if child.again else replace(place, label=child)
-        if len(place.corners) == CORNERS:
-            place = replace(place, codes=place.codes + 1)
+    def advance(self, state: GrammarState, token_id: int) -> GrammarState:
+        """Return the state after an allowed id that is not a stop id."""
+        if state.label is not None:
+            child = state.label.children[token_id]
+            if child.starts_next_object:
+                return GrammarState(has_objects=True)
+            return replace(state, label=child)
+        if len(state.locations) == LOCATIONS_PER_BOX:
+            state = replace(state, mask_tokens=state.mask_tokens + 1)
         else:
-            number = int(np.flatnonzero(self.locations == token)[0])
-            place = replace(place, begun=True, corners=(*place.corners, number))
-        written = len(place.corners) == CORNERS and place.codes == self.codes
-        return replace(place, label=self.labels) if written else place
+            number = int(np.flatnonzero(self.location_ids == token_id)[0])
+            state = replace(state, has_objects=True, locations=(*state.locations, number))
+        complete = len(state.locations) == LOCATIONS_PER_BOX and state.mask_tokens == self.mask_tokens
+        return replace(state, label=self.labels) if complete else state
 
 
-def grammar_for_prompt(prompt: str, tokenizer: PromptTokenizer, stop: Sequence[int]) -> AnswerGrammar:
-    """The form of a prompt's answer.
+def grammar_for_prompt(prompt: str, tokenizer: PromptTokenizer, stop_ids: Sequence[int]) -> AnswerGrammar:
+    """Return the grammar of a prompt's answers.
+
+    Args:
+        prompt: `detect LABEL ; LABEL` or `segment LABEL ; LABEL`.
+        tokenizer: the bundle's tokenizer.
+        stop_ids: ids that end an answer.
 
     Raises:
-        OptionError: the prompt asks for no objects, or a label could not be read back.
+        OptionError: the prompt has another task, or a label that could not be parsed in an answer.
         BundleError: the tokenizer has no location or segment tokens.
     """
-    task, _, rest = prompt.strip().partition(" ")
-    if task not in TASKS:
+    task, _, listed = prompt.strip().partition(" ")
+    if task not in MASK_TOKENS:
         raise OptionError("constrained works for prompts that begin with `detect` or `segment` and a space")
-    labels = dict.fromkeys(label.strip() for label in rest.split(";"))
+    labels = dict.fromkeys(label.strip() for label in listed.split(";"))
     for label in labels:
         if "<" in label:
-            raise OptionError(f"constrained: the label {label[:40]!r} holds a `<`, which begins a token")
+            raise OptionError(f"constrained: the label {label[:40]!r} contains `<`, which begins a token")
         if tokenizer.decode(_ids(tokenizer, f" {label}" if label else "")).strip() != label:
-            raise OptionError(f"constrained: the label {label[:40]!r} is not what the vocabulary gives back")
-    locations = _pieces(tokenizer, [f"<loc{number:04d}>" for number in range(LAST_LOCATION + 1)])
-    segments = _pieces(tokenizer, [f"<seg{number:03d}>" for number in range(LAST_SEGMENT + 1)])
-    if len(locations) < 2 or not len(segments):
+            raise OptionError(f"constrained: the vocabulary cannot represent the label {label[:40]!r}")
+    location_ids = _existing_ids(tokenizer, [f"<loc{number:04d}>" for number in range(LAST_LOCATION + 1)])
+    segment_ids = _existing_ids(tokenizer, [f"<seg{number:03d}>" for number in range(LAST_SEGMENT + 1)])
+    if len(location_ids) < 2 or not len(segment_ids):
         raise BundleError(f"{tokenizer.source}: has no location and segment tokens to constrain answers to")
     return AnswerGrammar(
-        locations=locations,
-        segments=segments,
-        codes=TASKS[task],
-        labels=_tree(list(labels), tokenizer, CORNERS + TASKS[task]),
-        stop=np.array(stop, dtype=np.int64),
+        location_ids=location_ids,
+        segment_ids=segment_ids,
+        mask_tokens=MASK_TOKENS[task],
+        labels=_label_tree(list(labels), tokenizer, LOCATIONS_PER_BOX + MASK_TOKENS[task]),
+        stop_ids=np.array(stop_ids, dtype=np.int64),
     )
 
 
-def _pieces(tokenizer: PromptTokenizer, names: Sequence[str]) -> NDArray[np.int64]:
-    found = (tokenizer.library.token_to_id(name) for name in names)
-    return np.array([token for token in found if token is not None], dtype=np.int64)
+def _existing_ids(tokenizer: PromptTokenizer, tokens: Sequence[str]) -> NDArray[np.int64]:
+    ids = (tokenizer.library.token_to_id(token) for token in tokens)
+    return np.array([token_id for token_id in ids if token_id is not None], dtype=np.int64)
 
 
-def _tree(labels: Sequence[str], tokenizer: PromptTokenizer, before: int) -> Node:
-    """All labels as ids; `before` tokens stand in front of a label."""
+def _label_tree(labels: Sequence[str], tokenizer: PromptTokenizer, tokens_before_label: int) -> Node:
+    """Build the prefix tree of the labels' ids and measure it."""
     root = Node()
     for label in labels:
         text = f" {label}" if label else ""
-        _grow(root, _ids(tokenizer, text)).ends = True
-        _grow(root, _ids(tokenizer, f"{text} ; ")).again = True
-    last = min(len(_ids(tokenizer, f" {label}" if label else "")) for label in labels)
-    _measure(root, before + last)
+        _insert(root, _ids(tokenizer, text)).ends = True
+        _insert(root, _ids(tokenizer, f"{text} ; ")).starts_next_object = True
+    shortest_label = min(len(_ids(tokenizer, f" {label}" if label else "")) for label in labels)
+    _measure(root, tokens_before_label + shortest_label)
     return root
 
 
 def _ids(tokenizer: PromptTokenizer, text: str) -> list[int]:
-    """Ids of a text between two location tokens, where the model writes it."""
+    """Return the ids of a text between two location tokens, where the model writes it."""
     edge = "<loc0000>"
-    between: list[int] = tokenizer.library.encode(edge + text + edge, add_special_tokens=False).ids[1:-1]
-    return between
+    ids: list[int] = tokenizer.library.encode(edge + text + edge, add_special_tokens=False).ids[1:-1]
+    return ids
 
 
-def _grow(node: Node, ids: Sequence[int]) -> Node:
-    for token in ids:
-        node = node.children.setdefault(token, Node())
+def _insert(node: Node, ids: Sequence[int]) -> Node:
+    """Add a path of ids below a node; return its last node."""
+    for token_id in ids:
+        node = node.children.setdefault(token_id, Node())
     return node
 
 
-def _measure(node: Node, one_more: int) -> None:
-    """Fill in `shortest`; `one_more` tokens are a whole object and an end."""
+def _measure(node: Node, min_object_tokens: int) -> None:
+    """Set `min_tokens_to_end` of a node and all nodes below it."""
     for child in node.children.values():
-        _measure(child, one_more)
-    ways = [1 + child.shortest for child in node.children.values()]
-    node.shortest = 0 if node.ends else one_more if node.again else min(ways)
+        _measure(child, min_object_tokens)
+    if node.ends:
+        node.min_tokens_to_end = 0
+    elif node.starts_next_object:
+        node.min_tokens_to_end = min_object_tokens
+    else:
+        node.min_tokens_to_end = min(1 + child.min_tokens_to_end for child in node.children.values())

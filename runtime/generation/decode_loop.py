@@ -1,6 +1,6 @@
-"""The generation loop: prefill once, then one decode step a token, every row ending on its own.
+"""The generation loop: one prefill, then one decode step per token; each row ends independently.
 
-Legend: B batch, N image tokens of a row, D width, V vocabulary.
+Shapes: docs/notation.md.
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ from .types import FinishReason
 
 
 @dataclass(frozen=True)
-class Event:
-    """A row got an id, or ended, or both."""
+class TokenEvent:
+    """A row received an id, or ended, or both."""
 
     row: int
-    id: int | None
-    finish: FinishReason | None
+    token_id: int | None
+    finish_reason: FinishReason | None
 
 
 @dataclass
-class Clock:
-    """Seconds and steps spent so far, filled while a batch is decoded."""
+class DecodeTimings:
+    """Seconds and tokens so far, updated while a batch is decoded."""
 
     prefill_s: float = 0.0
-    first_token_at: float = 0.0  # time.perf_counter()
+    first_token_at: float = 0.0  # time.perf_counter(); 0: there is no token yet
     decode_s: float = 0.0
-    decoded_tokens: int = 0
+    decoded_tokens: int = 0  # of decode steps, that is without each row's first token
 
 
 def decode_batch(
@@ -50,29 +50,29 @@ def decode_batch(
     max_new_tokens: int,
     sampling: SamplingOptions,
     generators: Sequence[np.random.Generator],
-    forms: Sequence[AnswerGrammar | None],
+    grammars: Sequence[AnswerGrammar | None],
     cancel: Cancellation,
-    clock: Clock,
-) -> Iterator[Event]:
+    timings: DecodeTimings,
+) -> Iterator[TokenEvent]:
     """Generate for a batch of prompts of different lengths.
 
     Args:
         runner: the open graphs.
         image_features: float32[B, N, D].
         prompts: B lists of ids, BOS to newline.
-        max_new_tokens: the most ids a row gets.
+        max_new_tokens: maximum number of ids per row, at least 1.
         sampling: how an id is chosen.
-        generators: one source of randomness a row, so that no row depends on its neighbours.
-        forms: what each row's answer may look like; None: anything.
+        generators: one random generator per row, so that a row does not depend on the others.
+        grammars: grammar of each row's answer; None: no restriction.
         cancel: stops within one run of a graph.
-        clock: receives the time spent.
+        timings: receives the time spent.
 
     Yields:
-        Each row's ids in order; its last event says why it ended. Stop ids are not among them.
+        The ids of each row in order, without stop ids; the last event of a row has its finish reason.
 
     Raises:
-        Cancelled: the switch was thrown.
-        NumericsError: the logits are not numbers.
+        Cancelled: `cancel` was triggered.
+        NumericsError: the logits are NaN or infinite.
     """
     tokens = runner.manifest.tokens
     lengths = np.array([len(prompt) for prompt in prompts], dtype=np.int64)
@@ -84,53 +84,53 @@ def decode_batch(
     slots = min(image_features.shape[1] + int(lengths.max()) + max_new_tokens, context)
     started = time.perf_counter()
     logits, cache = runner.prefill(input_ids, image_features, lengths, slots, cancel)
-    clock.prefill_s = time.perf_counter() - started
+    timings.prefill_s = time.perf_counter() - started
 
     suppressed = np.array(tokens.suppressed, dtype=np.int64)
     counts = [0] * len(prompts)
     active = list(range(len(prompts)))
-    places = [GrammarState()] * len(prompts)  # within what their forms allow
-    with _lent(runner, cache):
+    states = [GrammarState()] * len(prompts)
+    with _released_afterwards(runner, cache):
         while True:
             cancel.check()
-            # Rows that have ended go on as padding; nothing of theirs is read.
-            chosen = np.full((len(prompts), 1), tokens.pad, dtype=np.int64)
-            room = context - cache.lengths
-            going_on = []
+            # Rows that have ended continue with padding; their logits are not read.
+            next_ids = np.full((len(prompts), 1), tokens.pad, dtype=np.int64)
+            slots_left = context - cache.lengths
+            continuing = []
             for row in active:
-                form, left = forms[row], min(max_new_tokens - counts[row], int(room[row]))
-                allowed = None if form is None else form.allowed(places[row], left)
-                token = _choose(
+                grammar, tokens_left = grammars[row], min(max_new_tokens - counts[row], int(slots_left[row]))
+                allowed = None if grammar is None else grammar.allowed(states[row], tokens_left)
+                token_id = _sample_token(
                     logits[row], sampling, generators[row], suppressed, allowed, runner.manifest.precision
                 )
-                clock.first_token_at = clock.first_token_at or time.perf_counter()
-                if token in tokens.stop:
-                    yield Event(row, None, "stop")
+                timings.first_token_at = timings.first_token_at or time.perf_counter()
+                if token_id in tokens.stop:
+                    yield TokenEvent(row, None, "stop")
                     continue
-                if form is not None:
-                    places[row] = form.after(places[row], token)
-                chosen[row, 0] = token
+                if grammar is not None:
+                    states[row] = grammar.advance(states[row], token_id)
+                next_ids[row, 0] = token_id
                 counts[row] += 1
-                ended = counts[row] == max_new_tokens or room[row] <= 1
+                ended = counts[row] == max_new_tokens or slots_left[row] <= 1
                 if not ended:
-                    going_on.append(row)
-                yield Event(row, token, "length" if ended else None)
-            active = going_on
+                    continuing.append(row)
+                yield TokenEvent(row, token_id, "length" if ended else None)
+            active = continuing
             if not active:
                 return
             started = time.perf_counter()
             used = cache.lengths.copy()
             used[active] += 1
-            logits, cache = runner.decode(chosen, cache, cancel)
-            # Padding is written to the same slot again and again, so that it never leaves the cache.
+            logits, cache = runner.decode(next_ids, cache, cancel)
+            # The length of an ended row does not grow: its padding overwrites one slot of the cache.
             cache = replace(cache, lengths=used)
-            clock.decode_s += time.perf_counter() - started
-            clock.decoded_tokens += len(active)
+            timings.decode_s += time.perf_counter() - started
+            timings.decoded_tokens += len(active)
 
 
 @contextmanager
-def _lent(runner: ModelRunner, cache: Cache) -> Iterator[None]:
-    """A request's cache goes back to the runner however its steps end, with whether it holds numbers only."""
+def _released_afterwards(runner: ModelRunner, cache: Cache) -> Iterator[None]:
+    """Release a cache however the steps end. After an error it may contain NaN and is not reusable."""
     reusable = False
     try:
         yield
@@ -142,7 +142,7 @@ def _lent(runner: ModelRunner, cache: Cache) -> Iterator[None]:
         runner.release(cache, reusable=reusable)
 
 
-def _choose(
+def _sample_token(
     logits: Array,
     sampling: SamplingOptions,
     generator: np.random.Generator,
@@ -150,7 +150,10 @@ def _choose(
     allowed: NDArray[np.int64] | None,
     precision: PrecisionFacts,
 ) -> int:
-    """`sample`, whose advice is of no use to who has taken it; among `allowed` ids, where there are any."""
+    """Sample a token, restricted to the `allowed` ids if given.
+
+    The error of `sample` advises to use fp32; for a bundle that is fp32 this advice is replaced.
+    """
     try:
         if allowed is not None:
             return int(allowed[sample(logits[allowed], sampling, generator)])
@@ -159,6 +162,6 @@ def _choose(
         if precision.name != "fp32":
             raise
         raise NumericsError(
-            f"{error}; this bundle is fp32: `paligemma-onnx export --strict` tells whether its checkpoint "
-            "holds NaN or infinity"
+            f"{error}; this bundle is fp32: `paligemma-onnx export --strict` checks whether its checkpoint "
+            "contains NaN or infinity"
         ) from error

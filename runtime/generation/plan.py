@@ -1,6 +1,6 @@
-"""From requests to answers: pictures opened and prompts tokenised first, then graphs run, then text.
+"""Checks requests, opens their images and tokenises their prompts before any graph runs.
 
-Legend: S image side in pixels, N image tokens of a row, D width.
+Shapes: docs/notation.md.
 """
 
 from __future__ import annotations
@@ -21,60 +21,60 @@ from ..image.open import DEFAULT_MAX_PIXELS, ImageInput
 from ..image.picture import Picture, open_picture
 from ..text.tokenizer import Detokenizer, PromptTokenizer
 from .constraints import AnswerGrammar, grammar_for_prompt
-from .decode_loop import Clock
-from .sampling import SEEDS, SamplingOptions, random_seed
+from .decode_loop import DecodeTimings
+from .sampling import NUM_SEEDS, SamplingOptions, random_seed
 from .types import FinishReason, Generation, Images, Options, Request, Timings
 
 
 @dataclass
 class PlannedRequest:
-    """One answer while it is written."""
+    """A checked request, and its answer while it is generated."""
 
-    prompt: tuple[int, ...]
-    pictures: tuple[int, ...]  # which of the job's pictures, in reading order
+    prompt: tuple[int, ...]  # ids, BOS to newline
+    images: tuple[int, ...]  # indices into `GenerationBatch.images`, in reading order
     seed: int
     detokenizer: Detokenizer
-    form: AnswerGrammar | None  # what the answer may look like; None: anything
-    ids: list[int] = field(default_factory=list)
+    grammar: AnswerGrammar | None  # None: the answer is not restricted
+    token_ids: list[int] = field(default_factory=list)
     pieces: list[str] = field(default_factory=list)
-    finish: FinishReason = "cancelled"  # until the loop says otherwise
-    clock: Clock = field(default_factory=Clock)
+    finish_reason: FinishReason = "cancelled"  # until the decode loop reports another
+    timings: DecodeTimings = field(default_factory=DecodeTimings)
 
 
 @dataclass
 class GenerationBatch:
-    """Requests that have been checked, and what became of them."""
+    """Checked requests, and the state of their answers."""
 
-    rows: list[PlannedRequest]
-    pictures: list[Array]  # float32[3, S, S], each different picture once
+    requests: list[PlannedRequest]
+    images: list[Array]  # float32[3, S, S] each, without duplicates
     warnings: tuple[str, ...]
     sampling: SamplingOptions
     max_new_tokens: int
     cancel: Cancellation
-    image_tokens: int  # of one picture
+    tokens_per_image: int
     device: str
     load_s: float
-    started: float = 0.0  # time.perf_counter()
+    started_at: float = 0.0  # time.perf_counter()
     vision_s: float = 0.0
 
-    def result(self, row: PlannedRequest) -> Generation:
-        """The answer of a row as far as it is written."""
-        clock = row.clock
+    def result(self, request: PlannedRequest) -> Generation:
+        """Return the answer to a request as far as it is generated."""
+        timings = request.timings
         return Generation(
-            text="".join(row.pieces),
-            token_ids=tuple(row.ids),
-            finish_reason=row.finish,
-            prompt_tokens=len(row.prompt),
-            image_tokens=len(row.pictures) * self.image_tokens,
-            seed=row.seed,
+            text="".join(request.pieces),
+            token_ids=tuple(request.token_ids),
+            finish_reason=request.finish_reason,
+            prompt_tokens=len(request.prompt),
+            image_tokens=len(request.images) * self.tokens_per_image,
+            seed=request.seed,
             device=self.device,
             timings=Timings(
                 load_s=self.load_s,
                 vision_s=self.vision_s,
-                prefill_s=clock.prefill_s,
-                decode_s=clock.decode_s,
-                time_to_first_token_s=max(0.0, clock.first_token_at - self.started),
-                tokens_per_second=clock.decoded_tokens / clock.decode_s if clock.decode_s else 0.0,
+                prefill_s=timings.prefill_s,
+                decode_s=timings.decode_s,
+                time_to_first_token_s=max(0.0, timings.first_token_at - self.started_at),
+                tokens_per_second=timings.decoded_tokens / timings.decode_s if timings.decode_s else 0.0,
             ),
             warnings=self.warnings,
         )
@@ -91,9 +91,17 @@ def plan_batch(
 ) -> GenerationBatch:
     """Check everything that can be checked before a graph runs.
 
+    Args:
+        requests: prompts with their images.
+        options: see `Options`.
+        manifest: facts of the bundle.
+        tokenizer: the bundle's tokenizer.
+        device: name of the device, for `Generation.device`.
+        load_s: seconds that loading took, for `Timings.load_s`.
+
     Raises:
         OptionError: an option is unknown or outside its range.
-        ImageError: a picture cannot be used.
+        ImageError: an image cannot be used.
         PromptError: a prompt cannot be used, or is longer than the context.
     """
     unknown = set(options) - set(Options.__annotations__)
@@ -108,11 +116,11 @@ def plan_batch(
         seed=options.get("seed"),
     )
     max_new_tokens = options.get("max_new_tokens", manifest.generation.max_new_tokens)
-    limit = manifest.model.context_length
+    context = manifest.model.context_length
     if isinstance(max_new_tokens, bool) or not isinstance(max_new_tokens, Integral):
         raise OptionError(f"max_new_tokens is {max_new_tokens!r}, expected a whole number")
-    if not 1 <= max_new_tokens <= limit:
-        raise OptionError(f"max_new_tokens is {max_new_tokens}, expected 1 to {limit}, the context length")
+    if not 1 <= max_new_tokens <= context:
+        raise OptionError(f"max_new_tokens is {max_new_tokens}, expected 1 to {context}, the context length")
 
     cancel = options.get("cancel", Cancellation())
     if not isinstance(cancel, Cancellation):
@@ -122,62 +130,62 @@ def plan_batch(
     if not isinstance(constrained, bool):
         raise OptionError(f"constrained is {constrained!r}, expected True or False")
 
-    seed = random_seed() if sampling.seed is None else int(sampling.seed)
-    album = _ImageSet(options.get("max_image_pixels", DEFAULT_MAX_PIXELS), manifest)
-    rows = []
-    for index, request in enumerate(requests):
-        pictures = tuple(album.add(picture) for picture in _as_sequence(request.images))
-        room = limit - len(pictures) * manifest.image.tokens - 1  # one is for the answer
-        if room < 2:  # BOS and newline
+    batch_seed = random_seed() if sampling.seed is None else int(sampling.seed)
+    images = _ImageSet(options.get("max_image_pixels", DEFAULT_MAX_PIXELS), manifest)
+    planned = []
+    for position, request in enumerate(requests):
+        indices = tuple(images.add(image) for image in _as_sequence(request.images))
+        image_tokens = len(indices) * manifest.image.tokens
+        max_prompt_tokens = context - image_tokens - 1  # at least one token of the answer
+        if max_prompt_tokens < 2:  # BOS and newline
             raise PromptError(
-                f"{len(pictures)} images take {len(pictures) * manifest.image.tokens} tokens, "
-                f"the context has {limit}; show fewer"
+                f"{len(indices)} images take {image_tokens} tokens, the context has {context}; show fewer"
             )
-        prompt = tokenizer.encode(request.prompt, room)
-        own = replace(sampling, seed=request.seed).seed  # refuses a seed out of range
-        drawn = (seed + index) % SEEDS if own is None else int(own)
-        form = grammar_for_prompt(request.prompt, tokenizer, manifest.tokens.stop) if constrained else None
-        rows.append(PlannedRequest(prompt, pictures, drawn, Detokenizer(tokenizer), form))
+        prompt = tokenizer.encode(request.prompt, max_prompt_tokens)
+        request_seed = replace(sampling, seed=request.seed).seed  # raises if it is out of range
+        seed = (batch_seed + position) % NUM_SEEDS if request_seed is None else int(request_seed)
+        grammar = grammar_for_prompt(request.prompt, tokenizer, manifest.tokens.stop) if constrained else None
+        planned.append(PlannedRequest(prompt, indices, seed, Detokenizer(tokenizer), grammar))
     return GenerationBatch(
-        rows=rows,
-        pictures=album.pictures,
-        warnings=tuple(album.warnings),
+        requests=planned,
+        images=images.pixel_values,
+        warnings=tuple(images.warnings),
         sampling=sampling,
         max_new_tokens=int(max_new_tokens),
         cancel=cancel,
-        image_tokens=manifest.image.tokens,
+        tokens_per_image=manifest.image.tokens,
         device=device,
         load_s=load_s,
     )
 
 
 class _ImageSet:
-    """Keeps each different picture once, whatever it was given as."""
+    """The images of a batch without duplicates, recognised by path or by pixel values."""
 
     def __init__(self, max_pixels: int, manifest: Manifest) -> None:
         self._max_pixels, self._facts = max_pixels, manifest.image
-        self._of_path: dict[str, int] = {}
-        self._of_pixels: dict[bytes, int] = {}  # by SHA-256, which takes far less time than the vision graph
-        self.pictures: list[Array] = []
+        self._index_by_path: dict[str, int] = {}
+        self._index_by_hash: dict[bytes, int] = {}  # SHA-256 takes far less time than the vision graph
+        self.pixel_values: list[Array] = []
         self.warnings: list[str] = []
 
     def add(self, source: ImageInput | Picture) -> int:
         path = fspath(source) if isinstance(source, str | PathLike) else None
-        if path is not None and path in self._of_path:
-            return self._of_path[path]
-        picture = open_picture(source, self._facts, max_pixels=self._max_pixels)
-        digest = hashlib.sha256(np.ascontiguousarray(picture.pixels).data).digest()
-        index = self._of_pixels.setdefault(digest, len(self.pictures))
-        if index == len(self.pictures):
-            self.pictures.append(picture.pixels)
-        self.warnings += [warning for warning in picture.warnings if warning not in self.warnings]
+        if path is not None and path in self._index_by_path:
+            return self._index_by_path[path]
+        opened = open_picture(source, self._facts, max_pixels=self._max_pixels)
+        digest = hashlib.sha256(np.ascontiguousarray(opened.pixels).data).digest()
+        index = self._index_by_hash.setdefault(digest, len(self.pixel_values))
+        if index == len(self.pixel_values):
+            self.pixel_values.append(opened.pixels)
+        self.warnings += [warning for warning in opened.warnings if warning not in self.warnings]
         if path is not None:
-            self._of_path[path] = index
+            self._index_by_path[path] = index
         return index
 
 
 def _as_sequence(images: Images) -> Sequence[ImageInput | Picture]:
-    pictures: Sequence[ImageInput | Picture] = images if isinstance(images, list | tuple) else [images]  # type: ignore[list-item]
-    if not pictures:
-        raise PromptError("no image given; PaliGemma answers about at least one")
-    return pictures
+    sequence: Sequence[ImageInput | Picture] = images if isinstance(images, list | tuple) else [images]  # type: ignore[list-item]
+    if not sequence:
+        raise PromptError("no image given; give at least one")
+    return sequence

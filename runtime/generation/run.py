@@ -1,4 +1,4 @@
-"""Run a planned batch: encode images, prefill, decode."""
+"""Runs a planned batch: encode its images, prefill, decode."""
 
 from __future__ import annotations
 
@@ -9,66 +9,69 @@ import numpy as np
 
 from ..cancellation import Cancelled
 from ..graphs.model_runner import ImageFeatures, ModelRunner
-from .decode_loop import Clock, decode_batch
+from .decode_loop import DecodeTimings, decode_batch
 from .plan import GenerationBatch, PlannedRequest
 from .sampling import rng_for
 
 
-def run_batch(job: GenerationBatch, runner: ModelRunner) -> Iterator[tuple[PlannedRequest, str]]:
-    """Answer a job; yields each piece of text with its row.
+def run_batch(batch: GenerationBatch, runner: ModelRunner) -> Iterator[tuple[PlannedRequest, str]]:
+    """Generate the answers of a batch; yield each piece of text with its request.
 
-    A cancelled job ends quietly: its rows keep what they have, and say so.
+    After a cancellation the iteration ends without an error: each request keeps what was generated, with the
+    finish reason `cancelled`.
 
     Raises:
-        NumericsError: the graphs answered with values that are not numbers.
+        NumericsError: the logits are NaN or infinite.
         ResourceError: out of memory.
     """
-    if not job.rows:
+    if not batch.requests:
         return
-    job.started = time.perf_counter()
+    batch.started_at = time.perf_counter()
     try:
-        features = runner.encode_image(np.stack(job.pictures), job.cancel)
-        job.vision_s = time.perf_counter() - job.started
-        for rows in _by_picture_count(job.rows):
-            yield from _run_rows(job, rows, features, runner)
+        features = runner.encode_image(np.stack(batch.images), batch.cancel)
+        batch.vision_s = time.perf_counter() - batch.started_at
+        for requests in _by_image_count(batch.requests):
+            yield from _run_requests(batch, requests, features, runner)
     except Cancelled:
-        for row in job.rows:
-            row.pieces.append(row.detokenizer.finish())  # the half of a character may be held back
-            yield row, row.pieces[-1]
+        for request in batch.requests:
+            request.pieces.append(request.detokenizer.finish())  # it may hold back half a character
+            yield request, request.pieces[-1]
 
 
-def _by_picture_count(rows: Sequence[PlannedRequest]) -> list[list[PlannedRequest]]:
-    """Rows of one batch share the number of image tokens, so rows with as many pictures go together."""
+def _by_image_count(requests: Sequence[PlannedRequest]) -> list[list[PlannedRequest]]:
+    """Group requests by their number of images: rows of one prefill have equally many image tokens."""
     groups: dict[int, list[PlannedRequest]] = {}
-    for row in rows:
-        groups.setdefault(len(row.pictures), []).append(row)
+    for request in requests:
+        groups.setdefault(len(request.images), []).append(request)
     return list(groups.values())
 
 
-def _run_rows(
-    job: GenerationBatch, rows: list[PlannedRequest], features: ImageFeatures, runner: ModelRunner
+def _run_requests(
+    batch: GenerationBatch, requests: list[PlannedRequest], features: ImageFeatures, runner: ModelRunner
 ) -> Iterator[tuple[PlannedRequest, str]]:
-    clock = Clock()
-    for row in rows:
-        row.clock = clock
+    timings = DecodeTimings()
+    for request in requests:
+        request.timings = timings
     events = decode_batch(
         runner,
-        runner.gather_image_features(features, np.array([row.pictures for row in rows]), job.cancel),
-        [row.prompt for row in rows],
-        max_new_tokens=job.max_new_tokens,
-        sampling=job.sampling,
-        generators=[rng_for(row.seed, 0) for row in rows],
-        forms=[row.form for row in rows],
-        cancel=job.cancel,
-        clock=clock,
+        runner.gather_image_features(
+            features, np.array([request.images for request in requests]), batch.cancel
+        ),
+        [request.prompt for request in requests],
+        max_new_tokens=batch.max_new_tokens,
+        sampling=batch.sampling,
+        generators=[rng_for(request.seed, 0) for request in requests],
+        grammars=[request.grammar for request in requests],
+        cancel=batch.cancel,
+        timings=timings,
     )
     for event in events:
-        row = rows[event.row]
-        if event.id is not None:
-            row.ids.append(event.id)
-            row.pieces.append(row.detokenizer.push(event.id))
-            yield row, row.pieces[-1]
-        if event.finish is not None:
-            row.finish = event.finish
-            row.pieces.append(row.detokenizer.finish())
-            yield row, row.pieces[-1]
+        request = requests[event.row]
+        if event.token_id is not None:
+            request.token_ids.append(event.token_id)
+            request.pieces.append(request.detokenizer.push(event.token_id))
+            yield request, request.pieces[-1]
+        if event.finish_reason is not None:
+            request.finish_reason = event.finish_reason
+            request.pieces.append(request.detokenizer.finish())
+            yield request, request.pieces[-1]

@@ -94,7 +94,7 @@ def test_no_more_memory_than_allowed(gpu_python: FakeCuda, cuda_bundle: Folders)
     result = run_requests(gpu_python, bundle, "cuda", limit, 64)
     error, exit_code, message = result["answered"]
     assert (error, exit_code) == ("ResourceError", 5)
-    assert "out of the GPU memory it may have" in message
+    assert "out of the GPU memory that is allowed" in message
     assert result["again"] == 1
     assert loaded < result["counts"]["peak_bytes"][0] <= limit
     weights = (bundle / "decoder.data").stat().st_size
@@ -103,7 +103,7 @@ def test_no_more_memory_than_allowed(gpu_python: FakeCuda, cuda_bundle: Folders)
         *("--device", "cuda", "--gpu-memory", weights // 2),
     )
     assert (result.code, result.out) == (5, "")
-    assert "out of the GPU memory it may have" in result.error
+    assert "out of the GPU memory that is allowed" in result.error
 
 
 @pytest.mark.parametrize(

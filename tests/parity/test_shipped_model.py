@@ -83,7 +83,7 @@ def test_the_demo(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
         (line,) = [line for line in lines if line.startswith(f"{prompt!r}: ")]
         answer = line.removeprefix(f"{prompt!r}: ").strip("'")
         if "<loc" in text:
-            objects, detections = parse_answer(text).found, parse_answer(answer).found
+            objects, detections = parse_answer(text).objects, parse_answer(answer).objects
             assert [detection.label for detection in detections] == [item.label for item in objects]
             for item, detection in zip(objects, detections, strict=True):
                 assert detection.box.pixels(1, 1) == pytest.approx(item.box.pixels(1, 1), abs=0.03)

@@ -112,7 +112,7 @@ def _answer(row: int, prompt: str, *, wrong: bool) -> Answer:
     texts = (REFERENCE_OBJECTS, BUNDLE_OBJECTS) if detects else ("a cat", HOSTILE if wrong else "a cat")
     point = DivergencePoint(1, Token(1, HOSTILE), Token(9, "x"), 2.5, False, False) if wrong else None
     reference, bundle = (
-        ModelAnswer(text, True, parse_answer(text).found, parse_answer(text).warnings)
+        ModelAnswer(text, True, parse_answer(text).objects, parse_answer(text).warnings)
         if detects
         else ModelAnswer(text, False, (), ())
         for text in texts

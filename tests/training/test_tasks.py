@@ -142,7 +142,7 @@ def test_boxes_read_back_are_those_of_the_scene() -> None:
         assert example is not None
         parsed = parse_answer(example.suffix)
         assert not parsed.warnings
-        for detection, index in zip(parsed.found, example.items, strict=True):
+        for detection, index in zip(parsed.objects, example.items, strict=True):
             box = detection.box.pixels(SCENE_SIDE, SCENE_SIDE)
             assert box == pytest.approx(scene.items[index].box, abs=max_error)
 

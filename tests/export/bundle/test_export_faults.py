@@ -217,11 +217,11 @@ at_stage("writing decoder.data", limit)
     ended = server.run("export", checkpoint(CASE), "--output", tmp_path / "bundle", before=cached + limit)
     assert ended.code == 5
     assert "bundle: out of memory" in ended.error
-    assert ("8,589.9 MB more were wanted" in ended.error) == ("torch" in wanted)
+    assert ("8,589.9 MB more are needed" in ended.error) == ("torch" in wanted)
     assert list(tmp_path.iterdir()) == []
 
 
-MEMORY = "out of memory; close other programs, or ask for less at once"
+MEMORY = "out of memory; close other programs, or process less at once"
 TORCH = "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 40000000000 bytes."
 
 
@@ -231,9 +231,9 @@ TORCH = "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to
         (MemoryError(), MEMORY),
         (
             MemoryError("Unable to allocate 3.20 GiB for an array with shape (9,)"),
-            "(3.20 GiB more were wanted)",
+            "(3.20 GiB more are needed)",
         ),
-        (RuntimeError(TORCH), "(40,000.0 MB more were wanted)"),
+        (RuntimeError(TORCH), "(40,000.0 MB more are needed)"),
         (
             RuntimeError("Failed to allocate memory for requested buffer of size 4294967296"),
             "(4,295.0 MB more",

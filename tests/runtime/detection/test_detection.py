@@ -1,4 +1,4 @@
-"""Objects in pictures: read, pasted, stored and drawn."""
+"""Detections: run lengths, masks, drawing, and the commands `detect` and `segment`."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from PIL import Image
 
 from paligemma_onnx.runtime import Box, Detections, ImageError, Mask, NumericsError, PaliGemma, PromptError
 from paligemma_onnx.runtime.detection.detections import detections
-from paligemma_onnx.runtime.detection.drawing import INK, draw
+from paligemma_onnx.runtime.detection.drawing import COLOURS, draw
 from paligemma_onnx.runtime.detection.parsing import parse_answer
 from paligemma_onnx.runtime.detection.rle import encode
 from training.evaluate import SEEN_SPLIT, prompts_for
 from training.scenes import SCENE_SIDE, render_scene
 from training.scores import score_answer, summarize
 
-# pycocotools' own, of NumPy 2.
+# raised by pycocotools with NumPy 2
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 SCENES = 40
 MASKS = arrays.arrays(np.bool_, st.tuples(st.integers(1, 20), st.integers(1, 20)))
@@ -42,24 +42,24 @@ def model(shipped_bundle: Path) -> PaliGemma:
 
 
 def segmented(model: PaliGemma, seed: int) -> Detections:
-    """One of the scenes, cut up."""
+    """Segment the objects of a scene."""
     drawing = render_scene(seed)
-    (prompt,) = [one.example.prompt for one in prompts_for(drawing) if one.example.kind == "segment"]
+    (prompt,) = [asked.example.prompt for asked in prompts_for(drawing) if asked.example.kind == "segment"]
     return model.segment(Image.fromarray(drawing.pixels), prompt.removeprefix("segment "))
 
 
 @settings(deadline=None, max_examples=300)
 @given(MASKS)
 def test_run_lengths_are_cocos(mask: NDArray[np.bool_]) -> None:
-    ours, theirs = encode(mask), pycocotools.mask.encode(np.asfortranarray(mask.astype(np.uint8)))
-    assert ours["counts"] == theirs["counts"].decode()
-    assert ours["size"] == theirs["size"]
-    stored = json.loads(json.dumps(ours))  # as --json prints it
+    actual, expected = encode(mask), pycocotools.mask.encode(np.asfortranarray(mask.astype(np.uint8)))
+    assert actual["counts"] == expected["counts"].decode()
+    assert actual["size"] == expected["size"]
+    stored = json.loads(json.dumps(actual))  # as --json prints it
     assert np.array_equal(pycocotools.mask.decode(stored), mask)
 
 
 def test_long_runs_are_cocos() -> None:
-    """Numbers of several characters, differences of both signs, a mask that begins inside."""
+    """Numbers of several characters, differences of both signs, a mask that starts inside."""
     mask = np.zeros((3000, 2000), np.bool_)
     mask[100:2900, 30:1990] = True
     mask[0, 0] = True
@@ -81,7 +81,7 @@ def test_a_mask_lies_in_its_box() -> None:
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 5000), (7, 3)])
-def test_a_mask_in_a_tiny_picture(size: tuple[int, int]) -> None:
+def test_a_mask_in_a_tiny_image(size: tuple[int, int]) -> None:
     mask = Mask(np.ones((64, 64), np.float32), BOX, *size)
     assert mask.array.shape == size[::-1]
     assert np.array_equal(pycocotools.mask.decode(mask.rle), mask.array)
@@ -110,7 +110,7 @@ def test_boxes_and_masks_of_the_shipped_model(model: PaliGemma) -> None:
 def test_what_comes_back(model: PaliGemma) -> None:
     found = segmented(model, SEEN_SPLIT.first)
     assert isinstance(found, Detections)
-    assert len(found) == len(parse_answer(found.text).found) >= 1
+    assert len(found) == len(parse_answer(found.text).objects) >= 1
     first = found[0]
     assert first.mask is not None
     left, top, right, bottom = first.pixels
@@ -134,36 +134,36 @@ def test_a_turned_photograph_is_answered_as_it_is_displayed(model: PaliGemma, tm
     exif[0x0112] = 6  # Orientation: to be turned by 90 degrees
     upright.save(tmp_path / "upright.png")
     upright.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "turned.png", exif=exif)
-    one, other = (model.segment(tmp_path / name, "circle") for name in ("upright.png", "turned.png"))
-    assert (other.width, other.height) == (448, 300)
-    assert other.text == one.text
-    assert [found.pixels for found in other] == [found.pixels for found in one]
-    assert np.array_equal(np.asarray(other.drawn()), np.asarray(one.drawn()))
+    expected, turned = (model.segment(tmp_path / name, "circle") for name in ("upright.png", "turned.png"))
+    assert (turned.width, turned.height) == (448, 300)
+    assert turned.text == expected.text
+    assert [detection.pixels for detection in turned] == [detection.pixels for detection in expected]
+    assert np.array_equal(np.asarray(turned.drawn()), np.asarray(expected.drawn()))
 
 
 @pytest.mark.parametrize("labels", ["", " ; ", [], ["", " "]])
 def test_nothing_to_find(model: PaliGemma, labels: Any) -> None:
-    with pytest.raises(PromptError, match="nothing to detect was named"):
+    with pytest.raises(PromptError, match="no label to detect was given"):
         model.detect(np.zeros((4, 4, 3), np.uint8), labels)
 
 
-def test_labels_and_pictures_of_every_kind(model: PaliGemma) -> None:
-    picture = np.zeros((4, 4, 3), np.uint8)
+def test_labels_and_images_of_every_kind(model: PaliGemma) -> None:
+    image = np.zeros((4, 4, 3), np.uint8)
     ways: tuple[Any, ...] = ("a ; b", "a;b", ["a", "b"])
-    asked = {model.detect(picture, labels).generation.prompt_tokens for labels in ways}
-    assert len(asked) == 1
+    lengths = {model.detect(image, labels).generation.prompt_tokens for labels in ways}
+    assert len(lengths) == 1
     with pytest.raises(ImageError):
         model.detect("absent.png", "cat")
     for wrong in ([1], None, 5, True, {"cat": 1}):
         labels: Any = wrong
         with pytest.raises(PromptError, match="must be text"):
-            model.detect(picture, labels)
-    with pytest.raises(PromptError, match="holds a semicolon"):
-        model.detect(picture, ["a ; b", "c"])
+            model.detect(image, labels)
+    with pytest.raises(PromptError, match="contains a semicolon"):
+        model.detect(image, ["a ; b", "c"])
 
 
 @pytest.mark.parametrize("size", [(1, 1), (20, 15), (1, 3000), (2000, 1500)])
-@pytest.mark.parametrize("label", ["cat", "", "longer than any picture " * 500, "\N{CAT}\n\u202e"])
+@pytest.mark.parametrize("label", ["cat", "", "longer than any image " * 500, "\N{CAT}\n\u202e"])
 def test_drawing_keeps_the_resolution(model: PaliGemma, size: tuple[int, int], label: str) -> None:
     image = Image.new("RGB", size, (90, 90, 90))
     found = segmented(model, SEEN_SPLIT.first)
@@ -179,28 +179,28 @@ def test_drawing_keeps_the_resolution(model: PaliGemma, size: tuple[int, int], l
 
 
 def test_neighbouring_colours_differ() -> None:
-    colours = np.array(INK, float)
-    for one, other in zip(colours, np.roll(colours, 1, axis=0), strict=True):
-        assert np.linalg.norm(one - other) > 80
+    colours = np.array(COLOURS, float)
+    for colour, previous in zip(colours, np.roll(colours, 1, axis=0), strict=True):
+        assert np.linalg.norm(colour - previous) > 80
 
 
 def test_the_commands(
     capsys: pytest.CaptureFixture[str], shipped_bundle: Path, model: PaliGemma, tmp_path: Path
 ) -> None:
-    scene, picture = ROOT / "export" / "demo" / "scene.png", tmp_path / "found.png"
+    scene, drawn = ROOT / "export" / "demo" / "scene.png", tmp_path / "found.png"
     given = ("--model", shipped_bundle, "--image", scene, "--device", "cpu")
-    lines = run_in_process(capsys, "segment", *given, "--draw", picture, "blue ring")
+    lines = run_in_process(capsys, "segment", *given, "--draw", drawn, "blue ring")
     assert lines.code == 0
-    (one,) = model.segment(scene, "blue ring")
-    assert one.mask is not None
-    expected = ["blue ring", *(f"{edge:.1f}" for edge in one.pixels), str(one.mask.array.sum())]
+    (ring,) = model.segment(scene, "blue ring")
+    assert ring.mask is not None
+    expected = ["blue ring", *(f"{edge:.1f}" for edge in ring.pixels), str(ring.mask.array.sum())]
     assert lines.out.splitlines() == ["\t".join(expected)]
-    assert Image.open(picture).size == Image.open(scene).size
+    assert Image.open(drawn).size == Image.open(scene).size
     assert [file.name for file in tmp_path.iterdir()] == ["found.png"]
 
     whole = json.loads(run_in_process(capsys, "segment", *given, "--json", "blue ring").out)
-    assert whole["objects"][0]["box"] == pytest.approx(one.pixels)
-    assert np.array_equal(pycocotools.mask.decode(whole["objects"][0]["mask"]), one.mask.array)
+    assert whole["objects"][0]["box"] == pytest.approx(ring.pixels)
+    assert np.array_equal(pycocotools.mask.decode(whole["objects"][0]["mask"]), ring.mask.array)
     assert (whole["width"], whole["height"], whole["finish_reason"]) == (SCENE_SIDE, SCENE_SIDE, "stop")
     boxes = json.loads(
         run_in_process(capsys, "detect", *given, "--json", "--constrained", "circle ; star").out
@@ -210,7 +210,7 @@ def test_the_commands(
 
 
 @pytest.mark.parametrize(
-    ("draw_to", "said"),
+    ("draw_to", "message"),
     [
         ("absent/found.png", "No such file or directory"),
         ("found.tiff", "the file name must end in"),
@@ -219,23 +219,23 @@ def test_the_commands(
         (f"{'a' * 300}.png", "File name too long"),
     ],
 )
-def test_a_picture_that_cannot_be_written(
-    capsys: pytest.CaptureFixture[str], shipped_bundle: Path, tmp_path: Path, draw_to: str, said: str
+def test_an_image_that_cannot_be_written(
+    capsys: pytest.CaptureFixture[str], shipped_bundle: Path, tmp_path: Path, draw_to: str, message: str
 ) -> None:
-    """Refused before anything runs: there is not even such an image."""
+    """The output is refused before the input is opened, which does not exist."""
     os.mkfifo(tmp_path / "fifo.png")
     given = ("--model", shipped_bundle, "--image", "absent.png", "--draw", tmp_path / draw_to)
     ended = run_in_process(capsys, "detect", *given, "cat")
     assert ended.code == 2
-    assert said in ended.error
+    assert message in ended.error
     assert [file.name for file in tmp_path.iterdir()] == ["fifo.png"]
 
 
 @pytest.mark.parametrize(("suffix", "side"), [("webp", 20_000), ("jpg", 70_000)])
-def test_a_picture_too_large_for_its_format(
+def test_an_image_too_large_for_its_format(
     capsys: pytest.CaptureFixture[str], shipped_bundle: Path, tmp_path: Path, suffix: str, side: int
 ) -> None:
-    """What was found is printed all the same."""
+    """The detections are printed nevertheless."""
     Image.new("RGB", (side, 10), "white").save(tmp_path / "wide.png")
     given = ("--model", shipped_bundle, "--image", tmp_path / "wide.png", "--device", "cpu", "--json")
     ended = run_in_process(capsys, "detect", *given, "--draw", tmp_path / f"found.{suffix}", "circle")
@@ -258,7 +258,7 @@ def test_a_long_name_and_a_link(
 
 
 def test_masks_that_are_no_numbers(model: PaliGemma) -> None:
-    spoiled: Any = SimpleNamespace(decode_masks=lambda codes, _: np.full((len(codes), 64, 64), np.nan))
+    runner: Any = SimpleNamespace(decode_masks=lambda tokens, _: np.full((len(tokens), 64, 64), np.nan))
     found = segmented(model, SEEN_SPLIT.first)
-    with pytest.raises(NumericsError, match="the mask decoder answered with values that are not numbers"):
-        detections(found.generation, found.image, spoiled, masks=True)
+    with pytest.raises(NumericsError, match="the mask decoder computed NaN or infinity"):
+        detections(found.generation, found.image, runner, masks=True)

@@ -93,11 +93,11 @@ LIMITED = "Available memory of 4271360 is smaller than requested bytes of 963379
         (
             RuntimeError(ARENA),
             "cuda",
-            "out of GPU memory (4,295.0 MB more were wanted); ask for less",
+            "out of GPU memory (4,295.0 MB more are needed); process less",
         ),
-        (RuntimeError(ARENA), "cpu", "out of memory (4,295.0 MB more were wanted); close other programs"),
+        (RuntimeError(ARENA), "cpu", "out of memory (4,295.0 MB more are needed); close other programs"),
         (RuntimeError("CUDA error cudaErrorMemoryAllocation:out of memory"), "cuda", "out of GPU memory;"),
-        (RuntimeError(LIMITED), "cuda", "out of the GPU memory it may have (9.6 MB more were wanted)"),
+        (RuntimeError(LIMITED), "cuda", "out of the GPU memory that is allowed (9.6 MB more are needed)"),
         (
             MemoryError("Unable to allocate 3.20 GiB for an array with shape (9,)"),
             "cuda",

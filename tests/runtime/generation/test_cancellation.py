@@ -1,4 +1,4 @@
-"""Answers that are stopped: by Ctrl-C, by a closed pipe, by another thread; and several at once."""
+"""Requests that are stopped by Ctrl-C, by a closed pipe or by another thread; and concurrent requests."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ from paligemma_onnx.runtime.graphs.onnx_runner import OnnxModelRunner
 
 Folders = Callable[[str], Path]
 CASE = "gemma_one_kv_head"
-PICTURE = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
+IMAGE = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
 SAMPLED = ("--temperature", "1", "--seed", "1")
 
 
 @pytest.fixture(scope="module")
 def talkative(bundle: Folders, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A bundle whose answers end only with the context."""
+    """Return a bundle whose answers end only with the context."""
     folder = copied(bundle(CASE), tmp_path_factory.mktemp("talkative") / "bundle")
     edit_manifest(folder, endless)
     return folder
 
 
 @pytest.fixture(scope="module")
-def picture(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("pictures") / "picture.png"
-    Image.fromarray(PICTURE).save(path)
+def image_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("images") / "image.png"
+    Image.fromarray(IMAGE).save(path)
     return path
 
 
@@ -48,27 +48,27 @@ def model(talkative: Path) -> PaliGemma:
     return PaliGemma.load(talkative, device="cpu")
 
 
-def asking(bundle: Path, picture: Path, *options: str) -> tuple[str, ...]:
-    return ("generate", "--model", str(bundle), "--image", str(picture), "caption en", *SAMPLED, *options)
+def command(bundle: Path, image_file: Path, *options: str) -> tuple[str, ...]:
+    return ("generate", "--model", str(bundle), "--image", str(image_file), "caption en", *SAMPLED, *options)
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_leaves_what_was_written(
-    talkative: Path, picture: Path, number: signal.Signals, code: int
+    talkative: Path, image_file: Path, number: signal.Signals, code: int
 ) -> None:
-    process = start_command(*asking(talkative, picture, "--max-new-tokens", "8000"))
+    process = start_command(*command(talkative, image_file, "--max-new-tokens", "8000"))
     assert process.stdout is not None
     first = process.stdout.read(1)
     process.send_signal(number)
-    rest, err = process.communicate(timeout=30)
+    following, err = process.communicate(timeout=30)
     assert process.returncode == code
-    text = (first + rest).decode()
+    text = (first + following).decode()
     assert text.endswith("\n")
-    assert 1 < len(text) < 10_000  # the whole answer has twice that
+    assert 1 < len(text) < 10_000  # a complete answer is twice as long
     assert err == b""
 
 
-def test_a_signal_leaves_one_json_object(talkative: Path, picture: Path) -> None:
+def test_a_signal_leaves_one_json_object(talkative: Path, image_file: Path) -> None:
     before = """
 import os, signal
 from paligemma_onnx.runtime.graphs import onnx_runner as graphs
@@ -79,21 +79,21 @@ def decode(self, ids, cache, cancel):
     return original(self, ids, cache, cancel)
 graphs.OnnxModelRunner.decode = decode
 """
-    ended = run_command(*asking(talkative, picture, "--json", "--max-new-tokens", "8000"), before=before)
+    ended = run_command(*command(talkative, image_file, "--json", "--max-new-tokens", "8000"), before=before)
     assert ended.code == 130
     answer = json.loads(ended.out)
     assert answer["finish_reason"] == "cancelled"
     prefix = answer["prompt_tokens"] + answer["image_tokens"]
-    # The signal fell into the step with 50 tokens in the cache. The main thread hears of it while the other
-    # one computes, so a few of these steps of 0.3 ms may pass.
+    # The signal arrived in the step with 50 tokens in the cache. The main thread handles it while another
+    # thread computes, so a few of these steps of 0.3 ms may pass.
     assert 50 - prefix <= len(answer["token_ids"]) < 8000 // 4
 
 
 @pytest.mark.parametrize(("number", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
 def test_a_signal_ends_a_detection(
-    talkative: Path, picture: Path, tmp_path: Path, number: str, code: int
+    talkative: Path, image_file: Path, tmp_path: Path, number: str, code: int
 ) -> None:
-    """Within a step, and nothing is drawn."""
+    """Within one step, and no image is written."""
     before = f"""
 import os, signal
 from paligemma_onnx.runtime.graphs import onnx_runner as graphs
@@ -105,15 +105,15 @@ def decode(self, ids, cache, cancel):
     return original(self, ids, cache, cancel)
 graphs.OnnxModelRunner.decode = decode
 """
-    asked = ("detect", "--model", str(talkative), "--image", str(picture), *SAMPLED, "cat")
+    arguments = ("detect", "--model", str(talkative), "--image", str(image_file), *SAMPLED, "cat")
     drawn = ("--draw", str(tmp_path / "drawn.png"), "--max-new-tokens", "8000")
-    ended = run_command(*asked, *drawn, before=before)
+    ended = run_command(*arguments, *drawn, before=before)
     assert (ended.code, ended.out, ended.err) == (code, "", "")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_closed_pipe_ends_quietly(talkative: Path, picture: Path) -> None:
-    process = start_command(*asking(talkative, picture, "--max-new-tokens", "8000"))
+def test_a_closed_pipe_ends_quietly(talkative: Path, image_file: Path) -> None:
+    process = start_command(*command(talkative, image_file, "--max-new-tokens", "8000"))
     assert process.stdout is not None
     assert process.stderr is not None
     process.stdout.read(1)
@@ -122,16 +122,16 @@ def test_a_closed_pipe_ends_quietly(talkative: Path, picture: Path) -> None:
     assert process.wait(timeout=30) == 0
 
 
-def test_stdout_closed_from_the_start(bundle: Folders, picture: Path) -> None:
-    process = start_command(*asking(bundle(CASE), picture), preexec_fn=lambda: os.close(1))
+def test_stdout_closed_from_the_start(bundle: Folders, image_file: Path) -> None:
+    process = start_command(*command(bundle(CASE), image_file), preexec_fn=lambda: os.close(1))
     assert process.communicate(timeout=30)[1] == b""
     assert process.returncode == 0
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a device that is always full")
-def test_stdout_on_a_full_disk(bundle: Folders, picture: Path) -> None:
+def test_stdout_on_a_full_disk(bundle: Folders, image_file: Path) -> None:
     with Path("/dev/full").open("wb") as full:
-        process = start_command(*asking(bundle(CASE), picture, "--max-new-tokens", "5"), stdout=full)
+        process = start_command(*command(bundle(CASE), image_file, "--max-new-tokens", "5"), stdout=full)
         err = process.communicate(timeout=30)[1].decode()
     assert process.returncode == 5
     assert err.startswith("error: the disk")
@@ -139,8 +139,8 @@ def test_stdout_on_a_full_disk(bundle: Folders, picture: Path) -> None:
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads /proc")
-def test_memory_short(bundle: Folders, picture: Path) -> None:
-    """Attention over 6000 tokens wants more than the process may have."""
+def test_memory_short(bundle: Folders, image_file: Path) -> None:
+    """Attention over 6000 tokens needs more memory than the process may use."""
     before = """
 import resource
 from pathlib import Path
@@ -153,23 +153,23 @@ def load(*arguments, **named):
     return model
 PaliGemma.load = load
 """
-    arguments = ("generate", "--model", str(bundle(CASE)), "--image", str(picture), "7" * 6000)
+    arguments = ("generate", "--model", str(bundle(CASE)), "--image", str(image_file), "7" * 6000)
     ended = run_command(*arguments, before=before)
     assert ended.code == 5
     assert ended.out == ""
     assert "prefill.onnx: out of memory" in ended.error
-    assert "MB more were wanted" in ended.error
+    assert "MB more are needed" in ended.error
 
 
 @pytest.mark.parametrize("stage", ["vision", "prefill", "decode"])
 def test_cancelled_within_a_run(model: PaliGemma, stage: str) -> None:
-    """The engine is told while it runs, in each of the three graphs, and the model can be used afterwards."""
+    """Each of the three graphs is terminated while it runs, and the model can be used afterwards."""
     cancel, sessions = Cancellation(), {"prefill": "prefill_session", "decode": "decode_session"}
     name = sessions.get(stage, stage)
     session = getattr(model.runner, name)
 
     class Waiting:
-        """A session that ends only when it is told, as a large one would."""
+        """A session that runs until it is terminated."""
 
         io_binding = session.io_binding
 
@@ -182,28 +182,28 @@ def test_cancelled_within_a_run(model: PaliGemma, stage: str) -> None:
 
     runner = replace(cast("OnnxModelRunner", model.runner), **{name: cast("Any", Waiting())})
     waiting = PaliGemma(model.manifest, model.tokenizer, runner, 0.0)
-    began = time.monotonic()
-    answer = waiting.generate(PICTURE, "caption en", cancel=cancel)
-    assert time.monotonic() - began < 5
+    started = time.monotonic()
+    answer = waiting.generate(IMAGE, "caption en", cancel=cancel)
+    assert time.monotonic() - started < 5
     assert answer.finish_reason == "cancelled"
     assert len(answer.token_ids) == (1 if stage == "decode" else 0)
-    assert len(model.generate(PICTURE, "caption en", max_new_tokens=3).token_ids) == 3
+    assert len(model.generate(IMAGE, "caption en", max_new_tokens=3).token_ids) == 3
 
 
 def test_the_engine_obeys_in_the_middle_of_a_run(model: PaliGemma) -> None:
-    """Attention over 5000 tokens takes long enough to be stopped halfway."""
+    """Attention over 5000 tokens takes long enough to be stopped midway."""
     prompt = "7" * 5000
 
     def timed(delay: float | None) -> tuple[float, str, int]:
         cancel = Cancellation()
         if delay is not None:
             threading.Timer(delay, cancel.cancel).start()
-        began = time.monotonic()
-        answer = model.generate(PICTURE, prompt, cancel=cancel, max_new_tokens=1)
-        return time.monotonic() - began, answer.finish_reason, len(answer.token_ids)
+        started = time.monotonic()
+        answer = model.generate(IMAGE, prompt, cancel=cancel, max_new_tokens=1)
+        return time.monotonic() - started, answer.finish_reason, len(answer.token_ids)
 
-    # The machine may be busy with other things in one of the runs: the shortest says when to stop, the
-    # longest what not to reach.
+    # Other processes may slow down some of the runs: the shortest run determines when to stop, the longest
+    # is the time that must not be reached.
     runs = [timed(None) for _ in range(3)]
     assert {(reason, count) for _, reason, count in runs} == {("length", 1)}
     seconds, reason, count = timed(min(runs)[0] / 8)
@@ -213,52 +213,52 @@ def test_the_engine_obeys_in_the_middle_of_a_run(model: PaliGemma) -> None:
 
 def test_cancelled_within_one_token(model: PaliGemma) -> None:
     cancel = Cancellation()
-    stream = model.stream(PICTURE, "caption en", cancel=cancel, temperature=1.0, seed=1, max_new_tokens=8000)
-    seen: list[int] = []
+    stream = model.stream(IMAGE, "caption en", cancel=cancel, temperature=1.0, seed=1, max_new_tokens=8000)
+    lengths: list[int] = []
 
     def watch() -> None:
         while len(stream.result.token_ids) < 20:
             time.sleep(0.0005)
         cancel.cancel()
-        seen.append(len(stream.result.token_ids))
+        lengths.append(len(stream.result.token_ids))
 
     watcher = threading.Thread(target=watch)
     watcher.start()
     text = "".join(stream)
     watcher.join()
     assert stream.result.finish_reason == "cancelled"
-    assert seen[0] <= len(stream.result.token_ids) + 1
-    assert len(stream.result.token_ids) <= seen[0] + 1
+    assert lengths[0] <= len(stream.result.token_ids) + 1
+    assert len(stream.result.token_ids) <= lengths[0] + 1
     assert text == stream.result.text
 
 
 def test_cancelled_before_it_begins(model: PaliGemma) -> None:
     cancel = Cancellation()
     cancel.cancel()
-    answer = model.generate(PICTURE, "caption en", cancel=cancel)
+    answer = model.generate(IMAGE, "caption en", cancel=cancel)
     assert (answer.finish_reason, answer.token_ids, answer.text) == ("cancelled", (), "")
 
 
 def test_a_stream_left_in_the_middle(model: PaliGemma) -> None:
-    whole = model.generate(PICTURE, "caption en", max_new_tokens=12)
-    stream = model.stream(PICTURE, "caption en", max_new_tokens=12)
+    whole = model.generate(IMAGE, "caption en", max_new_tokens=12)
+    stream = model.stream(IMAGE, "caption en", max_new_tokens=12)
     pieces = iter(stream)
-    begun = next(pieces) + next(pieces)
+    start = next(pieces) + next(pieces)
     pieces.close()  # type: ignore[attr-defined]
-    assert whole.text.startswith(begun)
+    assert whole.text.startswith(start)
     assert stream.result.finish_reason == "cancelled"
     assert len(stream.result.token_ids) < 12
-    again = model.generate(PICTURE, "caption en", max_new_tokens=12)
+    again = model.generate(IMAGE, "caption en", max_new_tokens=12)
     assert (again.text, again.token_ids) == (whole.text, whole.token_ids)
 
 
 def test_threads_that_ask_one_model(model: PaliGemma) -> None:
-    """Each gets what it would get alone, streams and batches mixed."""
+    """Each thread gets the same answers as a single request."""
 
     def ask(seed: int) -> tuple[int, ...]:
         prompt = "answer en " + "why " * seed
         return model.generate(
-            PICTURE[:, : 50 - seed], prompt, temperature=1.0, seed=seed, max_new_tokens=60
+            IMAGE[:, : 50 - seed], prompt, temperature=1.0, seed=seed, max_new_tokens=60
         ).token_ids
 
     alone = [ask(seed) for seed in range(6)]
@@ -273,7 +273,7 @@ def test_one_switch_stops_several_requests(model: PaliGemma) -> None:
 
     def ask(seed: int) -> str:
         return model.generate(
-            PICTURE, "caption en", temperature=1.0, seed=seed, max_new_tokens=8000, cancel=cancel
+            IMAGE, "caption en", temperature=1.0, seed=seed, max_new_tokens=8000, cancel=cancel
         ).finish_reason
 
     with ThreadPoolExecutor(2) as threads:

@@ -1,4 +1,4 @@
-"""What may be asked: options, prompts and pictures in and out of their ranges, through the Python call."""
+"""Options, prompts and images in and out of their ranges, through the Python call."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from paligemma_onnx.runtime import ImageError, OptionError, PaliGemma, PromptErr
 
 Folders = Callable[[str], Path]
 CASE = "gemma_one_kv_head"
-PICTURE = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
+IMAGE = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +22,7 @@ def model(bundle: Folders) -> PaliGemma:
 
 
 @pytest.mark.parametrize(
-    ("options", "words"),
+    ("options", "message"),
     [
         ({"max_new_tokens": 0}, "max_new_tokens is 0, expected 1 to 8192"),
         ({"max_new_tokens": -1}, "max_new_tokens is -1, expected 1 to 8192"),
@@ -41,16 +41,16 @@ def model(bundle: Folders) -> PaliGemma:
         ({"top_q": 1}, "unknown option 'top_q'; known: max_new_tokens, temperature"),
     ],
 )
-def test_options_out_of_range(model: PaliGemma, options: Any, words: str) -> None:
+def test_options_out_of_range(model: PaliGemma, options: Any, message: str) -> None:
     with pytest.raises(OptionError) as caught:
-        model.generate(PICTURE, "caption en", **options)
-    assert words in str(caught.value)
+        model.generate(IMAGE, "caption en", **options)
+    assert message in str(caught.value)
     assert isinstance(caught.value, ValueError)
 
 
 def test_options_as_numpy_makes_them(model: PaliGemma) -> None:
     options: Any = {"max_new_tokens": np.int64(3), "seed": np.uint64(7), "temperature": np.float32(1)}
-    answer = model.generate(PICTURE, "", **options)
+    answer = model.generate(IMAGE, "", **options)
     assert (len(answer.token_ids), answer.seed) == (3, 7)
 
 
@@ -61,8 +61,8 @@ def test_threads_out_of_range(bundle: Folders, threads: Any) -> None:
 
 
 @pytest.mark.parametrize("images", [[], (), None, 3, [None]])
-def test_no_pictures(model: PaliGemma, images: Any) -> None:
-    with pytest.raises(ValueError, match=r"no image given|a picture cannot be of type"):
+def test_no_images(model: PaliGemma, images: Any) -> None:
+    with pytest.raises(ValueError, match=r"no image given|an image cannot be of type"):
         model.generate(images, "caption en")
 
 
@@ -70,26 +70,25 @@ def test_no_pictures(model: PaliGemma, images: Any) -> None:
     "prompt", ["", "nul \0 nul", "<bos><eos><pad><image>", "שלום", "👩🏽‍🚀", "\u202eabc", " "]
 )
 def test_strange_prompts_are_answered(model: PaliGemma, prompt: str) -> None:
-    answer = model.generate(PICTURE, prompt, max_new_tokens=2)
+    answer = model.generate(IMAGE, prompt, max_new_tokens=2)
     assert answer.prompt_tokens >= 2
 
 
 @pytest.mark.parametrize(
-    ("prompt", "words"),
+    ("prompt", "message"),
     [("x" * 2**20, "shorten it"), ("half \ud83d", "surrogate U"), (b"bytes", "must be text")],
 )
-def test_prompts_that_cannot_be(model: PaliGemma, prompt: Any, words: str) -> None:
-    with pytest.raises(PromptError, match=words):
-        model.generate(PICTURE, prompt)
+def test_prompts_that_cannot_be(model: PaliGemma, prompt: Any, message: str) -> None:
+    with pytest.raises(PromptError, match=message):
+        model.generate(IMAGE, prompt)
 
 
-def test_a_picture_opened_ahead(model: PaliGemma, bundle: Folders) -> None:
-    opened = model.open(PICTURE)
+def test_an_image_opened_ahead(model: PaliGemma, bundle: Folders) -> None:
+    opened = model.open(IMAGE)
     assert (opened.width, opened.height) == (50, 40)
     assert (
-        model.generate(opened, "", max_new_tokens=3).text
-        == model.generate(PICTURE, "", max_new_tokens=3).text
+        model.generate(opened, "", max_new_tokens=3).text == model.generate(IMAGE, "", max_new_tokens=3).text
     )
     other = PaliGemma.load(bundle("gemma_two_kv_heads"), device="cpu")
-    with pytest.raises(ImageError, match="was opened for a bundle of 28 pixels, this one has 56"):
+    with pytest.raises(ImageError, match="was opened for a bundle of 28 pixels, this bundle has 56"):
         other.generate(opened, "")

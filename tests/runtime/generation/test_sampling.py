@@ -1,4 +1,4 @@
-"""Sampling against a full sort in NumPy, transformers' logits warpers and a chi-square test."""
+"""Sampling compared with a full sort in NumPy, transformers' logits warpers and a chi-square test."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 from scipy import special, stats
+from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
 from paligemma_onnx.runtime.errors import NumericsError, OptionError
 from paligemma_onnx.runtime.generation.sampling import (
@@ -25,7 +27,7 @@ from paligemma_onnx.runtime.generation.sampling import (
 Logits = NDArray[np.float32]
 VOCABULARY = 257_216  # rows of PaliGemma's embedding table
 
-# Few distinct values, so that equals are common, beside any finite ones and -inf.
+# Few distinct values, so that equal logits are common, and any finite values and -inf.
 logit_arrays = hnp.arrays(
     np.float32,
     st.integers(1, 200),
@@ -42,7 +44,7 @@ option_sets = st.builds(
 
 
 def reference(logits: Logits, options: SamplingOptions) -> tuple[list[int], float]:
-    """Ids kept, by sorting everything, and how near top-p's boundary came to falling elsewhere."""
+    """Return the ids kept, by sorting all logits, and the distance of top-p to the nearest other boundary."""
     order = np.lexsort((np.arange(logits.size), -logits.astype(np.float64)))
     if options.top_k:
         order = order[: options.top_k]
@@ -57,7 +59,7 @@ def reference(logits: Logits, options: SamplingOptions) -> tuple[list[int], floa
 @settings(max_examples=400, deadline=None)
 def test_candidates_are_those_of_a_full_sort(logits: Logits, options: SamplingOptions) -> None:
     expected, margin = reference(logits, options)
-    assume(margin > 1e-12)  # nearer, the two orders of summation may round to either side
+    assume(margin > 1e-12)  # closer, the two orders of summation may round to either side
     ids, weights = candidates(logits, options)
     assert ids.tolist() == expected
     probabilities = special.softmax(logits[ids].astype(np.float64) / options.temperature)
@@ -89,7 +91,7 @@ def test_one_candidate_is_the_greedy_one(logits: Logits, temperature: float, see
 
 
 def big(kind: str) -> Logits:
-    """Logits of the real vocabulary's size."""
+    """Return logits of the real vocabulary's size."""
     rng = np.random.default_rng(7)
     spread = {"peaked": 1, "spread": 3, "flat": 1e-3}[kind]
     logits: Logits = rng.normal(0, spread, VOCABULARY).astype(np.float32)
@@ -116,17 +118,10 @@ def test_candidates_of_a_real_vocabulary(kind: str, options: SamplingOptions) ->
 
 @pytest.mark.parametrize("kind", ["peaked", "spread", "flat"])
 def test_candidates_are_those_transformers_keeps(kind: str) -> None:
-    import torch
-    from transformers import (
-        TemperatureLogitsWarper,
-        TopKLogitsWarper,
-        TopPLogitsWarper,
-    )
-
-    # No equals: they are dealt with differently, on purpose (see `candidates`).
+    # Without equal logits, which are treated differently on purpose (see `candidates`).
     logits = np.random.default_rng(1).permutation(np.unique(big(kind)))
     for temperature, top_k, top_p in [(1.0, 0, 0.9), (0.7, 50, 0.9), (1.3, 0, 0.3), (2.0, 1000, 0.999)]:
-        # float64, or the reference's own running sum would round the boundary away.
+        # float64: a float32 running sum of the reference would move the boundary.
         scores = torch.from_numpy(logits.astype(np.float64))[None]
         scores = TemperatureLogitsWarper(temperature)(None, scores)
         if top_k:
@@ -159,7 +154,7 @@ def test_frequencies_are_the_probabilities(options: SamplingOptions) -> None:
     counts = np.bincount(drawn, minlength=40)[kept]
     assert counts.sum() == len(drawn)
     expected = special.softmax(logits[kept].astype(np.float64) / options.temperature) * len(drawn)
-    # The seed is fixed: this passes always or never; a right sampler misses 0.001 for one seed in a thousand.
+    # The seed is fixed, so the result is always the same; a correct sampler fails for one seed in a thousand.
     assert stats.chisquare(counts, expected).pvalue > 0.001
 
 
@@ -169,8 +164,8 @@ SUPPRESSED = np.array([0, 3, 39], np.int64)
 @pytest.mark.parametrize("options", [SamplingOptions(), SamplingOptions(1.0), SamplingOptions(1.0, 5, 0.9)])
 def test_suppressed_ids_are_never_chosen(options: SamplingOptions) -> None:
     logits = np.random.default_rng(5).normal(0, 1, 40).astype(np.float32)
-    logits[SUPPRESSED] = 9  # by far the likeliest
-    logits.flags.writeable = False  # as a view on the engine's memory may be
+    logits[SUPPRESSED] = 9  # by far the most likely
+    logits.flags.writeable = False  # as a view of onnxruntime's memory may be
     without = logits.copy()
     without[SUPPRESSED] = -np.inf
     for seed in range(50):
@@ -207,7 +202,7 @@ def test_each_token_takes_one_draw_and_greedy_none() -> None:
 
 @pytest.mark.parametrize(("drawn", "expected"), [(0.0, 1), (1 - 2.0**-53, 3)])
 def test_extreme_draws_stay_inside(drawn: float, expected: int) -> None:
-    """Nothing without probability is chosen, before the first candidate or after the last."""
+    """An id of probability 0 is never chosen, neither before the first candidate nor after the last."""
 
     class Fixed(np.random.Generator):
         def random(self, *_args: Any, **_kwargs: Any) -> Any:
@@ -227,7 +222,7 @@ def test_fresh_seeds_are_valid_and_differ() -> None:
 
 @pytest.mark.parametrize("options", [SamplingOptions(), SamplingOptions(1.0), SamplingOptions(1.0, 5, 0.9)])
 @pytest.mark.parametrize(
-    ("bad", "says"),
+    ("bad", "message"),
     [
         ([np.nan], "NaN"),
         ([np.nan, np.inf], "NaN"),
@@ -235,12 +230,12 @@ def test_fresh_seeds_are_valid_and_differ() -> None:
         ([np.inf, -np.inf], "infinite"),
     ],
 )
-def test_overflow_is_reported(options: SamplingOptions, bad: list[float], says: str) -> None:
+def test_overflow_is_reported(options: SamplingOptions, bad: list[float], message: str) -> None:
     logits = np.random.default_rng(0).normal(0, 1, 300).astype(np.float32)
     logits[250 : 250 + len(bad)] = bad
-    with pytest.raises(NumericsError, match=f"{says}.*use precision fp32 or bf16"):
+    with pytest.raises(NumericsError, match=f"{message}.*use precision fp32 or bf16"):
         sample(logits, options, rng_for(0, 0))
-    with pytest.raises(NumericsError, match=says):
+    with pytest.raises(NumericsError, match=message):
         sample(np.full(300, bad[0], np.float32), options, rng_for(0, 0))
 
 
@@ -265,10 +260,10 @@ BAD: list[tuple[str, Any, str]] = [
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "says"), BAD, ids=[f"{name}-{i}" for i, (name, *_) in enumerate(BAD)]
+    ("name", "value", "message"), BAD, ids=[f"{name}-{i}" for i, (name, *_) in enumerate(BAD)]
 )
-def test_option_out_of_range(name: str, value: Any, says: str) -> None:
-    with pytest.raises(OptionError, match=f"^{name} must be .*{says}") as caught:
+def test_option_out_of_range(name: str, value: Any, message: str) -> None:
+    with pytest.raises(OptionError, match=f"^{name} must be .*{message}") as caught:
         SamplingOptions(**{name: value})
     assert "\n" not in str(caught.value)
     assert caught.value.exit_code == 2

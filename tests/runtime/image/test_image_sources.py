@@ -92,7 +92,7 @@ def test_short_memory_is_not_the_image_s_fault(monkeypatch: pytest.MonkeyPatch) 
 # Paths
 
 
-def test_paths_that_are_not_files(tmp_path: Path) -> None:
+def test_paths_that_are_no_files(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "broken").symlink_to("gone")
     (tmp_path / "loop").symlink_to("loop")

@@ -159,7 +159,7 @@ def test_the_given_image_is_not_modified(kind: str) -> None:
     assert not rgb.info
 
 
-def test_values_computed_by_hand() -> None:
+def test_values_worked_by_hand() -> None:
     flat = Image.new("RGB", (5, 9), (0, 51, 255))  # an image of one colour keeps it under any resize
     pixel_values = preprocess(flat, 4, HALF, HALF)
     np.testing.assert_array_equal(pixel_values[0], np.full((4, 4), -1, np.float32))

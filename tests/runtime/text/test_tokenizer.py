@@ -247,7 +247,7 @@ def test_joined_emoji_come_out_character_by_character(tokenizer: PromptTokenizer
         (b"\xed\xa0\x80", "\ufffd\ufffd\ufffd"),  # a surrogate is not a character of UTF-8
     ],
 )
-def test_bytes_that_are_not_a_character(tokenizer: PromptTokenizer, data: bytes, expected: str) -> None:
+def test_bytes_that_are_no_character(tokenizer: PromptTokenizer, data: bytes, expected: str) -> None:
     assert tokenizer.decode([tokenizer.token_id(f"<0x{byte:02X}>") for byte in data]) == expected
 
 
