@@ -268,7 +268,7 @@ class PaliGemma:
             The objects with their boxes. Parts of the answer that are not objects are in `warnings`.
 
         Raises:
-            PromptError: there is no label, or a label is not text.
+            PromptError: no label is given, or a label is not text.
             ImageError, OptionError, NumericsError, ResourceError: as `generate`.
 
         Example:

@@ -118,7 +118,7 @@ def task_prompt(task: str, labels: str | Sequence[str]) -> str:
         labels: text with labels separated by semicolons, or a list or tuple of labels.
 
     Raises:
-        PromptError: there is no label, or a label is not text or contains a semicolon.
+        PromptError: no label is given, or a label is not text or contains a semicolon.
     """
     listed = labels.split(";") if isinstance(labels, str) else labels
     if not isinstance(listed, list | tuple) or not all(isinstance(label, str) for label in listed):

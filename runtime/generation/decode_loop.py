@@ -37,7 +37,7 @@ class DecodeTimings:
     """Seconds and tokens so far, updated while a batch is decoded."""
 
     prefill_s: float = 0.0
-    first_token_at: float = 0.0  # time.perf_counter(); 0: there is no token yet
+    first_token_at: float = 0.0  # time.perf_counter(); 0: before the first token
     decode_s: float = 0.0
     decoded_tokens: int = 0  # of decode steps, that is without each row's first token
 

@@ -72,7 +72,7 @@ class Timings:
         prefill_s: processing image tokens and prompt.
         decode_s: all decode steps.
         time_to_first_token_s: from the start of the request; loading is not included.
-        tokens_per_second: of the decode steps, summed over the rows of the batch; 0 if there was no step.
+        tokens_per_second: of the decode steps, summed over the rows of the batch; 0 without decode steps.
     """
 
     load_s: float

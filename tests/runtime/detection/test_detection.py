@@ -88,7 +88,7 @@ def test_a_mask_in_a_tiny_image(size: tuple[int, int]) -> None:
 
 
 def test_boxes_and_masks_of_the_shipped_model(model: PaliGemma) -> None:
-    """The evaluation's figures by way of `detect` and `segment`; limits leave room for few scenes."""
+    """Scores of the evaluation through `detect` and `segment`; the limits allow for the few scenes."""
     outcomes = []
     for seed in range(SEEN_SPLIT.first, SEEN_SPLIT.first + SCENES):
         for asked in prompts_for(render_scene(seed)):
@@ -127,11 +127,11 @@ def test_what_comes_back(model: PaliGemma) -> None:
 
 
 def test_a_turned_photograph_is_answered_as_it_is_displayed(model: PaliGemma, tmp_path: Path) -> None:
-    """The same pixels, stored on their side with a note that says so."""
+    """The pixels are stored rotated, with an EXIF orientation."""
     drawing = render_scene(SEEN_SPLIT.first)
     upright = Image.fromarray(drawing.pixels).resize((448, 300), Image.Resampling.BICUBIC)
     exif = Image.Exif()
-    exif[0x0112] = 6  # Orientation: to be turned by 90 degrees
+    exif[0x0112] = 6  # Orientation: rotate by 90 degrees clockwise to display
     upright.save(tmp_path / "upright.png")
     upright.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "turned.png", exif=exif)
     expected, turned = (model.segment(tmp_path / name, "circle") for name in ("upright.png", "turned.png"))
