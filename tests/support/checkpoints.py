@@ -1,6 +1,6 @@
-"""Random checkpoints made by transformers and saved by it, in every published form; shared by the tests.
+"""Random checkpoints, created and saved by transformers, in every published layout.
 
-Each case differs from the others in all it can, so that few exports cover every form.
+The cases differ in as many properties as possible, so that few exports cover every layout.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from training.published_layout import write_processor_files
 
 PIECES, LOCATIONS, SEGMENTS = 600, 32, 16
 IMAGE_TOKEN = PIECES + LOCATIONS + SEGMENTS
-VOCABULARY = IMAGE_TOKEN + 8  # untrained rows behind `<image>`, as published tables have
+VOCABULARY = IMAGE_TOKEN + 8  # with untrained rows after `<image>`, like published embeddings
 
 
 @dataclass(frozen=True)
 class Case:
-    """One form of checkpoint."""
+    """One layout of a checkpoint and one configuration."""
 
     name: str
     text: dict[str, Any]
     image_size: int
     dtype: torch.dtype
-    layout: str  # how tensors are named: published, in_memory (model.language_model.*) or saved
-    shards: bool
-    stored_head: bool
+    layout: str  # names of tensors: "published", "in_memory" (model.language_model.*) or "saved"
+    shards: bool  # several weight files
+    stored_head: bool  # the output head is stored as a second copy of the embedding
 
 
 CASES = {
@@ -61,9 +61,9 @@ CASES = {
                 "model_type": "gemma2",
                 "num_attention_heads": 8,
                 "num_key_value_heads": 4,
-                "head_dim": 16,  # 8 x 16 is not the hidden size
+                "head_dim": 16,  # 8 * 16 is not the hidden size
                 "query_pre_attn_scalar": 10,
-                "sliding_window": 5,  # shorter than the answer, far shorter than the prefix
+                "sliding_window": 5,  # shorter than an answer and much shorter than the prefix
                 "attn_logit_softcapping": 4.0,
                 "final_logit_softcapping": 6.0,
             },
@@ -85,14 +85,14 @@ VISION_SIZES = {
 }
 
 POST_NORMS = ("post_attention_layernorm.weight", "post_feedforward_layernorm.weight")
-# What layers add to the stream is made this much larger. Otherwise the last token's own vector drowns it,
-# and, the output head being the same table, every answer repeats that token whatever the picture.
-LOUDNESS = 16.0
-SEED = 2  # with which answers of every case vary
+# Factor for what layers add to the residual stream. Without it the embedding of the last token dominates the
+# stream and, because the output head is the same matrix, every answer repeats this token for every image.
+UPDATE_GAIN = 16.0
+SEED = 2  # a seed with which the answers of every case depend on the image
 
 
 def make_model(case: Case, seed: int = SEED) -> Any:
-    """A transformers model in float32 whose every weight is random and matters, and whose answers vary."""
+    """Return a float32 transformers model with random weights, whose answers depend on image and prompt."""
     import transformers
 
     vision = dict(
@@ -109,7 +109,7 @@ def make_model(case: Case, seed: int = SEED) -> Any:
         projection_dim=TEXT_SIZES["hidden_size"],
     )
     config._attn_implementation = "eager"
-    with torch.random.fork_rng():  # whatever ran before, the weights are the same
+    with torch.random.fork_rng():  # the weights do not depend on what ran before
         torch.manual_seed(seed)
         model = transformers.PaliGemmaForConditionalGeneration(config).eval()
     generator = torch.Generator().manual_seed(seed)
@@ -117,15 +117,15 @@ def make_model(case: Case, seed: int = SEED) -> Any:
         for name, weight in model.named_parameters():
             spread = 0.3 if weight.dim() == 1 or "embed_tokens" in name else weight[0].numel() ** -0.5
             if name.endswith(("o_proj.weight", "down_proj.weight")):
-                spread *= LOUDNESS
+                spread *= UPDATE_GAIN
             weight.add_(torch.randn(weight.shape, generator=generator) * spread)
             if case.text["model_type"] == "gemma2" and name.endswith(POST_NORMS):
-                weight.add_(LOUDNESS - 1)  # the gain is 1 + weight
+                weight.add_(UPDATE_GAIN - 1)  # the gain is 1 + weight
     return model
 
 
 def write_checkpoint(case: Case, folder: Path, seed: int = SEED) -> Path:
-    """Save the model, its tokenizer and its processor's settings in the form of the case."""
+    """Save the model, its tokenizer and its processor settings in the layout of the case."""
     model = make_model(case, seed).to(case.dtype)
     model.save_pretrained(folder, max_shard_size="40KB" if case.shards else "5GB")
     tokenizer = build_sample_tokenizer(
@@ -138,7 +138,7 @@ def write_checkpoint(case: Case, folder: Path, seed: int = SEED) -> Path:
 
 
 def _rename(folder: Path, case: Case) -> None:
-    """Rewrite the files with the names, and the output head, that the case wants."""
+    """Rewrite the weight files with the tensor names and the output head of the case."""
     index = folder / "model.safetensors.index.json"
     weight_map: dict[str, str] = {}
     for file in sorted(folder.glob("*.safetensors")):

@@ -1,4 +1,4 @@
-"""Copies of checkpoints and bundles with one thing changed."""
+"""Change one property of a copied checkpoint or bundle."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from torch import Tensor
 
 
 def copied(folder: Path, target: Path) -> Path:
-    """The folder again, writable."""
+    """Copy a folder and return the copy, which a test may change."""
     shutil.copytree(folder, target)
     return target
 
 
 def edit_json(path: Path, change: Callable[[Any], object]) -> None:
-    """Read a file, change what it holds in place, write it."""
+    """Apply `change` to the content of a JSON file, in place."""
     content = json.loads(path.read_text())
     change(content)
     path.write_text(json.dumps(content))
 
 
 def edit_tensors(checkpoint: Path, change: Callable[[dict[str, Tensor]], object]) -> None:
-    """The same for the weights of a checkpoint of one file."""
+    """Apply `change` to the tensors of a checkpoint that has one weight file, in place."""
     path = checkpoint / "model.safetensors"
     tensors = load_file(path)
     change(tensors)
@@ -36,7 +36,7 @@ def edit_tensors(checkpoint: Path, change: Callable[[dict[str, Tensor]], object]
 
 
 def edit_graph(bundle: Path, name: str, change: Callable[[onnx.ModelProto], object]) -> None:
-    """The same for a graph of a bundle; the manifest then has its new size and hash."""
+    """Apply `change` to a graph of a bundle, and update its size and hash in the manifest."""
     path = bundle / name
     model = onnx.load(path, load_external_data=False)
     change(model)
@@ -47,7 +47,7 @@ def edit_graph(bundle: Path, name: str, change: Callable[[onnx.ModelProto], obje
 
 
 def name_graph(bundle_id: str) -> Callable[[onnx.ModelProto], object]:
-    """Write a bundle's id into a graph."""
+    """Return a change that writes a bundle's id into a graph."""
 
     def change(model: onnx.ModelProto) -> None:
         (entry,) = [entry for entry in model.metadata_props if entry.key == "paligemma_onnx.bundle_id"]
@@ -57,27 +57,27 @@ def name_graph(bundle_id: str) -> Callable[[onnx.ModelProto], object]:
 
 
 def edit_manifest(bundle: Path, change: Callable[[Any], object]) -> None:
-    """The same for a manifest; its id fits then, and stands in the graphs, as if an export had written it."""
+    """Apply `change` to a manifest, and update the bundle's id in it and in the graphs, as an export does."""
 
-    def sealed(manifest: Any) -> None:
+    def change_and_rename(manifest: Any) -> None:
         change(manifest)
         files = {name: spec for name, spec in manifest["files"].items() if not name.endswith(".onnx")}
         text = json.dumps(manifest | {"bundle_id": "", "files": dict(sorted(files.items()))}, indent=2) + "\n"
         manifest["bundle_id"] = hashlib.sha256(text.encode()).hexdigest()[:32]
 
-    edit_json(bundle / "manifest.json", sealed)
+    edit_json(bundle / "manifest.json", change_and_rename)
     bundle_id = json.loads((bundle / "manifest.json").read_text())["bundle_id"]
     for graph in bundle.glob("*.onnx"):
         edit_graph(bundle, graph.name, name_graph(bundle_id))
 
 
 def flip_bit(path: Path) -> None:
-    """One bit in the middle of a file."""
+    """Flip one bit in the middle of a file."""
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
 
 
 def endless(manifest: dict[str, Any]) -> None:
-    """Make an answer end only with its length: no stop id is ever chosen."""
+    """Make answers stop only at their maximum length: the stop id becomes one that is never generated."""
     manifest["tokens"]["stop"] = [manifest["tokens"]["image"]]

@@ -1,4 +1,4 @@
-"""config.json as published, and ways to change it."""
+"""Published config.json files, and functions that change them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 Json = dict[str, Any]
 
-# What google/paligemma-3b-mix-224 publishes: sizes, legacy keys, and no image_size at all.
+# google/paligemma-3b-mix-224: sizes, legacy keys, and no image_size.
 PUBLISHED_1: Json = {
     "_name_or_path": "final-hf/paligemma-3b-mix-224-main",
     "_vocab_size": 257152,
@@ -47,8 +47,8 @@ PUBLISHED_1: Json = {
         "vision_use_head": False,
     },
 }
-# A PaliGemma 2 as transformers 4.47 wrote it: the 2B decoder equals the class defaults, so almost all is left
-# out; the top level's hidden_size is the class default, too, and wrong.
+# A PaliGemma 2 as transformers 4.47 wrote it: the 2B decoder equals the class defaults, so most keys are
+# missing; hidden_size of the top level is also the class default, which is wrong.
 PUBLISHED_2: Json = {
     "_vocab_size": 257152,
     "hidden_size": 2048,
@@ -82,19 +82,21 @@ PUBLISHED_2: Json = {
 
 
 def write(folder: Path, config: Json | str | bytes) -> Path:
+    """Write config.json and return its folder."""
     data = json.dumps(config) if isinstance(config, dict) else config
     (folder / "config.json").write_bytes(data if isinstance(data, bytes) else data.encode())
     return folder
 
 
 def changed(config: Json, section: str | None, **values: object) -> Json:
-    """A copy with keys of one section (None: the top level) set."""
+    """Return a copy with keys of one section set; None is the top level."""
     copy: Json = json.loads(json.dumps(config))
     (copy if section is None else copy[section]).update(values)
     return copy
 
 
 def without(config: Json, section: str | None, key: str) -> Json:
+    """Return a copy without a key of one section; None is the top level."""
     copy: Json = json.loads(json.dumps(config))
     del (copy if section is None else copy[section])[key]
     return copy

@@ -1,4 +1,4 @@
-"""What an export writes, byte by byte, and what different ways to the same weights have in common."""
+"""Bytes that an export writes: equal for equal weights, however they are stored or merged."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from exporting import RecordingProgress, export_checked
 from safetensors.torch import load_file, save_file
 
-from paligemma_onnx.export.bundle import weight_file as weights
+from paligemma_onnx.export.bundle import weight_file
 from paligemma_onnx.export.exporter import ExportRequest, export
 from paligemma_onnx.export.precisions import WeightFormat
 from paligemma_onnx.export.quantization import encodings
@@ -32,8 +32,8 @@ def export_unchecked(request: ExportRequest) -> RecordingProgress:
     return progress
 
 
-def copied(checkpoint: Path, folder: Path) -> tuple[Path, dict[str, torch.Tensor]]:
-    """A checkpoint's other files in a new folder, and its tensors."""
+def copy_without_weights(checkpoint: Path, folder: Path) -> tuple[Path, dict[str, torch.Tensor]]:
+    """Copy a checkpoint without its weights into a new folder; return the folder and the tensors."""
     folder.mkdir()
     tensors: dict[str, torch.Tensor] = {}
     for file in checkpoint.iterdir():
@@ -47,7 +47,7 @@ def copied(checkpoint: Path, folder: Path) -> tuple[Path, dict[str, torch.Tensor
 def test_shards_make_no_difference(checkpoint: Folders, bundle: Folders, tmp_path: Path) -> None:
     name = "gemma_two_kv_heads"
     assert len(list(checkpoint(name).glob("*.safetensors"))) > 1
-    folder, tensors = copied(checkpoint(name), tmp_path / "one file")
+    folder, tensors = copy_without_weights(checkpoint(name), tmp_path / "one file")
     save_file(tensors, folder / "model.safetensors")
     export_unchecked(ExportRequest(folder, tmp_path / "bundle"))
     assert contents(tmp_path / "bundle") == contents(bundle(name))
@@ -57,24 +57,24 @@ def test_shards_make_no_difference(checkpoint: Folders, bundle: Folders, tmp_pat
 def test_weights_are_written_in_pieces(
     monkeypatch: pytest.MonkeyPatch, checkpoint: Folders, bundle: Folders, tmp_path: Path, piece: int
 ) -> None:
-    """Never more than a piece is in memory, or than a row where rows are longer, and no byte shows it."""
-    expected, real = contents(bundle(CASE)), weights.encode
+    """No write exceeds a piece, or a row if a row is longer; the size of pieces does not change a byte."""
+    expected, encode = contents(bundle(CASE)), weight_file.encode
     written: list[int] = []
 
-    def listened(
-        tensor: torch.Tensor, form: WeightFormat, *, transposed: bool
+    def encode_and_record(
+        tensor: torch.Tensor, format: WeightFormat, *, transposed: bool
     ) -> Iterator[tuple[int, memoryview]]:
         stored = tensor.t() if transposed else tensor
-        for array, part in real(tensor, form, transposed=transposed):
-            assert len(part) <= max(piece, 4 * stored[0].numel())
-            written.append(len(part))
-            yield array, part
+        for array, content in encode(tensor, format, transposed=transposed):
+            assert len(content) <= max(piece, 4 * stored[0].numel())
+            written.append(len(content))
+            yield array, content
 
     monkeypatch.setattr(encodings, "MAX_PIECE_BYTES", piece)
-    monkeypatch.setattr(weights, "encode", listened)
+    monkeypatch.setattr(weight_file, "encode", encode_and_record)
     progress = export_unchecked(ExportRequest(checkpoint(CASE), tmp_path / "bundle"))
     assert contents(tmp_path / "bundle") == expected
-    assert progress.written == progress.total  # the bar ends at its end
+    assert progress.written == progress.total  # the progress bar reaches 100 %
     assert progress.written >= sum(written) > 0.9 * progress.written  # the rest is padding
     if piece == 64:
         assert len(written) > 1000
@@ -91,8 +91,8 @@ def write_adapter(folder: Path, tensors: dict[str, torch.Tensor], alpha: int, ra
 def test_a_merged_adapter_equals_a_checkpoint_with_merged_weights(
     checkpoint: Folders, bundle: Folders, tmp_path: Path
 ) -> None:
-    """Factors are small whole numbers, so that the merge has one rounding and one right answer."""
-    folder, tensors = copied(checkpoint(CASE), tmp_path / "merged")
+    """LoRA factors are small integers, so the merge rounds once and has one correct result."""
+    folder, tensors = copy_without_weights(checkpoint(CASE), tmp_path / "merged")
     generator = torch.Generator().manual_seed(11)
     rank, alpha = 4, 2
     factors = {}
@@ -107,8 +107,8 @@ def test_a_merged_adapter_equals_a_checkpoint_with_merged_weights(
             torch.randint(-2, 3, shape, generator=generator).float()
             for shape in ((rank, in_features), (out_features, rank))
         )
-        # PEFT names modules as transformers does in memory.
-        path = canonical(stored)
+        # PEFT uses the names that transformers gives modules in memory.
+        path = module_path(stored)
         factors[f"base_model.model.model.{path}.lora_A.weight"] = a
         factors[f"base_model.model.model.{path}.lora_B.weight"] = b
         merged = tensors[stored].double() + (b.double() @ a.double()) * (alpha / rank)
@@ -124,7 +124,7 @@ def test_a_merged_adapter_equals_a_checkpoint_with_merged_weights(
     assert by_adapter["vision_encoder.data"] != contents(bundle(CASE))["vision_encoder.data"]
 
 
-def canonical(stored: str) -> str:
+def module_path(stored: str) -> str:
     return (
         stored.removesuffix(".weight")
         .replace("language_model.model.", "language_model.")
@@ -134,7 +134,7 @@ def canonical(stored: str) -> str:
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 def test_weights_that_are_not_numbers(checkpoint: Folders, tmp_path: Path, value: float) -> None:
-    folder, tensors = copied(checkpoint(CASE), tmp_path / "checkpoint")
+    folder, tensors = copy_without_weights(checkpoint(CASE), tmp_path / "checkpoint")
     name = "language_model.model.layers.1.mlp.up_proj.weight"
     tensors[name][3, 7] = value
     save_file(tensors, folder / "model.safetensors")
@@ -144,7 +144,7 @@ def test_weights_that_are_not_numbers(checkpoint: Folders, tmp_path: Path, value
     assert "\n" not in str(caught.value)
     assert not bundles.exists() or not list(bundles.iterdir())
 
-    # The bundle is as broken as the checkpoint, and in the same places.
+    # The exported weights have the same values that are not finite, so the check passes.
     progress = RecordingProgress()
     export_checked(ExportRequest(folder, bundles / "warned"), progress)
     assert len(progress.warnings) == 1

@@ -1,4 +1,4 @@
-"""What the manifest says of a model: read from the checkpoint's own files, and held against each other."""
+"""Facts of the manifest, read from the files of a checkpoint and compared with each other."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CASE = "gemma_one_kv_head"
 
 @pytest.fixture
 def folder(checkpoint: Folders, tmp_path: Path) -> Path:
-    """The small files of a checkpoint, to change."""
+    """A writable copy of a checkpoint's JSON files."""
     for file in checkpoint(CASE).glob("*.json"):
         shutil.copy(file, tmp_path)
     return tmp_path
@@ -93,7 +93,7 @@ def test_another_image_token_is_refused(folder: Path) -> None:
 
 
 def test_a_bundle_is_named_after_what_its_manifest_says(bundle: Folders, tmp_path: Path) -> None:
-    """One changed fact, and the manifest is not the one that was exported."""
+    """A manifest with one changed fact has another id and is refused."""
     manifest = read_manifest(bundle(CASE))
     assert compute_bundle_id(manifest) == manifest.bundle_id
     for changed in (

@@ -1,7 +1,4 @@
-"""The graphs for a GPU, computed on a CPU as a GPU computes (widened.py): beside torch, and in words.
-
-Legend: A query heads, K key-value heads, H head width, D width.
-"""
+"""Numerics of the CUDA graphs, computed on a CPU by float32_emulation.py and compared with torch."""
 
 from __future__ import annotations
 
@@ -43,15 +40,15 @@ from paligemma_onnx.runtime.engine.prepared_graphs import prepare
 from paligemma_onnx.runtime.errors import BundleError, MismatchError, OptionError, ProviderError
 
 Folders = Callable[[str], Path]
-GPU = [name for name, recipe in PRECISIONS.items() if recipe.half_dtype is not None]
-WINDOW = "gemma2_window"  # caps, a window of 5 and two key heads; heads as wide as the kernels ask for
+CUDA_PRECISIONS = [name for name, precision in PRECISIONS.items() if precision.half_dtype is not None]
+WINDOW = "gemma2_window"  # caps, a window of 5, grouped heads of a width that CUDA kernels support
 BATCH = 8
 ENTRIES: list[dict[str, Any]] = json.loads((GOLDEN / "golden.json").read_text(encoding="utf-8"))
 
 
 @pytest.fixture(scope="module")
 def shipped(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """The shipped model in a precision for GPUs."""
+    """Return the bundle of the shipped model in a precision for CUDA."""
     folder = tmp_path_factory.mktemp("shipped")
 
     def get(precision: str) -> Path:
@@ -65,52 +62,52 @@ def shipped(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 
 @pytest.fixture(scope="module")
 def windowed(cuda_bundle: Callable[[str, str], Path]) -> Folders:
-    """A Gemma 2 with everything that Gemma 2 has, in a precision for GPUs."""
+    """Return the bundle of a PaliGemma 2 with caps and a sliding window, in a precision for CUDA."""
     return lambda precision: cuda_bundle(WINDOW, precision)
 
 
-def worst(bundle: Path, checkpoint: Path) -> dict[str, float]:
-    """Root mean square of the errors by stage and kind of tensor, the largest of all layers."""
+def rms_errors(bundle: Path, checkpoint: Path) -> dict[str, float]:
+    """Return the root mean square error by stage and kind of tensor, of the layer where it is largest."""
     validation = self_check(bundle, read_manifest(bundle), open_source(checkpoint, None), lambda _: None)
     assert validation.device == "cpu (float32 emulation of half precision)"
     assert validation.weights.passed
     assert validation.weights.tensors > 20
-    found: dict[str, float] = {}
-    for one in validation.comparison.differences:
-        kind = f"{one.stage} {one.name.rpartition('.')[2]}"
-        found[kind] = max(found.get(kind, 0.0), one.rms)
-    return found
+    errors: dict[str, float] = {}
+    for difference in validation.comparison.differences:
+        kind = f"{difference.stage} {difference.name.rpartition('.')[2]}"
+        errors[kind] = max(errors.get(kind, 0.0), difference.rms)
+    return errors
 
 
-@pytest.mark.parametrize("precision", GPU)
+@pytest.mark.parametrize("precision", CUDA_PRECISIONS)
 def test_every_graph_and_layer_beside_torch(
     windowed: Folders, checkpoint: Folders, precision: str, record_property: Callable[[str, object], None]
 ) -> None:
-    """Prefill, steps beyond the window, caches: within what the precision's rounding does."""
-    errors = worst(windowed(precision), checkpoint(WINDOW))
+    """Errors of prefill, decode steps beyond the window, and caches are those of the precision's rounding."""
+    errors = rms_errors(windowed(precision), checkpoint(WINDOW))
     record_property("rms", errors)
     assert {"vision image_features", "prefill logits", "prefill key", "step.3 value"} <= errors.keys()
     half = PRECISIONS[precision].half_dtype
     assert half is not None
-    rounding = {"bfloat16": 2**-8, "float16": 2**-11}[half]  # of one number, relative
+    rounding = {"bfloat16": 2**-8, "float16": 2**-11}[half]  # relative error of one number
     kinds = [kind for kind in errors if kind != "mask_decoder masks"]
-    assert max(errors[kind] for kind in kinds) > rounding / 8  # it is computed in half precision
+    assert max(errors[kind] for kind in kinds) > rounding / 8  # the graphs do compute in half precision
     if precision in LIMITS:
         assert all(errors[kind] < 4 * rounding for kind in kinds), errors
 
 
 def test_float16_rounds_less_than_bfloat16(windowed: Folders, checkpoint: Folders) -> None:
-    coarse, fine = (worst(windowed(precision), checkpoint(WINDOW)) for precision in ("bf16", "fp16"))
+    coarse, fine = (rms_errors(windowed(precision), checkpoint(WINDOW)) for precision in ("bf16", "fp16"))
     for kind in ("vision image_features", "prefill value", "step.0 logits"):
-        assert 4 < coarse[kind] / fine[kind] < 16  # three bits are a factor of 8
+        assert 4 < coarse[kind] / fine[kind] < 16  # three more bits: a factor of 8
 
 
-@pytest.mark.parametrize(("precision", "least"), [("bf16", 0.99), ("fp16", 0.99)])
-def test_golden_ids(shipped: Folders, precision: str, least: float) -> None:
-    """Of the tokens that float32 says, so many are said behind the same ones."""
+@pytest.mark.parametrize(("precision", "min_share"), [("bf16", 0.99), ("fp16", 0.99)])
+def test_golden_ids(shipped: Folders, precision: str, min_share: float) -> None:
+    """The share of tokens, after the same previous tokens, on which a precision agrees with float32."""
     model, never = open_on_cpu(shipped(precision)), Cancellation()
     stop, suppressed = model.manifest.tokens.stop[0], list(model.manifest.tokens.suppressed)
-    agreed = asked = 0
+    agreed = total = 0
     for start in range(0, len(ENTRIES), BATCH):
         entries = ENTRIES[start : start + BATCH]
         pixels = np.stack([model.open(GOLDEN / entry["image"]).pixels for entry in entries])
@@ -122,25 +119,25 @@ def test_golden_ids(shipped: Folders, precision: str, least: float) -> None:
         logits, cache = model.runner.prefill(input_ids, features, lengths, 512, never)
         for step in range(steps):
             logits[:, suppressed] = -np.inf
-            right = np.array([answer[step] if step < len(answer) else -1 for answer in answers])
-            agreed += int((logits.argmax(axis=1) == right).sum())
-            asked += int((right >= 0).sum())
-            logits, cache = model.runner.decode(np.maximum(right, 0)[:, None], cache, never)
+            expected = np.array([answer[step] if step < len(answer) else -1 for answer in answers])
+            agreed += int((logits.argmax(axis=1) == expected).sum())
+            total += int((expected >= 0).sum())
+            logits, cache = model.runner.decode(np.maximum(expected, 0)[:, None], cache, never)
         model.runner.release(cache, reusable=True)
-    assert asked == sum(len(entry["ids"]) + 1 for entry in ENTRIES) > 200
-    assert agreed / asked >= least, f"{agreed} of {asked}"
+    assert total == sum(len(entry["ids"]) + 1 for entry in ENTRIES) > 200
+    assert agreed / total >= min_share, f"{agreed} of {total}"
 
 
 def test_rows_of_a_batch_are_what_they_are_alone(shipped: Folders) -> None:
-    """Of different lengths, with pictures in common and several pictures; steps in one room."""
+    """Rows of different lengths, with shared images and several images, decode in one buffer."""
     model = open_on_cpu(shipped("fp16"))
-    pictures = [GOLDEN / name for name in ("seen-12000000.png", "seen-12000004.png")]
+    images = [GOLDEN / name for name in ("seen-12000000.png", "seen-12000004.png")]
     requests = [
-        Request(pictures[0], "caption en"),
-        Request(pictures[1], "answer en how many objects are there?"),
-        Request(pictures[0], "detect triangle"),
-        Request(pictures[::-1], "caption en"),
-        Request(pictures, "answer en what does it say?"),
+        Request(images[0], "caption en"),
+        Request(images[1], "answer en how many objects are there?"),
+        Request(images[0], "detect triangle"),
+        Request(images[::-1], "caption en"),
+        Request(images, "answer en what does it say?"),
     ]
     together = model.generate_batch(requests, max_new_tokens=10)
     for request, answer in zip(requests, together, strict=True):
@@ -160,7 +157,7 @@ def test_packed_tensors_are_the_checkpoints(checkpoint: Folders) -> None:
     assert start == len(qkv)
     gain = packed.tensor(f"{layer}.input_layernorm.gain")
     assert torch.equal(gain, 1 + plain.tensor(f"{layer}.input_layernorm.weight").float())
-    # Every tensor of the graphs' model can be had, in its shape, and none of the checkpoint is left out.
+    # It provides every tensor of the traced model in its shape, and no number of the checkpoint is lost.
     model = cuda_meta_model(source.config, torch.bfloat16)
     shapes = {name: tuple(weight.shape) for name, weight in model.named_parameters()}
     assert {name: tuple(packed.tensor(name).shape) for name in shapes} == shapes
@@ -175,16 +172,16 @@ def test_tables_of_angles(checkpoint: Folders) -> None:
     positions = torch.arange(config.max_position_embeddings)[None]
     half = config.head_dim // 2
     frequencies = config.rope_theta ** -(torch.arange(half, dtype=torch.float32) / half)
-    for table, right in zip(tables, compute_rotation(positions, frequencies), strict=True):
-        assert torch.allclose(table, right[0, 0], atol=1e-4)
+    for table, expected in zip(tables, compute_rotation(positions, frequencies), strict=True):
+        assert torch.allclose(table, expected[0, 0], atol=1e-4)
 
 
 def test_a_wrong_graph_is_not_taken_for_a_rounded_one(
     windowed: Folders, checkpoint: Folders, tmp_path: Path
 ) -> None:
-    """Each change is caught by the check that every export passes."""
+    """The comparison that every export passes detects each change."""
 
-    def changed(change: Callable[[onnx.NodeProto], bool]) -> None:
+    def assert_detected(change: Callable[[onnx.NodeProto], bool]) -> None:
         folder = tmp_path / str(len(list(tmp_path.iterdir())))
         shutil.copytree(windowed("bf16"), folder)
         for name in ("prefill.onnx", "decode.onnx"):
@@ -197,20 +194,22 @@ def test_a_wrong_graph_is_not_taken_for_a_rounded_one(
 
     def set_to(operator: str, attribute: str, value: float) -> Callable[[onnx.NodeProto], bool]:
         def change(node: onnx.NodeProto) -> bool:
-            found = [one for one in node.attribute if one.name == attribute and node.op_type == operator]
-            for one in found:
-                if one.type == onnx.AttributeProto.INT:
-                    one.i = int(value)
+            if node.op_type != operator:
+                return False
+            matching = [proto for proto in node.attribute if proto.name == attribute]
+            for proto in matching:
+                if proto.type == onnx.AttributeProto.INT:
+                    proto.i = int(value)
                 else:
-                    one.f = value
-            return bool(found)
+                    proto.f = value
+            return bool(matching)
 
         return change
 
-    changed(set_to("GroupQueryAttention", "local_window_size", 4))
-    changed(set_to("GroupQueryAttention", "softcap", 0.0))
-    changed(set_to("GroupQueryAttention", "scale", 0.1))
-    changed(set_to("Attention", "scale", 0.1))
+    assert_detected(set_to("GroupQueryAttention", "local_window_size", 4))
+    assert_detected(set_to("GroupQueryAttention", "softcap", 0.0))
+    assert_detected(set_to("GroupQueryAttention", "scale", 0.1))
+    assert_detected(set_to("Attention", "scale", 0.1))
 
 
 def test_a_model_whose_heads_no_kernel_takes(checkpoint: Folders, tmp_path: Path) -> None:
@@ -226,7 +225,7 @@ def test_a_weight_that_float16_does_not_hold() -> None:
     assert to_half(large, "bfloat16").isfinite().all()
     with pytest.raises(CheckpointError, match="a weight of 7e\\+04 is over float16's largest number"):
         to_half(large, "float16")
-    assert to_half(torch.tensor([1.0, torch.inf]), "float16").isinf().sum() == 1  # it was there before
+    assert to_half(torch.tensor([1.0, torch.inf]), "float16").isinf().sum() == 1  # infinity stays infinity
 
 
 def test_on_a_machine_without_a_gpu(windowed: Folders, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -240,12 +239,12 @@ def test_on_a_machine_without_a_gpu(windowed: Folders, monkeypatch: pytest.Monke
         prepare(bundle, lambda _: None)
 
 
-@pytest.mark.parametrize("precision", GPU)
+@pytest.mark.parametrize("precision", CUDA_PRECISIONS)
 def test_what_the_manifest_says(windowed: Folders, precision: str) -> None:
-    manifest, recipe = read_manifest(windowed(precision)), PRECISIONS[precision]
+    manifest, expected = read_manifest(windowed(precision)), PRECISIONS[precision]
     assert manifest.precision.devices == ("cuda",)
-    assert manifest.cache.dtype == recipe.half_dtype
-    assert manifest.precision.matrices.decode == str(recipe.decode)
+    assert manifest.cache.dtype == expected.half_dtype
+    assert manifest.precision.matrices.decode == str(expected.decode)
     assert [spec.name for spec in manifest.graphs.decode.inputs][:2] == ["input_ids", "past_lengths"]
     with pytest.raises(ValueError, match=r"cache.dtype says float32"):
         check_manifest(replace(manifest, cache=replace(manifest.cache, dtype="float32")))

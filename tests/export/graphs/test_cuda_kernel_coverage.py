@@ -1,4 +1,4 @@
-"""Every operator of a graph for CUDA has a CUDA kernel: by the engine's list, and by the engine itself."""
+"""Every operator of the CUDA graphs has a CUDA kernel, by a list of kernels and by onnxruntime itself."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from paligemma_onnx.export.precisions import PRECISIONS
 
 Bundles = Callable[[str, str], Path]
 CASES = ("gemma_one_kv_head", "gemma2_window")
-WIDE = "gemma2_window"  # whose heads are as wide as fused attention takes them
-GRAPHS = ("vision_encoder", "prefill", "decode")  # the mask decoder's run on the CPU
+WIDE = "gemma2_window"  # its heads have a width that fused attention supports
+GRAPHS = ("vision_encoder", "prefill", "decode")  # the mask decoder runs on the CPU
 ON_CUDA = [name for name, precision in PRECISIONS.items() if "cuda" in precision.devices]
 BUNDLES = [(name, case) for name in ON_CUDA for case in CASES if name == "fp32" or case == WIDE]
 
@@ -36,13 +36,13 @@ def test_every_operator_has_a_kernel(cuda_bundle: Bundles, precision: str, case:
         assert len(size_nodes(model)) < len(model.graph.node) / 2
 
 
-# Prints the nodes that the engine puts on the CPU, by graph; graphs are named behind the bundle.
-PLACED = """
+# Print the provider, operator and name of every node, by graph. Arguments: the bundle and its graphs.
+PLACEMENT = """
 import json, sys
 import onnxruntime
 from paligemma_onnx.runtime.engine.cuda_provider import provider_options
 onnxruntime.set_default_logger_severity(4)
-found = {}
+placement = {}
 for graph in sys.argv[2:]:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
@@ -52,11 +52,11 @@ for graph in sys.argv[2:]:
         providers=[("CUDAExecutionProvider", provider_options(0, cuda_graph=False))], enable_fallback=0,
     )
     assert session.get_providers()[0] == "CUDAExecutionProvider"
-    found[graph] = [
+    placement[graph] = [
         [part.ep_name, node.op_type, node.name]
         for part in session.get_provider_graph_assignment_info() for node in part.get_nodes()
     ]
-print(json.dumps(found))
+print(json.dumps(placement))
 """
 
 
@@ -65,17 +65,17 @@ def test_the_engine_leaves_only_sizes_to_the_cpu(
     gpu_python: FakeCuda, cuda_bundle: Bundles, precision: str, case: str
 ) -> None:
     folder = cuda_bundle(case, precision)
-    ended = gpu_python.script(PLACED, folder, *GRAPHS)
+    ended = gpu_python.script(PLACEMENT, folder, *GRAPHS)
     assert ended.code == 0, ended.err
     for graph, nodes in json.loads(ended.out).items():
-        elsewhere = {(kind, name) for provider, kind, name in nodes if provider != "CUDAExecutionProvider"}
-        sizes = size_nodes(read(folder, graph))
-        assert {one for one in elsewhere if one[1] not in sizes} == set(), graph
-        assert len(nodes) > 2 * len(elsewhere)
+        not_on_cuda = {(kind, name) for provider, kind, name in nodes if provider != "CUDAExecutionProvider"}
+        shape_nodes = size_nodes(read(folder, graph))
+        assert {(kind, name) for kind, name in not_on_cuda if name not in shape_nodes} == set(), graph
+        assert len(nodes) > 2 * len(not_on_cuda)
 
 
 def one_node(kind: str, dtype: int, domain: str = "", opset: int = 20, inputs: int = 1) -> ModelProto:
-    """A graph of one operator, with inputs of one type."""
+    """Return a graph of one operator whose inputs have one dtype."""
     names = [f"x{index}" for index in range(inputs)]
     node = helper.make_node(kind, names, ["y"], name="only", domain=domain)
     values = [helper.make_tensor_value_info(name, dtype, None) for name in names]
@@ -89,12 +89,12 @@ def one_node(kind: str, dtype: int, domain: str = "", opset: int = 20, inputs: i
     [
         (one_node("Gelu", TensorProto.FLOAT), False),
         (one_node("Gelu", TensorProto.BFLOAT16), False),
-        (one_node("MatMul", TensorProto.INT32, inputs=2), True),  # a type that it has no kernel for
-        (one_node("Det", TensorProto.FLOAT, opset=22), True),  # an operator
-        (one_node("Sqrt", TensorProto.BFLOAT16, opset=12), True),  # a version
+        (one_node("MatMul", TensorProto.INT32, inputs=2), True),  # no kernel for this dtype
+        (one_node("Det", TensorProto.FLOAT, opset=22), True),  # no kernel for this operator
+        (one_node("Sqrt", TensorProto.BFLOAT16, opset=12), True),  # no kernel for this opset version
         (one_node("DynamicQuantizeMatMul", TensorProto.FLOAT, "com.microsoft", inputs=2), True),
         (one_node("BiasGelu", TensorProto.FLOAT, "com.microsoft", inputs=2), False),
-        (one_node("Conv", TensorProto.FLOAT, inputs=2), True),  # a kernel that needs cuDNN
+        (one_node("Conv", TensorProto.FLOAT, inputs=2), True),  # its kernel needs cuDNN
     ],
 )
 def test_what_has_no_kernel_is_found(model: ModelProto, missing: bool) -> None:
@@ -105,4 +105,4 @@ def test_the_list_is_of_the_engine_that_is_tested() -> None:
     pinned = (ROOT / "constraints.txt").read_text().splitlines()
     assert f"onnxruntime-gpu=={json.loads(LIST.read_text())['onnxruntime-gpu']}" in pinned
     with pytest.raises(PackageNotFoundError):
-        version("onnxruntime-gpu")  # never both engines in one environment
+        version("onnxruntime-gpu")  # both distributions must not be installed together

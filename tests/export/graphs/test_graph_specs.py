@@ -1,4 +1,4 @@
-"""What the three graphs look like, read with onnx alone, and that what varies may vary."""
+"""Structure of the three graphs, read with the onnx library, and their dynamic dimensions."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Folders = Callable[[str], Path]
 GRAPHS = ("vision_encoder.onnx", "prefill.onnx", "decode.onnx")
 DTYPES = {onnx.TensorProto.FLOAT: "float32", onnx.TensorProto.INT64: "int64"}
 EMBEDDING = "language_model.embed_tokens.weight"
-BOUND = 1e-5  # of the largest value: float32 in two engines; measured: up to 2.5e-6
+MAX_ERROR = 1e-5  # relative to the largest value, float32 in onnxruntime and torch; measured: up to 2.5e-6
 every_case = pytest.mark.parametrize("name", CASES)
 every_graph = pytest.mark.parametrize("graph", GRAPHS)
 
@@ -36,25 +36,26 @@ def loaded(path: Path) -> onnx.ModelProto:
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where an initialiser lies outside its graph."""
+class Location:
+    """Position of an initializer in a weight file."""
 
     file: str
     offset: int
     length: int
 
 
-def places(model: onnx.ModelProto) -> dict[str, Place]:
-    found = {}
+def locations(model: onnx.ModelProto) -> dict[str, Location]:
+    by_name = {}
     for tensor in model.graph.initializer:
         if tensor.external_data:
             entries = {entry.key: entry.value for entry in tensor.external_data}
-            found[tensor.name] = Place(entries["location"], int(entries["offset"]), int(entries["length"]))
-    return found
+            offset, length = int(entries["offset"]), int(entries["length"])
+            by_name[tensor.name] = Location(entries["location"], offset, length)
+    return by_name
 
 
 def inline_tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
-    """Every tensor whose bytes are in the .onnx file itself."""
+    """Yield every tensor whose bytes are in the .onnx file."""
     yield from (tensor for tensor in model.graph.initializer if not tensor.external_data)
     for node in model.graph.node:
         for attribute in node.attribute:
@@ -84,34 +85,34 @@ def test_numbers_lie_outside_the_graph(bundle: Folders, name: str, graph: str) -
     sizes = [len(tensor.SerializeToString()) for tensor in inline_tensors(model)]
     assert max(sizes) < 256  # bytes: scalars, axes and shapes
     weights = "vision_encoder.data" if graph == GRAPHS[0] else "decoder.data"
-    assert {place.file for place in places(model).values()} == {weights}
+    assert {location.file for location in locations(model).values()} == {weights}
     assert all(
-        place.offset + place.length <= (bundle(name) / weights).stat().st_size
-        for place in places(model).values()
+        location.offset + location.length <= (bundle(name) / weights).stat().st_size
+        for location in locations(model).values()
     )
 
 
 @every_case
 def test_prefill_and_decode_share_every_weight(bundle: Folders, name: str) -> None:
-    prefill, decode = (places(loaded(bundle(name) / graph)) for graph in GRAPHS[1:])
+    prefill, decode = (locations(loaded(bundle(name) / graph)) for graph in GRAPHS[1:])
     assert prefill == decode
     assert len(set(prefill.values())) == len(prefill)
-    regions = sorted((place.offset, place.length) for place in prefill.values())
+    regions = sorted((location.offset, location.length) for location in prefill.values())
     end = 0
     for offset, length in regions:
-        assert end <= offset < end + 4096  # no overlap, and no more between than to the next page
+        assert end <= offset < end + 4096  # no overlap, and no gap beyond the next page
         end = offset + length
     assert end == (bundle(name) / "decoder.data").stat().st_size
 
 
 @every_case
 def test_the_embedding_is_stored_once(bundle: Folders, checkpoint: Folders, name: str) -> None:
-    """Once in the file, though one graph looks words up in it and both score words with it."""
+    """One array, although prefill looks up rows in it and both graphs multiply with it as output head."""
     _, source = open_checkpoint(checkpoint(name))
-    table = source.tensor(EMBEDDING).float().numpy().tobytes()
+    embedding = source.tensor(EMBEDDING).float().numpy().tobytes()
     for file in bundle(name).iterdir():
-        assert file.read_bytes().count(table) == (file.name == "decoder.data"), file.name
-    assert places(loaded(bundle(name) / "decode.onnx"))[EMBEDDING].length == len(table)
+        assert file.read_bytes().count(embedding) == (file.name == "decoder.data"), file.name
+    assert locations(loaded(bundle(name) / "decode.onnx"))[EMBEDDING].length == len(embedding)
 
 
 @every_case
@@ -119,7 +120,7 @@ def test_every_weight_of_the_model_is_used_by_a_graph(
     bundle: Folders, checkpoint: Folders, name: str
 ) -> None:
     _, source = open_checkpoint(checkpoint(name))
-    used = {weight for graph in GRAPHS for weight in places(loaded(bundle(name) / graph))}
+    used = {weight for graph in GRAPHS for weight in locations(loaded(bundle(name) / graph))}
     assert used - {"language_model.frequencies"} == set(source.names)
 
 
@@ -129,7 +130,7 @@ def test_inputs_and_outputs_are_the_declared_ones(bundle: Folders, name: str) ->
     for spec in (graphs.vision_encoder, graphs.prefill, graphs.decode):
         model = loaded(bundle(name) / spec.file)
         for declared, actual in ((spec.inputs, model.graph.input), (spec.outputs, model.graph.output)):
-            shown = [
+            described = [
                 (
                     value.name,
                     DTYPES[value.type.tensor_type.elem_type],
@@ -137,7 +138,7 @@ def test_inputs_and_outputs_are_the_declared_ones(bundle: Folders, name: str) ->
                 )
                 for value in actual
             ]
-            assert shown == [(tensor.name, tensor.dtype, tensor.shape) for tensor in declared]
+            assert described == [(tensor.name, tensor.dtype, tensor.shape) for tensor in declared]
 
 
 @every_case
@@ -162,7 +163,7 @@ def test_bundles_have_ids_of_their_own(bundle: Folders) -> None:
 def test_what_is_declared_to_vary_varies(
     bundle: Folders, checkpoint: Folders, name: str, rows: int, image_tokens: int, longest: int
 ) -> None:
-    """Batch 1 is what a tracer likes to fix, and so is a cache as long as the example's."""
+    """Includes a batch of 1 and the lengths of the traced example, which tracers tend to make constants."""
     runner, never = PaliGemma.load(bundle(name)).runner, Cancellation()
     assert isinstance(runner, OnnxModelRunner)
     model = load_model(*open_checkpoint(checkpoint(name)))
@@ -171,21 +172,21 @@ def test_what_is_declared_to_vary_varies(
     pixels = random.uniform(-1, 1, (rows, 3, side, side)).astype(np.float32)
     expected = model.encode_image(torch.from_numpy(pixels))
     (features,) = runner.vision_session.run(None, {"pixel_values": pixels})
-    assert_close("vision", features, expected, BOUND)
-    assert_close("vision, one by one", runner.encode_image(pixels, never), expected, BOUND)
+    assert_close("vision", features, expected, MAX_ERROR)
+    assert_close("vision, one by one", runner.encode_image(pixels, never), expected, MAX_ERROR)
 
     ids = random.integers(4, 600, (rows, longest))
     features = random.normal(size=(rows, image_tokens, width)).astype(np.float32)
     lengths = np.array([longest - row % longest for row in range(rows)])
-    ours, cache = runner.prefill(ids, features, lengths, image_tokens + longest + 3, never)
-    theirs, reference = model.prefill(*map(torch.from_numpy, (ids, features, lengths)))
-    assert_close("prefill", ours, theirs, BOUND)
+    logits, cache = runner.prefill(ids, features, lengths, image_tokens + longest + 3, never)
+    expected, reference = model.prefill(*map(torch.from_numpy, (ids, features, lengths)))
+    assert_close("prefill", logits, expected, MAX_ERROR)
     slots = torch.from_numpy(lengths + image_tokens)
     for step in range(3):
         token = random.integers(4, 600, (rows, 1))
-        ours, cache = runner.decode(token, cache, never)
-        theirs, reference = model.decode_step(torch.from_numpy(token), slots + step, reference)
-        assert_close(f"step {step}", ours, theirs, BOUND)
+        logits, cache = runner.decode(token, cache, never)
+        expected, reference = model.decode_step(torch.from_numpy(token), slots + step, reference)
+        assert_close(f"step {step}", logits, expected, MAX_ERROR)
         assert [list(value.shape) for value in cache.values] == [
             list(tensor.shape) for layer in reference for tensor in layer
         ]

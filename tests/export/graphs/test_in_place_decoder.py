@@ -1,4 +1,4 @@
-"""Decoding with a cache that is updated in place: the same numbers, in the same memory."""
+"""Decoding with a KV cache that is updated in place: equal to torch, without moving the cache."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ from paligemma_onnx.runtime.graphs.onnx_runner import CACHE_HEADROOM, OnnxModelR
 
 Folders = Callable[[str], Path]
 FAMILIES = {"gemma": "gemma_one_kv_head", "gemma2": "gemma2_window"}
-BOUND = 1e-5  # of the largest value: float32 in two engines; measured: up to 1e-6
-WRONG = 1e-3  # what a window of one token more or less is off by, at least
+MAX_ERROR = 1e-5  # relative to the largest value, float32 in onnxruntime and torch; measured: up to 1e-6
+MIN_WINDOW_ERROR = 1e-3  # error of a window that is one token too long or too short
 STEPS = 12
 IMAGE_TOKENS, LENGTHS = 6, (9, 2, 5)  # rows of 15, 8 and 11 tokens: all longer than the window of 5
-PICTURES = np.random.default_rng(0).integers(0, 256, (3, 40, 50, 3), dtype=np.uint8)
+IMAGES = np.random.default_rng(0).integers(0, 256, (3, 40, 50, 3), dtype=np.uint8)
 PROMPTS = ("caption en", "answer en how many shapes are there?", "", "detect circle ; square")
 NEVER = Cancellation()
 both_families = pytest.mark.parametrize("family", FAMILIES)
@@ -38,7 +38,7 @@ both_families = pytest.mark.parametrize("family", FAMILIES)
 
 @dataclass(frozen=True)
 class Pair:
-    """A checkpoint and its bundle, whose cache is updated in place."""
+    """A checkpoint and its bundle with a cache that is updated in place."""
 
     checkpoint: Path
     bundle: Path
@@ -56,36 +56,36 @@ class Pair:
 
 @pytest.fixture(scope="module")
 def pair(checkpoint: Folders, in_place_bundle: Folders) -> Callable[[str], Pair]:
-    """The pair of a family; read only."""
+    """Return the pair of a model family; read only."""
     return lambda family: Pair(checkpoint(FAMILIES[family]), in_place_bundle(FAMILIES[family]))
 
 
 @dataclass(frozen=True)
-class Started:
-    """The same padded batch behind both prefills."""
+class Prefilled:
+    """Caches of onnxruntime and torch after a prefill of the same padded batch."""
 
     cache: Cache
     reference: TorchCache
     slots: torch.Tensor  # int64[B], in use
 
 
-def start(runner: OnnxModelRunner, model: Model) -> Started:
+def prefill(runner: OnnxModelRunner, model: Model) -> Prefilled:
     random, width = np.random.default_rng(4), runner.manifest.model.hidden_size
     ids = random.integers(4, 600, (len(LENGTHS), max(LENGTHS)))
     features = random.normal(size=(len(LENGTHS), IMAGE_TOKENS, width)).astype(np.float32)
     lengths = np.array(LENGTHS)
-    room = IMAGE_TOKENS + max(LENGTHS) + STEPS
-    logits, cache = runner.prefill(ids, features, lengths, room, NEVER)
+    capacity = IMAGE_TOKENS + max(LENGTHS) + STEPS
+    logits, cache = runner.prefill(ids, features, lengths, capacity, NEVER)
     expected, reference = model.prefill(*map(torch.from_numpy, (ids, features, lengths)))
-    assert_close("prefill", logits, expected, BOUND)
-    for ours, theirs in zip(cache.values, (tensor for layer in reference for tensor in layer), strict=True):
-        assert ours.shape[2] == room
-        assert_close("cache of prefill", ours.numpy()[:, :, : theirs.shape[2]], theirs, BOUND)
-    return Started(cache, reference, torch.from_numpy(cache.lengths))
+    assert_close("prefill", logits, expected, MAX_ERROR)
+    for actual, tensor in zip(cache.values, (tensor for layer in reference for tensor in layer), strict=True):
+        assert actual.shape[2] == capacity
+        assert_close("cache of prefill", actual.numpy()[:, :, : tensor.shape[2]], tensor, MAX_ERROR)
+    return Prefilled(cache, reference, torch.from_numpy(cache.lengths))
 
 
-def fill_behind(cache: Cache, number: float) -> None:
-    """Put a number wherever no row has anything yet."""
+def fill_unused_slots(cache: Cache, number: float) -> None:
+    """Write a number into every slot that no row uses yet."""
     for value in cache.values:
         content = value.numpy()
         for row, length in enumerate(cache.lengths):
@@ -98,28 +98,30 @@ def tokens(steps: int, seed: int = 5) -> list[np.ndarray]:
     return [random.integers(4, 600, (len(LENGTHS), 1)) for _ in range(steps)]
 
 
-def worst_error(runner: OnnxModelRunner, model: Model, started: Started, fed: list[np.ndarray]) -> float:
-    """Decode on both sides; the largest error of logits and of what was written into the cache."""
-    cache, reference, worst, rows = started.cache, started.reference, 0.0, np.arange(len(LENGTHS))
-    for step, ids in enumerate(fed):
+def max_error(
+    runner: OnnxModelRunner, model: Model, prefilled: Prefilled, step_ids: list[np.ndarray]
+) -> float:
+    """Decode with both and return the largest relative error of logits and of written cache slots."""
+    cache, reference, largest, rows = prefilled.cache, prefilled.reference, 0.0, np.arange(len(LENGTHS))
+    for step, ids in enumerate(step_ids):
         slots = cache.lengths
-        ours, cache = runner.decode(ids, cache, NEVER)
-        theirs, reference = model.decode_step(torch.from_numpy(ids), started.slots + step, reference)
-        errors = [relative_error(ours, theirs)]
+        logits, cache = runner.decode(ids, cache, NEVER)
+        expected, reference = model.decode_step(torch.from_numpy(ids), prefilled.slots + step, reference)
+        errors = [relative_error(logits, expected)]
         flat = (tensor for layer in reference for tensor in layer)
         for value, tensor in zip(cache.values, flat, strict=True):
             errors.append(relative_error(value.numpy()[rows, :, slots], tensor.numpy()[rows, :, slots]))
-        worst = max(worst, *errors)
-    return worst
+        largest = max(largest, *errors)
+    return largest
 
 
 @both_families
 def test_each_step_is_torchs(pair: Callable[[str], Pair], family: str) -> None:
-    """A dozen steps of rows of different lengths, which are longer than the window."""
+    """Twelve decode steps of rows of different lengths, all longer than the sliding window."""
     runner, model = pair(family).runner, pair(family).model
-    error = worst_error(runner, model, start(runner, model), tokens(STEPS))
-    print(f"{family}: error {error:.1e} of the largest value, allowed {BOUND:.0e}")
-    assert error <= BOUND
+    error = max_error(runner, model, prefill(runner, model), tokens(STEPS))
+    print(f"{family}: error {error:.1e} of the largest value, allowed {MAX_ERROR:.0e}")
+    assert error <= MAX_ERROR
 
 
 @both_families
@@ -128,39 +130,39 @@ def test_what_stands_behind_a_row_does_not_matter(
     pair: Callable[[str], Pair], family: str, garbage: float
 ) -> None:
     runner, model = pair(family).runner, pair(family).model
-    started = start(runner, model)
-    fill_behind(started.cache, garbage)
-    assert worst_error(runner, model, started, tokens(STEPS)) <= BOUND
+    prefilled = prefill(runner, model)
+    fill_unused_slots(prefilled.cache, garbage)
+    assert max_error(runner, model, prefilled, tokens(STEPS)) <= MAX_ERROR
 
 
 @pytest.mark.parametrize("off", [-1, 1])
 def test_the_window_is_exact(pair: Callable[[str], Pair], off: int) -> None:
-    """A window of one token more or less is another model."""
+    """A window that is one token longer or shorter gives clearly different numbers."""
     runner, model = pair("gemma2").runner, pair("gemma2").model
     text = model.config.text_config
     assert text.sliding_window == 5 < IMAGE_TOKENS + min(LENGTHS)
-    other = replace(model.config, text_config=replace(text, sliding_window=5 + off))
-    started = start(runner, model)
-    model.config = other
-    assert worst_error(runner, model, started, tokens(STEPS)) > WRONG
+    changed = replace(model.config, text_config=replace(text, sliding_window=5 + off))
+    prefilled = prefill(runner, model)
+    model.config = changed
+    assert max_error(runner, model, prefilled, tokens(STEPS)) > MIN_WINDOW_ERROR
 
 
 @both_families
 def test_nothing_is_moved(pair: Callable[[str], Pair], family: str) -> None:
-    """The same memory before and after, and of it only each row's slot is changed."""
+    """The cache stays at its address, and a step changes only the next slot of each row."""
     runner, model = pair(family).runner, pair(family).model
-    cache = start(runner, model).cache
-    fill_behind(cache, 0)
+    cache = prefill(runner, model).cache
+    fill_unused_slots(cache, 0)
     addresses = [value.address for value in cache.values]
     assert len(set(addresses)) == len(addresses)
     for ids in tokens(STEPS):
         before, slots = [value.numpy().copy() for value in cache.values], cache.lengths
-        handed_in = cache
+        past = cache
         _, cache = runner.decode(ids, cache, NEVER)
         assert [value.address for value in cache.values] == addresses
-        for old, value, seen in zip(before, cache.values, handed_in.values, strict=True):
+        for old, value, past_value in zip(before, cache.values, past.values, strict=True):
             new, rows = value.numpy(), np.arange(len(slots))
-            assert np.array_equal(seen.numpy(), new)
+            assert np.array_equal(past_value.numpy(), new)
             assert (new[rows, :, slots] != old[rows, :, slots]).all()
             old[rows, :, slots] = new[rows, :, slots]
             assert np.array_equal(old, new)
@@ -168,45 +170,45 @@ def test_nothing_is_moved(pair: Callable[[str], Pair], family: str) -> None:
 
 @both_families
 def test_one_may_go_back(pair: Callable[[str], Pair], family: str) -> None:
-    """Decoding again from an earlier cache writes over what came behind it."""
+    """Decoding again from an earlier cache overwrites the slots that followed it."""
     runner, model = pair(family).runner, pair(family).model
-    started = start(runner, model)
+    prefilled = prefill(runner, model)
     for seed in range(3):
-        assert worst_error(runner, model, started, tokens(STEPS - seed, seed)) <= BOUND
+        assert max_error(runner, model, prefilled, tokens(STEPS - seed, seed)) <= MAX_ERROR
 
 
 def test_free_slots_are_zeros(pair: Callable[[str], Pair]) -> None:
-    """Whatever stood in the memory before: attention gives a free slot no weight, and 0 * NaN is NaN."""
+    """Freed memory may hold NaN; attention masks unused slots, but 0 * NaN is NaN."""
     runner = pair("gemma").runner
-    place = runner.manifest.cache, runner.placement
+    cache_and_placement = runner.manifest.cache, runner.placement
     for _ in range(3):
-        used = [np.full_like(value.numpy(), np.nan) for value in allocate_cache(*place, 3, 60)]
-        del used
-        assert all((value.numpy() == 0).all() for value in allocate_cache(*place, 3, 60))
+        freed = [np.full_like(value.numpy(), np.nan) for value in allocate_cache(*cache_and_placement, 3, 60)]
+        del freed
+        assert all((value.numpy() == 0).all() for value in allocate_cache(*cache_and_placement, 3, 60))
 
 
 @both_families
 def test_it_moves_when_it_is_full(pair: Callable[[str], Pair], family: str) -> None:
-    """Steps beyond the memory of the prefill; what was handed in stays as it was."""
+    """Steps beyond the capacity of the prefill's cache; the old cache is unchanged."""
     runner, model = pair(family).runner, pair(family).model
-    started = start(runner, model)
-    assert worst_error(runner, model, started, tokens(STEPS + 3)) <= BOUND
-    full = replace(started.cache, lengths=np.array([IMAGE_TOKENS + max(LENGTHS) + STEPS, 3, 3]))
-    before = [value.numpy().copy() for value in started.cache.values]
+    prefilled = prefill(runner, model)
+    assert max_error(runner, model, prefilled, tokens(STEPS + 3)) <= MAX_ERROR
+    full = replace(prefilled.cache, lengths=np.array([IMAGE_TOKENS + max(LENGTHS) + STEPS, 3, 3]))
+    before = [value.numpy().copy() for value in prefilled.cache.values]
     _, moved = runner.decode(tokens(1)[0], full, NEVER)
-    for old, given, new in zip(before, started.cache.values, moved.values, strict=True):
-        assert np.array_equal(given.numpy(), old)
+    for old, value, new in zip(before, prefilled.cache.values, moved.values, strict=True):
+        assert np.array_equal(value.numpy(), old)
         assert new.shape[2] == old.shape[2] + CACHE_HEADROOM
 
 
-def test_a_row_beyond_all_room_is_refused(pair: Callable[[str], Pair]) -> None:
-    """Nothing is written outside the memory, whatever the caller counts."""
+def test_a_row_beyond_the_capacity_is_refused(pair: Callable[[str], Pair]) -> None:
+    """Lengths beyond the cache raise an error; nothing is written outside its memory."""
     runner, model = pair("gemma").runner, pair("gemma").model
-    started = start(runner, model)
-    slots = started.cache.values[0].shape[2] + CACHE_HEADROOM
+    prefilled = prefill(runner, model)
+    slots = prefilled.cache.values[0].shape[2] + CACHE_HEADROOM
     with pytest.raises(Exception, match="onnxruntime failed to run it"):
-        runner.decode(tokens(1)[0], replace(started.cache, lengths=np.array([slots, 3, 3])), NEVER)
-    assert worst_error(runner, model, started, tokens(STEPS)) <= BOUND
+        runner.decode(tokens(1)[0], replace(prefilled.cache, lengths=np.array([slots, 3, 3])), NEVER)
+    assert max_error(runner, model, prefilled, tokens(STEPS)) <= MAX_ERROR
 
 
 def test_a_request_that_allows_much_takes_little(pair: Callable[[str], Pair]) -> None:
@@ -222,14 +224,14 @@ def test_answers_of_a_batch_are_those_of_a_cache_that_grows(
     pair: Callable[[str], Pair], bundle: Folders, family: str
 ) -> None:
     requests = [
-        Request(PICTURES[row % 3] if row < 3 else list(PICTURES[:2]), prompt)
+        Request(IMAGES[row % 3] if row < 3 else list(IMAGES[:2]), prompt)
         for row, prompt in enumerate(PROMPTS)
     ]
     model = PaliGemma.load(pair(family).bundle, device="cpu")
     reference = open_torch_model(pair(family).checkpoint)
     in_place, grown = (
-        [answer.token_ids for answer in side.generate_batch(requests, max_new_tokens=24)]
-        for side in (model, reference)
+        [answer.token_ids for answer in each.generate_batch(requests, max_new_tokens=24)]
+        for each in (model, reference)
     )
     assert in_place == grown
     assert len(set(in_place)) == len(requests)
@@ -242,16 +244,16 @@ def test_answers_of_a_batch_are_those_of_a_cache_that_grows(
 def test_rows_that_fill_the_context_beside_rows_that_do_not(
     pair: Callable[[str], Pair], tmp_path: Path
 ) -> None:
-    """The long row ends with the context while the short one goes on for as long again."""
+    """The long row stops at the end of the context; the short one generates more than twice as much."""
     folder = copied(pair("gemma").bundle, tmp_path / "bundle")
     image = read_manifest(folder).image.tokens
     edit_manifest(folder, endless)
     edit_manifest(folder, lambda manifest: manifest["model"].update(context_length=image + 40))
     edit_manifest(folder, lambda manifest: manifest["generation"].update(max_new_tokens=8))
     model = PaliGemma.load(folder, device="cpu")
-    requests = [Request(PICTURES[0], "why " * 12), Request(PICTURES[1], "")]
+    requests = [Request(IMAGES[0], "why " * 12), Request(IMAGES[1], "")]
     together = model.generate_batch(requests, max_new_tokens=40)
-    alone = [model.generate(one.images, one.prompt, max_new_tokens=40) for one in requests]
+    alone = [model.generate(request.images, request.prompt, max_new_tokens=40) for request in requests]
     assert [answer.token_ids for answer in together] == [answer.token_ids for answer in alone]
     long, short = (len(answer.token_ids) for answer in together)
     assert (long, short) == (40 - together[0].prompt_tokens, 38)
@@ -261,31 +263,31 @@ def test_rows_that_fill_the_context_beside_rows_that_do_not(
 @both_families
 def test_a_stopped_answer_leaves_the_model_usable(pair: Callable[[str], Pair], family: str) -> None:
     model = PaliGemma.load(pair(family).bundle, device="cpu")
-    whole = model.generate(PICTURES[0], "caption en", max_new_tokens=20).token_ids
+    whole = model.generate(IMAGES[0], "caption en", max_new_tokens=20).token_ids
     cancel = Cancellation()
-    stream = model.stream(PICTURES[0], "caption en", max_new_tokens=20, cancel=cancel)
+    stream = model.stream(IMAGES[0], "caption en", max_new_tokens=20, cancel=cancel)
     next(iter(stream))
     cancel.cancel()
     list(stream)
     assert stream.result.finish_reason == "cancelled"
-    with ThreadPoolExecutor(3) as threads:  # each request has a cache of its own
-        asked = [
-            threads.submit(model.generate, PICTURES[0], "caption en", max_new_tokens=20) for _ in range(6)
+    with ThreadPoolExecutor(3) as threads:  # each request has its own cache
+        answers = [
+            threads.submit(model.generate, IMAGES[0], "caption en", max_new_tokens=20) for _ in range(6)
         ]
-    assert [answer.result().token_ids for answer in asked] == [whole] * 6
+    assert [answer.result().token_ids for answer in answers] == [whole] * 6
 
 
 @both_families
 def test_what_the_graphs_are_made_of(pair: Callable[[str], Pair], family: str) -> None:
-    """An operator for each layer's attention, two that rotate and two that write: all of them standard."""
+    """Per layer one operator attends, two rotate and two write into the cache; all are standard ONNX."""
     folder, layers = pair(family).bundle, 2
     assert (folder / "prefill.onnx").read_bytes() == (folder / "decode.onnx").read_bytes()
     decode = onnx.load(folder / "decode.onnx", load_external_data=False)
     imported = {opset.domain: opset.version for opset in decode.opset_import}
     assert imported == {"": 24}
     counts = Counter(node.op_type for node in decode.graph.node)
-    used = {"Attention": layers, "RotaryEmbedding": 2 * layers, "TensorScatter": 2 * layers}
-    assert used.items() <= counts.items()
+    required = {"Attention": layers, "RotaryEmbedding": 2 * layers, "TensorScatter": 2 * layers}
+    assert required.items() <= counts.items()
     assert not {"ScatterElements", "Softmax"} & counts.keys()
     onnx.checker.check_model(str(folder / "decode.onnx"))
     assert read_manifest(folder).cache.update == "in_place"

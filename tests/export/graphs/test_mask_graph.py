@@ -1,4 +1,4 @@
-"""The mask decoder as a fourth graph: exported, checked, run, and absent where there is none."""
+"""The mask decoder as a fourth graph: exported, checked and run, and absent if the checkpoint has none."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ from paligemma_onnx.runtime.errors import MismatchError
 
 Folders = Callable[[str], Path]
 CASE = "gemma_one_kv_head"
-PICTURE = np.zeros((20, 30, 3), np.uint8)
+IMAGE = np.zeros((20, 30, 3), np.uint8)
 SIZES = {"small": (24, 16), "published": (512, 128)}
 
 
 @pytest.fixture(scope="module")
 def with_masks(tmp_path_factory: pytest.TempPathFactory, checkpoint: Folders) -> Callable[[str], Path]:
-    """A bundle whose mask decoder has random weights of a size; beside it lies `SIZE.npz`."""
-    folder, made = tmp_path_factory.mktemp("masks"), dict[str, Path]()
+    """Return a bundle whose mask decoder has random weights; they are in `SIZE.npz` next to it."""
+    folder, exported = tmp_path_factory.mktemp("masks"), dict[str, Path]()
 
     def get(size: str) -> Path:
-        if size not in made:
+        if size not in exported:
             np.savez(folder / f"{size}.npz", allow_pickle=False, **random_weights(*SIZES[size]))
             weights = folder / f"{size}.npz"
             export_checked(ExportRequest(checkpoint(CASE), folder / size, mask_decoder=weights))
-            made[size] = folder / size
-        return made[size]
+            exported[size] = folder / size
+        return exported[size]
 
     return get
 
@@ -51,8 +51,8 @@ def test_the_graph_is_numpy(with_masks: Callable[[str], Path], size: str, masks:
     assert maps.shape == (masks, 64, 64)
     assert maps.dtype == np.float32
     weights = random_weights(*SIZES[size])
-    right = np.stack([decode_mask(weights, row) for row in codes])
-    error = np.abs(maps - right).max() / np.abs(right).max()
+    expected = np.stack([decode_mask(weights, row) for row in codes])
+    error = np.abs(maps - expected).max() / np.abs(expected).max()
     print(f"{size}: largest error {error:.1e} of the largest value")  # measured: up to 5e-7
     assert error <= 1e-5
 
@@ -75,7 +75,7 @@ def test_what_is_in_the_bundle(with_masks: Callable[[str], Path], bundle: Folder
 def test_a_bundle_without_one_says_so(bundle: Folders) -> None:
     model = PaliGemma.load(bundle(CASE), device="cpu")
     with pytest.raises(BundleError, match="has no mask decoder; export the checkpoint with --mask-decoder"):
-        model.segment(PICTURE, "cat")
+        model.segment(IMAGE, "cat")
     with pytest.raises(BundleError, match="has no mask decoder"):
         model.runner.decode_masks(np.zeros((1, 16), np.int64), Cancellation())
 
@@ -99,14 +99,14 @@ def test_the_command_line(
     tmp_path: Path,
 ) -> None:
     folder = with_masks("small")
-    given = ("--checkpoint", checkpoint(CASE), "--steps", "1", "--json")
+    options = ("--checkpoint", checkpoint(CASE), "--steps", "1", "--json")
     ended = run_in_process(
-        capsys, "validate", folder, *given, "--mask-decoder", folder.with_name("small.npz")
+        capsys, "validate", folder, *options, "--mask-decoder", folder.with_name("small.npz")
     )
     assert ended.code == 0
-    compared = {one["stage"]: one for one in json.loads(ended.out)["comparison"]["differences"]}
+    compared = {each["stage"]: each for each in json.loads(ended.out)["comparison"]["differences"]}
     assert 0 < compared["mask_decoder"]["relative"] < 1e-5
-    without = run_in_process(capsys, "validate", folder, *given)
+    without = run_in_process(capsys, "validate", folder, *options)
     assert without.code == 2
     assert "give --mask-decoder" in without.error
     (tmp_path / "cut.npz").write_bytes(b"PK\x03\x04")

@@ -1,4 +1,4 @@
-"""Channels brought to a common range: nothing changes in float32, and injected outliers change no code."""
+"""Channel scaling keeps the float32 function, and makes the codes independent of injected outliers."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ Folders = Callable[[str], Path]
 FAMILIES = ["gemma_one_kv_head", "gemma_two_kv_heads", "gemma2_window"]
 
 
-class Changed:
-    """A source with other numbers in some tensors."""
+class EditableSource:
+    """Copies of a source's tensors in float32, which a test may change."""
 
     def __init__(self, source: TensorSource, config: PaliGemmaConfig) -> None:
         names = [name for name, _ in meta_model(config).named_parameters()]
@@ -48,16 +48,16 @@ def outputs(model: PaliGemma) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 def test_balanced_weights_compute_what_they_did(checkpoint: Folders, name: str) -> None:
     source = open_source(checkpoint(name), None)
     plain = outputs(load_model(source.config, source.checkpoint))
-    balanced = ScaledCheckpoint(source.checkpoint, source.config)
+    scaled = ScaledCheckpoint(source.checkpoint, source.config)
     kinds = ("features", "logits", "cached values")
-    for what, ours, theirs in zip(
-        kinds, outputs(build_model(source.config, balanced.tensor, input_scales=balanced)), plain, strict=True
+    for output, actual, expected in zip(
+        kinds, outputs(build_model(source.config, scaled.tensor, input_scales=scaled)), plain, strict=True
     ):
-        assert_close(f"{name}: {what}", ours, theirs, 5e-6)
+        assert_close(f"{name}: {output}", actual, expected, 5e-6)
     changed = [
         key
         for key, _ in meta_model(source.config).named_parameters()
-        if not torch.equal(balanced.tensor(key).float(), source.checkpoint.tensor(key).float())
+        if not torch.equal(scaled.tensor(key).float(), source.checkpoint.tensor(key).float())
     ]
     assert len(changed) > 10
 
@@ -69,40 +69,34 @@ def test_injected_outliers_change_no_code(checkpoint: Folders, name: str) -> Non
             source = open_source(folder, None)
     else:
         source = open_source(checkpoint(name), None)
-    changed = Changed(source.checkpoint, source.config)
+    changed = EditableSource(source.checkpoint, source.config)
     plain = ScaledCheckpoint(source.checkpoint, source.config)
     inject_outliers(changed.tensors, source.config)
-    for what, ours, theirs in zip(
+    for output, actual, expected in zip(
         ("features", "logits"),
         outputs(build_model(source.config, changed.tensor))[:2],
         outputs(load_model(source.config, source.checkpoint))[:2],
         strict=True,
     ):
-        assert_close(f"{name}: {what} of the injected model", ours, theirs, 5e-6)
+        assert_close(f"{name}: {output} of the injected model", actual, expected, 5e-6)
     injected = ScaledCheckpoint(changed, source.config)
     for key, parameter in meta_model(source.config).named_parameters():
         if key.endswith(("_proj.weight", "fc1.weight", "linear.weight")) and parameter.dim() == 2:
             before, after = plain.tensor(key), injected.tensor(key)
-            for form in (Int8PerChannel(), BlockQuantized(4, 32)):
-                # The cache keeps the value rows' own scale; relative to it, nothing moved.
-                rows = fake_quantize(before, form).abs().amax(dim=1) / fake_quantize(after, form).abs().amax(
-                    dim=1
-                )
-                assert_close(
-                    f"{key} {form}",
-                    fake_quantize(after, form) * rows[:, None],
-                    fake_quantize(before, form),
-                    1e-5,
-                )
+            for format in (Int8PerChannel(), BlockQuantized(4, 32)):
+                expected, actual = fake_quantize(before, format), fake_quantize(after, format)
+                # v_proj keeps the injected scale of its rows, because the cache stores its output. Relative
+                # to the scale of its row, no weight changes.
+                row_scales = expected.abs().amax(dim=1) / actual.abs().amax(dim=1)
+                assert_close(f"{key} {format}", actual * row_scales[:, None], expected, 1e-5)
 
 
 def test_without_balance_they_change(checkpoint: Folders) -> None:
     source = open_source(checkpoint(FAMILIES[0]), None)
-    changed = Changed(source.checkpoint, source.config)
+    changed = EditableSource(source.checkpoint, source.config)
     inject_outliers(changed.tensors, source.config)
     key = "language_model.layers.0.mlp.down_proj.weight"
     before, after = source.checkpoint.tensor(key).float(), changed.tensor(key)
-    moved = fake_quantize(after, Int8PerChannel()) * (before / after) - fake_quantize(
-        before, Int8PerChannel()
-    )
-    assert moved.abs().max() > 0.02 * before.abs().max()
+    difference = fake_quantize(after, Int8PerChannel()) * (before / after)
+    difference -= fake_quantize(before, Int8PerChannel())
+    assert difference.abs().max() > 0.02 * before.abs().max()

@@ -1,7 +1,7 @@
-"""Bundles of fewer bits: each graph against torch on the numbers its codes stand for.
+"""Quantised bundles: each graph compared with torch on the weights that its codes represent.
 
-What is left between the two is the rounding of activations to 8 bits, so these bounds are tight where those
-of `validate`, which compares with the checkpoint itself, cannot be.
+The remaining difference is the rounding of activations to 8 bits, so these bounds are tighter than those of
+`validate`, which compares with the unquantised checkpoint.
 """
 
 from __future__ import annotations
@@ -30,20 +30,20 @@ from paligemma_onnx.runtime.errors import MismatchError
 from paligemma_onnx.runtime.graphs.onnx_runner import OnnxModelRunner
 
 Folders = Callable[[str], Path]
-ROUNDED = [name for name, recipe in PRECISIONS.items() if recipe.quantizes_activations]
+ROUNDED = [name for name, precision in PRECISIONS.items() if precision.quantizes_activations]
 CASES = ["gemma_one_kv_head", "gemma_two_kv_heads", "gemma2_window"]
-# Activations of 8 bits are off by up to 1/255 of their range; through two layers of a model whose weights
-# are random and loud that grows. A wrong scale, channel or block shows as tenths.
-ACTIVATIONS = 0.06
+# Relative RMS error of 8-bit activations: up to 1/255 of their range, which grows through two layers of large
+# random weights. A wrong scale, channel or block gives errors of some tenths.
+MAX_ACTIVATION_ERROR = 0.06
 PROMPTS = np.array([[2, 5, 300, 17, 108], [2, 40, 108, 0, 0]])
 LENGTHS = np.array([5, 3])
 STEPS = 3
 
 
-def rms_error(ours: NDArray[Any], theirs: torch.Tensor) -> float:
-    """Root mean square of the error as a share of the reference's."""
-    right = theirs.numpy()
-    return float(np.sqrt(np.square(ours - right).mean() / np.square(right).mean()))
+def rms_error(actual: NDArray[Any], reference: torch.Tensor) -> float:
+    """Return the root mean square error relative to the reference's root mean square."""
+    expected = reference.numpy()
+    return float(np.sqrt(np.square(actual - expected).mean() / np.square(expected).mean()))
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -61,23 +61,23 @@ def test_each_graph_multiplies_with_its_codes(
     errors = {"vision": rms_error(runner.encode_image(pixels, never), features)}
 
     shared = features.expand(2, -1, -1)
-    room = shared.shape[1] + PROMPTS.shape[1] + STEPS
-    reader = dequantized_model(source, precision, "prefill")
-    expected, _ = reader.prefill(torch.from_numpy(PROMPTS), shared, torch.from_numpy(LENGTHS))
-    logits, cache = runner.prefill(PROMPTS, shared.numpy(), LENGTHS, room, never)
+    capacity = shared.shape[1] + PROMPTS.shape[1] + STEPS
+    prefill = dequantized_model(source, precision, "prefill")
+    expected, _ = prefill.prefill(torch.from_numpy(PROMPTS), shared, torch.from_numpy(LENGTHS))
+    logits, cache = runner.prefill(PROMPTS, shared.numpy(), LENGTHS, capacity, never)
     errors["prefill"] = rms_error(logits, expected)
 
-    writer = dequantized_model(source, precision, "decode")
+    decode = dequantized_model(source, precision, "decode")
     for step in range(STEPS):
-        # Torch goes on from the bundle's own cache, so that only this step's rounding is seen.
+        # Torch continues from the bundle's cache, so that the error is that of this step only.
         values = [torch.from_numpy(value.numpy()) for value in cache.values]
         past = tuple(map(KeyValue, values[::2], values[1::2]))
         ids = np.array([[7 + step], [300 + step]])
-        expected, _ = writer.decode_step(torch.from_numpy(ids), torch.from_numpy(cache.lengths), past)
+        expected, _ = decode.decode_step(torch.from_numpy(ids), torch.from_numpy(cache.lengths), past)
         logits, cache = runner.decode(ids, cache, never)
         errors[f"step {step}"] = rms_error(logits, expected)
     print(f"{name} {precision}: " + ", ".join(f"{part} {error:.1e}" for part, error in errors.items()))
-    assert max(errors.values()) < ACTIVATIONS
+    assert max(errors.values()) < MAX_ACTIVATION_ERROR
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -85,7 +85,7 @@ def test_each_graph_multiplies_with_its_codes(
 def test_steps_of_many_rows_take_prefills_weights(
     rounded: Callable[[str, str], Path], checkpoint: Folders, name: str, rows: int
 ) -> None:
-    """From four rows on, `int4` multiplies with the 8-bit weights that prefill holds."""
+    """From four rows on, `int4` decodes with the 8-bit weights of the prefill graph."""
     folder, source = rounded(name, "int4"), open_source(checkpoint(name), None)
     manifest, never = read_manifest(folder), Cancellation()
     assert manifest.precision.wide_batch == 4
@@ -103,7 +103,7 @@ def test_steps_of_many_rows_take_prefills_weights(
         errors[graph] = rms_error(logits, expected)
     print(f"{name}, {rows} rows: error against the weights of " + str(errors))
     assert min(errors, key=errors.__getitem__) == ("prefill" if rows >= 4 else "decode")
-    assert min(errors.values()) < ACTIVATIONS
+    assert min(errors.values()) < MAX_ACTIVATION_ERROR
 
 
 @pytest.mark.parametrize("precision", ROUNDED)
@@ -116,8 +116,8 @@ def test_the_manifest_says_how_matrices_are_stored(
     assert manifest.precision.matrices.decode == str(PRECISIONS[precision].decode)
 
 
-def places(graph: Path) -> dict[int, str]:
-    """Offsets in the weight file of what a graph reads there, with a name of each."""
+def stored_arrays(graph: Path) -> dict[int, str]:
+    """Return the names of the arrays that a graph reads from its weight file, by offset."""
     stored = ((name, value.const_value) for name, value in ir.load(graph).graph.initializers.items())
     return {tensor.offset or 0: name for name, tensor in stored if isinstance(tensor, ir.ExternalTensor)}
 
@@ -125,20 +125,20 @@ def places(graph: Path) -> dict[int, str]:
 @pytest.mark.parametrize("precision", ROUNDED)
 def test_what_graphs_share_is_stored_once(rounded: Callable[[str, str], Path], precision: str) -> None:
     folder = rounded(CASES[0], precision)
-    prefill, decode = places(folder / "prefill.onnx"), places(folder / "decode.onnx")
+    prefill, decode = stored_arrays(folder / "prefill.onnx"), stored_arrays(folder / "decode.onnx")
     if PRECISIONS[precision].prefill == PRECISIONS[precision].decode:
         assert prefill == decode
     else:
-        apart = [name for offset, name in decode.items() if offset not in prefill]
-        assert all("_proj.weight.int4" in name for name in apart)
-        assert len(apart) == 2 * 7 * 2  # codes and scales of each matrix of two layers
+        separate = [name for offset, name in decode.items() if offset not in prefill]
+        assert all("_proj.weight.int4" in name for name in separate)
+        assert len(separate) == 2 * 7 * 2  # codes and scales of each matrix of two layers
 
 
 @pytest.mark.parametrize("precision", ROUNDED)
 def test_a_flipped_bit_of_a_code_is_found(
     rounded: Callable[[str, str], Path], checkpoint: Folders, tmp_path: Path, precision: str
 ) -> None:
-    """By the comparison of stored numbers alone: no output would show it."""
+    """Only the comparison of stored numbers detects it; its effect on outputs is too small."""
     folder = tmp_path / "bundle"
     shutil.copytree(rounded(CASES[0], precision), folder)
     manifest: Manifest = read_manifest(folder)
