@@ -12,7 +12,7 @@ from typing import Any
 import huggingface_hub
 import pytest
 from command_line import run_in_process
-from damage import copied, edit_json, edit_tensors
+from damage import copy_folder, edit_json, edit_tensors
 from huggingface_hub import errors
 from huggingface_hub import utils as hub
 
@@ -128,7 +128,7 @@ def test_other_weights_of_the_same_model(
     bundle: Folders, checkpoint: Folders, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     """A fine-tuned model: exit code 6, the report on stdout, the first difference on stderr."""
-    other = copied(checkpoint(CASE), tmp_path / "checkpoint")
+    other = copy_folder(checkpoint(CASE), tmp_path / "checkpoint")
     edit_tensors(other, lambda tensors: tensors.update({EMBEDDING: tensors[EMBEDDING] * 1.01}))
     result = validated(capsys, bundle(CASE), other)
     assert result.code == 6
@@ -167,7 +167,7 @@ def test_other_facts(
     words: str,
 ) -> None:
     """A checkpoint with other facts is refused before torch computes anything."""
-    other = copied(checkpoint(CASE), tmp_path / "checkpoint")
+    other = copy_folder(checkpoint(CASE), tmp_path / "checkpoint")
 
     def change(content: Any) -> None:
         for key in path[:-1]:

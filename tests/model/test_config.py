@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from published_configs import PUBLISHED_1, PUBLISHED_2, Json, changed, without, write
+from published_configs import PUBLISHED_1, PUBLISHED_2, Json, with_values, without_key, write_config
 
 from paligemma_onnx.model import presets
 from paligemma_onnx.model.checkpoint.config_json import read_config
@@ -51,20 +51,20 @@ def assert_same_as_transformers(ours: PaliGemmaConfig, folder: Path) -> None:
     [
         PUBLISHED_1,
         PUBLISHED_2,
-        changed(PUBLISHED_1, "text_config", hidden_act="gelu", hidden_activation=None, rope_scaling=None),
-        changed(PUBLISHED_1, "text_config", rope_theta=5000.0, max_length=20, top_k=50, pruned_heads={}),
-        changed(PUBLISHED_1, "text_config", rope_parameters={"rope_theta": 7.0, "rope_type": "default"}),
-        changed(PUBLISHED_2, "text_config", head_dim=128, query_pre_attn_scalar=144, sliding_window=64),
-        changed(PUBLISHED_2, "text_config", layer_types=["sliding_attention", "full_attention"] * 13),
-        changed(PUBLISHED_2, "text_config", final_logit_softcapping=None, attn_logit_softcapping=None),
-        changed(PUBLISHED_1, "text_config", head_dim=128),
-        changed(PUBLISHED_1, "text_config", _note_of_a_later_release=3),
-        without(PUBLISHED_1, "text_config", "model_type"),
-        without(PUBLISHED_1, "vision_config", "patch_size"),
+        with_values(PUBLISHED_1, "text_config", hidden_act="gelu", hidden_activation=None, rope_scaling=None),
+        with_values(PUBLISHED_1, "text_config", rope_theta=5000.0, max_length=20, top_k=50, pruned_heads={}),
+        with_values(PUBLISHED_1, "text_config", rope_parameters={"rope_theta": 7.0, "rope_type": "default"}),
+        with_values(PUBLISHED_2, "text_config", head_dim=128, query_pre_attn_scalar=144, sliding_window=64),
+        with_values(PUBLISHED_2, "text_config", layer_types=["sliding_attention", "full_attention"] * 13),
+        with_values(PUBLISHED_2, "text_config", final_logit_softcapping=None, attn_logit_softcapping=None),
+        with_values(PUBLISHED_1, "text_config", head_dim=128),
+        with_values(PUBLISHED_1, "text_config", _note_of_a_later_release=3),
+        without_key(PUBLISHED_1, "text_config", "model_type"),
+        without_key(PUBLISHED_1, "vision_config", "patch_size"),
     ],
 )
 def test_files_mean_what_they_mean_to_transformers(tmp_path: Path, config: Json) -> None:
-    assert_same_as_transformers(read_config(write(tmp_path, config)), tmp_path)
+    assert_same_as_transformers(read_config(write_config(tmp_path, config)), tmp_path)
 
 
 @pytest.mark.parametrize("use_diff", [True, False])
@@ -79,8 +79,8 @@ def test_files_written_by_transformers(tmp_path: Path, text: Any, use_diff: bool
 
 
 def test_published_files_are_the_presets(tmp_path: Path) -> None:
-    assert read_config(write(tmp_path, PUBLISHED_1)) == presets.paligemma_3b(224)
-    assert read_config(write(tmp_path, PUBLISHED_2)) == presets.paligemma2_3b(448)
+    assert read_config(write_config(tmp_path, PUBLISHED_1)) == presets.paligemma_3b(224)
+    assert read_config(write_config(tmp_path, PUBLISHED_2)) == presets.paligemma2_3b(448)
 
 
 @pytest.mark.parametrize(
@@ -111,10 +111,10 @@ def test_tiny_presets_keep_what_makes_the_real_ones_hard() -> None:
 
 
 def test_the_other_name_of_the_image_token(tmp_path: Path) -> None:
-    config = changed(without(PUBLISHED_1, None, "image_token_index"), None, image_token_id=77)
-    assert read_config(write(tmp_path, config)).image_token_index == 77
+    config = with_values(without_key(PUBLISHED_1, None, "image_token_index"), None, image_token_id=77)
+    assert read_config(write_config(tmp_path, config)).image_token_index == 77
 
 
 def test_no_window_makes_every_layer_global(tmp_path: Path) -> None:
-    config = changed(PUBLISHED_2, "text_config", sliding_window=None, layer_types=["full_attention"] * 26)
-    assert read_config(write(tmp_path, config)).text_config.window(0) is None
+    config = with_values(PUBLISHED_2, "text_config", sliding_window=None, layer_types=["full_attention"] * 26)
+    assert read_config(write_config(tmp_path, config)).text_config.window(0) is None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from published_configs import PUBLISHED_1, PUBLISHED_2, Json, changed, without, write
+from published_configs import PUBLISHED_1, PUBLISHED_2, Json, with_values, without_key, write_config
 
 from paligemma_onnx.model.checkpoint.config_json import MAX_CONFIG_BYTES, read_config
 from paligemma_onnx.model.checkpoint.errors import CheckpointError
@@ -61,7 +61,7 @@ from paligemma_onnx.model.checkpoint.errors import CheckpointError
     ],
 )
 def test_refusals_name_the_key(tmp_path: Path, section: str | None, values: Json, words: str) -> None:
-    folder = write(tmp_path, changed(PUBLISHED_1, section, **values))
+    folder = write_config(tmp_path, with_values(PUBLISHED_1, section, **values))
     assert_refused(folder, words)
 
 
@@ -77,11 +77,13 @@ def test_refusals_name_the_key(tmp_path: Path, section: str | None, values: Json
     ],
 )
 def test_refusals_of_gemma2(tmp_path: Path, values: Json, words: str) -> None:
-    assert_refused(write(tmp_path, changed(PUBLISHED_2, "text_config", **values)), words)
+    assert_refused(write_config(tmp_path, with_values(PUBLISHED_2, "text_config", **values)), words)
 
 
 def test_a_missing_image_token_is_never_guessed(tmp_path: Path) -> None:
-    assert_refused(write(tmp_path, without(PUBLISHED_1, None, "image_token_index")), "tokenizer.json")
+    assert_refused(
+        write_config(tmp_path, without_key(PUBLISHED_1, None, "image_token_index")), "tokenizer.json"
+    )
 
 
 @pytest.mark.parametrize(
@@ -105,7 +107,7 @@ def test_a_missing_image_token_is_never_guessed(tmp_path: Path) -> None:
     ],
 )
 def test_files_that_are_no_config(tmp_path: Path, data: bytes, words: str) -> None:
-    assert_refused(write(tmp_path, data), words)
+    assert_refused(write_config(tmp_path, data), words)
 
 
 def test_no_file_and_a_folder_in_its_place(tmp_path: Path) -> None:

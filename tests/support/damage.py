@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 
-def copied(folder: Path, target: Path) -> Path:
+def copy_folder(folder: Path, target: Path) -> Path:
     """Copy a folder and return the copy, which a test may change."""
     shutil.copytree(folder, target)
     return target
@@ -78,6 +78,6 @@ def flip_bit(path: Path) -> None:
     path.write_bytes(content)
 
 
-def endless(manifest: dict[str, Any]) -> None:
+def disable_stop_ids(manifest: dict[str, Any]) -> None:
     """Make answers stop only at their maximum length: the stop id becomes one that is never generated."""
     manifest["tokens"]["stop"] = [manifest["tokens"]["image"]]

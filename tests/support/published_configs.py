@@ -81,21 +81,21 @@ PUBLISHED_2: Json = {
 }
 
 
-def write(folder: Path, config: Json | str | bytes) -> Path:
+def write_config(folder: Path, config: Json | str | bytes) -> Path:
     """Write config.json and return its folder."""
     data = json.dumps(config) if isinstance(config, dict) else config
     (folder / "config.json").write_bytes(data if isinstance(data, bytes) else data.encode())
     return folder
 
 
-def changed(config: Json, section: str | None, **values: object) -> Json:
+def with_values(config: Json, section: str | None, **values: object) -> Json:
     """Return a copy with keys of one section set; None is the top level."""
     copy: Json = json.loads(json.dumps(config))
     (copy if section is None else copy[section]).update(values)
     return copy
 
 
-def without(config: Json, section: str | None, key: str) -> Json:
+def without_key(config: Json, section: str | None, key: str) -> Json:
     """Return a copy without a key of one section; None is the top level."""
     copy: Json = json.loads(json.dumps(config))
     del (copy if section is None else copy[section])[key]

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from command_line import run_in_process
-from damage import copied, edit_json, edit_tensors
+from damage import copy_folder, edit_json, edit_tensors
 from exporting import RecordingProgress
 from paths import SCENE
 
@@ -29,7 +29,7 @@ POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n"
 
 @pytest.fixture
 def copy(checkpoint: Folders, tmp_path: Path) -> Path:
-    return copied(checkpoint(CASE), tmp_path / "checkpoint")
+    return copy_folder(checkpoint(CASE), tmp_path / "checkpoint")
 
 
 def removing(name: str) -> Damage:
@@ -179,7 +179,7 @@ def test_outputs_that_are_taken(
                 ExportRequest(checkpoint(CASE), output, force="--force" in options), RecordingProgress(), None
             )
 
-    output = copied(bundle(CASE), tmp_path / "bundle")
+    output = copy_folder(bundle(CASE), tmp_path / "bundle")
     refused(output, "exists already; choose another --output, or replace it with --force")
     file, link, work = tmp_path / "file", tmp_path / "link", tmp_path / "work"
     file.write_text("mine")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from command_line import run_in_process
-from damage import copied, edit_tensors
+from damage import copy_folder, edit_tensors
 from fork_server import Child, ForkServer
 from paths import TESTS
 
@@ -65,7 +65,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ForkServer]:
 @pytest.fixture(scope="module")
 def other(checkpoint: Folders, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint with one changed tensor, whose bundle differs from that of CASE."""
-    folder = copied(checkpoint(CASE), tmp_path_factory.mktemp("other") / "checkpoint")
+    folder = copy_folder(checkpoint(CASE), tmp_path_factory.mktemp("other") / "checkpoint")
     edit_tensors(
         folder, lambda tensors: tensors.update({name: tensors[name] * 2 for name in list(tensors)[:1]})
     )
@@ -110,7 +110,7 @@ def test_killed_at_any_point(
     server: ForkServer, other: Path, bundle: Folders, cached: str, tmp_path: Path
 ) -> None:
     """The final name holds the previous bundle or nothing, and the next export succeeds."""
-    output = copied(bundle(CASE), tmp_path / "bundle")
+    output = copy_folder(bundle(CASE), tmp_path / "bundle")
     previous = state(output)
     for point, strike in KILL_POINTS.items():
         killed = server.run("export", other, "--output", output, "--force", before=cached + strike)
@@ -191,7 +191,7 @@ def test_disk_full(
     server: ForkServer, checkpoint: Folders, bundle: Folders, cached: str, tmp_path: Path, bytes_: int
 ) -> None:
     """A limit of file sizes applies at once, in the first or in the second file; the old bundle stays."""
-    output = copied(bundle(CASE), tmp_path / "bundle")
+    output = copy_folder(bundle(CASE), tmp_path / "bundle")
     before = state(output)
     limit = f"at_stage('tracing', lambda: resource.setrlimit(resource.RLIMIT_FSIZE, ({bytes_}, {bytes_})))"
     ended = server.run("export", checkpoint(CASE), "--output", output, "--force", before=cached + limit)

@@ -13,7 +13,7 @@ import onnx
 import pytest
 import torch
 from closeness import assert_close, relative_error
-from damage import copied, edit_manifest, endless
+from damage import copy_folder, disable_stop_ids, edit_manifest
 
 from paligemma_onnx.export.validation.torch_runner import open_torch_model
 from paligemma_onnx.model.cache import Cache as TorchCache
@@ -245,9 +245,9 @@ def test_rows_that_fill_the_context_beside_rows_that_do_not(
     pair: Callable[[str], Pair], tmp_path: Path
 ) -> None:
     """The long row stops at the end of the context; the short one generates more than twice as much."""
-    folder = copied(pair("gemma").bundle, tmp_path / "bundle")
+    folder = copy_folder(pair("gemma").bundle, tmp_path / "bundle")
     image = read_manifest(folder).image.tokens
-    edit_manifest(folder, endless)
+    edit_manifest(folder, disable_stop_ids)
     edit_manifest(folder, lambda manifest: manifest["model"].update(context_length=image + 40))
     edit_manifest(folder, lambda manifest: manifest["generation"].update(max_new_tokens=8))
     model = PaliGemma.load(folder, device="cpu")

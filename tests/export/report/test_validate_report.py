@@ -12,7 +12,7 @@ import jsonschema
 import pytest
 import torch
 from command_line import CommandResult, run_in_process
-from damage import copied, edit_tensors
+from damage import copy_folder, edit_tensors
 from PIL import Image
 from report_schema import SCHEMA, reject_constant
 
@@ -73,7 +73,7 @@ def test_a_sound_bundle(validate: Validate, checkpoint: Folders, bundle: Folders
 @pytest.fixture
 def other(checkpoint: Folders, tmp_path: Path) -> Path:
     """A checkpoint whose embedding has its rows in another order, so that it predicts other tokens."""
-    folder = copied(checkpoint(CASE), tmp_path / "checkpoint")
+    folder = copy_folder(checkpoint(CASE), tmp_path / "checkpoint")
     edit_tensors(folder, lambda tensors: tensors.update({EMBEDDING: tensors[EMBEDDING].roll(5, 0)}))
     return folder
 

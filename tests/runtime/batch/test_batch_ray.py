@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from batch_runs import PROMPT, rows_by_id, rows_in, set_part_rows, write_images
 from command_line import run_command, start_command
-from damage import copied, edit_manifest, endless
+from damage import copy_folder, disable_stop_ids, edit_manifest
 
 from benchmarks.ray_cluster import kill_a_writer, ray_cluster
 from paligemma_onnx.runtime.batch.items import Shard
@@ -36,8 +36,8 @@ def test_a_killed_worker_costs_no_row(
     ray: tuple[str, int], bundle: Callable[[str], Path], tmp_path: Path
 ) -> None:
     address, head = ray
-    bundle_copy = copied(bundle("gemma_one_kv_head"), tmp_path / "bundle")
-    edit_manifest(bundle_copy, endless)  # long answers leave time for the kill
+    bundle_copy = copy_folder(bundle("gemma_one_kv_head"), tmp_path / "bundle")
+    edit_manifest(bundle_copy, disable_stop_ids)  # long answers leave time for the kill
     images = write_images(tmp_path / "images", 40, broken=(7,))
     command = (
         *("batch", "--model", str(bundle_copy), "--input", str(images), "--prompt", PROMPT),

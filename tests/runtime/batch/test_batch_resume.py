@@ -28,7 +28,7 @@ from batch_runs import (
     write_images,
 )
 from command_line import run_in_process, start_command
-from damage import copied, edit_manifest, endless
+from damage import copy_folder, disable_stop_ids, edit_manifest
 
 from paligemma_onnx.runtime import PaliGemma
 from paligemma_onnx.runtime.batch import progress
@@ -207,8 +207,8 @@ def test_another_bundle_or_input_is_refused(
     listed.write_text("absent.png\n")
     arguments = ("--output", str(tmp_path / "out"))
     assert run_in_process(capsys, *batch_command(bundle(CASE), listed), *arguments).code == 7
-    other = copied(bundle(CASE), tmp_path / "other")
-    edit_manifest(other, endless)
+    other = copy_folder(bundle(CASE), tmp_path / "other")
+    edit_manifest(other, disable_stop_ids)
     assert "bundle_id" in run_in_process(capsys, *batch_command(other, listed), *arguments).error
     listed.write_text("absent.png\nother.png\n")
     grown = run_in_process(capsys, *batch_command(bundle(CASE), listed), *arguments)

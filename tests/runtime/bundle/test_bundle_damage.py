@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 import pytest
 from command_line import assert_bundle_refused, run_command, run_in_process
-from damage import copied, edit_graph, flip_bit, name_graph
+from damage import copy_folder, edit_graph, flip_bit, name_graph
 from paths import SCENE
 
 from paligemma_onnx.runtime import BundleError, PaliGemma, ProviderError
@@ -30,7 +30,7 @@ GRAPHS = ("vision_encoder.onnx", "prefill.onnx", "decode.onnx")
 
 @pytest.fixture
 def copy(bundle: Folders, tmp_path: Path) -> Path:
-    return copied(bundle(CASE), tmp_path / "bundle")
+    return copy_folder(bundle(CASE), tmp_path / "bundle")
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from command_line import assert_bundle_refused
-from damage import copied, edit_json, edit_manifest
+from damage import copy_folder, edit_json, edit_manifest
 
 from paligemma_onnx.runtime.bundle.manifest import MAX_MANIFEST_BYTES, read_manifest
 
@@ -21,7 +21,7 @@ CASE = "gemma_one_kv_head"
 
 @pytest.fixture
 def copy(bundle: Folders, tmp_path: Path) -> Path:
-    return copied(bundle(CASE), tmp_path / "bundle")
+    return copy_folder(bundle(CASE), tmp_path / "bundle")
 
 
 def setting(*path: str | int, to: Any) -> Damage:

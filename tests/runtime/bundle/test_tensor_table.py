@@ -12,7 +12,7 @@ from typing import Any
 import onnx
 import pytest
 from command_line import run_in_process
-from damage import copied, edit_json, edit_manifest
+from damage import copy_folder, edit_json, edit_manifest
 
 from paligemma_onnx.runtime.bundle.dtypes import DTYPES
 from paligemma_onnx.runtime.bundle.manifest import read_manifest
@@ -71,7 +71,7 @@ def test_dtypes_agree_with_onnx() -> None:
 
 @pytest.fixture
 def copy(bundle: Callable[[str], Path], tmp_path: Path) -> Path:
-    return copied(bundle(CASE), tmp_path / "bundle")
+    return copy_folder(bundle(CASE), tmp_path / "bundle")
 
 
 def seal(folder: Path) -> None:

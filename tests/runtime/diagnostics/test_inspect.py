@@ -13,7 +13,7 @@ from typing import Any
 import onnx
 import pytest
 from command_line import run_in_process
-from damage import copied, flip_bit
+from damage import copy_folder, flip_bit
 from paths import ROOT
 
 from paligemma_onnx.runtime.bundle.manifest import read_manifest
@@ -183,7 +183,7 @@ def test_this_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def test_an_altered_graph(bundle: Folders, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    folder = copied(bundle(CASE), tmp_path / "bundle")
+    folder = copy_folder(bundle(CASE), tmp_path / "bundle")
     flip_bit(folder / "prefill.onnx")
     result = run_in_process(capsys, "inspect", folder)
     assert (result.code, result.out) == (4, "")

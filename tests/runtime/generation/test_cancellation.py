@@ -16,7 +16,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 from command_line import run_command, start_command
-from damage import copied, edit_manifest, endless
+from damage import copy_folder, disable_stop_ids, edit_manifest
 from PIL import Image
 
 from paligemma_onnx.runtime import Cancellation, PaliGemma
@@ -31,8 +31,8 @@ SAMPLED = ("--temperature", "1", "--seed", "1")
 @pytest.fixture(scope="module")
 def talkative(bundle: Folders, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a bundle whose answers end only with the context."""
-    folder = copied(bundle(CASE), tmp_path_factory.mktemp("talkative") / "bundle")
-    edit_manifest(folder, endless)
+    folder = copy_folder(bundle(CASE), tmp_path_factory.mktemp("talkative") / "bundle")
+    edit_manifest(folder, disable_stop_ids)
     return folder
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from damage import copied, edit_manifest, endless
+from damage import copy_folder, disable_stop_ids, edit_manifest
 from PIL import Image
 from scripted_runner import STOP, ids_of, scripted_model
 
@@ -104,10 +104,10 @@ def test_the_cache_has_slots_for_the_longest_row_and_its_answer(
 
 
 def test_the_context_of_a_real_bundle(bundle: Folders, tmp_path: Path) -> None:
-    folder = copied(bundle(CASE), tmp_path / "bundle")
+    folder = copy_folder(bundle(CASE), tmp_path / "bundle")
 
     def change(manifest: dict[str, Any]) -> None:
-        endless(manifest)
+        disable_stop_ids(manifest)
         manifest["model"]["context_length"] = manifest["generation"]["max_new_tokens"] = 20
 
     edit_manifest(folder, change)
