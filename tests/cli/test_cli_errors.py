@@ -148,7 +148,7 @@ def test_no_torch(checkpoint: Folders, tmp_path: Path) -> None:
 def test_no_engine(generate: tuple[str, ...]) -> None:
     result = run_command(*generate, "caption en", before=block_imports("onnxruntime"))
     assert (result.code, result.out) == (4, "")
-    assert "install one with `pip install 'paligemma-onnx[cpu]'`" in result.error
+    assert "onnxruntime is not installed: `pip install 'paligemma-onnx[cpu]'`" in result.error
     doctor = run_command("doctor", before=block_imports("onnxruntime"))
     assert doctor.code == 4
     assert "onnxruntime is not installed" in doctor.out
