@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .errors import CheckpointError, quote_names, quote_value
 from .lora import Adapter
-from .safetensors_file import SafetensorsFile, StoredTensor
+from .safetensors_file import StoredTensor
 from .tensor_names import EMBEDDING, LM_HEAD, canonical_name
 from .weight_files import open_weight_files
 
@@ -20,27 +20,12 @@ CHUNK = 1 << 22
 
 
 @dataclass(frozen=True)
-class _Entry:
-    """A tensor of an open file."""
-
-    file: SafetensorsFile
-    stored_name: str
-
-    @property
-    def stored(self) -> StoredTensor:
-        return self.file.tensors[self.stored_name]
-
-    def tensor(self) -> Tensor:
-        return self.file.tensor(self.stored_name)
-
-
-@dataclass(frozen=True)
 class Checkpoint:
     """The model's tensors by canonical name (tensor_names.py), merged with a LoRA adapter if there is one."""
 
     folder: Path
     adapter: Adapter | None
-    _entries: Mapping[str, _Entry]
+    _tensors: Mapping[str, StoredTensor]
 
     @classmethod
     def open(
@@ -65,20 +50,20 @@ class Checkpoint:
             CheckpointError: a file is missing or damaged; a tensor is missing, unexpected or of another
                 shape; the output head differs from the embedding; or the adapter cannot be merged.
         """
-        entries = _read_entries(open_weight_files(folder))
-        head = entries.pop(LM_HEAD, None)
+        tensors = _by_canonical_name(open_weight_files(folder))
+        head = tensors.pop(LM_HEAD, None)
         if head is not None:
-            entries.setdefault(EMBEDDING, head)  # some writers store the tied tensor only under this name
-        _check_names_and_shapes(folder, entries, expected)
-        if head is not None and entries[EMBEDDING] is not head:
-            _check_tied(folder, head, entries[EMBEDDING], trained_rows)
+            tensors.setdefault(EMBEDDING, head)  # some writers store the tied tensor only under this name
+        _check_names_and_shapes(folder, tensors, expected)
+        if head is not None and tensors[EMBEDDING] is not head:
+            _check_tied(folder, head, tensors[EMBEDDING], trained_rows)
         opened = None if adapter is None else Adapter.open(adapter, expected)
-        return cls(folder, opened, entries)
+        return cls(folder, opened, tensors)
 
     @property
     def names(self) -> Iterable[str]:
         """Canonical names of all tensors."""
-        return self._entries.keys()
+        return self._tensors.keys()
 
     def tensor(self, name: str) -> Tensor:
         """Return a tensor by canonical name.
@@ -90,14 +75,14 @@ class Checkpoint:
         Raises:
             KeyError: `expected` did not have the name.
         """
-        tensor = self._entries[name].tensor()
+        tensor = self._tensors[name].load()
         return tensor if self.adapter is None else self.adapter.merge(name, tensor)
 
     def dtype(self, name: str) -> torch.dtype:
         """Return the dtype of `tensor(name)`: as stored, or float32 if the adapter changes the tensor."""
         if self.adapter is not None and name in self.adapter.names:
             return torch.float32
-        return self._entries[name].stored.dtype
+        return self._tensors[name].dtype
 
 
 def find_non_finite(checkpoint: Checkpoint) -> list[str]:
@@ -111,28 +96,26 @@ def _is_finite(tensor: Tensor) -> bool:
     return all(bool(pair.isfinite().all()) for pair in extremes)
 
 
-def _read_entries(files: list[SafetensorsFile]) -> dict[str, _Entry]:
-    """Return every stored tensor by canonical name."""
-    entries: dict[str, _Entry] = {}
-    for file in files:
-        for stored_name in file.tensors:
-            name = canonical_name(stored_name)
-            if name in entries:
-                both = quote_names([stored_name, entries[name].stored_name])
-                raise CheckpointError(f"{file.path}: two names for one tensor: {both}")
-            entries[name] = _Entry(file, stored_name)
-    return entries
+def _by_canonical_name(stored: Iterable[StoredTensor]) -> dict[str, StoredTensor]:
+    tensors: dict[str, StoredTensor] = {}
+    for tensor in stored:
+        name = canonical_name(tensor.name)
+        if name in tensors:
+            both = quote_names([tensor.name, tensors[name].name])
+            raise CheckpointError(f"{tensor.path}: two names for one tensor: {both}")
+        tensors[name] = tensor
+    return tensors
 
 
 def _check_names_and_shapes(
-    folder: Path, entries: Mapping[str, _Entry], expected: Mapping[str, tuple[int, ...]]
+    folder: Path, tensors: Mapping[str, StoredTensor], expected: Mapping[str, tuple[int, ...]]
 ) -> None:
-    missing = expected.keys() - entries.keys()
-    unexpected = [entries[name].stored_name for name in entries.keys() - expected.keys()]
+    missing = expected.keys() - tensors.keys()
+    unexpected = [tensors[name].name for name in tensors.keys() - expected.keys()]
     misshapen = [
-        f"{entries[name].stored_name} {list(entries[name].stored.shape)} instead of {list(shape)}"
+        f"{tensors[name].name} {list(tensors[name].shape)} instead of {list(shape)}"
         for name, shape in expected.items()
-        if name in entries and entries[name].stored.shape != tuple(shape)
+        if name in tensors and tensors[name].shape != tuple(shape)
     ]
     kinds = {"missing": missing, "unexpected": unexpected, "misshapen": misshapen}
     problems = [f"{kind} ({len(names)}): {quote_names(names)}" for kind, names in kinds.items() if names]
@@ -140,14 +123,14 @@ def _check_names_and_shapes(
         raise CheckpointError(f"{folder}: the tensors do not fit the configuration; {'; '.join(problems)}")
 
 
-def _check_tied(folder: Path, head: _Entry, embedding: _Entry, rows: int | None) -> None:
+def _check_tied(folder: Path, head: StoredTensor, embedding: StoredTensor, rows: int | None) -> None:
     """Refuse an output head that differs from the embedding: the model has one matrix for both."""
-    if head.stored.shape != embedding.stored.shape:
-        shapes = f"{quote_value(head.stored.shape)}, the embedding {quote_value(embedding.stored.shape)}"
-        raise CheckpointError(f"{folder}: {head.stored_name} has the shape {shapes}")
-    chunks = zip(*(entry.tensor()[:rows].flatten().split(CHUNK) for entry in (head, embedding)), strict=True)
+    if head.shape != embedding.shape:
+        shapes = f"{quote_value(head.shape)}, the embedding {quote_value(embedding.shape)}"
+        raise CheckpointError(f"{folder}: {head.name} has the shape {shapes}")
+    chunks = zip(*(tensor.load()[:rows].flatten().split(CHUNK) for tensor in (head, embedding)), strict=True)
     # NaN equals NaN here: find_non_finite reports values that are not numbers.
     if not all(torch.allclose(a.float(), b.float(), rtol=0, atol=0, equal_nan=True) for a, b in chunks):
         raise CheckpointError(
-            f"{folder}: {head.stored_name} differs from the embedding; only a tied output head is implemented"
+            f"{folder}: {head.name} differs from the embedding; only a tied output head is implemented"
         )

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .errors import CheckpointError, quote_names, quote_value
 from .lora_config import AdapterConfig, read_adapter_config
-from .safetensors_file import SafetensorsFile
+from .safetensors_file import StoredTensor, open_safetensors
 from .tensor_names import canonical_name
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
@@ -23,10 +23,10 @@ LORA_A, LORA_B = ".lora_A.weight", ".lora_B.weight"
 
 @dataclass(frozen=True)
 class _Product:
-    """The change of one weight: two factors, by their stored names, and a scale."""
+    """The change of one weight: two factors and a scale."""
 
-    a: str  # [rank, in]
-    b: str  # [out, rank]
+    a: StoredTensor  # [rank, in]
+    b: StoredTensor  # [out, rank]
     scale: float
 
 
@@ -35,7 +35,6 @@ class Adapter:
     """Changes to base weights, by canonical name of the weight."""
 
     folder: Path
-    _file: SafetensorsFile
     _products: Mapping[str, _Product]
 
     @classmethod
@@ -56,8 +55,7 @@ class Adapter:
             raise CheckpointError(
                 f"{folder}: safetensors only, and this folder holds adapter_model.bin; save the adapter again"
             )
-        file = SafetensorsFile.open(path)
-        return cls(folder, file, _pair_factors(file, config, expected))
+        return cls(folder, _pair_factors(path, config, expected))
 
     @property
     def names(self) -> Set[str]:
@@ -69,15 +67,15 @@ class Adapter:
         product = self._products.get(name)
         if product is None:
             return weight
-        a, b = self._file.tensor(product.a).float(), self._file.tensor(product.b).float()
+        a, b = product.a.load().float(), product.b.load().float()
         return weight.float().addmm(b, a, alpha=product.scale)
 
 
 def _pair_factors(
-    file: SafetensorsFile, config: AdapterConfig, expected: Mapping[str, tuple[int, ...]]
+    path: Path, config: AdapterConfig, expected: Mapping[str, tuple[int, ...]]
 ) -> dict[str, _Product]:
-    """Pair the factors and check that each pair fits a weight of the model."""
-    path, stored = file.path, file.tensors
+    """Pair the factors of a file and check that each pair fits a weight of the model."""
+    stored = open_safetensors(path)
     others = [name for name in stored if not name.startswith(PREFIX) or not name.endswith((LORA_A, LORA_B))]
     if others:
         raise CheckpointError(f"{path}: not factors of plain LoRA: {quote_names(others)}")
@@ -103,5 +101,5 @@ def _pair_factors(
         if len(weight) != 2 or shapes != ((rank, weight[1]), (weight[0], rank)):
             factors = f"A and B of shapes {quote_value(shapes)} and rank {rank}"
             raise CheckpointError(f"{path}: {quote_value(module)} has {factors}, for a weight {list(weight)}")
-        products[name] = _Product(a, b, config.scale(module))
+        products[name] = _Product(stored[a], stored[b], config.scale(module))
     return products

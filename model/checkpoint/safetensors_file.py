@@ -6,7 +6,6 @@ cover the file without gaps or overlaps. This module adds the dtypes that are ac
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,46 +22,42 @@ DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """Dtype and shape of a tensor, as the header states them."""
-
-    dtype: torch.dtype
-    shape: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class SafetensorsFile:
-    """One open file."""
+    """A tensor of an open file, with its dtype and shape as the header states them."""
 
     path: Path
-    tensors: Mapping[str, StoredTensor]  # by stored name
+    name: str  # in the file
+    dtype: torch.dtype
+    shape: tuple[int, ...]
     _handle: Any  # a safe_open object, whose methods have no types
 
-    @classmethod
-    def open(cls, path: Path) -> SafetensorsFile:
-        """Open a file and read its header, but no tensor.
-
-        Raises:
-            CheckpointError: the file cannot be read, is cut short, is a Git LFS pointer, has a broken header,
-                or holds a tensor that is not float32, bfloat16 or float16.
-        """
-        read_start(path, len(LFS_POINTER))  # refuses what is not a regular file, and pointers
-        try:
-            handle: Any = safe_open(path, framework="pt")
-            slices = {name: handle.get_slice(name) for name in handle.keys()}  # noqa: SIM118  not a mapping
-            entries = {name: (part.get_dtype(), tuple(part.get_shape())) for name, part in slices.items()}
-        except OSError as error:
-            raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from error
-        except SafetensorError as error:
-            problem = f"broken safetensors file ({quote_value(str(error))})"
-            raise CheckpointError(f"{path}: {problem}; fetch the file again") from error
-        # A quantised checkpoint has tensors of other dtypes: the message names them all.
-        if refused := {name: dtype for name, (dtype, _) in entries.items() if dtype not in DTYPES}:
-            dtypes, names = quote_names(set(refused.values())), quote_names(refused)
-            raise CheckpointError(f"{path}: only F32, BF16 and F16 are read, not {dtypes}: {names}")
-        tensors = {name: StoredTensor(DTYPES[dtype], shape) for name, (dtype, shape) in entries.items()}
-        return cls(path, tensors, handle)
-
-    def tensor(self, name: str) -> Tensor:
-        """Return a tensor by its stored name, as a private mapping of the file in its stored dtype."""
-        tensor: Tensor = self._handle.get_tensor(name)
+    def load(self) -> Tensor:
+        """Return the tensor as a private mapping of the file in its stored dtype."""
+        tensor: Tensor = self._handle.get_tensor(self.name)
         return tensor
+
+
+def open_safetensors(path: Path) -> dict[str, StoredTensor]:
+    """Open a file and return its tensors by stored name; only the header is read, but no tensor.
+
+    Raises:
+        CheckpointError: the file cannot be read, is cut short, is a Git LFS pointer, has a broken header,
+            or holds a tensor that is not float32, bfloat16 or float16.
+    """
+    read_start(path, len(LFS_POINTER))  # refuses what is not a regular file, and pointers
+    try:
+        handle: Any = safe_open(path, framework="pt")
+        slices = {name: handle.get_slice(name) for name in handle.keys()}  # noqa: SIM118  not a mapping
+        entries = {name: (part.get_dtype(), tuple(part.get_shape())) for name, part in slices.items()}
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from error
+    except SafetensorError as error:
+        problem = f"broken safetensors file ({quote_value(str(error))})"
+        raise CheckpointError(f"{path}: {problem}; fetch the file again") from error
+    # A quantised checkpoint has tensors of other dtypes: the message names them all.
+    if refused := {name: dtype for name, (dtype, _) in entries.items() if dtype not in DTYPES}:
+        dtypes, names = quote_names(set(refused.values())), quote_names(refused)
+        raise CheckpointError(f"{path}: only F32, BF16 and F16 are read, not {dtypes}: {names}")
+    return {
+        name: StoredTensor(path, name, DTYPES[dtype], shape, handle)
+        for name, (dtype, shape) in entries.items()
+    }

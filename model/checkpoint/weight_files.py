@@ -6,7 +6,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from .errors import CheckpointError, quote_names, quote_value
 from .json_file import read_json
-from .safetensors_file import SafetensorsFile
+from .safetensors_file import StoredTensor, open_safetensors
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -14,8 +14,8 @@ MAX_INDEX_BYTES = 1 << 24  # an index takes about 120 bytes per tensor
 PICKLE_SUFFIXES = {".bin", ".pt", ".pth", ".ckpt", ".pkl"}
 
 
-def open_weight_files(folder: Path) -> list[SafetensorsFile]:
-    """Open the weight files of a checkpoint folder and compare shards with the index.
+def open_weight_files(folder: Path) -> list[StoredTensor]:
+    """Open the weight files of a checkpoint folder, compare shards with the index, and return all tensors.
 
     Only the file names of the Hugging Face layout are accepted, since a guess among several files may load
     the wrong one. The files may be links, as in the cache of huggingface_hub.
@@ -33,9 +33,9 @@ def open_weight_files(folder: Path) -> list[SafetensorsFile]:
     if SINGLE in names and INDEX in names:
         raise CheckpointError(f"{folder}: has both {SINGLE} and {INDEX}; remove the one that is out of date")
     if SINGLE in names:
-        return [SafetensorsFile.open(folder / SINGLE)]
+        return list(open_safetensors(folder / SINGLE).values())
     if INDEX in names:
-        return _open_shards(folder)
+        return _open_shards(folder / INDEX)
     raise CheckpointError(f"{folder}: {_explain_missing_weights(names)}")
 
 
@@ -55,36 +55,25 @@ def _explain_missing_weights(names: set[str]) -> str:
     return f"has neither {SINGLE} nor {INDEX}"
 
 
-def _open_shards(folder: Path) -> list[SafetensorsFile]:
-    index = folder / INDEX
-    tensors_by_shard: dict[str, set[str]] = {}
-    for tensor, shard in _read_weight_map(index).items():
-        if not _is_plain_name(shard):
-            raise CheckpointError(
-                f"{index}: {quote_value(shard)} is not the plain name of a .safetensors file"
-            )
-        tensors_by_shard.setdefault(shard, set()).add(tensor)
-    files = [SafetensorsFile.open(folder / shard) for shard in sorted(tensors_by_shard)]
-    for file in files:
-        listed, stored = tensors_by_shard[file.path.name], file.tensors.keys()
-        if missing := listed - stored:
-            raise CheckpointError(f"{file.path}: lacks tensors that {INDEX} lists: {quote_names(missing)}")
-        if extra := stored - listed:
-            raise CheckpointError(
-                f"{file.path}: holds tensors that {INDEX} does not list for it: {quote_names(extra)}"
-            )
-    return files
-
-
-def _read_weight_map(index: Path) -> dict[str, str]:
-    """Return the shard name of each tensor, by the tensor's stored name."""
+def _open_shards(index: Path) -> list[StoredTensor]:
     weight_map = read_json(index, MAX_INDEX_BYTES).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise CheckpointError(f"{index}: weight_map must be an object that names a file for each tensor")
-    for tensor, shard in weight_map.items():
-        if not isinstance(shard, str):
-            raise CheckpointError(f"{index}: the file of {quote_value(tensor)} is {quote_value(shard)}")
-    return weight_map
+    names_by_shard: dict[str, set[str]] = {}
+    for name, shard in weight_map.items():
+        if not isinstance(shard, str) or not _is_plain_name(shard):
+            file = f"the file of {quote_value(name)} is {quote_value(shard)}"
+            raise CheckpointError(f"{index}: {file}, not the plain name of a .safetensors file")
+        names_by_shard.setdefault(shard, set()).add(name)
+    shards = {shard: open_safetensors(index.with_name(shard)) for shard in sorted(names_by_shard)}
+    for shard, tensors in shards.items():
+        path, listed, stored = index.with_name(shard), names_by_shard[shard], tensors.keys()
+        if missing := listed - stored:
+            raise CheckpointError(f"{path}: lacks tensors that {INDEX} lists: {quote_names(missing)}")
+        if extra := stored - listed:
+            problem = f"holds tensors that {INDEX} does not list for it"
+            raise CheckpointError(f"{path}: {problem}: {quote_names(extra)}")
+    return [tensor for tensors in shards.values() for tensor in tensors.values()]
 
 
 def _is_plain_name(name: str) -> bool:
