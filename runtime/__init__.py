@@ -23,9 +23,10 @@ from .errors import (
     ProviderError,
     ResourceError,
 )
+from .generation.stream import Stream
 from .generation.types import Generation, Options, Request, Timings
 from .image.picture import Picture
-from .paligemma import PaliGemma, Stream
+from .paligemma import PaliGemma
 
 __all__ = [
     "Box",

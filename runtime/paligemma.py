@@ -26,6 +26,7 @@ from .engine.prepared_graphs import find_prepared
 from .errors import BundleError, ProviderError
 from .generation.plan import GenerationBatch, PlannedRequest, plan_batch
 from .generation.run import run_batch
+from .generation.stream import Stream
 from .generation.types import Generation, Images, Options, Request
 from .graphs.model_runner import ModelRunner
 from .graphs.onnx_runner import NO_MASK_DECODER, OnnxModelRunner
@@ -33,32 +34,6 @@ from .image.open import DEFAULT_MAX_PIXELS, ImageInput, open_image
 from .image.picture import Picture, open_picture, preprocess_opened
 from .resource_errors import translate_resource_errors
 from .text.tokenizer import PromptTokenizer
-
-
-class Stream:
-    """An answer that is generated while it is iterated.
-
-    Iteration yields non-empty pieces of text, each of whole characters. It can be done once.
-
-    Example:
-        >>> stream = model.stream("photo.jpg", "describe en")
-        >>> for piece in stream:
-        ...     print(piece, end="", flush=True)
-        >>> stream.result.finish_reason
-        'stop'
-    """
-
-    def __init__(self, pieces: Iterator[str], batch: GenerationBatch, request: PlannedRequest) -> None:
-        self._pieces, self._batch, self._request = pieces, batch, request
-
-    def __iter__(self) -> Iterator[str]:
-        """Return the iterator of the pieces; the graphs run in the thread that iterates."""
-        return self._pieces
-
-    @property
-    def result(self) -> Generation:
-        """The answer so far; complete when the iteration has ended."""
-        return self._batch.result(self._request)
 
 
 class PaliGemma:

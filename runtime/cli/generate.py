@@ -13,8 +13,8 @@ import click
 
 from ..cancellation import Cancellation
 from ..console import echo_stderr
+from ..generation.stream import Stream
 from ..generation.types import Generation, Options
-from ..paligemma import Stream
 from .options import MODEL, DeviceOptions, device_options, generation_options
 from .parameters import JSON
 

@@ -165,10 +165,10 @@ def test_a_gpu_memory_limit_is_kept(gpu: Gpu) -> None:
     codes = [ended[name][0] for name in ("load", "one", "many", "again")]
     assert codes == [5, 0, 5, 0], ended
     for name in ("load", "many"):
-        assert "out of the GPU memory it may have" in ended[name][1]
+        assert "out of the GPU memory that is allowed" in ended[name][1]
     result = gpu.command(*generate(bundle, "--device", gpu.device, "--gpu-memory", too_small))
     assert (result.code, result.out) == (5, "")
-    assert "out of the GPU memory it may have" in result.error
+    assert "out of the GPU memory that is allowed" in result.error
 
 
 def test_out_of_gpu_memory(gpu: Gpu) -> None:
