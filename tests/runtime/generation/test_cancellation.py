@@ -164,8 +164,7 @@ PaliGemma.load = load
 @pytest.mark.parametrize("stage", ["vision", "prefill", "decode"])
 def test_cancelled_within_a_run(model: PaliGemma, stage: str) -> None:
     """Each of the three graphs is terminated while it runs, and the model can be used afterwards."""
-    cancel, sessions = Cancellation(), {"prefill": "prefill_session", "decode": "decode_session"}
-    name = sessions.get(stage, stage)
+    cancel, name = Cancellation(), f"{stage}_session"
     session = getattr(model.runner, name)
 
     class Waiting:
