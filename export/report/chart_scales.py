@@ -12,36 +12,33 @@ MIN_VALUE = 1e-18  # smaller values are drawn as 0
 SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
-def format_power(value: float) -> str:
-    """Format a power of ten as 10⁻⁴ and any other number in decimal notation."""
-    exponent = math.log10(value)
-    power = round(exponent)
-    return f"10{str(power).translate(SUPERSCRIPT)}" if abs(exponent - power) < 1e-9 else f"{value:g}"
+def format_power(exponent: int) -> str:
+    """Format a power of ten as 10⁻⁴."""
+    return f"10{str(exponent).translate(SUPERSCRIPT)}"
 
 
 def format_limit(value: float) -> str:
-    """Format a limit: small ones as a power of ten, others in decimal notation, infinity as "none"."""
+    """Format a limit: small powers of ten as such, others in decimal notation, infinity as "none"."""
     if not math.isfinite(value):
         return "none"
-    return f"{value:g}" if value > 1e-3 else format_power(value)
+    exponent = round(math.log10(value))
+    return format_power(exponent) if exponent <= -3 and value == 10.0**exponent else f"{value:g}"
 
 
 @dataclass(frozen=True)
 class LinearScale:
-    """Axis of whole numbers."""
+    """Axis of whole numbers from 0."""
 
-    first: int
     last: int
 
     def position(self, value: float) -> float:
-        """Return 0 for `first` and 1 for `last`, or 0.5 if they are equal."""
-        span = self.last - self.first
-        return (value - self.first) / span if span else 0.5
+        """Return 0 for 0 and 1 for `last`, or 0.5 if `last` is 0."""
+        return value / self.last if self.last else 0.5
 
     def ticks(self) -> list[tuple[float, str]]:
         """Return position and label of at most MAX_TICKS ticks."""
-        step = max(1, math.ceil((self.last - self.first) / (MAX_TICKS - 1)))
-        return [(self.position(value), str(value)) for value in range(self.first, self.last + 1, step)]
+        step = max(1, math.ceil(self.last / (MAX_TICKS - 1)))
+        return [(self.position(value), str(value)) for value in range(0, self.last + 1, step)]
 
 
 @dataclass(frozen=True)
@@ -65,9 +62,9 @@ class LogScale:
     def ticks(self) -> list[tuple[float, str]]:
         """Return position and label of ticks at powers of ten, 0 and infinity."""
         step = max(1, math.ceil((self.high - self.low) / (MAX_TICKS - 1)))
-        powers = [10.0**exponent for exponent in range(self.high, self.low - 1, -step)]
+        powers = range(self.high, self.low - 1, -step)
         ends = [(0.0, "0")] * self.zero + [(1.0, "∞")] * self.infinite
-        ticks = [(self.position(value), format_power(value)) for value in powers]
+        ticks = [(self.position(10.0**exponent), format_power(exponent)) for exponent in powers]
         return ends + [tick for tick in ticks if all(abs(tick[0] - end) >= MIN_GAP for end, _ in ends)]
 
 

@@ -6,8 +6,8 @@ Series differ by shape and colour, so that a chart can be read without colours.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from .chart_scales import Scale
@@ -32,46 +32,37 @@ SHAPES = {
 
 
 @dataclass(frozen=True)
-class Point:
-    """A value in a chart."""
+class Series:
+    """Look and name of the marks of some values."""
 
+    name: str
+    path: str  # of SHAPES
+    colour: int  # 0 to 3, see report.css
+    filled: bool
+
+
+@dataclass(frozen=True)
+class Mark:
+    """Mark of a value; `x` and `y` are values before a chart is laid out, and units of its viewBox after."""
+
+    series: Series
     x: float
     y: float
     title: str  # tooltip
-    failed: bool = False  # drawn crossed out
+    failed: bool  # drawn crossed out
 
 
-@dataclass(frozen=True)
-class Series:
-    """Values with a common mark."""
-
-    name: str
-    shape: str  # key of SHAPES
-    colour: int  # 0 to 3, see report.css
-    filled: bool
-    points: tuple[Point, ...] = ()
-
-    @property
-    def path(self) -> str:
-        """SVG path of the mark, relative to its centre."""
-        return SHAPES[self.shape]
-
-
-@dataclass(frozen=True)
-class Limit:
-    """Value that others should not exceed, drawn as a dashed line."""
-
-    value: float
-    name: str
+# Values that others should not exceed, by the name shown; drawn as dashed lines.
+LimitLines = Mapping[str, float]
 
 
 @dataclass(frozen=True)
 class Bar:
-    """Row of a bar chart: marks on a common axis, at the `y` of their points."""
+    """Row of a bar chart: marks on a common axis, at their `y`."""
 
     name: str
-    marks: tuple[tuple[Series, Point], ...]
-    limits: tuple[Limit, ...]
+    marks: Sequence[Mark]
+    limits: LimitLines
 
 
 @dataclass(frozen=True)
@@ -104,16 +95,6 @@ class Label:
 
 
 @dataclass(frozen=True)
-class Mark:
-    """Mark of a point at its place in a chart."""
-
-    series: Series
-    point: Point
-    x: float
-    y: float
-
-
-@dataclass(frozen=True)
 class Chart:
     """Elements of a chart, in units of its viewBox."""
 
@@ -124,18 +105,22 @@ class Chart:
     marks: Sequence[Sequence[Mark]]  # a line joins the marks of each inner sequence
     width: int = WIDTH
 
+    @property
+    def series(self) -> list[Series]:
+        """Series of the joined marks, for a legend."""
+        return [marks[0].series for marks in self.marks]
+
 
 def plot(
     title: str,
     x_name: str,
     y_name: str,
-    series: Iterable[Series],
+    groups: Sequence[Sequence[Mark]],
     x: Scale,
     y: Scale,
-    limits: Iterable[Limit] = (),
+    limits: LimitLines,
 ) -> Chart:
-    """Lay out a chart of points over a horizontal axis."""
-    limits = list(limits)
+    """Lay out a chart of marks over a horizontal axis; a line joins those of a group."""
     right, bottom = WIDTH - (LIMIT_NAMES if limits else RIGHT), HEIGHT - BOTTOM
     width, height = right - LEFT, bottom - TOP
     lines = []
@@ -146,17 +131,17 @@ def plot(
         labels.append(Label(text, LEFT - 6, tick + 4, "end"))
     for position, text in x.ticks():
         labels.append(Label(text, LEFT + position * width, bottom + 15, "middle"))
-    limit_lines = sorted((bottom - y.position(limit.value) * height, limit.name) for limit in limits)
+    limit_lines = sorted((bottom - y.position(value) * height, name) for name, value in limits.items())
     baselines = _spread([line + 4 for line, _ in limit_lines], bottom)
     for (line, name), baseline in zip(limit_lines, baselines, strict=True):
         lines.append(Line(LEFT, line, right, line, "limit"))
         labels.append(Label(name, right + 4, baseline, kind="limit"))
     marks = [
         [
-            Mark(group, point, LEFT + x.position(point.x) * width, bottom - y.position(point.y) * height)
-            for point in group.points
+            replace(mark, x=LEFT + x.position(mark.x) * width, y=bottom - y.position(mark.y) * height)
+            for mark in group
         ]
-        for group in series
+        for group in groups
     ]
     return Chart(title, HEIGHT, lines, labels, marks)
 
@@ -170,14 +155,19 @@ def bar_chart(title: str, axis: str, bars: Sequence[Bar], scale: Scale) -> Chart
         return left + scale.position(value) * (right - left)
 
     # The name of a limit starts or ends at its line; names that would overlap are put above each other.
-    limits = {limit: across(limit.value) for bar in bars for limit in bar.limits}
-    names = [Label(limit.name, x, 0, "end" if x > centre else "start") for limit, x in limits.items()]
-    levels = _levels([name.span for name in names])
+    limits = {name: across(value) for bar in bars for name, value in bar.limits.items()}
+    names = [Label(name, x, 0, "end" if x > centre else "start", "limit") for name, x in limits.items()]
+    names.sort(key=lambda name: name.span)
+    ends: list[float] = []  # of the last name at each level
+    levels = []  # of the names, counted from the axis
+    for start, end in (name.span for name in names):
+        level = next((level for level, previous in enumerate(ends) if previous < start), len(ends))
+        ends[level : level + 1] = [end]
+        levels.append(level)
     top = TOP + LABEL_HEIGHT * max(levels, default=0)
     bottom = top + BAR_HEIGHT * len(bars)
     labels = [
-        Label(name.text, name.x, top - 8 - LABEL_HEIGHT * level, name.anchor, "limit")
-        for name, level in zip(names, levels, strict=True)
+        replace(name, y=top - 8 - LABEL_HEIGHT * level) for name, level in zip(names, levels, strict=True)
     ]
     labels.append(Label(axis, centre, bottom + 32, "middle"))
     lines, marks = [], []
@@ -188,15 +178,17 @@ def bar_chart(title: str, axis: str, bars: Sequence[Bar], scale: Scale) -> Chart
     for number, bar in enumerate(bars):
         start = top + BAR_HEIGHT * number
         middle = start + BAR_HEIGHT / 2
-        text = bar.name if len(bar.name) <= MAX_NAME_CHARS else f"{bar.name[: MAX_NAME_CHARS - 1]}…"
-        labels.append(Label(text, 4, middle + 4))
-        lines += [
-            Line(limits[limit], start, limits[limit], start + BAR_HEIGHT, "limit") for limit in bar.limits
-        ]
-        row = [Mark(series, point, across(point.y), middle) for series, point in bar.marks]
+        labels.append(Label(shorten(bar.name, MAX_NAME_CHARS), 4, middle + 4))
+        lines += [Line(limits[name], start, limits[name], start + BAR_HEIGHT, "limit") for name in bar.limits]
+        row = [replace(mark, x=across(mark.y), y=middle) for mark in bar.marks]
         lines += [Line(before.x, middle, after.x, middle, "span") for before, after in pairwise(row)]
         marks += [[mark] for mark in row]
     return Chart(title, math.ceil(bottom + 38), lines, labels, marks)
+
+
+def shorten(text: str, max_chars: int) -> str:
+    """Cut a text that is longer than `max_chars`."""
+    return text if len(text) <= max_chars else f"{text[: max_chars - 1]}…"
 
 
 def _spread(baselines: Sequence[float], last: float) -> list[float]:
@@ -208,15 +200,3 @@ def _spread(baselines: Sequence[float], last: float) -> list[float]:
         min(baseline, last - LABEL_HEIGHT * (len(spread) - 1 - index))
         for index, baseline in enumerate(spread)
     ]
-
-
-def _levels(spans: Sequence[tuple[float, float]]) -> list[int]:
-    """Return the lowest level for each span at which it does not overlap with another one."""
-    levels = [0] * len(spans)
-    ends: list[float] = []  # of the last span at each level
-    for index in sorted(range(len(spans)), key=lambda index: spans[index]):
-        start, end = spans[index]
-        level = next((level for level, previous in enumerate(ends) if previous < start), len(ends))
-        ends[level : level + 1] = [end]
-        levels[index] = level
-    return levels

@@ -11,10 +11,11 @@ from PIL import Image
 
 from paligemma_onnx.runtime.detection.parsing import ParsedObject
 
+from .charts import shorten
+
 MAX_SIDE = 800  # pixels of the longer side: enough to judge a box by, and the file stays small
 TINY_SIDE = 200  # pixels; images below it are shown pixelated and stored without loss
 QUALITY = 85  # of JPEG, on Pillow's scale
-FRAME = 36  # units around an image, for labels of boxes at its edges
 MIN_WIDTH = 420  # units of a drawing, so that labels fit next to a narrow image
 FONT_SIZE = 26  # units; about 12 pixels on a phone, 18 on a screen
 MAX_LABEL_CHARS = 24  # longer labels are cut; the table has them in full
@@ -30,6 +31,11 @@ class EmbeddedImage:
     height: int
     uri: str  # data:...
     tiny: bool
+
+    @property
+    def drawing_width(self) -> int:
+        """Width of the drawing, in units."""
+        return max(self.width, MIN_WIDTH)
 
 
 @dataclass(frozen=True)
@@ -69,17 +75,9 @@ def draw_boxes(
     for side, objects in (("R", reference), ("B", bundle)):
         for number, detection in enumerate(objects, start=1):
             left, top, right, bottom = detection.box.pixels(image.width, image.height)
-            label = detection.label
-            if len(label) > MAX_LABEL_CHARS:
-                label = f"{label[: MAX_LABEL_CHARS - 1]}…"
-            text = f"{side}{number} {label}"
-            last = drawing_width(image) - CHAR_WIDTH * FONT_SIZE * len(text)
+            text = f"{side}{number} {shorten(detection.label, MAX_LABEL_CHARS)}"
+            last = image.drawing_width - CHAR_WIDTH * FONT_SIZE * len(text)
             x, y = max(0.0, min(left, last)), top - 6 if side == "R" else bottom + FONT_SIZE
             path = f"M{left:.1f},{top:.1f}H{right:.1f}V{bottom:.1f}H{left:.1f}z"
             boxes.append(DrawnBox(side, path, text, x, y))
     return boxes
-
-
-def drawing_width(image: EmbeddedImage) -> int:
-    """Return the width of an image's drawing, in units."""
-    return max(image.width, MIN_WIDTH)

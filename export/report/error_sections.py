@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 
-from ..validation.measures import Comparison, Difference, Limits
+from ..validation.measures import Comparison, Difference
 from .chart_scales import LinearScale, LogScale, format_limit, log_scale
-from .charts import Bar, Chart, Limit, Point, Series, bar_chart, plot
+from .charts import SHAPES, Bar, Chart, Mark, Series, bar_chart, plot
 from .grouping import by_layer, by_output, largest
 
 
@@ -18,53 +18,39 @@ class Measure:
     """One of the two measures of a tensor's error."""
 
     name: str
-    error: str  # attribute of Difference
-    limit: str  # attribute of Limits
-    series: Series  # with the mark of this measure
+    error: Callable[[Difference], float]
+    limit: Callable[[Difference], float]
+    series: Series  # of the chart by graph
 
     def largest(self, group: Iterable[Difference]) -> float:
         """Return the largest error of a group; NaN counts as infinity."""
-        errors = map(attrgetter(self.error), group)
-        return max(math.inf if math.isnan(error) else error for error in errors)
+        return largest_error(map(self.error, group))
 
-    def point(self, name: str, x: float, group: Sequence[Difference]) -> Point:
-        """Return the point of the largest error of a group."""
-        error, limit = attrgetter(self.error), attrgetter(self.limit)
-        passed = all(error(difference) <= limit(difference.limits) for difference in group)
+    def mark(self, name: str, series: Series, x: float, group: Sequence[Difference]) -> Mark:
+        """Return the mark of the largest error of a group."""
         value = self.largest(group)
-        return Point(x, value, f"{name}, {self.name}: {format_error(value)}", failed=not passed)
+        passed = all(self.error(difference) <= self.limit(difference) for difference in group)
+        return Mark(series, x, value, f"{name}, {self.name}: {format_error(value)}", failed=not passed)
 
 
 WORST = Measure(
     "worst",
-    "relative",
-    "worst",
-    Series("worst: largest error / largest value of the reference", "diamond", 1, filled=True),
+    attrgetter("relative"),
+    attrgetter("limits.worst"),
+    Series("worst: largest error / largest value of the reference", SHAPES["diamond"], 1, filled=True),
 )
 TYPICAL = Measure(
     "typical",
-    "rms",
-    "rms",
-    Series("typical: RMS of the errors / RMS of the reference's values", "circle", 0, filled=False),
+    attrgetter("rms"),
+    attrgetter("limits.rms"),
+    Series("typical: RMS of the errors / RMS of the reference's values", SHAPES["circle"], 0, filled=False),
 )
-MEASURES = (WORST, TYPICAL)
-
-
-@dataclass(frozen=True)
-class OutputErrors:
-    """Row of the table by graph."""
-
-    output: str  # graph and kind of output
-    largest: Difference
-    passed: bool  # all tensors of this output
 
 
 @dataclass(frozen=True)
 class LayerErrors:
     """Chart and table of one graph's errors by layer."""
 
-    graph: str
-    series: Sequence[Series]
     chart: Chart
     rows: Sequence[tuple[str, float, float]]  # layer and kind, worst error, typical error
 
@@ -73,10 +59,10 @@ class LayerErrors:
 class Errors:
     """Content of both sections."""
 
+    series: Sequence[Series]  # of `chart`, in the order of the legend
     chart: Chart
-    outputs: Sequence[OutputErrors]
+    outputs: Sequence[tuple[str, Difference, bool]]  # graph and kind, largest error, all tensors passed
     layers: Sequence[LayerErrors]
-    measures: Sequence[Measure] = MEASURES
 
 
 def summarize_errors(comparison: Comparison) -> Errors:
@@ -85,78 +71,69 @@ def summarize_errors(comparison: Comparison) -> Errors:
     bars = [
         Bar(
             name,
-            tuple((measure.series, measure.point(name, 0, group)) for measure in (TYPICAL, WORST)),
+            [measure.mark(name, measure.series, 0, group) for measure in (TYPICAL, WORST)],
             _limit_lines(group),
         )
         for name, group in outputs.items()
     ]
     title, axis = "Errors by graph and output", "share of the reference, log scale"
     return Errors(
+        series=[WORST.series, TYPICAL.series],
         chart=bar_chart(title, axis, bars, _scale(comparison.differences)),
         outputs=[
-            OutputErrors(
-                name,
-                largest(group, exact=comparison.exact),
-                passed=all(difference.passed for difference in group),
-            )
+            (name, largest(group, exact=comparison.exact), all(difference.passed for difference in group))
             for name, group in outputs.items()
         ],
         layers=[_layer_errors(graph, kinds) for graph, kinds in by_layer(comparison.differences).items()],
     )
 
 
-def format_error(value: float) -> str:
-    """Format an error with three digits, or as text if it is not finite."""
-    return f"{value:.2e}" if math.isfinite(value) else "not finite"
+def largest_error(errors: Iterable[float]) -> float:
+    """Return the largest error; NaN counts as infinity."""
+    return max(math.inf if math.isnan(error) else error for error in errors)
 
 
-def format_limits(limits: Limits) -> str:
-    """Format both limits, as one number if they are equal."""
-    worst, typical = format_limit(limits.worst), format_limit(limits.rms)
-    return worst if worst == typical else f"worst {worst}, typical {typical}"
+def format_error(value: float, spec: str = ".2e") -> str:
+    """Format an error, or return a text if it is not finite."""
+    return format(value, spec) if math.isfinite(value) else "not finite"
 
 
 def _layer_errors(graph: str, kinds: Mapping[str, Mapping[int, list[Difference]]]) -> LayerErrors:
-    series = [_layer_series(kind, layers, measure) for kind, layers in kinds.items() for measure in MEASURES]
-    differences = [
-        difference for layers in kinds.values() for group in layers.values() for difference in group
-    ]
-    numbers = [layer for layers in kinds.values() for layer in layers]
-    x, y = LinearScale(min(numbers), max(numbers)), _scale(differences)
-    title, axis = f"{graph}: errors by layer", "share, log scale"
-    rows = [
-        (f"{layer} {kind}", WORST.largest(group), TYPICAL.largest(group))
-        for kind, layers in kinds.items()
-        for layer, group in layers.items()
-    ]
+    groups, rows, differences = [], [], list[Difference]()
+    for kind, layers in kinds.items():
+        shape, colour = (SHAPES["square"], 2) if kind == "value" else (SHAPES["circle"], 0)
+        for measure in (WORST, TYPICAL):
+            series = Series(f"{kind}, {measure.name}", shape, colour, measure.series.filled)
+            groups.append(
+                [
+                    measure.mark(f"layer {layer} {kind}", series, layer, group)
+                    for layer, group in layers.items()
+                ]
+            )
+        for layer, group in layers.items():
+            rows.append((f"{layer} {kind}", WORST.largest(group), TYPICAL.largest(group)))
+            differences += group
+    x = LinearScale(max(layer for layers in kinds.values() for layer in layers))
+    y, limits = _scale(differences), _limit_lines(differences)
     return LayerErrors(
-        graph, series, plot(title, "layer", axis, series, x, y, _limit_lines(differences)), rows
+        plot(f"{graph}: errors by layer", "layer", "share, log scale", groups, x, y, limits), rows
     )
 
 
-def _layer_series(kind: str, layers: Mapping[int, list[Difference]], measure: Measure) -> Series:
-    points = (measure.point(f"layer {layer} {kind}", layer, group) for layer, group in sorted(layers.items()))
-    shape, colour = ("square", 2) if kind == "value" else ("circle", 0)
-    return Series(f"{kind}, {measure.name}", shape, colour, measure.series.filled, tuple(points))
-
-
-def _limit_lines(differences: Iterable[Difference]) -> tuple[Limit, ...]:
-    """Return the finite limits of some tensors, as one line if both measures have the same limit."""
-    lines = []
+def _limit_lines(differences: Iterable[Difference]) -> dict[str, float]:
+    """Return the finite limits of some tensors by name, as one if both measures have the same limit."""
+    lines: dict[str, float] = {}
     for limits in dict.fromkeys(difference.limits for difference in differences):
-        names = {"worst": limits.worst, "typical": limits.rms}
+        values = {"worst": limits.worst, "typical": limits.rms}
         if limits.worst == limits.rms:
-            names = {"both": limits.worst}
-        lines += [
-            Limit(value, f"{name} ≤ {format_limit(value)}")
-            for name, value in names.items()
-            if math.isfinite(value)
-        ]
-    return tuple(lines)
+            values = {"both": limits.worst}
+        finite = {name: value for name, value in values.items() if math.isfinite(value)}
+        lines |= {f"{name} ≤ {format_limit(value)}": value for name, value in finite.items()}
+    return lines
 
 
 def _scale(differences: Iterable[Difference]) -> LogScale:
     """Return a scale with a place for all errors and limits."""
     differences = list(differences)
     errors = [error for difference in differences for error in (difference.relative, difference.rms)]
-    return log_scale([*errors, *(limit.value for limit in _limit_lines(differences))])
+    return log_scale([*errors, *_limit_lines(differences).values()])

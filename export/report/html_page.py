@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import math
 import unicodedata
 from collections.abc import Sequence
 from importlib.resources import files
 from os.path import commonprefix
+from statistics import fmean
 
-from jinja2 import Environment, FunctionLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from .embedded_images import FONT_SIZE, FRAME, EmbeddedImage, draw_boxes, drawing_width
-from .error_sections import format_error, format_limits, summarize_errors
+from .chart_scales import format_limit
+from .embedded_images import FONT_SIZE, EmbeddedImage, draw_boxes
+from .error_sections import format_error, largest_error, summarize_errors
 from .report_data import ReportData
 from .token_sections import summarize_tokens
 
-FOLDER = files(__package__)
-GIB = 1 << 30  # bytes
-MAX_TENSOR_NAMES = 50  # of differing tensors in the list
 # Characters that change the order of those around them (Unicode Standard Annex 9, explicit formatting).
 BIDI_CONTROLS = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 
@@ -36,16 +34,8 @@ def render_page(data: ReportData, images: Sequence[EmbeddedImage]) -> str:
         images=images,
         errors=summarize_errors(data.validation.comparison),
         tokens=summarize_tokens(data.validation.comparison, data.answers),
-        style=Markup(FOLDER.joinpath("report.css").read_text(encoding="utf-8")),
-        max_tensor_names=MAX_TENSOR_NAMES,
-        gib=GIB,
-        frame=FRAME,
-        font_size=FONT_SIZE,
+        style=Markup(files(__package__).joinpath("report.css").read_text(encoding="utf-8")),
     )
-
-
-def _read_template(name: str) -> str:
-    return FOLDER.joinpath("templates", name).read_text(encoding="utf-8")
 
 
 def _output(value: object) -> object:
@@ -64,7 +54,7 @@ def _printable(char: str) -> str:
 
 
 _ENVIRONMENT = Environment(
-    loader=FunctionLoader(_read_template),
+    loader=PackageLoader("paligemma_onnx.export.report"),
     autoescape=True,
     undefined=StrictUndefined,
     finalize=_output,
@@ -74,12 +64,13 @@ _ENVIRONMENT = Environment(
 _ENVIRONMENT.filters |= {
     "error": format_error,
     "fields": lambda record: vars(record).items(),
-    "limits": format_limits,
-    "margin": lambda logits: f"{logits:.3g}" if math.isfinite(logits) else "not finite",
+    "largest_error": largest_error,
+    "limit": format_limit,
+    "mean": fmean,
     "repr": repr,
 }
 _ENVIRONMENT.globals |= {
     "draw_boxes": draw_boxes,
-    "drawing_width": drawing_width,
+    "font_size": FONT_SIZE,
     "common_prefix": lambda *texts: commonprefix(texts),  # noqa: RUF071  texts, not paths
 }
