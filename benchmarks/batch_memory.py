@@ -23,7 +23,7 @@ import numpy as np
 from paligemma_onnx.runtime.batch.items import Shard
 from paligemma_onnx.runtime.batch.output_parts import Count
 from paligemma_onnx.runtime.batch.pipeline import BatchOptions
-from paligemma_onnx.runtime.batch.shard_runner import Callbacks, ShardJob, run_shard
+from paligemma_onnx.runtime.batch.shard_runner import ShardJob, run_shard
 from paligemma_onnx.runtime.batch.sources import Source
 from paligemma_onnx.runtime.bundle.manifest import read_manifest
 from paligemma_onnx.runtime.bundle.schema import Manifest
@@ -98,16 +98,12 @@ def main(bundle: Path, work: Path, inputs: int, batch_size: int, json_file: Path
         threads=1,
     )
     written, samples, started = Count(), list[int](), time.perf_counter()
-
-    def on_written(count: Count) -> None:
-        nonlocal written
+    for count, _ in run_shard(job, stub):
         before, written = written, written + count
         if before.rows * SAMPLES // inputs != written.rows * SAMPLES // inputs:
             samples.append(process_memory(os.getpid(), proportional=False).resident)
             rate = written.rows / (time.perf_counter() - started)
             echo_stderr(f"{written.rows:,} rows, {samples[-1] / MB:.1f} MB resident, {rate:,.0f} rows/s")
-
-    run_shard(job, stub, Callbacks(lambda _: None, on_written, lambda: False))
     seconds = time.perf_counter() - started
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * KIB
     echo_stderr(f"{written.rows:,} rows in {seconds:,.0f} s, peak {peak / MB:.1f} MB resident")

@@ -39,11 +39,6 @@ class Count:
         return Count(self.rows + other.rows, self.errors + other.errors)
 
 
-def count_rows(rows: Sequence[Row]) -> Count:
-    """Return the numbers of rows and errors."""
-    return Count(len(rows), sum(row.error is not None for row in rows))
-
-
 @dataclass(frozen=True)
 class Part:
     """The file for the rows of inputs `number * part_rows` to `(number + 1) * part_rows` of a shard."""
@@ -105,12 +100,13 @@ class Part:
             file.truncate(end)
         return count
 
-    def append(self, rows: Sequence[Row]) -> None:
-        """Append a batch and flush it to the disk."""
+    def append(self, rows: Sequence[Row]) -> Count:
+        """Append a batch, flush it to the disk and return its counts."""
         with self._partial.open("ab") as file:
             file.write(b"".join(row.line() for row in rows))
             file.flush()
             os.fsync(file.fileno())
+        return Count(len(rows), sum(row.error is not None for row in rows))
 
     def finish(self, count: Count) -> None:
         """Publish the part under its final name; `count` is the total of all appended rows.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from types import TracebackType
+from datetime import timedelta
 from typing import Any
 
 from tqdm import tqdm
@@ -13,11 +13,10 @@ from ..console import echo_stderr
 from .output_parts import Count
 
 INTERVAL = 30.0  # seconds between lines
-MINUTE = 60.0  # seconds
 
 
 class Progress:
-    """Counts rows and reports them; a context manager that prints a summary when it exits."""
+    """Counts rows and reports them; prints a summary when it is closed."""
 
     def __init__(self, expected: int, *, exact: bool) -> None:
         """Expect this number of rows, or about this number if it is not exact."""
@@ -29,14 +28,8 @@ class Progress:
         if sys.stderr.isatty():
             self._bar = tqdm(total=expected, unit="image", smoothing=0, dynamic_ncols=True, file=sys.stderr)
 
-    def __enter__(self) -> Progress:
-        """Return the object itself."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Close the bar and print the summary, also after an error."""
+    def close(self) -> None:
+        """Close the bar and print the summary."""
         if self._bar is not None:
             self._bar.close()
         speed = f" at {self._speed}" if self.written.rows else ""
@@ -61,34 +54,23 @@ class Progress:
 
     @property
     def _speed(self) -> str:
-        return f"{MINUTE * self.images_per_second:,.1f} images/min"
+        return f"{60 * self.images_per_second:,.1f} images/min"
 
-    def on_skipped(self, count: Count) -> None:
-        """Count rows that an earlier run wrote."""
-        self.skipped += count
+    def add(self, count: Count, *, is_new: bool) -> None:
+        """Count rows that this run wrote (`is_new`) or an earlier one."""
+        if is_new:
+            self.written += count
+        else:
+            self.skipped += count
         if self._bar is not None:
-            self._bar.initial += count.rows  # excluded from the bar's speed
-            self._show(count)
-
-    def on_written(self, count: Count) -> None:
-        """Count rows that this run wrote."""
-        self.written += count
-        self._show(count)
-
-    def _show(self, count: Count) -> None:
-        if self._bar is not None:
+            if not is_new:
+                self._bar.initial += count.rows  # excluded from the bar's speed
             self._bar.set_postfix(errors=self.all.errors, refresh=False)
             self._bar.update(count.rows)
-        elif time.monotonic() - self._shown >= INTERVAL:
+        elif is_new and time.monotonic() - self._shown >= INTERVAL:
             self._shown = time.monotonic()
             left = max(0, self._expected - self.all.rows) / self.images_per_second
             echo_stderr(
                 f"{self.all.rows:,} of {self._about}{self._expected:,} rows, {self._speed}, "
-                f"{_format_time(left)} left, {self.all.errors:,} failed"
+                f"{timedelta(seconds=round(left))} left, {self.all.errors:,} failed"
             )
-
-
-def _format_time(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{seconds:02d}"

@@ -24,7 +24,7 @@ from ..errors import PaliGemmaError, ProviderError
 from ..paligemma import PaliGemma
 from ..resource_errors import translate_resource_errors
 from .output_parts import Count
-from .shard_runner import Callbacks, PartItems, ShardJob, run_part
+from .shard_runner import PartItems, ShardJob, Steps, run_part
 
 # Seconds that a worker waits for a part's lock: the system takes a moment to release that of a dead worker.
 LOCK_TIMEOUT = 120.0
@@ -52,33 +52,26 @@ class PartWriter:
             ends the run, if any. Errors are returned because Ray does not keep the class of a raised one.
         """
         (number,) = batch["number"]
-        part = self._job.part(int(number))
+        part, written = self._job.part(int(number)), Count()
+        kind = message = ""
         try:
             with (
                 translate_resource_errors(str(part.folder)),
                 FileLock(part.folder / f".{part.name}.lock", timeout=LOCK_TIMEOUT),
             ):
-                callbacks = Callbacks(on_skipped=_ignore, on_written=_ignore, should_stop=lambda: False)
-                run_part(part, self._parts.items(part.number), self._model, self._job.options, callbacks)
-                written = part.finished_count() or Count()
+                steps = run_part(part, self._parts.items(part.number), self._model, self._job.options)
+                written = sum((count for count, _ in steps), written)
         except PaliGemmaError as error:
-            return _record(Count(), type(error).__name__, str(error))
-        return _record(written)
+            kind, message = type(error).__name__, str(error)
+        return {"rows": [written.rows], "errors": [written.errors], "kind": [kind], "message": [message]}
 
 
-def _record(count: Count, kind: str = "", message: str = "") -> dict[str, list[int] | list[str]]:
-    return {"rows": [count.rows], "errors": [count.errors], "kind": [kind], "message": [message]}
-
-
-def run_shard_on_ray(
-    job: ShardJob, rows: int, *, callbacks: Callbacks, address: str, workers: int | None
-) -> None:
+def run_shard_on_ray(job: ShardJob, rows: int, *, address: str, workers: int | None) -> Steps:
     """Let a cluster write the missing parts of the only shard.
 
     Args:
         job: what to write; its paths must be valid on all machines.
         rows: number of items.
-        callbacks: called for each complete part.
         address: address of the cluster; `auto` finds the one on this machine.
         workers: number of worker processes; None means one per machine.
 
@@ -86,29 +79,23 @@ def run_shard_on_ray(
         ProviderError: Ray is not installed, or there is no cluster.
         BundleError, OptionError: as `run_shard`.
     """
-    missing = list(_missing_parts(job, rows, callbacks))
+    missing = []
+    for number in range(math.ceil(rows / job.part_rows)):
+        if (finished := job.part(number).finished_count()) is None:
+            missing.append(number)
+        else:
+            yield finished, False
     if not missing:
         return
     ray = _connect(address)
     try:
-        for written in _write_parts(ray, job, missing, workers or _count_machines(ray)):
-            callbacks.on_written(written)
-            if callbacks.should_stop():
-                return
+        for written in _write_parts(ray, job, missing, workers):
+            yield written, True
     except ray.exceptions.RayError as error:
         message = " ".join(str(error).split())
         raise ProviderError(f"Ray: {message[-MAX_ERROR_CHARACTERS:]}") from error
     finally:
         ray.shutdown()  # disconnects and ends the workers; a later run continues their parts
-
-
-def _missing_parts(job: ShardJob, rows: int, callbacks: Callbacks) -> Iterator[int]:
-    for number in range(math.ceil(rows / job.part_rows)):
-        finished = job.part(number).finished_count()
-        if finished is None:
-            yield number
-        else:
-            callbacks.on_skipped(finished)
 
 
 def _connect(address: str) -> Any:
@@ -139,12 +126,11 @@ def _check_reachable(address: str) -> None:
         socket.create_connection((host, int(port)), timeout=CONNECT_TIMEOUT).close()
 
 
-def _count_machines(ray: Any) -> int:
-    return max(1, sum(bool(node["Alive"]) for node in ray.nodes()))
-
-
-def _write_parts(ray: Any, job: ShardJob, missing: list[int], workers: int) -> Iterator[Count]:
+def _write_parts(ray: Any, job: ShardJob, missing: list[int], workers: int | None) -> Iterator[Count]:
     """Yield the row counts of the parts as workers complete them."""
+    workers = workers or max(1, sum(bool(node["Alive"]) for node in ray.nodes()))
+    # Workers run on GPUs by the device option, the bundle, or what `auto` selects here.
+    placement = choose_placement(job.device, None, runs_on=read_manifest(job.bundle).precision.devices)
     numbers = ray.data.from_items(
         [{"number": number} for number in missing], override_num_blocks=len(missing)
     )
@@ -155,19 +141,9 @@ def _write_parts(ray: Any, job: ShardJob, missing: list[int], workers: int) -> I
         # Workers do not queue parts: otherwise some would idle while others have several of the last ones.
         compute=ray.data.ActorPoolStrategy(size=min(workers, len(missing)), max_tasks_in_flight_per_actor=1),
         num_cpus=job.threads or 1,
-        num_gpus=1 if _needs_gpu(job) else 0,
+        num_gpus=1 if placement.device == "cuda" else 0,
     )
     for record in records.iter_rows():
         if record["kind"]:
             raise getattr(errors, record["kind"])(record["message"])
         yield Count(int(record["rows"]), int(record["errors"]))
-
-
-def _needs_gpu(job: ShardJob) -> bool:
-    """Return whether workers run on GPUs: by the device option, the bundle, or what `auto` selects here."""
-    devices = read_manifest(job.bundle).precision.devices
-    return choose_placement(job.device, None, runs_on=devices).device == "cuda"
-
-
-def _ignore(_count: Count) -> None:
-    """The driver reports progress when a part is complete."""

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from itertools import chain, count, islice
 from pathlib import Path
 
 from ..paligemma import PaliGemma
 from .items import Item, Shard
-from .output_parts import Count, Format, Part, count_rows
+from .output_parts import Count, Format, Part
 from .pipeline import BatchOptions, Model, answer_items
 from .sources import Source, read_items
+
+# Row counts as a run proceeds: of a batch that this run wrote (True), or of rows of an earlier run (False).
+Steps = Generator[tuple[Count, bool], None, None]
 
 
 @dataclass(frozen=True)
@@ -38,15 +41,6 @@ class ShardJob:
     def part(self, number: int) -> Part:
         """Return the output file with this number."""
         return Part(self.output, self.shard, number, self.format)
-
-
-@dataclass(frozen=True)
-class Callbacks:
-    """Functions that a run calls to report its progress and to learn whether it shall stop."""
-
-    on_skipped: Callable[[Count], object]  # receives the rows that an earlier run wrote
-    on_written: Callable[[Count], object]  # receives the rows of each written batch
-    should_stop: Callable[[], bool]  # called after each batch and before each part
 
 
 class PartItems:
@@ -78,8 +72,8 @@ class PartItems:
             yield item
 
 
-def run_shard(job: ShardJob, model: Model, callbacks: Callbacks) -> None:
-    """Write all rows of a shard that are missing, until the callbacks request a stop.
+def run_shard(job: ShardJob, model: Model) -> Steps:
+    """Write all rows of a shard that are missing; to stop, close the generator.
 
     Raises:
         BundleError, ProviderError, OptionError, OSError: the run cannot continue. Rows already written stay.
@@ -88,29 +82,24 @@ def run_shard(job: ShardJob, model: Model, callbacks: Callbacks) -> None:
     for number in count():
         items = parts.items(number)
         first = next(items, None)
-        if first is None or callbacks.should_stop():
+        if first is None:
             return
-        run_part(job.part(number), chain([first], items), model, job.options, callbacks)
+        yield from run_part(job.part(number), chain([first], items), model, job.options)
 
 
-def run_part(
-    part: Part, items: Iterator[Item], model: Model, options: BatchOptions, callbacks: Callbacks
-) -> None:
-    """Write all rows of a part that are missing, until the callbacks request a stop.
+def run_part(part: Part, items: Iterator[Item], model: Model, options: BatchOptions) -> Steps:
+    """Write all rows of a part that are missing; to stop, close the generator.
 
     Raises:
         As `run_shard`.
     """
     if (finished := part.finished_count()) is not None:
-        callbacks.on_skipped(finished)
+        yield finished, False
         return
     total = part.recover()
-    callbacks.on_skipped(total)
+    yield total, False
     for rows in answer_items(model, islice(items, total.rows, None), options):
-        part.append(rows)
-        written = count_rows(rows)
+        written = part.append(rows)
         total += written
-        callbacks.on_written(written)
-        if callbacks.should_stop():
-            return
+        yield written, True
     part.finish(total)

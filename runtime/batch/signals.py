@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from contextlib import suppress
-from types import FrameType, TracebackType
+from types import FrameType
 
 from ..console import Terminated
 
@@ -14,19 +14,13 @@ _MESSAGE = b"finishing the current batch; press Ctrl-C or send the signal again 
 
 
 class GracefulShutdown:
-    """Context manager that records a signal instead of raising; calling it tells whether one arrived."""
+    """Records a signal instead of raising, until it is closed; calling it tells whether one arrived."""
 
     def __init__(self) -> None:
         self._number: int | None = None
-
-    def __enter__(self) -> GracefulShutdown:
-        """Install the handlers."""
         self._previous = {number: signal.signal(number, self._record) for number in _SIGNALS}
-        return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
         """Restore the previous handlers."""
         for number, handler in self._previous.items():
             signal.signal(number, handler)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from functools import partial
+from contextlib import closing
 from json import dumps
 from pathlib import Path
 from typing import Any, cast, get_args
@@ -13,13 +12,13 @@ import click
 import numpy as np
 
 from ..batch.items import Shard
-from ..batch.output_parts import Count, Format
+from ..batch.output_parts import Format
 from ..batch.parquet import import_parquet
 from ..batch.pipeline import BatchOptions
 from ..batch.progress import Progress
 from ..batch.ray_engine import run_shard_on_ray
 from ..batch.run_record import LISTING, RunRecord, input_facts, open_run
-from ..batch.shard_runner import Callbacks, ShardJob, run_shard
+from ..batch.shard_runner import ShardJob, run_shard
 from ..batch.signals import GracefulShutdown
 from ..batch.sources import Source, source_kind
 from ..bundle.manifest import read_manifest
@@ -167,7 +166,10 @@ def batch(
         num_shards=num_shards,
     )
     shard = Shard(shard_index, num_shards)
-    with GracefulShutdown() as stop, open_run(output, requested, source, shard, force=force) as record:
+    with (
+        closing(GracefulShutdown()) as stop,
+        open_run(output, requested, source, shard, force=force) as record,
+    ):
         job = ShardJob(
             source=source,
             output=output,
@@ -181,11 +183,17 @@ def batch(
             memory_limit=device.memory_limit,
         )
         if engine == "ray":
-            run = partial(run_shard_on_ray, job, record.rows, address=ray_address, workers=workers)
+            run = run_shard_on_ray(job, record.rows, address=ray_address, workers=workers)
         else:
-            run = partial(run_shard, job, job.open())
-        with Progress(round(record.rows / num_shards), exact=num_shards == 1) as progress:
-            run(callbacks=Callbacks(progress.on_skipped, _limit_errors(progress, max_error_rate), stop))
+            run = run_shard(job, job.open())
+        progress = Progress(round(record.rows / num_shards), exact=num_shards == 1)
+        with closing(progress), closing(run):
+            for count, is_new in run:
+                progress.add(count, is_new=is_new)
+                if is_new:
+                    _check_error_rate(progress, max_error_rate)
+                if stop():
+                    break
         if json:
             click.echo(dumps(_summary(progress, record)))
         stop.raise_if_stopped()
@@ -205,19 +213,14 @@ def _check(options: Options, prompt: str | None, manifest: Manifest, bundle: Pat
     plan_batch([Request(blank, prompt)], options, manifest, tokenizer, device="", load_s=0.0)
 
 
-def _limit_errors(progress: Progress, max_rate: float | None) -> Callable[[Count], None]:
-    """Return a callback that counts written rows and raises FailedRowsError if too many of them failed."""
-
-    def on_written(count: Count) -> None:
-        progress.on_written(count)
-        rows, errors = progress.all.rows, progress.all.errors
-        if max_rate is not None and rows >= MIN_ROWS_FOR_RATE and errors > max_rate * rows:
-            raise FailedRowsError(
-                f"stopped: {errors:,} of {rows:,} rows failed, more than --max-error-rate {max_rate:g}; "
-                "run again with a higher rate to continue"
-            )
-
-    return on_written
+def _check_error_rate(progress: Progress, max_rate: float | None) -> None:
+    """Raise FailedRowsError if too many rows failed."""
+    rows, errors = progress.all.rows, progress.all.errors
+    if max_rate is not None and rows >= MIN_ROWS_FOR_RATE and errors > max_rate * rows:
+        raise FailedRowsError(
+            f"stopped: {errors:,} of {rows:,} rows failed, more than --max-error-rate {max_rate:g}; "
+            "run again with a higher rate to continue"
+        )
 
 
 def _summary(progress: Progress, record: RunRecord) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from paligemma_onnx.runtime.batch import output_parts as parts
 from paligemma_onnx.runtime.batch.items import Shard
 from paligemma_onnx.runtime.batch.output_parts import Count, Format
 from paligemma_onnx.runtime.batch.pipeline import BatchOptions
-from paligemma_onnx.runtime.batch.shard_runner import Callbacks, PartItems, ShardJob, run_shard
+from paligemma_onnx.runtime.batch.shard_runner import PartItems, ShardJob, run_shard
 from paligemma_onnx.runtime.batch.sources import Source
 from paligemma_onnx.runtime.generation.types import Options
 
@@ -56,9 +56,13 @@ def job(tmp_path: Path) -> ShardJob:
 
 def run(job: ShardJob, model: EchoModel, on_written: Callable[[Count], object] = lambda _: None) -> Count:
     """Run a shard and return the count of rows that earlier runs had written."""
-    skipped: list[Count] = []
-    run_shard(job, model, Callbacks(skipped.append, on_written, lambda: False))
-    return sum(skipped, Count())
+    skipped = Count()
+    for count, is_new in run_shard(job, model):
+        if is_new:
+            on_written(count)
+        else:
+            skipped += count
+    return skipped
 
 
 def ids(job: ShardJob) -> list[str]:
