@@ -11,7 +11,7 @@ from pathlib import Path
 from ..config import PaliGemmaConfig, VisionConfig
 from .config_keys import MAX_DIMENSION, MAX_LAYERS, MAX_SIDE, TOP_ACCEPTED, VISION_ACCEPTED, VISION_KEYS
 from .errors import quote_value
-from .json_file import Section
+from .json_file import Section, read_json
 from .text_config_json import read_text_config
 
 MAX_CONFIG_BYTES = 1 << 20  # published files have about 1 KiB; with every default written out, about 10 KiB
@@ -27,7 +27,8 @@ def read_config(folder: Path) -> PaliGemmaConfig:
         CheckpointError: the file is missing or is not JSON, describes another model, names a size out of
             bounds, or has a setting that this model does not implement.
     """
-    top = Section.read(folder / "config.json", MAX_CONFIG_BYTES)
+    path = folder / "config.json"
+    top = Section(path, "", read_json(path, MAX_CONFIG_BYTES))
     if "model_type" not in top.values:
         raise top.error("model_type", "is missing; a PaliGemma checkpoint has 'paligemma' there")
     top.check_values(TOP_ACCEPTED)

@@ -97,11 +97,6 @@ class Section:
     prefix: str  # dotted path of this object inside the file: "" or "text_config."
     values: Mapping[str, object]
 
-    @classmethod
-    def read(cls, path: Path, max_bytes: int) -> Section:
-        """Read the object that a file of at most `max_bytes` holds."""
-        return cls(path, "", read_json(path, max_bytes))
-
     def error(self, key: str, problem: str) -> CheckpointError:
         """Return the exception that names the file, the key and the problem."""
         return CheckpointError(f"{self.path}: {self.prefix}{key} {problem}")

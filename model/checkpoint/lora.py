@@ -16,7 +16,6 @@ from .lora_config import AdapterConfig, read_adapter_config
 from .safetensors_file import StoredTensor, open_safetensors
 from .tensor_names import canonical_name
 
-ADAPTER_WEIGHTS = "adapter_model.safetensors"
 PREFIX = "base_model.model."  # PEFT wraps the model twice
 LORA_A, LORA_B = ".lora_A.weight", ".lora_B.weight"
 
@@ -50,7 +49,7 @@ class Adapter:
                 its partner or a base weight of fitting shape.
         """
         config = read_adapter_config(folder)
-        path = folder / ADAPTER_WEIGHTS
+        path = folder / "adapter_model.safetensors"
         if not path.exists() and (folder / "adapter_model.bin").exists():
             raise CheckpointError(
                 f"{folder}: safetensors only, and this folder holds adapter_model.bin; save the adapter again"

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
 from .errors import quote_value
-from .json_file import Section
+from .json_file import Section, read_json
 
-ADAPTER_CONFIG = "adapter_config.json"
 MAX_ADAPTER_CONFIG_BYTES = 1 << 20  # PEFT writes about 1 KiB, more if there is a pattern for each module
 MAX_RANK = 1 << 20  # the largest width of a layer (config_keys.py)
 MAX_ALPHA = 1e9  # far above any alpha in use; keeps the scale finite
@@ -50,17 +49,18 @@ class AdapterConfig:
     r: int
     lora_alpha: float
     use_rslora: bool  # rank-stabilised: divide by sqrt(r) instead of r (arXiv 2312.03732)
-    rank_pattern: Mapping[str, int]  # regular expression of module paths -> rank
-    alpha_pattern: Mapping[str, float]  # regular expression of module paths -> alpha
+    rank_pattern: Mapping[re.Pattern[str], int]  # of module paths; the first that matches counts, as in PEFT
+    alpha_pattern: Mapping[re.Pattern[str], float]
 
     def rank(self, module: str) -> int:
         """Return the rank of a module, given its path in the adapter's layout."""
-        return _first_match(self.rank_pattern, module, self.r)
+        return next((r for path, r in self.rank_pattern.items() if path.match(module)), self.r)
 
     def scale(self, module: str) -> float:
         """Return the factor of B A: alpha / r, or alpha / sqrt(r)."""
         rank = self.rank(module)
-        alpha = _first_match(self.alpha_pattern, module, self.lora_alpha)
+        alphas = (alpha for path, alpha in self.alpha_pattern.items() if path.match(module))
+        alpha = next(alphas, self.lora_alpha)
         return alpha / (math.sqrt(rank) if self.use_rslora else rank)
 
 
@@ -70,25 +70,31 @@ def read_adapter_config(folder: Path) -> AdapterConfig:
     Raises:
         CheckpointError: the file is missing, is not JSON, or describes an adapter that is not plain LoRA.
     """
-    top = Section.read(folder / ADAPTER_CONFIG, MAX_ADAPTER_CONFIG_BYTES)
+    path = folder / "adapter_config.json"
+    top = Section(path, "", read_json(path, MAX_ADAPTER_CONFIG_BYTES))
     if "peft_type" not in top.values:
         raise top.error("peft_type", "is missing; a LoRA adapter has 'LORA' there")
     top.check_values(_ACCEPTED | dict.fromkeys(top.values.keys() - _KNOWN, _OFF))
-    ranks, alphas = _get_patterns(top, "rank_pattern"), _get_patterns(top, "alpha_pattern")
     return AdapterConfig(
         r=top.get_integer("r", None, 1, MAX_RANK),
         lora_alpha=top.get_positive("lora_alpha", 8.0, MAX_ALPHA),  # PEFT's default
         use_rslora=top.values.get("use_rslora") is True,
-        rank_pattern={key: ranks.get_integer(key, None, 1, MAX_RANK) for key in ranks.values},
-        alpha_pattern={key: alphas.get_positive(key, 0.0, MAX_ALPHA) for key in alphas.values},
+        rank_pattern=_read_patterns(
+            top, "rank_pattern", lambda ranks, key: ranks.get_integer(key, None, 1, MAX_RANK)
+        ),
+        alpha_pattern=_read_patterns(
+            top, "alpha_pattern", lambda alphas, key: alphas.get_positive(key, 0.0, MAX_ALPHA)
+        ),
     )
 
 
-def _get_patterns(top: Section, key: str) -> Section:
-    """Return the object under a key, whose keys must be regular expressions that match in bounded time."""
+def _read_patterns(
+    top: Section, key: str, read: Callable[[Section, str], Number]
+) -> dict[re.Pattern[str], Number]:
+    """Return the values under a key by regular expression, each of which must match in bounded time."""
     if top.values.get(key) is None:
-        return Section(top.path, f"{key}.", {})
-    section = top.get_section(key)
+        return {}
+    section, patterns = top.get_section(key), {}
     for pattern in section.values:
         # Backtracking takes exponential time only if a repeated group repeats inside, and polynomial time
         # of a high degree only with many repeats. Patterns written by hand have neither.
@@ -97,20 +103,9 @@ def _get_patterns(top: Section, key: str) -> Section:
             raise top.error(key, f"has the pattern {quote_value(pattern)}, which is too complex")
         try:
             re.compile(pattern)
-            re.compile(_path_or_suffix(pattern))
+            # As PEFT matches: the pattern is a whole module path, or its end after a dot.
+            path = re.compile(rf"(.*\.)?({pattern})$")
         except (re.error, OverflowError, RecursionError):
             raise top.error(key, f"has {quote_value(pattern)}, which is not a regular expression") from None
-    return section
-
-
-def _first_match(patterns: Mapping[str, Number], module: str, default: Number) -> Number:
-    """Return the value of the first pattern that matches, as PEFT chooses it."""
-    for pattern, value in patterns.items():
-        if re.match(_path_or_suffix(pattern), module):
-            return value
-    return default
-
-
-def _path_or_suffix(pattern: str) -> str:
-    """Return the expression that PEFT matches: `pattern` is a whole module path, or its end after a dot."""
-    return rf"(.*\.)?({pattern})$"
+        patterns[path] = read(section, pattern)
+    return patterns

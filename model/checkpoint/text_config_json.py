@@ -99,11 +99,8 @@ def _read_rope_theta(section: Section) -> float:
             rope.check_values({"partial_rotary_factor": (1.0, 1, None)})
             rope.refuse_unknown({"rope_type", "type", "rope_theta", "partial_rotary_factor"})
             places.append(rope)
-    bases = {
-        place.get_positive("rope_theta", ROPE_THETA, MAX_REAL)
-        for place in places
-        if "rope_theta" in place.values
-    }
+    stated = [place for place in places if "rope_theta" in place.values]
+    bases = {place.get_positive("rope_theta", ROPE_THETA, MAX_REAL) for place in stated}
     if len(bases) > 1:
         raise section.error("rope_theta", "is given twice with different values; keep one")
     return bases.pop() if bases else ROPE_THETA

@@ -64,6 +64,4 @@ class Shard:
 
     def items(self, items: Iterable[Item]) -> Iterator[Item]:
         """Iterate over the items that belong to the shard, in their order."""
-        if self.count == 1:
-            return iter(items)
         return (item for item in items if stable_hash(item.id) % self.count == self.index)

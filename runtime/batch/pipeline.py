@@ -8,6 +8,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 from typing import Protocol, Unpack
 
@@ -57,8 +58,7 @@ class OpenedItem:
     """An item with either a valid request or an error."""
 
     item: Item
-    request: Request | None
-    error: RowError | None
+    request: Request | RowError
     image: Picture | None  # also set if only the prompt is invalid
     seconds: float
 
@@ -72,11 +72,8 @@ def answer_items(model: Model, items: Iterator[Item], options: BatchOptions) -> 
         BundleError, ProviderError, OptionError: no item can be processed. Problems with a single item or
             with its answer become an error in its row.
     """
-
-    def opened(item: Item) -> OpenedItem:
-        return open_item(model, item, options)
-
-    ahead = open_ahead(items, opened, options.decoders, PREFETCH * options.batch_size)
+    open_one = partial(open_item, model, options)
+    ahead = open_ahead(items, open_one, options.decoders, PREFETCH * options.batch_size)
     with ThreadPoolExecutor(1, "graphs") as graphs, closing(ahead):
         while batch := list(islice(ahead, options.batch_size)):
             yield graphs.submit(answer_batch, model, batch, options).result()
@@ -99,12 +96,13 @@ def open_ahead(
         pool.shutdown(cancel_futures=True)
 
 
-def open_item(model: Model, item: Item, options: BatchOptions) -> OpenedItem:
+def open_item(model: Model, options: BatchOptions, item: Item) -> OpenedItem:
     """Open an item's image and check its prompt; never raises."""
     started = time.perf_counter()
-    image, request, row_error = None, None, None
     if isinstance(item.image, RowError):
-        return OpenedItem(item, None, item.image, None, 0.0)
+        return OpenedItem(item, item.image, None, 0.0)
+    image: Picture | None = None
+    request: Request | RowError
     try:
         source = item.image.read() if isinstance(item.image, Slice) else item.image
         image = model.open(source, max_image_pixels=options.generation["max_image_pixels"])
@@ -116,56 +114,42 @@ def open_item(model: Model, item: Item, options: BatchOptions) -> OpenedItem:
             [request], options.generation, model.manifest, model.tokenizer, device=model.device, load_s=0.0
         )
     except Exception as error:  # an unforeseen problem with one file must not end a run of millions
-        request, row_error = None, RowError.of(error)
-    return OpenedItem(item, request, row_error, image, time.perf_counter() - started)
+        request = RowError.of(error)
+    return OpenedItem(item, request, image, time.perf_counter() - started)
 
 
 def answer_batch(model: Model, batch: Sequence[OpenedItem], options: BatchOptions) -> list[Row]:
     """Return the rows of a batch. If the batch fails, run each item alone, so that only the cause fails."""
-    valid = [opened for opened in batch if opened.request is not None]
-    results: dict[int, Generation | RowError] = {}
+    requests = [opened.request for opened in batch if isinstance(opened.request, Request)]
+    results: Iterator[Generation | RowError]
     try:
-        generations = _generate(model, valid, options)
-        results = {id(opened): answer for opened, answer in zip(valid, generations, strict=True)}
+        results = iter(model.generate_batch(requests, **options.generation) if requests else ())
     except (NumericsError, ResourceError) as error:
-        if len(valid) > 1:
+        if len(requests) > 1:
             return [row for opened in batch for row in answer_batch(model, [opened], options)]
-        results = {id(valid[0]): RowError.of(error)}
-    return [
-        _make_row(model, opened, results.get(id(opened), opened.error), options, len(valid))
-        for opened in batch
-    ]
-
-
-def _generate(model: Model, valid: Sequence[OpenedItem], options: BatchOptions) -> list[Generation]:
-    requests = [opened.request for opened in valid if opened.request is not None]
-    return model.generate_batch(requests, **options.generation) if requests else []
+        results = iter([RowError.of(error)])
+    rows = []
+    for opened in batch:
+        result = opened.request if isinstance(opened.request, RowError) else next(results)
+        rows.append(_make_row(model, opened, result, options, len(requests)))
+    return rows
 
 
 def _make_row(
-    model: Model,
-    opened: OpenedItem,
-    result: Generation | RowError | None,
-    options: BatchOptions,
-    batch: int,
+    model: Model, opened: OpenedItem, result: Generation | RowError, options: BatchOptions, batch: int
 ) -> Row:
     item, image = opened.item, opened.image
     row = Row(
         id=item.id,
         path=item.path,
         prompt=None if item.prompt is None else replace_surrogates(item.prompt),
-        width=None if image is None else image.width,
-        height=None if image is None else image.height,
-        text=None,
-        boxes=(),
-        finish_reason=None,
-        seed=None,
         error=result if isinstance(result, RowError) else None,
-        warnings=() if image is None else image.warnings,
-        timings=None,
         bundle_id=model.manifest.bundle_id,
     )
-    if image is None or not isinstance(result, Generation):
+    if image is None:
+        return row
+    row = replace(row, width=image.width, height=image.height, warnings=image.warnings)
+    if isinstance(result, RowError):
         return row
     boxes, malformed = parse_boxes(result.text, image.width, image.height)
     times = result.timings

@@ -59,22 +59,22 @@ class RowTimings:
     batch: int  # number of rows that shared the runs
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Row:
     """A row of the output, as JSON or Parquet stores it; None where a value does not exist."""
 
     id: str
     path: str | None
     prompt: str | None
-    width: int | None  # pixels, in the displayed orientation
-    height: int | None
-    text: str | None
-    boxes: tuple[LabelledBox, ...]
-    finish_reason: FinishReason | None
-    seed: int | None  # reproduces a sampled answer; None for a greedy answer
+    width: int | None = None  # pixels, in the displayed orientation
+    height: int | None = None
+    text: str | None = None
+    boxes: tuple[LabelledBox, ...] = ()
+    finish_reason: FinishReason | None = None
+    seed: int | None = None  # reproduces a sampled answer; None for a greedy answer
     error: RowError | None
-    warnings: tuple[str, ...]
-    timings: RowTimings | None
+    warnings: tuple[str, ...] = ()
+    timings: RowTimings | None = None
     bundle_id: str
 
     def line(self) -> bytes:

@@ -10,11 +10,12 @@ from typing import Literal
 from ..errors import OptionError
 from .folder import read_listing
 from .items import Item
-from .table import count_parquet_rows, read_jsonl, read_lines, read_list, read_parquet
+from .table import count_parquet_rows, read_jsonl, read_list, read_parquet
 from .webdataset import count_tar_items, read_tar
 
 Kind = Literal["folder", "list", "jsonl", "parquet", "tar"]
 _KINDS: dict[str, Kind] = {".txt": "list", ".jsonl": "jsonl", ".parquet": "parquet", ".tar": "tar"}
+_READERS = {"list": read_list, "jsonl": read_jsonl, "parquet": read_parquet, "tar": read_tar}
 
 
 @dataclass(frozen=True)
@@ -53,28 +54,15 @@ def read_items(source: Source) -> Iterator[Item]:
         OptionError: the source cannot be read or is damaged.
         ProviderError: pyarrow is not installed.
     """
-    match source.kind:
-        case "folder":
-            return read_listing(source.path, source.listing, source.prompt)
-        case "list":
-            return read_list(source.path, source.prompt)
-        case "jsonl":
-            return read_jsonl(source.path, source.prompt)
-        case "parquet":
-            return read_parquet(source.path, source.prompt)
-        case "tar":
-            return read_tar(source.path, source.prompt)
+    if source.kind == "folder":
+        return read_listing(source.path, source.listing, source.prompt)
+    return _READERS[source.kind](source.path, source.prompt)
 
 
 def count_items(source: Source) -> int:
     """Return the number of items, reading as little of the source as possible; raises as `read_items`."""
-    match source.kind:
-        case "folder":
-            with source.listing.open("rb") as lines:
-                return sum(1 for _ in lines)
-        case "list" | "jsonl":
-            return sum(1 for _ in read_lines(source.path))
-        case "parquet":
-            return count_parquet_rows(source.path)
-        case "tar":
-            return count_tar_items(source.path)
+    if source.kind == "parquet":
+        return count_parquet_rows(source.path)
+    if source.kind == "tar":
+        return count_tar_items(source.path)
+    return sum(1 for _ in read_items(source))

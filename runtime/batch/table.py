@@ -21,23 +21,23 @@ READ_ROWS = 16  # Parquet rows to read at a time: encoded images have megabytes
 
 def read_list(path: Path, prompt: str | None) -> Iterator[Item]:
     """Iterate over the lines that are not blank; an item's id is its line."""
-    for _, line in read_lines(path):
+    for _, line in _read_lines(path):
         yield Item(replace_surrogates(line), replace_surrogates(line), prompt, path.parent / line)
 
 
 def read_jsonl(path: Path, prompt: str | None) -> Iterator[Item]:
     """Iterate over the lines that are not blank."""
-    for number, line in read_lines(path):
+    for number, line in _read_lines(path):
+        problem = "is not a JSON object"
         try:
             cells = json.loads(line)
         except (ValueError, RecursionError) as error:
-            reason = " ".join(str(error).split())
-            yield _unreadable(number, f"line {number} is not JSON ({reason}); write one object per line")
-            continue
+            cells, problem = None, f"is not JSON ({' '.join(str(error).split())})"
         if isinstance(cells, dict):
             yield _item(cells, number, path.parent, prompt)
         else:
-            yield _unreadable(number, f"line {number} is not a JSON object; write one object per line")
+            reason = replace_surrogates(f"line {number} {problem}; write one object per line")
+            yield Item(f"row-{number}", None, None, RowError("input", reason))
 
 
 def read_parquet(path: Path, prompt: str | None) -> Iterator[Item]:
@@ -76,7 +76,7 @@ def count_parquet_rows(path: Path) -> int:
         ) from error
 
 
-def read_lines(path: Path) -> Iterator[tuple[int, str]]:
+def _read_lines(path: Path) -> Iterator[tuple[int, str]]:
     """Iterate over the lines that are not blank, with their numbers from 1.
 
     Bytes that are not UTF-8 become surrogates: a path may contain any byte except a line feed.
@@ -107,7 +107,3 @@ def _item(cells: Mapping[str, object], number: int, base: Path, prompt: str | No
         return Item(item_id, path, item_prompt, base / image)
     error = RowError("input", f"row {number}: `image` is missing, or neither a path nor an encoded image")
     return Item(item_id, None, item_prompt, error)
-
-
-def _unreadable(number: int, reason: str) -> Item:
-    return Item(f"row-{number}", None, None, RowError("input", replace_surrogates(reason)))

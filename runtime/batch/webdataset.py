@@ -92,10 +92,10 @@ def _prompt(members: list[_Member], prompt: str | None) -> str | None:
             except (ValueError, RecursionError):
                 raise ValueError(f"{member.name} is not JSON") from None
             item_prompt = cells.get("prompt") if isinstance(cells, dict) else None
-            if item_prompt is not None and not isinstance(item_prompt, str):
-                raise ValueError(f"`prompt` in {member.name} is not text")
-            if item_prompt is not None:
+            if isinstance(item_prompt, str):
                 return item_prompt
+            if item_prompt is not None:
+                raise ValueError(f"`prompt` in {member.name} is not text")
     for member in members:
         if prompt is None and member.suffix == ".txt" and member.content.size <= MAX_TEXT_BYTES:
             return member.content.read().decode("utf-8", "surrogateescape").strip()
