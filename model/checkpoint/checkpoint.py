@@ -23,7 +23,6 @@ CHUNK = 1 << 22
 class Checkpoint:
     """The model's tensors by canonical name (tensor_names.py), merged with a LoRA adapter if there is one."""
 
-    folder: Path
     adapter: Adapter | None
     _tensors: Mapping[str, StoredTensor]
 
@@ -58,7 +57,7 @@ class Checkpoint:
         if head is not None and tensors[EMBEDDING] is not head:
             _check_tied(folder, head, tensors[EMBEDDING], trained_rows)
         opened = None if adapter is None else Adapter.open(adapter, expected)
-        return cls(folder, opened, tensors)
+        return cls(opened, tensors)
 
     @property
     def names(self) -> Iterable[str]:

@@ -58,26 +58,18 @@ VISION_ACCEPTED = {
 }
 
 _SIZES = {"hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"}
-GEMMA_KEYS = (
-    _IGNORED
-    | TEXT_ACCEPTED.keys()
-    | _SIZES
-    | {
-        *("vocab_size", "num_key_value_heads", "head_dim", "rms_norm_eps", "max_position_embeddings"),
-        *("rope_theta", "rope_scaling", "rope_parameters", "cache_implementation", "use_cache"),
-    }
-)
+GEMMA_KEYS = {
+    *(*_IGNORED, *TEXT_ACCEPTED, *_SIZES),
+    *("vocab_size", "num_key_value_heads", "head_dim", "rms_norm_eps", "max_position_embeddings"),
+    *("rope_theta", "rope_scaling", "rope_parameters", "cache_implementation", "use_cache"),
+}
 GEMMA2_KEYS = GEMMA_KEYS | {
     *("query_pre_attn_scalar", "attn_logit_softcapping", "final_logit_softcapping"),
     *("sliding_window", "sliding_window_size", "layer_types"),
 }
 # `projector_hidden_act` names an activation that PaliGemma's projector (one linear layer) does not have.
-VISION_KEYS = (
-    _IGNORED
-    | VISION_ACCEPTED.keys()
-    | _SIZES
-    | {
-        *("image_size", "patch_size", "layer_norm_eps", "initializer_factor", "projector_hidden_act"),
-        *("tie_word_embeddings", "vocab_size"),
-    }
-)
+VISION_KEYS = {
+    *(*_IGNORED, *VISION_ACCEPTED, *_SIZES),
+    *("image_size", "patch_size", "layer_norm_eps", "initializer_factor", "projector_hidden_act"),
+    *("tie_word_embeddings", "vocab_size"),
+}

@@ -33,7 +33,6 @@ class _Product:
 class Adapter:
     """Changes to base weights, by canonical name of the weight."""
 
-    folder: Path
     _products: Mapping[str, _Product]
 
     @classmethod
@@ -54,7 +53,7 @@ class Adapter:
             raise CheckpointError(
                 f"{folder}: safetensors only, and this folder holds adapter_model.bin; save the adapter again"
             )
-        return cls(folder, _pair_factors(path, config, expected))
+        return cls(_pair_factors(path, config, expected))
 
     @property
     def names(self) -> Set[str]:

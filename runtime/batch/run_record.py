@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -144,8 +144,8 @@ def _difference(requested: RunRecord, existing: RunRecord | None) -> str:
     if existing is None:
         return f"contains parts of a batch run but no {RECORD}"
     new, old = asdict(_completed(requested, existing)), asdict(existing)
-    names = [field.name for field in fields(RunRecord) if new[field.name] != old[field.name]]
-    return f"was written with {'; '.join(f'{name} {old[name]!r}, not {new[name]!r}' for name in names)}"
+    changes = [f"{name} {old[name]!r}, not {new[name]!r}" for name in new if new[name] != old[name]]
+    return f"was written with {'; '.join(changes)}"
 
 
 def _clear(output: Path) -> None:

@@ -97,13 +97,14 @@ def _item(cells: Mapping[str, object], number: int, base: Path, prompt: str | No
     path = replace_surrogates(image) if isinstance(image, str) else None
     has_id = isinstance(name, str | int) and not isinstance(name, bool)
     item_id = replace_surrogates(str(name)) if has_id else path or f"row-{number}"
-    if row_prompt is not None and not isinstance(row_prompt, str):
-        error = RowError("input", f"row {number}: `prompt` is {type(row_prompt).__name__}, not text")
-        return Item(item_id, path, None, error)
-    item_prompt = prompt if row_prompt is None else row_prompt
+    if row_prompt is None:
+        row_prompt = prompt
+    elif not isinstance(row_prompt, str):
+        problem = f"row {number}: `prompt` is {type(row_prompt).__name__}, not text"
+        return Item(item_id, path, None, RowError("input", problem))
     if isinstance(encoded, bytes):
-        return Item(item_id, path, item_prompt, encoded)
+        return Item(item_id, path, row_prompt, encoded)
     if isinstance(image, str):
-        return Item(item_id, path, item_prompt, base / image)
-    error = RowError("input", f"row {number}: `image` is missing, or neither a path nor an encoded image")
-    return Item(item_id, None, item_prompt, error)
+        return Item(item_id, path, row_prompt, base / image)
+    problem = f"row {number}: `image` is missing, or neither a path nor an encoded image"
+    return Item(item_id, None, row_prompt, RowError("input", problem))

@@ -52,8 +52,10 @@ def _members(path: Path) -> Iterator[_Member]:
             while (info := tar.next()) is not None:
                 tar.members.clear()  # type: ignore[attr-defined]  # or it keeps every header in memory
                 if info.isreg():
-                    name = info.name
-                    yield _Member(*_split(name), Slice(path, info.offset_data, info.size))
+                    name, member = info.name, PurePosixPath(info.name)
+                    key = str(member.with_name(member.name.partition(".")[0] or member.name))
+                    content = Slice(path, info.offset_data, info.size)
+                    yield _Member(key, name, member.suffix.lower(), content)
             file.seek(tar.offset)
             # tarfile takes a damaged header for the end of the archive, which is a block of zeros.
             if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
@@ -63,12 +65,6 @@ def _members(path: Path) -> Iterator[_Member]:
             f"{path}: is compressed, or damaged after {replace_surrogates(name)}; "
             "decompress it or download it again"
         ) from error
-
-
-def _split(name: str) -> tuple[str, str, str]:
-    """Return the key, name and suffix of a member."""
-    path = PurePosixPath(name)
-    return str(path.with_name(path.name.partition(".")[0] or path.name)), name, path.suffix.lower()
 
 
 def _item(key: str, members: list[_Member], prompt: str | None) -> Item:
