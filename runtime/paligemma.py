@@ -130,7 +130,8 @@ class PaliGemma:
                 [height, width, 4] (RGB and alpha). Of an animated file the first frame is used; the EXIF
                 orientation is applied.
             max_image_pixels: cap on width times height, at least 1; a larger image is refused before it is
-                decoded. Default 89,478,485.
+                decoded. Default 89,478,485. Pillow also refuses WebP and TIFF images of more than twice
+                `PIL.Image.MAX_IMAGE_PIXELS`; raise both for larger ones.
 
         Returns:
             The image for `generate`, `stream` and `generate_batch`.
@@ -286,8 +287,8 @@ class PaliGemma:
         prompt = task_prompt(task, labels)
         with translate_resource_errors("this request"):
             opened = open_image(image, max_pixels=options.get("max_image_pixels", DEFAULT_MAX_PIXELS))
-            picture = preprocess_opened(opened, self.manifest.image)
-        generation = self.generate(picture, prompt, **options)
+            preprocessed = preprocess_opened(opened, self.manifest.image)
+        generation = self.generate(preprocessed, prompt, **options)
         with translate_resource_errors("this request"):
             return detections(generation, opened.rgb, self.runner, masks=task == "segment")
 

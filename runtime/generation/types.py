@@ -48,7 +48,8 @@ class Options(TypedDict, total=False):
         constrained: restrict the answers of `detect` and `segment` prompts to well-formed objects with the
             labels of the prompt. Default False.
         max_image_pixels: cap on width times height, at least 1; larger images are refused before they are
-            decoded. Default 89,478,485.
+            decoded. Default 89,478,485. Pillow also refuses WebP and TIFF images of more than twice
+            `PIL.Image.MAX_IMAGE_PIXELS`; raise both for larger ones.
         cancel: a `Cancellation`, with which another thread stops the request within one token.
     """
 

@@ -25,7 +25,7 @@ from paligemma_onnx.runtime.generation.sampling import (
 )
 
 Logits = NDArray[np.float32]
-VOCABULARY = 257_216  # rows of PaliGemma's embedding table
+VOCABULARY = 257_216  # rows of PaliGemma's embedding
 
 # Few distinct values, so that equal logits are common, and any finite values and -inf.
 logit_arrays = hnp.arrays(

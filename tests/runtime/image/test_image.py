@@ -224,7 +224,7 @@ MALFORMED_EXIF = {
 def test_malformed_exif_is_ignored_with_one_warning(encoding: str, kind: str) -> None:
     data = encode(exif=b"Exif\0\0" + MALFORMED_EXIF[kind], **ENCODINGS[encoding])
     with warnings.catch_warnings():
-        warnings.simplefilter("error")  # Pillow prints none of its own
+        warnings.simplefilter("error")  # also those of Pillow
         opened = open_image(data)
     assert len(opened.warnings) == 1
     assert "malformed EXIF" in opened.warnings[0]
