@@ -9,9 +9,9 @@ import re
 from contextlib import redirect_stdout
 from functools import cache
 from io import StringIO
-from types import ModuleType
 
 from .nvidia_driver import LIBRARY, Driver, query_driver
+from .ort import Onnxruntime
 
 # Libraries that the CUDA provider is linked with; `{}` is the major version of CUDA that it was built for.
 TOOLKIT = ("libcublasLt.so.{}", "libcublas.so.{}", "libcurand.so.10", "libcudart.so.{}")
@@ -27,13 +27,13 @@ def cuda_error_text(error: BaseException) -> str | None:
 
 
 @cache
-def preload_libraries(ort: ModuleType) -> None:
+def preload_libraries(ort: Onnxruntime) -> None:
     """Load CUDA's libraries from where pip installed them; onnxruntime prints the missing ones on stdout."""
     with redirect_stdout(StringIO()):
         ort.preload_dlls(cuda=True, cudnn=False)
 
 
-def diagnose_startup(ort: ModuleType, index: int, error: BaseException | None = None) -> str:
+def diagnose_startup(ort: Onnxruntime, index: int, error: BaseException | None = None) -> str:
     """Return one line with the reason why CUDA does not start on a GPU and the remedy.
 
     Args:

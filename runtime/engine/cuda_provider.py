@@ -10,13 +10,13 @@ from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import cache
 from importlib.resources import files
 from threading import Lock, RLock
-from types import ModuleType
 
 from ..errors import PaliGemmaError, ProviderError, ResourceError
 from ..resource_errors import resource_problem
 from .cuda_diagnosis import cuda_error_text, diagnose_startup, preload_libraries
 from .int8_overflow import PROBE
 from .nvidia_driver import query_driver
+from .ort import Onnxruntime
 
 PROVIDER = "CUDAExecutionProvider"
 MIN_BFLOAT16_COMPUTE = (8, 0)  # compute capability of the first GPUs that multiply bfloat16: Ampere
@@ -66,7 +66,7 @@ def device_lock(device: str) -> AbstractContextManager[object]:
     return _device_lock if device == "cuda" else nullcontext()
 
 
-def start(ort: ModuleType, index: int) -> None:
+def start(ort: Onnxruntime, index: int) -> None:
     """Start CUDA on a GPU unless it has started. Its libraries may come from the system or from pip.
 
     Raises:
@@ -78,7 +78,7 @@ def start(ort: ModuleType, index: int) -> None:
 
 
 @cache
-def _start(ort: ModuleType, index: int) -> None:
+def _start(ort: Onnxruntime, index: int) -> None:
     ort.set_default_logger_severity(4)  # fatal: errors are raised, and translated here
     preload_libraries(ort)
     _limit_arena_growth(ort)
@@ -98,7 +98,7 @@ def _start(ort: ModuleType, index: int) -> None:
     raise ProviderError(f"CUDA does not start: {diagnose_startup(ort, index, cause)}") from cause
 
 
-def _limit_arena_growth(ort: ModuleType) -> None:
+def _limit_arena_growth(ort: Onnxruntime) -> None:
     """Make the process-wide arena of OrtValues allocate what is requested; by default it doubles.
 
     5 GB of weights would otherwise take 8.6 GB. onnxruntime marks the function as deprecated and has no
@@ -109,7 +109,7 @@ def _limit_arena_growth(ort: ModuleType) -> None:
         state.set_arena_extend_strategy(state.ArenaExtendStrategy.kSameAsRequested)
 
 
-def shared_arena_option(ort: ModuleType, index: int, limit: int) -> tuple[str, str]:
+def shared_arena_option(ort: Onnxruntime, index: int, limit: int) -> tuple[str, str]:
     """Create an arena of at most `limit` bytes on a GPU, and return the session option that selects it.
 
     By default each session has an arena, whose limit does not count the memory of the other sessions: three
@@ -122,7 +122,7 @@ def shared_arena_option(ort: ModuleType, index: int, limit: int) -> tuple[str, s
     return "session.use_env_allocators", "1"
 
 
-def _create_arena(ort: ModuleType, index: int, limit: int) -> None:
+def _create_arena(ort: Onnxruntime, index: int, limit: int) -> None:
     """Create an arena; sessions that use the previous one keep it."""
     allocator, memory_type = ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, ort.OrtMemType.DEFAULT
     memory = ort.OrtMemoryInfo(_ARENA, allocator, index, memory_type)

@@ -55,7 +55,7 @@ def parse_device(text: str) -> tuple[DeviceKind, int]:
     """Return the kind and the index of a device: `cuda:1` is ("cuda", 1).
 
     Raises:
-        OptionError: there is no device of this name.
+        OptionError: the name is unknown.
     """
     match = _DEVICE_NAME.fullmatch(text) if isinstance(text, str) else None
     if match is None:

@@ -10,11 +10,10 @@ from __future__ import annotations
 
 from functools import cache
 from importlib.resources import files
-from types import ModuleType
 
 import numpy as np
 
-from .ort import SessionOptions
+from .ort import Onnxruntime, SessionOptions
 
 PROBE = "overflow.onnx"  # one DynamicQuantizeMatMul: 64 x 64 weights of 127, scales of 1
 WIDTH, WEIGHT = 64, 127
@@ -22,14 +21,14 @@ ROWS = (1, 8)  # onnxruntime has one kernel for a single row and another for sev
 U8S8_PRECISION = ("session.x64quantprecision", "1")  # onnxruntime's option for unsigned weights
 
 
-def configure_int8(options: SessionOptions, ort: ModuleType) -> None:
+def configure_int8(options: SessionOptions, ort: Onnxruntime) -> None:
     """Make a session on the CPU use unsigned weights if products of signed ones overflow."""
     if int8_matmul_overflows(ort):
         options.add_session_config_entry(*U8S8_PRECISION)
 
 
 @cache
-def int8_matmul_overflows(ort: ModuleType) -> bool:
+def int8_matmul_overflows(ort: Onnxruntime) -> bool:
     """Return whether products of signed weights are wrong; takes a few milliseconds per process."""
     options = ort.SessionOptions()
     options.log_severity_level = 4

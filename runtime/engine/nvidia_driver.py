@@ -30,7 +30,7 @@ class Driver:
 
     cuda: tuple[int, int] | None  # newest supported CUDA version, major and minor; None: no driver
     gpus: tuple[Gpu, ...]  # in the order of their indices
-    error: str | None  # CUDA's name of the error if there are no GPUs
+    error: str | None  # CUDA's name of the error that it returned in place of GPUs
 
 
 def query_driver() -> Driver:

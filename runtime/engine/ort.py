@@ -5,8 +5,7 @@ onnxruntime has no type information; the protocols here stand for its classes of
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from types import ModuleType
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from numpy.typing import NDArray
@@ -104,7 +103,72 @@ class InferenceSession(Session, GraphInterface, Protocol):
         """Run the graph on arrays."""
 
 
-def import_onnxruntime() -> ModuleType:
+class OrtValueClass(Protocol):
+    """The class `onnxruntime.OrtValue`."""
+
+    def ortvalue_from_numpy(self, array: NDArray[Any], /) -> OrtValue:
+        """Return a tensor on the CPU that has the memory of a contiguous array."""
+
+
+class InferenceSessionClass(Protocol):
+    """The class `onnxruntime.InferenceSession`."""
+
+    def __call__(
+        self,
+        model: str | bytes,
+        options: SessionOptions,
+        /,
+        *,
+        providers: Sequence[str | tuple[str, dict[str, str]]],
+        enable_fallback: int = 1,
+    ) -> InferenceSession:
+        """Open a graph from a file or from a serialized model."""
+
+
+NewSessionOptions = Callable[[], SessionOptions]
+NewRunOptions = Callable[[], RunOptions]
+
+
+class Onnxruntime(Protocol):
+    """The module `onnxruntime`."""
+
+    __version__: str
+    cuda_version: str  # with CUDA only
+    SessionOptions: NewSessionOptions
+    RunOptions: NewRunOptions
+    InferenceSession: InferenceSessionClass
+    OrtValue: OrtValueClass
+    # Enumerations, and objects that only onnxruntime reads.
+    GraphOptimizationLevel: Any
+    ExecutionOrder: Any
+    OrtAllocatorType: Any
+    OrtArenaCfg: Any
+    OrtMemoryInfo: Any
+    OrtMemType: Any
+    capi: Any
+
+    def __hash__(self) -> int:
+        """Return a hash: modules are keys of caches."""
+
+    def get_available_providers(self) -> list[str]:
+        """Return the execution providers that onnxruntime was built with."""
+
+    def get_build_info(self) -> str:
+        """Return a description of the build."""
+
+    def set_default_logger_severity(self, severity: int, /) -> None:
+        """Log messages of this severity and above, 0 (verbose) to 4 (fatal)."""
+
+    def preload_dlls(self, *, cuda: bool, cudnn: bool) -> None:
+        """Load the libraries of CUDA and cuDNN."""
+
+    def create_and_register_allocator_v2(
+        self, provider: str, memory: Any, options: dict[str, str], arena: Any, /
+    ) -> None:
+        """Create an arena that sessions can share."""
+
+
+def import_onnxruntime() -> Onnxruntime:
     """Import onnxruntime.
 
     Raises:
@@ -122,5 +186,5 @@ def import_onnxruntime() -> ModuleType:
         if words := resource_problem(error):
             raise ResourceError(f"onnxruntime: {words}") from error
         raise ProviderError(f"onnxruntime is installed and does not load: {error}") from error
-    module: ModuleType = onnxruntime
+    module: Onnxruntime = onnxruntime
     return module

@@ -54,7 +54,7 @@ class Preparation:
 
 
 def find_prepared(manifest: Manifest, placement: Placement) -> Path | None:
-    """Return the folder of a bundle's prepared graphs for this machine, or None if there is no complete one.
+    """Return the folder of a bundle's prepared graphs for this machine; None if missing or incomplete.
 
     Raises:
         ProviderError: onnxruntime is not installed.

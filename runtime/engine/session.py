@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from types import MappingProxyType, ModuleType
+from types import MappingProxyType
 
 from ..bundle.graph_interface import check_interface
 from ..bundle.schema import GraphSpec, Manifest
@@ -12,7 +12,7 @@ from ..errors import BundleError, PaliGemmaError, ProviderError
 from . import cuda_provider as cuda
 from .devices import PROVIDERS, Placement
 from .int8_overflow import configure_int8
-from .ort import InferenceSession, OrtValue, SessionOptions, import_onnxruntime
+from .ort import InferenceSession, Onnxruntime, OrtValue, SessionOptions, import_onnxruntime
 
 MIN_EXTERNAL_BYTES = 1024  # larger tensors are written next to a prepared graph, smaller ones into it
 LOG_FATAL_ONLY = 4  # onnxruntime's severity: errors are raised, and translated here
@@ -122,7 +122,7 @@ def open_serialized(
 
 
 def _open_file(
-    ort: ModuleType, path: Path, options: SessionOptions, placement: Placement, *, cuda_graph: bool = False
+    ort: Onnxruntime, path: Path, options: SessionOptions, placement: Placement, *, cuda_graph: bool = False
 ) -> InferenceSession:
     try:
         str(path).encode()
@@ -132,7 +132,7 @@ def _open_file(
 
 
 def _open(
-    ort: ModuleType,
+    ort: Onnxruntime,
     graph: str | bytes,
     path: Path,  # for messages
     options: SessionOptions,
@@ -171,7 +171,7 @@ def _open(
     return session
 
 
-def _session_options(ort: ModuleType, placement: Placement, manifest: Manifest) -> SessionOptions:
+def _session_options(ort: Onnxruntime, placement: Placement, manifest: Manifest) -> SessionOptions:
     options: SessionOptions = ort.SessionOptions()
     options.intra_op_num_threads = placement.threads
     options.log_severity_level = LOG_FATAL_ONLY

@@ -26,7 +26,7 @@ model = PaliGemma.load(bundle, device="cuda")
 result = {"loaded": counts()}
 for count in range(times):
     before = counts()
-    prompts = ["caption en", "answer en what is in the picture?"][:rows]
+    prompts = ["caption en", "answer en what is in the image?"][:rows]
     model.generate_batch([Request(image, prompt) for prompt in prompts], max_new_tokens=tokens)
     after = counts()
     moved = {name: after[name] - before[name] for name in after if not isinstance(after[name], list)}

@@ -1,4 +1,4 @@
-"""Bundles that lack something, lie, were mixed, or lie in unusual places; before a graph runs."""
+"""Incomplete, damaged and mixed bundles are refused before a graph runs; unusual folders are accepted."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from paligemma_onnx.runtime.engine.ort import import_onnxruntime
 
 Folders = Callable[[str], Path]
 CASE = "gemma_one_kv_head"
-PICTURE = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
+IMAGE = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
 GRAPHS = ("vision_encoder.onnx", "prefill.onnx", "decode.onnx")
 
 
@@ -37,7 +37,7 @@ def copy(bundle: Folders, tmp_path: Path) -> Path:
     "name", [*GRAPHS, "vision_encoder.data", "decoder.data", "tokenizer.json", "tensors.json"]
 )
 def test_files(copy: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """Missing, empty, cut, grown, a folder, a pipe: each is named before anything is read."""
+    """Missing, empty, cut, extended, a folder, a pipe: the file is named before anything is read."""
     path, content = copy / name, (copy / name).read_bytes()
     size = len(content)
     path.unlink()
@@ -64,7 +64,7 @@ def test_several_files_are_named_together(copy: Path, capsys: pytest.CaptureFixt
 def test_a_flipped_bit_in_graph_or_tokenizer_shows_at_once(
     copy: Path, name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Nearly half of such graphs would load and answer something else."""
+    """Nearly half of the damaged graphs would load and compute something else."""
     flip_bit(copy / name)
     assert_bundle_refused(copy, f"{name} is altered", capsys)
 
@@ -77,13 +77,13 @@ def test_a_flipped_bit_in_the_weights_shows_in_verify(
     flip_bit(copy / name)
     with pytest.raises(BundleError, match=rf"{name} is altered \(another SHA-256\)"):
         verify(copy, lambda _: None)
-    ended = run_in_process(capsys, "verify", copy)
-    assert (ended.code, ended.out) == (4, "")
-    assert f"{name} is altered" in ended.error
+    result = run_in_process(capsys, "verify", copy)
+    assert (result.code, result.out) == (4, "")
+    assert f"{name} is altered" in result.error
 
 
 def test_a_graph_of_another_bundle(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Of the same size and shapes, with the manifest made to fit, as a hand that mixes bundles might."""
+    """With the same size and shapes, and with its hash in the manifest."""
 
     edit_graph(copy, "decode.onnx", name_graph("f" * 32))
     words = "belongs to bundle ffffffffffffffffffffffffffffffff, the manifest is of bundle"
@@ -130,7 +130,7 @@ def test_a_graph_the_engine_does_not_take(copy: Path, capsys: pytest.CaptureFixt
     assert_bundle_refused(copy, "decode.onnx: onnxruntime does not load this graph", capsys)
     debug = run_in_process(capsys, "--debug", "generate", "--model", copy, "--image", "x", "")
     assert debug.code == 4
-    assert "NoSuchOperator" in debug.err  # the engine's own words are there for who wants them
+    assert "NoSuchOperator" in debug.err  # onnxruntime's message
 
 
 def test_weights_that_lie_outside_the_folder(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -154,15 +154,15 @@ def test_nothing_runs_before_all_is_checked(copy: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(Executor, "run", fail)
     edit_graph(copy, "decode.onnx", name_graph("0" * 32))
     with pytest.raises(BundleError, match="belongs to bundle"):
-        PaliGemma.load(copy).generate(PICTURE, "caption en")
+        PaliGemma.load(copy).generate(IMAGE, "caption en")
 
 
 def answer(folder: Path) -> tuple[int, ...]:
-    return PaliGemma.load(folder, device="cpu").generate(PICTURE, "caption en", max_new_tokens=8).token_ids
+    return PaliGemma.load(folder, device="cpu").generate(IMAGE, "caption en", max_new_tokens=8).token_ids
 
 
 def test_the_layout_of_the_hub_cache(bundle: Folders, tmp_path: Path) -> None:
-    """Every file is a link to a blob named by its hash."""
+    """Every file is a symbolic link to a blob that is named by its hash."""
     snapshot, blobs = tmp_path / "snapshots" / "0123", tmp_path / "blobs"
     snapshot.mkdir(parents=True)
     blobs.mkdir()
@@ -174,18 +174,18 @@ def test_the_layout_of_the_hub_cache(bundle: Folders, tmp_path: Path) -> None:
 
 
 def test_a_folder_that_cannot_be_written(copy: Path) -> None:
-    """Nothing is written, and no time changes: root, which tests may run as, could write all the same."""
+    """Nothing is written and no time changes; the tests may run as root, who could write nevertheless."""
 
-    def seen() -> dict[str, os.stat_result]:
+    def file_stats() -> dict[str, os.stat_result]:
         return {file.name: file.stat() for file in (copy, *copy.iterdir())}
 
     for file in copy.iterdir():
         file.chmod(stat.S_IRUSR)
     copy.chmod(stat.S_IRUSR | stat.S_IXUSR)
-    before = {name: (stat.st_mtime_ns, stat.st_size) for name, stat in seen().items()}
+    before = {name: (stat.st_mtime_ns, stat.st_size) for name, stat in file_stats().items()}
     assert answer(copy)
     verify(copy, lambda _: None)
-    assert {name: (stat.st_mtime_ns, stat.st_size) for name, stat in seen().items()} == before
+    assert {name: (stat.st_mtime_ns, stat.st_size) for name, stat in file_stats().items()} == before
     copy.chmod(stat.S_IRWXU)
 
 
@@ -195,15 +195,15 @@ def test_a_device_that_is_not_there(
     monkeypatch.setattr(import_onnxruntime(), "get_available_providers", lambda: ["CPUExecutionProvider"])
     with pytest.raises(ProviderError, match="device 'cuda' is not available here, only: cpu"):
         PaliGemma.load(bundle(CASE), device="cuda")
-    ended = run_in_process(
+    result = run_in_process(
         capsys, "generate", "--model", bundle(CASE), "--image", "x", "", "--device", "cuda"
     )
-    assert ended.code == 4
-    assert "only: cpu" in ended.error
+    assert result.code == 4
+    assert "only: cpu" in result.error
     assert PaliGemma.load(bundle(CASE)).device == "cpu"
 
 
-# onnxruntime with CUDA built in, on a machine without: it falls back silently, or raises.
+# Imitates onnxruntime with CUDA on a machine without a GPU: it falls back silently, or raises.
 NO_CUDA = """
 import onnxruntime
 original = onnxruntime.InferenceSession
@@ -219,7 +219,7 @@ onnxruntime.get_available_providers = lambda: ["CUDAExecutionProvider", "CPUExec
 @pytest.mark.parametrize("raises", [False, True])
 def test_auto_falls_back_and_says_so(bundle: Folders, raises: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     ort = import_onnxruntime()
-    monkeypatch.setattr(ort, "InferenceSession", ort.InferenceSession)  # so that they are put back
+    monkeypatch.setattr(ort, "InferenceSession", ort.InferenceSession)  # restores it after the test
     monkeypatch.setattr(ort, "get_available_providers", ort.get_available_providers)
     exec(NO_CUDA.format(raises=raises), {})
     assert devices.available_devices() == ("cpu", "cuda")
@@ -231,12 +231,12 @@ def test_auto_falls_back_and_says_so(bundle: Folders, raises: bool, monkeypatch:
 
 
 def test_auto_falls_back_and_says_so_in_the_command(bundle: Folders) -> None:
-    picture = SCENE
-    ended = run_command(
-        "generate", "--model", str(bundle(CASE)), "--image", str(picture), "", "--json",
+    image = SCENE
+    result = run_command(
+        "generate", "--model", str(bundle(CASE)), "--image", str(image), "", "--json",
         before=NO_CUDA.format(raises=True),
     )  # fmt: skip
-    assert ended.code == 0
-    assert json.loads(ended.out)["device"] == "cpu"
-    assert ended.err.startswith("warning: running on the CPU, since CUDA does not load")
-    assert ended.err.count("\n") == 1
+    assert result.code == 0
+    assert json.loads(result.out)["device"] == "cpu"
+    assert result.err.startswith("warning: running on the CPU, since CUDA does not load")
+    assert result.err.count("\n") == 1

@@ -1,4 +1,4 @@
-"""Manifests that are damaged, hostile, of another release, or contradict themselves or the graphs."""
+"""Manifests that are damaged, malicious, of another release, or contradict themselves or the graphs."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def copy(bundle: Folders, tmp_path: Path) -> Path:
 
 
 def setting(*path: str | int, to: Any) -> Damage:
-    """Write a value into the manifest."""
+    """Return a function that sets a value of the manifest."""
 
     def change(manifest: Any) -> None:
         for key in path[:-1]:

@@ -116,10 +116,10 @@ def test_damaged_tables(
 ) -> None:
     edit_json(copy / "tensors.json", change)
     seal(copy)
-    ended = run_in_process(capsys, "inspect", copy)
-    assert (ended.code, ended.out) == (4, "")
-    assert "tensors.json: " in ended.error
-    assert words in ended.error
+    result = run_in_process(capsys, "inspect", copy)
+    assert (result.code, result.out) == (4, "")
+    assert "tensors.json: " in result.error
+    assert words in result.error
 
 
 @pytest.mark.parametrize("content", [b"", b"[" * 100_000, b"[]", b" " * (MAX_TABLE_BYTES + 1)])
