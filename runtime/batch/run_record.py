@@ -101,19 +101,27 @@ def open_run(
 
 
 def _open_record(output: Path, requested: RunRecord, source: Source, *, force: bool) -> RunRecord:
-    existing = _read(output / RECORD)
-    if existing is not None and _completed(requested, existing) == existing:
-        return existing
-    if existing is not None or any(output.glob("part-*-of-*-*")):
+    existing, difference = _read(output / RECORD), None
+    random = requested.temperature > 0 and requested.seed is None
+    if existing is not None:
+        # The row count and a random seed are not part of the request, so they are those of the first run.
+        seed = existing.seed if random else requested.seed
+        new, old = asdict(replace(requested, rows=existing.rows, seed=seed)), asdict(existing)
+        changes = [f"{name} {old[name]!r}, not {new[name]!r}" for name in new if new[name] != old[name]]
+        if not changes:
+            return existing
+        difference = f"was written with {'; '.join(changes)}"
+    elif any(output.glob("part-*-of-*-*")):
+        difference = f"contains parts of a batch run but no {RECORD}"
+    if difference is not None:
         if not force:
             raise OptionError(
-                f"{output}: {_difference(requested, existing)}; choose another --output, or use --force to "
-                "delete its rows"
+                f"{output}: {difference}; choose another --output, or use --force to delete its rows"
             )
         _clear(output)
     if source.kind == "folder":
         write_listing(source.path, source.listing)
-    if requested.temperature > 0 and requested.seed is None:
+    if random:
         requested = replace(requested, seed=random_seed())
     record = replace(requested, rows=count_items(source))
     if record.rows == 0:
@@ -132,20 +140,6 @@ def _read(path: Path) -> RunRecord | None:
         return None
     except (ValueError, TypeError) as error:
         raise OptionError(f"{path}: is damaged; choose another --output") from error
-
-
-def _completed(requested: RunRecord, existing: RunRecord) -> RunRecord:
-    """Return the requested record with the row count and the random seed of the existing one."""
-    random = requested.temperature > 0 and requested.seed is None
-    return replace(requested, rows=existing.rows, seed=existing.seed if random else requested.seed)
-
-
-def _difference(requested: RunRecord, existing: RunRecord | None) -> str:
-    if existing is None:
-        return f"contains parts of a batch run but no {RECORD}"
-    new, old = asdict(_completed(requested, existing)), asdict(existing)
-    changes = [f"{name} {old[name]!r}, not {new[name]!r}" for name in new if new[name] != old[name]]
-    return f"was written with {'; '.join(changes)}"
 
 
 def _clear(output: Path) -> None:
