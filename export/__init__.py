@@ -1,1 +1,1 @@
-"""Turns a PaliGemma checkpoint into a bundle of three ONNX graphs, and proves the bundle right."""
+"""Export a PaliGemma checkpoint as a bundle of ONNX graphs, and compare the bundle with the checkpoint."""

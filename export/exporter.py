@@ -55,10 +55,10 @@ class Progress(Protocol):
 
 @dataclass(frozen=True)
 class ExportRequest:
-    """What to export, and where to write it."""
+    """Input, output and options of an export."""
 
     checkpoint: Path
-    output: Path
+    output: Path  # folder of the bundle
     precision: str = "fp32"  # a key of PRECISIONS
     adapter: Path | None = None  # LoRA folder to merge into the weights
     mask_decoder: Path | None = None  # None: mask_decoder.npz in the checkpoint's folder, if it exists

@@ -85,7 +85,7 @@ class Precision:
 
     @property
     def quantizes_activations(self) -> bool:
-        """True if activations are quantised at run time, so that outlier channels have to be scaled down."""
+        """True if activations are quantised at run time, so that channels need scaling."""
         formats = (self.vision_encoder, self.prefill, self.decode, self.embedding)
         return self.half_dtype is None and any(not isinstance(each, Float32) for each in formats)
 

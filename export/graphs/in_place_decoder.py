@@ -222,7 +222,7 @@ def _shape_tensor(shape: Sequence[int | Tensor]) -> Tensor:
 def _sliding_window_mask(past_lengths: Tensor, tokens: Tensor, slots: int, window: int) -> Tensor:
     """Return the slots that a generated token sees, equal for all folded tokens: bool[B, 1, tokens, C].
 
-    The same rule as model.mask.step_mask. In a prefill, where past_lengths is 0, it hides nothing.
+    It follows the rule of model.mask.step_mask. In a prefill, where past_lengths is 0, it hides nothing.
     """
     slot = torch.arange(slots, device=past_lengths.device)
     visible = (slot > past_lengths[:, None] - window)[:, None, None, :]

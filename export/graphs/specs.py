@@ -197,7 +197,7 @@ def _define_in_place_decoder(config: PaliGemmaConfig) -> dict[str, GraphDefiniti
 
 
 def _define_cuda_decoder(config: PaliGemmaConfig, dtype: HalfType) -> dict[str, GraphDefinition]:
-    """Define them for CUDA, where decode is a different graph, which takes one token per row and no image."""
+    """Define prefill and decode for CUDA: two graphs, and decode takes one token per row and no image."""
     check_head_dim(config.text_config)
     past = _cache_tensors("past_key_values", config, "cache_slots", dtype)
     outputs = (_logits_output(config), *_cache_tensors("present", config, "cache_slots", dtype))

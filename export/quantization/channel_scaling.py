@@ -1,10 +1,10 @@
-"""Cross-layer channel scaling, so that quantisation with few bits loses little. The function is unchanged.
+"""Scale channels across layers before quantisation. The model computes the same function.
 
 In real decoders a few activation channels (outlier channels) are 50 times larger than the others, and the
 weights that read them are smaller by the same factor. Quantised directly, the large channels determine the
 scale and the small ones are rounded to zero. But a channel may be multiplied by any factor if the weights
 that read it are divided by the same factor (cross-layer equalisation). Four kinds of channels are scaled. The
-first three cost no operation in the graph, the fourth one product of a few thousand numbers:
+first three cost no operation in the graph, the fourth one element-wise product of a few thousand numbers:
 
     norm gain       ->  columns of the matrices that read the norm
     up_proj rows    ->  columns of down_proj (the gate only multiplies the output of up_proj)
