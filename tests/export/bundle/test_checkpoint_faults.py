@@ -97,7 +97,7 @@ DAMAGES: list[tuple[Damage, str]] = [
     (tensors(lambda all_: all_.update(more=torch.zeros(1))), "unexpected (1): more"),
     (tensors(lambda all_: all_.update({EMBEDDING: all_[EMBEDDING].t().contiguous()})), "misshapen (1): "),
     (indexed("absent.safetensors"), "absent.safetensors: no such file"),
-    (indexed("../weights.safetensors"), "is not the plain name of a .safetensors file"),
+    (indexed("../weights.safetensors"), "'../weights.safetensors', not the plain name of a .safetensors"),
     (cut("model.safetensors"), "fetch the file again"),
     (writing("model.safetensors", "\xff" * 99), "broken safetensors file"),
     (writing("model.safetensors", POINTER), "git lfs pull"),
