@@ -91,10 +91,8 @@ def run_validate(
             validation = validate(
                 bundle,
                 manifest,
-                source=source.weights(manifest.precision.name),
-                constants=source.constants,
+                source=source,
                 load_reference=lambda: _open_reference(reference, source, adapter),
-                mask_decoder=None if manifest.graphs.mask_decoder is None else source.mask_decoder,
                 inputs=inputs,
                 placement=placement,
                 progress=progress.stage,

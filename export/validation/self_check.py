@@ -82,10 +82,8 @@ def self_check(
     validation = validate(
         folder,
         manifest,
-        source=source.weights(manifest.precision.name),
-        constants=source.constants,
+        source=source,
         load_reference=lambda: torch_reference(source),
-        mask_decoder=source.mask_decoder,
         inputs=build_validation_inputs(manifest, tokenizer, pixel_values, PROMPTS, STEPS),
         placement=choose_placement("cpu", None),
         progress=progress,

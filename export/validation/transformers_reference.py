@@ -50,42 +50,30 @@ class TransformersReference:
         self, input_ids: Tensor, image_features: Tensor, text_lengths: Tensor
     ) -> tuple[Tensor, Cache]:
         """Read prompts as `PaliGemma.prefill` does; padding slots of the cache are zero."""
-        slots = image_features.shape[1] + input_ids.shape[1]
-        rows = [
-            self._prefill_row(ids[:length], features[None])
-            for ids, features, length in zip(input_ids, image_features, text_lengths.tolist(), strict=True)
-        ]
-        return torch.cat([logits for logits, _ in rows]), _stack([cache for _, cache in rows], slots)
+        placeholders = torch.full((image_features.shape[1],), self._model.config.image_token_id)
+        rows = []
+        for ids, features, length in zip(input_ids, image_features, text_lengths.tolist(), strict=True):
+            row_ids = torch.cat([placeholders, ids[:length]])[None]
+            # Zeros mark the prefix, in which attention is bidirectional; without them it would be causal.
+            prefix = torch.zeros_like(row_ids)
+            images = {"image": BaseModelOutputWithPooling(pooler_output=features[None])}
+            rows.append(
+                self._call(row_ids, 0, DynamicCache(), token_type_ids=prefix, mm_encoder_outputs=images)
+            )
+        return _join(rows, image_features.shape[1] + input_ids.shape[1])
 
     def decode_step(self, input_ids: Tensor, past_lengths: Tensor, past: Cache) -> tuple[Tensor, Cache]:
         """Add a token to each row as `PaliGemma.decode_step` does."""
-        rows = [
-            self._decode_row(input_ids[row : row + 1], length, row, past)
-            for row, length in enumerate(past_lengths.tolist())
-        ]
-        slots = past[0].key.shape[2] + 1
-        return torch.cat([logits for logits, _ in rows]), _stack([cache for _, cache in rows], slots)
-
-    def _prefill_row(self, ids: Tensor, features: Tensor) -> tuple[Tensor, DynamicCache]:
-        placeholders = torch.full((features.shape[1],), self._model.config.image_token_id)
-        input_ids = torch.cat([placeholders, ids])[None]
-        return self._call(
-            input_ids,
-            first_position=0,
-            cache=DynamicCache(),
-            # Zeros mark the prefix, in which attention is bidirectional; without them it would be causal.
-            token_type_ids=torch.zeros_like(input_ids),
-            mm_encoder_outputs={"image": BaseModelOutputWithPooling(pooler_output=features)},
-        )
-
-    def _decode_row(self, ids: Tensor, length: int, row: int, past: Cache) -> tuple[Tensor, DynamicCache]:
-        cache = DynamicCache()
-        for layer, (key, value) in enumerate(past):
-            cache.update(key[row : row + 1, :, :length], value[row : row + 1, :, :length], layer)
-        return self._call(ids, first_position=length, cache=cache)
+        rows = []
+        for row, length in enumerate(past_lengths.tolist()):
+            cache = DynamicCache()
+            for layer, (key, value) in enumerate(past):
+                cache.update(key[row : row + 1, :, :length], value[row : row + 1, :, :length], layer)
+            rows.append(self._call(input_ids[row : row + 1], length, cache))
+        return _join(rows, past[0].key.shape[2] + 1)
 
     def _call(
-        self, input_ids: Tensor, *, first_position: int, cache: DynamicCache, **inputs: object
+        self, input_ids: Tensor, first_position: int, cache: DynamicCache, **inputs: object
     ) -> tuple[Tensor, DynamicCache]:
         tokens = input_ids.shape[1]
         output = self._model(
@@ -101,13 +89,13 @@ class TransformersReference:
         return output.logits[:, -1], cache
 
 
-def _stack(rows: list[DynamicCache], slots: int) -> Cache:
-    """Join caches of single rows into one, padded on the right with zeros to `slots` slots."""
+def _join(rows: list[tuple[Tensor, DynamicCache]], slots: int) -> tuple[Tensor, Cache]:
+    """Join logits and caches of single rows; caches are padded on the right with zeros to `slots` slots."""
 
     def padded(layer: int, kind: str) -> Tensor:
-        tensors = [getattr(row.layers[layer], kind) for row in rows]
+        tensors = [getattr(cache.layers[layer], kind) for _, cache in rows]
         return torch.cat([pad(tensor, (0, 0, 0, slots - tensor.shape[2])) for tensor in tensors])
 
-    return tuple(
-        KeyValue(padded(layer, "keys"), padded(layer, "values")) for layer in range(len(rows[0].layers))
-    )
+    layers = range(len(rows[0][1].layers))
+    cache = tuple(KeyValue(padded(layer, "keys"), padded(layer, "values")) for layer in layers)
+    return torch.cat([logits for logits, _ in rows]), cache

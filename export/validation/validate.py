@@ -5,21 +5,18 @@ from __future__ import annotations
 import gc
 import math
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from torch import Tensor
-
-from paligemma_onnx.model.mask_decoder import MaskDecoder
 from paligemma_onnx.runtime.bundle.schema import Manifest
 from paligemma_onnx.runtime.engine.devices import Placement
 
-from ..sources.tensor_source import TensorSource
+from ..source import Source
 from .compare import compare
 from .compare_weights import WeightComparison, compare_weights
 from .float32_emulation import needs_emulation
-from .measures import TOP, Comparison, Difference
+from .measures import TOP, Comparison
 from .reference_outputs import ReferenceModel, ValidationInputs, run_reference, run_reference_masks
 from .sequential_sessions import open_sequentially
 
@@ -47,10 +44,8 @@ def validate(
     folder: Path,
     manifest: Manifest,
     *,
-    source: TensorSource,
-    constants: Mapping[str, Tensor],
+    source: Source,
     load_reference: Callable[[], tuple[str, ReferenceModel]],
-    mask_decoder: MaskDecoder | None,
     inputs: ValidationInputs,
     placement: Placement,
     progress: Callable[[str], object],
@@ -61,24 +56,22 @@ def validate(
     Args:
         folder: the bundle.
         manifest: its manifest.
-        source: the weights, as this precision stores them (`Source.weights`).
-        constants: tensors of the graphs that are not weights of the checkpoint.
+        source: the checkpoint; it has a mask decoder if the bundle has one.
         load_reference: returns the name and the model to compare with; called once. The model is freed before
             the bundle is opened.
-        mask_decoder: reference of the bundle's mask decoder; None if the bundle has none.
         inputs: inputs of both sides.
         placement: where the bundle runs.
         progress: called with a line before each stage.
         scratch: folder for the reference's outputs, which are as large as the key-value caches of all rows;
             None takes the system's temporary folder.
     """
-    weights = compare_weights(folder, manifest, source, constants, progress)
+    weights = compare_weights(folder, manifest, source, progress)
     with tempfile.TemporaryDirectory(prefix="paligemma-onnx-", dir=scratch) as outputs:
         progress("reference: loading")
         name, model = load_reference()
         reference = run_reference(model, inputs, Path(outputs), progress)
-        if mask_decoder is not None:
-            run_reference_masks(mask_decoder, reference)
+        if manifest.graphs.mask_decoder is not None and source.mask_decoder is not None:
+            run_reference_masks(source.mask_decoder, reference)
         del model  # so that reference and bundle are never in memory together
         gc.collect()
         runner = open_sequentially(folder, manifest, placement)
@@ -109,7 +102,16 @@ def _failures(validation: Validation) -> Iterator[str]:
         yield f"{count} of {weights.tensors} stored tensors differ from the checkpoint; the first is {first}"
     elif not weights.passed:
         yield "the bundle has no stored tensors"
-    excesses = [excess for difference in comparison.differences for excess in _excesses(difference)]
+    excesses = []  # each error above its limit, as a multiple of the limit and as text
+    for difference in comparison.differences:
+        for error, limit, unit in (
+            (difference.relative, difference.limits.worst, "largest value"),
+            (difference.rms, difference.limits.rms, "root mean square"),
+        ):
+            if not error <= limit:
+                text = f"is off by {error:.1e} of the reference's {unit} (limit {limit:.0e})"
+                multiple = math.inf if math.isnan(error) else error / limit
+                excesses.append((multiple, f"{difference.stage} {difference.name} {text}"))
     yield from (text for _, text in sorted(excesses, reverse=True))
     for agreement in comparison.agreements:
         if not agreement.passed:
@@ -120,15 +122,3 @@ def _failures(validation: Validation) -> Iterator[str]:
     for run in comparison.free_runs:
         if not run.passed:
             yield f"row {run.row}: the greedy tokens diverge at step {run.diverged_at}, not at a near tie"
-
-
-def _excesses(difference: Difference) -> Iterator[tuple[float, str]]:
-    """Yield each error above its limit, as a multiple of the limit and as text."""
-    for error, limit, unit in (
-        (difference.relative, difference.limits.worst, "largest value"),
-        (difference.rms, difference.limits.rms, "root mean square"),
-    ):
-        if not error <= limit:
-            text = f"is off by {error:.1e} of the reference's {unit} (limit {limit:.0e})"
-            multiple = math.inf if math.isnan(error) else error / limit
-            yield multiple, f"{difference.stage} {difference.name} {text}"

@@ -211,10 +211,8 @@ def test_validation_against_transformers_passes(checkpoint: Folders, bundle: Fol
     validation = validate(
         bundle(name),
         model.manifest,
-        source=source.weights(model.manifest.precision.name),
-        constants=source.constants,
+        source=source,
         load_reference=lambda: ("transformers", TransformersReference(checkpoint(name))),
-        mask_decoder=None,
         inputs=build_validation_inputs(
             model.manifest, model.tokenizer, np.stack([pixels, -pixels]), PROMPTS, 8
         ),
