@@ -22,13 +22,9 @@ class Measure:
     limit: Callable[[Difference], float]
     series: Series  # of the chart by graph
 
-    def largest(self, group: Iterable[Difference]) -> float:
-        """Return the largest error of a group; NaN counts as infinity."""
-        return largest_error(map(self.error, group))
-
     def mark(self, name: str, series: Series, x: float, group: Sequence[Difference]) -> Mark:
         """Return the mark of the largest error of a group."""
-        value = self.largest(group)
+        value = largest_error(map(self.error, group))
         passed = all(self.error(difference) <= self.limit(difference) for difference in group)
         return Mark(series, x, value, f"{name}, {self.name}: {format_error(value)}", failed=not passed)
 
@@ -52,7 +48,7 @@ class LayerErrors:
     """Chart and table of one graph's errors by layer."""
 
     chart: Chart
-    rows: Sequence[tuple[str, float, float]]  # layer and kind, worst error, typical error
+    kinds: Mapping[str, Mapping[int, Sequence[Difference]]]  # key and value, then layer
 
 
 @dataclass(frozen=True)
@@ -99,7 +95,7 @@ def format_error(value: float, spec: str = ".2e") -> str:
 
 
 def _layer_errors(graph: str, kinds: Mapping[str, Mapping[int, list[Difference]]]) -> LayerErrors:
-    groups, rows, differences = [], [], list[Difference]()
+    groups = []
     for kind, layers in kinds.items():
         shape, colour = (SHAPES["square"], 2) if kind == "value" else (SHAPES["circle"], 0)
         for measure in (WORST, TYPICAL):
@@ -110,14 +106,13 @@ def _layer_errors(graph: str, kinds: Mapping[str, Mapping[int, list[Difference]]
                     for layer, group in layers.items()
                 ]
             )
-        for layer, group in layers.items():
-            rows.append((f"{layer} {kind}", WORST.largest(group), TYPICAL.largest(group)))
-            differences += group
     x = LinearScale(max(layer for layers in kinds.values() for layer in layers))
+    differences = [
+        difference for layers in kinds.values() for group in layers.values() for difference in group
+    ]
     y, limits = _scale(differences), _limit_lines(differences)
-    return LayerErrors(
-        plot(f"{graph}: errors by layer", "layer", "share, log scale", groups, x, y, limits), rows
-    )
+    title = f"{graph}: errors by layer"
+    return LayerErrors(plot(title, "layer", "share, log scale", groups, x, y, limits), kinds)
 
 
 def _limit_lines(differences: Iterable[Difference]) -> dict[str, float]:

@@ -20,9 +20,7 @@ LEGEND = (
 
 def format_table(validation: Validation) -> str:
     """Return the largest errors by graph and output, the agreement of tokens, and the verdict."""
-    comparison = validation.comparison
-    weights = validation.weights
-    failure = describe_failure(validation)
+    comparison, weights, failure = validation.comparison, validation.weights, describe_failure(validation)
     return "\n".join(
         [
             f"bundle      {validation.bundle_id} ({validation.precision}, {validation.device})",

@@ -78,7 +78,7 @@ def _insert_casts(
 ) -> None:
     """Cast the half-precision inputs of a node to float32, and its outputs back."""
     for value in sorted(halves, key=lambda value: value.name or ""):
-        cast = _cast(value, ir.DataType.FLOAT)
+        cast = ir.node("Cast", [value], {"to": int(ir.DataType.FLOAT)})
         dtypes[cast.outputs[0]] = ir.DataType.FLOAT
         graph.insert_before(node, cast)
         for index, node_input in enumerate(node.inputs):
@@ -88,20 +88,10 @@ def _insert_casts(
         half = dtypes[output]
         if not output.name or half not in HALF_TYPES:
             continue
-        round_node = _cast(output, half)
-        rounded = round_node.outputs[0]
-        uses = [(use.node, use.idx) for use in output.uses() if use.node is not round_node]
-        for user, index in uses:
-            user.replace_input_with(index, rounded)
-        for index, graph_output in enumerate(graph.outputs):
-            if graph_output is output:
-                graph.outputs[index] = rounded
-                rounded.shape, rounded.type = output.shape, ir.TensorType(half)
-                name, output.name = output.name, f"{output.name}.float32"
-                output.shape, output.type, rounded.name = None, None, name
+        rounded = ir.Value()
+        ir.convenience.replace_all_uses_with(output, rounded, replace_graph_outputs=True)
+        if rounded.is_graph_output():
+            rounded.name, rounded.shape, rounded.type = output.name, output.shape, ir.TensorType(half)
+            output.name, output.shape, output.type = f"{output.name}.float32", None, None
         dtypes[rounded], dtypes[output] = half, ir.DataType.FLOAT
-        graph.insert_after(node, round_node)
-
-
-def _cast(value: ir.Value, dtype: ir.DataType) -> ir.Node:
-    return ir.node("Cast", [value], {"to": int(dtype)})
+        graph.insert_after(node, ir.node("Cast", [output], {"to": int(half)}, outputs=[rounded]))

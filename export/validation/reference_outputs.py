@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from paligemma_onnx.model.cache import Cache
 from paligemma_onnx.model.mask_decoder import CODES, GRID, MaskDecoder
@@ -55,10 +56,8 @@ class ValidationInputs:
     @property
     def input_ids(self) -> NDArray[np.int64]:
         """Ids of all prompts, padded on the right, int64[B, T]."""
-        ids = np.full((len(self.prompts), self.text_lengths.max()), self.pad, dtype=np.int64)
-        for row, prompt in enumerate(self.prompts):
-            ids[row, : len(prompt)] = prompt
-        return ids
+        prompts = [torch.tensor(prompt) for prompt in self.prompts]
+        return pad_sequence(prompts, batch_first=True, padding_value=self.pad).numpy()
 
     def choose(self, logits: NDArray[np.float32]) -> NDArray[np.int64]:
         """Return the most likely id that is not suppressed: float32[B, V] -> int64[B]."""
