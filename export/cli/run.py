@@ -23,8 +23,8 @@ from ..bundle.draft_manifest import draft_manifest
 from ..bundle.manifest_facts import find_difference
 from ..demo.demo import run_demo
 from ..exporter import ExportRequest, export
+from ..report.embedded_images import load_input_image
 from ..report.html_page import render_page
-from ..report.input_images import load_input_image
 from ..report.json_report import to_json
 from ..report.report_data import collect_report_data
 from ..report.text_table import format_table

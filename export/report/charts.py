@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 from .chart_scales import Scale
 
@@ -193,9 +193,7 @@ def shorten(text: str, max_chars: int) -> str:
 
 def _spread(baselines: Sequence[float], last: float) -> list[float]:
     """Move ascending baselines apart by LABEL_HEIGHT at least; none comes after `last`."""
-    spread: list[float] = []
-    for baseline in baselines:
-        spread.append(max(baseline, spread[-1] + LABEL_HEIGHT) if spread else baseline)
+    spread = list(accumulate(baselines, lambda above, baseline: max(baseline, above + LABEL_HEIGHT)))
     return [
         min(baseline, last - LABEL_HEIGHT * (len(spread) - 1 - index))
         for index, baseline in enumerate(spread)

@@ -1,4 +1,7 @@
-"""Images of the HTML page: encoded once, and the boxes drawn over them."""
+"""Load images of a validation: pixels for the graphs, a copy for the HTML page, and boxes drawn over it.
+
+Shapes: docs/notation.md.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +10,18 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
+from paligemma_onnx.runtime.bundle.schema import ImageFacts
 from paligemma_onnx.runtime.detection.parsing import ParsedObject
+from paligemma_onnx.runtime.image.open import open_image
+from paligemma_onnx.runtime.image.picture import preprocess_opened
 
+from ..validation.self_check import synthetic_image
 from .charts import shorten
+from .report_data import ImageInfo
 
 MAX_SIDE = 800  # pixels of the longer side: enough to judge a box by, and the file stays small
 TINY_SIDE = 200  # pixels; images below it are shown pixelated and stored without loss
@@ -39,6 +49,15 @@ class EmbeddedImage:
 
 
 @dataclass(frozen=True)
+class InputImage:
+    """The parts of an opened image that are used later; the decoded photograph itself is freed."""
+
+    pixels: NDArray[np.float32]  # [3, S, S]
+    info: ImageInfo
+    embedded: EmbeddedImage
+
+
+@dataclass(frozen=True)
 class DrawnBox:
     """Box of an object with its label."""
 
@@ -61,6 +80,23 @@ def embed(rgb: Image.Image, label: str) -> EmbeddedImage:
     width, height = (max(1, round(side * MAX_SIDE / longest)) for side in rgb.size)
     uri = f"data:image/{'png' if tiny else 'jpeg'};base64,{content}"
     return EmbeddedImage(label, width, height, uri, tiny)
+
+
+def load_input_image(path: str | None, facts: ImageFacts) -> InputImage:
+    """Open an image, or make the synthetic one if `path` is None.
+
+    Raises:
+        ImageError: the image cannot be opened.
+        ResourceError: out of memory.
+    """
+    if path is None:
+        pixels = synthetic_image(facts.size)
+        rgb = Image.fromarray(((pixels + 1) * 127.5).astype(np.uint8).transpose(1, 2, 0))
+    else:
+        opened = open_image(path)
+        rgb, pixels = opened.rgb, preprocess_opened(opened, facts).pixels
+    label = f"{path or 'synthetic image'}, {rgb.width} x {rgb.height} pixels"
+    return InputImage(pixels, ImageInfo(path, rgb.width, rgb.height), embed(rgb, label))
 
 
 def draw_boxes(

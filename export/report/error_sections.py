@@ -10,7 +10,7 @@ from operator import attrgetter
 from ..validation.measures import Comparison, Difference
 from .chart_scales import LinearScale, LogScale, format_limit, log_scale
 from .charts import SHAPES, Bar, Chart, Mark, Series, bar_chart, plot
-from .grouping import by_layer, by_output, largest
+from .grouping import by_layer, by_output
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Errors:
 
     series: Sequence[Series]  # of `chart`, in the order of the legend
     chart: Chart
-    outputs: Sequence[tuple[str, Difference, bool]]  # graph and kind, largest error, all tensors passed
+    outputs: Mapping[str, Sequence[Difference]]  # by graph and kind
     layers: Sequence[LayerErrors]
 
 
@@ -76,10 +76,7 @@ def summarize_errors(comparison: Comparison) -> Errors:
     return Errors(
         series=[WORST.series, TYPICAL.series],
         chart=bar_chart(title, axis, bars, _scale(comparison.differences)),
-        outputs=[
-            (name, largest(group, exact=comparison.exact), all(difference.passed for difference in group))
-            for name, group in outputs.items()
-        ],
+        outputs=outputs,
         layers=[_layer_errors(graph, kinds) for graph, kinds in by_layer(comparison.differences).items()],
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
 from ..validation.measures import Difference
 
@@ -39,8 +39,3 @@ def by_layer(differences: Iterable[Difference]) -> Mapping[str, Mapping[str, Map
             layers = kinds.setdefault(parts[2], defaultdict(list))
             layers[int(parts[1])].append(difference)
     return groups
-
-
-def largest(group: Sequence[Difference], *, exact: bool) -> Difference:
-    """Return the difference with the largest worst error, or typical error if the comparison is not exact."""
-    return max(group, key=lambda difference: difference.relative if exact else difference.rms)

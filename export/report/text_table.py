@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from operator import attrgetter
 from statistics import fmean
 
 from ..validation.measures import TOP, Comparison
 from ..validation.validate import Validation, describe_failure
 from .error_sections import format_error
-from .grouping import by_output, largest
+from .grouping import by_output
 
 HEADER = f"{'output':<15} {'largest error':>13} {'worst':>10} {'typical':>10}   {'limits':<13} location"
 LEGEND = (
@@ -39,7 +40,7 @@ def format_table(validation: Validation) -> str:
 def _errors(comparison: Comparison) -> Iterator[str]:
     yield HEADER
     for output, group in by_output(comparison.differences).items():
-        tensor = largest(group, exact=comparison.exact)
+        tensor = max(group, key=attrgetter("relative" if comparison.exact else "rms"))
         worst, relative, rms = map(format_error, (tensor.worst, tensor.relative, tensor.rms))
         limits = f"{tensor.limits.worst:.0e} / {tensor.limits.rms:.0e}".replace("inf", "none")
         location = f"{tensor.stage} {tensor.name} {list(tensor.where)}"

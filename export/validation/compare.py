@@ -136,19 +136,18 @@ def _run_greedy(
     for _ in range(inputs.steps):
         chosen.append(inputs.choose(logits))
         logits, cache = runner.decode(chosen[-1][:, None], cache, never)
-    actual = np.array(chosen)  # [steps, B]
-    expected = np.array([reference[f"step.{step}.ids"] for step in range(inputs.steps)])
-    for row in range(actual.shape[1]):
-        different = np.flatnonzero(actual[:, row] != expected[:, row])
-        diverged_at = int(different[0]) if len(different) else None
-        near_tie, margin = True, None
-        if diverged_at is not None:
+    expected = [reference[f"step.{step}.ids"] for step in range(inputs.steps)]
+    for row in range(len(inputs.prompts)):
+        actual_ids, expected_ids = (tuple(int(ids[row]) for ids in steps) for steps in (chosen, expected))
+        different = [step for step in range(inputs.steps) if actual_ids[step] != expected_ids[step]]
+        diverged_at, near_tie, margin = None, True, None
+        if different:
+            diverged_at = different[0]
             stage = "prefill" if diverged_at == 0 else f"step.{diverged_at - 1}"
             scores = reference[f"{stage}.logits"][row]
-            actual_id, expected_id = actual[diverged_at, row], expected[diverged_at, row]
+            actual_id, expected_id = actual_ids[diverged_at], expected_ids[diverged_at]
             near_tie = is_near_tie(scores, actual_id, expected_id, limits)
             margin = float(scores[expected_id] - scores[actual_id])
-        expected_ids, actual_ids = (tuple(ids[:, row].tolist()) for ids in (expected, actual))
         yield GreedyRun(row, expected_ids, actual_ids, diverged_at, near_tie, margin)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -44,19 +44,20 @@ class SequentialSessions:
         return self._session
 
 
+@dataclass(frozen=True)
 class LazySession:
     """The part of an onnxruntime session that a runner uses; opens the graph when it runs."""
 
-    def __init__(self, sessions: SequentialSessions, graph: GraphSpec) -> None:
-        self._sessions, self._graph = sessions, graph
+    sessions: SequentialSessions
+    graph: GraphSpec
 
     def io_binding(self) -> Any:
         """Return a new binding of the session."""
-        return self._sessions.session(self._graph).io_binding()
+        return self.sessions.session(self.graph).io_binding()
 
     def run_with_iobinding(self, binding: Any, options: Any) -> None:
         """Run the session on a binding."""
-        self._sessions.session(self._graph).run_with_iobinding(binding, options)
+        self.sessions.session(self.graph).run_with_iobinding(binding, options)
 
 
 def graph_opener(folder: Path, manifest: Manifest, placement: Placement) -> OpenGraph:
@@ -71,18 +72,15 @@ def graph_opener(folder: Path, manifest: Manifest, placement: Placement) -> Open
     return open_graph
 
 
-def open_sequentially(
-    folder: Path, manifest: Manifest, placement: Placement, open_graph: OpenGraph | None = None
-) -> OnnxModelRunner:
+def open_sequentially(manifest: Manifest, placement: Placement, open_graph: OpenGraph) -> OnnxModelRunner:
     """Return a runner that keeps one graph in memory and opens another whenever the graph changes.
 
     Args:
-        folder: the bundle.
-        manifest: its manifest.
+        manifest: the bundle's.
         placement: where the graphs run.
-        open_graph: opens a graph's session; None takes `graph_opener`.
+        open_graph: opens a graph's session; see `graph_opener`.
     """
-    sessions = SequentialSessions(open_graph or graph_opener(folder, manifest, placement))
+    sessions = SequentialSessions(open_graph)
     graphs = manifest.graphs
     # Without a wide batch, decode steps of many rows run in the decode graph, too: that graph is checked.
     manifest = replace(manifest, precision=replace(manifest.precision, wide_batch=None))

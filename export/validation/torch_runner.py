@@ -48,8 +48,7 @@ class TorchModelRunner:
         for pixels in torch.from_numpy(pixel_values)[:, None]:
             cancel.check()
             features.append(self.reference.encode_image(pixels))
-        joined: Array = torch.cat(features).numpy()
-        return joined
+        return torch.cat(features).numpy()
 
     def gather_image_features(self, features: ImageFeatures, images: Ids, cancel: Cancellation) -> Array:
         """Concatenate each row's images: float32[M, I, D], int64[B, N / I] -> float32[B, N, D]."""

@@ -18,7 +18,7 @@ from .compare_weights import WeightComparison, compare_weights
 from .float32_emulation import needs_emulation
 from .measures import TOP, Comparison
 from .reference_outputs import ReferenceModel, ValidationInputs, run_reference, run_reference_masks
-from .sequential_sessions import open_sequentially
+from .sequential_sessions import graph_opener, open_sequentially
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def validate(
             run_reference_masks(source.mask_decoder, reference)
         del model  # so that reference and bundle are never in memory together
         gc.collect()
-        runner = open_sequentially(folder, manifest, placement)
+        runner = open_sequentially(manifest, placement, graph_opener(folder, manifest, placement))
         comparison = compare(runner, inputs, reference, progress)
     emulated = " (float32 emulation of half precision)" if needs_emulation(manifest, placement) else ""
     return Validation(

@@ -66,7 +66,7 @@ def test_one_at_a_time(
         sessions.append(weakref.ref(session if precision == "fp32" else native(session)))
         return session
 
-    actual = run_graphs(open_sequentially(folder, manifest, placement, open_and_track))
+    actual = run_graphs(open_sequentially(manifest, placement, open_and_track))
     expected = run_graphs(OnnxModelRunner.open(folder, manifest, placement))
     assert all(map(np.array_equal, actual, expected))
     assert len(sessions) == opened
