@@ -60,7 +60,7 @@ def transposed(tensor: torch.Tensor) -> torch.Tensor:
 
 def change_stored(folder: Path, manifest: Manifest, name: str, change: Change) -> None:
     """Apply `change` to a tensor in a bundle's weight file."""
-    initializers = [ir.load(folder / graph.file).graph.initializers for graph in manifest.graphs.every]
+    initializers = [ir.load(folder / graph.file).graph.initializers for graph in manifest.graphs.all]
     stored = next(graph[name].const_value for graph in initializers if name in graph)
     assert isinstance(stored, ir.ExternalTensor)
     changed = change(torch.from_numpy(stored.numpy().copy()))
@@ -100,7 +100,7 @@ def test_the_command_line_checks_unless_it_is_told_not_to(
     monkeypatch: pytest.MonkeyPatch, checkpoint: Folders, tmp_path: Path
 ) -> None:
     """No option makes the command write a wrong tensor, so the function that reads them is replaced."""
-    read = weights.read
+    read = weights.read_tensor
 
     def read_wrongly(
         stored: StoredTensor, source: TensorSource, constants: Mapping[str, torch.Tensor]
@@ -108,7 +108,7 @@ def test_the_command_line_checks_unless_it_is_told_not_to(
         tensor = read(stored, source, constants)
         return by_one_per_cent(tensor) if stored.name == FINAL_NORM else tensor
 
-    monkeypatch.setattr(weights, "read", read_wrongly)
+    monkeypatch.setattr(weights, "read_tensor", read_wrongly)
     call = [str(checkpoint(CASE)), "--output", str(tmp_path / "bundle")]
     checked = CliRunner().invoke(export_command, call)
     assert isinstance(checked.exception, MismatchError)
