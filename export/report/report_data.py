@@ -141,10 +141,7 @@ def collect_report_data(
 
 
 def _answer(prompt: str, run: GreedyRun, stop: tuple[int, ...], tokenizer: PromptTokenizer) -> Answer:
-    has_objects = prompt.startswith(DETECTION_PREFIXES)
-    reference, bundle = (
-        _model_answer(ids, stop, tokenizer, has_objects=has_objects) for ids in (run.reference, run.bundle)
-    )
+    reference, bundle = (_model_answer(prompt, ids, stop, tokenizer) for ids in (run.reference, run.bundle))
     point = None
     if run.diverged_at is not None and run.margin is not None:
         point = DivergencePoint(
@@ -159,11 +156,11 @@ def _answer(prompt: str, run: GreedyRun, stop: tuple[int, ...], tokenizer: Promp
 
 
 def _model_answer(
-    ids: tuple[int, ...], stop: tuple[int, ...], tokenizer: PromptTokenizer, *, has_objects: bool
+    prompt: str, ids: tuple[int, ...], stop: tuple[int, ...], tokenizer: PromptTokenizer
 ) -> ModelAnswer:
     end = next((index for index, token in enumerate(ids) if token in stop), None)
     text = tokenizer.decode(ids[:end])
-    parsed = parse_answer(text if has_objects else "")
+    parsed = parse_answer(text if prompt.startswith(DETECTION_PREFIXES) else "")
     return ModelAnswer(text, end is not None, parsed.objects, parsed.warnings)
 
 
