@@ -53,24 +53,18 @@ def compare_weights(
         for name, value in ir.load(folder / graph.file).graph.initializers.items():
             stored = value.const_value
             if isinstance(stored, ir.ExternalTensor):
-                tensor, weight_format, array = parse_array_name(name, stored.dtype)
+                tensor_name, weight_format, array = parse_array_name(name, stored.dtype)
                 # MatMul reads [in, out], the checkpoint stores [out, in].
                 transposed = weight_format == Float32() and any(
                     use.node.op_type == "MatMul" for use in value.uses()
                 )
-                key = folder / str(stored.location), tensor, weight_format, transposed
+                key = folder / str(stored.location), tensor_name, weight_format, transposed
                 reads.setdefault(key, {}).setdefault(array, []).append(stored)
-    different = [
-        name
-        for (path, name, weight_format, transposed), arrays in reads.items()
-        if not _is_equal(
-            path,
-            arrays,
-            find_tensor(name, weights, source.constants),
-            weight_format,
-            transposed=transposed,
-        )
-    ]
+    different = []
+    for (path, name, weight_format, transposed), arrays in reads.items():
+        tensor = find_tensor(name, weights, source.constants)
+        if not _is_equal(path, arrays, tensor, weight_format, transposed=transposed):
+            different.append(name)
     return WeightComparison(len(reads), tuple(dict.fromkeys(different)))
 
 
