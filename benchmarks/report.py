@@ -67,7 +67,7 @@ def baseline_of(results: Mapping[str, Result]) -> str:
 
 
 def read_figures(file: Path) -> tuple[dict[str, Result], tuple[int, ...], Bounds | None]:
-    """Return what `benchmarks.real_size` wrote to a JSON file; nothing if there is no file.
+    """Return what `benchmarks.real_size` wrote to a JSON file; nothing if it does not exist.
 
     Returns:
         Results by name, cache lengths of the decode steps, and bounds.

@@ -51,7 +51,7 @@ class TimedTorchModel(ABC, Generic[State]):
         self.device, self.dtype, self.tokens = torch.device(device), DTYPES[dtype], tokens
         config = read_config(Path(folder))
         self._facts = read_image_facts(Path(folder), config)
-        # The same prompt in every row: none is padded, so padding costs transformers nothing.
+        # All rows have this prompt: none is padded, so padding costs transformers nothing.
         self.prompt = PromptTokenizer.load(Path(folder) / "tokenizer.json").encode(PROMPT, tokens + 100)
         torch.zeros(1, device=self.device)  # starts CUDA, whose context does not count
         self._bytes_at_start = self._device_bytes()

@@ -69,7 +69,7 @@ def main(
         raise click.UsageError("--device is cuda, cuda:N or cpu")
     if find_spec("pytest") is None:
         raise click.UsageError("pytest, which runs the GPU tests, is not installed: pip install pytest")
-    is_gpu = device != "cpu"
+    is_gpu, batches = device != "cpu", tuple(dict.fromkeys((1, *batches)))
     names = precisions or (("bf16", "int4-bf16") if is_gpu else ("fp32",))
     work = work.resolve()
     logs, junit = work / "logs", work / "tests.xml"
@@ -84,13 +84,13 @@ def main(
     model = ["--family", family, "--size", size, "--side", side, "--device", device, "--work", str(work)]
     real_size = [sys.executable, "-m", "benchmarks.real_size", *model]
 
-    def export(precision: str) -> list[str]:
-        return [*real_size, "--export-only", "--precisions", precision]
+    def export(precision: str) -> tuple[str, ...]:
+        return *real_size, "--export-only", "--precisions", precision
 
-    def timing(name: str, precision: str, reference: str, sizes: str, *options: str) -> list[str]:
+    def timing(name: str, precision: str, reference: str, sizes: str, *options: str) -> tuple[str, ...]:
         systems = ["--precisions", precision, "--reference", reference, "--batches", sizes]
         counts = ["--rounds", str(rounds), "--tokens", str(tokens), "--json", str(figures[name])]
-        return [*real_size, *systems, *counts, *options]
+        return *real_size, *systems, *counts, *options
 
     def do(*steps: Step, share: float = 1.0) -> list[Check]:
         """Run steps, write everything known so far, and return the checks."""
@@ -104,8 +104,9 @@ def main(
             write_json(json_file, plan, run.started, document)
         return checks
 
-    selected = ("-m", "gpu") if is_gpu else ("-m", "not gpu", "-k", "cpu")
-    tests = [sys.executable, "-m", "pytest", "tests/cuda/test_gpu.py", *selected, f"--junitxml={junit}"]
+    selected = ("-m", "gpu") if is_gpu else ("-m", "not gpu and not full", "-k", "cpu")
+    pytest = (sys.executable, "-m", "pytest", "tests/cuda/test_gpu.py")
+    tests = (*pytest, *selected, f"--junitxml={junit}")
     # The checkpoint is drawn on the GPU, before tests measure the GPU's memory; exports run on the CPU.
     do(Step("checkpoint", export(""), least_s=20))
     exports = [Step(f"export {name}", export(name), least_s=60) for name in names]
@@ -118,7 +119,7 @@ def main(
     for file in figures.values():
         results, pasts, limit = read_figures(file)
         if results:
-            text = table(results, rows((1, *batches), pasts, limit), limit, baseline_of(results))
+            text = table(results, rows(batches, pasts, limit), limit, baseline_of(results))
             click.echo(f"{text}\n")
     click.echo(table_of_checks(checks))
     if not passed(checks):

@@ -6,7 +6,7 @@ from typing import Any
 
 from ..bundle import Bundle
 from ..metrics import device_memory
-from .device import DeviceMemory
+from .device import Device
 from .transfers import profile_steps
 
 
@@ -16,15 +16,15 @@ class CudaBundle(Bundle):
     timed_steps = 20
 
     def __init__(self, folder: str, tokens: int, device: str) -> None:
-        self._memory = DeviceMemory(device)
+        self._device = Device(device)
         super().__init__(folder, tokens, device=device)
-        self.metrics[device_memory(None)] = self._memory.taken()
+        self.metrics[device_memory(None)] = self._device.taken()
 
     def warm_up(self, batches: list[int]) -> None:
         """Answer a request of each number of images, which allocates memory and captures CUDA graphs."""
         for images in batches:
             super().warm_up([images])
-            self.metrics[device_memory(images)] = self._memory.taken()
+            self.metrics[device_memory(images)] = self._device.taken()
 
     def profile(self) -> dict[str, Any]:
         """Return the kernels and copies of a decode step of one sequence; see `profile_steps`."""

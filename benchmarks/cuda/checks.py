@@ -26,7 +26,7 @@ class Check:
     target: str
     passed: bool | None  # None: unknown, or skipped
     required: bool = True  # False: a miss is reported and does not fail the run
-    properties: dict[str, str] = field(default_factory=dict)  # that a test recorded
+    properties: dict[str, str] = field(default_factory=dict)  # of a test, by `record_property`
 
 
 def passed(checks: Sequence[Check]) -> bool:
@@ -35,7 +35,7 @@ def passed(checks: Sequence[Check]) -> bool:
 
 
 def read_tests(junit: Path) -> list[Check]:
-    """Return the outcome of each test in pytest's JUnit file; none if there is no file."""
+    """Return the outcome of each test in pytest's JUnit file; none if the file does not exist."""
     return [_test(case) for case in ElementTree.parse(junit).iter("testcase")] if junit.exists() else []
 
 

@@ -22,62 +22,57 @@ SMI_FIELDS = (
 SMI_TIMEOUT_S = 20
 
 
-class DeviceMemory:
-    """GPU memory that is in use, by any process, relative to the moment of construction.
+class Device:
+    """A GPU, and its memory in use by any process relative to the moment of construction.
 
-    CUDA has started by then, so its context, some hundred megabytes, does not count. cudaMemGetInfo is called
-    in the library that onnxruntime has loaded.
+    CUDA has started by then, so its context, some hundred megabytes, does not count. cudaMemGetInfo is
+    called in the library that onnxruntime has loaded.
     """
 
     def __init__(self, device: str) -> None:
         """Start CUDA on a device: `cuda` or `cuda:N`."""
         ort, (_, self._index) = import_onnxruntime(), parse_device(device)
         cuda_provider.start(ort, self._index)
+        self._name, self._ort = device, ort
         self.library = ctypes.CDLL(f"libcudart.so.{ort.cuda_version.partition('.')[0]}")
-        self._at_start = self._used()
+        self._used_at_start = self._used()
 
     def taken(self) -> int:
         """Return the bytes taken since construction."""
-        return self._used() - self._at_start
+        return self._used() - self._used_at_start
 
     def free(self) -> int:
         """Return the bytes that can still be allocated."""
-        return self._info()[0]
+        return self._memory()[0]
+
+    def facts(self) -> dict[str, Any]:
+        """Return name, versions, clocks, and memory in bytes."""
+        driver = query_driver()
+        gpu = driver.gpus[self._index]
+        return {
+            "device": self._name,
+            "onnxruntime": self._ort.__version__,
+            "onnxruntime_cuda": self._ort.cuda_version,
+            "gpu": gpu.name,
+            "compute": list(gpu.compute),
+            "driver_cuda": driver.cuda,
+            "memory_bytes": gpu.memory_bytes,
+            "free_bytes": self.free(),
+            "nvidia_smi": nvidia_smi(self._index),
+        }
 
     def _used(self) -> int:
-        free, total = self._info()
+        free, total = self._memory()
         return total - free
 
-    def _info(self) -> tuple[int, int]:
+    def _memory(self) -> tuple[int, int]:
+        """Return free and total bytes."""
         free, total = ctypes.c_size_t(), ctypes.c_size_t()
         error = self.library.cudaSetDevice(self._index)
         error = error or self.library.cudaMemGetInfo(ctypes.byref(free), ctypes.byref(total))
         if error:
             raise ProviderError(f"cudaMemGetInfo returned error {error}")
         return free.value, total.value
-
-
-class Device:
-    """A GPU, described in a process whose CUDA context ends with it."""
-
-    def __init__(self, device: str) -> None:
-        self._device, self._memory = device, DeviceMemory(device)
-
-    def facts(self) -> dict[str, Any]:
-        """Return name, versions, clocks, and memory in bytes."""
-        ort, driver, (_, index) = import_onnxruntime(), query_driver(), parse_device(self._device)
-        gpu = driver.gpus[index]
-        return {
-            "device": self._device,
-            "onnxruntime": ort.__version__,
-            "onnxruntime_cuda": ort.cuda_version,
-            "gpu": gpu.name,
-            "compute": list(gpu.compute),
-            "driver_cuda": driver.cuda,
-            "memory_bytes": gpu.memory_bytes,
-            "free_bytes": self._memory.free(),
-            "nvidia_smi": nvidia_smi(index),
-        }
 
 
 def nvidia_smi(index: int) -> dict[str, str] | None:

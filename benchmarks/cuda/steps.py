@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from paligemma_onnx.runtime.console import echo_stderr
 from ..exports import failure_of
 from ..measured_process import ROOT
 
+POLL_S = 0.1  # seconds between two looks at the processes
 INTERRUPT_S = 15.0  # seconds that a process has after SIGINT; pytest then reports the tests that have ended
 
 
@@ -23,7 +23,7 @@ class Step:
     """A command of a run."""
 
     name: str
-    command: Sequence[str]
+    command: tuple[str, ...]
     least_s: float  # seconds; with less left it is skipped (estimates for a server with 16 cores)
     success: tuple[int, ...] = (0,)  # exit codes
 
@@ -53,37 +53,37 @@ class Run:
     def do(self, *steps: Step, share: float = 1.0) -> None:
         """Run steps at the same time and wait for them; stop them when `share` of the budget is spent."""
         end = self.started + share * self._budget_s
-        running = list[tuple[Step, subprocess.Popen[bytes], float]]()
+        running = dict[Step, tuple[subprocess.Popen[bytes], float]]()
         try:
             for step in steps:
                 now = time.perf_counter()
-                if end - now < step.least_s:
-                    left = max(0.0, end - now)
-                    needed = f"it needs about {step.least_s:.0f} s, and {left:.0f} s are left"
-                    self._finish(step, "skipped", 0.0, needed)
+                left = max(0.0, end - now)
+                if left < step.least_s:
+                    why = f"it needs about {step.least_s:.0f} s, and {left:.0f} s are left"
+                    self._finish(step, "skipped", 0.0, why)
                     continue
-                echo_stderr(f"{step.name}: started, {end - now:.0f} s are left")
+                echo_stderr(f"{step.name}: started, {left:.0f} s are left")
                 with self._log(step).open("wb") as log:
                     process = subprocess.Popen(
                         step.command, cwd=ROOT, stdout=log, stderr=log, start_new_session=True
                     )
-                running.append((step, process, now))
-            for step, process, started in running:
-                why = self._wait(step, process, end)
-                seconds = time.perf_counter() - started
-                self._finish(step, "failed" if why else "done", seconds, why)
+                running[step] = process, now
+            while running:
+                for step, (process, started) in list(running.items()):
+                    now = time.perf_counter()
+                    if (code := process.poll()) is None and now < end:
+                        continue
+                    stop(process)
+                    del running[step]
+                    if code in step.success:
+                        self._finish(step, "done", now - started, None)
+                    else:
+                        why = "time was up" if code is None else failure_of(self._log(step), code)
+                        self._finish(step, "failed", now - started, why)
+                time.sleep(POLL_S)
         finally:
-            for _, process, _ in running:
+            for process, _ in running.values():
                 stop(process)
-
-    def _wait(self, step: Step, process: subprocess.Popen[bytes], end: float) -> str | None:
-        """Wait for a step until `end`; return why it is not done, or None."""
-        try:
-            code = process.wait(max(0.0, end - time.perf_counter()))
-        except subprocess.TimeoutExpired:
-            stop(process)
-            return "time was up"
-        return None if code in step.success else failure_of(self._log(step), code)
 
     def _finish(self, step: Step, state: str, seconds: float, why: str | None) -> None:
         self.outcomes[step.name] = Outcome(state, round(seconds, 1), why)

@@ -249,7 +249,7 @@ def test_the_smallest_stay_while_there_is_room_for_the_largest_of_the_others() -
 def test_notes_go_with_what_they_are_about(tmp_path: Path) -> None:
     cost = Export(1.5, Memory(anonymous=3), 7)
     write_cost(tmp_path / "model", cost)
-    assert read_cost(tmp_path / "model") is None  # there is no model
+    assert read_cost(tmp_path / "model") is None  # the model does not exist
     (tmp_path / "model").mkdir()
     assert read_cost(tmp_path / "model") == cost
     assert read_cost(tmp_path / "model", "other code") is None

@@ -33,7 +33,7 @@ JUNIT = """<testsuites><testsuite name="pytest">
 
 
 def python(name: str, code: str, least_s: float = 0.0) -> Step:
-    return Step(name, [sys.executable, "-c", code], least_s)
+    return Step(name, (sys.executable, "-c", code), least_s)
 
 
 def test_steps_share_a_budget(tmp_path: Path) -> None:
@@ -212,7 +212,7 @@ def test_the_device_is_named(tmp_path: Path) -> None:
 
 
 def test_a_run_without_time_says_so(tmp_path: Path) -> None:
-    """Steps for which there is no time are skipped, and what is unknown has not passed."""
+    """Steps that need more time than is left are skipped, and an unknown check has not passed."""
     file = tmp_path / "figures.json"
     options = ["--work", str(tmp_path / "work"), "--json", str(file), "--budget", "4"]
     ended = CliRunner().invoke(command.main, [*options, "--device", "cpu", "--size", "tiny"])

@@ -25,7 +25,7 @@ import numpy as np
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.cuda.device import Device, DeviceMemory  # noqa: E402
+from benchmarks.cuda.device import Device  # noqa: E402
 from paligemma_onnx.runtime import PaliGemma, Request  # noqa: E402
 from paligemma_onnx.runtime.engine.devices import choose_placement  # noqa: E402
 from paligemma_onnx.runtime.engine.memory import allocate  # noqa: E402
@@ -78,12 +78,12 @@ def agreement(bundle: str, device: str, answers: str, scenes: int) -> dict[str, 
 
 def growth(bundle: str, device: str, requests: int, tokens: int) -> dict[str, Any]:
     """Return the GPU memory taken after each tenth of the requests; batches of 1 and 2 alternate."""
-    memory = DeviceMemory(device)
+    gpu = Device(device)
     model, samples, host = PaliGemma.load(bundle, device=device), list[int](), list[int]()
     for number in range(requests):
         ask(model, 1 + number % 2, tokens)
         if (number + 1) * 10 // requests != number * 10 // requests:
-            samples.append(memory.taken())
+            samples.append(gpu.taken())
             host.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * KIB)
     return {"taken": samples, "host_peak": host}
 
@@ -146,12 +146,12 @@ def step_transfers(bundle: str, device: str, rows: int, count: int) -> dict[str,
     return profile_steps(PaliGemma.load(bundle, device=device), rows, count)
 
 
-def fill(memory: DeviceMemory, left: int) -> list[ctypes.c_void_p]:
+def fill(gpu: Device, left: int) -> list[ctypes.c_void_p]:
     """Allocate all memory of the GPU but `left` bytes, and return what to free."""
 
     def take(size: int) -> ctypes.c_void_p | None:
         block = ctypes.c_void_p()
-        error = memory.library.cudaMalloc(ctypes.byref(block), ctypes.c_size_t(size))
+        error = gpu.library.cudaMalloc(ctypes.byref(block), ctypes.c_size_t(size))
         return None if error else block
 
     reserve, blocks, size = take(left), list[ctypes.c_void_p](), 1 << 30
@@ -160,7 +160,7 @@ def fill(memory: DeviceMemory, left: int) -> list[ctypes.c_void_p]:
             size //= 2
         else:
             blocks.append(block)
-    memory.library.cudaFree(reserve)
+    gpu.library.cudaFree(reserve)
     return blocks
 
 
@@ -171,16 +171,16 @@ def out_of_memory(bundle: str, device: str, left: int, rows: int) -> dict[str, A
         `many` and `one`: requests of many rows and of one row while `left` bytes are free. `load`: loading
         while next to nothing is free. `again`: a request of one row after the memory is freed.
     """
-    memory, model = DeviceMemory(device), PaliGemma.load(bundle, device=device)
+    gpu, model = Device(device), PaliGemma.load(bundle, device=device)
     ask(model, 1, 2)
     outcomes = {}
-    blocks = fill(memory, left)
+    blocks = fill(gpu, left)
     outcomes["many"] = outcome(lambda: ask(model, rows, 2))
     outcomes["one"] = outcome(lambda: ask(model, 1, 2))
-    blocks += fill(memory, SMALLEST_BLOCK)
+    blocks += fill(gpu, SMALLEST_BLOCK)
     outcomes["load"] = outcome(lambda: PaliGemma.load(bundle, device=device))
     for block in blocks:
-        memory.library.cudaFree(block)
+        gpu.library.cudaFree(block)
     return outcomes | {"again": outcome(lambda: ask(model, 1, 2))}
 
 
@@ -196,11 +196,11 @@ def limits(bundle: str, device: str, load_limit: int, limit: int, rows: int) -> 
 def allocations(device: str, limit: int | None) -> dict[str, Any]:
     """Allocate 600, 100 and 50 MB, then twice 10 MB; return the MB taken after each, or -1."""
     placement = choose_placement(device, 1, memory_limit=None if limit is None else limit * MB)
-    memory, held, taken = DeviceMemory(device), list[Any](), list[int]()
+    gpu, held, taken = Device(device), list[Any](), list[int]()
     for size in (600, 100, 50):
         try:
             held.append(allocate(size * MB, placement))
-            taken.append(memory.taken() // MB)
+            taken.append(gpu.taken() // MB)
         except Exception:
             taken.append(-1)
     held[0].update_inplace(np.ones(600 * MB // 8, "int64"))
@@ -208,7 +208,7 @@ def allocations(device: str, limit: int | None) -> dict[str, Any]:
     del held[:]
     for _ in range(2):
         allocate(10 * MB, placement)
-    return {"taken": taken, "left": memory.taken() // MB}
+    return {"taken": taken, "left": gpu.taken() // MB}
 
 
 def threads(bundle: str, device: str, tokens: int) -> dict[str, Any]:
@@ -223,7 +223,7 @@ def threads(bundle: str, device: str, tokens: int) -> dict[str, Any]:
 def interrupts(bundle: str, device: str, delays: list[float], tokens: int) -> dict[str, Any]:
     """Interrupt a first request after each delay in seconds; return the answers before, and after each."""
     expected = ask(PaliGemma.load(bundle, device=device), 1, tokens)
-    memory, answers, interrupted = DeviceMemory(device), list[Any](), 0
+    gpu, answers, interrupted = Device(device), list[Any](), 0
     for delay in delays:
         model = PaliGemma.load(bundle, device=device)
         timer = threading.Timer(delay, signal.raise_signal, [signal.SIGINT])
@@ -235,7 +235,7 @@ def interrupts(bundle: str, device: str, delays: list[float], tokens: int) -> di
             interrupted += 1
         answers += [ask(model, 1, tokens) for _ in range(2)]
         del model
-    return {"expected": expected, "answers": answers, "interrupted": interrupted, "left": memory.taken()}
+    return {"expected": expected, "answers": answers, "interrupted": interrupted, "left": gpu.taken()}
 
 
 if __name__ == "__main__":
