@@ -16,6 +16,10 @@ from ..engine.device_tensor import DeviceTensor
 from ..engine.devices import Placement
 from ..engine.ort import IoBinding
 
+# Free slots after the prompt in a new cache that is updated in place, and the number by which it grows when
+# they are used up. Attention reads every slot, so a cache does not start with all slots of a request.
+CACHE_HEADROOM = 128
+
 
 @dataclass(frozen=True)
 class StepBuffers:
@@ -99,3 +103,16 @@ def allocate_cache(
         return DeviceTensor.from_numpy(content, facts.dtype, placement, subject)
 
     return tuple(allocate_value(index) for index in range(2 * facts.layers))
+
+
+def ensure_free_slot(cache: Cache, facts: CacheFacts, placement: Placement) -> Cache:
+    """Return a cache in which every row has a free slot: the same one, or a copy with more slots.
+
+    Raises:
+        ResourceError: out of memory.
+    """
+    rows, _, slots, _ = cache.values[0].shape
+    if cache.lengths.max() < slots:
+        return cache
+    values = allocate_cache(facts, placement, rows, slots + CACHE_HEADROOM, cache.values)
+    return replace(cache, values=values)

@@ -33,13 +33,9 @@ from ..engine.ort import InferenceSession, OrtValue, Session
 from ..engine.shared_weights import SharedWeights
 from ..errors import BundleError, ResourceError
 from .buffer_pool import BufferPool
-from .kv_cache import Cache, StepBuffers, allocate_cache
+from .kv_cache import CACHE_HEADROOM, Cache, StepBuffers, allocate_cache, ensure_free_slot
 from .model_runner import Array, Ids, ImageFeatures
 
-# Free slots after the prompt in a new cache that is updated in place, and the number it grows by when they
-# are used up. Attention reads every slot, so the cache does not start with all the slots that a request may
-# use.
-CACHE_HEADROOM = 128
 VISION_BATCH = 8  # images per run on a GPU; on a CPU more than one would cost memory and save no time
 NO_MASK_DECODER = "the bundle has no mask decoder; export the checkpoint with --mask-decoder"
 
@@ -201,7 +197,7 @@ class OnnxModelRunner:
             past = cache.by_name("past_key_values")
             logits, *values = self._executor.run(self.decode_session, graph, feeds, past, cancel)
             return logits.numpy(), cache.advance(self._to_tensors(values))
-        cache = self._ensure_free_slot(cache)
+        cache = ensure_free_slot(cache, self.manifest.cache, self.placement)
         session, wide_batch = self.decode_session, self.manifest.precision.wide_batch
         if wide_batch is not None and rows >= wide_batch:
             session, graph = self.prefill_session, self.manifest.graphs.prefill
@@ -229,15 +225,6 @@ class OnnxModelRunner:
             raise BundleError(NO_MASK_DECODER)
         masks: Array = self._executor.run(self.mask_session, graph, {"codes": codes}, {}, cancel)[0].numpy()
         return masks
-
-    def _ensure_free_slot(self, cache: Cache) -> Cache:
-        """Return a cache in which every row has a free slot: the one passed, or a larger copy."""
-        rows, _, slots, _ = cache.values[0].shape
-        if cache.lengths.max() < slots:
-            return cache
-        slots += CACHE_HEADROOM
-        values = allocate_cache(self.manifest.cache, self.placement, rows, slots, cache.values)
-        return replace(cache, values=values)
 
     def _run_in_place(
         self,

@@ -21,8 +21,8 @@ from paligemma_onnx.model.checkpoint.load import load_model, open_checkpoint
 from paligemma_onnx.model.paligemma import PaliGemma as Model
 from paligemma_onnx.runtime import Cancellation, PaliGemma, Request
 from paligemma_onnx.runtime.bundle.manifest import read_manifest
-from paligemma_onnx.runtime.graphs.kv_cache import Cache, allocate_cache
-from paligemma_onnx.runtime.graphs.onnx_runner import CACHE_HEADROOM, OnnxModelRunner
+from paligemma_onnx.runtime.graphs.kv_cache import CACHE_HEADROOM, Cache, allocate_cache
+from paligemma_onnx.runtime.graphs.onnx_runner import OnnxModelRunner
 
 Folders = Callable[[str], Path]
 FAMILIES = {"gemma": "gemma_one_kv_head", "gemma2": "gemma2_window"}
