@@ -107,7 +107,7 @@ DAMAGES: list[tuple[Damage, str]] = [
     (cut(TOKENIZER), "tokenizer.json: is cut short"),
     (writing(TOKENIZER, "{}"), "tokenizer.json: is damaged"),
     (writing(TOKENIZER, POINTER), "git lfs pull"),
-    (merge_of_nothing, "a merge has a piece that its vocabulary lacks"),
+    (merge_of_nothing, "a merge has a token that is not in its vocabulary"),
     (with_more_tokens, "tokens, the embedding only 656 rows"),
     (setting("config.json", "image_token_index", to=3), "config.json has image_token_index 3"),
     (setting(GENERATION, "eos_token_id", to=10**9), "eos_token_id [1000000000] outside the embedding"),

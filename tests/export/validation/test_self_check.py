@@ -100,12 +100,12 @@ def test_the_command_line_checks_unless_it_is_told_not_to(
     monkeypatch: pytest.MonkeyPatch, checkpoint: Folders, tmp_path: Path
 ) -> None:
     """No option makes the command write a wrong tensor, so the function that reads them is replaced."""
-    read = weights.read_tensor
+    read_tensor = weights.read_tensor
 
     def read_wrongly(
         stored: StoredTensor, source: TensorSource, constants: Mapping[str, torch.Tensor]
     ) -> torch.Tensor:
-        tensor = read(stored, source, constants)
+        tensor = read_tensor(stored, source, constants)
         return by_one_per_cent(tensor) if stored.name == FINAL_NORM else tensor
 
     monkeypatch.setattr(weights, "read_tensor", read_wrongly)
