@@ -42,6 +42,7 @@ def make_checkpoint(work: Path, model: BenchmarkModel, *, device: str = "cpu") -
         work: receives the folder, which gets its name when it is complete.
         model: sizes and name.
         device: torch's name of the device that draws the values; a GPU draws other values, and faster.
+            Without CUDA in torch the CPU draws them.
     """
     folder, partial = work / model.name, work / f"{model.name}.partial"
     if folder.exists():
@@ -57,7 +58,8 @@ def make_checkpoint(work: Path, model: BenchmarkModel, *, device: str = "cpu") -
     shapes = {
         published_name(name): tuple(weight.shape) for name, weight in meta_model(config).named_parameters()
     }
-    write_weights(partial, shapes, random_chunks(device))
+    drawing = device if torch.cuda.is_available() else "cpu"
+    write_weights(partial, shapes, random_chunks(drawing))
     partial.rename(folder)
     return folder
 

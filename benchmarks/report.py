@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from dacite import from_dict
 
@@ -217,9 +217,22 @@ def table(
         if baseline is not None:
             yield f"In brackets: ratio to {against}; over 1 is faster or smaller."
         for result in results.values():
+            if result.kernels is not None:
+                yield f"{result.name}: {kernels_of(result.kernels, result.median(step_at_batch(1)))}."
             if result.tool is not None:
                 yield f"{result.name}: {result.tool}."
             if result.failure is not None:
                 yield f"{result.name} FAILED: {result.failure}"
 
     return "\n".join(lines())
+
+
+def kernels_of(kernels: Mapping[str, Any], step_s: float | None) -> str:
+    """Return the number of kernels of a decode step on a GPU, and the time in and between them."""
+    if not kernels["seen"]:
+        return f"kernels are not known, {kernels['why']}"
+    text = f"{kernels['kernels']:.0f} kernels per decode step, which take {1e3 * kernels['kernels_s']:.3f} ms"
+    if step_s is None or not kernels["kernels"]:
+        return text
+    between = (step_s - kernels["kernels_s"]) / kernels["kernels"]
+    return f"{text}, and {1e6 * between:.1f} us per kernel outside of kernels"

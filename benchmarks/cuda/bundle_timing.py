@@ -27,5 +27,5 @@ class CudaBundle(Bundle):
             self.metrics[device_memory(images)] = self._device.taken()
 
     def profile(self) -> dict[str, Any]:
-        """Return the kernels and copies of a decode step of one sequence; see `profile_steps`."""
-        return profile_steps(self.model, rows=1, count=self.timed_steps)
+        """Return kernels and copies of a decode step of one sequence, and clocks while the GPU is warm."""
+        return self._device.smi() | profile_steps(self.model, rows=1, count=self.timed_steps)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import ctypes
-import shutil
 import subprocess
 from typing import Any
 
@@ -49,7 +48,7 @@ class Device:
         """Return name, versions, clocks, and memory in bytes."""
         driver = query_driver()
         gpu = driver.gpus[self._index]
-        return {
+        return self.smi() | {
             "device": self._name,
             "onnxruntime": self._ort.__version__,
             "onnxruntime_cuda": self._ort.cuda_version,
@@ -58,7 +57,6 @@ class Device:
             "driver_cuda": driver.cuda,
             "memory_bytes": gpu.memory_bytes,
             "free_bytes": self.free(),
-            "nvidia_smi": nvidia_smi(self._index),
         }
 
     def _used(self) -> int:
@@ -74,15 +72,13 @@ class Device:
             raise ProviderError(f"cudaMemGetInfo returned error {error}")
         return free.value, total.value
 
-
-def nvidia_smi(index: int) -> dict[str, str] | None:
-    """Return what nvidia-smi reports about a GPU; None if it is not installed or fails."""
-    if shutil.which("nvidia-smi") is None:
-        return None
-    command = ["nvidia-smi", f"--id={index}", f"--query-gpu={','.join(SMI_FIELDS)}", "--format=csv,noheader"]
-    try:
-        ended = subprocess.run(command, capture_output=True, text=True, check=True, timeout=SMI_TIMEOUT_S)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    values = next(csv.reader(ended.stdout.splitlines(), skipinitialspace=True), [])
-    return dict(zip(SMI_FIELDS, values, strict=False)) or None
+    def smi(self) -> dict[str, Any]:
+        """Return {"nvidia_smi": fields}, or null if nvidia-smi is not installed or fails."""
+        query = f"--query-gpu={','.join(SMI_FIELDS)}"
+        command = ["nvidia-smi", f"--id={self._index}", query, "--format=csv,noheader"]
+        try:
+            out = subprocess.run(command, capture_output=True, text=True, check=True, timeout=SMI_TIMEOUT_S)
+        except (OSError, subprocess.SubprocessError):
+            return {"nvidia_smi": None}
+        values = next(csv.reader(out.stdout.splitlines(), skipinitialspace=True), [])
+        return {"nvidia_smi": dict(zip(SMI_FIELDS, values, strict=False))}

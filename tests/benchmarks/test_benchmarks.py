@@ -37,7 +37,7 @@ from benchmarks.memory import Memory, PeakSampler, process_memory
 from benchmarks.metrics import step_at_past
 from benchmarks.real_size import main
 from benchmarks.reference import Reference
-from benchmarks.report import Bounds, bounds, ratio, read_figures, rows, table
+from benchmarks.report import Bounds, bounds, kernels_of, ratio, read_figures, rows, table
 from benchmarks.results import Result
 from benchmarks.rounds import kept_processes
 from benchmarks.sizes import FAMILIES, Family, benchmark_model
@@ -219,6 +219,14 @@ def test_table_of_fixed_figures() -> None:
     ):
         assert line in lines, text
     assert "264-token cache" not in text  # not measured
+
+
+def test_time_between_kernels() -> None:
+    step = {"seen": True, "kernels": 200.0, "kernels_s": 0.003}
+    text = "200 kernels per decode step, which take 3.000 ms"
+    assert kernels_of(step, 0.004) == f"{text}, and 5.0 us per kernel outside of kernels"
+    assert kernels_of(step, None) == text
+    assert kernels_of({"seen": False, "why": "torch has no CUDA here"}, 0.004).endswith("no CUDA here")
 
 
 def test_bounds_take_the_faster_product() -> None:
