@@ -34,7 +34,7 @@ class Reference(TimedTorchModel[Cache]):
         self.model.to(self.device)
 
     def encode(self, pixels: Tensor) -> Tensor:
-        """Encode images: [B, 3, S, S] -> features [B, I, D]."""
+        """Encode images: [M, 3, S, S] -> features [M, I, D]."""
         features: Tensor = self.model.get_image_features(pixels).pooler_output
         return features
 

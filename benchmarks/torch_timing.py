@@ -66,7 +66,7 @@ class TimedTorchModel(ABC, Generic[State]):
 
     @abstractmethod
     def encode(self, pixels: Tensor) -> Tensor:
-        """Encode images: [B, 3, S, S] -> features [B, I, D]."""
+        """Encode images: [M, 3, S, S] -> features [M, I, D]."""
 
     @abstractmethod
     def prefill(self, features: Tensor) -> tuple[Tensor, State]:
@@ -97,7 +97,7 @@ class TimedTorchModel(ABC, Generic[State]):
 
     @torch.inference_mode()
     def ask(self, images: Sequence[NDArray[np.uint8]]) -> Cost:
-        """Answer one request of B images."""
+        """Answer one request of M images, one per row."""
         started = time.perf_counter()
         pixels = torch.from_numpy(np.stack([self.pixels(image) for image in images]))
         preprocessed = time.perf_counter()

@@ -28,7 +28,7 @@ class TorchModel(TimedTorchModel[State]):
         self.model = load_model(*open_checkpoint(folder)).to(self.device, self.dtype)
 
     def encode(self, pixels: Tensor) -> Tensor:
-        """Encode images: [B, 3, S, S] -> features [B, I, D]."""
+        """Encode images: [M, 3, S, S] -> features [M, I, D]."""
         return self.model.encode_image(pixels)
 
     def prefill(self, features: Tensor) -> tuple[Tensor, State]:

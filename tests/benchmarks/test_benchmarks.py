@@ -246,7 +246,7 @@ def test_committed_figures_can_be_read(file: Path) -> None:
     assert all((int4.median(step_at_past(past)) or 0) > 0 for past in pasts)
 
 
-def test_the_smallest_stay_while_there_is_room_for_the_largest_of_the_others() -> None:
+def test_the_smallest_processes_are_kept_if_the_largest_still_fits() -> None:
     needs = {"large": 7, "small": 2, "middle": 4}
     assert kept_processes(needs, 13) == {"small", "middle", "large"}
     assert kept_processes(needs, 12) == {"small"}
