@@ -14,10 +14,10 @@ class Detection:
     """An object in an image.
 
     Attributes:
-        label: what the model wrote after the box.
+        label: text that the model wrote after the box.
         box: edges as fractions of the image's sides.
         pixels: left, top, right and bottom in pixels of the image in its displayed orientation.
-        mask: None if the model wrote no mask, or the task was `detect`.
+        mask: mask of the object. None if the task was `detect` or the model wrote no mask.
     """
 
     label: str
@@ -26,7 +26,7 @@ class Detection:
     mask: Mask | None
 
     def as_json(self) -> dict[str, Any]:
-        """Return plain data for JSON; the mask as COCO run lengths."""
+        """Return the fields as plain data for JSON. The mask is written as COCO run lengths."""
         return {
             "label": self.label,
             "box": list(self.pixels),

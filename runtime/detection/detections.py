@@ -23,13 +23,14 @@ from .parsing import ParsedObject, parse_answer
 
 @dataclass(frozen=True)
 class Detections(Sequence[Detection]):
-    """The objects of an answer in the order written. A notebook displays them drawn into the image.
+    """The objects of an answer in the order written. A notebook displays the image with the objects drawn in.
 
     Attributes:
         objects: the objects; also available by index, iteration and `len`.
         width: pixels of the image in its displayed orientation.
         height: pixels of the image in its displayed orientation.
-        warnings: one line each, about opening the image and about parts of the answer that are not objects.
+        warnings: warnings about opening the image, and about parts of the answer that are not objects. Each
+            warning is one line.
         generation: the answer with its ids and timings.
         image: the image, RGB in its displayed orientation.
     """
@@ -55,7 +56,7 @@ class Detections(Sequence[Detection]):
         return self.generation.text
 
     def drawn(self) -> Image.Image:
-        """Return a copy of the image, in its resolution, with boxes, labels and masks."""
+        """Return a copy of the image, in the same resolution, with boxes, labels and masks drawn in."""
         return draw(self.image, self.objects)
 
     def as_json(self) -> dict[str, Any]:
@@ -69,20 +70,20 @@ class Detections(Sequence[Detection]):
         }
 
     def _repr_png_(self) -> bytes:
-        """Return the PNG file that IPython displays."""
+        """Return the bytes of the PNG file that IPython displays."""
         file = io.BytesIO()
         self.drawn().save(file, "PNG")
         return file.getvalue()
 
 
 def detections(generation: Generation, image: Image.Image, runner: ModelRunner, *, masks: bool) -> Detections:
-    """Parse an answer, and decode its masks if requested.
+    """Return the objects of an answer, with decoded masks if `masks` is true.
 
     Args:
         generation: the answer.
         image: the image in its displayed orientation.
-        runner: decodes masks.
-        masks: decode masks; otherwise mask tokens are ignored.
+        runner: the open graphs, which decode masks.
+        masks: True: decode masks. False: ignore mask tokens.
 
     Raises:
         BundleError: masks are requested, and the bundle has no mask decoder.

@@ -1,4 +1,4 @@
-"""Drawing of boxes, labels and masks into an image in its own resolution."""
+"""Drawing of boxes, labels and masks into an image, in the resolution of the image."""
 
 from __future__ import annotations
 
@@ -43,8 +43,9 @@ def draw(image: Image.Image, objects: Sequence[Detection]) -> Image.Image:
     that would cover much of a small image is left out.
 
     Args:
-        image: RGB in its displayed orientation; of any size, since boxes are fractions of its sides.
-        objects: objects in the order of their colours.
+        image: RGB image in its displayed orientation. It may have any size, since the edges of boxes are
+            fractions of the image's sides.
+        objects: objects to draw. Their colours are assigned in this order.
     """
     colours = [COLOURS[index % len(COLOURS)] for index in range(len(objects))]
     side = min(image.size)
@@ -77,7 +78,10 @@ def _edges(detection: Detection, image: Image.Image) -> tuple[int, int, int, int
 def _with_masks(
     image: Image.Image, objects: Sequence[Detection], colours: Sequence[Colour], line: int
 ) -> Image.Image:
-    """Return a copy with translucent masks; an opaque edge shows masks whose colour is that of the object."""
+    """Return a copy of the image with translucent masks drawn in.
+
+    Each mask has an opaque edge, so that it shows even if the object in the image has the mask's colour.
+    """
     drawn = image.copy()
     for detection, colour in zip(objects, colours, strict=True):
         if detection.mask is not None:

@@ -1,4 +1,4 @@
-"""A decoded mask in its image: as an array, as a PNG file, and as COCO run lengths."""
+"""A decoded mask at its position in the image: as an array, as a PNG file, and as COCO run lengths."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from .rle import RunLengths, encode
 
 @dataclass(frozen=True, eq=False)
 class Mask:
-    """The pixels of an image that belong to an object. Each property computes its value anew.
+    """The pixels of an image that belong to an object. Each access to a property computes its value again.
 
     Attributes:
-        levels: float32[64, 64], the mask decoder's output for the box; positive inside the object.
-        box: where the mask lies in the image.
+        levels: float32[64, 64], the mask decoder's output for the box. Values inside the object are positive.
+        box: rectangle of the image that the mask covers.
         width: pixels of the image in its displayed orientation.
         height: pixels of the image in its displayed orientation.
     """
@@ -53,13 +53,13 @@ def paste(
     """Resize a decoded mask to its box and place it in the image.
 
     Args:
-        levels: float32[64, 64]; positive inside the object.
+        levels: float32[64, 64]. Values inside the object are positive.
         box: left, top, right, bottom in pixels.
         height: pixels of the image.
         width: pixels of the image.
 
     Returns:
-        bool[height, width].
+        bool[height, width], True inside the object.
     """
     mask = np.zeros((height, width), np.bool_)
     left, top = max(0, round(box[0])), max(0, round(box[1]))

@@ -1,8 +1,8 @@
 """Parser of the answers to `detect` and `segment`: boxes, labels and mask tokens.
 
-An object is four `<loc>` tokens (top, left, bottom, right), for a mask 16 `<seg>` tokens, and a label;
-objects are separated by ` ; ` (arXiv 2407.07726, section 3.2.1). A model may write anything: a part of the
-answer that is not an object is left out with a warning, and nothing is guessed.
+An object consists of four `<loc>` tokens (top, left, bottom, right), of 16 `<seg>` tokens if it has a mask,
+and of a label. Objects are separated by ` ; ` (arXiv 2407.07726, section 3.2.1). A model may write any text.
+A part of the answer that is not an object is left out with a warning; the parser does not guess its meaning.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _OBJECT = re.compile(rf"{_LOCATION * 4}((?:<seg[0-9]{{3}}>)*)([^<]*)")
 
 @dataclass(frozen=True)
 class Box:
-    """A rectangle; edges are fractions (0 to 1) of the image's height and width, from the top left corner."""
+    """A rectangle. The edges are fractions (0 to 1) of the image's height or width, from the top left."""
 
     top: float
     left: float
@@ -27,7 +27,7 @@ class Box:
     right: float
 
     def pixels(self, width: int, height: int) -> tuple[float, float, float, float]:
-        """Return left, top, right and bottom in pixels of an image of this size."""
+        """Return left, top, right and bottom in pixels of an image of `width` x `height` pixels."""
         return self.left * width, self.top * height, self.right * width, self.bottom * height
 
 
@@ -49,7 +49,7 @@ class ParsedAnswer:
 
 
 def parse_answer(text: str) -> ParsedAnswer:
-    """Parse the objects in an answer to `detect` or `segment`.
+    """Return the objects in an answer to `detect` or `segment`, and warnings.
 
     Never raises.
 
@@ -68,7 +68,7 @@ def parse_answer(text: str) -> ParsedAnswer:
 
 
 def _parse_object(part: str) -> ParsedObject | str:
-    """Return an object, or the problem with it."""
+    """Return the object that a part of an answer describes, or a text that says why it is not an object."""
     match = _OBJECT.fullmatch(part)
     if match is None:
         return "is not four <loc> tokens, then none or 16 <seg> tokens, then a label"

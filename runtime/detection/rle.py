@@ -1,9 +1,10 @@
 """Run lengths of a mask in COCO's compressed form, which pycocotools reads and writes.
 
 A mask is read column by column, starting with a run of background, which may be empty. In the compressed
-form, a run from the fourth on is written as its difference from the run two before it, which is of the same
-kind. Each number is then split into groups of 5 bits, lowest first; a sixth bit marks that more groups
-follow, and 48 is added to make a printable character (COCO API: `maskApi.h`; `rleToString` in `maskApi.c`).
+form, the first three runs are written as lengths. Each later run is written as the difference from the run
+two places before, which also is background or also is foreground. Each number is then split into groups of
+5 bits, lowest bits first. A sixth bit of a group is set if more groups of the number follow, and 48 is added
+to make each group a printable character (COCO API: `maskApi.h`; `rleToString` in `maskApi.c`).
 """
 
 from __future__ import annotations
@@ -27,13 +28,16 @@ class RunLengths(TypedDict):
 
 
 def encode(mask: NDArray[np.bool_]) -> RunLengths:
-    """Compress a mask, bool[height, width]."""
+    """Return the compressed form of a mask, bool[height, width]."""
     height, width = mask.shape
     return {"size": [height, width], "counts": compress(runs(mask))}
 
 
 def runs(mask: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """Return the lengths of background and foreground runs in turn: bool[height, width] -> int64[runs]."""
+    """Return the lengths int64[runs] of a mask's background and foreground runs, in turn.
+
+    The mask is bool[height, width].
+    """
     pixels = mask.ravel(order="F")
     changes = np.flatnonzero(pixels[1:] != pixels[:-1]) + 1
     starts_inside = [0] if pixels.size and pixels[0] else []
@@ -42,14 +46,14 @@ def runs(mask: NDArray[np.bool_]) -> NDArray[np.int64]:
 
 
 def compress(lengths: NDArray[np.int64]) -> str:
-    """Encode run lengths, int64[runs], as characters."""
+    """Return run lengths, int64[runs], as text in COCO's compressed form."""
     numbers = lengths.copy()
     numbers[ABSOLUTE_RUNS:] -= lengths[ABSOLUTE_RUNS - 2 : -2]
     return "".join(map(_characters, numbers.tolist()))
 
 
 def _characters(number: int) -> str:
-    """Encode a signed number; bit 4 of the last character is the sign."""
+    """Return the characters of a signed number. Bit 4 of the last character is the sign."""
     characters = []
     while True:
         group, number = number & (CONTINUES - 1), number >> BITS

@@ -3,9 +3,10 @@
     answer = nothing | object (" ; " object)*
     object = <loc> top, left, bottom, right, with area; for `segment` 16 <seg>; then a label
 
-(arXiv 2407.07726, section 3.2.1). A grammar lists the ids that may come next; the most likely of them, or a
-sampled one, is then chosen. The grammar also knows how many tokens each continuation needs to reach an end,
-and excludes those that do not fit into the tokens left: an answer is never cut within an object.
+(arXiv 2407.07726, section 3.2.1). A grammar lists the ids that may come next. The decode loop then takes the
+most likely of these ids, or samples one of them. The grammar also knows how many tokens each continuation
+needs to reach an end. It excludes the continuations that need more tokens than are left, so an answer is
+never cut within an object.
 """
 
 from __future__ import annotations
@@ -27,7 +28,10 @@ MASK_TOKENS = {"detect": 0, "segment": SEG_TOKENS_PER_MASK}  # `<seg>` tokens pe
 
 @dataclass
 class Node:
-    """A node in the prefix tree of labels; each label is in it with a following separator and without."""
+    """A node in the prefix tree of labels.
+
+    The tree contains each label twice: with a separator after the label and without.
+    """
 
     children: dict[int, Node] = field(default_factory=dict)
     ends: bool = False  # the answer may end here
@@ -47,7 +51,7 @@ class GrammarState:
 
 @dataclass(frozen=True)
 class AnswerGrammar:
-    """Grammar of the answers to a prompt; immutable, shared by all steps of a row.
+    """Grammar of the answers to a prompt. It is immutable, and all decode steps of a row share it.
 
     Attributes:
         location_ids: int64[locations], from the top or left edge to the bottom or right edge.
@@ -65,11 +69,11 @@ class AnswerGrammar:
 
     @property
     def min_object_tokens(self) -> int:
-        """Tokens of the shortest object."""
+        """Number of tokens of the shortest object."""
         return LOCATIONS_PER_BOX + self.mask_tokens + self.labels.min_tokens_to_end
 
     def allowed(self, state: GrammarState, tokens_left: int) -> NDArray[np.int64]:
-        """Return the ids that may come next, int64[allowed], at least one.
+        """Return the ids that may come next: int64[allowed], with at least one id.
 
         Args:
             state: position in the answer.
@@ -95,7 +99,7 @@ class AnswerGrammar:
         return np.concatenate([top_or_left, self.stop_ids])
 
     def advance(self, state: GrammarState, token_id: int) -> GrammarState:
-        """Return the state after an allowed id that is not a stop id."""
+        """Return the state that follows `state` after `token_id`, an allowed id that is not a stop id."""
         if state.label is not None:
             child = state.label.children[token_id]
             if child.starts_next_object:
@@ -119,7 +123,8 @@ def grammar_for_prompt(prompt: str, tokenizer: PromptTokenizer, stop_ids: Sequen
         stop_ids: ids that end an answer.
 
     Raises:
-        OptionError: the prompt has another task, or a label that could not be parsed in an answer.
+        OptionError: the task of the prompt is not `detect` or `segment`, or the prompt has a label that
+            `parse_answer` could not read in an answer.
         BundleError: the tokenizer has no location or segment tokens.
     """
     task, _, listed = prompt.strip().partition(" ")
@@ -150,7 +155,7 @@ def _existing_ids(tokenizer: PromptTokenizer, tokens: Sequence[str]) -> NDArray[
 
 
 def _label_tree(labels: Sequence[str], tokenizer: PromptTokenizer, tokens_before_label: int) -> Node:
-    """Build the prefix tree of the labels' ids and measure it."""
+    """Return the root of the prefix tree of the labels' ids, with `min_tokens_to_end` set in every node."""
     root = Node()
     for label in labels:
         text = f" {label}" if label else ""
@@ -162,7 +167,7 @@ def _label_tree(labels: Sequence[str], tokenizer: PromptTokenizer, tokens_before
 
 
 def _ids(tokenizer: PromptTokenizer, text: str) -> list[int]:
-    """Return the ids of a text between two location tokens, where the model writes it."""
+    """Return the ids of a text. It is encoded between two location tokens, as it stands in an answer."""
     edge = "<loc0000>"
     ids: list[int] = tokenizer.library.encode(edge + text + edge, add_special_tokens=False).ids[1:-1]
     return ids

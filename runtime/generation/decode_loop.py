@@ -25,7 +25,7 @@ from .types import FinishReason
 
 @dataclass(frozen=True)
 class TokenEvent:
-    """A row received an id, or ended, or both."""
+    """An event of a row: the row received an id, the row ended, or both."""
 
     row: int
     token_id: int | None
@@ -39,7 +39,7 @@ class DecodeTimings:
     prefill_s: float = 0.0
     first_token_at: float = 0.0  # time.perf_counter(); 0: before the first token
     decode_s: float = 0.0
-    decoded_tokens: int = 0  # of decode steps, that is without each row's first token
+    decoded_tokens: int = 0  # tokens of decode steps: the first token of each row is not counted
 
 
 def decode_batch(
@@ -54,21 +54,22 @@ def decode_batch(
     cancel: Cancellation,
     timings: DecodeTimings,
 ) -> Iterator[TokenEvent]:
-    """Generate for a batch of prompts of different lengths.
+    """Generate the answers to a batch of prompts, which may have different lengths.
 
     Args:
         runner: the open graphs.
         image_features: float32[B, N, D].
         prompts: B lists of ids, BOS to newline.
         max_new_tokens: maximum number of ids per row, at least 1.
-        sampling: how an id is chosen.
+        sampling: options for choosing each id.
         generators: one random generator per row, so that a row does not depend on the others.
-        grammars: grammar of each row's answer; None: no restriction.
-        cancel: stops within one run of a graph.
+        grammars: for each row the grammar of its answer, or None for an answer without restriction.
+        cancel: triggers the end of generation, at the latest after the graph run in progress.
         timings: receives the time spent.
 
     Yields:
-        The ids of each row in order, without stop ids; the last event of a row has its finish reason.
+        Events with the ids of each row in order, without stop ids. The last event of a row has the row's
+        finish reason.
 
     Raises:
         Cancelled: `cancel` was triggered.
@@ -130,7 +131,11 @@ def decode_batch(
 
 @contextmanager
 def _released_afterwards(runner: ModelRunner, cache: Cache) -> Iterator[None]:
-    """Release a cache however the steps end. After an error it may contain NaN and is not reusable."""
+    """Release a cache when the block ends.
+
+    After an error the cache may contain NaN, so it is released as not reusable. A cancellation does not count
+    as an error.
+    """
     reusable = False
     try:
         yield
@@ -150,9 +155,10 @@ def _sample_token(
     allowed: NDArray[np.int64] | None,
     precision: PrecisionFacts,
 ) -> int:
-    """Sample a token, restricted to the `allowed` ids if given.
+    """Return the id of the chosen token. If `allowed` is given, choose only among these ids.
 
-    The error of `sample` advises to use fp32; for a bundle that is fp32 this advice is replaced.
+    The error message of `sample` advises the user to use an fp32 bundle. If the bundle is fp32 already, this
+    function raises an error with different advice.
     """
     try:
         if allowed is not None:

@@ -37,7 +37,7 @@ class PlannedRequest:
     grammar: AnswerGrammar | None  # None: the answer is not restricted
     token_ids: list[int] = field(default_factory=list)
     pieces: list[str] = field(default_factory=list)
-    finish_reason: FinishReason = "cancelled"  # until the decode loop reports another
+    finish_reason: FinishReason = "cancelled"  # until the decode loop reports another reason
     timings: DecodeTimings = field(default_factory=DecodeTimings)
 
 
@@ -58,7 +58,7 @@ class GenerationBatch:
     vision_s: float = 0.0
 
     def result(self, request: PlannedRequest) -> Generation:
-        """Return the answer to a request as far as it is generated."""
+        """Return the answer to a request, with the tokens generated so far."""
         timings = request.timings
         return Generation(
             text="".join(request.pieces),
@@ -89,7 +89,9 @@ def plan_batch(
     device: str,
     load_s: float,
 ) -> GenerationBatch:
-    """Check everything that can be checked before a graph runs.
+    """Return the checked requests as a batch.
+
+    The function checks everything that can be checked before a graph runs.
 
     Args:
         requests: prompts with their images.
@@ -160,7 +162,7 @@ def plan_batch(
 
 
 class _ImageSet:
-    """The images of a batch without duplicates, recognised by path or by pixel values."""
+    """The images of a batch without duplicates. Duplicates have the same path or the same pixel values."""
 
     def __init__(self, max_pixels: int, manifest: Manifest) -> None:
         self._max_pixels, self._facts = max_pixels, manifest.image

@@ -17,8 +17,8 @@ from .sampling import rng_for
 def run_batch(batch: GenerationBatch, runner: ModelRunner) -> Iterator[tuple[PlannedRequest, str]]:
     """Generate the answers of a batch; yield each piece of text with its request.
 
-    After a cancellation the iteration ends without an error: each request keeps what was generated, with the
-    finish reason `cancelled`.
+    After a cancellation the iteration ends without an error. Each unfinished request then keeps the tokens
+    generated so far, and its finish reason is `cancelled`.
 
     Raises:
         NumericsError: the logits are NaN or infinite.
@@ -34,12 +34,17 @@ def run_batch(batch: GenerationBatch, runner: ModelRunner) -> Iterator[tuple[Pla
             yield from _run_requests(batch, requests, features, runner)
     except Cancelled:
         for request in batch.requests:
-            request.pieces.append(request.detokenizer.finish())  # it may hold back half a character
+            request.pieces.append(
+                request.detokenizer.finish()
+            )  # the detokenizer may hold back half a character
             yield request, request.pieces[-1]
 
 
 def _by_image_count(requests: Sequence[PlannedRequest]) -> list[list[PlannedRequest]]:
-    """Group requests by their number of images: rows of one prefill have equally many image tokens."""
+    """Return the requests, grouped by their number of images.
+
+    All rows of a prefill need the same number of image tokens.
+    """
     groups: dict[int, list[PlannedRequest]] = {}
     for request in requests:
         groups.setdefault(len(request.images), []).append(request)

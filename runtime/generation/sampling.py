@@ -1,8 +1,9 @@
 """Selection of a token id from the logits of a step: greedy, or sampled with temperature, top-k and top-p.
 
-The vocabulary is not sorted: top-k is one selection (introselect), top-p a weighted quickselect on the
-weights that can matter. The cost per step is linear in V. With V = 257,216 on one core of a server (AMD EPYC)
-greedy takes 0.02 ms, top-k 1.5 to 3 ms, top-p 0.5 ms on peaked logits and 8 ms on flat ones.
+The vocabulary is not sorted: top-k is one selection (introselect), and top-p is a weighted quickselect on the
+weights that can change the result. The cost per step is linear in V. With V = 257,216 on one core of a server
+(AMD EPYC), greedy takes 0.02 ms and top-k takes 1.5 to 3 ms. top-p takes 0.5 ms on peaked logits and 8 ms on
+flat logits.
 
 Shapes: docs/notation.md.
 """
@@ -28,14 +29,15 @@ _MAX_SORTED = 64  # weights; more are halved at their median before they are sor
 
 @dataclass(frozen=True)
 class SamplingOptions:
-    """How the next token is chosen.
+    """Options for choosing the next token.
 
     Attributes:
-        temperature: divisor of the logits, finite and at least 0; 0: always the most likely token.
-        top_k: number of most likely tokens that are kept, at least 0; 0: all.
-        top_p: probability of the tokens that are kept, of those that `top_k` left; more than 0, at most 1
-            (nucleus sampling, arXiv 1904.09751, section 3.1).
-        seed: 0 to 2**64 - 1; None: a random seed per call.
+        temperature: divisor of the logits, finite and at least 0. With 0 the most likely token is always
+            taken.
+        top_k: number of most likely tokens that are kept, at least 0. 0 keeps all tokens.
+        top_p: among the tokens that `top_k` keeps, the most likely tokens with this total probability are
+            kept (nucleus sampling, arXiv 1904.09751, section 3.1). More than 0 and at most 1.
+        seed: 0 to 2**64 - 1. With None each call draws a random seed.
 
     Raises:
         OptionError: a value is outside its range; the message names the option and the range.
@@ -69,14 +71,14 @@ def sample(
     rng: np.random.Generator,
     suppressed: NDArray[np.int64] | None = None,
 ) -> int:
-    """Return a token id.
+    """Return the id of the chosen token.
 
-    Greedy decoding takes the lowest id among equal logits and does not draw from `rng`; sampling draws
-    exactly one number.
+    Greedy decoding takes the lowest id among equal logits and does not draw from `rng`. Sampling draws
+    exactly one number from `rng`.
 
     Args:
         logits: float32[V], not modified.
-        options: how the token is chosen.
+        options: options for choosing the token.
         rng: source of random numbers.
         suppressed: int64[suppressed], ids that are never chosen.
 
@@ -98,17 +100,19 @@ def candidates(
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Return the ids that pass the filters and their unnormalised probabilities.
 
-    Temperature (> 0) is applied first, then top-k, then top-p on the remaining ids, as by transformers'
-    warpers. Among equal logits at the boundary of top-k or top-p the lowest ids stay: exactly k remain, and
-    top_k=1 is greedy (transformers keeps all equals at top-k's boundary, and arbitrary ones at top-p's).
+    Temperature (> 0) is applied first, then top-k, then top-p on the remaining ids. transformers' warpers use
+    the same order. Among equal logits at the boundary of top-k or top-p, the lowest ids are kept. So top-k
+    keeps exactly k ids, and top_k=1 is greedy. (Among equal logits, transformers keeps all ids at the
+    boundary of top-k, and arbitrary ids at the boundary of top-p.)
 
     Weights and their sums are float64: over V = 257,216 terms the relative error of a sum is at most 3e-11
-    (V * 2**-53), far below any practical top_p, while a running float32 sum may lose 1 % and move the cut.
+    (V * 2**-53), far below any practical top_p. A running float32 sum may lose 1 % and move the boundary.
 
     Args:
         logits: float32[V], not modified.
         options: with a temperature above 0.
-        suppressed: int64[suppressed], ids that get the weight 0 unless they are filtered out.
+        suppressed: int64[suppressed], ids that are never chosen. A suppressed id that passes the filters has
+            the weight 0.
 
     Returns:
         Ids, int64[candidates] ascending, and weights, float64[candidates].
@@ -130,7 +134,7 @@ def candidates(
 
 
 def rng_for(seed: int, row: int) -> np.random.Generator:
-    """Return the generator of a row: that of a single request with seed `seed + row` (mod 2**64)."""
+    """Return the generator of a row: the generator of a single request with seed `seed + row` (mod 2**64)."""
     return np.random.Generator(np.random.PCG64((int(seed) + row) % NUM_SEEDS))
 
 
@@ -140,8 +144,11 @@ def random_seed() -> int:
 
 
 def _most_likely(logits: NDArray[np.float32], suppressed: NDArray[np.int64] | None) -> int:
-    """Return the lowest id of the largest logit that is not suppressed, usually in one pass."""
-    best = int(logits.argmax())  # argmax returns NaN if there is one, so this value shows any NaN or +inf
+    """Return the id of the largest logit that is not suppressed: the lowest id among equal logits.
+
+    The function usually needs one pass over the logits.
+    """
+    best = int(logits.argmax())  # argmax prefers a NaN, so this logit shows any NaN or +inf
     _check(float(logits[best]))
     if suppressed is not None and best in suppressed:
         logits = _without(logits, suppressed)
@@ -167,16 +174,21 @@ def _without(logits: NDArray[np.float32], suppressed: NDArray[np.int64]) -> NDAr
 
 
 def _largest(logits: NDArray[np.float32], count: int) -> NDArray[np.int64]:
-    """Return the ids of the `count` largest logits, int64[count] ascending; lower ids win ties."""
+    """Return the ids of the `count` largest logits, int64[count] ascending.
+
+    Among equal logits the lowest ids are returned.
+    """
     boundary = np.partition(logits, logits.size - count)[logits.size - count]
     return _above(logits, boundary, count)
 
 
 def _weigh(logits: NDArray[np.float32], *, peak: np.float32, temperature: float) -> NDArray[np.float64]:
-    """Return the softmax weights exp((logit - peak) / temperature) as float64; the peak's weight is 1."""
+    """Return the softmax weights float64[V], exp((logit - peak) / temperature). The peak's weight is 1."""
     weights = logits.astype(np.float64)
-    # In place: at this size the page faults of a new array cost ten times the arithmetic.
-    with np.errstate(over="ignore", under="ignore"):  # tiny temperature: all but the peak are exp(-inf) = 0
+    # Computed in place: at this size, page faults of a new array cost ten times as much as the arithmetic.
+    with np.errstate(
+        over="ignore", under="ignore"
+    ):  # at a tiny temperature all weights except the peak's are 0
         weights -= peak
         weights /= temperature
         return np.exp(weights, out=weights)
@@ -187,17 +199,17 @@ def _nucleus(
 ) -> NDArray[np.int64]:
     """Return the positions of the smallest set whose weights reach `top_p` of the total.
 
-    Of n weights, those below (1 - top_p) * total / n together have less than 1 - top_p of the total: the set
-    needs none of them. The others are split at their median, and the half with the boundary is split again,
-    in n + n/2 + ... = 2 n steps. The logits are ranked, not the weights: weights of different logits may
-    round to equal numbers.
+    Of n weights, the weights below (1 - top_p) * total / n together have less than 1 - top_p of the total, so
+    the set needs none of these small weights. The other weights are split at their median. The half with the
+    boundary is split again, and so on, in n + n/2 + ... = 2 n steps. The ranking uses the logits instead of
+    the weights, since weights of different logits may round to equal numbers.
 
     Returns:
-        int64[nucleus] ascending, at least one position.
+        Positions, int64[nucleus] ascending, with at least one position.
     """
     total = weights.sum()
     goal = top_p * total
-    # Half the bound, so that rounding in the sums cannot make it too high.
+    # Half of the bound is used, so that rounding in the sums cannot make the bound too high.
     undecided = logits[weights >= 0.5 * (1 - top_p) * total / weights.size]
     reached, included = 0.0, 0
     while undecided.size > _MAX_SORTED:
@@ -215,7 +227,10 @@ def _nucleus(
 
 
 def _above(logits: NDArray[np.float32], boundary: np.float32, count: int) -> NDArray[np.int64]:
-    """Return the positions of the `count` largest logits, down to `boundary`: int64[count] ascending."""
+    """Return the positions of the `count` largest logits, int64[count] ascending.
+
+    The smallest of these logits equals `boundary`.
+    """
     positions = np.flatnonzero(logits >= boundary)
     surplus = positions.size - count
     if surplus:
@@ -225,7 +240,10 @@ def _above(logits: NDArray[np.float32], boundary: np.float32, count: int) -> NDA
 
 
 def _number(value: object) -> float:
-    """Return `value` as a float; NaN, which is in no range, if it is not a real number or too large."""
+    """Return `value` as a float.
+
+    If `value` is too large or is not a real number, return NaN. No range contains NaN.
+    """
     if isinstance(value, bool) or not isinstance(value, Real):
         return math.nan
     try:
@@ -235,12 +253,12 @@ def _number(value: object) -> float:
 
 
 def _is_whole(value: object) -> bool:
-    """Return whether `value` is an integer (True and False are not)."""
+    """Return whether `value` is an integer. The values True and False do not count as integers."""
     return isinstance(value, Integral) and not isinstance(value, bool)
 
 
 def _quote(value: object) -> str:
-    """Return `value` as text for a message: a number as it is, otherwise its type."""
+    """Return a text for a message: the value if it is a number, otherwise the name of its type."""
     try:
         return str(value) if isinstance(value, Real) else f"a value of type {type(value).__name__}"
     except ValueError:  # Python refuses to print integers of more than 4300 digits

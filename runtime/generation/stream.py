@@ -11,7 +11,8 @@ from .types import Generation
 class Stream:
     """An answer that is generated while it is iterated; `PaliGemma.stream` returns it.
 
-    Iteration yields non-empty pieces of text, each of whole characters. It can be done once.
+    Iteration yields non-empty pieces of text. Each piece consists of whole characters. A stream can be
+    iterated only once.
 
     Example:
         >>> stream = model.stream("photo.jpg", "describe en")
@@ -25,10 +26,10 @@ class Stream:
         self._pieces, self._batch, self._request = pieces, batch, request
 
     def __iter__(self) -> Iterator[str]:
-        """Return the iterator of the pieces; the graphs run in the thread that iterates."""
+        """Return the iterator over the pieces of text. The graphs run in the thread that iterates."""
         return self._pieces
 
     @property
     def result(self) -> Generation:
-        """The answer so far; complete when the iteration has ended."""
+        """The answer generated so far. It is complete when the iteration has ended."""
         return self._batch.result(self._request)

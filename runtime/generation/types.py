@@ -20,9 +20,9 @@ class Request:
 
     Attributes:
         images: a path, the bytes of a file, a Pillow image, an array, a `Picture`, or a sequence of these.
-        prompt: text, such as `caption en`; may be empty.
-        seed: seed of this request, 0 to 2**64 - 1, independent of its position in the batch. None: the seed
-            of the call plus the position.
+        prompt: text such as `caption en`. The text may be empty.
+        seed: 0 to 2**64 - 1. The sampled answer then does not depend on the request's position in the batch.
+            With None the seed of the request is the seed of the call plus the position.
     """
 
     images: Images
@@ -31,26 +31,26 @@ class Request:
 
 
 class Options(TypedDict, total=False):
-    """Keyword arguments of `generate`, `stream`, `generate_batch`, `detect` and `segment`; all are optional.
+    """Optional keyword arguments of `generate`, `stream`, `generate_batch`, `detect` and `segment`.
 
     A value outside its range raises `OptionError`.
 
     Attributes:
         max_new_tokens: maximum number of tokens to generate, 1 to the context length of the model. Default:
             `generation.max_new_tokens` of the bundle's manifest.
-        temperature: divisor of the logits, finite and at least 0. 0, the default, always takes the most
-            likely token (greedy decoding); 1 samples with the model's probabilities.
-        top_k: sample from the k most likely tokens, at least 0. 0, the default, keeps all.
-        top_p: sample from the most likely tokens that together have this probability (nucleus sampling), more
-            than 0 and at most 1. Default 1 keeps all. Applied after `top_k`.
-        seed: 0 to 2**64 - 1; the same seed gives the same sampled answer. None, the default, draws a seed,
-            which `Generation.seed` reports.
+        temperature: divisor of the logits, finite and at least 0. With 0 the most likely token is always
+            taken (greedy decoding). With 1 tokens are sampled with the model's probabilities. Default 0.
+        top_k: sample from the `top_k` most likely tokens. At least 0; 0 keeps all tokens. Default 0.
+        top_p: sample from the most likely tokens that together have this probability (nucleus sampling).
+            More than 0 and at most 1; 1 keeps all tokens. Applied after `top_k`. Default 1.
+        seed: 0 to 2**64 - 1. The same seed gives the same sampled answer. With None a random seed is drawn,
+            and `Generation.seed` reports it. Default None.
         constrained: restrict the answers of `detect` and `segment` prompts to well-formed objects with the
             labels of the prompt. Default False.
-        max_image_pixels: cap on width times height, at least 1; larger images are refused before they are
-            decoded. Default 89,478,485. Pillow also refuses WebP and TIFF images of more than twice
-            `PIL.Image.MAX_IMAGE_PIXELS`; raise both for larger ones.
-        cancel: a `Cancellation`, with which another thread stops the request within one token.
+        max_image_pixels: cap on width times height, at least 1. Larger images are refused before they are
+            decoded. Default 89,478,485. Pillow also refuses WebP and TIFF images with more than twice
+            `PIL.Image.MAX_IMAGE_PIXELS` pixels. To open such images, raise both limits.
+        cancel: a `Cancellation`. Another thread can use it to stop the request within one token.
     """
 
     max_new_tokens: int
@@ -65,15 +65,17 @@ class Options(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class Timings:
-    """Durations of the stages in seconds; the requests of a batch share their stages.
+    """Durations of the stages in seconds. Requests of a batch with the same number of images run
+    together and have the same durations.
 
     Attributes:
-        load_s: loading the model.
-        vision_s: encoding the images.
-        prefill_s: processing image tokens and prompt.
-        decode_s: all decode steps.
-        time_to_first_token_s: from the start of the request; loading is not included.
-        tokens_per_second: of the decode steps, summed over the rows of the batch; 0 without decode steps.
+        load_s: time to load the model.
+        vision_s: time to encode the images.
+        prefill_s: time to process image tokens and prompt.
+        decode_s: time of all decode steps together.
+        time_to_first_token_s: time from the start of the request to its first token, without `load_s`.
+        tokens_per_second: tokens of all rows that run together, per second of decode steps. 0 if there were
+            no decode steps.
     """
 
     load_s: float
@@ -86,19 +88,18 @@ class Timings:
 
 @dataclass(frozen=True)
 class Generation:
-    """An answer.
-
+    """The answer to a request.
     Attributes:
         text: the answer, without control tokens.
-        token_ids: its ids, without the stop id.
+        token_ids: ids of the answer, without the stop id.
         finish_reason: `stop` after a stop id, `length` at `max_new_tokens` or at the end of the context,
             `cancelled` by a `Cancellation`.
-        prompt_tokens: tokens of BOS, prompt and newline.
-        image_tokens: tokens of the images.
-        seed: repeats a sampled answer.
+        prompt_tokens: number of tokens of BOS, prompt and newline together.
+        image_tokens: number of tokens of the images.
+        seed: seed of the request. The same seed repeats a sampled answer.
         device: `cpu`, `cuda` or `cuda:N`.
         timings: durations of the stages.
-        warnings: one line each, about opening the images.
+        warnings: warnings about opening the images, one line per warning.
     """
 
     text: str

@@ -1,7 +1,9 @@
-"""Decodes an encoded image completely or not at all: an allow-list of formats, the size before any pixel.
+"""Decodes an encoded image completely or not at all.
 
-The plugin of the recognised format is called directly. `PIL.Image.open` would apply Pillow's size limit, not
-ours, print a warning about malformed EXIF, and open JPEGs with an embedded preview (MPO) as animations.
+Only the formats of an allow-list are accepted, and the size is checked before any pixel is decoded.
+The plugin of the recognised format is called directly. `PIL.Image.open` would apply Pillow's size limit
+instead of `max_pixels`. It would also print a warning about malformed EXIF, and open JPEGs with an embedded
+preview (MPO) as animations.
 """
 
 from __future__ import annotations
@@ -40,10 +42,12 @@ ACCEPTED_FORMATS = ", ".join(_FORMATS)
 
 
 def read_image(file: BinaryIO, name: str, max_pixels: int) -> tuple[Image.Image, tuple[str, ...]]:
-    """Return the first frame of an encoded image, with all its pixels in memory, and warnings for the user.
+    """Return the first frame of an encoded image, and warnings for the user.
+
+    All pixels of the returned frame are in memory.
 
     Args:
-        file: stays open; its position is undefined afterwards.
+        file: the encoded image. The file stays open; its position is undefined afterwards.
         name: the file's name in messages.
         max_pixels: cap on width times height.
 
@@ -100,8 +104,9 @@ def _decode(file: BinaryIO, kind: str, name: str, max_pixels: int) -> tuple[Imag
 def _refuse_missing_bytes(image: ImageFile.ImageFile, kind: str, name: str) -> None:
     """Make `image.load` raise if the file ends too soon, even under `ImageFile.LOAD_TRUNCATED_IMAGES`.
 
-    That global of Pillow pads what is missing with grey; it belongs to the host application and to all its
-    threads, so it is neither relied on nor changed. `load_read` is the hook that `ImageFile.load` reads from.
+    If `LOAD_TRUNCATED_IMAGES` is true, Pillow pads the missing bytes with grey. This global belongs to the
+    host application and to all its threads: the function does not rely on the global and does not change it.
+    `ImageFile.load` reads the file through the hook `load_read`, which this function replaces.
     """
     if kind == "WebP" or image.fp is None:
         return  # libwebp decodes the whole file and refuses a short one

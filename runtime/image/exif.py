@@ -1,4 +1,4 @@
-"""EXIF orientation: read strictly, applied once."""
+"""Strict reading of the EXIF orientation, and its application to an image."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ _ENTRY_BYTES = 12  # TIFF 6.0, section 2: one entry of an image file directory
 
 
 def exif_orientation(exif: bytes) -> int:
-    """Return the orientation (1 to 8) of an EXIF block, with or without its `Exif` prefix; 1 if it has none.
+    """Return the orientation (1 to 8) of an EXIF block. If the block has no orientation, return 1.
 
-    Pillow's reader reports a damaged directory with `warnings.warn` only. Catching that would change the
-    warning filters of the whole process, which is not safe while other threads open images.
+    The block may begin with the prefix `Exif`. Pillow's reader is not used: it reports a damaged directory
+    with `warnings.warn` only. To catch the warning, the warning filters of the whole process would have to
+    change, which is not safe while other threads open images.
 
     Raises:
         ValueError: the block is malformed.
@@ -45,7 +46,10 @@ def exif_orientation(exif: bytes) -> int:
 
 
 def upright(rgb: Image.Image, orientation: int) -> Image.Image:
-    """Return an image without metadata as it is meant to be displayed: `orientation` (1 to 8) undone."""
+    """Return an image, turned or mirrored from `orientation` (1 to 8) to its displayed orientation.
+
+    The returned image has no metadata.
+    """
     if orientation == 1:
         return rgb
     rgb.getexif()[_ORIENTATION_TAG] = orientation

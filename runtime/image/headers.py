@@ -1,7 +1,8 @@
 """Checks of an encoded image before any pixel is decoded: its size, and whether the file is complete.
 
-Pillow checks a size against its own limit only, which is one global of the process. Its WebP and GIF plugins
-allocate the canvas on opening, it ignores the checksums of PNG pixel data, and libtiff prints to stderr.
+Pillow's checks are not sufficient. Pillow compares the size only with its own limit, a global of the process.
+Pillow's WebP and GIF plugins allocate the canvas when they open a file. Pillow ignores the checksums of PNG
+pixel data. libtiff, which Pillow calls, prints to stderr.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ from ..errors import ImageError
 MAX_SIDE = 1_000_000
 
 _PNG_SIGNATURE_BYTES = 8
-# The chunks that determine the pixels, and EXIF. Text and colour profiles, which may decompress to a thousand
-# times their size (Pillow refuses a profile of more than 1 MiB), and later frames are left out.
+# The chunks that determine the pixels, and EXIF. Later frames are left out. Text and colour profiles are also
+# left out: they may decompress to a thousand times their size (Pillow refuses a profile of more than 1 MiB).
 _PNG_CHUNKS_KEPT = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"eXIf", b"IEND")
 
 # TIFF 6.0, sections 8 and 15: tag numbers, and a value of Compression
@@ -44,12 +45,15 @@ def check_size(width: int, height: int, max_pixels: int, name: str) -> None:
 
 
 def truncated(name: str, kind: str) -> ImageError:
-    """Return the error for a file that ends before its image does."""
+    """Return the error for a file that ends before the end of the image."""
     return ImageError(f"{name} is truncated: the {kind} file ends before its image does; get it again")
 
 
 def webp_canvas(file: BinaryIO) -> tuple[int, int] | None:
-    """Return width and height in a WebP header (RFC 9649, sections 2.5 to 2.7); None if it is malformed."""
+    """Return the width and height in a WebP header, or None if the header is malformed.
+
+    Source: RFC 9649, sections 2.5 to 2.7.
+    """
     file.seek(12)
     chunk, body = file.read(4), file.read(14)[4:]  # the chunk's name, its length, ten bytes of content
     if len(body) < 10:
@@ -66,9 +70,12 @@ def webp_canvas(file: BinaryIO) -> tuple[int, int] | None:
 
 
 def gif_canvas(file: BinaryIO) -> tuple[int, int]:
-    """Return width and height of a GIF's screen, enlarged to contain its first frame.
+    """Return the width and height of a GIF's screen, enlarged to contain the first frame.
 
-    GIF89a specification, sections 18 to 20. Raises struct.error if the header is cut off.
+    Source: GIF89a specification, sections 18 to 20.
+
+    Raises:
+        struct.error: the header is cut off.
     """
     file.seek(6)
     width, height, flags = struct.unpack("<HHBxx", file.read(7))
@@ -90,7 +97,8 @@ def check_tiff(file: BinaryIO, tags: Mapping[int, Any], max_pixels: int, name: s
     libtiff allocates a whole tile even for a small image, and prints to stderr if data is cut off.
 
     Raises:
-        ImageError: a tile passes `max_pixels`, or compressed data lies beyond the end of the file.
+        ImageError: a tile has more than `max_pixels` pixels, or compressed data lies beyond the end of the
+            file.
     """
     tile = tags.get(_TILE_WIDTH, 1), tags.get(_TILE_LENGTH, 1)
     check_size(*tile, max_pixels, f"a tile of {name}")
@@ -104,9 +112,10 @@ def check_tiff(file: BinaryIO, tags: Mapping[int, Any], max_pixels: int, name: s
 
 
 def read_png(file: BinaryIO, name: str, max_pixels: int) -> tuple[BinaryIO, bool]:
-    """Return the chunks of a PNG's first frame, and whether it is animated (PNG third edition, 5.3).
+    """Return a PNG file with the chunks of the first frame, and whether the original PNG is animated.
 
-    Every checksum is verified. The size is checked before anything after the header is read.
+    Source: PNG third edition, section 5.3. Every checksum is verified. The size is checked before the data
+    after the header is read.
 
     Raises:
         ImageError: a checksum is wrong, a chunk is cut off, or the image is larger than `max_pixels`.

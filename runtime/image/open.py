@@ -39,7 +39,7 @@ _MAX_NAME = 200  # characters of a file name in a message
 
 @dataclass(frozen=True)
 class OpenedImage:
-    """An image in its displayed orientation, and the warnings of opening it."""
+    """An image in its displayed orientation, and the warnings that arose when it was opened."""
 
     rgb: Image.Image  # mode RGB, upright, without any metadata
     warnings: tuple[str, ...] = ()  # one line each
@@ -59,13 +59,14 @@ def open_image(source: ImageInput, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> O
     """Open the first frame of an image; `source` is not modified.
 
     Args:
-        source: a path or the bytes of a JPEG, PNG, WebP, BMP, GIF or TIFF file, a Pillow image (its current
-            frame), or an array of uint8. The EXIF orientation is applied, also that of a Pillow image.
-        max_pixels: cap on width times height, at least 1, checked before decoding.
+        source: a path or the bytes of a JPEG, PNG, WebP, BMP, GIF or TIFF file, a Pillow image, or an array
+            of uint8. The current frame of a Pillow image is used. The EXIF orientation of a file or of a
+            Pillow image is applied.
+        max_pixels: cap on width times height, at least 1. The size is checked before decoding.
 
     Raises:
         ImageError: the image is missing, damaged, truncated, larger than `max_pixels`, or of a format, mode,
-            shape or dtype that is not accepted. It is a ValueError.
+            shape or dtype that is not accepted. ImageError is a subclass of ValueError.
         OptionError: `max_pixels` is not a positive whole number.
         ResourceError: out of memory.
     """
@@ -94,7 +95,7 @@ def _load(source: ImageInput, name: str, max_pixels: int) -> tuple[Image.Image, 
 
 
 def _name(source: ImageInput) -> str:
-    """Return the source's name in messages: one line of printable characters."""
+    """Return the name of the source for messages: one line of printable characters."""
     if isinstance(source, Image.Image):
         return "the Pillow image"
     if isinstance(source, np.ndarray):
@@ -117,7 +118,11 @@ def _name(source: ImageInput) -> str:
 
 @contextmanager
 def _opened(source: str | os.PathLike[str] | bytes, name: str) -> Iterator[BinaryIO]:
-    """Open the source for reading. Raises ImageError, also for a pipe or device, which might never end."""
+    """Open the source for reading.
+
+    Raises:
+        ImageError: the source cannot be opened, or is a pipe or a device, which might never end.
+    """
     if isinstance(source, bytes):
         yield io.BytesIO(source)
         return

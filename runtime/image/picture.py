@@ -1,4 +1,4 @@
-"""An image preprocessed for a bundle, to be reused by several requests.
+"""An image that was preprocessed for a bundle. Several requests can use it.
 
 Shapes: docs/notation.md.
 """
@@ -24,7 +24,7 @@ class Picture:
         pixels: float32[3, S, S], resized to the bundle's side and normalised.
         width: pixels of the opened image in its displayed orientation.
         height: pixels of the opened image in its displayed orientation.
-        warnings: one line each, about opening the image.
+        warnings: warnings about opening the image, one line per warning.
     """
 
     pixels: NDArray[np.float32] = field(repr=False)
@@ -36,7 +36,7 @@ class Picture:
 def open_picture(
     source: ImageInput | Picture, facts: ImageFacts, *, max_pixels: int = DEFAULT_MAX_PIXELS
 ) -> Picture:
-    """Open and preprocess an image for a bundle; return a `Picture` unchanged.
+    """Return an image, opened and preprocessed for a bundle. Return a `Picture` unchanged.
 
     Args:
         source: what `open_image` accepts, or a `Picture`.
@@ -44,7 +44,8 @@ def open_picture(
         max_pixels: cap on width times height, at least 1.
 
     Raises:
-        ImageError: `open_image` raises it, or a `Picture` was opened for a bundle of another size.
+        ImageError: `open_image` refuses the source, or a `Picture` was opened for a bundle with another image
+            size.
         OptionError: `max_pixels` is not a positive whole number.
         ResourceError: out of memory.
     """
@@ -59,6 +60,6 @@ def open_picture(
 
 
 def preprocess_opened(opened: OpenedImage, facts: ImageFacts) -> Picture:
-    """Preprocess an opened image for a bundle."""
+    """Return an opened image, preprocessed for a bundle."""
     pixels = preprocess(opened.rgb, facts.size, facts.mean, facts.std, facts.rescale_factor)
     return Picture(pixels, opened.width, opened.height, opened.warnings)

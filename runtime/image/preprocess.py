@@ -1,7 +1,7 @@
 """Conversion of an image of any mode to the pixel values of the vision encoder.
 
 The values equal those of transformers' `SiglipImageProcessorPil` bit for bit, except for grey levels of more
-than 8 bits: these are scaled here; there, Pillow's conversion clips them.
+than 8 bits. This module scales such levels; in transformers, Pillow's conversion clips them.
 
 Shapes: docs/notation.md.
 """
@@ -18,8 +18,8 @@ from ..errors import ImageError
 
 RESCALE = 1 / 255  # maps a uint8 level to [0, 1]; `rescale_factor` of SigLIP's image processor
 
-# The level of white by mode. Of two customary levels the smaller that no pixel exceeds is taken: Pillow keeps
-# 8-bit and 16-bit grey in mode I, and float images have the range [0, 1] or [0, 255].
+# The levels that white may have, by mode. Pillow keeps 8-bit and 16-bit grey in mode I, and float images have
+# the range [0, 1] or [0, 255]. If a mode has two levels, white is the smaller level that no pixel exceeds.
 _WHITE_LEVELS = {"I;16": (65535,), "I": (255, 65535), "F": (1, 255)}
 _PREMULTIPLIED = {"La": "LA", "RGBa": "RGBA"}
 
@@ -28,8 +28,8 @@ def to_rgb(image: Image.Image, name: str) -> Image.Image:
     """Return a new image of mode RGB; `image` is not modified.
 
     Transparent pixels are composited over white, so the colour hidden under alpha 0 never shows. A 16-bit
-    grey level v becomes round(255 v / 65535). Colour profiles are ignored. Except for 16-bit grey, this is
-    what the reference does.
+    grey level v becomes round(255 v / 65535). Colour profiles are ignored. The
+    reference, transformers' `SiglipImageProcessorPil`, does the same except for 16-bit grey.
 
     Args:
         image: an image of any Pillow mode.
@@ -89,14 +89,14 @@ def preprocess(
 ) -> npt.NDArray[np.float32]:
     """Return the pixel values float32[3, S, S] of an RGB image.
 
-    The image is resized to S x S with bicubic interpolation on uint8 levels, without keeping its aspect
-    ratio; then each level becomes (level * rescale - mean) / std.
+    The image is resized to S x S with bicubic interpolation on uint8 levels. Its aspect ratio is not kept.
+    Then each level becomes (level * rescale - mean) / std.
 
     Args:
         rgb: an image of mode RGB.
         size: S, in pixels.
-        mean: one number per channel.
-        std: one number per channel.
+        mean: mean of each channel, 3 numbers.
+        std: standard deviation of each channel, 3 numbers.
         rescale: factor that maps a level of 0 to 255 to the range of `mean` and `std`.
 
     Raises:
@@ -106,8 +106,8 @@ def preprocess(
     if rgb.mode != "RGB":
         raise ImageError(f"preprocess takes an image of mode RGB, not {rgb.mode}; open it with open_image")
     levels = np.asarray(rgb.resize((size, size), Image.Resampling.BICUBIC))
-    # A level has 256 values: compute the result of each once. The precision is that of the reference: the
-    # product in float64, rounded to float32, and everything else in float32.
+    # A level has 256 values: compute the result of each value once. The precision is the same as in
+    # transformers: the product in float64, rounded to float32, and all other steps in float32.
     unit = (np.arange(256, dtype=np.float64) * rescale).astype(np.float32)
     pixel_values = np.empty((3, size, size), dtype=np.float32)
     for channel, (centre, spread) in enumerate(zip(mean, std, strict=True)):

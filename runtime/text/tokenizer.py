@@ -24,11 +24,13 @@ class PromptTokenizer:
     """A Gemma tokenizer that never turns text into a control token. Threads may share it.
 
     Attributes:
-        bos_id: id of `<bos>`, and so on for `eos_id`, `pad_id`, `image_id` and `newline_id`.
-        size: largest id + 1. Rows of the embedding beyond it have no token.
-        control_ids: ids that the file declares special: never made from text, never printed.
-        byte_values: id of each `<0xNN>` token -> the byte.
-        max_token_bytes: UTF-8 bytes of the longest token: no token stands for more of a prompt.
+        bos_id: id of `<bos>`. `eos_id`, `pad_id`, `image_id` and `newline_id` are the ids of their tokens.
+        size: largest id + 1. Rows of the embedding from `size` on have no token.
+        control_ids: ids that the file declares special. Text is never encoded as a control id, and a control
+            id is never decoded to text.
+        byte_values: map from the id of each `<0xNN>` token to the byte NN.
+        max_token_bytes: number of UTF-8 bytes of the longest token. No token stands for more bytes of a
+            prompt.
         source: the file, for messages.
         library: the tokenizer of the `tokenizers` library.
     """
@@ -47,8 +49,7 @@ class PromptTokenizer:
 
     @classmethod
     def load(cls, path: Path) -> PromptTokenizer:
-        """Read a tokenizer.json.
-
+        """Return the tokenizer that a tokenizer.json describes.
         Raises:
             BundleError: the file is missing, unreadable, damaged, or not PaliGemma's.
         """
@@ -88,11 +89,12 @@ class PromptTokenizer:
         return token_id
 
     def encode(self, prompt: str, max_tokens: int) -> tuple[int, ...]:
-        """Return the ids of BOS, the prompt and a newline: T ids, T <= `max_tokens`.
+        """Return the ids of BOS, the prompt and a newline: T ids, where T is at most `max_tokens`.
 
-        Prompt and newline are tokenised together, as transformers does. (The paper tokenises the newline
-        separately, which differs only for prompts that end in newlines.) Text such as `<eos>` is encoded as
-        ordinary characters; `<loc0123>` and `<seg001>` become their tokens.
+        Prompt and newline are tokenised together, as in transformers. (The paper tokenises the newline
+        separately. The ids differ only for prompts that end in newlines.) The text of a control token such
+        as `<eos>` is encoded as ordinary characters. The texts `<loc0123>` and `<seg001>` are encoded as the
+        tokens with these names.
 
         Raises:
             PromptError: the prompt is not valid Unicode text, is too long, or would contain a control token.
@@ -125,19 +127,19 @@ class PromptTokenizer:
         return ids
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Return the text of the ids, that is all of a `Detokenizer`'s pieces."""
+        """Return the text of the ids: all pieces of a `Detokenizer`, joined."""
         detokenizer = Detokenizer(self)
         return "".join([*map(detokenizer.push, ids), detokenizer.finish()])
 
 
 class Detokenizer:
-    """Converts the ids of one answer to text id by id, in pieces of whole characters.
+    """Converts the ids of an answer to text, id by id, in pieces of whole characters.
 
-    Gemma's decoder converts one token at a time, except for a character that is encoded in byte tokens: its
-    bytes are held back until the character is complete. Invalid UTF-8 becomes U+FFFD, once per maximal part
-    of a character, as the Unicode Standard recommends (section 3.9); the `tokenizers` library writes one per
-    byte, and also replaces the valid characters next to it. Control tokens, and ids without a token, have no
-    text.
+    Like Gemma's decoder, it converts each token separately, except for byte tokens. The bytes of a character
+    that is encoded in byte tokens are held back until the character is complete. Each maximal part of an
+    invalid UTF-8 character becomes one U+FFFD, as the Unicode Standard recommends (section 3.9). The
+    `tokenizers` library instead writes one U+FFFD per byte, and also replaces the valid characters next to
+    the invalid bytes. Control tokens, and ids without a token, have no text.
     """
 
     def __init__(self, tokenizer: PromptTokenizer) -> None:
@@ -146,7 +148,7 @@ class Detokenizer:
         self._utf8 = codecs.getincrementaldecoder("utf-8")(errors="replace")
 
     def push(self, token_id: int) -> str:
-        """Return the text that is complete with `token_id`; may be empty."""
+        """Return the text that `token_id` completes. The text may be empty."""
         tokenizer = self._tokenizer
         if token_id in tokenizer.control_ids or tokenizer.library.id_to_token(token_id) is None:
             return ""
@@ -157,5 +159,5 @@ class Detokenizer:
         return self.finish() + text
 
     def finish(self) -> str:
-        """Return U+FFFD if the answer stopped within a character, otherwise nothing."""
+        """Return U+FFFD if the last character is incomplete, otherwise an empty text."""
         return self._utf8.decode(b"", final=True)

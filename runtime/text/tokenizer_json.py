@@ -1,10 +1,12 @@
 """Builds Gemma's tokenizer from a tokenizer.json that has been checked.
 
-The file is parsed as JSON and checked, and the tokenizer is built from its vocabulary, merges and added
-tokens. The library's own reader is not used: hostile files make it panic (a BaseException, and a trace on
-stderr) or abort the process. A hash in the manifest does not prevent that, since both files may be altered
-together. Other content of the file (padding, truncation, PaliGemma 1's post-processor that adds BOS) has no
-effect.
+The file is parsed as JSON and checked. The tokenizer is then built from the vocabulary, the merges and the
+added tokens of the file. Other content of the file (padding, truncation, the post-processor of PaliGemma 1
+that adds BOS) has no effect.
+
+The file reader of the `tokenizers` library is not used: hostile files make it panic (a BaseException, and a
+trace on stderr) or abort the process. A hash in the manifest does not protect from such files, since an
+attacker can change the file and the manifest together.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ SPACE = "▁"  # U+2581 stands for a space in SentencePiece (arXiv 1808.06226, s
 _MAX_FILE_BYTES = 2**28  # eight times the largest published file (34 MB)
 _MAX_ID = 2**24  # sixty times the largest published vocabulary
 _NORMALIZER: list[dict[str, Any]] = [{"type": "Replace", "pattern": {"String": " "}, "content": SPACE}]
-# Accepted and left out: it splits at spaces, and after the normalizer there are none.
+# The pre-tokenizer is accepted but not built: it splits at spaces, and the normalizer leaves no spaces.
 _SPLIT: list[dict[str, Any]] = [
     {"type": "Split", "pattern": {"String": " "}, "behavior": "MergedWithPrevious", "invert": False}
 ]
@@ -33,27 +35,27 @@ _DECODER: list[dict[str, Any]] = [
     {"type": "ByteFallback"},
     {"type": "Fuse"},
 ]
-# Options of BPE that Gemma does not use; the library aborts on some values of them.
+# Options of BPE that Gemma does not use. Some values of these options make the library abort.
 _UNUSED_BPE_OPTIONS = ("dropout", "continuing_subword_prefix", "end_of_word_suffix", "ignore_merges")
 _ADDED_TOKEN_FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
 
 
 class _InvalidFileError(Exception):
-    """The file cannot be used; the message completes a sentence that begins with its name."""
+    """The file cannot be used. The message completes a sentence that begins with the name of the file."""
 
 
 @dataclass(frozen=True)
 class TokenizerFile:
-    """Content of a checked tokenizer.json."""
+    """Content of a tokenizer.json that passed the checks."""
 
     library: Tokenizer
-    vocabulary: Mapping[str, int]  # token -> id, with added tokens
+    vocabulary: Mapping[str, int]  # token -> id, added tokens included
     control_ids: frozenset[int]  # ids of the tokens that the file declares special
     byte_values: Mapping[int, int]  # id of each <0xNN> token -> the byte
 
 
 def read_tokenizer_file(path: Path) -> TokenizerFile:
-    """Read a tokenizer.json of a Gemma model.
+    """Return the content of a tokenizer.json of a Gemma model, checked.
 
     Raises:
         BundleError: the file is missing, unreadable, damaged, or not Gemma's.
@@ -89,7 +91,7 @@ def _parse(path: Path) -> Any:
 
 
 def _build(document: Any) -> TokenizerFile:
-    """Check that a parsed file describes Gemma's tokenizer, and build it."""
+    """Return the tokenizer that a parsed file describes. Raise an error if it is not Gemma's."""
     normalizer, splitter, decoder = (document[part] for part in ("normalizer", "pre_tokenizer", "decoder"))
     if not (
         _has_steps(normalizer, "normalizers", _NORMALIZER)
@@ -117,7 +119,7 @@ def _has_steps(section: Any, inner: str, expected: list[dict[str, Any]]) -> bool
 
 
 def _bpe(model: Any) -> BPE:
-    """Build Gemma's byte-pair encoding; with a token for every byte it needs no unknown token."""
+    """Return Gemma's byte-pair encoding. It has a token for every byte, so it needs no unknown token."""
     vocabulary: dict[str, int] = model["vocab"]
     unused = any(model.get(option) for option in _UNUSED_BPE_OPTIONS)
     if model["type"] != "BPE" or model["byte_fallback"] is not True or unused:
@@ -135,7 +137,7 @@ def _bpe(model: Any) -> BPE:
 
 
 def _byte_values(vocabulary: dict[str, int]) -> dict[int, int]:
-    """Return the byte of each byte token, by the token's id."""
+    """Return a map from the id of each byte token to the byte."""
     values = {}
     for byte in range(256):
         # Gemma 1 has the token "\t" instead of <0x09>.
