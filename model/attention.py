@@ -1,6 +1,6 @@
 """Grouped-query attention over the key-value cache (arXiv 2305.13245).
 
-Shapes: docs/notation.md. The cache grows: a call appends L slots to its P.
+Shapes: docs/notation.md. The cache grows: a call appends L slots to the P slots of the cache.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from .rotary import Rotation, rotate
 
 
 def softcap(x: Tensor, cap: float | None) -> Tensor:
-    """Squeeze x smoothly into (-cap, cap) (arXiv 2408.00118, section 2); None returns x unchanged."""
+    """Return x squeezed smoothly into (-cap, cap), or x if cap is None (arXiv 2408.00118, section 2)."""
     return x if cap is None else cap * torch.tanh(x / cap)
 
 
@@ -35,13 +35,13 @@ class Attention(nn.Module):
     def forward(
         self, x: Tensor, rotation: Rotation, mask: Tensor, past: KeyValue | None, lengths: Tensor
     ) -> tuple[Tensor, KeyValue]:
-        """Attend from the tokens of this call to the cache and to each other.
+        """Let the tokens of this call attend to the cached tokens and to the tokens of this call.
 
         Args:
             x: float[B, L, D].
             rotation: cosine and sine of the tokens' angles.
-            mask: bool[B, 1, 1, P + L], the slots that the tokens may see.
-            past: this layer's cache of P slots, or None if the call creates it (P = 0).
+            mask: bool[B, 1, 1, P + L], true for the slots that the tokens may see.
+            past: this layer's cache of P slots, or None if the call creates the cache (P = 0).
             lengths: int64[B], slots of each row in use before the call; read only if `past` is given.
 
         Returns:
@@ -60,7 +60,8 @@ class Attention(nn.Module):
         query = query.unflatten(1, (-1, groups)).flatten(2, 3)  # [B, K, G*L, H]
         scores = (query @ keys.transpose(2, 3)) * config.query_pre_attn_scalar**-0.5
         scores = softcap(scores, config.attn_logit_softcapping)
-        # The cap comes before the mask: it would raise a masked score to -cap and make it visible again.
+        # The cap comes before the mask: after the mask, the cap would raise a masked score to -cap, and the
+        # hidden slot would be visible again.
         scores = torch.where(mask, scores, torch.finfo(scores.dtype).min)  # [B, K, G*L, P+L]
         mixed = scores.float().softmax(dim=-1).to(query.dtype) @ values
         heads = mixed.unflatten(2, (groups, tokens)).flatten(1, 2)  # [B, A, L, H]

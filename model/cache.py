@@ -1,9 +1,11 @@
-"""The key-value cache: keys and values of earlier tokens, an argument and a result of every decode step.
+"""The key-value cache: keys and values of earlier tokens.
 
-A row of a batch uses the slots [0, length) of its cache, and a token's slot equals its position. Slots from
-the length on are padding that the mask hides. The rows of a batch may have different lengths, so each row's
-new token is written at that row's length. A row's cache is thus the same whether it is computed alone or in a
-batch.
+The cache is an argument and a result of every decode step.
+
+A row of a batch uses the slots [0, length) of its cache, and a token's slot equals the token's position. The
+remaining slots are padding, which the mask hides. The rows of a batch may have different lengths, so the new
+token of a row is written to the slot whose number is the length of that row. The cache of a row is therefore
+the same whether the row is computed alone or in a batch.
 
 Shapes: docs/notation.md.
 """
@@ -27,15 +29,15 @@ Cache = tuple[KeyValue, ...]  # one entry per layer
 
 
 def append(past: KeyValue, new: KeyValue, lengths: Tensor) -> KeyValue:
-    """Write the key and value of one new token after the slots that each row uses.
+    """Return a cache in which the key and value of one new token follow the used slots of each row.
 
     Args:
-        past: float[B, K, P, H] each.
-        new: float[B, K, 1, H] each.
+        past: keys and values, float[B, K, P, H] each.
+        new: key and value of the new token of every row, float[B, K, 1, H] each.
         lengths: int64[B], slots that each row uses, at most P.
 
     Returns:
-        float[B, K, P + 1, H] each.
+        Keys and values, float[B, K, P + 1, H] each.
     """
     return KeyValue(_write(past.key, new.key, lengths), _write(past.value, new.value, lengths))
 

@@ -1,4 +1,4 @@
-"""The sizes of a PaliGemma, as frozen dataclasses; values that follow from others are properties.
+"""The sizes of a PaliGemma, as frozen dataclasses. Sizes that follow from other sizes are properties.
 
 Field names are those of the checkpoint's config.json, which checkpoint/config_json.py reads.
 """
@@ -28,7 +28,7 @@ class VisionConfig:
 
     @property
     def num_patches(self) -> int:
-        """Patches per image, which are its image tokens; pixels that do not fill a patch are dropped."""
+        """Patches per image, equal to image tokens per image. Pixels that do not fill a patch are dropped."""
         return (self.image_size // self.patch_size) ** 2
 
 
@@ -44,13 +44,13 @@ class TextConfig:
     num_attention_heads: int
     num_key_value_heads: int
     head_dim: int
-    query_pre_attn_scalar: float  # attention scores are divided by its square root
+    query_pre_attn_scalar: float  # attention scores are divided by the square root of this number
     attn_logit_softcapping: float | None = None
     final_logit_softcapping: float | None = None
-    sliding_window: int | None = None  # tokens; None: every layer is global
+    sliding_window: int | None = None  # in tokens; None: every layer sees all tokens
     rms_norm_eps: float = 1e-6
     rope_theta: float = 10_000.0
-    max_position_embeddings: int = 8192  # tokens, image tokens included
+    max_position_embeddings: int = 8192  # in tokens, including image tokens
 
     @property
     def query_groups(self) -> int:
@@ -63,7 +63,7 @@ class TextConfig:
         return self.model_type == "gemma2"
 
     def window(self, layer: int) -> int | None:
-        """Return the number of last tokens that a layer attends to, or None for all.
+        """Return the number of most recent tokens that a layer attends to, or None for all tokens.
 
         Gemma 2's even layers have a sliding window (arXiv 2408.00118, section 2).
         """

@@ -1,11 +1,13 @@
 """The losses that train SigLIP's vision tower and CLIP: matching images and texts attract each other.
 
-Both losses take a batch of B image-text pairs. CLIP (arXiv 2103.00020, section 2.3) classifies for each
-image which of the B texts belongs to it, and vice versa: a softmax over the batch. SigLIP (arXiv 2303.15343,
-algorithm 1) classifies for each of the B * B combinations whether image and text belong together: a sigmoid
-per combination. The combinations are independent of each other, so the batch can be computed in chunks.
+Both losses take a batch of B image-text pairs. CLIP (arXiv 2103.00020, section 2.3) predicts which of the B
+texts belongs to an image, and which of the B images belongs to a text: a softmax over the batch. SigLIP
+(arXiv 2303.15343, algorithm 1) predicts for each of the B * B combinations of an image and a text whether
+image and text belong together: a sigmoid per combination. The combinations are independent of each other, so
+the batch can be computed in chunks.
 
-Both are computed in float32 from log-softmax and log-sigmoid, which stay finite where exp would overflow.
+Both losses are computed in float32 from log-softmax and log-sigmoid, which stay finite where exp would
+overflow.
 
 Shapes: docs/notation.md.
 """
@@ -24,7 +26,7 @@ def similarity(images: Tensor, texts: Tensor) -> Tensor:
 
 
 def clip_loss(images: Tensor, texts: Tensor, log_scale: Tensor) -> Tensor:
-    """Return the mean of two cross-entropies: the text of each image, and the image of each text.
+    """Return the mean of two cross-entropies: of predicting the text of an image, and the image of a text.
 
     Args:
         images: float[B, E].
@@ -38,7 +40,7 @@ def clip_loss(images: Tensor, texts: Tensor, log_scale: Tensor) -> Tensor:
 
 
 def clip_loss_from_logits(logits: Tensor) -> Tensor:
-    """Return the loss of float[B, B] logits, one row per image and one column per text: float32[]."""
+    """Return CLIP's loss, float32[], of float[B, B] logits with a row per image and a column per text."""
     targets = torch.arange(len(logits), device=logits.device)
     logits = logits.float()
     return (F.cross_entropy(logits, targets) + F.cross_entropy(logits.T, targets)) / 2
@@ -61,8 +63,9 @@ def siglip_loss(
         log_scale: float[], logarithm of the inverse temperature; learned.
         bias: float[], negative at the start of training, because most combinations do not belong together;
             learned.
-        targets: int64[B], the text of each image; images may share a text. None: image b has text b.
-        chunk: texts per chunk. Memory grows with B * chunk, in the backward pass as well. None: all at once.
+        targets: int64[B], index of the text that belongs to each image; images may share a text. None:
+            text b belongs to image b.
+        chunk: texts per chunk. Memory use grows with B * chunk, also in the backward pass. None: one chunk.
 
     Returns:
         float32[].
@@ -80,15 +83,15 @@ def siglip_loss(
 
 
 def siglip_loss_from_logits(logits: Tensor, targets: Tensor | None = None) -> Tensor:
-    """Return the sum of -log sigmoid(z * logit), with z = 1 if image and text belong together, else -1.
+    """Return the sum of -log sigmoid(z * logit). z is 1 if image and text belong together, otherwise -1.
 
     Args:
         logits: float[B, texts].
-        targets: int64[B], column of each image's text, outside [0, texts) if the text is not among the
-            columns. None: image b has column b.
+        targets: int64[B], column of the text that belongs to each image. A number outside [0, texts) means
+            that the text is not among the columns. None: the text in column b belongs to image b.
 
     Returns:
-        float32[], a sum and not a mean.
+        float32[]. The loss is a sum, not a mean.
     """
     targets = torch.arange(logits.shape[0], device=logits.device) if targets is None else targets
     columns = torch.arange(logits.shape[1], device=logits.device)

@@ -35,7 +35,7 @@ class RMSNorm(nn.Module):
 
 
 class MLP(nn.Module):
-    """Gated MLP: the GELU, in its tanh form, of one projection scales another (arXiv 2002.05202, GEGLU)."""
+    """Gated MLP: tanh-form GELU of one projection, times a second projection (arXiv 2002.05202, GEGLU)."""
 
     def __init__(self, config: TextConfig) -> None:
         super().__init__()
@@ -50,11 +50,11 @@ class MLP(nn.Module):
 
 
 class DecoderLayer(nn.Module):
-    """Attention and MLP, each of which adds its output to the residual stream.
+    """Attention, then an MLP. Their outputs are added to the residual stream.
 
-    Gemma normalises the input of each. Gemma 2 normalises the outputs as well, so `post_attention_layernorm`
-    means two things: in Gemma it normalises the MLP's input, in Gemma 2 attention's output. The parameter
-    names are those of the checkpoint.
+    Gemma normalises the inputs of attention and MLP. Gemma 2 normalises their outputs as well. The name
+    `post_attention_layernorm` therefore has two meanings: in Gemma this norm normalises the input of the MLP,
+    in Gemma 2 the output of attention. The parameter names are those of the checkpoint.
     """
 
     def __init__(self, config: TextConfig) -> None:
@@ -76,7 +76,7 @@ class DecoderLayer(nn.Module):
         return self.add_to_stream(x, attended), cache
 
     def add_to_stream(self, x: Tensor, attended: Tensor) -> Tensor:
-        """Add attention's output, then the MLP's, to the stream x: two float[B, L, D] -> float[B, L, D]."""
+        """Add the output of attention to x, then add the output of the MLP; all are float[B, L, D]."""
         if self.has_post_norms:
             x = x + self.post_attention_layernorm(attended)
             x = x + self.post_feedforward_layernorm(self.mlp(self.pre_feedforward_layernorm(x)))
@@ -87,7 +87,7 @@ class DecoderLayer(nn.Module):
 
 
 class Gemma(nn.Module):
-    """The decoder: vectors in, vectors and cache out. One matrix is the embedding and the output head."""
+    """The decoder: vectors in, vectors and cache out. Embedding and output head are the same matrix."""
 
     frequencies: Tensor
 
@@ -97,15 +97,15 @@ class Gemma(nn.Module):
         self.embed_tokens = TiedEmbedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList(DecoderLayer(config) for _ in range(config.num_hidden_layers))
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
-        # A constant, not a weight: checkpoints do not store it.
+        # The frequencies are a constant, not a weight: checkpoints do not store them.
         frequencies = inverse_frequencies(config.head_dim, config.rope_theta)
         self.register_buffer("frequencies", frequencies, persistent=False)
 
     def embed(self, ids: Tensor, dtype: torch.dtype) -> Tensor:
         """Embed ids and scale the vectors by sqrt(D): int64[B, T] -> dtype[B, T, D].
 
-        The scale (arXiv 1706.03762, section 3.4) is rounded to `dtype`, that of the activations, as in
-        transformers.
+        The scale (arXiv 1706.03762, section 3.4) is rounded to `dtype`, as in transformers. `dtype` is the
+        dtype of the activations.
         """
         scale = torch.tensor(self.config.hidden_size**0.5, dtype=dtype).item()
         vectors: Tensor = self.embed_tokens(ids, dtype) * scale
@@ -114,13 +114,13 @@ class Gemma(nn.Module):
     def forward(
         self, x: Tensor, positions: Tensor, masks: tuple[Tensor, ...], past: Cache | None, lengths: Tensor
     ) -> tuple[Tensor, Cache]:
-        """Run every layer.
+        """Return the outputs of the last layer and the cache.
 
         Args:
             x: float[B, L, D], image features and embedded tokens.
-            positions: int64[B, L], or int64[1, L] if all rows have the same.
-            masks: bool[B, 1, 1, P + L] for each layer, the slots that the tokens may see.
-            past: the cache of P slots, or None if the call creates it (P = 0).
+            positions: int64[B, L], or int64[1, L] if all rows have the same positions.
+            masks: bool[B, 1, 1, P + L] for each layer, true for the slots that the tokens may see.
+            past: the cache of P slots, or None if the call creates the cache (P = 0).
             lengths: int64[B], slots of each row in use before the call; read only if `past` is given.
 
         Returns:

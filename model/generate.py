@@ -1,4 +1,4 @@
-"""Greedy generation in its plainest form: encode_image, prefill, and a loop of decode_step.
+"""The simplest form of greedy generation: encode_image, prefill, and a loop over decode_step.
 
 Shapes: docs/notation.md.
 """
@@ -23,12 +23,12 @@ def generate(
     stop_ids: Collection[int] = (),
     suppressed_ids: Collection[int] = (),
 ) -> list[int]:
-    """Continue one prompt about one or several images.
+    """Return the token ids that continue a prompt about one or several images.
 
     Args:
         model: the model.
         pixel_values: float[M, 3, S, S], the images in reading order.
-        input_ids: int64[T]: BOS, prompt, newline.
+        input_ids: int64[T], the ids of BOS, prompt and newline.
         max_new_tokens: the maximum number of ids to return.
         stop_ids: ids that end the text; they are not returned.
         suppressed_ids: ids that are never chosen.

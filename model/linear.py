@@ -1,9 +1,10 @@
-"""Layers whose weights may be stored in a narrower dtype than the one they compute in.
+"""Layers that may store their weights in a narrower dtype than the dtype of the computation.
 
-Published checkpoints are bfloat16; the reference arithmetic here is float32. Each weight is cast when it is
-used and not when it is loaded, so the parameters can stay memory-mapped views of the file: a 3B model then
-computes in float32 with the memory of one layer. If both dtypes agree, the cast does nothing and leaves no
-operator in an exported graph.
+Published checkpoints are bfloat16; the reference arithmetic here is float32. A layer casts
+a weight when it uses the weight, not when the weight is loaded. The parameters can therefore stay
+memory-mapped views of the file, and a 3B model computes in float32 with the memory of one layer. If the
+stored dtype equals the dtype of the computation, the cast does nothing and leaves no operator in an exported
+graph.
 
 Shapes: docs/notation.md.
 """
@@ -46,8 +47,8 @@ class LayerNorm(nn.Module):
 class TiedEmbedding(nn.Module):
     """One matrix [V, D] that maps ids to vectors and, transposed, vectors to logits."""
 
-    # Rows that are cast at once if the matrix is stored narrower than the activations. 16,384 rows of width
-    # 4,608 take 288 MiB in float32; the whole matrix would take 4.4 GiB.
+    # Number of rows that are cast at once if the stored dtype is narrower than that of the activations.
+    # 16,384 rows of width 4,608 take 288 MiB in float32; the whole matrix would take 4.4 GiB.
     rows_at_once = 16_384
 
     def __init__(self, vocab_size: int, width: int) -> None:
@@ -55,11 +56,11 @@ class TiedEmbedding(nn.Module):
         self.weight = nn.Parameter(torch.empty(vocab_size, width))
 
     def forward(self, ids: Tensor, dtype: torch.dtype) -> Tensor:
-        """Look up rows: int64[B, T] -> dtype[B, T, D]."""
+        """Return the rows of the matrix with the given ids: int64[B, T] -> dtype[B, T, D]."""
         return F.embedding(ids, self.weight).to(dtype)
 
     def logits(self, x: Tensor) -> Tensor:
-        """Multiply with every row: float[B, D] -> float[B, V]."""
+        """Return the products of x with every row of the matrix: float[B, D] -> float[B, V]."""
         if self.weight.dtype == x.dtype:
             return F.linear(x, self.weight)
         blocks = self.weight.split(self.rows_at_once)

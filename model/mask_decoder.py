@@ -1,9 +1,10 @@
 """The mask decoder: 16 codes become a mask (decoder of a vector-quantised autoencoder, arXiv 1711.00937).
 
 PaliGemma writes a mask as a box and 16 `<seg>` tokens (arXiv 2407.07726, section 3.2.1). Each token selects a
-vector of a codebook. A small convolutional network turns the 4 x 4 grid of vectors into a 64 x 64 map: a
-1 x 1 convolution, two residual blocks, four transposed convolutions that each double the side, and a 1 x 1
-convolution. The mask is where the map is positive. Parameters have the names of the published `vae-oid.npz`.
+vector of a codebook. A small convolutional network turns the 4 x 4 grid of vectors into a 64 x 64 map: a 1 x
+1 convolution, two residual blocks, four transposed convolutions, each of which doubles height and width, and
+a 1 x 1 convolution. A pixel belongs to the mask if the map is positive there. The parameters have the names
+of the published `vae-oid.npz`.
 """
 
 from __future__ import annotations
@@ -16,13 +17,13 @@ from torch import Tensor, nn
 
 CODES = 128  # `<seg000>` to `<seg127>`
 GRID = 4  # codes per row and per column
-DOUBLINGS = 4  # of the side, from the grid to the map
+DOUBLINGS = 4  # doublings of the side from GRID to SIDE
 SIDE = GRID * 2**DOUBLINGS  # height and width of the map in pixels
-FIRST_WEIGHT = "decoder.0.weight"  # [channels, codebook_width, 1, 1], which gives both sizes
+FIRST_WEIGHT = "decoder.0.weight"  # [channels, codebook_width, 1, 1]; gives channels and codebook_width
 
 
 class ResidualBlock(nn.Module):
-    """Two 3 x 3 convolutions and one 1 x 1 convolution, whose output is added to the input."""
+    """Two 3 x 3 convolutions, then a 1 x 1 convolution. The result is added to the input of the block."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -54,7 +55,7 @@ class Codebook(nn.Module):
 
 
 class MaskDecoder(nn.Module):
-    """Codebook and network. The published one has vectors of width 512 and 128 channels."""
+    """Codebook and network. As published, the vectors have width 512, and the network has 128 channels."""
 
     def __init__(self, codebook_width: int, channels: int) -> None:
         super().__init__()
@@ -75,7 +76,7 @@ class MaskDecoder(nn.Module):
         """Return the decoder with the given weights, whose shapes determine its sizes.
 
         Args:
-            weights: every parameter by its published name; other dtypes than float32 are converted.
+            weights: every parameter by its published name, of any dtype; parameters are converted to float32.
 
         Raises:
             ValueError: a parameter is missing, unexpected or misshapen; the message names it.
@@ -84,7 +85,7 @@ class MaskDecoder(nn.Module):
         if first is None or first.ndim != 4:
             raise ValueError(f"{FIRST_WEIGHT} is missing or does not have four axes")
         channels, codebook_width = first.shape[:2]
-        with torch.device("meta"):  # shapes only: a small file may claim any width
+        with torch.device("meta"):  # no memory: a small file may claim any width
             decoder = cls(codebook_width, channels)
         shapes = {name: tuple(weight.shape) for name, weight in decoder.state_dict().items()}
         for name in sorted(shapes.keys() | weights.keys()):

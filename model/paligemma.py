@@ -1,6 +1,6 @@
 """PaliGemma: images and a prompt in, text out (arXiv 2407.07726, arXiv 2412.03555).
 
-Three methods, which are the three exported graphs:
+The model has three methods. Each is exported as a graph:
 
     encode_image   pixels -> image features                          per image
     prefill        image features, prompt -> first logits, cache     per request
@@ -36,7 +36,7 @@ class MultiModalProjector(nn.Module):
 
 
 class PaliGemma(nn.Module):
-    """The whole model. It keeps no state between calls: the cache is an argument and a result."""
+    """The whole model. The model keeps no state between calls: the cache is an argument and a result."""
 
     def __init__(self, config: PaliGemmaConfig) -> None:
         super().__init__()
@@ -46,25 +46,25 @@ class PaliGemma(nn.Module):
         self.language_model = Gemma(config.text_config)
 
     def encode_image(self, pixel_values: Tensor) -> Tensor:
-        """Turn images into image features: float[M, 3, S, S] in [-1, 1] -> float[M, I, D]."""
+        """Return the features of images: float[M, 3, S, S] in [-1, 1] -> float[M, I, D]."""
         features: Tensor = self.multi_modal_projector(self.vision_tower(pixel_values))
         return features
 
     def prefill(
         self, input_ids: Tensor, image_features: Tensor, text_lengths: Tensor
     ) -> tuple[Tensor, Cache]:
-        """Process image and prompt in one pass, in which all tokens of the prefix see each other.
+        """Process images and prompt in one pass. All tokens of the prefix see each other.
 
-        Image features precede the text and are not scaled; only token embeddings are multiplied by sqrt(D).
-        Rows shorter than T are padded on the right with any id.
+        Image features precede the text and are not scaled; only token embeddings are multiplied by sqrt(D). A
+        row of fewer than T ids is padded on the right with any id.
 
         Args:
-            input_ids: int64[B, T]: BOS, prompt, newline.
-            image_features: float[B, N, D], the features of a row's images one after the other.
-            text_lengths: int64[B], ids of each row without padding.
+            input_ids: int64[B, T], the ids of BOS, prompt and newline.
+            image_features: float[B, N, D], the features of all images of a row, one image after the other.
+            text_lengths: int64[B], number of ids of each row without padding.
 
         Returns:
-            Logits float[B, V] for the token after each row's prefix, and the cache of L = N + T slots.
+            Logits float[B, V] for the token that follows each row's prefix, and a cache of L = N + T slots.
         """
         text = self.language_model.embed(input_ids, image_features.dtype)
         x = torch.cat([image_features, text], dim=1)  # [B, L, D]
@@ -72,8 +72,8 @@ class PaliGemma(nn.Module):
         positions = torch.arange(x.shape[1], device=x.device)[None]
         masks = (prefix_mask(lengths, x.shape[1]),) * len(self.language_model.layers)
         x, cache = self.language_model(x, positions, masks, None, lengths)
-        # The rows are concatenated, so that a plain Gather selects the last token of each: GatherElements of
-        # the ONNX reference evaluator fails along an axis of more than 64 tokens.
+        # The rows are concatenated, so that a plain Gather selects the last token of each row. In the ONNX
+        # reference evaluator, GatherElements would fail along an axis of more than 64 tokens.
         last = torch.arange(x.shape[0], device=x.device) * x.shape[1] + lengths - 1
         return self.language_model.logits(x.flatten(0, 1).index_select(0, last)), cache
 
@@ -81,8 +81,8 @@ class PaliGemma(nn.Module):
         """Append one token to each row.
 
         Args:
-            input_ids: int64[B, 1].
-            past_lengths: int64[B], slots that each row uses, which is also the position of its new token.
+            input_ids: int64[B, 1], the id of the new token of each row.
+            past_lengths: int64[B], number of slots that each row uses, and position of its new token.
             past: the cache of P slots.
 
         Returns:

@@ -1,4 +1,4 @@
-"""The published sizes, and tiny sizes with every structural feature for tests.
+"""Configurations of the published sizes, and of tiny sizes for tests. The tiny sizes have every feature.
 
 Sources: SigLIP So400m/14, arXiv 2305.13035; Gemma 2B, arXiv 2403.08295, table 1; Gemma 2, arXiv 2408.00118,
 table 1 (both tables give the width of the MLP's gate and up projections together, twice `intermediate_size`);
@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from .config import PaliGemmaConfig, TextConfig, VisionConfig
 
-IMAGE_TOKEN = 257_152  # id after 256,000 pieces, 1,024 `<loc>` and 128 `<seg>` tokens
-# Rows of the stored embedding. The conversion to safetensors added the last 64, which were never trained. The
-# parameter counts that are quoted for these models, and those below, do not include them.
+IMAGE_TOKEN = 257_152  # the ids before it: 256,000 pieces, 1,024 `<loc>`, 128 `<seg>`
+# Rows of the stored embedding. The conversion to safetensors added the last 64, which were never trained.
+# Neither published parameter counts nor the parameter counts below include these 64 rows.
 VOCABULARY = 257_216
 TINY_IMAGE_TOKEN = 120
 TINY_VOCABULARY = 128
@@ -80,7 +80,9 @@ def paligemma2_28b(image_size: int) -> PaliGemmaConfig:
 
 
 def tiny_gemma(num_key_value_heads: int = 1) -> PaliGemmaConfig:
-    """A tiny PaliGemma 1: 4 query heads, 16 image tokens; 1 key-value head as published, or 2 or 4."""
+    """Return a tiny PaliGemma 1 with 4 query heads, 16 image tokens, and 1, 2 or 4 key-value heads.
+
+    The published model has 1 key-value head."""
     text = TextConfig(
         model_type="gemma",
         vocab_size=TINY_VOCABULARY,
@@ -96,11 +98,11 @@ def tiny_gemma(num_key_value_heads: int = 1) -> PaliGemmaConfig:
 
 
 def tiny_gemma2() -> PaliGemmaConfig:
-    """A tiny PaliGemma 2 whose sizes make every feature of Gemma 2 change the result.
+    """Return a tiny PaliGemma 2 in which every feature of Gemma 2 changes the result.
 
     Soft caps are low enough to change the scores of random weights, 8 query heads share 4 key-value heads,
-    the head width (16) differs from hidden / heads (8), the attention scalar (10) differs from both, and the
-    window (7) is shorter than the 16 image tokens.
+    the head width (16) differs from hidden / heads (8), the attention scalar (10) differs from 16 and from 8,
+    and the window (7) is shorter than the 16 image tokens.
     """
     text = TextConfig(
         model_type="gemma2",
@@ -120,7 +122,10 @@ def tiny_gemma2() -> PaliGemmaConfig:
 
 
 def _so400m(image_size: int) -> VisionConfig:
-    """SigLIP So400m/14 at an image side in pixels; only the position embedding depends on the side."""
+    """Return SigLIP So400m/14 for square images of `image_size` pixels a side.
+
+    Of the weights, only the position embedding depends on `image_size`.
+    """
     return VisionConfig(
         hidden_size=1152,
         intermediate_size=4304,
@@ -141,7 +146,7 @@ def _gemma2(
     head_dim: int,
     query_pre_attn_scalar: float,
 ) -> TextConfig:
-    """Gemma 2 with the settings that its three sizes share: caps of 50 and 30, a window of 4,096 tokens."""
+    """Return a Gemma 2 with the settings of all three sizes: caps of 50 and 30, a window of 4,096 tokens."""
     return TextConfig(
         model_type="gemma2",
         vocab_size=VOCABULARY,
@@ -159,7 +164,7 @@ def _gemma2(
 
 
 def _tiny_siglip() -> VisionConfig:
-    """A tiny SigLIP: 4 x 4 patches, and 2 remaining rows and columns of pixels that the grid drops."""
+    """Return a tiny SigLIP of 4 x 4 patches. The patches leave out 2 rows and 2 columns of pixels."""
     return VisionConfig(
         hidden_size=24,
         intermediate_size=40,

@@ -1,8 +1,8 @@
-"""Rotary position embedding: a position is an angle, so that scores depend on distance (arXiv 2104.09864).
+"""Rotary position embedding: positions become angles, so that scores depend on distances.
 
-Dimension i is paired with dimension i + H/2, as in the published weights; the paper pairs neighbours.
-Positions count from 0 as in big_vision; transformers counts from 1. Both give the same model, because only
-differences of positions enter the scores.
+Source: arXiv 2104.09864. Dimension i is paired with dimension i + H/2, as in the published weights; the paper
+pairs neighbours. Positions count from 0 as in big_vision; transformers counts from 1. Both conventions give
+the same model, because only differences of positions enter the scores.
 
 Shapes: docs/notation.md.
 """
@@ -16,7 +16,7 @@ from torch import Tensor
 
 
 class Rotation(NamedTuple):
-    """Cosine and sine of each token's angles, float32[B, 1, L, H/2]; the axis of size 1 stands for heads."""
+    """Cosine and sine of the angles of each token, float32[B, 1, L, H/2]; the axis of size 1 is for heads."""
 
     cos: Tensor
     sin: Tensor
@@ -29,16 +29,17 @@ def inverse_frequencies(head_dim: int, theta: float) -> Tensor:
 
 
 def compute_rotation(positions: Tensor, frequencies: Tensor) -> Rotation:
-    """Return the rotation of int64[B, L] positions by float32[H/2] frequencies, in float32 for every model.
+    """Return the cosine and sine of positions times frequencies, in float32 for every model.
 
-    Angles grow with the position, and a narrower dtype could not tell neighbouring positions apart.
+    The positions are int64[B, L], the frequencies float32[H/2]. Angles grow with the position, so a narrower
+    dtype could not distinguish neighbouring positions.
     """
     angles = positions[:, None, :, None].float() * frequencies
     return Rotation(angles.cos(), angles.sin())
 
 
 def rotate(x: Tensor, rotation: Rotation) -> Tensor:
-    """Rotate each pair of dimensions by its token's angle (equation 34): [B, A, L, H] -> [B, A, L, H]."""
+    """Rotate pairs of dimensions by the angles of each token (equation 34): [B, A, L, H] -> the same."""
     first, second = x.chunk(2, dim=-1)
     cos, sin = rotation.cos.to(x.dtype), rotation.sin.to(x.dtype)
     return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)

@@ -1,7 +1,7 @@
 """SigLIP's vision tower: an image becomes a sequence of patch vectors (arXiv 2303.15343).
 
-A plain Vision Transformer (arXiv 2010.11929) without a class token and, in PaliGemma, without the pooling
-head: every patch vector is kept and becomes one image token of the language model.
+The tower is a plain Vision Transformer (arXiv 2010.11929) without a class token. PaliGemma also leaves out
+the pooling head of SigLIP: every patch vector becomes one image token of the language model.
 
 Shapes: docs/notation.md. D, A and H are the sizes of the tower.
 """
@@ -19,7 +19,7 @@ COLOUR_CHANNELS = 3  # red, green, blue
 
 
 class PatchEmbedding(nn.Module):
-    """The patches of an image, each projected to a vector: a convolution whose stride is its size."""
+    """Projection of each patch to a vector: a convolution whose stride equals its kernel size."""
 
     def __init__(self, config: VisionConfig) -> None:
         super().__init__()
@@ -90,7 +90,7 @@ class Attention(nn.Module):
 
 
 class MLP(nn.Module):
-    """Two layers with a GELU, in its tanh form, between them (arXiv 1606.08415, section 2)."""
+    """Two linear layers with a tanh-form GELU between them (arXiv 1606.08415, section 2)."""
 
     def __init__(self, config: VisionConfig) -> None:
         super().__init__()
@@ -104,7 +104,7 @@ class MLP(nn.Module):
 
 
 class EncoderLayer(nn.Module):
-    """Attention and MLP; each normalises its input and adds its output to the residual stream."""
+    """Attention, then an MLP. Their inputs are normalised; their outputs are added to the residual stream."""
 
     def __init__(self, config: VisionConfig) -> None:
         super().__init__()
@@ -121,7 +121,7 @@ class EncoderLayer(nn.Module):
 
 
 class Encoder(nn.Module):
-    """The layers, one after the other."""
+    """The layers of the tower, applied one after the other."""
 
     def __init__(self, config: VisionConfig) -> None:
         super().__init__()
@@ -135,7 +135,7 @@ class Encoder(nn.Module):
 
 
 class VisionTower(nn.Module):
-    """Images to patch vectors."""
+    """The whole tower, which computes the patch vectors of images."""
 
     def __init__(self, config: VisionConfig) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The named tensors of a checkpoint folder: memory-mapped, their names and shapes checked on opening."""
+"""The named tensors of a checkpoint folder, memory-mapped. Opening the folder checks names and shapes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from .safetensors_file import StoredTensor
 from .tensor_names import EMBEDDING, LM_HEAD, canonical_name
 from .weight_files import open_weight_files
 
-# Values that are compared or checked at once: 16 MiB in float32, however many gigabytes a tensor has.
+# Number of values that are compared or checked at once. They take 16 MiB in float32; a tensor may have
+# gigabytes.
 CHUNK = 1 << 22
 
 
@@ -35,15 +36,18 @@ class Checkpoint:
         *,
         trained_rows: int | None = None,
     ) -> Checkpoint:
-        """Open a folder in Hugging Face layout; only headers are read, unless an output head is stored.
+        """Open a folder in Hugging Face layout.
+
+        Only headers are read. If the folder stores an output head, the output head and the embedding are read
+        as well, and compared.
 
         Args:
             folder: holds model.safetensors, or model.safetensors.index.json and its shards.
             expected: shape of each of the model's parameters by canonical name.
             adapter: a PEFT LoRA folder to merge, or None.
-            trained_rows: number of leading rows of the embedding that stand for tokens. A stored output head
-                may differ from the embedding in later rows, which hold random values if the checkpoint saved
-                its head separately. None: all rows.
+            trained_rows: number of leading rows of the embedding that stand for tokens. In the later rows a
+                stored output head may differ from the embedding, because a checkpoint that saves its output
+                head separately has random values there. None: all rows stand for tokens.
 
         Raises:
             CheckpointError: a file is missing or damaged; a tensor is missing, unexpected or of another
@@ -52,7 +56,7 @@ class Checkpoint:
         tensors = _by_canonical_name(open_weight_files(folder))
         head = tensors.pop(LM_HEAD, None)
         if head is not None:
-            tensors.setdefault(EMBEDDING, head)  # some writers store the tied tensor only under this name
+            tensors.setdefault(EMBEDDING, head)  # some files store the tied tensor only as the head
         _check_names_and_shapes(folder, tensors, expected)
         if head is not None and tensors[EMBEDDING] is not head:
             _check_tied(folder, head, tensors[EMBEDDING], trained_rows)
@@ -67,12 +71,12 @@ class Checkpoint:
     def tensor(self, name: str) -> Tensor:
         """Return a tensor by canonical name.
 
-        A tensor that the adapter does not change is a private mapping of the file in its stored dtype.
-        Reading it loads pages that the system may drop again, and takes no other memory. A tensor that the
-        adapter changes is computed in float32 at every call.
+        A tensor that the adapter does not change is a private mapping of the file, in the stored dtype.
+        Reading the mapping loads pages of the file, which the system may drop again, and takes no other
+        memory. A tensor that the adapter changes is computed in float32 at every call.
 
         Raises:
-            KeyError: `expected` did not have the name.
+            KeyError: the name is not one of the names that `open` expected.
         """
         tensor = self._tensors[name].load()
         return tensor if self.adapter is None else self.adapter.merge(name, tensor)
@@ -85,12 +89,13 @@ class Checkpoint:
 
 
 def find_non_finite(checkpoint: Checkpoint) -> list[str]:
-    """Return the names of tensors with a NaN or an infinity, reading one tensor at a time."""
+    """Return the names of the tensors that contain a NaN or an infinity. One tensor is read at a time."""
     return [name for name in sorted(checkpoint.names) if not _is_finite(checkpoint.tensor(name))]
 
 
 def _is_finite(tensor: Tensor) -> bool:
-    # Minimum and maximum of a chunk are NaN if one of its values is, and need no second array of its size.
+    # If a chunk contains a NaN, its minimum and maximum are NaN. Unlike isfinite, minimum and maximum
+    # need no second array of the size of the chunk.
     extremes = (torch.stack(chunk.aminmax()) for chunk in tensor.flatten().split(CHUNK))
     return all(bool(pair.isfinite().all()) for pair in extremes)
 
@@ -123,12 +128,12 @@ def _check_names_and_shapes(
 
 
 def _check_tied(folder: Path, head: StoredTensor, embedding: StoredTensor, rows: int | None) -> None:
-    """Refuse an output head that differs from the embedding: the model has one matrix for both."""
+    """Raise CheckpointError if the output head differs from the embedding: the model has only one matrix."""
     if head.shape != embedding.shape:
         shapes = f"{quote_value(head.shape)}, the embedding {quote_value(embedding.shape)}"
         raise CheckpointError(f"{folder}: {head.name} has the shape {shapes}")
     chunks = zip(*(tensor.load()[:rows].flatten().split(CHUNK) for tensor in (head, embedding)), strict=True)
-    # NaN equals NaN here: find_non_finite reports values that are not numbers.
+    # Two NaNs count as equal here, because find_non_finite reports NaNs.
     if not all(torch.allclose(a.float(), b.float(), rtol=0, atol=0, equal_nan=True) for a, b in chunks):
         raise CheckpointError(
             f"{folder}: {head.name} differs from the embedding; only a tied output head is implemented"

@@ -1,7 +1,8 @@
-"""Reading of config.json: absent keys get transformers' defaults, unimplemented settings are refused.
+"""Reading of config.json. An absent key gets transformers' default; an unimplemented setting is an error.
 
-transformers omits the keys of a section that equal the default of its class, so a missing key means that
-default, and published files hold little more than sizes. text_config_json.py reads the decoder's section.
+Each section belongs to a configuration class of transformers. transformers omits every key whose value equals
+the default of the class, so a missing key means the default, and published files hold little more than sizes.
+The section of the decoder is read by text_config_json.py.
 """
 
 from __future__ import annotations
@@ -14,14 +15,16 @@ from .errors import quote_value
 from .json_file import Section, read_json
 from .text_config_json import read_text_config
 
-MAX_CONFIG_BYTES = 1 << 20  # published files have about 1 KiB; with every default written out, about 10 KiB
+MAX_CONFIG_BYTES = 1 << 20  # published: about 1 KiB; with all defaults written out: about 10 KiB
 
 
 def read_config(folder: Path) -> PaliGemmaConfig:
-    """Read `config.json` of a checkpoint folder; no memory is allocated for the sizes it names.
+    """Return the configuration in `config.json` of a checkpoint folder.
 
-    `image_token_index` is required: transformers replaces a missing one by 256000, which is `<loc0000>` in
-    every published tokenizer. The caller checks that the id is the tokenizer's `<image>`.
+    No memory is allocated for the sizes that the file names.
+
+    The key `image_token_index` is required. transformers replaces a missing key by 256000, but 256000 is
+    `<loc0000>` in every published tokenizer. The caller checks that the id is the tokenizer's `<image>`.
 
     Raises:
         CheckpointError: the file is missing or is not JSON, describes another model, names a size out of
@@ -34,7 +37,8 @@ def read_config(folder: Path) -> PaliGemmaConfig:
     top.check_values(TOP_ACCEPTED)
     text = read_text_config(top.get_section("text_config"))
     vision = _read_vision_config(top.get_section("vision_config"))
-    # The top level's hidden_size is ignored: transformers writes 2048 there whatever the decoder's width is.
+    # The top level's hidden_size is ignored: transformers always writes 2048, even if the decoder has
+    # another width.
     width = top.values.get("projection_dim", text.hidden_size)
     if width != text.hidden_size:
         raise top.error(
@@ -67,7 +71,7 @@ def _read_vision_config(section: Section) -> VisionConfig:
 
 
 def _read_image_token_index(top: Section) -> int:
-    """Return the id of `<image>`; `image_token_id` is transformers' other name for it."""
+    """Return the id of `<image>`. transformers stores the id under either of two keys."""
     keys = [key for key in ("image_token_index", "image_token_id") if key in top.values]
     if not keys:
         raise top.error("image_token_index", "is missing; add the id that tokenizer.json gives <image>")

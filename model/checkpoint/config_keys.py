@@ -1,22 +1,22 @@
 """The keys of config.json: bounds of sizes, values that are implemented, and keys that are ignored.
 
 An unknown key in a tower's section is an error, because a misspelt or new key (`sliding_windw`, a second
-rotary base) could change what the model computes. Ignored are the keys listed here, keys whose value is null,
-and keys that begin with an underscore, which transformers uses for internal notes. The lists cover the files
-that transformers 4.41 to 5.23 write. At the top level, which describes no tower, only the keys that matter
-are checked, by name.
+rotary base) could change what the model computes. Three kinds of keys are ignored: the keys listed here, keys
+whose value is null, and keys that begin with an underscore, which transformers uses for internal notes. The
+lists cover the files that transformers 4.41 to 5.23 write. The top level describes no tower; there, only the
+keys that affect the model are checked, and unknown keys are accepted.
 """
 
 from __future__ import annotations
 
 # Upper bounds, so that even a product of three sizes stays far below the largest possible tensor.
-MAX_DIMENSION = 1 << 20  # of any width or vocabulary; the largest published is 257,216
+MAX_DIMENSION = 1 << 20  # any width or vocabulary size; the largest published value is 257,216
 MAX_LAYERS = 1 << 8  # the largest published model has 46
-MAX_SIDE = 1 << 14  # pixels, of image and patch; the largest published image is 896
-MAX_REAL = 1e9  # of rotary base, soft caps and scalars; the largest published is 10,000
+MAX_SIDE = 1 << 14  # side of an image or patch in pixels; the largest published image has 896
+MAX_REAL = 1e9  # rotary base, soft caps and scalars; the largest published value is 10,000
 
-# Generation, classification and notes, which transformers' PretrainedConfig writes into every section; and
-# training, caching, and copies of values that other keys decide.
+# Settings of generation and classification, and notes: transformers' PretrainedConfig writes them into every
+# section. Settings of training and caching. Copies of values that other keys determine.
 _IGNORED = {
     *("add_cross_attention", "architectures", "attention_dropout", "attn_implementation", "auto_map"),
     *("bad_words_ids", "begin_suppress_tokens", "bos_token_id", "chunk_size_feed_forward"),
@@ -33,11 +33,11 @@ _IGNORED = {
     *("torchscript", "transformers_version", "typical_p", "use_bfloat16"),
 }
 
-# Keys that decide arithmetic, with the values that are implemented; None is JSON's null.
+# Keys that affect the arithmetic, each with the values that are implemented. None stands for null in JSON.
 _EVERYWHERE: dict[str, tuple[object, ...]] = {"quantization_config": (None,), "per_layer_config": (None,)}
 TOP_ACCEPTED = {"model_type": ("paligemma",), "tie_word_embeddings": (True,), **_EVERYWHERE}
 TEXT_ACCEPTED = {
-    # "gelu" is a legacy value of the first Gemma files, which transformers reads as the tanh form.
+    # The first Gemma files say "gelu", and transformers reads this value as the tanh form.
     "hidden_act": ("gelu_pytorch_tanh", "gelu", None),
     "hidden_activation": ("gelu_pytorch_tanh", None),
     "attention_bias": (False,),
@@ -50,8 +50,8 @@ VISION_ACCEPTED = {
     "model_type": ("siglip_vision_model",),
     "hidden_act": ("gelu_pytorch_tanh",),
     "num_channels": (3,),
-    # PaliGemma takes its features before the pooling head, so either value means the same model. A file that
-    # stores the tensors of that head is refused, because it holds tensors that the model does not have.
+    # PaliGemma takes its features before the pooling head, so both values mean the same model. A file that
+    # stores the tensors of a pooling head is refused, because the model does not have these tensors.
     "vision_use_head": (False, True),
     "pruned_heads": ({}, None),
     **_EVERYWHERE,

@@ -1,21 +1,21 @@
-"""CheckpointError, and how its messages quote values that come from a file."""
+"""CheckpointError, and functions that quote values from a file in its messages."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-MAX_NAMES = 10  # names listed in one message, which also says how many more there are
-MAX_CHARACTERS = 120  # of one quoted value; a damaged file may hold values of any length
+MAX_NAMES = 10  # names listed in one message; the message also counts the names left out
+MAX_CHARACTERS = 120  # length of a quoted value; a damaged file may hold values of any length
 
 
 class CheckpointError(ValueError):
-    """The checkpoint is incomplete, damaged, or not one that this model can load."""
+    """The checkpoint is incomplete or damaged, or this model cannot load it."""
 
-    exit_code = 4  # of the command line: bad checkpoint, bundle or provider
+    exit_code = 4  # exit code of the command line for a bad checkpoint, bundle or provider
 
 
 def quote_value(value: object) -> str:
-    """Return a value from a file as one short line of printable ASCII, whatever the file holds."""
+    """Return any value of a file as one line of printable ASCII of at most MAX_CHARACTERS characters."""
     text = ascii(value)
     return text if len(text) <= MAX_CHARACTERS else text[: MAX_CHARACTERS - 3] + "..."
 

@@ -1,8 +1,10 @@
-"""Strict reading of JSON files: bounded size, UTF-8, no duplicate keys, finite numbers, keys checked by name.
+"""Strict reading of JSON files.
 
-Python's parser accepts more than the format allows (NaN, the last of several equal keys), and damaged or
-hostile input makes it raise several kinds of exception. Here every such input raises a CheckpointError whose
-message is one line that names the file and the key.
+A file must have a bounded size, UTF-8 text, no duplicate keys and only finite numbers; its keys are checked.
+
+Python's parser accepts input that the format forbids: it accepts NaN, and of several equal keys it uses the
+last. Damaged or hostile input makes the parser raise several kinds of exception. The functions of this module
+raise a CheckpointError for all such input; the message is one line that names the file and the key.
 """
 
 from __future__ import annotations
@@ -19,11 +21,11 @@ LFS_POINTER = b"version https://git-lfs"  # first bytes of a pointer file (git-l
 
 
 def read_start(path: Path, max_bytes: int) -> bytes:
-    """Read at most `max_bytes` from the start of a regular file or of a link to one.
+    """Return the first `max_bytes` bytes of a regular file, or of a link to a regular file.
 
     Raises:
-        CheckpointError: the file is absent, unreadable, a folder, a pipe or a device (reading those could
-            block), or a Git LFS pointer instead of the file it stands for.
+        CheckpointError: the file is absent or unreadable; it is a folder; it is a pipe or a device, because
+            reading a pipe or a device could block; or it is a Git LFS pointer instead of the real file.
     """
     try:
         if not path.exists():
@@ -40,11 +42,12 @@ def read_start(path: Path, max_bytes: int) -> bytes:
 
 
 def read_json(path: Path, max_bytes: int) -> dict[str, object]:
-    """Read a file of at most `max_bytes` that holds one JSON object.
+    """Return the JSON object of a file that has at most `max_bytes` bytes.
 
     Raises:
-        CheckpointError: the file cannot be read, is larger, is not UTF-8, is not JSON, is not an object, or
-            holds a duplicate key, NaN, an infinity, an overlong integer or too deep a nesting.
+        CheckpointError: the file cannot be read, is larger than `max_bytes`, is not UTF-8, is not JSON, is
+            not an object, or holds a duplicate key, NaN, an infinity, an overlong integer or too deep
+            nesting.
     """
     data = read_start(path, max_bytes + 1)
     if len(data) > max_bytes:
@@ -91,7 +94,7 @@ def _parse_finite(text: str) -> float:
 
 @dataclass(frozen=True)
 class Section:
-    """One object of a JSON file; each method raises CheckpointError for a value it does not accept."""
+    """One object of a JSON file. The methods raise CheckpointError for values that they do not accept."""
 
     path: Path
     prefix: str  # dotted path of this object inside the file: "" or "text_config."
@@ -109,7 +112,9 @@ class Section:
         return Section(self.path, f"{self.prefix}{key}.", value)
 
     def get_integer(self, key: str, default: int | None, low: int, high: int) -> int:
-        """Return an integer from low to high; a default of None makes the key required."""
+        """Return an integer from low to high, or the default if the key is absent.
+
+        If the default is None, an absent key raises CheckpointError."""
         value = self.values.get(key, default)
         if value is None and key not in self.values:
             raise self.error(key, "is missing")
@@ -118,20 +123,22 @@ class Section:
         return value
 
     def get_positive(self, key: str, default: float, high: float) -> float:
-        """Return a number above 0 and at most `high`; an integer stands for a real number."""
+        """Return a number above 0 and at most `high`. An integer in the file is returned as a float."""
         value = self.values.get(key, default)
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= high:
             raise self.error(key, f"is {quote_value(value)}; it must be above 0 and at most {high:g}")
         return float(value)
 
     def get_positive_or_null(self, key: str, default: float, high: float) -> float | None:
-        """Return None if the file says null, else as get_positive does; an absent key means the default."""
+        """Return None if the value is null; otherwise return the result of `get_positive`."""
         if key in self.values and self.values[key] is None:
             return None
         return self.get_positive(key, default, high)
 
     def check_values(self, accepted: Mapping[str, tuple[object, ...]]) -> None:
-        """Refuse each listed key with an unlisted value; an absent key is accepted."""
+        """Raise CheckpointError if a key of `accepted` has another value than those listed for the key.
+
+        An absent key is accepted."""
         for key, choices in accepted.items():
             if key in self.values and not any(_is_same(self.values[key], choice) for choice in choices):
                 implemented = " or ".join(quote_value(choice) for choice in choices)
@@ -140,7 +147,9 @@ class Section:
                 )
 
     def refuse_unknown(self, known: Collection[str]) -> None:
-        """Refuse unknown keys, unless they are null or, by their leading underscore, internal notes."""
+        """Raise CheckpointError if a key is unknown, its value is not null, and it has no leading underscore.
+
+        transformers uses keys with a leading underscore for internal notes."""
         unknown = [
             key
             for key, value in self.values.items()
@@ -155,5 +164,5 @@ class Section:
 
 
 def _is_same(value: object, choice: object) -> bool:
-    """Return whether two values are equal and of the same type: 1, 1.0 and true differ."""
+    """Return whether two values are equal and have the same type. For example, 1, 1.0 and true differ."""
     return type(value) is type(choice) and value == choice

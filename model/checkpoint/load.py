@@ -1,4 +1,4 @@
-"""Loading of a checkpoint folder as a model whose weights stay in the file until they are used."""
+"""Loading of a checkpoint folder as a model. Weights stay in the file until the model uses them."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from .config_json import read_config
 
 
 def open_checkpoint(folder: Path, adapter: Path | None = None) -> tuple[PaliGemmaConfig, Checkpoint]:
-    """Read the configuration and open the weights of a checkpoint folder.
+    """Return the configuration of a checkpoint folder, and its weights as an open Checkpoint.
 
     Raises:
         CheckpointError: the folder is not a complete checkpoint of an implemented model.
     """
     config = read_config(folder)
     expected = {name: tuple(weight.shape) for name, weight in meta_model(config).named_parameters()}
-    # From `<image>` on, the rows of the embedding do not stand for tokens.
+    # The row of `<image>` and the rows after it do not stand for tokens of a text.
     return config, Checkpoint.open(folder, expected, adapter, trained_rows=config.image_token_index)
 
 
 def load_model(config: PaliGemmaConfig, checkpoint: Checkpoint) -> PaliGemma:
     """Return the model with its weights mapped from the checkpoint in their stored dtype.
 
-    The model computes in the dtype of its inputs (linear.py). A bfloat16 checkpoint that is given float32
-    pixels therefore computes in float32, and its weights occupy only the system's file cache. Weights that an
-    adapter changes are merged here, in new memory.
+    The model computes in the dtype of its inputs (linear.py). The model of a bfloat16 checkpoint therefore
+    computes in float32 if the pixels are float32, and the weights occupy only the system's file cache. If an
+    adapter changes a weight, this function merges the weight in new memory.
     """
     model = meta_model(config)
     weights = {name: checkpoint.tensor(name) for name, _ in model.named_parameters()}

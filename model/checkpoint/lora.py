@@ -1,6 +1,6 @@
 """A PEFT LoRA adapter, merged into the base weights one tensor at a time: W + scale * B A (arXiv 2106.09685).
 
-W is [out, in], A is [rank, in], B is [out, rank].
+Shapes: W is [out, in], A is [rank, in], B is [out, rank].
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ LORA_A, LORA_B = ".lora_A.weight", ".lora_B.weight"
 
 @dataclass(frozen=True)
 class _Product:
-    """The change of one weight: two factors and a scale."""
+    """The change of one weight: the product of two factors and a scale."""
 
     a: StoredTensor  # [rank, in]
     b: StoredTensor  # [out, rank]
@@ -31,21 +31,21 @@ class _Product:
 
 @dataclass(frozen=True)
 class Adapter:
-    """Changes to base weights, by canonical name of the weight."""
+    """The changes that an adapter makes to base weights, stored by the canonical name of the weight."""
 
     _products: Mapping[str, _Product]
 
     @classmethod
     def open(cls, folder: Path, expected: Mapping[str, tuple[int, ...]]) -> Adapter:
-        """Open a folder with adapter_config.json and adapter_model.safetensors.
+        """Return the adapter in a folder that holds adapter_config.json and adapter_model.safetensors.
 
         Args:
             folder: written by `save_pretrained` of a PEFT model.
             expected: shape of each parameter of the base model by canonical name.
 
         Raises:
-            CheckpointError: a file is missing or damaged, the adapter is not plain LoRA, or a factor lacks
-                its partner or a base weight of fitting shape.
+            CheckpointError: a file is missing or damaged, the adapter is not plain LoRA, a factor has no
+                second factor, or no base weight has the name and shape of a product.
         """
         config = read_adapter_config(folder)
         path = folder / "adapter_model.safetensors"
@@ -61,7 +61,7 @@ class Adapter:
         return self._products.keys()
 
     def merge(self, name: str, weight: Tensor) -> Tensor:
-        """Return the adapted weight as a new float32[out, in], or `weight` itself if it is not adapted."""
+        """Return the adapted weight, a new float32[out, in]; without a change for `name`, return `weight`."""
         product = self._products.get(name)
         if product is None:
             return weight
@@ -72,7 +72,7 @@ class Adapter:
 def _pair_factors(
     path: Path, config: AdapterConfig, expected: Mapping[str, tuple[int, ...]]
 ) -> dict[str, _Product]:
-    """Pair the factors of a file and check that each pair fits a weight of the model."""
+    """Return the products of an adapter file by weight; check that each product fits its weight."""
     stored = open_safetensors(path)
     others = [name for name in stored if not name.startswith(PREFIX) or not name.endswith((LORA_A, LORA_B))]
     if others:

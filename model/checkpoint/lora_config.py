@@ -1,4 +1,6 @@
-"""Reading of PEFT's adapter_config.json: the scale of each LoRA product; other adapters are refused."""
+"""Reading of PEFT's adapter_config.json, which gives the scale of each LoRA product.
+
+An adapter that is not plain LoRA is an error."""
 
 from __future__ import annotations
 
@@ -22,13 +24,13 @@ _ACCEPTED: dict[str, tuple[object, ...]] = {
     "bias": ("none",),
     "use_rslora": (True, False, None),
     # The other initialisations (PiSSA, OLoRA, CorDA, LoftQ, LoRA-GA) change the base weights as well, so the
-    # adapter does not fit the base model as it is stored.
+    # adapter does not fit the stored base model.
     "init_lora_weights": (True, False, None, "gaussian", "eva", "orthogonal", "mica"),
 }
-# Read below, or without effect on a trained adapter: the tensors show which modules were adapted, and the
-# other settings concern training and bookkeeping. Any other setting of PEFT (0.11 to 0.21: use_dora,
-# modules_to_save, layer_replication and more) turns the adapter into something else than W + scale * B A,
-# unless it is off, so it must have one of the values that mean off.
+# Known settings are either read below or have no effect on a trained adapter: the tensors show which modules
+# are adapted, and the other known settings concern training and bookkeeping. All remaining settings of PEFT
+# 0.11 to 0.21 (use_dora, modules_to_save, layer_replication and more) must have one of the values of _OFF: a
+# setting that is on would make the adapter differ from W + scale * B A.
 _KNOWN = {
     *_ACCEPTED,
     *("r", "lora_alpha", "rank_pattern", "alpha_pattern"),
@@ -49,15 +51,15 @@ class AdapterConfig:
     r: int
     lora_alpha: float
     use_rslora: bool  # rank-stabilised: divide by sqrt(r) instead of r (arXiv 2312.03732)
-    rank_pattern: Mapping[re.Pattern[str], int]  # of module paths; the first that matches counts, as in PEFT
+    rank_pattern: Mapping[re.Pattern[str], int]  # module path patterns; the first match counts, as in PEFT
     alpha_pattern: Mapping[re.Pattern[str], float]
 
     def rank(self, module: str) -> int:
-        """Return the rank of a module, given its path in the adapter's layout."""
+        """Return the rank of a module. The module path is written in the layout of the adapter."""
         return next((r for path, r in self.rank_pattern.items() if path.match(module)), self.r)
 
     def scale(self, module: str) -> float:
-        """Return the factor of B A: alpha / r, or alpha / sqrt(r)."""
+        """Return the scale of B A: alpha / sqrt(r) if `use_rslora` is set, otherwise alpha / r."""
         rank = self.rank(module)
         alphas = (alpha for path, alpha in self.alpha_pattern.items() if path.match(module))
         alpha = next(alphas, self.lora_alpha)
@@ -65,7 +67,7 @@ class AdapterConfig:
 
 
 def read_adapter_config(folder: Path) -> AdapterConfig:
-    """Read adapter_config.json.
+    """Return the ranks and scales in adapter_config.json of an adapter folder.
 
     Raises:
         CheckpointError: the file is missing, is not JSON, or describes an adapter that is not plain LoRA.
@@ -91,19 +93,22 @@ def read_adapter_config(folder: Path) -> AdapterConfig:
 def _read_patterns(
     top: Section, key: str, read: Callable[[Section, str], Number]
 ) -> dict[re.Pattern[str], Number]:
-    """Return the values under a key by regular expression, each of which must match in bounded time."""
+    """Return the values of a key whose object maps patterns to values.
+
+    Raise CheckpointError if matching a pattern may take unbounded time.
+    """
     if top.values.get(key) is None:
         return {}
     section, patterns = top.get_section(key), {}
     for pattern in section.values:
-        # Backtracking takes exponential time only if a repeated group repeats inside, and polynomial time
-        # of a high degree only with many repeats. Patterns written by hand have neither.
+        # Backtracking takes exponential time only if a repeated group contains a repeat, and polynomial
+        # time of a high degree only if there are many repeats. Patterns written by hand have neither.
         repeats = len(re.findall(r"[*+?{]", pattern))
         if len(pattern) > MAX_PATTERN_CHARACTERS or repeats > 2 or re.search(r"\)[*+?{]", pattern):
             raise top.error(key, f"has the pattern {quote_value(pattern)}, which is too complex")
         try:
             re.compile(pattern)
-            # As PEFT matches: the pattern is a whole module path, or its end after a dot.
+            # PEFT compares the pattern with the whole module path, or with the part after any dot.
             path = re.compile(rf"(.*\.)?({pattern})$")
         except (re.error, OverflowError, RecursionError):
             raise top.error(key, f"has {quote_value(pattern)}, which is not a regular expression") from None

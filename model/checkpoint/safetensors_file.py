@@ -1,7 +1,7 @@
 """An open .safetensors file, whose tensors are memory-mapped (format: github.com/huggingface/safetensors).
 
 The safetensors library validates the header when it opens a file: JSON, dtypes, shapes, and byte ranges that
-cover the file without gaps or overlaps. This module adds the dtypes that are accepted and the messages.
+cover the file without gaps or overlaps. This module also checks the dtypes and writes the error messages.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """A tensor of an open file, with its dtype and shape as the header states them."""
+    """A tensor of an open file, with the dtype and shape that the header of the file states."""
 
     path: Path
     name: str  # in the file
@@ -37,13 +37,13 @@ class StoredTensor:
 
 
 def open_safetensors(path: Path) -> dict[str, StoredTensor]:
-    """Open a file and return its tensors by stored name; only the header is read, but no tensor.
+    """Return the tensors of a file by stored name. Only the header is read.
 
     Raises:
         CheckpointError: the file cannot be read, is cut short, is a Git LFS pointer, has a broken header,
             or holds a tensor that is not float32, bfloat16 or float16.
     """
-    read_start(path, len(LFS_POINTER))  # refuses what is not a regular file, and pointers
+    read_start(path, len(LFS_POINTER))  # raises an error for LFS pointers, folders, pipes and devices
     try:
         handle: Any = safe_open(path, framework="pt")
         slices = {name: handle.get_slice(name) for name in handle.keys()}  # noqa: SIM118  not a mapping
@@ -53,7 +53,7 @@ def open_safetensors(path: Path) -> dict[str, StoredTensor]:
     except SafetensorError as error:
         problem = f"broken safetensors file ({quote_value(str(error))})"
         raise CheckpointError(f"{path}: {problem}; fetch the file again") from error
-    # A quantised checkpoint has tensors of other dtypes: the message names them all.
+    # A quantised checkpoint has many tensors of other dtypes. The message lists these tensors.
     if refused := {name: dtype for name, (dtype, _) in entries.items() if dtype not in DTYPES}:
         dtypes, names = quote_names(set(refused.values())), quote_names(refused)
         raise CheckpointError(f"{path}: only F32, BF16 and F16 are read, not {dtypes}: {names}")

@@ -1,12 +1,13 @@
-"""Canonical tensor names, independent of the layout that a file was written in.
+"""Canonical tensor names, which do not depend on the layout of a checkpoint file.
 
-Three layouts are in use, which differ only in prefixes:
+Three layouts are in use. Their names differ only in the prefixes:
 
     published files          language_model.model.*   vision_tower.vision_model.*   multi_modal_projector.*
     transformers, in memory  model.language_model.*   model.vision_tower.*   model.multi_modal_projector.*
     transformers 5, saved    language_model.model.*   vision_tower.*         multi_modal_projector.*
 
-The canonical name is the second one without `model.`, which is the parameter's name in paligemma.py.
+The canonical name is the name of the second layout without its first `model.`. The parameter in paligemma.py
+has the same name.
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ _PREFIXES = (
 
 
 def canonical_name(stored: str) -> str:
-    """Return the canonical name of a tensor or module path; an unknown name only loses `model.`."""
+    """Return the canonical name of a tensor or module path.
+
+    From an unknown name only a leading `model.` is removed."""
     name = stored.removeprefix("model.")
     for prefix, replacement in _PREFIXES:
         if name.startswith(prefix):

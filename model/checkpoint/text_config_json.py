@@ -10,10 +10,10 @@ from .config_keys import GEMMA2_KEYS, GEMMA_KEYS, MAX_DIMENSION, MAX_LAYERS, MAX
 from .errors import quote_value
 from .json_file import Section
 
-ROPE_THETA = 10_000.0  # default of both classes of transformers; arXiv 2104.09864, section 3.2.2
+ROPE_THETA = 10_000.0  # default of GemmaConfig and Gemma2Config; arXiv 2104.09864, section 3.2.2
 
-# Defaults of transformers' GemmaConfig and Gemma2Config. The latter are those of 4.47 and later, the release
-# that brought PaliGemma 2; earlier releases had other sizes.
+# Defaults of transformers' GemmaConfig and Gemma2Config. Those of Gemma2Config are from transformers 4.47 and
+# later: release 4.47 introduced PaliGemma 2, and earlier releases had other defaults.
 _DEFAULT_SIZES = {
     "vocab_size": {"gemma": 256_000, "gemma2": 256_000},
     "hidden_size": {"gemma": 3072, "gemma2": 2304},
@@ -30,9 +30,10 @@ def read_text_config(section: Section) -> TextConfig:
     """Return the decoder's sizes from the object under `text_config`.
 
     Raises:
-        CheckpointError: another decoder, a size out of bounds, or a setting that is not implemented.
+        CheckpointError: the section describes another decoder, has a size out of bounds, or has a setting
+            that is not implemented.
     """
-    model_type = section.values.get("model_type", "gemma")  # transformers' default, too
+    model_type = section.values.get("model_type", "gemma")  # transformers has the same default
     section.check_values(TEXT_ACCEPTED)
     if model_type == "gemma":
         section.refuse_unknown(GEMMA_KEYS)
@@ -79,7 +80,7 @@ def _read_gemma2(section: Section) -> TextConfig:
         final_logit_softcapping=section.get_positive_or_null("final_logit_softcapping", 30.0, MAX_REAL),
         sliding_window=_read_sliding_window(section),
     )
-    # Newer files list the kind of each layer, which the model derives: both must agree.
+    # The model derives the kind of each layer. Newer files also list the kinds; the list must agree.
     layers = range(config.num_hidden_layers)
     derived = ["full_attention" if config.window(layer) is None else "sliding_attention" for layer in layers]
     stored = section.values.get("layer_types")
@@ -90,7 +91,7 @@ def _read_gemma2(section: Section) -> TextConfig:
 
 
 def _read_rope_theta(section: Section) -> float:
-    """Return the rotary base, from the section or from its `rope_parameters` (transformers 5)."""
+    """Return the rotary base, a key of the section or, since transformers 5, of its `rope_parameters`."""
     places = [section]
     for key in ("rope_parameters", "rope_scaling"):
         if section.values.get(key) is not None:
@@ -107,7 +108,7 @@ def _read_rope_theta(section: Section) -> float:
 
 
 def _read_sliding_window(section: Section) -> int | None:
-    """Return the tokens that an even layer sees, or None if the file says null."""
+    """Return the number of tokens that an even layer sees, or None if the value is null."""
     if section.values.get("sliding_window", 0) is None:
         return None
     window = section.get_integer("sliding_window", 4096, 1, MAX_DIMENSION)

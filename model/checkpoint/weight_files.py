@@ -1,4 +1,4 @@
-"""The .safetensors files of a checkpoint folder: a single file, or shards and their index."""
+"""The .safetensors files of a checkpoint folder: either a single file, or several shards and an index."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ PICKLE_SUFFIXES = {".bin", ".pt", ".pth", ".ckpt", ".pkl"}
 
 
 def open_weight_files(folder: Path) -> list[StoredTensor]:
-    """Open the weight files of a checkpoint folder, compare shards with the index, and return all tensors.
+    """Return all tensors of the weight files of a checkpoint folder; shards are compared with the index.
 
-    Only the file names of the Hugging Face layout are accepted, since a guess among several files may load
-    the wrong one. The files may be links, as in the cache of huggingface_hub.
+    Only the file names of the Hugging Face layout are accepted: if the folder holds several files, choosing a
+    file by guessing may load wrong weights. The files may be links, as in the cache of huggingface_hub.
 
     Raises:
         CheckpointError: the folder does not exist or has no weights in safetensors format; or a file is
-            missing, broken, or does not hold the tensors that the index lists for it.
+            missing, is broken, or does not hold the tensors that the index assigns to the file.
     """
     try:
         if not folder.is_dir():
@@ -40,7 +40,7 @@ def open_weight_files(folder: Path) -> list[StoredTensor]:
 
 
 def _explain_missing_weights(names: set[str]) -> str:
-    """Return what the folder holds instead of weights under the accepted names, and the remedy."""
+    """Return an error text: which other files the folder holds instead of weight files, and the remedy."""
     if "adapter_model.safetensors" in names:
         return "holds a LoRA adapter but not a model; pass its base model, and this folder as the adapter"
     if others := [name for name in names if name.endswith(".safetensors")]:
@@ -77,7 +77,7 @@ def _open_shards(index: Path) -> list[StoredTensor]:
 
 
 def _is_plain_name(name: str) -> bool:
-    """Return whether a file name has neither folder, drive nor "..", on POSIX and on Windows."""
+    """Return whether a file name has no folder, no drive and no "..", both on POSIX and on Windows."""
     if not name.isprintable() or not name.endswith(".safetensors"):
         return False
     return PurePosixPath(name).name == name == PureWindowsPath(name).name
