@@ -1,4 +1,7 @@
-"""The commands `export`, `validate` and `demo`. They import torch only when they run, not for help."""
+"""The commands `export`, `validate` and `demo`.
+
+A command imports torch only when it runs; printing the help does not import torch.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ from ..precisions import DEFAULT_PRECISIONS, PRECISIONS, choose_precision
 
 
 class _Lines(click.types.StringParamType):
-    """Text; an environment variable may contain several values, one per line."""
+    """Text option with several values; an environment variable contains one value per line."""
 
     envvar_list_splitter = "\n"
 

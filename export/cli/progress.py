@@ -18,13 +18,13 @@ GB = 1e9  # bytes
 
 
 class TerminalProgress:
-    """Shows the current stage and the bytes written; use it as a context manager."""
+    """Display of the current stage and of the number of bytes written; use it as a context manager."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._interactive = sys.stderr.isatty()
         self._bar: tqdm[Any] | None = None
         self._clock = clock  # seconds
-        self._stage, self._printed = "", 0.0  # _printed: time of the last line
+        self._stage, self._printed = "", 0.0  # _printed: time of the last line, in seconds
         self._total = self._written = 0  # bytes
 
     def __enter__(self) -> TerminalProgress:
@@ -39,7 +39,7 @@ class TerminalProgress:
             self._bar.close()
 
     def stage(self, text: str) -> None:
-        """Show what is done next."""
+        """Show a text about the work that starts now."""
         if not self._interactive:
             # Stages that differ only in numbers are steps of the same work; there may be thousands.
             same = re.sub(r"\d+", "", text) == re.sub(r"\d+", "", self._stage)
@@ -47,21 +47,21 @@ class TerminalProgress:
             self._print(text, same=same)
             return
         if self._bar is None:
-            plain = "{desc}[{elapsed}]"  # until the number of bytes is known
+            plain = "{desc}[{elapsed}]"  # format of the bar until the number of bytes is known
             self._bar = tqdm(
                 total=0, unit="B", unit_scale=True, file=sys.stderr, leave=False, bar_format=plain
             )
         self._bar.set_description(text)
 
     def set_total(self, size: int) -> None:
-        """Set the number of bytes to write and reset the number written."""
+        """Set the number of bytes to write, and reset the number of bytes written to 0."""
         self._total, self._written = size, 0
         if self._bar is not None:
             self._bar.bar_format = None
             self._bar.reset(total=size)
 
     def advance(self, size: int) -> None:
-        """Add bytes written since the last call."""
+        """Add `size`, the number of bytes written since the last call."""
         self._written += size
         if self._bar is not None:
             self._bar.update(size)
@@ -76,7 +76,7 @@ class TerminalProgress:
             self._bar.write(f"warning: {text}", file=sys.stderr)
 
     def _print(self, text: str, *, same: bool) -> None:
-        """Print a line, unless one about the same work was printed in the last INTERVAL."""
+        """Print a line. If `same`, print it only if the last line is at least INTERVAL seconds old."""
         now = self._clock()
         if not same or now - self._printed >= INTERVAL:
             echo_stderr(text)

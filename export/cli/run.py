@@ -37,7 +37,7 @@ from .progress import TerminalProgress
 
 
 def run_export(request: ExportRequest, *, validate: bool) -> None:
-    """Export a bundle and print a line about it."""
+    """Export a bundle and print a line about the bundle."""
     with TerminalProgress() as progress:
         check = partial(checks.self_check, progress=progress.stage) if validate else None
         manifest = export(request, progress, check)
@@ -66,13 +66,13 @@ def run_validate(
     """Compare a bundle with its checkpoint, print the report, and optionally write it as an HTML page.
 
     Raises:
-        MismatchError: bundle and checkpoint differ. The reports are complete, unless the shapes differ, so
-            that no outputs can be compared.
-        OptionError: the page cannot be written; this is checked before anything is computed.
+        MismatchError: bundle and checkpoint differ. The reports are complete, except if the shapes differ,
+            because outputs of different shapes cannot be compared.
+        OptionError: the HTML page cannot be written. This is checked before anything is computed.
     """
     manifest = read_manifest(bundle)
     check_files(bundle, manifest)
-    # Graphs for a GPU can be emulated on the CPU in float32 with rounding.
+    # The CPU can emulate graphs for a GPU: it computes in float32 and rounds to half precision.
     devices = tuple(dict.fromkeys((*manifest.precision.devices, "cpu")))
     placement = choose_placement(device, threads, runs_on=devices)
     with ExitStack() as outputs:
@@ -133,7 +133,7 @@ def _open_reference(kind: str, source: Source, adapter: Path | None) -> tuple[st
 
 
 def run_demo_in(output: Path | None, picture: Path) -> None:
-    """Run the demo; keep the bundle in the folder `output`, or delete it if that is None.
+    """Run the demo. The bundle stays in the folder `output`, or is deleted if `output` is None.
 
     Raises:
         OptionError: the folder is not empty or cannot be created, or the image cannot be written.

@@ -37,8 +37,8 @@ def run_demo(output: Path | None, progress: Progress) -> Image.Image:
     """Export the shipped model, print its answers about the shipped scene, and draw its detections.
 
     Args:
-        output: folder for the bundle; None uses a temporary folder, which is removed.
-        progress: receives the stages of the export.
+        output: folder for the bundle. None uses a temporary folder, which is removed at the end.
+        progress: display of the stages of the export.
 
     Returns:
         The enlarged scene with boxes and masks, in RGB.

@@ -1,4 +1,4 @@
-"""Linear and logarithmic axis scales: value -> position in [0, 1], and tick labels."""
+"""Linear and logarithmic axis scales, which map values to positions in [0, 1] and provide tick labels."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 MAX_TICKS = 6  # per axis; more labels would touch each other on a phone
-MIN_GAP = 0.09  # between the ticks of 0 or infinity and of a power, as a share of the axis
+MIN_GAP = 0.09  # from the tick of 0 or of infinity to the nearest tick of a power, as a share of the axis
 MIN_VALUE = 1e-18  # smaller values are drawn as 0
 SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 def format_power(exponent: int) -> str:
-    """Format a power of ten as 10⁻⁴."""
+    """Return a power of ten as text: 10⁻⁴ for the exponent -4."""
     return f"10{str(exponent).translate(SUPERSCRIPT)}"
 
 
 def format_limit(value: float) -> str:
-    """Format a limit: small powers of ten as such, others in decimal notation, infinity as "none"."""
+    """Return a limit as text: a small power of ten as 10⁻⁴, infinity as "none", other numbers as decimals."""
     if not math.isfinite(value):
         return "none"
     exponent = round(math.log10(value))
@@ -27,23 +27,23 @@ def format_limit(value: float) -> str:
 
 @dataclass(frozen=True)
 class LinearScale:
-    """Axis of whole numbers from 0."""
+    """Axis of whole numbers from 0 to `last`."""
 
     last: int
 
     def position(self, value: float) -> float:
-        """Return 0 for 0 and 1 for `last`, or 0.5 if `last` is 0."""
+        """Return the position of a value: `value / last`, or 0.5 if `last` is 0."""
         return value / self.last if self.last else 0.5
 
     def ticks(self) -> list[tuple[float, str]]:
-        """Return position and label of at most MAX_TICKS ticks."""
+        """Return the ticks, at most MAX_TICKS, as pairs of position and label."""
         step = max(1, math.ceil(self.last / (MAX_TICKS - 1)))
         return [(self.position(value), str(value)) for value in range(0, self.last + 1, step)]
 
 
 @dataclass(frozen=True)
 class LogScale:
-    """Axis of powers of ten, with a place at either end for values that have no logarithm."""
+    """Axis of powers of ten. An end of the axis can have a place for values without a finite logarithm."""
 
     low: int  # exponent of the smallest power
     high: int  # exponent of the largest power
@@ -51,7 +51,7 @@ class LogScale:
     infinite: bool  # infinity and NaN have a place, one decade above `high`
 
     def position(self, value: float) -> float:
-        """Return the position of a value; NaN is at the end, as infinity is."""
+        """Return the position of a value. NaN and infinity are at the end of the axis."""
         first, last = self.low - self.zero, self.high + self.infinite
         if not math.isfinite(value):
             return 1.0
@@ -60,7 +60,7 @@ class LogScale:
         return min(max((math.log10(value) - first) / (last - first), 0.0), 1.0)
 
     def ticks(self) -> list[tuple[float, str]]:
-        """Return position and label of ticks at powers of ten, 0 and infinity."""
+        """Return the ticks at powers of ten, 0 and infinity, as pairs of position and label."""
         step = max(1, math.ceil((self.high - self.low) / (MAX_TICKS - 1)))
         powers = range(self.high, self.low - 1, -step)
         ends = [(0.0, "0")] * self.zero + [(1.0, "∞")] * self.infinite
@@ -72,7 +72,7 @@ Scale = LinearScale | LogScale
 
 
 def log_scale(values: Iterable[float]) -> LogScale:
-    """Return a scale with a place for each value; include limits, so that they can be drawn."""
+    """Return a scale that has a place for each of `values`, which must include the limits to be drawn."""
     values = list(values)
     exponents = [math.log10(value) for value in values if math.isfinite(value) and value >= MIN_VALUE]
     low, high = math.floor(min(exponents, default=-1.0)), math.ceil(max(exponents, default=0.0))

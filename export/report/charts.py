@@ -14,14 +14,14 @@ from .chart_scales import Scale
 
 # A chart is about as many pixels wide as units, on a phone too.
 WIDTH = 380
-HEIGHT = 220  # of a plot
+HEIGHT = 220  # height of a plot
 LEFT, RIGHT, TOP, BOTTOM = 44, 12, 28, 34  # margins around the plot area, for labels
-LIMIT_NAMES = 88  # right margin of a plot with limits, for their names
-BAR_HEIGHT = 30  # of a row of a bar chart
+LIMIT_NAMES = 88  # right margin of a plot with limits, for the names of the limits
+BAR_HEIGHT = 30  # height of a row of a bar chart
 BAR_NAMES = 104  # left margin of a bar chart, for the names of the rows
-MAX_NAME_CHARS = 15  # of a row's name; longer names are cut
+MAX_NAME_CHARS = 15  # length of a row's name; longer names are cut
 LABEL_HEIGHT = 13
-CHAR_WIDTH = 6  # of a label, estimated: 5.6 in DejaVu Sans, which is wide
+CHAR_WIDTH = 6  # estimated width of a label's character; 5.6 in DejaVu Sans, a wide font
 # Marks as SVG paths around their centre.
 SHAPES = {
     "circle": "m-4,0a4,4 0 1,0 8,0a4,4 0 1,0 -8,0",
@@ -33,17 +33,21 @@ SHAPES = {
 
 @dataclass(frozen=True)
 class Series:
-    """Look and name of the marks of some values."""
+    """Shape, colour and name that the marks of a series of values share."""
 
     name: str
-    path: str  # of SHAPES
+    path: str  # a value of SHAPES
     colour: int  # 0 to 3, see report.css
     filled: bool
 
 
 @dataclass(frozen=True)
 class Mark:
-    """Mark of a value; `x` and `y` are values before a chart is laid out, and units of its viewBox after."""
+    """Mark of a value.
+
+    `x` and `y` are values until `plot` or `bar_chart` lays out the chart. After that they are positions in
+    units of the chart's viewBox.
+    """
 
     series: Series
     x: float
@@ -52,13 +56,13 @@ class Mark:
     failed: bool  # drawn crossed out
 
 
-# Values that others should not exceed, by the name shown; drawn as dashed lines.
+# Limits of the values in a chart, by the name that the chart shows; each limit is drawn as a dashed line.
 LimitLines = Mapping[str, float]
 
 
 @dataclass(frozen=True)
 class Bar:
-    """Row of a bar chart: marks on a common axis, at their `y`."""
+    """Row of a bar chart: marks whose `y` is their value on the horizontal axis of the chart."""
 
     name: str
     marks: Sequence[Mark]
@@ -88,7 +92,7 @@ class Label:
 
     @property
     def span(self) -> tuple[float, float]:
-        """Horizontal extent, estimated from the number of characters."""
+        """Left and right end of the text, estimated from the number of characters."""
         length = CHAR_WIDTH * len(self.text)
         start = self.x - length * {"start": 0.0, "middle": 0.5, "end": 1.0}[self.anchor]
         return start, start + length
@@ -107,7 +111,7 @@ class Chart:
 
     @property
     def series(self) -> list[Series]:
-        """Series of the joined marks, for a legend."""
+        """Series of each inner sequence of `marks`, for a legend."""
         return [marks[0].series for marks in self.marks]
 
 
@@ -120,7 +124,7 @@ def plot(
     y: Scale,
     limits: LimitLines,
 ) -> Chart:
-    """Lay out a chart of marks over a horizontal axis; a line joins those of a group."""
+    """Return a chart of marks over a horizontal axis; a line joins the marks of each group."""
     right, bottom = WIDTH - (LIMIT_NAMES if limits else RIGHT), HEIGHT - BOTTOM
     width, height = right - LEFT, bottom - TOP
     lines = []
@@ -147,19 +151,22 @@ def plot(
 
 
 def bar_chart(title: str, axis: str, bars: Sequence[Bar], scale: Scale) -> Chart:
-    """Lay out a chart of one row per bar, on one horizontal axis; limit lines cross their own rows only."""
+    """Return a chart with one row per bar and one horizontal axis.
+
+    The line of a limit crosses only the rows of the bars that have this limit.
+    """
     left, right = BAR_NAMES + RIGHT, WIDTH - RIGHT
     centre = (left + right) / 2
 
     def across(value: float) -> float:
         return left + scale.position(value) * (right - left)
 
-    # The name of a limit starts or ends at its line; names that would overlap are put above each other.
+    # The name of a limit starts or ends at its line. Names that would overlap are put above each other.
     limits = {name: across(value) for bar in bars for name, value in bar.limits.items()}
     names = [Label(name, x, 0, "end" if x > centre else "start", "limit") for name, x in limits.items()]
     names.sort(key=lambda name: name.span)
-    ends: list[float] = []  # of the last name at each level
-    levels = []  # of the names, counted from the axis
+    ends: list[float] = []  # right end of the last name at each level
+    levels = []  # level of each name, counted from the plot area
     for start, end in (name.span for name in names):
         level = next((level for level, previous in enumerate(ends) if previous < start), len(ends))
         ends[level : level + 1] = [end]
@@ -187,12 +194,12 @@ def bar_chart(title: str, axis: str, bars: Sequence[Bar], scale: Scale) -> Chart
 
 
 def shorten(text: str, max_chars: int) -> str:
-    """Cut a text that is longer than `max_chars`."""
+    """Return a text of at most `max_chars` characters; a longer text is cut and ends with an ellipsis."""
     return text if len(text) <= max_chars else f"{text[: max_chars - 1]}…"
 
 
 def _spread(baselines: Sequence[float], last: float) -> list[float]:
-    """Move ascending baselines apart by LABEL_HEIGHT at least; none comes after `last`."""
+    """Return ascending baselines moved at least LABEL_HEIGHT apart, with none after `last`."""
     spread = list(accumulate(baselines, lambda above, baseline: max(baseline, above + LABEL_HEIGHT)))
     return [
         min(baseline, last - LABEL_HEIGHT * (len(spread) - 1 - index))

@@ -1,4 +1,6 @@
-"""Load images of a validation: pixels for the graphs, a copy for the HTML page, and boxes drawn over it.
+"""Load the images of a validation, and lay out the boxes that the HTML page draws over them.
+
+An image is loaded as pixels for the graphs and as a copy that is embedded in the HTML page.
 
 Shapes: docs/notation.md.
 """
@@ -23,34 +25,34 @@ from ..validation.self_check import synthetic_image
 from .charts import shorten
 from .report_data import ImageInfo
 
-MAX_SIDE = 800  # pixels of the longer side: enough to judge a box by, and the file stays small
-TINY_SIDE = 200  # pixels; images below it are shown pixelated and stored without loss
-QUALITY = 85  # of JPEG, on Pillow's scale
-MIN_WIDTH = 420  # units of a drawing, so that labels fit next to a narrow image
+MAX_SIDE = 800  # pixels of the longer side: enough to judge a box, and few enough for a small file
+TINY_SIDE = 200  # pixels; smaller images are shown pixelated and stored without loss
+QUALITY = 85  # JPEG quality on Pillow's scale
+MIN_WIDTH = 420  # width of a drawing in units, so that labels fit next to a narrow image
 FONT_SIZE = 26  # units; about 12 pixels on a phone, 18 on a screen
-MAX_LABEL_CHARS = 24  # longer labels are cut; the table has them in full
-CHAR_WIDTH = 0.6  # of FONT_SIZE, estimated
+MAX_LABEL_CHARS = 24  # longer labels are cut; the table of the report shows the whole label
+CHAR_WIDTH = 0.6  # estimated width of a character, as a share of FONT_SIZE
 
 
 @dataclass(frozen=True)
 class EmbeddedImage:
-    """Image in the page, no larger than it is shown."""
+    """Image in the HTML page, stored no larger than the page shows it."""
 
     label: str  # text alternative
-    width: int  # units that it is drawn in; the longer side is MAX_SIDE
+    width: int  # in units of the drawing; the longer side is MAX_SIDE
     height: int
     uri: str  # data:...
     tiny: bool
 
     @property
     def drawing_width(self) -> int:
-        """Width of the drawing, in units."""
+        """Width of the image with its labels, in units of the drawing."""
         return max(self.width, MIN_WIDTH)
 
 
 @dataclass(frozen=True)
 class InputImage:
-    """The parts of an opened image that are used later; the decoded photograph itself is freed."""
+    """Pixels and embedded copy of an opened image; the decoded photograph itself is freed."""
 
     pixels: NDArray[np.float32]  # [3, S, S]
     info: ImageInfo
@@ -64,12 +66,12 @@ class DrawnBox:
     side: str  # R: reference, B: bundle
     path: str  # SVG
     text: str
-    x: float  # of the text
+    x: float  # position of the text
     y: float
 
 
 def embed(rgb: Image.Image, label: str) -> EmbeddedImage:
-    """Reduce and encode an image; `rgb` is not changed."""
+    """Return a reduced and encoded copy of an image; `rgb` is not changed."""
     longest = max(rgb.size)
     tiny = longest < TINY_SIDE
     reduced = rgb.copy()
@@ -83,7 +85,7 @@ def embed(rgb: Image.Image, label: str) -> EmbeddedImage:
 
 
 def load_input_image(path: str | None, facts: ImageFacts) -> InputImage:
-    """Open an image, or make the synthetic one if `path` is None.
+    """Open an image, or create the synthetic image if `path` is None.
 
     Raises:
         ImageError: the image cannot be opened.
@@ -102,10 +104,10 @@ def load_input_image(path: str | None, facts: ImageFacts) -> InputImage:
 def draw_boxes(
     image: EmbeddedImage, reference: Sequence[ParsedObject], bundle: Sequence[ParsedObject]
 ) -> list[DrawnBox]:
-    """Lay out the boxes of both sides, in units of the image.
+    """Return the boxes of the reference and of the bundle, in units of the drawing of `image`.
 
-    The reference's labels are above their boxes and the bundle's below, so that both can be read if two boxes
-    coincide.
+    The reference's labels are above their boxes and the bundle's labels are below their boxes, so that two
+    labels can be read even if their boxes coincide.
     """
     boxes = []
     for side, objects in (("R", reference), ("B", bundle)):

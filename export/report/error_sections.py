@@ -15,15 +15,15 @@ from .grouping import by_layer, by_output
 
 @dataclass(frozen=True)
 class Measure:
-    """One of the two measures of a tensor's error."""
+    """A measure of a tensor's error: `WORST` or `TYPICAL`."""
 
     name: str
     error: Callable[[Difference], float]
     limit: Callable[[Difference], float]
-    series: Series  # of the chart by graph
+    series: Series  # series of this measure in the chart by graph
 
     def mark(self, name: str, series: Series, x: float, group: Sequence[Difference]) -> Mark:
-        """Return the mark of the largest error of a group."""
+        """Return a mark for the largest error in a group of tensors."""
         value = largest_error(map(self.error, group))
         passed = all(self.error(difference) <= self.limit(difference) for difference in group)
         return Mark(series, x, value, f"{name}, {self.name}: {format_error(value)}", failed=not passed)
@@ -53,7 +53,7 @@ class LayerErrors:
 
 @dataclass(frozen=True)
 class Errors:
-    """Content of both sections."""
+    """Content of the section about errors by graph and of the section about errors by layer."""
 
     series: Sequence[Series]  # of `chart`, in the order of the legend
     chart: Chart
@@ -62,7 +62,7 @@ class Errors:
 
 
 def summarize_errors(comparison: Comparison) -> Errors:
-    """Prepare the sections about errors by graph and by layer."""
+    """Return the content of the sections about errors by graph and by layer."""
     outputs = by_output(comparison.differences)
     bars = [
         Bar(
@@ -87,7 +87,7 @@ def largest_error(errors: Iterable[float]) -> float:
 
 
 def format_error(value: float, spec: str = ".2e") -> str:
-    """Format an error, or return a text if it is not finite."""
+    """Return an error as text; "not finite" for NaN and infinity."""
     return format(value, spec) if math.isfinite(value) else "not finite"
 
 
@@ -113,7 +113,10 @@ def _layer_errors(graph: str, kinds: Mapping[str, Mapping[int, list[Difference]]
 
 
 def _limit_lines(differences: Iterable[Difference]) -> dict[str, float]:
-    """Return the finite limits of some tensors by name, as one if both measures have the same limit."""
+    """Return the finite limits of some tensors by the name that a chart shows.
+
+    If both measures of a tensor have the same limit, they share a single entry.
+    """
     lines: dict[str, float] = {}
     for limits in dict.fromkeys(difference.limits for difference in differences):
         values = {"worst": limits.worst, "typical": limits.rms}
@@ -125,7 +128,7 @@ def _limit_lines(differences: Iterable[Difference]) -> dict[str, float]:
 
 
 def _scale(differences: Iterable[Difference]) -> LogScale:
-    """Return a scale with a place for all errors and limits."""
+    """Return a scale that has a place for every error and every limit."""
     differences = list(differences)
     errors = [error for difference in differences for error in (difference.relative, difference.rms)]
     return log_scale([*errors, *_limit_lines(differences).values()])

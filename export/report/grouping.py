@@ -1,4 +1,4 @@
-"""Differences of a comparison grouped by graph, by layer and by step."""
+"""Group the differences of a comparison by graph, by layer and by step."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _CACHE_TENSOR = re.compile(r"(\d+)\.(key|value)")
 
 
 def graph_of(stage: str) -> str:
-    """Return the graph that a stage ran: `decode` for each step."""
+    """Return the name of the graph that a stage ran; each decode step ran `decode`."""
     return "decode" if stage.startswith("step.") else stage
 
 
@@ -22,7 +22,7 @@ def step_of(stage: str) -> int:
 
 
 def by_output(differences: Iterable[Difference]) -> dict[str, list[Difference]]:
-    """Group by graph and kind of output: `vision`, `prefill logits`, `prefill key`, ..."""
+    """Group differences by graph and kind of output: `vision`, `prefill logits`, `prefill key`, ..."""
     groups: dict[str, list[Difference]] = defaultdict(list)
     for difference in differences:
         graph, kind = graph_of(difference.stage), difference.name.rpartition(".")[2]
@@ -31,7 +31,7 @@ def by_output(differences: Iterable[Difference]) -> dict[str, list[Difference]]:
 
 
 def by_layer(differences: Iterable[Difference]) -> Mapping[str, Mapping[str, Mapping[int, list[Difference]]]]:
-    """Group tensors of the KV cache by graph, then `key` or `value`, then layer."""
+    """Group the differences of the KV cache by graph, then by `key` or `value`, then by layer."""
     groups: dict[str, dict[str, dict[int, list[Difference]]]] = {}
     for difference in differences:
         if parts := _CACHE_TENSOR.fullmatch(difference.name):

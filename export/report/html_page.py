@@ -1,4 +1,4 @@
-"""The validation report as one HTML file without scripts, which loads nothing from elsewhere."""
+"""The validation report as a single HTML file, which contains no scripts and loads no other files."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .error_sections import format_error, largest_error, summarize_errors
 from .report_data import ReportData
 from .token_sections import summarize_tokens
 
-# Characters that change the order of those around them (Unicode Standard Annex 9, explicit formatting).
+# Characters that change the order of neighbouring characters (Unicode Standard Annex 9, explicit formatting).
 BIDI_CONTROLS = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 
 
@@ -39,7 +39,10 @@ def render_page(data: ReportData, images: Sequence[EmbeddedImage]) -> str:
 
 
 def _output(value: object) -> object:
-    """Format a value before Jinja escapes it: floats with two decimals at most, text printable."""
+    """Return a value in the form that Jinja then escapes.
+
+    A float has at most two decimals. In a text, characters that are not printable are replaced.
+    """
     if isinstance(value, float):
         return f"{value:.2f}".rstrip("0").rstrip(".")
     if isinstance(value, str) and not isinstance(value, Markup):
@@ -48,7 +51,10 @@ def _output(value: object) -> object:
 
 
 def _printable(char: str) -> str:
-    """Return control characters, which HTML does not allow, and `BIDI_CONTROLS` as escape sequences."""
+    """Return a character, or its escape sequence if it is a control character or one of `BIDI_CONTROLS`.
+
+    HTML does not allow control characters.
+    """
     is_control = unicodedata.category(char) in ("Cc", "Cs") and char not in "\n\t"
     return char.encode("unicode_escape").decode() if is_control or char in BIDI_CONTROLS else char
 

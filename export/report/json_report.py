@@ -13,7 +13,7 @@ _KEYS = {"mask_tokens": "codes"}  # fields whose key in the schema differs
 
 
 def to_json(data: ReportData) -> str:
-    """Return a report as one JSON object; the fields of the validation are keys of its top level."""
+    """Return a report as a JSON object whose top level contains the fields of the validation."""
     fields = asdict(data, dict_factory=lambda items: {_KEYS.get(name, name): value for name, value in items})
     report = {
         "schema_version": SCHEMA_VERSION,
@@ -25,7 +25,7 @@ def to_json(data: ReportData) -> str:
 
 
 def _replace_not_finite(value: object) -> object:
-    """Replace NaN and infinity, which JSON does not have, by None."""
+    """Return a value with None in place of NaN and infinity, because JSON has neither."""
     if isinstance(value, dict):
         return {key: _replace_not_finite(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):

@@ -15,12 +15,12 @@ from paligemma_onnx.runtime.text.tokenizer import PromptTokenizer
 from ..validation.measures import GreedyRun
 from ..validation.validate import Validation, describe_failure
 
-DETECTION_PREFIXES = ("detect ", "segment ")  # of prompts whose answers are objects
+DETECTION_PREFIXES = ("detect ", "segment ")  # prefixes of prompts whose answers are objects
 
 
 @dataclass(frozen=True)
 class ImageInfo:
-    """Image that reference and bundle were given."""
+    """Name and size of an image that is an input of the reference and of the bundle."""
 
     name: str | None  # as the user named it; None: the synthetic image
     width: int  # pixels, after the EXIF orientation was applied
@@ -32,9 +32,9 @@ class ModelAnswer:
     """Answer of the reference or of the bundle."""
 
     text: str  # up to the first stop token
-    ended: bool  # there was a stop token; if not, the answer continues after the last step
-    objects: tuple[ParsedObject, ...]  # if the prompt asks for objects
-    unread: tuple[str, ...]  # parts of such an answer that are not objects, with the reason
+    ended: bool  # a stop token was generated; if False, the answer continues after the last step
+    objects: tuple[ParsedObject, ...]  # empty unless the prompt asks for objects
+    unread: tuple[str, ...]  # parts of an answer with objects that could not be read, with the reason
 
 
 @dataclass(frozen=True)
@@ -52,9 +52,9 @@ class DivergencePoint:
     step: int  # 0 is the first token of the answer, which prefill decides
     reference: Token
     bundle: Token
-    margin: float  # reference logit of its own token minus its logit of the bundle's token
+    margin: float  # reference logit of the reference's token minus that of the bundle's token
     near_tie: bool  # see is_near_tie() in measures.py
-    after_stop: bool  # the reference's answer had already ended
+    after_stop: bool  # True if the reference's answer had already ended
 
 
 @dataclass(frozen=True)
@@ -69,13 +69,13 @@ class Answer:
 
     @property
     def has_objects(self) -> bool:
-        """Return whether an answer names objects, or something that was not read as one."""
+        """Return whether an answer has objects, or parts that could not be read as objects."""
         return any(side.objects or side.unread for side in (self.reference, self.bundle))
 
 
 @dataclass(frozen=True)
 class ReportData:
-    """Everything that the JSON report and the HTML page show."""
+    """Content of the JSON report and of the HTML page."""
 
     validation: Validation
     problem: str | None  # one line about the most important failure; None if the validation passed
@@ -89,7 +89,7 @@ class ReportData:
     precision_facts: PrecisionFacts
     producer: Producer  # of the bundle
     files: dict[str, FileSpec]
-    versions: dict[str, str | None]  # of the packages used; None: not installed
+    versions: dict[str, str | None]  # versions of the packages used; None: not installed
     python: str
     machine: Machine
 
@@ -105,16 +105,16 @@ def collect_report_data(
     adapter: str | None,
     seconds: float,
 ) -> ReportData:
-    """Add texts and circumstances to a validation.
+    """Return the content of the report on a validation.
 
     Args:
         validation: the measurements.
-        manifest: the bundle's.
-        tokenizer: the bundle's.
-        prompts: one per row.
-        images: the images of every row.
-        checkpoint: as the user named it.
-        adapter: as the user named it.
+        manifest: the bundle's manifest.
+        tokenizer: the bundle's tokenizer.
+        prompts: one prompt per row.
+        images: the images; every row contains all of them.
+        checkpoint: the checkpoint, as the user named it.
+        adapter: the adapter, as the user named it; None if there is no adapter.
         seconds: duration of the validation.
     """
     diagnosis = diagnose()
@@ -165,6 +165,9 @@ def _model_answer(
 
 
 def _token(token: int, tokenizer: PromptTokenizer) -> Token:
-    """Return a token with its text, or with its name if it is a control token or a byte of a character."""
+    """Return a token with its text.
+
+    A control token, or a token that is a byte of a character, has its name instead of a text.
+    """
     text = "" if token in tokenizer.byte_values else tokenizer.decode([token])
     return Token(token, text or tokenizer.library.id_to_token(token) or "")

@@ -20,7 +20,7 @@ LEGEND = (
 
 
 def format_table(validation: Validation) -> str:
-    """Return the largest errors by graph and output, the agreement of tokens, and the verdict."""
+    """Return a text with the largest errors by graph and output, the agreement of tokens, and the verdict."""
     comparison, weights, failure = validation.comparison, validation.weights, describe_failure(validation)
     return "\n".join(
         [
@@ -53,7 +53,7 @@ def _tokens(comparison: Comparison) -> Iterator[str]:
     same = sum(agreement.top1 for agreement in agreements)
     ties = sum(agreement.near_tie and not agreement.top1 for agreement in agreements)
     shared = min((agreement.top10 for agreement in agreements), default=0)
-    # If any error is allowed, every pair of tokens is a near tie.
+    # Near ties are printed for float32 only: if any error is allowed, every pair of tokens is a near tie.
     near_ties = f", {ties} near ties" if comparison.exact else ""
     yield (
         f"top-1       {same} of {len(agreements)} next tokens agree{near_ties}; "

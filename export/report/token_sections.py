@@ -1,4 +1,4 @@
-"""Charts and table of the report about next tokens, step by step."""
+"""Charts and table of the report about the next token of each step."""
 
 from __future__ import annotations
 
@@ -12,21 +12,24 @@ from .charts import SHAPES, Chart, Mark, Series, plot, shorten
 from .grouping import step_of
 from .report_data import Answer
 
-COLOURS = 4  # in report.css
-MAX_PROMPT_CHARS = 40  # in a legend; longer prompts are cut
+COLOURS = 4  # number of colours in report.css
+MAX_PROMPT_CHARS = 40  # length of a prompt in a legend; longer prompts are cut
 
 
 @dataclass(frozen=True)
 class Tokens:
-    """Content of the section."""
+    """Content of the section about next tokens."""
 
     charts: Sequence[Chart]
-    rows: Mapping[str, Sequence[TokenAgreement]]  # of all steps, by the name of the row
+    rows: Mapping[str, Sequence[TokenAgreement]]  # agreements of all steps, by the name of the row
     top: int = TOP
 
 
 def summarize_tokens(comparison: Comparison, answers: Sequence[Answer]) -> Tokens:
-    """Prepare the section about next tokens, for which both sides read the reference's tokens."""
+    """Return the content of the section about next tokens.
+
+    In this section the reference and the bundle both get the reference's tokens as inputs.
+    """
     names = [
         f"row {answer.row}: {shorten(' '.join(answer.prompt.split()), MAX_PROMPT_CHARS)}"
         for answer in answers
@@ -51,7 +54,7 @@ def summarize_tokens(comparison: Comparison, answers: Sequence[Answer]) -> Token
 
 
 def _marks(name: str, group: Sequence[TokenAgreement], field: str, *, exact: bool) -> list[Mark]:
-    # Shape, colour and filling change at different rates, so that eight rows differ.
+    # Shape, colour and filling change at different rates, so that the series of eight rows differ.
     row = group[0].row
     cycle = row // len(SHAPES)
     shape, colour = list(SHAPES.values())[row % len(SHAPES)], (row + cycle) % COLOURS

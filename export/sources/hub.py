@@ -1,4 +1,4 @@
-"""Checkpoint arguments: a folder, or the id of a model on the Hugging Face hub."""
+"""Find the checkpoint that an argument names: a folder, or the id of a model on the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ def resolve_checkpoint(checkpoint: str) -> Path:
     """Return the folder of a checkpoint.
 
     Args:
-        checkpoint: a folder, or `owner/name` or `owner/name@revision`, which is downloaded or read from the
-            local cache of the hub client.
+        checkpoint: a folder, or the id of a model: `owner/name` or `owner/name@revision`. A model that is not
+            in the local cache of the hub client is downloaded.
 
     Raises:
         CheckpointError: the argument is neither a folder nor an id that can be downloaded.
@@ -56,7 +56,7 @@ def resolve_checkpoint(checkpoint: str) -> Path:
 
 
 def _explain(name: str, error: Exception) -> str:
-    """Describe why a download failed and how to fix it, in one line."""
+    """Return one line that says why a download failed and how to fix it."""
     from huggingface_hub import errors  # noqa: PLC0415  optional dependency
 
     if isinstance(error, errors.GatedRepoError):

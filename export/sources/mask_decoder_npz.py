@@ -1,4 +1,4 @@
-"""Reading of a mask decoder from an `.npz` file with the parameter names of the published `vae-oid.npz`."""
+"""Read a mask decoder from an `.npz` file whose arrays are named as in the published `vae-oid.npz`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ UNUSED = ("encoder.", "_vq_vae._ema_")
 
 
 def read_mask_decoder(path: Path) -> MaskDecoder:
-    """Read a mask decoder with float32 parameters.
+    """Read a file and return its mask decoder with float32 parameters.
 
     Raises:
         CheckpointError: the file is missing, damaged, or does not contain a mask decoder.
@@ -41,7 +41,7 @@ def read_mask_decoder(path: Path) -> MaskDecoder:
 
 
 def _float_tensor(array: NDArray[Any]) -> torch.Tensor:
-    """Convert an array to a tensor in the byte order of this machine.
+    """Return an array as a tensor in the byte order of this machine.
 
     Raises:
         TypeError: the array does not contain floating-point numbers.

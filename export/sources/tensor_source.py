@@ -1,4 +1,4 @@
-"""Interface of checkpoints, as graph tracing and quantization need it."""
+"""Interface that graph tracing and quantization need to read the tensors of a checkpoint."""
 
 from __future__ import annotations
 
@@ -11,4 +11,4 @@ class TensorSource(Protocol):
     """A source of tensors by name."""
 
     def tensor(self, name: str) -> Tensor:
-        """Return a tensor in the dtype in which it is stored."""
+        """Return the tensor with this name, in the dtype in which it is stored."""

@@ -1,4 +1,6 @@
-"""Compare a bundle with stored reference outputs: each graph, each layer's cache, each step, free generation.
+"""Compare the outputs of a bundle with stored reference outputs.
+
+The comparison covers each graph, the KV cache of each layer, each decode step, and free generation.
 
 Shapes: docs/notation.md.
 """
@@ -42,14 +44,15 @@ def compare(
 ) -> Comparison:
     """Run a bundle on the reference's inputs and measure its outputs.
 
-    Each graph gets the reference's image features and token ids, so that an error shows up in the graph that
-    causes it: a wrong vision graph does not make prefill look wrong.
+    Each graph gets the reference's image features and token ids, not the outputs of the bundle's other
+    graphs. An error therefore shows up only in the graph that causes it: a wrong vision graph does not make
+    prefill look wrong.
 
     Args:
         runner: the bundle.
-        inputs: what the reference was run on.
-        reference: its outputs.
-        progress: called with a line before each stage.
+        inputs: the inputs that the reference was run on.
+        reference: the stored outputs of the reference.
+        progress: called with a line of text before each stage.
     """
     limits = LIMITS.get(runner.manifest.precision.name, ROUNDED)
     never = Cancellation()
@@ -76,11 +79,11 @@ def compare(
     logits, cache = prefilled = runner.prefill(inputs.input_ids, shared, lengths, capacity, never)
     differences.append(measure_difference("prefill", "logits", logits, reference["prefill.logits"], limits))
     agreements += _token_agreements("prefill", logits, reference["prefill.logits"], inputs, limits)
-    channel_sizes = dict[str, NDArray[np.float64]]()  # by name of the cache tensor, float64[1, K, 1, H]
+    channel_sizes = dict[str, NDArray[np.float64]]()  # key: cache tensor; value: float64[1, K, 1, H]
     for name, value in _cache_tensors(cache):
         expected = reference[f"prefill.{name}"]
-        actual = value.numpy()[:, :, : expected.shape[2]]  # the slots after these are free
-        # Padding slots have no defined content.
+        actual = value.numpy()[:, :, : expected.shape[2]]  # later slots are free
+        # Padding slots have no defined content, so they are not compared.
         used = (np.arange(actual.shape[2]) < cache.lengths[:, None])[:, None, :, None]
         actual, expected = np.where(used, actual, 0), np.where(used, expected, 0)
         channel_sizes[name] = channel_rms(expected, (0, 2))
@@ -99,8 +102,8 @@ def compare(
             expected = reference[f"{stage}.{name}"]
             differences.append(measure_difference(stage, name, written, expected, limits, sizes))
 
-    # Starts from the same prefill. The steps above may have written into its cache in place; free generation
-    # overwrites each of those slots before it reads the slot.
+    # Free generation starts from the prefill above. The decode steps above may have written into the cache of
+    # this prefill in place. This is harmless: free generation overwrites each such slot before it reads it.
     progress("bundle: free generation")
     free_runs = tuple(_run_greedy(runner, prefilled, inputs, reference, limits))
     return Comparison(runner.manifest.precision.is_float32, tuple(differences), tuple(agreements), free_runs)
@@ -109,7 +112,7 @@ def compare(
 def _token_agreements(
     stage: str, actual: Array, expected: Array, inputs: ValidationInputs, limits: Limits
 ) -> Iterator[TokenAgreement]:
-    """Compare logits float32[B, V] row by row."""
+    """Compare logits float32[B, V] and yield the agreement of each row."""
     actual_ids, expected_ids = inputs.choose(actual), inputs.choose(expected)
     for row in range(len(actual)):
         yield TokenAgreement(
@@ -129,7 +132,7 @@ def _run_greedy(
     reference: ReferenceOutputs,
     limits: Limits,
 ) -> Iterator[GreedyRun]:
-    """Let the bundle continue from its own choices and find where each row leaves the reference."""
+    """Decode with the bundle's own greedy tokens, and yield for each row where they leave the reference."""
     never = Cancellation()
     logits, cache = prefilled
     chosen = []

@@ -1,6 +1,7 @@
 """Compare every number in a bundle's weight files with the checkpoint, bit for bit.
 
-A tolerance of the outputs can hide a weight that is wrong by one per cent; this comparison cannot.
+A comparison of outputs needs a tolerance, which can hide a weight that is wrong by one per cent. This
+comparison needs no tolerance.
 """
 
 from __future__ import annotations
@@ -23,31 +24,33 @@ from ..source import Source
 
 @dataclass(frozen=True)
 class WeightComparison:
-    """Result of `compare_weights`."""
+    """Number of tensors that `compare_weights` compared, and the names of those that differ."""
 
-    tensors: int  # compared
+    tensors: int  # number of compared tensors
     different: tuple[str, ...]  # names of the tensors that differ
 
     @property
     def passed(self) -> bool:
-        """Return whether there are tensors and all are equal to the checkpoint's."""
+        """Return whether at least one tensor was compared and no tensor differs from the checkpoint."""
         return self.tensors > 0 and not self.different
 
 
 def compare_weights(
     folder: Path, manifest: Manifest, source: Source, progress: Callable[[str], object]
 ) -> WeightComparison:
-    """Compare all tensors that the graphs read from weight files with the encoded checkpoint.
+    """Compare all tensors that the graphs read from weight files with the checkpoint's tensors.
+
+    The checkpoint's tensors are encoded in the formats of the bundle for the comparison.
 
     Args:
         folder: the bundle.
-        manifest: its manifest.
+        manifest: the bundle's manifest.
         source: the checkpoint.
-        progress: called with a line before the work.
+        progress: called with a line of text before the comparison starts.
     """
     progress("weights: comparing every stored number with the checkpoint")
     weights = source.weights(manifest.precision.name)
-    # What the graphs read of each tensor, by the index of the array in `array_layouts`.
+    # The arrays of each tensor that the graphs read; the inner key is the array's index in `array_layouts`.
     reads: dict[tuple[Path, str, WeightFormat, bool], dict[int, list[ir.ExternalTensor]]] = {}
     for graph in manifest.graphs.all:
         for name, value in ir.load(folder / graph.file).graph.initializers.items():
@@ -80,10 +83,10 @@ def _is_equal(
 
     Args:
         path: the weight file.
-        arrays: what the graphs read from it, by index of the array in `array_layouts`.
-        tensor: the checkpoint's.
-        weight_format: how it is stored.
-        transposed: stored as [in, out].
+        arrays: the arrays that the graphs read from the file, by their index in `array_layouts`.
+        tensor: the checkpoint's tensor.
+        weight_format: the format in which the bundle stores the tensor.
+        transposed: whether the bundle stores the tensor as [in, out].
     """
     layouts = array_layouts(tuple(tensor.shape), weight_format, transposed=transposed)
     if set(arrays) != set(range(len(layouts))):

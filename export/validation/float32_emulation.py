@@ -1,10 +1,10 @@
 """Run a half-precision graph on the CPU: half precision between operators, float32 within them.
 
-onnxruntime has few half-precision kernels for CPUs. Here each operator gets its inputs cast to float32, and
-its outputs are rounded back. A GPU does the same: it multiplies halves, sums in float32 and rounds the sum.
-The two can differ in a last bit only where a GPU kernel rounds between its internal steps. This makes it
-possible to check a bundle for a GPU without a GPU. The emulation is much slower than a float32 bundle and is
-not meant for production.
+onnxruntime has few half-precision kernels for CPUs. The emulation therefore casts the inputs of each operator
+to float32 and rounds the outputs back to half precision. A GPU does the same: it multiplies half-precision
+numbers, sums the products in float32 and rounds the sum. The emulation and a GPU can differ in the last bit,
+but only where a GPU kernel rounds between its internal steps. A bundle for a GPU can thus be checked without
+a GPU. The emulation is much slower than a float32 bundle and is not meant for production.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from paligemma_onnx.runtime.engine.devices import Placement
 from paligemma_onnx.runtime.engine.session import open_serialized
 
 HALF_TYPES = (ir.DataType.BFLOAT16, ir.DataType.FLOAT16)
-# Operators that move values without computing: onnxruntime has CPU kernels of them for every type.
+# Operators that move values without computing. onnxruntime has CPU kernels of these operators for every type.
 DATA_MOVEMENT_OPS = {
     "Cast",
     "Concat",
@@ -34,25 +34,28 @@ DATA_MOVEMENT_OPS = {
     "Transpose",
     "Unsqueeze",
 }
-# Index of the input that has the dtype of the outputs, for operators where it is not the first.
+# Index of the input that has the dtype of the outputs. For operators not listed here it is the first input.
 TYPE_INPUT = {"GatherBlockQuantized": 2}
 
 
 def needs_emulation(manifest: Manifest, placement: Placement) -> bool:
-    """Return whether the device lacks kernels for the bundle's graphs, so that they must be emulated."""
+    """Return whether the bundle's graphs must be emulated because the device lacks kernels for them."""
     return placement.device not in manifest.precision.devices
 
 
 def open_float32_emulation(folder: Path, graph: GraphSpec, placement: Placement) -> Any:
-    """Open a session of a bundle's graph on the CPU.
+    """Open a bundle's graph in float32 emulation on the CPU, and return its onnxruntime session.
 
-    Graph optimisation is off: constant folding would keep all weights in memory as float32.
+    Graph optimisation is off, because constant folding would keep all weights in memory as float32.
     """
     return open_serialized(emulate_in_float32(folder / graph.file), placement, weights_folder=folder)
 
 
 def emulate_in_float32(path: Path) -> bytes:
-    """Return a serialized graph that a CPU can run; its weights stay in the external files of `path`."""
+    """Return the graph of the file `path` in a serialized form that a CPU can run.
+
+    The weights of the returned graph stay in the external files to which `path` refers.
+    """
     model = ir.load(path)
     graph = model.graph
     dtypes = {value: value.dtype for value in (*graph.inputs, *graph.initializers.values())}
@@ -76,7 +79,7 @@ def emulate_in_float32(path: Path) -> bytes:
 def _insert_casts(
     graph: ir.Graph, node: ir.Node, halves: set[ir.Value], dtypes: dict[ir.Value, ir.DataType | None]
 ) -> None:
-    """Cast the half-precision inputs of a node to float32, and its outputs back."""
+    """Cast the half-precision inputs of a node to float32, and cast its outputs back to half precision."""
     for value in sorted(halves, key=lambda value: value.name or ""):
         cast = ir.node("Cast", [value], {"to": int(ir.DataType.FLOAT)})
         dtypes[cast.outputs[0]] = ir.DataType.FLOAT

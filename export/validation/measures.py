@@ -1,4 +1,4 @@
-"""Error limits of each precision, and the measures that a bundle's outputs are judged by.
+"""Error limits of each precision, and the measures that are compared with the limits.
 
 Shapes: docs/notation.md.
 """
@@ -19,24 +19,25 @@ from numpy.typing import NDArray
 class Limits:
     """Largest errors that a tensor may have, as shares of the reference's values."""
 
-    worst: float  # largest absolute error, divided by the largest absolute value
-    rms: float  # root mean square of the errors, divided by that of the values; see measure_difference()
+    worst: float  # largest absolute error, divided by the reference's largest absolute value
+    rms: float  # RMS of the errors, divided by the RMS of the reference's values; see measure_difference()
 
 
-# float32: both sides compute the same arithmetic in a different order. Sums of up to 36,864 products over up
-# to 100 layers leave errors of 1e-6 to 1e-5 of the largest value. A wrong constant, a missing mask slot or
-# one rounding to bfloat16 (4e-3) is far above 1e-4.
+# float32: reference and bundle compute the same arithmetic in a different order. Sums of up to 36,864
+# products over up to 100 layers leave errors of 1e-6 to 1e-5 of the largest value. The error that a wrong
+# constant, a missing mask slot or a single rounding to bfloat16 (4e-3) causes is far above 1e-4.
 EXACT = Limits(1e-4, 1e-4)
-# Fewer bits: the effect of rounding on an answer depends on the model. It is reported (agreement of tokens,
-# divergence, first different token) and not judged. This limit only separates a bundle with wrong graphs from
-# a rounded one: unrelated values of the same size are sqrt(2) apart. In addition, compare_weights.py compares
-# every stored number with the checkpoint.
+# Precisions with fewer bits than half precision: the effect of rounding on an answer depends on the model.
+# The report shows this effect (agreement of tokens, divergence, first different token), but does not judge
+# it. ROUNDED only separates a bundle with wrong graphs from a bundle with rounded weights: unrelated values
+# of the same size are sqrt(2) apart. In addition, compare_weights.py compares every stored number with the
+# checkpoint.
 ROUNDED = Limits(math.inf, 0.7)
 # Half precision: each product rounds to 8 (bfloat16) or 11 bits (float16), and errors add up over the layers.
 # Measured root mean squares: 0.7 % (bfloat16) and 0.07 % (float16) over 4 layers, 1.5 % (bfloat16) over 18
 # wide layers. A precision that is not listed here has the limits ROUNDED.
 LIMITS = {"fp32": EXACT, "bf16": Limits(0.1, 0.05), "fp16": Limits(0.02, 0.01)}
-TOP = 10  # tokens in the sets of most likely tokens that are compared
+TOP = 10  # number of most likely tokens of each side that are compared
 
 
 @dataclass(frozen=True)
@@ -48,12 +49,12 @@ class Difference:
     worst: float  # largest absolute error
     relative: float  # largest absolute error, divided by the reference's largest absolute value
     where: tuple[int, ...]  # index of the largest error in the tensor
-    rms: float  # root mean square of the errors, divided by that of the values; see measure_difference()
+    rms: float  # RMS of the errors, divided by the RMS of the reference's values; see measure_difference()
     limits: Limits
 
     @property
     def passed(self) -> bool:
-        """Return whether both errors are within their limits; NaN is not."""
+        """Return whether `relative` and `rms` are within their limits; NaN is not within a limit."""
         return self.relative <= self.limits.worst and self.rms <= self.limits.rms
 
 
@@ -65,12 +66,12 @@ class TokenAgreement:
     row: int  # of the batch
     top1: bool  # both sides have the same most likely token
     near_tie: bool  # see is_near_tie()
-    top10: int  # tokens that are among the TOP most likely of both sides
+    top10: int  # number of tokens that are among the TOP most likely tokens of both sides
     divergence: float  # see kl_divergence()
 
     @property
     def passed(self) -> bool:
-        """Return whether the top-1 tokens agree, or are a near tie and TOP - 1 tokens are shared."""
+        """Return whether the top-1 tokens are equal, or a near tie with at least TOP - 1 shared tokens."""
         return self.top1 or (self.near_tie and self.top10 >= TOP - 1)
 
 
@@ -81,13 +82,15 @@ class GreedyRun:
     row: int  # of the batch
     reference: tuple[int, ...]
     bundle: tuple[int, ...]
-    diverged_at: int | None  # first step at which the ids differ; 0 is the id that prefill decides
-    near_tie: bool  # at that step, see is_near_tie(); True if the ids never differ
-    margin: float | None  # at that step, reference logit of its own id minus its logit of the bundle's id
+    # First step at which the ids differ: 0 is the id that prefill decides. None: the ids never differ.
+    diverged_at: int | None
+    near_tie: bool  # see is_near_tie(), at the step `diverged_at`; True if the ids never differ
+    # Reference logit of the reference's id minus reference logit of the bundle's id, at step `diverged_at`.
+    margin: float | None
 
     @property
     def passed(self) -> bool:
-        """Return whether the ids are equal, or diverge at a near tie."""
+        """Return whether the ids are equal, or first differ at a near tie."""
         return self.diverged_at is None or self.near_tie
 
 
@@ -95,14 +98,14 @@ class GreedyRun:
 class Comparison:
     """All measurements of one bundle."""
 
-    exact: bool  # float32: tokens are judged, too
+    exact: bool  # the bundle is float32, so its tokens have to agree, too
     differences: tuple[Difference, ...]
     agreements: tuple[TokenAgreement, ...]
     free_runs: tuple[GreedyRun, ...]
 
     @property
     def passed(self) -> bool:
-        """Return whether all errors are within their limits and, if `exact`, all tokens agree."""
+        """Return whether all errors are within their limits; if `exact`, all tokens must agree, too."""
         tensors = all(difference.passed for difference in self.differences)
         tokens = [part.passed for group in (self.agreements, self.free_runs) for part in group]
         return tensors and (all(tokens) or not self.exact)
@@ -118,20 +121,20 @@ def measure_difference(
 ) -> Difference:
     """Measure the error of one tensor.
 
-    A value that is NaN or infinite on one side only is an infinite error. NaN, or the same infinity, on both
-    sides counts as equal: a checkpoint with such weights is exported with a warning, and its bundle has to
-    reproduce them.
+    A value that is NaN or infinite in only one of the tensors is an infinite error. Two NaN, or two
+    infinities of the same sign, count as equal: a checkpoint whose weights are not finite is exported with a
+    warning, and its bundle has to reproduce the values that are not finite.
 
     Args:
-        stage: the call that made the tensor.
-        name: the output of that call.
+        stage: the call that returned the tensor.
+        name: name of the tensor among the outputs of the call.
         actual: the bundle's tensor, of any shape and dtype.
         expected: the reference's tensor, of the same shape.
-        limits: the errors allowed.
-        channel_sizes: root mean square of each channel (`channel_rms`), of a shape that broadcasts to that of
-            `expected`. Errors and values are then divided by the size of their channel, or by the median size
-            if that is larger, before `rms` is taken: otherwise a channel 64 times as large as the others
-            would dominate the measure. None: they are not divided.
+        limits: the largest errors allowed.
+        channel_sizes: root mean square of each channel (`channel_rms`), of a shape that broadcasts to the
+            shape of `expected`. `rms` is computed after errors and values are divided by the size of their
+            channel, or by the median size if the median is larger. Without this division, a channel 64 times
+            as large as the others would dominate the measure. None: `rms` is computed without division.
     """
     with np.errstate(invalid="ignore"):
         error = np.abs(actual.astype(np.float64) - expected)
@@ -151,13 +154,16 @@ def measure_difference(
 
 
 def channel_rms(values: NDArray[Any], positions: tuple[int, ...]) -> NDArray[np.float64]:
-    """Return the root mean square of each channel, float64 with length 1 along the axes `positions`."""
+    """Return the root mean square of each channel, taken over the axes `positions`.
+
+    The result is float64. It has the axes of `values`, with length 1 along `positions`.
+    """
     size: NDArray[np.float64] = np.sqrt(np.mean(np.square(_finite(values)), axis=positions, keepdims=True))
     return size
 
 
 def kl_divergence(actual: NDArray[Any], expected: NDArray[Any]) -> float:
-    """Return KL(expected || actual) in nats of two logit vectors float[V].
+    """Return the Kullback-Leibler divergence KL(expected || actual) of two logit vectors float[V], in nats.
 
     Source: Kullback and Leibler 1951, equation 2.4. Rounding can make the result slightly negative.
     """
@@ -170,19 +176,20 @@ def kl_divergence(actual: NDArray[Any], expected: NDArray[Any]) -> float:
 def is_near_tie(logits: NDArray[Any], actual: int, expected: int, limits: Limits) -> bool:
     """Return whether an allowed error can make `actual` the top-1 token instead of `expected`.
 
-    Each of the two logits may be wrong by `limits.worst`, so a gap of up to twice that can close.
+    Each of the two logits may be wrong by `limits.worst` times the largest absolute logit. The two logits can
+    therefore change their order if they differ by up to twice this error.
 
     Args:
-        logits: the reference's, float32[V].
+        logits: the reference's logits, float32[V].
         actual: the bundle's id.
         expected: the reference's id.
-        limits: the errors allowed.
+        limits: the largest errors allowed.
     """
     return bool(logits[expected] - logits[actual] <= 2 * limits.worst * np.abs(logits).max())
 
 
 def count_shared_top(actual: NDArray[Any], expected: NDArray[Any]) -> int:
-    """Return how many ids are among the TOP largest logits of both vectors float32[V]."""
+    """Return the number of ids that are among the TOP largest logits of both vectors, float32[V]."""
     actual_top, expected_top = (np.argpartition(logits, -TOP)[-TOP:] for logits in (actual, expected))
     return len(np.intersect1d(actual_top, expected_top))
 

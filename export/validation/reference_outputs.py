@@ -1,7 +1,7 @@
 """Reference outputs stored on disk, one array per file, for comparison with the bundle.
 
-The reference runs first and alone, and its outputs wait on disk: reference and bundle are never in memory
-together, and a large cache does not stay in memory either.
+The reference runs before the bundle is opened, and stores its outputs on disk. Reference and bundle are
+therefore never in memory at the same time, and a large KV cache does not stay in memory either.
 
 Shapes: docs/notation.md.
 """
@@ -24,7 +24,10 @@ from paligemma_onnx.model.mask_decoder import CODES, GRID, MaskDecoder
 
 
 class ReferenceModel(Protocol):
-    """Implementation that a bundle is compared with; model/paligemma.py describes the methods."""
+    """Interface of an implementation that a bundle is compared with.
+
+    model/paligemma.py describes the methods.
+    """
 
     def encode_image(self, pixel_values: Tensor) -> Tensor:
         """Encode images: float32[M, 3, S, S] -> float32[M, I, D]."""
@@ -40,13 +43,13 @@ class ReferenceModel(Protocol):
 
 @dataclass(frozen=True)
 class ValidationInputs:
-    """Inputs that reference and bundle are both run on."""
+    """Inputs of a validation; reference and bundle are run on the same inputs."""
 
     pixel_values: NDArray[np.float32]  # [M, 3, S, S]; every row of the batch gets all M images
-    prompts: tuple[tuple[int, ...], ...]  # ids of B rows from BOS to newline, of different lengths
-    steps: int  # decode steps
-    pad: int  # id
-    suppressed: tuple[int, ...]  # ids that are never chosen
+    prompts: tuple[tuple[int, ...], ...]  # token ids of B rows, from BOS to newline; lengths differ
+    steps: int  # number of decode steps
+    pad: int  # id of the padding token
+    suppressed: tuple[int, ...]  # ids that greedy decoding never chooses
 
     @property
     def text_lengths(self) -> NDArray[np.int64]:
@@ -69,21 +72,22 @@ class ValidationInputs:
 
 @dataclass(frozen=True)
 class ReferenceOutputs:
-    """Arrays of one reference run.
+    """Arrays of one reference run, stored in a folder.
 
-    Names: `vision`, `mask.codes`, `mask.maps`, `prefill.logits`, `step.{step}.ids`, `step.{step}.logits` and,
-    for each layer's keys and values, `prefill.{layer}.key`, `step.{step}.{layer}.value`, ...
+    The arrays are named `vision`, `mask.codes`, `mask.maps`, `prefill.logits`, `step.{step}.ids` and
+    `step.{step}.logits`. The keys and values of each layer are named `prefill.{layer}.key`,
+    `step.{step}.{layer}.value`, ...
     """
 
     folder: Path
 
     def __getitem__(self, name: str) -> NDArray[Any]:
-        """Return an array, mapped from disk."""
+        """Return the array with this name, memory-mapped from disk."""
         array: NDArray[Any] = np.load(self.folder / f"{name}.npy", mmap_mode="r")
         return array
 
     def save(self, name: str, array: NDArray[Any]) -> None:
-        """Write an array."""
+        """Write an array to disk under this name."""
         np.save(self.folder / f"{name}.npy", array)
 
 
@@ -93,14 +97,14 @@ def run_reference(
 ) -> ReferenceOutputs:
     """Run a reference and store its outputs.
 
-    Each decode step is fed the reference's own greedy choice; the bundle is later fed the same ids. Of each
-    step's cache only the slot that the step wrote is stored.
+    The input of each decode step is the token that the reference chose greedily in the step before. The
+    bundle later gets the same ids. For each decode step, only the cache slot that the step wrote is stored.
 
     Args:
         reference: the model to run.
-        inputs: its inputs.
-        folder: where the arrays are written.
-        progress: called with a line before each stage.
+        inputs: the inputs of the model.
+        folder: the folder in which the arrays are written.
+        progress: called with a line of text before each stage.
     """
     outputs = ReferenceOutputs(folder)
     progress("reference: vision")
@@ -131,14 +135,17 @@ def run_reference(
 
 @torch.inference_mode()
 def run_reference_masks(decoder: MaskDecoder, outputs: ReferenceOutputs) -> None:
-    """Decode a few masks that together use every code, and store them as mask.codes and mask.maps."""
+    """Decode a few masks, and store their codes as `mask.codes` and the masks as `mask.maps`.
+
+    Together the masks use every code.
+    """
     codes = torch.arange(CODES).reshape(-1, GRID * GRID)
     outputs.save("mask.codes", codes.numpy())
     outputs.save("mask.maps", decoder(codes).numpy())
 
 
 def _save_cache(outputs: ReferenceOutputs, stage: str, cache: Cache, slots: Tensor | None = None) -> None:
-    """Store the keys and values of all slots, or only those of slot `slots[b]` of each row b."""
+    """Store keys and values of a cache: all slots if `slots` is None, else slot `slots[b]` of each row b."""
     rows = torch.arange(len(cache[0].key))
     for layer, entry in enumerate(cache):
         for kind, tensor in entry._asdict().items():

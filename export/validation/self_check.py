@@ -1,4 +1,6 @@
-"""Check that every export passes before its folder is published: one image, two prompts, four steps.
+"""Check that every export must pass before its folder is published.
+
+The check runs one image with two prompts and four decode steps.
 
 Shapes: docs/notation.md.
 """
@@ -31,7 +33,10 @@ SEED = 0
 
 
 def synthetic_image(side: int) -> NDArray[np.float32]:
-    """Return smooth colours with some noise, float32[3, S, S] in [-1, 1], equal on every machine."""
+    """Return an image of smooth colours with some noise: float32[3, S, S] in [-1, 1].
+
+    The image is the same on every machine.
+    """
     axis = np.linspace(-1, 1, side)
     smooth = np.stack(np.broadcast_arrays(axis[None, :], axis[:, None], axis[None, :] * axis[:, None]))
     noise = np.random.default_rng(SEED).uniform(-0.2, 0.2, (3, side, side))
@@ -39,7 +44,10 @@ def synthetic_image(side: int) -> NDArray[np.float32]:
 
 
 def torch_reference(source: Source) -> tuple[str, ReferenceModel]:
-    """Return name and model of the implementation in model/, on the checkpoint's memory-mapped weights."""
+    """Return the name and an instance of the implementation in model/.
+
+    The model computes with the checkpoint's memory-mapped weights.
+    """
     return f"torch {torch.__version__}", load_model(source.config, source.checkpoint)
 
 
@@ -50,14 +58,14 @@ def build_validation_inputs(
     prompts: tuple[str, ...],
     steps: int,
 ) -> ValidationInputs:
-    """Tokenize prompts for a validation.
+    """Tokenize prompts and return the inputs of a validation.
 
     Args:
-        manifest: the bundle's; gives the context length and the special ids.
-        tokenizer: the bundle's.
-        pixel_values: float32[M, 3, S, S].
-        prompts: one per row of the batch.
-        steps: decode steps.
+        manifest: the bundle's manifest, which contains the context length and the special ids.
+        tokenizer: the bundle's tokenizer.
+        pixel_values: the images, float32[M, 3, S, S].
+        prompts: one prompt per row of the batch.
+        steps: number of decode steps.
     """
     max_text_tokens = manifest.model.context_length - len(pixel_values) * manifest.image.tokens - steps
     return ValidationInputs(
@@ -75,7 +83,7 @@ def self_check(
     """Compare a new bundle with its checkpoint on the CPU.
 
     Raises:
-        MismatchError: the bundle computes something else.
+        MismatchError: the bundle does not compute what the checkpoint does.
     """
     tokenizer = PromptTokenizer.load(folder / manifest.tokens.file)
     pixel_values = synthetic_image(manifest.image.size)[None]
@@ -87,7 +95,8 @@ def self_check(
         inputs=build_validation_inputs(manifest, tokenizer, pixel_values, PROMPTS, STEPS),
         placement=choose_placement("cpu", None),
         progress=progress,
-        # The disk that has space for the bundle; the files are removed before the folder is published.
+        # The reference's outputs are stored on the bundle's disk, which is known to have space. The outputs
+        # are removed before the folder is published.
         scratch=folder,
     )
     if not validation.passed:

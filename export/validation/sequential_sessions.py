@@ -1,4 +1,4 @@
-"""Run a bundle with one open session at a time: a check then needs the memory of its largest graph only."""
+"""Run a bundle with one open session at a time, so that a check needs only the memory of its largest graph."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ OpenGraph = Callable[[GraphSpec], Any]  # returns an onnxruntime session
 
 
 class SequentialSessions:
-    """Keeps at most one session open.
+    """Sessions of several graphs, of which at most one is open at a time.
 
     Args:
-        open_graph: opens the session of a graph.
+        open_graph: opens a graph and returns its session.
     """
 
     def __init__(self, open_graph: OpenGraph) -> None:
@@ -31,10 +31,10 @@ class SequentialSessions:
         self._digest = ""  # of the graph that is open
 
     def session(self, graph: GraphSpec) -> Any:
-        """Return the session of a graph, after closing that of another graph.
+        """Return the session of a graph. If the session of another graph is open, close it first.
 
-        Callers must not store it: it stays open only until another graph is requested. Errors of `open_graph`
-        pass through.
+        Callers must not store the session, because it is closed when another graph is requested. Errors that
+        `open_graph` raises are not caught.
         """
         if graph.digest != self._digest:
             self._session, self._digest = None, ""
@@ -46,7 +46,7 @@ class SequentialSessions:
 
 @dataclass(frozen=True)
 class LazySession:
-    """The part of an onnxruntime session that a runner uses; opens the graph when it runs."""
+    """Session of one graph with the methods that a runner uses; a method opens the graph when it is called."""
 
     sessions: SequentialSessions
     graph: GraphSpec
@@ -61,10 +61,13 @@ class LazySession:
 
 
 def graph_opener(folder: Path, manifest: Manifest, placement: Placement) -> OpenGraph:
-    """Return a function that opens a graph of a bundle, in float32 emulation if the device cannot run it."""
+    """Return a function that opens a graph of a bundle and returns its session.
+
+    If the device cannot run the bundle's graphs, the function opens them in float32 emulation.
+    """
 
     def open_graph(graph: GraphSpec) -> Any:
-        # The mask decoder is float32 in every precision.
+        # The mask decoder is float32 in a bundle of any precision, so it needs no emulation.
         if graph != manifest.graphs.mask_decoder and needs_emulation(manifest, placement):
             return open_float32_emulation(folder, graph, placement)
         return open_session(folder, graph, manifest, placement)
@@ -73,16 +76,16 @@ def graph_opener(folder: Path, manifest: Manifest, placement: Placement) -> Open
 
 
 def open_sequentially(manifest: Manifest, placement: Placement, open_graph: OpenGraph) -> OnnxModelRunner:
-    """Return a runner that keeps one graph in memory and opens another whenever the graph changes.
+    """Return a runner that keeps one graph in memory and closes it before it runs another graph.
 
     Args:
-        manifest: the bundle's.
-        placement: where the graphs run.
-        open_graph: opens a graph's session; see `graph_opener`.
+        manifest: the bundle's manifest.
+        placement: the device on which the graphs run.
+        open_graph: opens a graph and returns its session; see `graph_opener`.
     """
     sessions = SequentialSessions(open_graph)
     graphs = manifest.graphs
-    # Without a wide batch, decode steps of many rows run in the decode graph, too: that graph is checked.
+    # Without a wide batch, decode steps of many rows run in the decode graph, too, so that it is checked.
     manifest = replace(manifest, precision=replace(manifest.precision, wide_batch=None))
     vision, prefill, decode = (
         LazySession(sessions, graph) for graph in (graphs.vision_encoder, graphs.prefill, graphs.decode)

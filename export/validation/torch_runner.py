@@ -1,4 +1,4 @@
-"""Run a torch model with the runtime's decode loop, so that it answers requests as a bundle does.
+"""Run a torch model with the runtime's decode loop, so that the model answers requests as a bundle does.
 
 Shapes: docs/notation.md.
 """
@@ -34,7 +34,7 @@ from .reference_outputs import ReferenceModel
 
 @dataclass(frozen=True)
 class TorchModelRunner:
-    """`ModelRunner` that calls torch; runtime/graphs/model_runner.py describes the methods."""
+    """`ModelRunner` that calls a torch model; runtime/graphs/model_runner.py describes the methods."""
 
     reference: ReferenceModel
     manifest: Manifest
@@ -65,7 +65,7 @@ class TorchModelRunner:
         slots: int,  # noqa: ARG002
         cancel: Cancellation,
     ) -> tuple[Array, Cache]:
-        """Read the prompts of a batch; the cache grows, so `slots` is not used."""
+        """Read the prompts of a batch; `slots` is not used, because a torch cache grows with each step."""
         cancel.check()
         logits, cache = self.reference.prefill(
             torch.from_numpy(input_ids),
@@ -87,7 +87,7 @@ class TorchModelRunner:
         return logits.numpy(), cache.advance(self._to_values(grown))
 
     def _to_values(self, cache: Iterable[KeyValue]) -> tuple[DeviceTensor, ...]:
-        """View the tensors of a torch cache, float32[B, K, P, H], as the runtime's."""
+        """Return the tensors of a torch cache, float32[B, K, P, H], as device tensors of the runtime."""
         return tuple(
             DeviceTensor.from_numpy(tensor.numpy(), "float32", self.placement, "a cache")
             for layer in cache
@@ -95,7 +95,7 @@ class TorchModelRunner:
         )
 
     def release(self, cache: Cache, *, reusable: bool) -> None:
-        """Do nothing: the cache is freed with its last reference."""
+        """Do nothing, because Python frees the cache when its last reference is gone."""
 
     @torch.inference_mode()
     def decode_masks(self, codes: Ids, cancel: Cancellation) -> Array:
@@ -112,14 +112,14 @@ class TorchModelRunner:
 
 
 def open_torch_model(folder: Path, reference: ReferenceModel | None = None) -> PaliGemma:
-    """Open a checkpoint with the runtime's Python interface, computed by torch in float32.
+    """Return a model that has the runtime's Python interface and computes with torch in float32.
 
     Args:
-        folder: the checkpoint.
-        reference: implementation that computes; None takes the one in model/.
+        folder: the folder of the checkpoint.
+        reference: the implementation that computes; None uses the implementation in model/.
 
     Raises:
-        CheckpointError: the checkpoint is incomplete, damaged or of another model.
+        CheckpointError: the checkpoint is incomplete, damaged, or that of another model.
     """
     source = open_source(folder, None)
     manifest = draft_manifest(source, "fp32")

@@ -1,6 +1,7 @@
-"""transformers' PaliGemma as a reference, with the methods of model/paligemma.py.
+"""The PaliGemma model of transformers as a reference, with the methods of model/paligemma.py.
 
-Each row is computed alone and without padding, so that a padded batch is compared with single requests.
+Each row is computed alone and without padding. A padded batch of the bundle is thus compared with unpadded
+single requests.
 
 Shapes: docs/notation.md.
 """
@@ -24,7 +25,7 @@ class TransformersReference:
     """`PaliGemmaForConditionalGeneration` in float32 with eager attention.
 
     Args:
-        folder: the checkpoint.
+        folder: the folder of the checkpoint.
 
     Raises:
         CheckpointError: transformers cannot load the checkpoint.
@@ -49,12 +50,13 @@ class TransformersReference:
     def prefill(
         self, input_ids: Tensor, image_features: Tensor, text_lengths: Tensor
     ) -> tuple[Tensor, Cache]:
-        """Read prompts as `PaliGemma.prefill` does; padding slots of the cache are zero."""
+        """Read prompts as `PaliGemma.prefill` does; the padding slots of the returned cache contain zeros."""
         placeholders = torch.full((image_features.shape[1],), self._model.config.image_token_id)
         rows = []
         for ids, features, length in zip(input_ids, image_features, text_lengths.tolist(), strict=True):
             row_ids = torch.cat([placeholders, ids[:length]])[None]
-            # Zeros mark the prefix, in which attention is bidirectional; without them it would be causal.
+            # Zeros mark the prefix, in which attention is bidirectional. Without the zeros, attention would
+            # be causal.
             prefix = torch.zeros_like(row_ids)
             images = {"image": BaseModelOutputWithPooling(pooler_output=features[None])}
             rows.append(
@@ -90,7 +92,10 @@ class TransformersReference:
 
 
 def _join(rows: list[tuple[Tensor, DynamicCache]], slots: int) -> tuple[Tensor, Cache]:
-    """Join logits and caches of single rows; caches are padded on the right with zeros to `slots` slots."""
+    """Join the logits and the caches of single rows to a batch.
+
+    Each cache is padded on the right with zeros to `slots` slots.
+    """
 
     def padded(layer: int, kind: str) -> Tensor:
         tensors = [getattr(cache.layers[layer], kind) for _, cache in rows]

@@ -1,4 +1,4 @@
-"""Decide whether a bundle computes what its checkpoint does; used by `validate` and by `export`."""
+"""Decide whether a bundle computes what its checkpoint does; `validate` and `export` use this module."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from .sequential_sessions import graph_opener, open_sequentially
 
 @dataclass(frozen=True)
 class Validation:
-    """Verdict on a bundle, with the measurements that it follows from."""
+    """Measurements of a bundle, and the verdict that follows from them."""
 
     bundle_id: str
     precision: str
-    reference: str  # implementation and version
-    device: str  # that the bundle ran on
-    rows: int  # prompts of the batch
-    steps: int  # decode steps
+    reference: str  # name of the reference: implementation and version
+    device: str  # device that the bundle ran on
+    rows: int  # number of prompts in the batch
+    steps: int  # number of decode steps
     weights: WeightComparison
     comparison: Comparison
 
@@ -55,15 +55,15 @@ def validate(
 
     Args:
         folder: the bundle.
-        manifest: its manifest.
-        source: the checkpoint; it has a mask decoder if the bundle has one.
-        load_reference: returns the name and the model to compare with; called once. The model is freed before
-            the bundle is opened.
-        inputs: inputs of both sides.
-        placement: where the bundle runs.
-        progress: called with a line before each stage.
-        scratch: folder for the reference's outputs, which are as large as the key-value caches of all rows;
-            None takes the system's temporary folder.
+        manifest: the bundle's manifest.
+        source: the checkpoint; it must have a mask decoder if the bundle has a mask decoder.
+        load_reference: returns the name of the reference and the reference model. The function is called
+            once, and the model is freed before the bundle is opened.
+        inputs: the inputs of the reference and of the bundle.
+        placement: the device on which the bundle runs.
+        progress: called with a line of text before each stage.
+        scratch: folder for the reference's outputs, which are as large as the KV caches of all rows. None
+            uses the system's temporary folder.
     """
     weights = compare_weights(folder, manifest, source, progress)
     with tempfile.TemporaryDirectory(prefix="paligemma-onnx-", dir=scratch) as outputs:
@@ -72,7 +72,7 @@ def validate(
         reference = run_reference(model, inputs, Path(outputs), progress)
         if manifest.graphs.mask_decoder is not None and source.mask_decoder is not None:
             run_reference_masks(source.mask_decoder, reference)
-        del model  # so that reference and bundle are never in memory together
+        del model  # so that reference and bundle are never in memory at the same time
         gc.collect()
         runner = open_sequentially(manifest, placement, graph_opener(folder, manifest, placement))
         comparison = compare(runner, inputs, reference, progress)
@@ -95,14 +95,14 @@ def describe_failure(validation: Validation) -> str | None:
 
 
 def _failures(validation: Validation) -> Iterator[str]:
-    """Describe what failed, the most important first."""
+    """Yield one line per failure, the most important failure first."""
     weights, comparison = validation.weights, validation.comparison
     if weights.different:
         count, first = len(weights.different), weights.different[0]
         yield f"{count} of {weights.tensors} stored tensors differ from the checkpoint; the first is {first}"
     elif not weights.passed:
         yield "the bundle has no stored tensors"
-    excesses = []  # each error above its limit, as a multiple of the limit and as text
+    excesses = []  # (error / limit, description) of each error above its limit
     for difference in comparison.differences:
         for error, limit, unit in (
             (difference.relative, difference.limits.worst, "largest value"),
