@@ -1,4 +1,4 @@
-"""Run a bundle with one open session at a time, so that a check needs only the memory of its largest graph."""
+"""Run a bundle with one open session at a time, so that only the largest graph must fit in memory."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class SequentialSessions:
 
 @dataclass(frozen=True)
 class LazySession:
-    """Session of one graph with the methods that a runner uses; a method opens the graph when it is called."""
+    """Session of one graph with the methods that a runner uses; each call opens the graph if needed."""
 
     sessions: SequentialSessions
     graph: GraphSpec

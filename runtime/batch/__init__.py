@@ -1,5 +1,5 @@
-"""Batch runs over millions of images: inputs in a fixed order, answered in batches, written in part files.
+"""Batch runs over millions of images, which are answered in batches and written to part files.
 
-The position of an input determines the part and line of its row. The progress of a run is therefore the
-number of rows that exist, and no other state is stored.
+The inputs have a fixed order. The position of an input determines the part file and the line of its row. The
+number of rows that exist is therefore the progress of a run, and no other state is stored.
 """

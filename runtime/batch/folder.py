@@ -1,8 +1,8 @@
 """Images in a folder: listed once, in the order of the file system, and always read in that order.
 
-The list is a file, so that neither the names of millions of images nor their order need memory, and a folder
-that changes while a run is interrupted does not shift the positions of its inputs. Each line is a JSON
-string: names may contain line feeds and bytes that are not UTF-8.
+The list is a file for two reasons: the names of millions of images need no memory, and the positions of the
+inputs stay the same if the folder changes while a run is interrupted. Each line of the file is a JSON string,
+because names may contain line feeds and bytes that are not UTF-8.
 """
 
 from __future__ import annotations
@@ -38,7 +38,10 @@ def write_listing(folder: Path, listing: Path) -> None:
 
 
 def read_listing(folder: Path, listing: Path, prompt: str | None) -> Iterator[Item]:
-    """Iterate over the images of a listing in its order; an id is the path relative to the folder."""
+    """Iterate over the images of a listing in the order of its lines.
+
+    The id of an image is its path relative to the folder.
+    """
     with listing.open(encoding="ascii") as lines:
         for line in lines:
             path: str = json.loads(line)

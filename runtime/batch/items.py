@@ -10,7 +10,7 @@ from pathlib import Path
 from ..errors import ImageError
 from .rows import RowError
 
-MAX_IMAGE_BYTES = 1 << 30  # of an encoded image in a tar, which is read into memory
+MAX_IMAGE_BYTES = 1 << 30  # size of an encoded image in a tar; the image is read into memory
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Slice:
     size: int
 
     def read(self) -> bytes:
-        """Return the bytes.
+        """Return the bytes in the range.
 
         Raises:
             ImageError: there are more than MAX_IMAGE_BYTES, or the file cannot be read.
@@ -42,16 +42,16 @@ class Slice:
 
 @dataclass(frozen=True)
 class Item:
-    """One input. Ids may repeat: each input has its own row."""
+    """An input of a batch run. Several inputs may have the same id, and each of them has a separate row."""
 
     id: str  # valid Unicode
-    path: str | None  # as the row shows it; None if the image has no name
+    path: str | None  # path of the image in the output row; None if the image has no name
     prompt: str | None
-    image: Path | Slice | bytes | RowError  # where the encoded image is, or why there is none
+    image: Path | Slice | bytes | RowError  # location of the encoded image, or the reason for its absence
 
 
 def stable_hash(item_id: str) -> int:
-    """Return 64 bits of an id's SHA-256 (the first 8 bytes, big endian); the same on every machine."""
+    """Return the first 8 bytes of an id's SHA-256 as a big-endian number, which is equal on every machine."""
     return int.from_bytes(hashlib.sha256(item_id.encode("utf-8")).digest()[:8], "big")
 
 

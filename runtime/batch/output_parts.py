@@ -1,12 +1,12 @@
-"""Part files of the output: each has the rows of consecutive inputs of a shard and appears complete.
+"""Part files of the output. A part file has the rows of consecutive inputs and appears only when complete.
 
 .NAME.partial   the rows written so far, one line of JSON each, appended and synced batch by batch. If the
                 process is killed at the very end of a Parquet part, this file may stay; it is harmless.
 .NAME.count     numbers of rows and errors in the part, written before the part appears
 NAME.FORMAT     the complete part, which is never read or written again
 
-A killed run leaves complete lines and at most one truncated line, which the next run drops; the number of
-complete lines tells where to resume.
+A killed run leaves complete lines and at most one truncated line. The next run drops the truncated line and
+resumes after the complete lines.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ Format = Literal["jsonl", "parquet"]
 
 @dataclass(frozen=True)
 class Count:
-    """Number of rows, and how many of them have an error."""
+    """Number of rows, and number of rows with an error."""
 
     rows: int = 0
     errors: int = 0
 
     def __add__(self, other: Count) -> Count:
-        """Return the sum of both."""
+        """Return the sum of two counts."""
         return Count(self.rows + other.rows, self.errors + other.errors)
 
 
@@ -83,7 +83,7 @@ class Part:
             ) from error
 
     def recover(self) -> Count:
-        """Return the counts of an incomplete part, after removing a truncated line at its end."""
+        """Remove a truncated line at the end of an incomplete part, and return the counts of its rows."""
         if not self._partial.exists():
             return Count()
         count, end = Count(), 0
@@ -101,7 +101,7 @@ class Part:
         return count
 
     def append(self, rows: Sequence[Row]) -> Count:
-        """Append a batch, flush it to the disk and return its counts."""
+        """Append the rows of a batch, flush them to the disk and return their counts."""
         with self._partial.open("ab") as file:
             file.write(b"".join(row.line() for row in rows))
             file.flush()

@@ -1,4 +1,4 @@
-"""Parquet files, with pyarrow, which is imported only if a Parquet file is read or written."""
+"""Write Parquet files with pyarrow; pyarrow is imported only if a Parquet file is read or written."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def import_parquet() -> Any:
 
 
 def write_parquet(lines: Iterable[bytes], file: BinaryIO) -> None:
-    """Write rows, given as lines of JSON, with the schema of all parts."""
+    """Write rows to a Parquet file. Each line is a row in JSON, and all parts have the same schema."""
     parquet = import_parquet()
     import pyarrow as pa  # noqa: PLC0415
 

@@ -1,4 +1,4 @@
-"""From items to rows: threads open images ahead of the model, which answers one batch at a time."""
+"""Turn items into rows: threads open images in advance, and the model answers one batch at a time."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ class Model(Protocol):
 class BatchOptions:
     """How the rows of a run are generated."""
 
-    generation: Options  # without a seed
-    seed: int | None  # of the run; None if answers are greedy
+    generation: Options  # options without a seed
+    seed: int | None  # seed of the run; None if answers are greedy
     batch_size: int  # rows
     decoders: int  # threads that open images
 
@@ -64,13 +64,13 @@ class OpenedItem:
 
 
 def answer_items(model: Model, items: Iterator[Item], options: BatchOptions) -> Iterator[list[Row]]:
-    """Yield the rows of the items, in order, one list per batch.
+    """Yield one list of rows per batch, in the order of the items.
 
     The graphs run in a separate thread, so that the main thread can handle signals during a run.
 
     Raises:
-        BundleError, ProviderError, OptionError: no item can be processed. Problems with a single item or
-            with its answer become an error in its row.
+        BundleError, ProviderError, OptionError: no item can be processed. A problem with a single item or
+            with its answer is not raised, but becomes the error of the item's row.
     """
     open_one = partial(open_item, model, options)
     ahead = open_ahead(items, open_one, options.decoders, PREFETCH * options.batch_size)
@@ -82,7 +82,7 @@ def answer_items(model: Model, items: Iterator[Item], options: BatchOptions) -> 
 def open_ahead(
     items: Iterator[Item], open_one: Callable[[Item], OpenedItem], decoders: int, ahead: int
 ) -> Generator[OpenedItem, None, None]:
-    """Open items in threads and yield them in order; at most `ahead` items wait at any time."""
+    """Open items in threads and yield the opened items in order; at most `ahead` items wait at any time."""
     pool = ThreadPoolExecutor(decoders, "decoder")
     waiting: deque[Future[OpenedItem]] = deque()
     try:
@@ -97,7 +97,7 @@ def open_ahead(
 
 
 def open_item(model: Model, options: BatchOptions, item: Item) -> OpenedItem:
-    """Open an item's image and check its prompt; never raises."""
+    """Open an item's image and check its prompt. A problem is returned as an error and never raised."""
     started = time.perf_counter()
     if isinstance(item.image, RowError):
         return OpenedItem(item, item.image, None, 0.0)
@@ -119,7 +119,10 @@ def open_item(model: Model, options: BatchOptions, item: Item) -> OpenedItem:
 
 
 def answer_batch(model: Model, batch: Sequence[OpenedItem], options: BatchOptions) -> list[Row]:
-    """Return the rows of a batch. If the batch fails, run each item alone, so that only the cause fails."""
+    """Return the rows of a batch.
+
+    If the batch fails, run each item alone, so that only the items that cause the failure have an error.
+    """
     requests = [opened.request for opened in batch if isinstance(opened.request, Request)]
     results: Iterator[Generation | RowError]
     try:

@@ -16,10 +16,10 @@ INTERVAL = 30.0  # seconds between lines
 
 
 class Progress:
-    """Counts rows and reports them; prints a summary when it is closed."""
+    """Counter of rows that prints the progress of a run, and prints a summary when `close` is called."""
 
     def __init__(self, expected: int, *, exact: bool) -> None:
-        """Expect this number of rows, or about this number if it is not exact."""
+        """Start to count; `expected` is the number of rows, or an estimate of this number if not `exact`."""
         self._expected = expected
         self._about = "" if exact else "about "
         self.skipped, self.written = Count(), Count()
@@ -39,7 +39,7 @@ class Progress:
 
     @property
     def all(self) -> Count:
-        """Rows of this run and earlier ones."""
+        """Rows that this run and earlier runs wrote."""
         return self.skipped + self.written
 
     @property
@@ -49,7 +49,7 @@ class Progress:
 
     @property
     def images_per_second(self) -> float:
-        """Speed of this run."""
+        """Rows that this run wrote, per second."""
         return self.written.rows / max(self.seconds, 1e-9)
 
     @property
@@ -57,7 +57,7 @@ class Progress:
         return f"{60 * self.images_per_second:,.1f} images/min"
 
     def add(self, count: Count, *, is_new: bool) -> None:
-        """Count rows that this run wrote (`is_new`) or an earlier one."""
+        """Add rows that this run wrote (if `is_new`) or that an earlier run wrote."""
         if is_new:
             self.written += count
         else:

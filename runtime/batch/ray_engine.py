@@ -1,8 +1,8 @@
 """Run a shard on a Ray cluster: the driver sends part numbers, workers write files and return row counts.
 
-Workers read the input and write the parts themselves, so both must be on a file system that all machines
-share. If a worker dies, Ray gives its part to another worker, which resumes where the file ends. The driver
-connects to a running cluster and disconnects; it never starts or stops one.
+Each worker reads the input and writes its parts, so the input and the output must be on a file system that
+all machines share. If a worker dies, Ray gives its part to another worker, which resumes where the part file
+ends. The driver connects to a running cluster and disconnects from it, but never starts or stops a cluster.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from ..resource_errors import translate_resource_errors
 from .output_parts import Count
 from .shard_runner import PartItems, ShardJob, Steps, run_part
 
-# Seconds that a worker waits for a part's lock: the system takes a moment to release that of a dead worker.
+# Seconds that a worker waits for a part's lock: the system needs a moment to release a dead worker's lock.
 LOCK_TIMEOUT = 120.0
 CONNECT_TIMEOUT = 10.0  # seconds
-MAX_ERROR_CHARACTERS = 500  # of a Ray error; its end names the cause
+MAX_ERROR_CHARACTERS = 500  # printed from the end of a Ray error, which names the cause
 
 
 class PartWriter:
@@ -41,15 +41,19 @@ class PartWriter:
 
     @cached_property
     def _model(self) -> PaliGemma:
-        """The bundle, loaded in the first call and not in the constructor so that errors can be returned."""
+        """Model of the bundle.
+
+        The first call loads the model, not the constructor, so that the worker can return an error.
+        """
         return self._job.open()
 
     def __call__(self, batch: Mapping[str, Iterable[int]]) -> dict[str, list[int] | list[str]]:
         """Write the part `batch["number"]`, a sequence of one number.
 
         Returns:
-            One record: the part's `rows` and `errors`, and the class (`kind`) and `message` of the error that
-            ends the run, if any. Errors are returned because Ray does not keep the class of a raised one.
+            One record with the part's `rows` and `errors`. If an error ends the run, the record also has the
+            class (`kind`) and the `message` of this error. The error is returned and not raised, because Ray
+            does not keep the class of a raised error.
         """
         (number,) = batch["number"]
         part, written = self._job.part(int(number)), Count()
@@ -70,14 +74,14 @@ def run_shard_on_ray(job: ShardJob, rows: int, *, address: str, workers: int | N
     """Let a cluster write the missing parts of the only shard.
 
     Args:
-        job: what to write; its paths must be valid on all machines.
+        job: the shard to write. The paths of the job must be valid on all machines.
         rows: number of items.
-        address: address of the cluster; `auto` finds the one on this machine.
-        workers: number of worker processes; None means one per machine.
+        address: address of the cluster; `auto` finds the cluster on this machine.
+        workers: number of worker processes; None means one worker per machine.
 
     Raises:
         ProviderError: Ray is not installed, or there is no cluster.
-        BundleError, OptionError: as `run_shard`.
+        BundleError, OptionError: as in `run_shard`.
     """
     missing = []
     for number in range(math.ceil(rows / job.part_rows)):
@@ -120,7 +124,10 @@ def _connect(address: str) -> Any:
 
 
 def _check_reachable(address: str) -> None:
-    """Raise OSError if `host:port` does not accept connections: ray.init would retry for ten minutes."""
+    """Raise OSError if `host:port` does not accept connections.
+
+    Without this check, ray.init would retry for ten minutes.
+    """
     host, colon, port = address.rpartition(":")
     if colon and port.isdigit() and "//" not in host:
         socket.create_connection((host, int(port)), timeout=CONNECT_TIMEOUT).close()

@@ -10,7 +10,8 @@ from ..errors import ImageError, NumericsError, OptionError, PaliGemmaError, Pro
 from ..generation.types import FinishReason
 from ..resource_errors import resource_problem
 
-# The first class that matches gives the code. Any other exception is a bug here or in a library.
+# The first class that matches an exception gives the code. An exception that matches no class is a bug in
+# this package or in a library.
 _CODES = {
     ImageError: "image",
     PromptError: "prompt",
@@ -22,14 +23,14 @@ _CODES = {
 
 @dataclass(frozen=True)
 class RowError:
-    """Why an input has no answer."""
+    """Reason why an input has no answer."""
 
     code: str  # image, prompt, numerics, resources, input or unexpected
     message: str  # one line
 
     @classmethod
     def of(cls, error: Exception) -> RowError:
-        """Return the error of a row for an exception."""
+        """Return the row error that describes an exception."""
         code = next((code for kind, code in _CODES.items() if isinstance(error, kind)), None)
         if code is None and (problem := resource_problem(error)):
             return cls("resources", problem)
@@ -50,18 +51,22 @@ class LabelledBox:
 
 @dataclass(frozen=True)
 class RowTimings:
-    """Seconds per stage. Rows of a batch share the runs of the graphs: each has the time of the whole run."""
+    """Seconds per stage.
+
+    The rows of a batch are computed in the same graph runs. The `vision`, `prefill` and `decode` seconds of a
+    row are therefore the seconds of the whole batch, not a share of them.
+    """
 
     open: float  # decoding and resizing the image, in a decoder thread
     vision: float
     prefill: float
     decode: float
-    batch: int  # number of rows that shared the runs
+    batch: int  # number of rows that were computed in the same graph runs
 
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """A row of the output, as JSON or Parquet stores it; None where a value does not exist."""
+    """A row of the output, as JSON or Parquet stores it; a value that does not exist is None."""
 
     id: str
     path: str | None
@@ -83,7 +88,10 @@ class Row:
 
 
 def parse_boxes(text: str, width: int, height: int) -> tuple[tuple[LabelledBox, ...], tuple[str, ...]]:
-    """Return the boxes of an answer in pixels of a width x height image, and a warning per malformed box."""
+    """Return the boxes of an answer, and one warning per malformed box.
+
+    The edges of the boxes are in pixels of an image of `width` x `height` pixels.
+    """
     if "<loc" not in text:
         return (), ()  # do not parse a caption, which may contain semicolons too
     answer = parse_answer(text)
@@ -92,5 +100,8 @@ def parse_boxes(text: str, width: int, height: int) -> tuple[tuple[LabelledBox, 
 
 
 def replace_surrogates(text: str) -> str:
-    """Return valid Unicode: surrogates, which stand for non-UTF-8 bytes of file names, become escapes."""
+    """Return a text with its surrogates replaced by escape sequences, so that the text is valid Unicode.
+
+    Surrogates stand for bytes of file names that are not UTF-8.
+    """
     return text.encode("utf-8", "backslashreplace").decode("utf-8")

@@ -21,13 +21,13 @@ from .sources import Source, count_items
 
 RECORD = "run.json"
 LISTING = ".listing.jsonl"
-# Files that a run writes, except the record and locks.
+# Files that a run writes, without the record and the locks.
 _OUTPUT_FILES = ("part-*-of-*-*.jsonl", "part-*-of-*-*.parquet", ".part-*-of-*-*", f"{LISTING}*")
 
 
 @dataclass(frozen=True)
 class RunRecord:
-    """Everything that determines the rows of a run, and the number of inputs."""
+    """Number of inputs of a run, and all values that determine its rows."""
 
     bundle_id: str
     input: str
@@ -38,7 +38,7 @@ class RunRecord:
     temperature: float
     top_p: float
     top_k: int
-    seed: int | None  # None if answers are greedy; a random one if the user gave none for sampling
+    seed: int | None  # None if answers are greedy; random if sampling has no --seed
     constrained: bool
     max_image_pixels: int
     format: Format
@@ -48,7 +48,10 @@ class RunRecord:
 
 
 def input_facts(path: Path) -> tuple[int | None, int | None]:
-    """Return size and modification time of a file, to detect changes; None for a folder, which is listed."""
+    """Return the size and the modification time of a file, which serve to detect changes.
+
+    Both are None for a folder, because a folder is listed instead.
+    """
     if path.is_dir():
         return None, None
     facts = path.stat()
@@ -67,10 +70,10 @@ def open_run(
     Args:
         output: the folder; created if it does not exist.
         requested: the run to start or resume.
-        source: listed and counted for a new record.
+        source: the inputs; they are listed and counted if the record is new.
         shard: the shard to write.
-        force: delete the files of a different run. Rows of the same run always stay, so that all tasks of a
-            job array can use this option.
+        force: whether to delete the files of a different run. Rows of the same run always stay, so that all
+            tasks of a job array can use this option.
 
     Raises:
         OptionError: the output belongs to a different run or cannot be written, another process is writing
@@ -104,7 +107,7 @@ def _open_record(output: Path, requested: RunRecord, source: Source, *, force: b
     existing, difference = _read(output / RECORD), None
     random = requested.temperature > 0 and requested.seed is None
     if existing is not None:
-        # The row count and a random seed are not part of the request, so they are those of the first run.
+        # The row count and a random seed are not part of the request; the first run determines them.
         seed = existing.seed if random else requested.seed
         new, old = asdict(replace(requested, rows=existing.rows, seed=seed)), asdict(existing)
         changes = [f"{name} {old[name]!r}, not {new[name]!r}" for name in new if new[name] != old[name]]
@@ -143,7 +146,7 @@ def _read(path: Path) -> RunRecord | None:
 
 
 def _clear(output: Path) -> None:
-    """Delete the files of a run and no others."""
+    """Delete the files of a run, but no other files in its folder."""
     for lock in output.glob(".shard-*-of-*.lock"):
         try:
             with FileLock(lock, timeout=0):

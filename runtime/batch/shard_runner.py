@@ -13,13 +13,13 @@ from .output_parts import Count, Format, Part
 from .pipeline import BatchOptions, Model, answer_items
 from .sources import Source, read_items
 
-# Row counts as a run proceeds: of a batch that this run wrote (True), or of rows of an earlier run (False).
+# Row counts as a run proceeds. True: a batch that this run wrote. False: rows that an earlier run wrote.
 Steps = Generator[tuple[Count, bool], None, None]
 
 
 @dataclass(frozen=True)
 class ShardJob:
-    """Everything that determines the rows of a shard and how they are made. Ray pickles it for workers."""
+    """All values that determine the rows of a shard and how to compute them. Ray pickles jobs for workers."""
 
     source: Source
     output: Path
@@ -33,7 +33,7 @@ class ShardJob:
     memory_limit: int | None = None  # bytes of GPU memory; None: no limit
 
     def open(self) -> PaliGemma:
-        """Load the bundle; raises what `PaliGemma.load` raises."""
+        """Load the bundle and return its model. The errors of `PaliGemma.load` are not caught."""
         return PaliGemma.load(
             self.bundle, device=self.device, threads=self.threads, memory_limit=self.memory_limit
         )
@@ -44,7 +44,11 @@ class ShardJob:
 
 
 class PartItems:
-    """The items of a shard's parts. Reading forward is one pass; going back restarts from the beginning."""
+    """The items of a shard, part by part.
+
+    Parts that are requested in ascending order are read in one pass over the input. A request for an earlier
+    part restarts from the beginning of the input.
+    """
 
     def __init__(self, job: ShardJob) -> None:
         self._job = job
@@ -53,7 +57,7 @@ class PartItems:
     def items(self, number: int) -> Iterator[Item]:
         """Iterate over the items of a part; the iterator is empty after the last part.
 
-        The next call invalidates the iterator of the previous one: they share the input stream.
+        A call invalidates the iterator of the previous call, because both read from the same input stream.
         """
         rows = self._job.part_rows
         if number * rows < self._position:
@@ -73,10 +77,10 @@ class PartItems:
 
 
 def run_shard(job: ShardJob, model: Model) -> Steps:
-    """Write all rows of a shard that are missing; to stop, close the generator.
+    """Write the missing rows of a shard and yield their counts; to stop, close the generator.
 
     Raises:
-        BundleError, ProviderError, OptionError, OSError: the run cannot continue. Rows already written stay.
+        BundleError, ProviderError, OptionError, OSError: the run cannot continue. Written rows are kept.
     """
     parts = PartItems(job)
     for number in count():
@@ -88,10 +92,10 @@ def run_shard(job: ShardJob, model: Model) -> Steps:
 
 
 def run_part(part: Part, items: Iterator[Item], model: Model, options: BatchOptions) -> Steps:
-    """Write all rows of a part that are missing; to stop, close the generator.
+    """Write the missing rows of a part and yield their counts; to stop, close the generator.
 
     Raises:
-        As `run_shard`.
+        The same errors as `run_shard`.
     """
     if (finished := part.finished_count()) is not None:
         yield finished, False

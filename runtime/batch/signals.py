@@ -1,4 +1,7 @@
-"""Stop a batch run on SIGINT or SIGTERM: the first ends it after the current batch, the second at once."""
+"""Stop a batch run on SIGINT or SIGTERM.
+
+The first signal ends the run after the current batch; the second signal ends the run immediately.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,10 @@ _MESSAGE = b"finishing the current batch; press Ctrl-C or send the signal again 
 
 
 class GracefulShutdown:
-    """Records a signal instead of raising, until it is closed; calling it tells whether one arrived."""
+    """Signal handlers that record a signal instead of raising an exception, until `close` is called.
+
+    Calling the object returns whether a signal arrived.
+    """
 
     def __init__(self) -> None:
         self._number: int | None = None
@@ -30,7 +36,7 @@ class GracefulShutdown:
         return self._number is not None
 
     def raise_if_stopped(self) -> None:
-        """Raise the exception that ends the command if a signal arrived.
+        """If a signal arrived, raise the exception that ends the command.
 
         Raises:
             Terminated: after SIGTERM.
@@ -42,7 +48,7 @@ class GracefulShutdown:
     def _record(self, number: int, _frame: FrameType | None) -> None:
         self._number = number
         for handled in _SIGNALS:
-            # The default action ends the process even while it runs a graph and no Python code.
+            # The default action ends the process even while the process runs a graph and no Python code.
             signal.signal(handled, signal.SIG_DFL)
         with suppress(OSError):
             os.write(2, _MESSAGE)  # Python's stderr may hold its lock: the handler interrupts any code

@@ -1,4 +1,4 @@
-"""Sources of inputs: a folder, a list, a table or a tar, read as a stream of items in a fixed order."""
+"""Sources of inputs. A folder, list, table or tar is read as a stream of items in a fixed order."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Source:
 
     path: Path  # absolute
     kind: Kind
-    prompt: str | None  # for items without their own
+    prompt: str | None  # prompt of the items that have none
     listing: Path  # file that lists the images of a folder
 
 
@@ -60,7 +60,7 @@ def read_items(source: Source) -> Iterator[Item]:
 
 
 def count_items(source: Source) -> int:
-    """Return the number of items, reading as little of the source as possible; raises as `read_items`."""
+    """Return the number of items; read as little of the source as possible. Raises as `read_items`."""
     if source.kind == "parquet":
         return count_parquet_rows(source.path)
     if source.kind == "tar":

@@ -1,8 +1,8 @@
 """Lists and tables of images: a text file with one path per line, JSON lines, or Parquet.
 
-Columns: `image` is a path, absolute or relative to the table's folder; in Parquet it may also be the encoded
-image, or a struct of `bytes` and `path` as in Hugging Face datasets. `prompt` and `id` are optional. A row
-that cannot be read is an item with an error, so that it has its row in the output.
+The column `image` is a path, absolute or relative to the table's folder. In Parquet, `image` may also be the
+encoded image, or a struct of `bytes` and `path` as in Hugging Face datasets. The columns `prompt` and `id`
+are optional. An input row that cannot be read becomes an item with an error, so that it has an output row.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from .items import Item
 from .parquet import import_parquet
 from .rows import RowError, replace_surrogates
 
-READ_ROWS = 16  # Parquet rows to read at a time: encoded images have megabytes
+READ_ROWS = 16  # Parquet rows to read at a time; few, because an encoded image has megabytes
 
 
 def read_list(path: Path, prompt: str | None) -> Iterator[Item]:
-    """Iterate over the lines that are not blank; an item's id is its line."""
+    """Iterate over the items of a text file: one item per line that is not blank; its id is the line."""
     for _, line in _read_lines(path):
         yield Item(replace_surrogates(line), replace_surrogates(line), prompt, path.parent / line)
 
 
 def read_jsonl(path: Path, prompt: str | None) -> Iterator[Item]:
-    """Iterate over the lines that are not blank."""
+    """Iterate over the items of a JSON lines file: one item per line that is not blank."""
     for number, line in _read_lines(path):
         problem = "is not a JSON object"
         try:
@@ -41,7 +41,7 @@ def read_jsonl(path: Path, prompt: str | None) -> Iterator[Item]:
 
 
 def read_parquet(path: Path, prompt: str | None) -> Iterator[Item]:
-    """Iterate over the rows.
+    """Iterate over the items of a Parquet file: one item per row.
 
     Raises:
         OptionError: the file is damaged or has no column `image`.
@@ -66,7 +66,7 @@ def read_parquet(path: Path, prompt: str | None) -> Iterator[Item]:
 
 
 def count_parquet_rows(path: Path) -> int:
-    """Return the number of rows in a Parquet file's footer; raises as `read_parquet`."""
+    """Return the number of rows that the footer of a Parquet file states; raises as `read_parquet`."""
     parquet = import_parquet()
     try:
         return int(parquet.read_metadata(path).num_rows)
@@ -77,9 +77,9 @@ def count_parquet_rows(path: Path) -> int:
 
 
 def _read_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Iterate over the lines that are not blank, with their numbers from 1.
+    """Yield the number, counted from 1, and the text of each line that is not blank.
 
-    Bytes that are not UTF-8 become surrogates: a path may contain any byte except a line feed.
+    Bytes that are not UTF-8 become surrogates, because a path may contain any byte except a line feed.
     """
     with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="\n") as file:
         for number, line in enumerate(file, 1):

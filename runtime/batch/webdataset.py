@@ -1,8 +1,8 @@
 """Images in a tar in WebDataset format: consecutive members with the same key form one item.
 
-The key, which is also the item's id, is a member's path up to the first dot of its name. The first member
-with an image suffix is the image. A `.json` member may contain an object with a `prompt`. A `.txt` member is
-the prompt only if the command has none, because in many data sets it is the image's caption.
+The key is a member's path up to the first dot of the file name. The key is also the item's id. The first
+member with an image suffix is the image. A `.json` member may contain an object with a `prompt`. A `.txt`
+member is the prompt only if the command has no prompt, because in many data sets it is the image's caption.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from .folder import SUFFIXES
 from .items import Item, Slice
 from .rows import RowError, replace_surrogates
 
-MAX_TEXT_BYTES = 1 << 20  # of a `.json` or `.txt` member; longer members are not prompts
+MAX_TEXT_BYTES = 1 << 20  # size of a `.json` or `.txt` member; longer members are not prompts
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class _Member:
 
 
 def read_tar(path: Path, prompt: str | None) -> Iterator[Item]:
-    """Iterate over the keys, in the order of the file.
+    """Iterate over the items, in the order of the tar.
 
     Raises:
         OptionError: the tar is damaged or compressed.
@@ -41,7 +41,7 @@ def read_tar(path: Path, prompt: str | None) -> Iterator[Item]:
 
 
 def count_tar_items(path: Path) -> int:
-    """Return the number of items; reads only the headers. Raises as `read_tar`."""
+    """Return the number of items; only the headers are read. Raises as `read_tar`."""
     return sum(1 for _ in groupby(_members(path), lambda member: member.key))
 
 
@@ -57,7 +57,7 @@ def _members(path: Path) -> Iterator[_Member]:
                     content = Slice(path, info.offset_data, info.size)
                     yield _Member(key, name, member.suffix.lower(), content)
             file.seek(tar.offset)
-            # tarfile takes a damaged header for the end of the archive, which is a block of zeros.
+            # tarfile takes a damaged header for the end of the archive. The real end is a block of zeros.
             if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
                 raise tarfile.ReadError
     except (tarfile.TarError, EOFError, OSError) as error:

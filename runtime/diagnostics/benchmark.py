@@ -19,13 +19,13 @@ from ..paligemma import PaliGemma
 
 MINUTE = 60.0  # seconds
 KIB = 1 << 10  # bytes
-WIDTH, HEIGHT = 640, 480  # pixels of the synthetic image: those of a small photograph
+WIDTH, HEIGHT = 640, 480  # size of the synthetic image in pixels, as of a small photograph
 SEED = 0
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Wall-clock seconds of one request with one image per row."""
+    """Wall-clock seconds of one batch with one image per row."""
 
     images: int
     tokens: int  # per answer
@@ -48,12 +48,12 @@ class Cost:
 
     @property
     def images_per_minute(self) -> float:
-        """Images per minute, for complete requests."""
+        """Images per minute, computed from the duration of complete requests."""
         return self.images * MINUTE / self.total_s
 
     @property
     def tokens_per_minute(self) -> float:
-        """Tokens of all rows per minute, for complete requests."""
+        """Tokens of all rows per minute, computed from the duration of complete requests."""
         return self.tokens * self.images_per_minute
 
 
@@ -69,7 +69,7 @@ class TimedSession:
         return getattr(self._session, name)
 
     def run_with_iobinding(self, binding: Any, options: Any) -> None:
-        """Run the session and record the time."""
+        """Run the session and record when the run started and ended."""
         started = time.perf_counter()
         self._session.run_with_iobinding(binding, options)
         self.runs.append((started, time.perf_counter()))
@@ -116,7 +116,7 @@ class Benchmark:
         """Run one request with one row per image and return its cost.
 
         Args:
-            images: all different, because equal images of a request are encoded only one time.
+            images: the images, all different, because equal images would be encoded only once.
             prompt: the prompt of every row.
             tokens: number of tokens per answer, at least 2.
 
@@ -132,7 +132,7 @@ class Benchmark:
         if (generated := len(answers[0].token_ids)) < tokens:
             raise OptionError(f"{tokens} tokens do not fit into the context, which has space for {generated}")
         vision, *decoder = self.sessions
-        # Decode steps with many rows may run in the prefill session, so the first run of both is the prefill.
+        # Decode steps with many rows may run in the prefill session, too. The first run is the prefill.
         prefill, *steps = sorted(run for session in decoder for run in session.runs)
         # When the first step starts, the first token of every row is known.
         first = steps[0][0]
@@ -152,7 +152,7 @@ class Benchmark:
 def images_for(source: ImageInput | None, count: int) -> list[NDArray[np.uint8]]:
     """Return `count` different images, uint8[height, width, 3], at most 256.
 
-    They are variants of `source`, or of a synthetic image if it is None: image i is image 0 XOR i.
+    Image 0 is `source`, or a synthetic image if `source` is None. Image i is image 0 XOR i.
     """
     image = _synthetic_image() if source is None else np.asarray(open_image(source).rgb)
     return [image ^ np.uint8(index) for index in range(count)]
@@ -167,7 +167,7 @@ def _synthetic_image() -> NDArray[np.uint8]:
 
 
 def peak_bytes() -> int | None:
-    """Return the peak resident memory of this process, mapped weights included; None if it is not known."""
+    """Return the peak resident memory of this process in bytes, including mapped weights; None if unknown."""
     try:
         import resource  # noqa: PLC0415  absent on Windows
     except ModuleNotFoundError:

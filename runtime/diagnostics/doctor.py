@@ -1,4 +1,4 @@
-"""Check the installation: installed versions, usable devices, and how to install what is missing."""
+"""Check the installation: list package versions and usable devices, and say how to install missing ones."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ class Diagnosis:
 
     @property
     def runs(self) -> bool:
-        """Return whether a bundle can run here."""
+        """Return whether a bundle can run on this machine with this installation."""
         return bool(self.devices)
 
 
 def diagnose() -> Diagnosis:
-    """Check this installation and machine; missing packages or devices raise nothing."""
+    """Check this installation and machine; a missing package or device does not raise an error."""
     versions = {name: _version(name) for name in (*RUNTIME, *ENGINES, *EXPORT, *OPTIONAL)}
     machine, driver = this_machine(), query_driver()
     advice = []
@@ -105,7 +105,7 @@ def table(diagnosis: Diagnosis) -> str:
 
 
 def _device_names(available: tuple[str, ...], gpus: int) -> Iterator[str]:
-    """Yield devices by the names that `--device` accepts; several GPUs are cuda, cuda:1, cuda:2, ..."""
+    """Yield the names that `--device` accepts for the devices; several GPUs are cuda, cuda:1, cuda:2, ..."""
     for device in available:
         yield device
         if device == "cuda":
@@ -113,7 +113,7 @@ def _device_names(available: tuple[str, ...], gpus: int) -> Iterator[str]:
 
 
 def _test_gpus(available: tuple[str, ...], gpus: int) -> dict[str, str]:
-    """Start CUDA on each GPU; return the devices on which it fails, with the error."""
+    """Start CUDA on each GPU; return the names of the devices on which CUDA fails, with the error."""
     unusable = {}
     for name in _device_names(available, gpus):
         if name == "cpu":

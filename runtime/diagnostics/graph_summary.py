@@ -1,4 +1,4 @@
-"""Summarise a bundle's graphs: operators, and the bits in which each layer's matrices are stored."""
+"""Summarise a bundle's graphs: the operators, and the bits per number of each layer's stored matrices."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ from ..errors import BundleError
 
 @dataclass(frozen=True)
 class StoredMatrices:
-    """The matrices of one layer, or one matrix outside the layers."""
+    """All matrices of a layer, or a single matrix that belongs to no layer."""
 
     where: str  # language_model.layers, or the name of the matrix
     layer: int | None
     matrices: int
-    bits: tuple[int, ...]  # per number, ascending without repetition
-    bytes: int  # of the numbers, without scales
+    bits: tuple[int, ...]  # bits per number, ascending without repetition
+    bytes: int  # size of the numbers, without scales
 
 
 @dataclass(frozen=True)
 class GraphContents:
     """Sizes, operators and matrices of one graph."""
 
-    bytes: int  # of the graph file
-    weight_bytes: int  # that the graph reads from weight files; a shared tensor counts once
+    bytes: int  # size of the graph file
+    weight_bytes: int  # size of what the graph reads from weight files; a shared tensor counts once
     operators: dict[str, int]  # number of nodes by operator, descending
     matrices: tuple[StoredMatrices, ...]
 
 
 def summarize_graphs(folder: Path, manifest: Manifest, table: TensorTable) -> dict[str, GraphContents]:
-    """Summarise each graph of a bundle, by its name in the manifest.
+    """Return the contents of each graph of a bundle, by the graph's name in the manifest.
 
     Raises:
         BundleError: a graph is missing or altered.
@@ -54,7 +54,10 @@ def summarize_graphs(folder: Path, manifest: Manifest, table: TensorTable) -> di
 
 
 def spans(stored: Sequence[StoredMatrices]) -> list[tuple[str, StoredMatrices]]:
-    """Merge neighbouring layers that are alike: a name (`language_model.layers.0-17`) and the first layer."""
+    """Merge equal neighbouring layers; return the name and the first layer of each merged range.
+
+    Example of a name: `language_model.layers.0-17`.
+    """
     rows = []
     for _, alike in groupby(
         stored, lambda layer: (layer.where, layer.layer is None, layer.matrices, layer.bits)

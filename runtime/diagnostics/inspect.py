@@ -1,4 +1,4 @@
-"""The `inspect` command: the contents of a bundle and the memory it needs, as JSON or as text."""
+"""The `inspect` command, which prints a bundle's contents and the memory it needs, as JSON or as text."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from .memory_estimate import (
 )
 
 KIB, MIB = 1 << 10, 1 << 20  # bytes
-MAX_OPERATORS = 6  # per graph in the text; the JSON lists all
+MAX_OPERATORS = 6  # per graph in the text; the JSON lists all operators
 
 WEIGHTS = {
     "mapped": "mapped from the bundle's files, shared between processes",
@@ -37,7 +37,7 @@ WEIGHTS = {
 
 @dataclass(frozen=True)
 class Inspection:
-    """A bundle's contents and the memory it needs on this machine."""
+    """A bundle's contents and the memory that the bundle needs on this machine."""
 
     manifest: Manifest
     graphs: Mapping[str, GraphContents]
@@ -46,7 +46,7 @@ class Inspection:
 
 
 def inspect_bundle(folder: Path, manifest: Manifest) -> Inspection:
-    """Inspect a bundle and this machine; weights are not read.
+    """Return the inspection of a bundle on this machine; the weights are not read.
 
     Raises:
         BundleError: a graph or the tensor table is missing, altered or damaged.
@@ -55,14 +55,14 @@ def inspect_bundle(folder: Path, manifest: Manifest) -> Inspection:
     graphs = summarize_graphs(folder, manifest, tensors)
     try:
         prepared = find_prepared(manifest, Placement("cpu", machine.threads)) is not None
-    except ProviderError:  # without onnxruntime there are no prepared graphs for it
+    except ProviderError:  # onnxruntime is not installed, so there are no prepared graphs for it
         prepared = False
     memory = estimate_memory(manifest, tensors, machine, prepared=prepared)
     return Inspection(manifest, graphs, cache_sizes(manifest), memory)
 
 
 def facts(inspected: Inspection) -> dict[str, Any]:
-    """Return the content of the JSON: the manifest without its tensor lists, and what is derived from it."""
+    """Return the content of the JSON: the manifest without its tensor lists, and values derived from it."""
     manifest = inspected.manifest
     full = asdict(manifest)
     graphs = {
@@ -165,7 +165,7 @@ def _memory_lines(memory: MemoryEstimate) -> Iterator[str]:
 
 
 def _size(count: int) -> str:
-    """Return a number of bytes in the largest unit of which there is at least one."""
+    """Return a number of bytes as text, in the largest unit in which the number is at least 1."""
     for unit, name in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
         if count >= unit:
             return f"{count / unit:.1f} {name}"

@@ -21,12 +21,12 @@ class Machine:
     system: str
     processor: str
     threads: int  # processors that this process may use
-    memory_bytes: int | None  # of the machine, or the container's limit if that is lower; None: unknown
-    free_bytes: int | None  # available without swapping; None: unknown
+    memory_bytes: int | None  # memory of the machine or limit of the container, the lower; None: unknown
+    free_bytes: int | None  # memory available without swapping; None: unknown
 
 
 def this_machine() -> Machine:
-    """Return the facts about this machine; never raises."""
+    """Return the processor and the memory of this machine; an unknown value never raises an error."""
     memory, free = _memory(), _meminfo("MemAvailable")
     return Machine(
         system=f"{platform.system()} {platform.machine()}",

@@ -1,4 +1,4 @@
-"""Estimate the memory that a bundle needs on this machine, without opening it."""
+"""Estimate the memory that a bundle needs on this machine, without opening the bundle."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from ..engine.nvidia_driver import Gpu, query_driver
 from ..graphs.buffer_pool import MIN_SLOTS
 from .machine import Machine
 
-TEXT_TOKENS = 64  # of a prompt and a short answer
+TEXT_TOKENS = 64  # tokens of a prompt and a short answer together
 BATCHES = (1, 8)  # batch sizes of the table of KV cache sizes
 LENGTHS = (1024, 4096)  # tokens of an image of 448 and of 896 pixels
 
 # Measured with benchmarks/real_size on bundles of 1.8 to 3.8 GB (benchmarks/measured); a test compares the
-# estimate with these measurements. They are from a processor without VNNI; with it, less is needed, by up to
-# a fifth.
+# estimate with these measurements. The measurements are from a processor without VNNI. A processor with VNNI
+# needs up to a fifth less memory.
 PACKED_FACTOR = 1.22  # bytes of memory per byte in a weight file, after the kernels repack the matrices
 OTHER_BYTES = 300_000_000  # Python, onnxruntime, and its activations at 224 pixels
 # CUDA context, workspaces of its libraries, and activations. From the context sizes that NVIDIA and PyTorch
@@ -31,11 +31,12 @@ OTHER_BYTES_CUDA = 1_000_000_000
 class MemoryEstimate:
     """Peak resident memory, in bytes, of a process that answers one request."""
 
-    # mapped: the weight files, shared between processes. prepared: the same for prepared graphs.
-    # packed: private memory, repacked for the kernels. device: GPU memory, as in the weight files.
+    # mapped: the weight files are mapped and shared between processes. prepared: the files of the prepared
+    # graphs are mapped and shared. packed: the process repacks the weights for the kernels in private memory.
+    # device: the weights are in GPU memory, as in the weight files.
     weights: Literal["mapped", "prepared", "packed", "device"]
     weights_bytes: int
-    cache_bytes: int  # one image and a short answer
+    cache_bytes: int  # for one image and a short answer
     other_bytes: int
     total_bytes: int
     machine_bytes: int | None  # memory of the machine or GPU; None: unknown
@@ -54,18 +55,18 @@ class CacheSize:
 
 
 def cache_bytes(manifest: Manifest, tokens: int) -> int:
-    """Return the bytes of the KV cache of one row with this number of tokens."""
+    """Return the size in bytes of the KV cache of one row with `tokens` tokens."""
     cache = manifest.cache
     return 2 * cache.layers * cache.heads * cache.head_dim * DTYPES[cache.dtype].bytes * tokens
 
 
 def short_request_tokens(manifest: Manifest) -> int:
-    """Return the number of tokens of one image, a prompt and a short answer."""
+    """Return the total number of tokens of one image, a prompt and a short answer."""
     return min(manifest.image.tokens + TEXT_TOKENS, manifest.model.context_length)
 
 
 def cache_sizes(manifest: Manifest) -> tuple[CacheSize, ...]:
-    """Return the cache sizes for a short request, LENGTHS and the full context, for each batch size."""
+    """Return the cache sizes of each batch size for a short request, for LENGTHS and for the full context."""
     full = manifest.model.context_length
     lengths = sorted({short_request_tokens(manifest), *(length for length in LENGTHS if length < full), full})
     return tuple(
@@ -83,7 +84,7 @@ def estimate_memory(
     Args:
         manifest: the bundle's manifest.
         tensors: the bundle's tensor table.
-        machine: the machine it will run on.
+        machine: the machine on which the process will run.
         prepared: whether prepared graphs for this machine exist.
     """
     if "cpu" not in manifest.precision.devices:
@@ -93,7 +94,7 @@ def estimate_memory(
     weights = size if mapped else int(PACKED_FACTOR * size)
     cache = cache_bytes(manifest, short_request_tokens(manifest))
     if manifest.cache.update == "grow":
-        cache *= 2  # a step copies the cache: the old and the new one exist at the same time
+        cache *= 2  # a step copies the cache, so the old and the new cache exist together
     # Attention scores of every patch with every patch in all heads, and their softmax.
     attention = 2 * manifest.model.vision_heads * manifest.image.tokens**2 * DTYPES["float32"].bytes
     other = OTHER_BYTES + attention
@@ -112,11 +113,11 @@ def estimate_memory(
 
 
 def _estimate_gpu_memory(manifest: Manifest, tensors: TensorTable, gpus: Sequence[Gpu]) -> MemoryEstimate:
-    """Estimate the GPU memory and compare it with the first GPU's."""
+    """Estimate the GPU memory that a bundle needs, and compare the estimate with the first GPU's memory."""
     files = {
         tensor.file
         for name, stored in tensors.graphs.items()
-        if name != "mask_decoder"  # which runs on the CPU
+        if name != "mask_decoder"  # the mask decoder runs on the CPU
         for tensor in stored
     }
     weights = sum(manifest.files[file].bytes for file in files)

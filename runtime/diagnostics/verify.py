@@ -1,4 +1,7 @@
-"""The `verify` command: compare every byte of a bundle with its manifest, and open graphs for the CPU."""
+"""The `verify` command: compare every byte of a bundle with its manifest, and open the graphs.
+
+Only graphs that run on a CPU are opened.
+"""
 
 from __future__ import annotations
 
@@ -13,12 +16,14 @@ from ..graphs.onnx_runner import OnnxModelRunner
 
 
 def verify(folder: Path, progress: Callable[[str], object]) -> Manifest:
-    """Compare every byte with the manifest; open graphs for the CPU and compare their inputs and outputs.
+    """Compare every byte of a bundle with its manifest, and return the manifest.
 
-    Graphs for CUDA are not opened: there may be no GPU here. Their hashes show that they are the exporter's.
+    Graphs that run on a CPU are opened, and their inputs and outputs are compared with the manifest. Graphs
+    for CUDA are not opened, because this machine may have no GPU. The hashes of the graphs for CUDA show that
+    they are unchanged since the export.
 
     Raises:
-        BundleError: naming each file that is missing, of another size, or altered.
+        BundleError: files are missing, of another size, or altered. The message names each of these files.
     """
     manifest = read_manifest(folder)
     check_hashes(folder, manifest, progress)
