@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -59,6 +60,8 @@ def profile_steps(model: PaliGemma, rows: int, count: int) -> dict[str, Any]:
 
 def cupti_events(prepare: Callable[[], Any], work: Callable[[Any], object]) -> list[Event] | str:
     """Run `work(prepare())` and return the events of `work` on the GPU, or the reason why there are none."""
+    if find_spec("torch") is None:
+        return "torch, whose profiler reads the records, is not installed"
     import torch  # noqa: PLC0415  only where it is profiled
     from torch.profiler import ProfilerActivity, profile  # noqa: PLC0415
 
