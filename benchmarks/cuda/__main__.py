@@ -104,7 +104,7 @@ def main(
             write_json(json_file, plan, run.started, document)
         return checks
 
-    selected = ("-m", "gpu") if is_gpu else ("-m", "not gpu and not full", "-k", "cpu")
+    selected = ("-m", "gpu") if is_gpu else ("-m", "not gpu", "-k", "cpu and fp32")
     pytest = (sys.executable, "-m", "pytest", "tests/cuda/test_gpu.py")
     tests = (*pytest, *selected, f"--junitxml={junit}")
     # The checkpoint is drawn on the GPU, before tests measure the GPU's memory; exports run on the CPU.

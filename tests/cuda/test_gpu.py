@@ -93,7 +93,7 @@ def test_tokens_are_those_of_fp32_on_the_cpu(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("precision", ["fp32", pytest.param("bf16", marks=pytest.mark.full)])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_tokens_on_the_cpu(
     shipped: Callable[[str], Path], precision: str, record_property: Callable[[str, object], None]
 ) -> None:
