@@ -136,6 +136,7 @@ def test_what_nobody_expected(capsys: pytest.CaptureFixture[str], monkeypatch: p
     )
 
 
+@pytest.mark.slow
 def test_no_torch(checkpoint: Folders, tmp_path: Path) -> None:
     for missing in ("torch", "onnxscript"):
         result = run_command(

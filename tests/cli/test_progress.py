@@ -46,6 +46,7 @@ def test_a_bar_where_somebody_looks_on() -> None:
     assert COLOUR not in shown
 
 
+@pytest.mark.slow
 def test_no_color() -> None:
     """TQDM_COLOUR colours the bar unless NO_COLOR is set and not empty."""
     assert COLOUR in on_a_terminal(TQDM_COLOUR="red")

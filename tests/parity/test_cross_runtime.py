@@ -25,6 +25,8 @@ from paligemma_onnx.model.cache import Cache
 from paligemma_onnx.model.checkpoint.load import load_model, open_checkpoint
 from paligemma_onnx.model.paligemma import PaliGemma
 
+pytestmark = pytest.mark.slow
+
 Folders = Callable[[str], Path]
 Arrays = Sequence[NDArray[Any]]
 Graph = Callable[[dict[str, NDArray[Any]]], Arrays]

@@ -24,7 +24,10 @@ from training.outliers import OUTLIER_FACTOR, write_with_outliers
 from training.tasks import QUESTIONS
 
 # Raised by transformers' processor where it computes labels, which these tests do not use.
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
+]
 
 GOLDEN: list[dict[str, Any]] = json.loads((FOLDER / "golden.json").read_text(encoding="utf-8"))
 BATCH_SIZE = 8

@@ -18,6 +18,8 @@ from training.evaluate import HELD_OUT_SPLIT, SEEN_SPLIT, main, open_model, prom
 from training.recipe import FULL
 from training.scenes import render_scene
 
+pytestmark = pytest.mark.slow
+
 MAX_BYTES = 12_000_000  # of all files
 SCENES = 40  # scored; a quarter of them has a held-out pair
 

@@ -37,7 +37,10 @@ from paligemma_onnx.runtime.graphs.onnx_runner import OnnxModelRunner
 from paligemma_onnx.runtime.image.open import open_image, preprocess
 
 # Raised by transformers' processor where it computes labels, which these tests do not use.
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
+]
 
 Folders = Callable[[str], Path]
 SCENE = GOLDEN / "drawing.png"

@@ -18,6 +18,8 @@ from paligemma_onnx.export.sources.mask_decoder_npz import read_mask_decoder
 from paligemma_onnx.model.checkpoint.load import open_checkpoint
 from training.recipe import SMOKE
 
+pytestmark = pytest.mark.full
+
 TIMEOUT = 240  # seconds per run
 KILL_STEP = SMOKE.stage2.steps - SMOKE.stage2.save_every  # a step of stage 2 whose state is saved
 

@@ -19,6 +19,8 @@ from paths import TESTS
 from paligemma_onnx.runtime.errors import BundleError, ResourceError
 from paligemma_onnx.runtime.resource_errors import resource_problem, translate_resource_errors
 
+pytestmark = pytest.mark.slow
+
 Folders = Callable[[str], Path]
 CASE = "gemma_one_kv_head"
 

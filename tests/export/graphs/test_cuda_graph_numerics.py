@@ -39,6 +39,8 @@ from paligemma_onnx.runtime.engine.ort import import_onnxruntime
 from paligemma_onnx.runtime.engine.prepared_graphs import prepare
 from paligemma_onnx.runtime.errors import BundleError, MismatchError, OptionError, ProviderError
 
+pytestmark = pytest.mark.slow
+
 Folders = Callable[[str], Path]
 CUDA_PRECISIONS = [name for name, precision in PRECISIONS.items() if precision.half_dtype is not None]
 WINDOW = "gemma2_window"  # caps, a window of 5, grouped heads of a width that CUDA kernels support

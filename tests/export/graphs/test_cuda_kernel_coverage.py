@@ -16,6 +16,8 @@ from paths import ROOT
 
 from paligemma_onnx.export.precisions import PRECISIONS
 
+pytestmark = pytest.mark.slow
+
 Bundles = Callable[[str, str], Path]
 CASES = ("gemma_one_kv_head", "gemma2_window")
 WIDE = "gemma2_window"  # its heads have a width that fused attention supports

@@ -24,6 +24,8 @@ from paligemma_onnx.runtime.bundle.manifest import read_manifest
 from paligemma_onnx.runtime.graphs.kv_cache import CACHE_HEADROOM, Cache, allocate_cache
 from paligemma_onnx.runtime.graphs.onnx_runner import OnnxModelRunner
 
+pytestmark = pytest.mark.slow
+
 Folders = Callable[[str], Path]
 FAMILIES = {"gemma": "gemma_one_kv_head", "gemma2": "gemma2_window"}
 MAX_ERROR = 1e-5  # relative to the largest value, float32 in onnxruntime and torch; measured: up to 1e-6

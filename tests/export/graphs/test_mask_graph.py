@@ -42,6 +42,7 @@ def with_masks(tmp_path_factory: pytest.TempPathFactory, checkpoint: Folders) ->
     return get
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("masks", [1, 5])
 def test_the_graph_is_numpy(with_masks: Callable[[str], Path], size: str, masks: int) -> None:

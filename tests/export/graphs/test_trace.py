@@ -22,6 +22,8 @@ from paligemma_onnx.model.paligemma import PaliGemma
 from paligemma_onnx.model.skeleton import meta_model
 from paligemma_onnx.runtime.errors import MismatchError
 
+pytestmark = pytest.mark.slow
+
 Folders = Callable[[str], Path]
 CASE = "gemma_one_kv_head"
 

@@ -29,6 +29,8 @@ from paligemma_onnx.runtime.engine.devices import choose_placement
 from paligemma_onnx.runtime.errors import MismatchError
 from paligemma_onnx.runtime.graphs.onnx_runner import OnnxModelRunner
 
+pytestmark = pytest.mark.slow
+
 Folders = Callable[[str], Path]
 ROUNDED = [name for name, precision in PRECISIONS.items() if precision.quantizes_activations]
 CASES = ["gemma_one_kv_head", "gemma_two_kv_heads", "gemma2_window"]

@@ -19,6 +19,8 @@ from paligemma_onnx.runtime.cancellation import Cancellation
 from paligemma_onnx.runtime.engine.devices import choose_placement
 from paligemma_onnx.runtime.graphs.onnx_runner import OnnxModelRunner
 
+pytestmark = pytest.mark.slow
+
 NEVER = Cancellation()
 CASE = "gemma_one_kv_head"
 

@@ -26,6 +26,8 @@ from command_line import block_imports, run_command, run_in_process
 from paligemma_onnx.runtime import PaliGemma, Request
 from paligemma_onnx.runtime.batch.rows import RowError, parse_boxes
 
+pytestmark = pytest.mark.slow
+
 Folders = Callable[[str], Path]
 IMAGES = 40
 BROKEN = (3, 17)  # numbers of truncated images

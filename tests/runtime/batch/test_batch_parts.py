@@ -200,6 +200,7 @@ def test_a_batch_that_fails_costs_only_the_guilty_row(job: ShardJob, model: Echo
     assert [row["timings"] and row["timings"]["batch"] for row in rows] == [1, None, None, 1, 1]
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_input(job: ShardJob, model: EchoModel) -> None:
     job.source.path.write_text("".join(f"{number}.png\n" for number in range(1900)))
     job = replace(job, part_rows=100, options=replace(job.options, batch_size=20))

@@ -21,6 +21,8 @@ from paligemma_onnx.runtime.batch.shard_runner import ShardJob
 from paligemma_onnx.runtime.batch.sources import Source
 from paligemma_onnx.runtime.generation.types import Options
 
+pytestmark = pytest.mark.full
+
 WORKERS = 2
 SMALL_PARTS = set_part_rows(10)
 

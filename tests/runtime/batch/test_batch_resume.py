@@ -34,6 +34,8 @@ from paligemma_onnx.runtime import PaliGemma
 from paligemma_onnx.runtime.batch import progress
 from paligemma_onnx.runtime.cli import batch as cli
 
+pytestmark = pytest.mark.slow
+
 Folders = Callable[[str], Path]
 IMAGES = 40
 MESSAGE = "finishing the current batch; press Ctrl-C or send the signal again to stop immediately"

@@ -87,6 +87,7 @@ def test_a_mask_in_a_tiny_image(size: tuple[int, int]) -> None:
     assert np.array_equal(pycocotools.mask.decode(mask.rle), mask.array)
 
 
+@pytest.mark.slow
 def test_boxes_and_masks_of_the_shipped_model(model: PaliGemma) -> None:
     """Scores of the evaluation through `detect` and `segment`; the limits allow for the few scenes."""
     outcomes = []

@@ -21,6 +21,8 @@ from paligemma_onnx.runtime.engine import prepared_graphs
 from paligemma_onnx.runtime.engine.devices import Placement
 from paligemma_onnx.runtime.graphs.onnx_runner import OnnxModelRunner
 
+pytestmark = pytest.mark.slow
+
 Rounded = Callable[[str, str], Path]
 CASE = "gemma_one_kv_head"
 IMAGE = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)

@@ -189,6 +189,7 @@ def test_cancelled_within_a_run(model: PaliGemma, stage: str) -> None:
     assert len(model.generate(IMAGE, "caption en", max_new_tokens=3).token_ids) == 3
 
 
+@pytest.mark.slow
 def test_the_engine_obeys_in_the_middle_of_a_run(model: PaliGemma) -> None:
     """Attention over 5000 tokens takes long enough to be stopped midway."""
     prompt = "7" * 5000

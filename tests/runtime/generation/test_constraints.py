@@ -35,6 +35,7 @@ def labels_of(prompt: str) -> set[str]:
     return {label.strip() for label in prompt.partition(" ")[2].split(";")}
 
 
+@pytest.mark.slow
 def test_random_weights_parse(model: PaliGemma) -> None:
     """500 answers per model: greedy and sampled at several temperatures, short and long."""
     written = 0
@@ -65,6 +66,7 @@ def test_without_it_ids_are_as_before(model: PaliGemma) -> None:
     assert parse_answer(plain.text).objects == ()  # random weights do not produce objects
 
 
+@pytest.mark.slow
 def test_the_shipped_model_answers_as_without(shipped_bundle: Path) -> None:
     """It has learnt the grammar: constrained greedy ids equal the unconstrained ones."""
     shipped = PaliGemma.load(shipped_bundle, device="cpu")
