@@ -27,8 +27,8 @@ KILL_STEP = SMOKE.stage2.steps - SMOKE.stage2.save_every  # a step of stage 2 wh
 def start(output: Path, datasets: Path) -> subprocess.Popen[bytes]:
     # With one thread, sums have a fixed order, and a busy machine does not make threads wait for each other.
     options = ["--recipe", "smoke", "--threads", "1", "--output", str(output), "--albums", str(datasets)]
-    log = (output.parent / f"{output.name}.log").open("ab")
-    return subprocess.Popen([sys.executable, "-m", "training", *options], cwd=ROOT, stderr=log)
+    with (output.parent / f"{output.name}.log").open("ab") as log:
+        return subprocess.Popen([sys.executable, "-m", "training", *options], cwd=ROOT, stderr=log)
 
 
 def finish(run: subprocess.Popen[bytes]) -> None:

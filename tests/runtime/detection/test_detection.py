@@ -196,7 +196,8 @@ def test_the_commands(
     assert ring.mask is not None
     expected = ["blue ring", *(f"{edge:.1f}" for edge in ring.pixels), str(ring.mask.array.sum())]
     assert lines.out.splitlines() == ["\t".join(expected)]
-    assert Image.open(drawn).size == Image.open(scene).size
+    with Image.open(drawn) as drawing, Image.open(scene) as original:
+        assert drawing.size == original.size
     assert [file.name for file in tmp_path.iterdir()] == ["found.png"]
 
     whole = json.loads(run_in_process(capsys, "segment", *given, "--json", "blue ring").out)
@@ -254,7 +255,8 @@ def test_a_long_name_and_a_link(
     given = ("--model", shipped_bundle, "--image", ROOT / "export" / "demo" / "scene.png", "--device", "cpu")
     for path in (longest, link):
         assert run_in_process(capsys, "detect", *given, "--draw", path, "circle").code == 0
-        assert Image.open(path).size == (SCENE_SIDE, SCENE_SIDE)
+        with Image.open(path) as image:
+            assert image.size == (SCENE_SIDE, SCENE_SIDE)
     assert link.is_symlink()
 
 

@@ -113,13 +113,13 @@ graphs.OnnxModelRunner.decode = decode
 
 
 def test_a_closed_pipe_ends_quietly(talkative: Path, image_file: Path) -> None:
-    process = start_command(*command(talkative, image_file, "--max-new-tokens", "8000"))
-    assert process.stdout is not None
-    assert process.stderr is not None
-    process.stdout.read(1)
-    process.stdout.close()
-    assert process.stderr.read() == b""
-    assert process.wait(timeout=30) == 0
+    with start_command(*command(talkative, image_file, "--max-new-tokens", "8000")) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.read(1)
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        assert process.wait(timeout=30) == 0
 
 
 def test_stdout_closed_from_the_start(bundle: Folders, image_file: Path) -> None:
