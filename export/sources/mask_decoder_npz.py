@@ -25,7 +25,7 @@ def read_mask_decoder(path: Path) -> MaskDecoder:
         CheckpointError: the file is missing, damaged, or does not contain a mask decoder.
     """
     try:
-        # np.load leaves a file that it opens itself open if the archive is damaged. A .npy file raises TypeError.
+        # np.load(path) would not close the file of a damaged archive. A .npy file raises TypeError.
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             weights = {
                 name: _float_tensor(arrays[name]) for name in arrays.files if not name.startswith(UNUSED)
