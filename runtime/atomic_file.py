@@ -1,7 +1,7 @@
-"""Files and folders that appear under their final name complete or not at all.
-
-Content is written under a temporary name in the same folder, flushed to the disk and renamed. A process that
-is killed leaves the temporary name; the final name has the previous content, the new one, or does not exist.
+"""Writing of files and folders that appear under their final name either complete or not at all.
+Content is written under a temporary name in the same folder, flushed to the disk and renamed. If the process
+is killed, the temporary name may remain. The final name then has the previous content or the new content, or
+does not exist.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ MAX_NAME_CHARACTERS = 50  # of the final name in the temporary one: file systems
 
 @contextmanager
 def write_atomically(path: Path, *, locked: bool = False) -> Iterator[BinaryIO]:
-    """Open a temporary file that takes the name `path` when the block ends, unless it raises.
+    """Open a temporary file. If the block ends without an error, rename the file to `path`.
 
     The temporary file is created on entry, so that a folder that cannot be written is reported before the
     work. If the block raises, the temporary file is removed and the previous file stays.
 
     Args:
         path: the final name. A symbolic link stays; the file that it points to is replaced.
-        locked: the caller holds a lock on `path`. The temporary name is then `.NAME.writing`, which the next
-            call overwrites if a killed process left it; otherwise it contains the process id, so that
-            processes that write the same path at the same time do not mix their content.
+        locked: True: the caller holds a lock on `path`, and the temporary name is `.NAME.writing`. If a
+            killed process leaves this file, the next call overwrites it. False: the temporary name contains
+            the process id, so that processes that write `path` at the same time do not mix their content.
 
     Raises:
         OSError: `path` exists and is not a regular file, or the temporary file cannot be created.
@@ -56,14 +56,15 @@ def write_atomically(path: Path, *, locked: bool = False) -> Iterator[BinaryIO]:
 def publish_folder(staging: Path, final: Path) -> None:
     """Rename a complete folder to its final name, replacing the folder that has this name.
 
-    Between the two renames the replaced folder has the name of `staging` with the suffix `.previous`; if the
-    process is killed there, it keeps that name. Several processes may publish to the same name at the same
-    time; the last folder stays. A process that has mapped files of a replaced folder can still read them.
+    Between the two renames the replaced folder has the name of `staging` with the suffix `.previous`. If the
+    process is killed between the renames, the replaced folder keeps this name. Several processes may publish
+    to the same name at the same time; the folder of the last process stays. A process that has mapped files
+    of a replaced folder can still read these files.
 
     Args:
         staging: the folder, in the same parent as `final`. Its name must be unique among the processes that
             publish to `final`, or `final` must be locked.
-        final: the name to take.
+        final: the final name of the folder.
     """
     for file in staging.iterdir():
         sync(file)
@@ -75,7 +76,7 @@ def publish_folder(staging: Path, final: Path) -> None:
         try:
             staging.rename(final)
             break
-        except BaseException as error:  # a signal, too, which may arrive after the rename
+        except BaseException as error:  # includes a signal, which may arrive after the rename
             taken = final.exists()
             if not taken and previous.exists():
                 previous.rename(final)

@@ -15,8 +15,8 @@ class Cancelled(Exception):
 class Cancellation:
     """A switch that stops requests. It is thread-safe, can be triggered once and is never reset.
 
-    Pass the same object to several requests to stop them together. A cancelled request does not raise: it
-    returns what was generated, with the finish reason `cancelled`.
+    Pass the same object to several requests to stop them together. A cancelled request does not
+    raise an error: it returns the tokens generated so far, with the finish reason `cancelled`.
 
     Example:
         >>> cancel = Cancellation()
@@ -30,7 +30,10 @@ class Cancellation:
         self._running: set[Any] = set()  # run options of the graphs that are running
 
     def cancel(self) -> None:
-        """Stop all requests that use this object, within one token. Any thread may call this, repeatedly."""
+        """Stop all requests that use this object, within one token.
+
+        Any thread may call this method, also repeatedly.
+        """
         self._triggered.set()
         for run_options in tuple(self._running):
             run_options.terminate = True
@@ -50,11 +53,11 @@ class Cancellation:
         """Let `cancel` terminate the graph that runs with these `onnxruntime.RunOptions`.
 
         Raises:
-            Cancelled: `cancel` was called before.
+            Cancelled: `cancel` was called before the block starts.
         """
         self._running.add(run_options)
         try:
-            self.check()  # after adding them: a call of `cancel` in between is not missed
+            self.check()  # after `add`, so that no call of `cancel` is missed
             yield run_options
         finally:
             self._running.discard(run_options)

@@ -8,11 +8,11 @@ import click
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM was received; handled like Ctrl-C, with another exit code."""
+    """SIGTERM was received. It is handled like Ctrl-C, but the exit code differs."""
 
 
 def echo_stderr(text: str) -> None:
-    """Print one line to stderr; control characters are escaped, so that they do not reach the terminal."""
+    """Print one line to stderr. Control characters are escaped so that the terminal does not receive them."""
     line = "".join(
         char if char.isprintable() else char.encode("unicode_escape").decode()
         for char in " ".join(text.split())

@@ -49,7 +49,7 @@ class PaliGemma:
     def __init__(
         self, manifest: Manifest, tokenizer: PromptTokenizer, runner: ModelRunner, load_s: float
     ) -> None:
-        """Combine the parts of a model; use `PaliGemma.load` to load a bundle."""
+        """Combine the parts of a model. To load a bundle, use `PaliGemma.load`."""
         self.manifest = manifest
         self.tokenizer = tokenizer
         self.runner = runner
@@ -68,20 +68,19 @@ class PaliGemma:
 
         Args:
             folder: folder that `paligemma-onnx export` wrote.
-            device: `cpu`, `cuda` (the first GPU), `cuda:N`, or `auto`: CUDA if the bundle is made for it and
-                it can be used, otherwise the CPU, with a warning if CUDA is installed but does not load.
-                Default `auto`.
+            device: `cpu`, `cuda` (the first GPU), `cuda:N` or `auto` (default). `auto` selects CUDA if the
+                bundle is made for CUDA and CUDA can be used. Otherwise `auto` selects the CPU, with a
+                warning if CUDA is installed but does not load.
             threads: threads per operator on the CPU, 1 to 256. None, the default, uses every processor that
                 this process may use.
-            memory_limit: limit in bytes, at least 1, of the GPU memory for weights, graphs and caches; the
-                small working memory of the steps is not included. None, the default, sets no limit. Not
-                allowed with `cpu`.
+            memory_limit: limit in bytes, at least 1, of the GPU memory for weights, graphs and caches. The
+                small working memory of the steps is not included. None, the default, sets no limit. With
+                `cpu` only None is allowed.
 
         Raises:
             OptionError: `device`, `threads` or `memory_limit` is outside its range.
-            BundleError: the folder is incomplete, damaged, mixed from two exports, or not made for the
-                device.
-            ProviderError: onnxruntime is not installed, or does not have the device.
+            BundleError: the folder is incomplete, damaged, mixed from two exports, or for another device.
+            ProviderError: onnxruntime is not installed, or does not support the device.
             ResourceError: out of memory.
 
         Example:
@@ -122,16 +121,15 @@ class PaliGemma:
         return self.runner.placement.name
 
     def open(self, image: ImageInput, *, max_image_pixels: int = DEFAULT_MAX_PIXELS) -> Picture:
-        """Open and preprocess an image, to use it in several requests or to open it in another thread.
+        """Return an opened and preprocessed image, for use in several requests or from another thread.
 
         Args:
             image: a path or the bytes of a JPEG, PNG, WebP, BMP, GIF or TIFF file, a Pillow image, or an
                 array uint8[height, width], [height, width, 1], [height, width, 3] (RGB) or
-                [height, width, 4] (RGB and alpha). Of an animated file the first frame is used; the EXIF
+                [height, width, 4] (RGB and alpha). The first frame of an animated file is used. The EXIF
                 orientation is applied.
-            max_image_pixels: cap on width times height, at least 1; a larger image is refused before it is
-                decoded. Default 89,478,485. Pillow also refuses WebP and TIFF images of more than twice
-                `PIL.Image.MAX_IMAGE_PIXELS`; raise both for larger ones.
+            max_image_pixels: cap on width times height, at least 1. Default 89,478,485. `Options` describes
+                Pillow's additional limit for WebP and TIFF images.
 
         Returns:
             The image for `generate`, `stream` and `generate_batch`.
@@ -153,12 +151,12 @@ class PaliGemma:
         Args:
             images: an image as for `open`, the result of `open`, or a list or tuple of these.
             prompt: text in the form that PaliGemma was trained with: `caption en`, `answer en QUESTION`,
-                `detect LABEL ; LABEL`, ...; may be empty. `<loc0123>` and `<seg001>` are tokens; the text of
-                control tokens such as `<eos>` is ordinary text.
-            options: see `Options`; by default decoding is greedy.
+                `detect LABEL ; LABEL`, ... The text may be empty. `<loc0123>` and `<seg001>` are tokens. The
+                text of control tokens such as `<eos>` is ordinary text.
+            options: see `Options`. Decoding is greedy by default.
 
         Returns:
-            The answer; with a `Cancellation`, what was generated until then.
+            The answer. After a cancellation, the answer has the tokens generated so far.
 
         Raises:
             ImageError: an image cannot be read or is not accepted.
@@ -184,15 +182,14 @@ class PaliGemma:
             options: see `Options`.
 
         Returns:
-            An iterable of pieces of text. Images and prompt are checked by this call; the graphs run during
-            the iteration.
+            An iterable of pieces of text. This call checks images and prompt; iteration runs the graphs.
 
         Raises:
             ImageError: an image cannot be read or is not accepted.
             PromptError: the prompt is not valid text, or does not fit into the context.
             OptionError: an option is unknown or outside its range.
             ResourceError: out of memory.
-            NumericsError: the graphs computed NaN or infinity; the iteration raises it.
+            NumericsError: the graphs computed NaN or infinity. The iteration raises this error.
         """
         batch = self._plan([Request(images, prompt)], options)
         pieces = (piece for _, piece in self._run(batch) if piece)
@@ -201,15 +198,15 @@ class PaliGemma:
     def generate_batch(self, requests: Sequence[Request], **options: Unpack[Options]) -> list[Generation]:
         """Generate the answers to several requests at once.
 
-        Images, prompts and the number of images may differ between requests. In fp32 each answer is the same
-        as that of a single request. In other precisions it is the same up to rounding: the rows share the
-        range of activations, and decode steps of many rows may use the weights of the prefill graph (the
+        Images, prompts and the number of images may differ between requests. In fp32 each answer equals the
+        answer to a single request. In other precisions the answers are equal up to rounding: the rows share
+        the range of activations, and decode steps of many rows may use the weights of the prefill graph (the
         manifest's `precision.wide_batch`). An invalid request fails the call before any graph runs.
 
         Args:
             requests: prompts with their images; the list may be empty.
-            options: see `Options`; they apply to all requests. Request r samples like a single request with
-                seed + r, unless it has a seed.
+            options: see `Options`. The options apply to all requests. Request r samples like a single request
+                with the seed `seed + r`, unless request r has a seed.
 
         Returns:
             The answers in the order of the requests.
@@ -238,7 +235,7 @@ class PaliGemma:
         Args:
             image: as for `open`.
             labels: objects to detect: `"cat ; dog"` or `["cat", "dog"]`.
-            options: see `Options`; with `constrained=True` the answer always consists of valid objects.
+            options: see `Options`. With `constrained=True` the answer always consists of valid objects.
 
         Returns:
             The objects with their boxes. Parts of the answer that are not objects are in `warnings`.
@@ -258,7 +255,7 @@ class PaliGemma:
     def segment(
         self, image: ImageInput, labels: str | Sequence[str], **options: Unpack[Options]
     ) -> Detections:
-        """Detect objects in an image and decode the mask of each.
+        """Detect objects in an image and decode the mask of each object.
 
         Args:
             image: as for `open`.

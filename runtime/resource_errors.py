@@ -1,4 +1,4 @@
-"""Recognition of exhausted memory or disk space in the errors of the libraries, and its translation."""
+"""Recognition of library errors about exhausted memory or disk space, and their translation."""
 
 from __future__ import annotations
 
@@ -21,16 +21,19 @@ _LIMIT = re.compile(r"available memory of \d+ is smaller than requested", re.IGN
 _REQUESTED = re.compile(
     r"(?:of size|to allocate|requested bytes of)\s+([\d.]+ ?(?:[KMGTP]iB|bytes)?)", re.IGNORECASE
 )
-# Python's tempfile if no folder can be written, and NumPy if a file does not take all of an array.
+# From Python's tempfile if no folder is writable, and from NumPy if a file does not take a whole array.
 _DISK_TEXT = re.compile(r"No usable temporary directory|requested and \d+ written")
 
 
 def resource_problem(error: BaseException, *, device: str = "cpu") -> str | None:
-    """Return what ran out and what to do, in one line; None if an error and its causes are of another kind.
+    """Return a line that names the exhausted resource and the remedy.
+
+    If neither the error nor one of its causes is about memory or disk space, return None.
 
     Args:
-        error: what a library raised.
-        device: `cpu` or `cuda`, where it ran: onnxruntime uses the same text for both memories.
+        error: exception that a library raised.
+        device: `cpu` or `cuda`, the device that the library used. onnxruntime writes the same text for CPU
+            memory and for GPU memory.
     """
     cause: BaseException | None = error
     while cause is not None:
@@ -48,7 +51,7 @@ def translate_resource_errors(place: str) -> Iterator[None]:
         place: file, folder or task that the message names.
 
     Raises:
-        ResourceError: memory or disk space ran out. Other errors pass unchanged.
+        ResourceError: memory or disk space ran out. Other errors of the block are not changed.
     """
     try:
         yield

@@ -31,7 +31,7 @@ from ..text.tokenizer import PromptTokenizer
 from .options import MODEL, DeviceOptions, device_options, generation_options
 from .parameters import JSON
 
-MIN_ROWS_FOR_RATE = 100  # rows before --max-error-rate is applied: the rate of fewer rows says little
+MIN_ROWS_FOR_RATE = 100  # minimum for --max-error-rate: the rate of fewer rows says little
 DECODERS = min(4, os.cpu_count() or 1)  # threads; decoding an image is many times faster than answering
 PART_ROWS = 1000  # rows per output file
 
@@ -205,7 +205,7 @@ def batch(
 
 
 def _check(options: Options, prompt: str | None, manifest: Manifest, bundle: Path) -> None:
-    """Raise OptionError or PromptError if no row could be processed with these options and this prompt."""
+    """Raise OptionError or PromptError if these options or this prompt would make every row fail."""
     blank = Picture(np.zeros((3, manifest.image.size, manifest.image.size), np.float32), 1, 1)
     tokenizer = PromptTokenizer.load(bundle / manifest.tokens.file)
     if prompt is None:  # each row has its own prompt, which is checked when the row is processed

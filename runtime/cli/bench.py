@@ -21,7 +21,7 @@ PROMPT = "caption en"
 
 @dataclass(frozen=True)
 class Measurements:
-    """Speed and memory of a bundle on this machine; seconds are medians over the rounds."""
+    """Speed and memory of a bundle on this machine. Durations are in seconds, medians over the rounds."""
 
     bundle_id: str
     precision: str
@@ -31,7 +31,7 @@ class Measurements:
     tokens: int  # per answer
     load_s: float
     vision_s: float  # per image
-    # The following five are of a request with one image.
+    # The five fields from `prefill_s` to `own_share` describe a request with one image.
     prefill_s: float
     time_to_first_token_s: float
     token_s: float  # per generated token
@@ -44,7 +44,7 @@ class Measurements:
 
 
 def batch_sizes(_context: click.Context, _option: click.Parameter, text: str) -> tuple[int, ...]:
-    """Parse the numbers of images per request, separated by commas: `1,4` -> (1, 4)."""
+    """Return the numbers of images per request from a text with commas: `1,4` -> (1, 4)."""
     try:
         sizes = tuple(dict.fromkeys(int(part) for part in text.split(",")))
     except ValueError:
@@ -105,7 +105,10 @@ def bench(
 
 
 def summarize(model: PaliGemma, costs: dict[int, list[Cost]], batches: tuple[int, ...]) -> Measurements:
-    """Return medians over the rounds; `costs` is by the number of images per request and includes 1."""
+    """Return the medians over the rounds.
+
+    The keys of `costs` are numbers of images per request, and include 1.
+    """
     single = costs[1]
 
     def median_of(name: str) -> float:

@@ -6,7 +6,8 @@ import click
 from click.shell_completion import CompletionItem, get_completion_class
 
 PROGRAM = "paligemma-onnx"
-# Environment variable through which the script calls the program; click derives it from the program's name.
+# Environment variable that the script sets when it calls the program. click derives the variable's name from
+# the program's name.
 VARIABLE = "_PALIGEMMA_ONNX_COMPLETE"
 SHELLS = ("bash", "zsh", "fish")
 

@@ -1,4 +1,4 @@
-"""The `generate` command: stream the answer to stdout, timings to stderr."""
+"""The `generate` command: stream the answer to stdout, and print timings to stderr."""
 
 from __future__ import annotations
 
@@ -71,9 +71,9 @@ def generate(
 class _Pieces:
     """Iterator over the pieces of a stream, which another thread produces.
 
-    Python runs signal handlers in the main thread, between bytecodes. If the graphs ran there, Ctrl-C would
-    wait until a run ends. The thread is not a daemon: Python waits for it before it shuts down, because
-    onnxruntime crashes if the interpreter is finalized during a run.
+    Python runs signal handlers in the main thread, between bytecodes. If the graphs ran in the main thread,
+    Ctrl-C would wait until a graph run ends. The other thread is not a daemon, so Python waits for it before
+    the interpreter shuts down: onnxruntime crashes if the interpreter is finalized during a graph run.
     """
 
     def __init__(self, stream: Stream) -> None:
@@ -102,7 +102,10 @@ class _Pieces:
 
 
 def _follow(pieces: _Pieces, cancel: Cancellation, *, live: bool) -> KeyboardInterrupt | None:
-    """Consume all pieces, printing them if `live`; return the interrupt that cancelled them, if any."""
+    """Consume all pieces of the answer, and print them if `live` is true.
+
+    If an interrupt cancelled the answer, return the interrupt, otherwise None.
+    """
     interrupt = None
     while True:
         try:

@@ -1,6 +1,7 @@
 """The command line `paligemma-onnx`: results on stdout, everything else on stderr.
 
-Commands are imported only when they run, so that help and `generate` start fast and work without torch.
+The module of a command is imported only when the command runs. So the help and `generate` start fast and work
+without torch.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ class LazyGroup(click.Group):
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
-        """Import and return a command; None if the name is unknown."""
+        """Import a command and return it. If the name is unknown, return None."""
         if cmd_name not in COMMANDS:
             return None
         command: Any = getattr(importlib.import_module(COMMANDS[cmd_name][0]), cmd_name)
@@ -55,7 +56,7 @@ class LazyGroup(click.Group):
         return command
 
     def invoke(self, ctx: click.Context) -> int:
-        """Run a command and return its exit code; its exceptions are handled here, where --debug is known."""
+        """Run a command and return its exit code. Exceptions are handled here, where --debug is known."""
         return run_command(lambda: self._invoke(ctx), debug=ctx.params["debug"])
 
     def _invoke(self, ctx: click.Context) -> object:
@@ -82,7 +83,10 @@ class LazyGroup(click.Group):
 
 
 def _variables(name: str, command: click.Command) -> str | None:
-    """Return a sentence on environment variables, with the command's first option as the example."""
+    """Return help text on environment variables, with the command's first option as the example.
+
+    If the command has no option, return None.
+    """
     option = next((param for param in command.params if isinstance(param, click.Option)), None)
     if option is None or option.name is None:
         return None
@@ -116,7 +120,7 @@ def cli(debug: bool) -> None:
 
     Run `paligemma-onnx COMMAND --help` for the options of a command.
     """
-    del debug  # LazyGroup.invoke reads it from the context
+    del debug  # LazyGroup.invoke reads --debug from the context
 
 
 def main() -> None:

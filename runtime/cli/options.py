@@ -92,12 +92,12 @@ class DeviceOptions:
     memory_limit: int | None  # bytes of GPU memory; None: no limit
 
     def load(self, bundle: Path) -> PaliGemma:
-        """Load a bundle; raises what `PaliGemma.load` raises."""
+        """Return a loaded bundle. This method raises the same errors as `PaliGemma.load`."""
         return PaliGemma.load(bundle, device=self.name, threads=self.threads, memory_limit=self.memory_limit)
 
 
 def device_options(command: Command) -> Command:
-    """Add the options of the device; the command receives them as `device`, a `DeviceOptions`."""
+    """Add the device options to a command, which receives them as `device`, a `DeviceOptions`."""
 
     @wraps(command)
     def with_device(*, device: str, threads: int | None, gpu_memory: int | None, **arguments: Any) -> object:
@@ -107,9 +107,10 @@ def device_options(command: Command) -> Command:
 
 
 def generation_options(command: Command) -> Command:
-    """Add the options of a request; the command receives them as `options`, an `Options`.
+    """Add the options of a request to a command, which receives them as `options`, an `Options`.
 
-    `max_new_tokens` is missing from it if the user does not set it, so that the bundle's default applies.
+    If the user does not set `max_new_tokens`, `options` does not contain this key, so that the bundle's
+    default applies.
     """
 
     @wraps(command)

@@ -1,4 +1,4 @@
-"""Output files named by an option: opened before the work, written completely or not at all."""
+"""Output files named by an option. They are opened before the work, and written completely or not at all."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MAX_SIDE = {"JPEG": 65_500, "WEBP": 16_383}
 
 @contextmanager
 def output_file(path: Path, option: str) -> Iterator[BinaryIO]:
-    """Open an output file with `write_atomically`; if the block raises, the previous file stays.
+    """Open an output file with `write_atomically`. If the block raises an error, the previous file stays.
 
     Args:
         path: the file.
@@ -40,15 +40,15 @@ def output_file(path: Path, option: str) -> Iterator[BinaryIO]:
 
 @contextmanager
 def output_image(path: Path, option: str) -> Iterator[Callable[[Image.Image], None]]:
-    """Open an image file with `output_file`; yield a function that encodes an image into it.
+    """Open an image file with `output_file`. Yield a function that encodes an image into the file.
 
     Args:
         path: the file; its suffix selects the format.
         option: the command-line option that set the path, for messages.
 
     Raises:
-        OptionError: the suffix is unknown, the file cannot be written, or (when the image is encoded) the
-            image is larger than its format allows.
+        OptionError: the suffix is unknown, or the file cannot be written. The yielded function raises it if
+            the image is larger than the format allows.
     """
     kind = FORMATS.get(path.suffix.lower())
     if kind is None:

@@ -1,4 +1,4 @@
-"""Parameters that commands share, and the types of their values. Imports nothing heavy."""
+"""Parameters that commands share, and the types of their values. The module imports no large library."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class DeviceType(click.ParamType[str]):
         param: click.Parameter,  # noqa: ARG002
         incomplete: str,
     ) -> list[CompletionItem[str]]:
-        """Complete the names without a GPU number."""
+        """Return the device names without a GPU number that begin with `incomplete`."""
         return [CompletionItem(name) for name in DEVICES if name.startswith(incomplete)]
 
 
@@ -49,7 +49,7 @@ class SizeType(click.ParamType[int]):
     name = "size"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """Return the number of bytes: KiB, MiB, ... are powers of 1024, KB, MB, ... powers of 1000."""
+        """Return the number of bytes. KiB, MiB, ... are powers of 1024; KB, MB, ... are powers of 1000."""
         match = _SIZE.fullmatch(str(value))
         unit = match["unit"].lower() if match else ""
         base = 1024 if unit.endswith("i") else 1000

@@ -24,8 +24,8 @@ UNEXPECTED = 1
 def run_command(command: Callable[[], object], *, debug: bool = False) -> int:
     """Run a click command in non-standalone mode and return the exit code for its result or exception.
 
-    An error is printed to stderr as one line, with `debug` after its traceback. Exceptions of this package
-    carry their exit code in `exit_code`.
+    An error is printed to stderr as one line. If `debug` is true, the traceback is printed before this line.
+    Exceptions of this package carry their exit code in `exit_code`.
     """
     try:
         code = command()
@@ -46,7 +46,7 @@ def run_command(command: Callable[[], object], *, debug: bool = False) -> int:
     except (KeyboardInterrupt, click.Abort):
         code = INTERRUPTED
     except BrokenPipeError:
-        code = 0  # a reader such as `head -1` closed the pipe when it had enough
+        code = 0  # a reader such as `head -1` closed the pipe
     except Exception as error:
         if debug:
             click.echo("".join(traceback.format_exception(error)), err=True, nl=False)
@@ -69,9 +69,9 @@ def install_handlers() -> None:
 
 
 def flush_or_discard() -> None:
-    """Flush stdout and stderr, or discard what is buffered if the reader is gone.
+    """Flush stdout and stderr. If the reader of a stream is gone, discard the buffered output.
 
-    Otherwise Python prints an error about it at exit.
+    If the buffered output stayed, Python would print an error at exit.
     """
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:
