@@ -30,7 +30,7 @@ from .metrics import PROMPT
 from .options import SIDE, benchmark, parse_names, parse_numbers, write_json
 from .report import Bounds, baseline_of, bounds, rows, table
 from .results import Result
-from .rounds import kept_processes, measure_prepared_start, measure_starts, run_rounds
+from .rounds import measure_prepared_start, measure_starts, persistent_processes, run_rounds
 from .sizes import Family, Size, benchmark_model
 from .systems import REFERENCES, RealSizePlan, bundles, references
 
@@ -64,13 +64,13 @@ def measure(work: Path, plan: RealSizePlan, store: Store) -> None:
     gpu = _gpu_facts(plan, logs) if plan.is_gpu else {}
     if plan.is_gpu:  # no separate starts: loading to a GPU takes long
         needs = {spec.name: sum(file.stat().st_size for file in spec.files) + GPU_OVERHEAD for spec in specs}
-        kept = kept_processes(needs, gpu["free_bytes"])
+        persistent = persistent_processes(needs, gpu["free_bytes"])
     else:
         _measure_all_starts(specs, results, logs)
         peaks = {
             name: result.peak.proportional for name, result in results.items() if result.peak is not None
         }
-        kept = kept_processes(peaks, plan.memory_bytes)
+        persistent = persistent_processes(peaks, plan.memory_bytes)
 
     limits = Result(LIMITS)
     buffer = TINY_BUFFER if plan.subject.is_tiny else GPU_BUFFER if plan.is_gpu else BUFFER
@@ -84,7 +84,7 @@ def measure(work: Path, plan: RealSizePlan, store: Store) -> None:
         rounds=plan.rounds,
         batches=plan.batches,
         pasts=plan.pasts,
-        kept=kept,
+        persistent=persistent,
         warm_up=plan.batches if plan.is_gpu else (1,),
         logs=logs,
         log=echo_stderr,

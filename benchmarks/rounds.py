@@ -61,7 +61,7 @@ def measure_prepared_start(spec: ProcessSpec, result: Result, log: Path) -> None
     result.prepared = Prepared(cost["seconds"], cost["bytes"], process.start_s, peak)
 
 
-def kept_processes(memory_bytes: Mapping[str, int], limit: int) -> frozenset[str]:
+def persistent_processes(memory_bytes: Mapping[str, int], limit: int) -> frozenset[str]:
     """Return the names of the processes to keep between rounds: the smallest ones.
 
     Next to them the largest of the others, of which one at a time runs, must fit into memory.
@@ -72,10 +72,10 @@ def kept_processes(memory_bytes: Mapping[str, int], limit: int) -> frozenset[str
     """
     by_size = sorted(memory_bytes, key=memory_bytes.__getitem__)
     for count in range(len(by_size), -1, -1):
-        kept, others = by_size[:count], by_size[count:]
+        smallest, others = by_size[:count], by_size[count:]
         largest = max((memory_bytes[name] for name in others), default=0)
-        if sum(memory_bytes[name] for name in kept) + largest <= limit:
-            return frozenset(kept)
+        if sum(memory_bytes[name] for name in smallest) + largest <= limit:
+            return frozenset(smallest)
     return frozenset()
 
 
@@ -86,7 +86,7 @@ def run_rounds(
     rounds: int,
     batches: Sequence[int],
     pasts: Sequence[int],
-    kept: frozenset[str],
+    persistent: frozenset[str],
     warm_up: Sequence[int],
     logs: Path,
     log: Log,
@@ -100,7 +100,7 @@ def run_rounds(
         rounds: number of rounds.
         batches: numbers of images per request, each measured in every round.
         pasts: numbers of cached tokens with which decode steps are timed.
-        kept: names of the processes that run from their first round to the end.
+        persistent: names of the processes that run from their first round to the end.
         warm_up: numbers of images of the requests that a new process answers before it is measured.
         logs: folder for the processes' stderr.
         log: receives progress.
@@ -118,9 +118,9 @@ def run_rounds(
                     try:
                         process = running.get(name)
                         if process is None:
-                            owner = all_rounds if name in kept else this_round
+                            owner = all_rounds if name in persistent else this_round
                             process = owner.enter_context(MeasuredProcess(spec, logs / f"{name}.log"))
-                            if name in kept:
+                            if name in persistent:
                                 running[name] = process
                             process.call("warm_up", batches=warm_up)
                             result.starts = result.starts or [process.start_s]

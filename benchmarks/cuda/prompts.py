@@ -63,4 +63,4 @@ def _prompts_about(seed: int) -> list[Prompt]:
     """Return a prompt of each kind that the scene allows."""
     drawing, generator = render_scene(seed), np.random.RandomState(seed)
     examples = [make_example(drawing.scene, kind, generator, MASK_CODES) for kind in KINDS]
-    return [Prompt(drawing.pixels, one.kind, one.prompt) for one in examples if one is not None]
+    return [Prompt(drawing.pixels, task.kind, task.prompt) for task in examples if task is not None]

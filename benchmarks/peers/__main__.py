@@ -22,7 +22,7 @@ from ..metrics import prefill_of, step_at_past
 from ..options import GB, benchmark, parse_names, write_json
 from ..report import Row, export_cost, median_of, process_rows, table
 from ..results import Result
-from ..rounds import kept_processes, measure_starts, run_rounds
+from ..rounds import measure_starts, persistent_processes, run_rounds
 from ..sizes import Family, Size, benchmark_model
 from .catalogue import PEERS
 from .decoder import TOKENS
@@ -62,7 +62,7 @@ def measure(work: Path, plan: PeersPlan, store: Callable[[Results], object]) -> 
         rounds=plan.rounds,
         batches=(1,),
         pasts=(TOKENS,),
-        kept=kept_processes(peaks, plan.memory_bytes),
+        persistent=persistent_processes(peaks, plan.memory_bytes),
         warm_up=(1,),
         logs=logs,
         log=echo_stderr,

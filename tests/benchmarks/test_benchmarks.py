@@ -39,7 +39,7 @@ from benchmarks.real_size import main
 from benchmarks.reference import Reference
 from benchmarks.report import Bounds, bounds, kernels_of, ratio, read_figures, rows, table
 from benchmarks.results import Result
-from benchmarks.rounds import kept_processes
+from benchmarks.rounds import persistent_processes
 from benchmarks.sizes import FAMILIES, Family, benchmark_model
 from paligemma_onnx.export.validation.transformers_reference import TransformersReference
 from paligemma_onnx.model import presets
@@ -72,7 +72,7 @@ def test_the_random_checkpoint_is_one_model_to_us_and_to_transformers(work: Path
     pixels = torch.rand(1, 3, 18, 18) * 2 - 1
     ids, lengths = torch.tensor([[2, 300, 301, 302]]), torch.tensor([4])
     with torch.no_grad():
-        logits = [one.prefill(ids, one.encode_image(pixels), lengths)[0].float() for one in models]
+        logits = [model.prefill(ids, model.encode_image(pixels), lengths)[0].float() for model in models]
     assert logits[0].std() > 0.01
     torch.testing.assert_close(logits[0], logits[1], rtol=1e-4, atol=1e-5)
 
@@ -203,7 +203,7 @@ def test_table_of_fixed_figures() -> None:
     int4.decoder_bytes = 10**9
     failed = Result("fp32", failure="its process was killed, as the system does when memory runs out")
     limit = Bounds(read_bytes_per_s=20e9, operations_per_s=1e12, prefill_operations=5 * 10**11)
-    results = {one.name: one for one in (int4, failed, reference)}
+    results = {system.name: system for system in (int4, failed, reference)}
     text = table(results, rows([1], [264], limit), limit, "transformers bf16")
     lines = text.splitlines()
     assert lines[0] == "| | int4 | fp32 | transformers bf16 |"
@@ -248,10 +248,10 @@ def test_committed_figures_can_be_read(file: Path) -> None:
 
 def test_the_smallest_processes_are_kept_if_the_largest_still_fits() -> None:
     needs = {"large": 7, "small": 2, "middle": 4}
-    assert kept_processes(needs, 13) == {"small", "middle", "large"}
-    assert kept_processes(needs, 12) == {"small"}
-    assert kept_processes(needs, 8) == frozenset()
-    assert kept_processes(needs, 1) == frozenset()
+    assert persistent_processes(needs, 13) == {"small", "middle", "large"}
+    assert persistent_processes(needs, 12) == {"small"}
+    assert persistent_processes(needs, 8) == frozenset()
+    assert persistent_processes(needs, 1) == frozenset()
 
 
 def test_notes_go_with_what_they_are_about(tmp_path: Path) -> None:

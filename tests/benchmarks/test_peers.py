@@ -88,7 +88,7 @@ def test_a_decoder_in_another_interpreter_is_measured(tmp_path: Path) -> None:
         rounds=2,
         batches=(1,),
         pasts=(TOKENS,),
-        kept=frozenset({"stub"}),
+        persistent=frozenset({"stub"}),
         warm_up=(1,),
         logs=tmp_path,
         log=lambda _: None,
@@ -161,7 +161,7 @@ def test_every_requirement_is_pinned() -> None:
             assert line.startswith(("#", "--no-binary ")) or re.match(r"[\w\[\].-]+==[\d.]+( |$)", line), line
 
 
-def test_an_environment_is_made_once_for_its_requirements(
+def test_an_environment_is_made_once_for_what_is_required(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     required, commands = tmp_path / "tool.txt", list[Sequence[str]]()
@@ -222,7 +222,7 @@ def test_table_of_fixed_figures() -> None:
     bundle, peer = result("int4", 1), result("llama.cpp-q4_0", 2)
     peer.tool = "llama-cpp-python 0.3.36"
     failed = Result("optimum", failure="not made: No matching distribution")
-    text = report({one.name: one for one in (bundle, peer, failed)}, plan(("int4",)))
+    text = report({system.name: system for system in (bundle, peer, failed)}, plan(("int4",)))
     for line in (
         "| | int4 | llama.cpp-q4_0 | optimum |",
         "| decoder on disk, GB | 2.00 | 2.00 (1.00x) | - |",
