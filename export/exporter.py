@@ -1,4 +1,4 @@
-"""Export a checkpoint as a bundle: the order of the work. Each step is in a module of its own."""
+"""Export a checkpoint as a bundle. This module calls the steps in order; each step has its own module."""
 
 from __future__ import annotations
 

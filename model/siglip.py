@@ -29,7 +29,7 @@ class PatchEmbedding(nn.Module):
         self.bias = nn.Parameter(torch.empty(config.hidden_size))
 
     def forward(self, pixel_values: Tensor) -> Tensor:
-        """float[M, 3, S, S] -> float[M, I, D], row by row from the top left."""
+        """float[M, 3, S, S] -> float[M, I, D]; the patches I are in row-major order."""
         dtype = pixel_values.dtype
         grid = F.conv2d(pixel_values, self.weight.to(dtype), self.bias.to(dtype), stride=self.patch_size)
         return grid.flatten(2).transpose(1, 2)

@@ -29,7 +29,7 @@ class PatchProduct(nn.Module):
         self.patch_size, self.weight, self.bias = embedding.patch_size, embedding.weight, embedding.bias
 
     def forward(self, pixel_values: Tensor) -> Tensor:
-        """float[M, 3, S, S] -> float[M, I, D], row by row from the top left."""
+        """float[M, 3, S, S] -> float[M, I, D]; the patches I are in row-major order."""
         side, dtype = self.patch_size, pixel_values.dtype
         covered = pixel_values.shape[2] // side * side  # pixels beyond the last whole patch are ignored
         if covered < pixel_values.shape[2]:

@@ -94,7 +94,7 @@ class TransformersReference:
 def _join(rows: list[tuple[Tensor, DynamicCache]], slots: int) -> tuple[Tensor, Cache]:
     """Join the logits and the caches of single rows to a batch.
 
-    Each cache is padded on the right with zeros to `slots` slots.
+    Zeros pad each cache on the right until it has `slots` slots.
     """
 
     def padded(layer: int, kind: str) -> Tensor:

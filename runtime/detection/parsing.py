@@ -33,7 +33,7 @@ class Box:
 
 @dataclass(frozen=True)
 class ParsedObject:
-    """An object of an answer."""
+    """One object that was parsed from an answer."""
 
     label: str
     box: Box

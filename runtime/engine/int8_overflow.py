@@ -22,7 +22,7 @@ U8S8_PRECISION = ("session.x64quantprecision", "1")  # onnxruntime's option for 
 
 
 def configure_int8(options: SessionOptions, ort: Onnxruntime) -> None:
-    """Make a session on the CPU use unsigned weights if products of signed ones overflow."""
+    """Set a CPU session to unsigned weights if products of signed 8-bit weights overflow here."""
     if int8_matmul_overflows(ort):
         options.add_session_config_entry(*U8S8_PRECISION)
 

@@ -1,6 +1,6 @@
 """Record the exports, answers and errors of a revision, and compare the records of two revisions.
 
-    python tests/golden/record_behaviour.py record before.json
+    python tests/golden/record_behaviour.py record before.json [PYTEST OPTIONS]
     python tests/golden/record_behaviour.py compare before.json after.json
 
 `record` exports two small random checkpoints (one of each family) and the shipped model in every precision
@@ -96,15 +96,15 @@ def record_bundles(work: Path) -> dict[str, Any]:
     return entries_by_name
 
 
-def record_refusals(work: Path) -> dict[str, list[list[Any]]]:
+def record_refusals(work: Path, options: list[str]) -> dict[str, list[list[Any]]]:
     """Run the tests and return, per test function, the exits of failing commands and the expected errors."""
     events = work / "events.jsonl"
     environment = os.environ | {
         EVENTS: str(events),
         "PYTHONPATH": f"{Path(__file__).parent}{os.pathsep}{os.environ.get('PYTHONPATH', '')}",
     }
-    plugins = ("-p", "record_behaviour", "-p", "no:cacheprovider", "-p", "no:xdist")
-    subprocess.run([sys.executable, "-m", "pytest", *plugins], cwd=ROOT, env=environment, check=False)
+    command = [sys.executable, "-m", "pytest", "-p", "record_behaviour", *options]
+    subprocess.run(command, cwd=ROOT, env=environment, check=False)
     by_test = defaultdict(list)
     for line in events.read_text(encoding="utf-8").splitlines():
         test, *event = json.loads(line)
@@ -117,6 +117,11 @@ def compare(before: dict[str, Any], after: dict[str, Any]) -> int:
     differences = 0
     for name in sorted(before["bundles"] | after["bundles"]):
         old, new = before["bundles"].get(name), after["bundles"].get(name)
+        if old is not None and new is not None:
+            added = new["digests"].keys() - old["digests"].keys()
+            if added and old["exit_code"] == 0:
+                print(f"{name}: new files: {', '.join(sorted(added))}")
+            new = new | {"digests": {file: new["digests"].get(file) for file in old["digests"]}}
         if old != new:
             differences += 1
             print(f"{name}: {old} before, {new} after")
@@ -186,7 +191,10 @@ def main() -> int:
             compare(*(json.loads(Path(file).read_text(encoding="utf-8")) for file in sys.argv[2:4])), 1
         )
     with tempfile.TemporaryDirectory() as folder:
-        record = {"bundles": record_bundles(Path(folder)), "refusals": record_refusals(Path(folder))}
+        record = {
+            "bundles": record_bundles(Path(folder)),
+            "refusals": record_refusals(Path(folder), sys.argv[3:]),
+        }
     Path(sys.argv[2]).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     return 0
 
