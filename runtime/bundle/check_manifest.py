@@ -1,4 +1,4 @@
-"""Check that a manifest agrees with itself and with the inputs that the runtime feeds the graphs.
+"""Check that a manifest has no contradictions and declares the inputs that the runtime feeds to graphs.
 
 Shapes: docs/notation.md.
 """
@@ -10,14 +10,14 @@ from pathlib import PurePosixPath, PureWindowsPath
 
 from .schema import SEG_TOKENS_PER_MASK, TENSOR_TABLE, Manifest, TensorSpec
 
-Shape = tuple[int | None, ...]  # None: a dimension that varies
+Shape = tuple[int | None, ...]  # a dimension that varies is None
 
 
 def check_manifest(manifest: Manifest) -> None:
     """Check a manifest.
 
     Raises:
-        ValueError: with a message of one line about the first contradiction.
+        ValueError: the manifest has a contradiction; the message describes the first in one line.
     """
     _check_files(manifest)
     _check_numbers(manifest)
@@ -127,7 +127,7 @@ def _check_graphs(manifest: Manifest) -> None:
 
 
 def _check_tensors(graph: str, specs: tuple[TensorSpec, ...], expected: dict[str, Shape]) -> None:
-    """Raise ValueError if names, order or fixed dimensions of inputs or outputs are not those expected."""
+    """Raise ValueError if names, order or fixed dimensions of a graph's tensors are not as expected."""
     actual = {
         spec.name: tuple(size if isinstance(size, int) else None for size in spec.shape) for spec in specs
     }

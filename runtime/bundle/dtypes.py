@@ -1,4 +1,4 @@
-"""Dtypes of tensors in a bundle: names, ONNX numbers and storage."""
+"""Dtypes of the tensors in a bundle: their names, ONNX numbers and NumPy storage."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ DTypeName = Literal["float32", "bfloat16", "float16", "int64", "int8", "uint8"]
 
 @dataclass(frozen=True)
 class DType:
-    """One dtype, as the manifest, ONNX, onnxruntime and NumPy describe it."""
+    """A dtype with its representations in ONNX, onnxruntime and NumPy."""
 
     onnx_type: int  # TensorProto.DataType (onnx.proto)
     ort_type: str  # onnxruntime's name (NodeArg.type)

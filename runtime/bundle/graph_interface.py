@@ -1,4 +1,4 @@
-"""Compare an open graph with its manifest: the same bundle, inputs and outputs."""
+"""Compare an open graph's bundle id, inputs and outputs with the manifest."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from ..errors import BundleError
 from .dtypes import DTYPES
 from .schema import BUNDLE_ID_KEY, GraphSpec, TensorSpec
 
-MAX_NAMES = 10  # in one message
+MAX_NAMES = 10  # names of tensors in one message
 
 
 class NodeArg(Protocol):
     """`onnxruntime.NodeArg`: an input or output of an open graph."""
 
     name: str
-    type: str  # "tensor(float)"
-    shape: Sequence[int | str | None]  # a name or None: a dimension that varies
+    type: str  # such as "tensor(float)"
+    shape: Sequence[int | str | None]  # a dimension that varies is a name or None
 
 
 class ModelMetadata(Protocol):
@@ -31,10 +31,10 @@ class GraphInterface(Protocol):
     """The part of `onnxruntime.InferenceSession` that describes a graph."""
 
     def get_inputs(self) -> Sequence[NodeArg]:
-        """Return the inputs in order."""
+        """Return the inputs in the order in which the graph declares them."""
 
     def get_outputs(self) -> Sequence[NodeArg]:
-        """Return the outputs in order."""
+        """Return the outputs in the order in which the graph declares them."""
 
     def get_modelmeta(self) -> ModelMetadata:
         """Return the metadata."""
@@ -70,7 +70,7 @@ def check_interface(session: GraphInterface, path: Path, graph: GraphSpec, bundl
 
 
 def _agrees(declared: TensorSpec, node: NodeArg) -> bool:
-    """Return whether dtype, rank and fixed dimensions agree; names of varying dimensions may differ."""
+    """Return whether dtype, rank and fixed dimensions are equal. Names of varying dimensions may differ."""
     return (
         node.type == DTYPES[declared.dtype].ort_type
         and len(node.shape) == len(declared.shape)

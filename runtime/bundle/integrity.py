@@ -1,4 +1,4 @@
-"""Compare a bundle's files with the sizes and hashes of its manifest."""
+"""Compare a bundle's files with the sizes and hashes in its manifest."""
 
 from __future__ import annotations
 
@@ -9,17 +9,18 @@ from pathlib import Path
 from ..errors import BundleError
 from .schema import TENSOR_TABLE, FileSpec, Manifest
 
-MAX_PROBLEMS = 10  # named in one message
+MAX_PROBLEMS = 10  # files that one message names
 
 
 def check_files(folder: Path, manifest: Manifest) -> None:
-    """Check that every file has its size, and that graphs, tokenizer and tensor table have their hashes.
+    """Check the size of every file, and the hashes of graphs, tokenizer and tensor table.
 
-    A graph with a flipped bit may load and compute something else. Hashing these files takes less time than
-    parsing them. Weight files have gigabytes; `check_hashes` reads them, too.
+    A graph with a flipped bit may load and compute wrong results, so its hash is checked. Hashing a graph
+    takes less time than parsing it. Weight files are not hashed here, because they have gigabytes;
+    `check_hashes` also hashes the weight files.
 
     Raises:
-        BundleError: a file is missing, of another size, or altered; the message names each one.
+        BundleError: a file is missing, has another size, or is altered; the message names these files.
     """
     small = (*(graph.file for graph in manifest.graphs.all), manifest.tokens.file, TENSOR_TABLE)
     files = manifest.files.items()
@@ -27,7 +28,7 @@ def check_files(folder: Path, manifest: Manifest) -> None:
 
 
 def check_hashes(folder: Path, manifest: Manifest, progress: Callable[[str], object]) -> None:
-    """Check the size and the hash of every file, weights included.
+    """Check the size and the hash of every file, including the weight files.
 
     Args:
         folder: the bundle.
@@ -35,7 +36,7 @@ def check_hashes(folder: Path, manifest: Manifest, progress: Callable[[str], obj
         progress: called with a line of text before each file.
 
     Raises:
-        BundleError: a file is missing, of another size, or altered; the message names each one.
+        BundleError: a file is missing, has another size, or is altered; the message names these files.
     """
     problems = []
     for name, spec in manifest.files.items():
@@ -53,7 +54,7 @@ def _raise_problems(folder: Path, results: list[str | None]) -> None:
 
 
 def read_file_spec(path: Path, *, hashed: bool) -> FileSpec:
-    """Return the size and, if `hashed`, the SHA-256 of a file.
+    """Return the size of a file, and also its SHA-256 if `hashed` is true.
 
     Raises:
         OSError: the file cannot be read.
@@ -62,12 +63,12 @@ def read_file_spec(path: Path, *, hashed: bool) -> FileSpec:
 
 
 def file_problem(path: Path, expected: FileSpec, *, hashed: bool) -> str | None:
-    """Return a phrase that names the file and what is wrong with it, or None.
+    """Return a phrase that names the file and its problem, or None if the file has no problem.
 
     Args:
         path: the file.
-        expected: size and hash that it must have.
-        hashed: whether to compare the hash, too, which reads the whole file.
+        expected: size and hash that the file must have.
+        hashed: whether to compare the hash in addition to the size. This reads the whole file.
     """
     try:
         if not path.is_file():

@@ -1,4 +1,4 @@
-"""Read a JSON file of a bundle into dataclasses, strictly."""
+"""Read a JSON file of a bundle into dataclasses. Missing, unknown and mistyped fields are errors."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ T = TypeVar("T")
 
 
 def read_json_object(path: Path, max_bytes: int) -> dict[str, Any]:
-    """Read a JSON object with tuples in place of lists.
+    """Read a JSON object from a file, and return it with tuples in place of lists.
 
-    Booleans become text, because bool is a subclass of int and would pass as 1 or 0.
+    Booleans are converted to text. Otherwise a boolean would be accepted in place of an integer, because bool
+    is a subclass of int.
 
     Raises:
         BundleError: the file is missing, larger than `max_bytes`, or does not hold a JSON object.
@@ -41,10 +42,10 @@ def read_json_object(path: Path, max_bytes: int) -> dict[str, Any]:
 
 
 def build(schema: type[T], data: dict[str, Any]) -> T:
-    """Build a dataclass from JSON data.
+    """Return an instance of the dataclass `schema` with the values of JSON data.
 
     Raises:
-        ValueError: a field is missing, unknown or of a wrong type; the message names it.
+        ValueError: a field is missing, unknown or of a wrong type; the message names the field.
     """
     try:
         return dacite.from_dict(schema, data, dacite.Config(strict=True))

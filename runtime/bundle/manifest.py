@@ -20,10 +20,10 @@ MAX_MANIFEST_BYTES = 4 << 20  # the manifest of a 46-layer model is 60 kB
 
 
 def compute_bundle_id(manifest: Manifest) -> str:
-    """Compute a bundle's id: a hash of the manifest without that id and without the graph files.
+    """Return a bundle's id: a hash of the manifest, excluding the id itself and the graph files' hashes.
 
-    The graph files carry the id in their metadata, so their final hashes cannot enter it. The digests of the
-    graphs before the id was written (`GraphSpec.digest`) stand for them.
+    The metadata of a graph file contains the bundle id, so the id cannot depend on the hash of that file.
+    Instead the id depends on the digest of the graph before the id was written into it (`GraphSpec.digest`).
     """
     graph_files = [graph.file for graph in manifest.graphs.all]
     files = {name: spec for name, spec in sorted(manifest.files.items()) if name not in graph_files}
@@ -32,10 +32,10 @@ def compute_bundle_id(manifest: Manifest) -> str:
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """Read and check `manifest.json`.
+    """Read and check `manifest.json`, and return the manifest.
 
     Raises:
-        BundleError: the file is missing, damaged, of an older or newer schema, names a path outside the
+        BundleError: the file is missing or damaged, has an older or newer schema, names a path outside the
             folder, or contradicts itself.
     """
     path = folder / MANIFEST

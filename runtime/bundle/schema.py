@@ -10,10 +10,10 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Literal
 
 SCHEMA_VERSION = 2
-MIN_SCHEMA_VERSION = 2  # the oldest that can be read
+MIN_SCHEMA_VERSION = 2  # the oldest version that can be read
 TENSOR_TABLE = "tensors.json"  # file next to the manifest, see tensor_table.py
-BUNDLE_ID_KEY = "paligemma_onnx.bundle_id"  # in the metadata of every graph
-SEG_TOKENS_PER_MASK = 16  # <seg> tokens of a mask: a grid of 4 x 4, row by row
+BUNDLE_ID_KEY = "paligemma_onnx.bundle_id"  # key in the metadata of every graph
+SEG_TOKENS_PER_MASK = 16  # <seg> tokens of a mask form a grid of 4 x 4, row by row
 
 CacheUpdate = Literal["grow", "in_place"]
 Device = Literal["cpu", "cuda"]
@@ -41,7 +41,7 @@ class GraphSpec:
 
 @dataclass(frozen=True)
 class Graphs:
-    """The graphs of a bundle: three, and a fourth if a mask decoder was exported."""
+    """The graphs of a bundle. There are three, or four if a mask decoder was exported."""
 
     vision_encoder: GraphSpec
     prefill: GraphSpec
@@ -50,18 +50,18 @@ class Graphs:
 
     @property
     def by_name(self) -> dict[str, GraphSpec]:
-        """The graphs of this bundle by field name."""
+        """Graphs that this bundle has, by field name."""
         graphs = {field.name: getattr(self, field.name) for field in fields(self)}
         return {name: graph for name, graph in graphs.items() if graph is not None}
 
     @property
     def all(self) -> tuple[GraphSpec, ...]:
-        """The graphs of this bundle."""
+        """All graphs that this bundle has."""
         return tuple(self.by_name.values())
 
     @property
     def distinct(self) -> tuple[GraphSpec, ...]:
-        """The graphs without repetition: prefill and decode may have the same content."""
+        """The graphs with different content; prefill and decode may have the same content and count once."""
         return tuple({graph.digest: graph for graph in reversed(self.all)}.values())[::-1]
 
 
@@ -75,15 +75,15 @@ class FileSpec:
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """Facts of the network that the driver or a reader needs."""
+    """Facts of the network for the runtime and for readers of the manifest."""
 
     family: Literal["paligemma", "paligemma2"]
     parameters: int
     hidden_size: int  # D
     vocab_size: int  # V: rows of the embedding, and size of the logits
-    context_length: int  # X: tokens, image tokens included
-    final_logit_softcapping: float | None  # the graphs apply it
-    sliding_window: int | None  # tokens, in every second layer
+    context_length: int  # X: number of tokens, including image tokens
+    final_logit_softcapping: float | None  # applied inside the graphs
+    sliding_window: int | None  # tokens; applies to every second layer
     vision_heads: int  # attention heads of the vision tower
 
 
@@ -97,12 +97,12 @@ class ImageFacts:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     channels: Literal["RGB"] = "RGB"
-    resample: Literal["bicubic"] = "bicubic"  # Pillow's filter, on 8-bit pixels; the aspect is not kept
+    resample: Literal["bicubic"] = "bicubic"  # Pillow's filter for 8-bit pixels; the aspect ratio is not kept
 
 
 @dataclass(frozen=True)
 class TokenFacts:
-    """Token ids of the checkpoint's tokenizer that the driver needs."""
+    """Token ids that the runtime needs, from the checkpoint's tokenizer."""
 
     file: str
     bos: int
@@ -112,44 +112,44 @@ class TokenFacts:
     suppressed: tuple[
         int, ...
     ]  # ids that are never generated: `<image>`, and untrained rows of the embedding
-    template: Literal["<bos>{prompt}\n"] = "<bos>{prompt}\n"  # prompt and newline are tokenised together
+    template: Literal["<bos>{prompt}\n"] = "<bos>{prompt}\n"  # prompt and newline are tokenised as one text
 
 
 @dataclass(frozen=True)
 class CacheFacts:
-    """The KV cache: for each layer a key and a value of [B, K, C, H]."""
+    """Facts of the KV cache, which has a key [B, K, C, H] and a value [B, K, C, H] for each layer."""
 
     layers: int
     heads: int  # K
     head_dim: int  # H
     dtype: Literal["float32", "bfloat16", "float16"]
-    # "grow": a decode step returns a cache that is one slot longer. "in_place": it writes into the cache that
-    # it reads, whose slots were allocated in advance.
+    # "grow": a decode step returns a new cache with one more slot. "in_place": a decode step writes into the
+    # cache that it reads; the slots were allocated in advance.
     update: CacheUpdate
 
 
 @dataclass(frozen=True)
 class Matrices:
-    """How the matrices of each graph are stored, in words; "float32" is the checkpoint's arithmetic."""
+    """Descriptions of how each graph stores matrices; "float32" is the checkpoint's arithmetic."""
 
     vision_encoder: str
     prefill: str
     decode: str
-    embedding: str  # also the head
+    embedding: str  # also used as the output head
 
 
 @dataclass(frozen=True)
 class PrecisionFacts:
-    """How numbers are stored."""
+    """Storage of numbers in the bundle."""
 
     name: str
     opset: int
     matrices: Matrices
-    # Batches of this many sequences or more run decode steps through the prefill graph, whose arithmetic
-    # suits many rows; None: never. With a cache that is updated in place both graphs have the same inputs and
-    # outputs.
+    # If a batch has at least this number of sequences, its decode steps run the prefill graph, whose
+    # arithmetic suits many rows. None: decode steps always run the decode graph. A number needs a cache
+    # that is updated in place, with which prefill and decode have the same inputs and outputs.
     wide_batch: int | None
-    devices: tuple[Device, ...]  # that have kernels for the graphs
+    devices: tuple[Device, ...]  # devices that have kernels for the graphs
 
     @property
     def is_float32(self) -> bool:
@@ -159,7 +159,7 @@ class PrecisionFacts:
 
 @dataclass(frozen=True)
 class GenerationDefaults:
-    """Options of `generate` that apply if the caller does not set them."""
+    """Default values for options of `generate`."""
 
     max_new_tokens: int
 
@@ -175,7 +175,7 @@ class Producer:
 
 @dataclass(frozen=True)
 class Manifest:
-    """Everything the runtime knows about a bundle."""
+    """Description of a bundle for the runtime."""
 
     schema_version: int
     bundle_id: str
@@ -190,7 +190,7 @@ class Manifest:
     files: dict[str, FileSpec]
 
     def to_json(self) -> str:
-        """Serialise; the same manifest always gives the same text."""
+        """Return the manifest as JSON text. Equal manifests give equal texts."""
         content = asdict(self)
         if self.graphs.mask_decoder is None:
             del content["graphs"]["mask_decoder"]

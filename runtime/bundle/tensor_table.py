@@ -1,7 +1,7 @@
-"""Read `tensors.json`: the initializers of each graph and their places in the weight files.
+"""Read `tensors.json`, which lists the initializers of each graph and their places in the weight files.
 
-The exporter writes the table, so the runtime needs no ONNX parser. The table is a separate file because it
-is large (0.4 MB for a 46-layer model) and only `inspect` and sessions on a GPU read it.
+The exporter writes this table, so the runtime needs no ONNX parser. The table is not a part of the manifest,
+because it is large (0.4 MB for a 46-layer model) and only `inspect` and sessions on a GPU read it.
 """
 
 from __future__ import annotations
@@ -24,21 +24,22 @@ MAX_TABLE_BYTES = 16 << 20
 class MatrixFacts:
     """The place of a matrix in the model and the width of its numbers."""
 
-    part: str  # "language_model.layers"; for a matrix outside the layers its name in the checkpoint
-    layer: int | None  # None: outside the layers
-    bits: int  # per number
+    part: str  # such as "language_model.layers"; outside the layers: the name in the checkpoint
+    layer: int | None  # index of the layer; None: outside the layers
+    bits: int  # bits per number
 
 
 @dataclass(frozen=True)
 class StoredTensor:
     """An initializer of a graph and its place in a weight file."""
 
-    name: str  # the initializer's
+    name: str  # name of the initializer
     dtype: DTypeName
     shape: tuple[int, ...]
     file: str
     offset: int  # bytes from the start of the file
-    # None: not a matrix (a bias, a norm, scales), or the bytes of another initializer in a second shape.
+    # None if the initializer is not a matrix (but a bias, a norm or scales), or if it has the same bytes as
+    # another initializer in a different shape.
     matrix: MatrixFacts | None
 
     @property
@@ -49,12 +50,12 @@ class StoredTensor:
 
 @dataclass(frozen=True)
 class TensorTable:
-    """Initializers by graph name; constants inside a graph file are not listed."""
+    """Initializers by graph name. Constants that are stored inside a graph file are not listed."""
 
     graphs: dict[str, tuple[StoredTensor, ...]]
 
     def to_json(self) -> str:
-        """Serialise, one tensor per line; the same table always gives the same text."""
+        """Return the table as JSON text with one tensor per line. Equal tables give equal texts."""
         graphs = [
             f"{json.dumps(name)}: [\n" + ",\n".join(json.dumps(asdict(tensor)) for tensor in tensors) + "\n]"
             for name, tensors in self.graphs.items()
@@ -63,7 +64,7 @@ class TensorTable:
 
 
 def read_tensor_table(folder: Path, manifest: Manifest) -> TensorTable:
-    """Read and check `tensors.json`.
+    """Read and check `tensors.json`, and return the table.
 
     Raises:
         BundleError: the file is missing, altered or damaged, or a tensor lies outside its weight file.

@@ -1,4 +1,4 @@
-"""Open the sessions of a bundle in parallel, each on the device of its graph."""
+"""Open the sessions of a bundle in parallel. Each session runs on the device chosen for its graph."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .shared_weights import SharedWeights, load_shared_weights
 
 
 def uses_cuda_graph(manifest: Manifest, placement: Placement) -> bool:
-    """Return whether decode steps are captured and replayed: on a GPU, if the cache is updated in place."""
+    """Return whether decode steps use CUDA graphs: true on a GPU if the cache is updated in place."""
     return placement.device == "cuda" and manifest.cache.update == "in_place"
 
 
@@ -27,7 +27,10 @@ def open_sessions(
     placement: Placement,
     prepared: Path | None,
 ) -> tuple[dict[str, InferenceSession], SharedWeights | None]:
-    """Open graphs; return the sessions by the graphs' digests, and the weights that two of them share.
+    """Open a session for each distinct graph.
+
+    Returns:
+        The sessions by the digest of their graph, and the weights that two of the sessions share, or None.
 
     Raises what `open_session`, `load_shared_weights` and `check_gpu` raise.
     """
@@ -55,7 +58,7 @@ def open_sessions(
 
 
 def _placement_of(graph: GraphSpec, manifest: Manifest, placement: Placement) -> Placement:
-    """Return where a graph runs: masks are decoded on the CPU, in a few milliseconds."""
+    """Return the placement of a graph: the CPU for the mask decoder, which takes a few milliseconds there."""
     if graph == manifest.graphs.mask_decoder:
         return Placement("cpu", placement.threads)
     return placement

@@ -13,7 +13,7 @@ from io import StringIO
 from .nvidia_driver import LIBRARY, Driver, query_driver
 from .ort import Onnxruntime
 
-# Libraries that the CUDA provider is linked with; `{}` is the major version of CUDA that it was built for.
+# Libraries that the CUDA provider is linked with. `{}` is the CUDA major version of the onnxruntime build.
 TOOLKIT = ("libcublasLt.so.{}", "libcublas.so.{}", "libcurand.so.10", "libcudart.so.{}")
 INSTALL = "pip install 'paligemma-onnx[gpu,cuda]'"
 VISIBLE_DEVICES = "CUDA_VISIBLE_DEVICES"  # environment variable that hides GPUs from CUDA
@@ -21,25 +21,25 @@ _CUDA_ERROR = re.compile(r"(?:CUDA|CUBLAS|CUBLASLT|CURAND) (?:failure \d+|error 
 
 
 def cuda_error_text(error: BaseException) -> str | None:
-    """Return CUDA's description of an error without onnxruntime's file names; None if CUDA did not fail."""
+    """Return CUDA's error message without onnxruntime's file names, or None if CUDA caused no error."""
     match = _CUDA_ERROR.search(str(error))
     return match[1].strip() if match else None
 
 
 @cache
 def preload_libraries(ort: Onnxruntime) -> None:
-    """Load CUDA's libraries from where pip installed them; onnxruntime prints the missing ones on stdout."""
+    """Load the CUDA libraries that pip installed; onnxruntime prints missing libraries on stdout."""
     with redirect_stdout(StringIO()):
         ort.preload_dlls(cuda=True, cudnn=False)
 
 
 def diagnose_startup(ort: Onnxruntime, index: int, error: BaseException | None = None) -> str:
-    """Return one line with the reason why CUDA does not start on a GPU and the remedy.
+    """Return a message of one line: why CUDA does not start on a GPU, and the remedy.
 
     Args:
         ort: onnxruntime.
         index: index of the GPU.
-        error: the exception of onnxruntime, if it raised one.
+        error: the exception that onnxruntime raised; None: it raised none.
     """
     preload_libraries(ort)
     cuda_major = str(getattr(ort, "cuda_version", "")).partition(".")[0]
@@ -57,7 +57,7 @@ def diagnose_startup(ort: Onnxruntime, index: int, error: BaseException | None =
 
 
 def _missing_libraries(cuda_major: str) -> list[str]:
-    """Return a phrase for each kind of library that does not load, with the way to install it."""
+    """Return a phrase for each kind of missing library: its name and how to install it."""
     names = TOOLKIT if cuda_major and platform.system() == "Linux" else ()
     missing = [name for name in (template.format(cuda_major) for template in names) if not _loads(name)]
     phrases = [f"{', '.join(missing)} not found: `{INSTALL}`"] if missing else []
@@ -78,7 +78,7 @@ def _loads(name: str) -> bool:
 
 
 def _driver_problem(driver: Driver, cuda_major: int) -> str | None:
-    """Return the reason why the driver cannot run onnxruntime's kernels, or None."""
+    """Return why the driver cannot run onnxruntime's kernels, or None if it can run them."""
     if driver.cuda is not None and driver.cuda[0] < cuda_major:
         version = "CUDA {}.{}".format(*driver.cuda)
         return f"the NVIDIA driver is for {version}, onnxruntime needs {cuda_major}: update the driver"

@@ -1,7 +1,8 @@
 """Configure onnxruntime's CUDA provider, start it, and translate its errors.
 
-onnxruntime only warns if CUDA does not start, and continues on the CPU. So a graph of a single operator is
-opened first: a problem is then reported before gigabytes of weights are read, with its reason.
+If CUDA does not start, onnxruntime only logs a warning and continues on the CPU. So this module first opens a
+graph of a single operator. If that fails, the error and its reason are reported before gigabytes of weights
+are read.
 """
 
 from __future__ import annotations
@@ -22,18 +23,18 @@ PROVIDER = "CUDAExecutionProvider"
 MIN_BFLOAT16_COMPUTE = (8, 0)  # compute capability of the first GPUs that multiply bfloat16: Ampere
 _ARENA = "Cuda"  # onnxruntime's name of GPU memory
 _SAME_AS_REQUESTED = 1  # onnxruntime's ArenaExtendStrategy: allocate what is requested
-# During the capture of a CUDA graph every other call of the process to the GPU fails or invalidates the
-# capture (cudaStreamCaptureModeGlobal). So one thread at a time calls the device.
+# While a CUDA graph is captured, any other GPU call of the process fails or invalidates the capture
+# (cudaStreamCaptureModeGlobal). So only one thread at a time calls the GPU.
 _device_lock = RLock()
 _start_lock = Lock()  # several threads open sessions
-_limits: dict[int, int] = {}  # bytes; limit of the shared arena by GPU
+_limits: dict[int, int] = {}  # limit of the shared arena in bytes, by GPU index
 
 
 def check_gpu(index: int, dtype: str) -> None:
-    """Check that a GPU has kernels for a bundle's dtype.
+    """Check that a GPU can run the kernels for a bundle's dtype.
 
     Raises:
-        ProviderError: it has not.
+        ProviderError: the GPU cannot run them.
     """
     gpus = query_driver().gpus
     if dtype == "bfloat16" and index < len(gpus) and gpus[index].compute < MIN_BFLOAT16_COMPUTE:
@@ -49,8 +50,8 @@ def provider_options(index: int, *, cuda_graph: bool) -> dict[str, str]:
 
     Args:
         index: index of the GPU.
-        cuda_graph: capture runs as CUDA graphs and replay them; shapes and addresses of inputs and outputs
-            must then stay the same.
+        cuda_graph: whether runs are captured as CUDA graphs and replayed. If so, the shapes and addresses
+            of inputs and outputs must stay the same.
     """
     return {
         "device_id": str(index),
@@ -62,15 +63,15 @@ def provider_options(index: int, *, cuda_graph: bool) -> dict[str, str]:
 
 
 def device_lock(device: str) -> AbstractContextManager[object]:
-    """Return the lock that serialises calls to the GPU; for the CPU a context that does nothing."""
+    """Return the lock that serialises calls to the GPU. For the CPU, return a context that does nothing."""
     return _device_lock if device == "cuda" else nullcontext()
 
 
 def start(ort: Onnxruntime, index: int) -> None:
-    """Start CUDA on a GPU unless it has started. Its libraries may come from the system or from pip.
+    """Start CUDA on a GPU if it has not started. CUDA's libraries may come from the system or from pip.
 
     Raises:
-        ProviderError: CUDA does not start; the message has the reason and the remedy.
+        ProviderError: CUDA does not start; the message contains the reason and the remedy.
         ResourceError: out of GPU memory.
     """
     with _start_lock:
@@ -79,7 +80,7 @@ def start(ort: Onnxruntime, index: int) -> None:
 
 @cache
 def _start(ort: Onnxruntime, index: int) -> None:
-    ort.set_default_logger_severity(4)  # fatal: errors are raised, and translated here
+    ort.set_default_logger_severity(4)  # fatal: errors need no log, since they are raised
     preload_libraries(ort)
     _limit_arena_growth(ort)
     options = ort.SessionOptions()
@@ -99,10 +100,10 @@ def _start(ort: Onnxruntime, index: int) -> None:
 
 
 def _limit_arena_growth(ort: Onnxruntime) -> None:
-    """Make the process-wide arena of OrtValues allocate what is requested; by default it doubles.
+    """Make the process-wide arena of OrtValues grow only by the size that is requested.
 
-    5 GB of weights would otherwise take 8.6 GB. onnxruntime marks the function as deprecated and has no
-    replacement.
+    By default the arena doubles when it grows: 5 GB of weights then take 8.6 GB. The function that this calls
+    is marked as deprecated in onnxruntime, which has no replacement for it.
     """
     state = ort.capi.onnxruntime_pybind11_state
     with suppress(AttributeError):
@@ -112,8 +113,8 @@ def _limit_arena_growth(ort: Onnxruntime) -> None:
 def shared_arena_option(ort: Onnxruntime, index: int, limit: int) -> tuple[str, str]:
     """Create an arena of at most `limit` bytes on a GPU, and return the session option that selects it.
 
-    By default each session has an arena, whose limit does not count the memory of the other sessions: three
-    would take three times the limit. All sessions that are opened with the same limit share this arena.
+    By default each session has a separate arena, and the limit applies to each arena: three sessions could
+    take three times the limit. All sessions that are opened with the same limit share the arena created here.
     """
     with _start_lock:
         if _limits.get(index) != limit:
@@ -123,7 +124,7 @@ def shared_arena_option(ort: Onnxruntime, index: int, limit: int) -> tuple[str, 
 
 
 def _create_arena(ort: Onnxruntime, index: int, limit: int) -> None:
-    """Create an arena; sessions that use the previous one keep it."""
+    """Create the shared arena of a GPU. Sessions that are already open keep the arena that they use."""
     allocator, memory_type = ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, ort.OrtMemType.DEFAULT
     memory = ort.OrtMemoryInfo(_ARENA, allocator, index, memory_type)
     arena = ort.OrtArenaCfg({"max_mem": limit, "arena_extend_strategy": _SAME_AS_REQUESTED})
@@ -132,11 +133,11 @@ def _create_arena(ort: Onnxruntime, index: int, limit: int) -> None:
 
 
 def to_public_error(error: BaseException, subject: str, device: str) -> PaliGemmaError | None:
-    """Translate an exception of onnxruntime if memory or the GPU caused it; otherwise return None.
+    """Return the public error for an onnxruntime exception; None if neither memory nor the GPU caused it.
 
     Args:
         error: the exception.
-        subject: what the message begins with, such as a file.
+        subject: the beginning of the message, such as a file name.
         device: "cpu" or "cuda".
     """
     if words := resource_problem(error, device=device):

@@ -20,10 +20,10 @@ from .ort import IoBinding, OrtValue, import_onnxruntime
 
 @dataclass(frozen=True)
 class DeviceTensor:
-    """A tensor in memory of a device, or in a part of it. The memory is freed with its last tensor."""
+    """A tensor in device memory. Several tensors may share the memory; it is freed with the last of them."""
 
-    # On a CPU of the dtype's NumPy storage, on a GPU int64: `allocate` makes it, in words of 8 bytes. An
-    # output that onnxruntime allocated has its own dtype.
+    # Its dtype: on a CPU the NumPy storage of `dtype`; on a GPU int64, because `allocate` works in words of
+    # 8 bytes; for an output that onnxruntime allocated, the dtype of the output.
     memory: OrtValue
     dtype: DTypeName
     shape: tuple[int, ...]
@@ -49,7 +49,7 @@ class DeviceTensor:
     def zeros(
         cls, shape: Sequence[int], dtype: DTypeName, placement: Placement, subject: str
     ) -> DeviceTensor:
-        """Allocate a tensor of zeros. On a CPU its pages are not resident before they are written.
+        """Allocate a tensor of zeros. On a CPU a page of it takes no memory until the page is written.
 
         Raises:
             ResourceError: out of memory; the message begins with `subject`.
@@ -63,13 +63,13 @@ class DeviceTensor:
     def from_numpy(
         cls, content: NDArray[Any], dtype: DTypeName, placement: Placement, subject: str
     ) -> DeviceTensor:
-        """Make a tensor of an array: on a CPU a view of its memory, on a GPU a copy.
+        """Return a tensor with the content of an array. It is a view on a CPU and a copy on a GPU.
 
         Args:
-            content: of the dtype's NumPy storage: bfloat16 as uint16.
-            dtype: of the tensor.
-            placement: where.
-            subject: what error messages begin with.
+            content: array with the NumPy storage of `dtype`, which is uint16 for bfloat16.
+            dtype: dtype of the tensor.
+            placement: device of the tensor.
+            subject: the beginning of error messages.
 
         Raises:
             ResourceError: out of memory.
@@ -83,11 +83,11 @@ class DeviceTensor:
 
     @property
     def address(self) -> int:
-        """Address of the first number in the memory of the device."""
+        """Address of the tensor's first number in device memory."""
         return self.memory.data_ptr() + self.offset
 
     def copy_from(self, content: NDArray[Any]) -> None:
-        """Overwrite the whole memory with an array of the same size, of the dtype's NumPy storage."""
+        """Overwrite the whole memory with an array of the same size and with the NumPy storage of `dtype`."""
         content = np.ascontiguousarray(content)
         with device_lock(self.placement.device):
             self.memory.update_inplace(
@@ -95,9 +95,9 @@ class DeviceTensor:
             )
 
     def to_numpy_view(self) -> NDArray[Any]:
-        """Return the numbers in the dtype's NumPy storage: bfloat16 as uint16.
+        """Return the numbers as an array with the NumPy storage of `dtype`, which is uint16 for bfloat16.
 
-        On a CPU the array is a view that is valid as long as this tensor exists; from a GPU it is a copy.
+        On a CPU the array is a view, which is valid as long as this tensor exists. On a GPU it is a copy.
         """
         with device_lock(self.placement.device):
             content = _as_bytes(self.memory.numpy())
@@ -105,10 +105,10 @@ class DeviceTensor:
         return content[start : start + size].view(DTYPES[self.dtype].storage).reshape(self.shape)
 
     def numpy(self) -> NDArray[Any]:
-        """Return a copy of the numbers; half precision is widened to float32."""
+        """Return a copy of the numbers as an array. float16 and bfloat16 are converted to float32."""
         numbers = self.to_numpy_view()
         match self.dtype:
-            case "bfloat16":  # the upper half of a float32
+            case "bfloat16":  # bfloat16 is the upper half of a float32
                 return (numbers.astype(np.uint32) << 16).view(np.float32)
             case "float16":
                 return numbers.astype(np.float32)
@@ -119,7 +119,7 @@ class DeviceTensor:
         return np.array(self.numpy(), dtype=dtype, copy=copy)
 
     def view(self, start: int, shape: Sequence[int]) -> DeviceTensor:
-        """Return a tensor of another shape in the same memory, from the number with index `start` on."""
+        """Return a tensor of the given shape in the same memory, from the number at index `start` onwards."""
         return replace(self, shape=tuple(shape), offset=self.offset + start * DTYPES[self.dtype].bytes)
 
     def bind_input(self, binding: IoBinding, name: str) -> None:
@@ -141,7 +141,7 @@ def _as_bytes(array: NDArray[Any]) -> NDArray[np.uint8]:
 
 
 def _as_int64_words(array: NDArray[Any]) -> NDArray[np.int64]:
-    """View an array as int64; if its size is not a multiple of 8 bytes, return a padded copy."""
+    """Return an int64 view of an array, or a padded copy if its size is not a multiple of 8 bytes."""
     content = _as_bytes(array)
     missing = -len(content) % INT64_BYTES
     return (np.pad(content, (0, missing)) if missing else content).view(np.int64)

@@ -1,4 +1,4 @@
-"""Devices: names, availability and choice."""
+"""Names of devices, their availability, and the choice of one."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ DeviceKind = Literal["auto"] | Device
 PROVIDERS: dict[Device, str] = {"cpu": "CPUExecutionProvider", "cuda": CUDA_PROVIDER}
 DEVICES: tuple[DeviceKind, ...] = ("auto", *PROVIDERS)
 ALL_DEVICES = tuple(PROVIDERS)
-DEVICE_NAMES = "auto, cpu, cuda or cuda:N"  # for messages
+DEVICE_NAMES = "auto, cpu, cuda or cuda:N"  # text for messages
 _DEVICE_NAME = re.compile(r"(?P<kind>auto|cpu|cuda)|cuda:(?P<index>[0-9]{1,3})")
 PRECISION_ADVICE: dict[Device, str] = {"cpu": "fp32, int8 or int4", "cuda": "bf16"}  # for messages
-MAX_THREADS = 256  # each session starts this many; thousands would stall the machine
+MAX_THREADS = 256  # threads per session; thousands would stall the machine
 
 
 @dataclass(frozen=True)
 class Placement:
-    """Where sessions run."""
+    """Device and resources that sessions use."""
 
     device: Device
-    threads: int  # for one operator on the CPU
-    index: int = 0  # of the GPU
+    threads: int  # threads that one operator uses on the CPU
+    index: int = 0  # index of the GPU
     memory_limit: int | None = None  # bytes of GPU memory that sessions may use; None: no limit
 
     @property
@@ -46,13 +46,13 @@ def available_threads() -> int:
 
 
 def available_devices() -> tuple[Device, ...]:
-    """Return the devices whose provider the installed onnxruntime was built with."""
+    """Return the devices that the installed onnxruntime was built for."""
     providers = import_onnxruntime().get_available_providers()
     return tuple(device for device, provider in PROVIDERS.items() if provider in providers)
 
 
 def parse_device(text: str) -> tuple[DeviceKind, int]:
-    """Return the kind and the index of a device: `cuda:1` is ("cuda", 1).
+    """Return the kind and the index of a device. For `cuda:1` they are ("cuda", 1).
 
     Raises:
         OptionError: the name is unknown.
@@ -71,20 +71,22 @@ def choose_placement(
     runs_on: Sequence[Device] = ALL_DEVICES,
     memory_limit: int | None = None,
 ) -> Placement:
-    """Decide where to run.
+    """Choose the device, and return the placement with the threads and memory that sessions may use.
 
     Args:
-        device: `cpu`, `cuda` or, with several GPUs, `cuda:1`; `auto` chooses CUDA if onnxruntime has it and
-            the graphs are made for it, otherwise the CPU.
-        threads: for one operator on the CPU; None: every processor that this process may use.
+        device: `cpu`, `cuda` or, with several GPUs, `cuda:1`; `auto` chooses CUDA if onnxruntime supports
+            it and the graphs are made for it; otherwise `auto` chooses the CPU.
+        threads: number of threads for one operator on the CPU; None: one per processor that this process
+            may use.
         runs_on: the devices that the graphs are made for.
-        memory_limit: bytes of GPU memory for weights, sessions and caches together. The temporary memory of
-            decode steps, which is little, is not included. None: no limit.
+        memory_limit: bytes of GPU memory for weights, sessions and caches together; None: no limit. The limit
+            does not include the temporary memory of decode steps, which is small.
 
     Raises:
         OptionError: an argument is out of range.
         BundleError: the graphs are not made for the requested device.
-        ProviderError: onnxruntime does not have the requested device, or none that the graphs are made for.
+        ProviderError: onnxruntime does not support the requested device, or it supports none of the devices
+            that the graphs are made for.
     """
     if threads is not None and not (isinstance(threads, int) and 1 <= threads <= MAX_THREADS):
         raise OptionError(f"threads is {threads!r}, expected 1 to {MAX_THREADS}")

@@ -1,4 +1,4 @@
-"""A graph that gathers the image features of each row of a batch on the device that they are on.
+"""A graph that gathers the image features of each row of a batch. It runs on the device of the features.
 
 Shapes: docs/notation.md.
 """
@@ -12,7 +12,7 @@ from .devices import Placement
 from .ort import InferenceSession
 from .session import open_serialized
 
-# Gather and Reshape; `k` is the number of images of a row (N / I).
+# Graph of Gather and Reshape. Its dimension `k` is the number of images of a row (N / I).
 GATHER = GraphSpec(
     "gather.onnx",
     (
@@ -24,7 +24,7 @@ GATHER = GraphSpec(
 
 
 def open_gather(placement: Placement) -> InferenceSession:
-    """Open the graph.
+    """Open the graph, and return its session.
 
     Raises:
         ProviderError: the device does not start.

@@ -1,4 +1,4 @@
-"""Run a graph: bind its inputs and outputs to memory of the device, and submit the run."""
+"""Run graphs: bind inputs and outputs to device memory, and submit the run to onnxruntime."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from .devices import Placement
 from .memory import SHRINK_ARENA_OPTION
 from .ort import IoBinding, OrtValue, RunOptions, Session, import_onnxruntime
 
-GRAPH_ID_OPTION = "gpu_graph_id"  # onnxruntime's option of a run
+GRAPH_ID_OPTION = "gpu_graph_id"  # onnxruntime run option
 
 
 class Executor:
-    """Runs the graphs of one bundle on its device."""
+    """Runs the graphs of one bundle on the bundle's device."""
 
     def __init__(self, placement: Placement) -> None:
         self._placement = placement
@@ -42,23 +42,23 @@ class Executor:
         outputs: Mapping[str, DeviceTensor] = MappingProxyType({}),
         shrink_arena: bool = False,
     ) -> tuple[OrtValue, ...]:
-        """Run a graph.
+        """Run a graph and return its outputs.
 
         Args:
-            session: the open graph.
-            graph: its description.
-            feeds: inputs on the CPU.
-            inputs: inputs on the device.
+            session: session of the graph.
+            graph: description of the graph.
+            feeds: inputs on the CPU, by name.
+            inputs: inputs on the device, by name.
             cancel: stops the run from another thread.
-            outputs: tensors that outputs are written into. Of the other outputs the first is written to the
-                CPU and the others into new memory of the device.
-            shrink_arena: return a CPU's memory of intermediate values to the system. Attention over the 4096
-                patches of an 896-pixel image takes gigabytes that decoding does not need. A GPU computes it
-                without that memory, and takes long to free and to allocate memory, so it ignores the
-                argument.
+            outputs: tensors to write outputs into, by name. Of the outputs without a tensor here, the first
+                is written to the CPU, and the others are written to new device memory.
+            shrink_arena: whether to return the memory of intermediate values to the system after a run on a
+                CPU. Attention over the 4096 patches of an 896-pixel image takes gigabytes that decoding does
+                not need. On a GPU the argument has no effect: attention does not need that memory there, and
+                a GPU takes long to free and to allocate memory.
 
         Returns:
-            The outputs in the order of the graph.
+            The outputs in the order in which the graph declares them.
 
         Raises:
             Cancelled: the run was cancelled.
@@ -67,9 +67,9 @@ class Executor:
             ResourceError: out of memory.
         """
         binding, placement = session.io_binding(), self._placement
-        # The binding reads the arrays' memory, so this variable must exist until the run has ended.
+        # The binding reads the memory of these arrays, so the variable must exist until the run has ended.
         arrays = {name: np.ascontiguousarray(array) for name, array in feeds.items()}
-        with self._translated_errors(graph, cancel):  # a GPU gets a copy, which needs memory
+        with self._translated_errors(graph, cancel):  # feeds are copied to a GPU, which may run out of memory
             for name, array in arrays.items():
                 binding.bind_cpu_input(name, array)
         for name, tensor in inputs.items():
@@ -89,14 +89,15 @@ class Executor:
     def step(
         self, session: Session, graph: GraphSpec, binding: IoBinding, graph_id: str, cancel: Cancellation
     ) -> None:
-        """Run a graph on memory that is bound already; a GPU captures the run and later replays it.
+        """Run a graph on memory that is already bound. A GPU captures the first run and replays it later.
 
         Args:
-            session: the open graph.
-            graph: its description.
-            binding: the memory.
-            graph_id: id of the CUDA graph that belongs to this memory; a CPU ignores it.
-            cancel: stops the run from another thread. A capture is not stopped: it would spoil later ones.
+            session: session of the graph.
+            graph: description of the graph.
+            binding: memory of the inputs and outputs.
+            graph_id: id of the CUDA graph that belongs to this memory; no effect on a CPU.
+            cancel: stops the run from another thread. It does not stop a capture, because an interrupted
+                capture makes later captures fail.
 
         Raises what `run` raises.
         """
@@ -126,10 +127,10 @@ class Executor:
                 self._wait(run, entries, options)
 
     def _wait(self, run: Future[None], entries: Mapping[str, str], options: RunOptions) -> None:
-        """Wait for the end of a run even if this thread is interrupted: the GPU must not be used before."""
+        """Wait until a run has ended, even if this thread is interrupted: no other run may start before."""
         try:
             run.result()
-        except BaseException:  # the exception of the run, or Ctrl-C in this thread
+        except BaseException:  # an exception of the run, or Ctrl-C in this thread
             if entries.get(GRAPH_ID_OPTION) is None or entries[GRAPH_ID_OPTION] in self._captured:
                 options.terminate = True
             wait([run])
@@ -137,7 +138,7 @@ class Executor:
 
     @contextmanager
     def _translated_errors(self, graph: GraphSpec, cancel: Cancellation) -> Iterator[None]:
-        """Lock the device, and raise what `run` raises in place of onnxruntime's exceptions."""
+        """Lock the device, and translate onnxruntime's exceptions to those that `run` documents."""
         try:
             with device_lock(self._placement.device):
                 yield
@@ -152,5 +153,7 @@ class Executor:
 
     @cached_property
     def _device_thread(self) -> ThreadPoolExecutor:
-        """The only thread that submits runs to a GPU: a CUDA graph belongs to the thread that captured it."""
+        """Executor of the only thread that submits runs to a GPU.
+
+        One thread is required because a CUDA graph belongs to the thread that captured it."""
         return ThreadPoolExecutor(1, thread_name_prefix="paligemma-onnx-cuda")

@@ -1,8 +1,8 @@
-"""Allocate GPU memory from the arena that sessions use; return memory of the CPU's heap to the system.
+"""Allocate memory on a GPU from the arena that sessions use, and free unused memory of GPU and CPU.
 
-onnxruntime's function for it (`OrtValue.ortvalue_from_shape_and_type`) uses an arena of the process that has
-no limit, doubles when it grows and never shrinks: 5 GB of weights take 8.6 GB. So a graph allocates the
-memory: it is the graph's only output.
+onnxruntime's function for allocation (`OrtValue.ortvalue_from_shape_and_type`) uses a process-wide arena.
+This arena has no limit, doubles when it grows and never shrinks: 5 GB of weights take 8.6 GB. So this module
+runs a graph whose only output is the allocated memory.
 """
 
 from __future__ import annotations
@@ -21,29 +21,29 @@ from .session import open_serialized
 
 GRAPH = "zeros.onnx"  # ConstantOfShape: `words` int64[1] -> `memory` int64[words] of zeros
 INT64_BYTES = DTYPES["int64"].bytes
-# The kernel counts elements in 32 bits, and writes to a wrong address if there are more.
+# The kernel counts elements in 32 bits. With more elements it writes to a wrong address.
 MAX_ALLOCATION_BYTES = 8 << 30
-SHRINK_ARENA_OPTION = "memory.enable_memory_arena_shrinkage"  # onnxruntime's option of a run
+SHRINK_ARENA_OPTION = "memory.enable_memory_arena_shrinkage"  # onnxruntime run option
 
 
 def allocate(size: int, placement: Placement) -> OrtValue:
-    """Allocate zeros: int64[size / 8], rounded up. The memory is freed with the last reference.
+    """Return new zeros on a device: int64[size / 8], rounded up. The last reference frees the memory.
 
     Args:
         size: bytes, at most MAX_ALLOCATION_BYTES.
-        placement: where.
+        placement: device of the memory.
 
     Raises:
         ValueError: the size is too large.
         ProviderError: the device does not start.
-        ResourceError: the session does not open because memory is used up; onnxruntime's exception if the
-            allocation fails.
+        ResourceError: out of memory while the session opens. If the allocation itself fails, onnxruntime's
+            exception is raised unchanged.
     """
     if size > MAX_ALLOCATION_BYTES:
         raise ValueError(f"{size} bytes are more than {MAX_ALLOCATION_BYTES} at once")
     session = _session(placement)
     options = import_onnxruntime().RunOptions()
-    # Free unused memory of the arena first.
+    # Free unused memory of the arena before the allocation.
     options.add_run_config_entry(SHRINK_ARENA_OPTION, f"gpu:{placement.index}")
     binding, words = session.io_binding(), np.array([-(-size // INT64_BYTES)], np.int64)
     with device_lock(placement.device):
@@ -55,7 +55,7 @@ def allocate(size: int, placement: Placement) -> OrtValue:
 
 
 def shrink_arena(placement: Placement) -> None:
-    """Free unused memory of the GPU's arena; nothing happens on the CPU."""
+    """Free unused memory of the GPU's arena. On the CPU this does nothing."""
     if placement.device == "cuda":
         allocate(INT64_BYTES, placement)
 
@@ -66,14 +66,14 @@ def _session(placement: Placement) -> InferenceSession:
 
 
 def trim_heap() -> None:
-    """Return freed memory of the heap to the system (glibc's `malloc_trim`; nothing with other C libraries).
+    """Return freed heap memory to the system with glibc's `malloc_trim`; do nothing in other C libraries.
 
-    The heap of glibc grows by matrices and does not shrink when they are freed. For a 3B model in 8 bits it
-    keeps 0.5 GB after sessions were opened, since each one reads weights to reorder them, and as much again
-    after the vision session was closed.
+    The heap of glibc grows when matrices are allocated, and does not shrink when they are freed. Opening a
+    session allocates matrices to reorder the weights. For a 3B model in 8 bits the heap keeps 0.5 GB of freed
+    memory after the sessions were opened, and another 0.5 GB after the vision session was closed.
     """
     try:
         malloc_trim = ctypes.CDLL(None).malloc_trim
-    except (AttributeError, OSError, TypeError):  # another C library; Windows has no such handle
+    except (AttributeError, OSError, TypeError):  # not glibc; on Windows `CDLL(None)` fails
         return
     malloc_trim(0)

@@ -1,7 +1,7 @@
 """Query the NVIDIA driver for its GPUs; the CUDA toolkit is not needed.
 
 The functions belong to the driver's interface, which is stable: https://docs.nvidia.com/cuda/cuda-driver-api.
-The package nvidia-ml-py ignores CUDA_VISIBLE_DEVICES, so its indices differ from those of CUDA.
+The package nvidia-ml-py is not used: it ignores CUDA_VISIBLE_DEVICES, so its GPU indices differ from CUDA's.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 LIBRARY = "nvcuda.dll" if platform.system() == "Windows" else "libcuda.so.1"
 MAX_NAME_BYTES = 256  # the driver cuts longer names
-COMPUTE_MAJOR, COMPUTE_MINOR = 75, 76  # CUdevice_attribute: the numbers of the compute capability
+COMPUTE_MAJOR, COMPUTE_MINOR = 75, 76  # CUdevice_attribute numbers of the compute capability
 
 
 @dataclass(frozen=True)
@@ -26,15 +26,15 @@ class Gpu:
 
 @dataclass(frozen=True)
 class Driver:
-    """What the driver reports."""
+    """Version and GPUs that the driver reports."""
 
-    cuda: tuple[int, int] | None  # newest supported CUDA version, major and minor; None: no driver
+    cuda: tuple[int, int] | None  # newest supported CUDA version (major, minor); None: no driver
     gpus: tuple[Gpu, ...]  # in the order of their indices
-    error: str | None  # CUDA's name of the error that it returned in place of GPUs
+    error: str | None  # name of the CUDA error if the GPUs could not be queried
 
 
 def query_driver() -> Driver:
-    """Return the driver's version and GPUs; never raises."""
+    """Return the driver's version and GPUs. This function never raises an exception."""
     try:
         library = ctypes.CDLL(LIBRARY)
     except OSError:

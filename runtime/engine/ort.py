@@ -1,6 +1,6 @@
-"""Import onnxruntime on first use, and the part of its Python interface that this package uses.
+"""Import onnxruntime on first use, and declare the part of its Python interface that this package uses.
 
-onnxruntime has no type information; the protocols here stand for its classes of the same or a similar name.
+onnxruntime has no type information. Each protocol here describes the class that its docstring names.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ class OrtValue(Protocol):
     """`onnxruntime.OrtValue`: a tensor on a device."""
 
     def data_ptr(self) -> int:
-        """Return the address in the memory of the device."""
+        """Return the address of the content in device memory."""
 
     def numpy(self) -> NDArray[Any]:
-        """Return the content: on the CPU a view, from a GPU a copy."""
+        """Return the content as an array: a view on the CPU, a copy on a GPU."""
 
     def shape(self) -> list[int]:
         """Return the shape."""
@@ -40,7 +40,7 @@ class IoBinding(Protocol):
     def bind_input(
         self, name: str, device: str, index: int, dtype: int, shape: Sequence[int], address: int, /
     ) -> None:
-        """Bind an input to memory of a device; `dtype` is a number of TensorProto.DataType."""
+        """Bind an input to device memory; `dtype` is a number of TensorProto.DataType."""
 
     def bind_output(
         self,
@@ -52,10 +52,10 @@ class IoBinding(Protocol):
         address: int | None = None,
         /,
     ) -> None:
-        """Bind an output to memory of a device; without an address onnxruntime allocates it."""
+        """Bind an output to device memory. If `address` is None, onnxruntime allocates the memory."""
 
     def get_outputs(self) -> Sequence[OrtValue]:
-        """Return the outputs in the order of their binding."""
+        """Return the outputs of the last run in the order in which they were bound."""
 
 
 class RunOptions(Protocol):
@@ -80,17 +80,17 @@ class SessionOptions(Protocol):
         """Set an option."""
 
     def add_initializer(self, name: str, value: OrtValue, /) -> None:
-        """Use a tensor in place of an initializer of the graph; the caller must keep it."""
+        """Use a tensor in place of an initializer of the graph. The caller must keep the tensor."""
 
 
 class Session(Protocol):
     """The part of `onnxruntime.InferenceSession` that runs a graph."""
 
     def io_binding(self) -> IoBinding:
-        """Return a new binding."""
+        """Return a new, empty binding for this session."""
 
     def run_with_iobinding(self, binding: IoBinding, options: RunOptions, /) -> None:
-        """Run the graph on bound memory."""
+        """Run the graph on the memory that the binding names."""
 
 
 class InferenceSession(Session, GraphInterface, Protocol):
@@ -100,14 +100,14 @@ class InferenceSession(Session, GraphInterface, Protocol):
         """Return the execution providers in the order of their priority."""
 
     def run(self, outputs: Sequence[str] | None, feeds: Mapping[str, NDArray[Any]], /) -> list[NDArray[Any]]:
-        """Run the graph on arrays."""
+        """Run the graph on arrays, and return the outputs as arrays."""
 
 
 class OrtValueClass(Protocol):
     """The class `onnxruntime.OrtValue`."""
 
     def ortvalue_from_numpy(self, array: NDArray[Any], /) -> OrtValue:
-        """Return a tensor on the CPU that has the memory of a contiguous array."""
+        """Return a tensor on the CPU that shares the memory of a contiguous array."""
 
 
 class InferenceSessionClass(Protocol):
@@ -122,7 +122,7 @@ class InferenceSessionClass(Protocol):
         providers: Sequence[str | tuple[str, dict[str, str]]],
         enable_fallback: int = 1,
     ) -> InferenceSession:
-        """Open a graph from a file or from a serialized model."""
+        """Open a graph from a file or from a serialized model, and return its session."""
 
 
 NewSessionOptions = Callable[[], SessionOptions]
@@ -133,7 +133,7 @@ class Onnxruntime(Protocol):
     """The module `onnxruntime`."""
 
     __version__: str
-    cuda_version: str  # with CUDA only
+    cuda_version: str  # exists only in builds with CUDA
     SessionOptions: NewSessionOptions
     RunOptions: NewRunOptions
     InferenceSession: InferenceSessionClass
@@ -148,7 +148,7 @@ class Onnxruntime(Protocol):
     capi: Any
 
     def __hash__(self) -> int:
-        """Return a hash: modules are keys of caches."""
+        """Return a hash, because this module is an argument of cached functions."""
 
     def get_available_providers(self) -> list[str]:
         """Return the execution providers that onnxruntime was built with."""
@@ -157,7 +157,7 @@ class Onnxruntime(Protocol):
         """Return a description of the build."""
 
     def set_default_logger_severity(self, severity: int, /) -> None:
-        """Log messages of this severity and above, 0 (verbose) to 4 (fatal)."""
+        """Log only messages of this severity and above; severities are 0 (verbose) to 4 (fatal)."""
 
     def preload_dlls(self, *, cuda: bool, cudnn: bool) -> None:
         """Load the libraries of CUDA and cuDNN."""
@@ -169,10 +169,11 @@ class Onnxruntime(Protocol):
 
 
 def import_onnxruntime() -> Onnxruntime:
-    """Import onnxruntime.
+    """Import onnxruntime, and return the module.
 
     Raises:
-        ProviderError: neither onnxruntime nor onnxruntime-gpu is installed, or it does not load.
+        ProviderError: neither onnxruntime nor onnxruntime-gpu is installed, or the installed package does not
+            load.
         ResourceError: out of memory.
     """
     try:

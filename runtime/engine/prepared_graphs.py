@@ -1,9 +1,10 @@
-"""Cache the graphs of a bundle in the form that onnxruntime makes of them when it opens them.
+"""Cache a bundle's graphs on disk in the optimised form that onnxruntime makes when it opens them.
 
 When onnxruntime opens a quantised graph, it optimises the graph and reorders every matrix for the kernels of
-this processor, which takes seconds and private memory. It can write the result to files and map them later.
-The files fit one processor and one version of onnxruntime, and take more space than the bundle. So they are
-written on request, into the user's cache folder, under a name that is a hash of everything they depend on.
+this processor, which takes seconds and private memory. onnxruntime can write the result to files, and later
+map these files. They fit only one processor and one version of onnxruntime, and take more space than the
+bundle. So they are written only on request. They go to the user's cache folder, into a folder whose name is a
+hash of everything that the files depend on.
 """
 
 from __future__ import annotations
@@ -36,11 +37,11 @@ CACHE = "PALIGEMMA_ONNX_CACHE"  # environment variable: a folder that replaces t
 CONTENT = "content.json"  # written last: a folder without it is incomplete
 GRAPH_SUFFIX = ".onnx"
 KEY_DIGITS = 32  # hexadecimal digits of a folder's name
-# onnxruntime writes every matrix twice, in its original and in the kernels' order, the latter with scales or
-# sums.
-SPACE_FACTOR = 2.5  # disk space of prepared graphs, as a multiple of the bundle's
-MIN_FREE_BYTES = 1 << 24  # a disk with less free space counts as full
-FORMAT = "2"  # of the files; to be changed with the options of sessions
+# onnxruntime writes every matrix twice: in its original order, and in the order of the kernels with scales or
+# sums added.
+SPACE_FACTOR = 2.5  # disk space of prepared graphs divided by disk space of the bundle
+MIN_FREE_BYTES = 1 << 24  # a disk with less free space is reported as full
+FORMAT = "2"  # version of the files; change it with the session options
 MAX_STAGING_AGE_S = 86_400.0  # older staging folders belong to processes that were killed
 
 
@@ -54,7 +55,7 @@ class Preparation:
 
 
 def find_prepared(manifest: Manifest, placement: Placement) -> Path | None:
-    """Return the folder of a bundle's prepared graphs for this machine; None if missing or incomplete.
+    """Return the folder of a bundle's prepared graphs for this machine, or None if it is not complete.
 
     Raises:
         ProviderError: onnxruntime is not installed.
@@ -76,18 +77,18 @@ def find_prepared(manifest: Manifest, placement: Placement) -> Path | None:
 
 
 def prepare(bundle: Path, progress: Callable[[str], object]) -> Preparation:
-    """Write a bundle's graphs in the order of this processor's kernels, so that they open quickly.
+    """Prepare a bundle's graphs for this processor, so that they open quickly.
 
-    Several processes may prepare the same bundle at the same time; each writes a folder, and the last one
-    stays.
+    The prepared graphs store weights in the order of the processor's kernels. Several processes may prepare
+    the same bundle at the same time: each process writes a folder, and the last folder replaces the others.
 
     Args:
-        bundle: the folder; it is not written to.
+        bundle: folder of the bundle; nothing is written to it.
         progress: called with a line of text before each step.
 
     Raises:
         BundleError: the bundle is incomplete or damaged.
-        OptionError: there is nothing to prepare, or the cache cannot be written.
+        OptionError: the bundle has no graph to prepare, or the cache folder cannot be written.
         ResourceError: out of disk or memory.
     """
     started = time.perf_counter()
@@ -96,7 +97,7 @@ def prepare(bundle: Path, progress: Callable[[str], object]) -> Preparation:
         raise OptionError(f"{bundle}: fp32 graphs are mapped as they are; there is nothing to prepare")
     if "cpu" not in manifest.precision.devices:
         raise OptionError(f"{bundle}: its graphs are for a GPU; there is nothing to prepare")
-    check_hashes(bundle, manifest, progress)  # prepared graphs of a damaged bundle would be used later
+    check_hashes(bundle, manifest, progress)  # a damaged graph in the cache would be used later
     placement = choose_placement("cpu", None)
     final = _prepared_folder(manifest)
     with translate_resource_errors(str(final.parent)), _staging_folder(final) as folder:
@@ -114,7 +115,7 @@ def prepare(bundle: Path, progress: Callable[[str], object]) -> Preparation:
                 open_session(
                     bundle, graph, manifest, placement, prepared=folder
                 )  # raises if it is incomplete
-            except BundleError as error:  # onnxruntime reports a full disk like a damaged graph
+            except BundleError as error:  # onnxruntime reports a full disk as if the graph were damaged
                 if shutil.disk_usage(folder).free < MIN_FREE_BYTES:
                     raise ResourceError(f"{final.parent}: the disk is full; free space there") from error
                 raise
@@ -130,7 +131,7 @@ def prepare(bundle: Path, progress: Callable[[str], object]) -> Preparation:
 
 
 def remove_prepared(bundle: Path) -> Path | None:
-    """Remove a bundle's prepared graphs for this machine; return their folder, or None if there were none."""
+    """Remove a bundle's prepared graphs for this machine; return the removed folder or None."""
     folder = _prepared_folder(read_manifest(bundle))
     if not folder.exists():
         return None
@@ -139,7 +140,7 @@ def remove_prepared(bundle: Path) -> Path | None:
 
 
 def _prepared_folder(manifest: Manifest) -> Path:
-    """Return the folder for a bundle's prepared graphs; its name is a hash of what they depend on."""
+    """Return the folder for a bundle's prepared graphs. Its name is a hash of what the graphs depend on."""
     ort = import_onnxruntime()
     facts = (FORMAT, manifest.bundle_id, ort.__version__, ort.get_build_info(), _describe_processor())
     key = hashlib.sha256("\n".join(facts).encode()).hexdigest()[:KEY_DIGITS]
@@ -148,7 +149,7 @@ def _prepared_folder(manifest: Manifest) -> Path:
 
 
 def _describe_processor() -> str:
-    """Describe the processor and its instruction sets, which determine the order that its kernels read."""
+    """Return a text on the processor and its instruction sets, which determine the order of weights."""
     lines = [platform.machine(), platform.processor()]
     try:
         cpuinfo = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
@@ -161,11 +162,12 @@ def _describe_processor() -> str:
 
 @contextmanager
 def _staging_folder(final: Path) -> Iterator[Path]:
-    """Make a folder next to the final one to write into; remove it at the end unless it was renamed."""
+    """Make a folder to write into, next to `final`. At the end remove it if the caller has not renamed it."""
     try:
         final.parent.mkdir(parents=True, exist_ok=True)
-        for path in final.parent.glob(f".{'[0-9a-f]' * KEY_DIGITS}.*"):  # the names that mkdtemp makes below
-            with suppress(FileNotFoundError):  # another process has renamed or removed it
+        # The pattern matches the names that mkdtemp makes below.
+        for path in final.parent.glob(f".{'[0-9a-f]' * KEY_DIGITS}.*"):
+            with suppress(FileNotFoundError):  # another process has renamed or removed the folder
                 if time.time() - path.stat().st_mtime > MAX_STAGING_AGE_S:
                     shutil.rmtree(path, ignore_errors=True)
         folder = Path(tempfile.mkdtemp(".staging", f".{final.name}.", final.parent))

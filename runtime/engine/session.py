@@ -1,4 +1,4 @@
-"""Open and write onnxruntime sessions: one graph each, on the requested device."""
+"""Open an onnxruntime session for a graph on the requested device, or write its optimised graph to a file."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from .devices import PROVIDERS, Placement
 from .int8_overflow import configure_int8
 from .ort import InferenceSession, Onnxruntime, OrtValue, SessionOptions, import_onnxruntime
 
-MIN_EXTERNAL_BYTES = 1024  # larger tensors are written next to a prepared graph, smaller ones into it
-LOG_FATAL_ONLY = 4  # onnxruntime's severity: errors are raised, and translated here
+MIN_EXTERNAL_BYTES = 1024  # larger tensors go to a file next to the prepared graph, smaller ones into it
+LOG_FATAL_ONLY = 4  # onnxruntime severity; errors need no log, since they are raised
 DISABLE_PREPACKING = ("session.disable_prepacking", "1")
 
 
@@ -29,26 +29,27 @@ def open_session(
     initializers: Mapping[str, OrtValue] = MappingProxyType({}),
     cuda_graph: bool = False,
 ) -> InferenceSession:
-    """Open a graph of a bundle and compare it with the manifest.
+    """Open a graph of a bundle, compare it with the manifest, and return the session.
 
     Args:
-        folder: the bundle.
-        graph: one of the manifest's.
-        manifest: the bundle's.
-        placement: where to run.
-        prepared: folder with the output of `write_session`, which is opened instead.
-        initializers: weights that are on the device already, by name.
-        cuda_graph: capture and replay runs that set the option `gpu_graph_id`.
+        folder: folder of the bundle.
+        graph: the graph's description in the manifest.
+        manifest: manifest of the bundle.
+        placement: device of the session.
+        prepared: folder that `write_session` wrote; if it is set, its graph is opened, not the bundle's.
+        initializers: weights that are already on the device, by name.
+        cuda_graph: whether to capture and replay runs that set the option `gpu_graph_id`.
 
     Raises:
         BundleError: the graph does not load, belongs to another bundle, or has other inputs or outputs.
-        ProviderError: the device does not start, or onnxruntime fell back to another one.
+        ProviderError: the device does not start, or onnxruntime fell back to another device.
         ResourceError: out of memory.
     """
     ort = import_onnxruntime()
     options, path = _session_options(ort, placement, manifest), folder / graph.file
     if prepared is not None:
-        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL  # it is optimised
+        # A prepared graph is already optimised.
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         path = prepared / prepared_name(graph)
     for name, value in initializers.items():
         options.add_initializer(name, value)
@@ -60,14 +61,15 @@ def open_session(
 def write_session(
     folder: Path, graph: GraphSpec, manifest: Manifest, placement: Placement, prepared: Path
 ) -> None:
-    """Write a graph as onnxruntime has it in memory: optimised, with matrices in the order of its kernels.
+    """Write an optimised graph, with its matrices in the order of onnxruntime's kernels.
 
     Args:
-        folder: the bundle.
-        graph: one of the manifest's.
-        manifest: the bundle's.
-        placement: where the graph will run.
-        prepared: folder to write to; the file is `prepared_name(graph)`, with its weights next to it.
+        folder: folder of the bundle.
+        graph: the graph's description in the manifest.
+        manifest: manifest of the bundle.
+        placement: device that the graph will run on.
+        prepared: folder to write to. The graph's file is `prepared_name(graph)`; its weight files are next
+            to it.
 
     Raises:
         BundleError: the graph does not load.
@@ -87,23 +89,23 @@ def write_session(
 
 
 def prepared_name(graph: GraphSpec) -> str:
-    """Return the name of the file that `write_session` writes."""
+    """Return the name of the graph file that `write_session` writes."""
     return f"{graph.digest}.onnx"
 
 
 def open_serialized(
     graph: bytes, placement: Placement, *, weights_folder: Path | None = None
 ) -> InferenceSession:
-    """Open a serialized model without optimising it.
+    """Open a serialized model without optimising it, and return the session.
 
     Args:
-        graph: the model.
-        placement: where to run.
-        weights_folder: the folder of its weight files.
+        graph: bytes of the model.
+        placement: device of the session.
+        weights_folder: folder of the model's weight files; None: the model has none.
 
     Raises:
         BundleError: the model does not load.
-        ProviderError: the device does not start, or onnxruntime fell back to another one.
+        ProviderError: the device does not start, or onnxruntime fell back to another device.
         ResourceError: out of memory.
     """
     ort = import_onnxruntime()
@@ -111,7 +113,8 @@ def open_serialized(
     options.log_severity_level = LOG_FATAL_ONLY
     options.intra_op_num_threads = placement.threads
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    # In the order of the file: by default nodes without inputs, such as casts of weights, run first.
+    # Run nodes in the order of the file. By default, nodes without inputs run first, such as casts of
+    # weights.
     options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
     options.add_session_config_entry(*DISABLE_PREPACKING)
     if weights_folder is not None:
@@ -134,7 +137,7 @@ def _open_file(
 def _open(
     ort: Onnxruntime,
     graph: str | bytes,
-    path: Path,  # for messages
+    path: Path,  # file that error messages name
     options: SessionOptions,
     placement: Placement,
     *,
@@ -146,7 +149,7 @@ def _open(
         cuda.start(ort, placement.index)
         provider_options = cuda.provider_options(placement.index, cuda_graph=cuda_graph)
         if placement.memory_limit is not None and cuda_graph:
-            # The temporary memory of a captured run is free for the arena after the run, but must stay in
+            # After a captured run its temporary memory is free for the arena, but the memory must stay in
             # place for its replay. So the session needs an arena that no other session uses.
             provider_options["gpu_mem_limit"] = str(placement.memory_limit)
         elif placement.memory_limit is not None:
@@ -158,13 +161,13 @@ def _open(
                 graph,
                 options,
                 providers=[(expected, provider_options)],
-                enable_fallback=0,  # the fallback prints on stdout
+                enable_fallback=0,  # onnxruntime prints on stdout when it falls back
             )
     except Exception as error:  # onnxruntime's exceptions have no common base class
         raise _translate(error, path, placement) from error
     actual = session.get_providers()[0]
     if actual != expected:
-        # onnxruntime only warns when a provider cannot be loaded.
+        # If a provider cannot be loaded, onnxruntime only logs a warning.
         raise ProviderError(
             f"{path.name}: requested {expected} and got {actual}; see `paligemma-onnx doctor`"
         )
@@ -176,13 +179,13 @@ def _session_options(ort: Onnxruntime, placement: Placement, manifest: Manifest)
     options.intra_op_num_threads = placement.threads
     options.log_severity_level = LOG_FATAL_ONLY
     if placement.device == "cuda":
-        # Without prepacking, weights are copied to a GPU in one piece, for which an arena exceeds its limit.
+        # Without prepacking, weights are copied to a GPU in one piece. The arena then exceeds its limit.
         if placement.memory_limit is None:
             options.add_session_config_entry(*DISABLE_PREPACKING)
     elif manifest.precision.is_float32:
-        # Prepacking copies every weight into private memory, for prefill and again for decode. Without it
-        # both sessions map the same file, and the weights are resident one time, in the file cache. Quantised
-        # products need prepacking on a CPU: their fast kernels read no other order.
+        # Prepacking copies every weight into private memory, for prefill and again for decode. Without
+        # prepacking both sessions map the same file, and memory holds the weights one time, in the file
+        # cache. Quantised products on a CPU need prepacking: their fast kernels read only packed weights.
         options.add_session_config_entry(*DISABLE_PREPACKING)
     else:
         configure_int8(options, ort)

@@ -1,8 +1,8 @@
-"""Load the weights that prefill and decode share to a GPU one time.
+"""Copy the weights that prefill and decode share to a GPU, one time for both sessions.
 
-Two sessions that read the same file would each copy it to the device: 5 GB of a 3B model, twice. So the file
-is copied in few pieces, and the sessions get tensors at addresses in these pieces. If prefill and decode are
-the same graph, one session serves both and nothing has to be shared.
+Without sharing, each of two sessions that read the same file copies it to the device: 5 GB of a 3B model,
+twice. So this module copies the file in a few pieces, and both sessions get tensors at addresses in these
+pieces. If prefill and decode are the same graph, a single session runs both, and nothing has to be shared.
 """
 
 from __future__ import annotations
@@ -24,16 +24,17 @@ from .ort import OrtValue
 
 @dataclass(frozen=True)
 class SharedWeights:
-    """A weight file on a device, and the tensors in it. Must exist as long as the sessions that read it."""
+    """A weight file on a device, and its tensors. Keep the object as long as sessions read the tensors."""
 
-    pieces: tuple[DeviceTensor, ...]  # uint8[bytes] each: the file without gaps between pieces
-    tensors: dict[
-        str, dict[str, OrtValue]
-    ]  # by the graph's digest and the initializer's name; parts of pieces
+    pieces: tuple[DeviceTensor, ...]  # uint8[bytes] each; gaps of the file between pieces are left out
+    tensors: dict[str, dict[str, OrtValue]]  # tensors in the pieces, by graph digest and initializer name
 
 
 def load_shared_weights(folder: Path, manifest: Manifest, placement: Placement) -> SharedWeights | None:
-    """Copy the weight file that prefill and decode share to the GPU; None if there is nothing to share.
+    """Copy the weight file that prefill and decode share to the GPU, and return it.
+
+    Returns:
+        The weights, or None if there is nothing to share.
 
     Raises:
         BundleError: the tensor table is missing or damaged.
@@ -73,7 +74,11 @@ def load_shared_weights(folder: Path, manifest: Manifest, placement: Placement) 
 
 
 def split_into_pieces(tensors: Sequence[StoredTensor]) -> Iterator[list[StoredTensor]]:
-    """Split tensors, in the order of their offsets, into runs of at most MAX_ALLOCATION_BYTES."""
+    """Yield groups of neighbouring tensors, each of at most MAX_ALLOCATION_BYTES.
+
+    Args:
+        tensors: tensors of a file in the order of their offsets.
+    """
     piece: list[StoredTensor] = []
     for tensor in tensors:
         if piece and tensor.offset + tensor.length - piece[0].offset > MAX_ALLOCATION_BYTES:
@@ -84,10 +89,11 @@ def split_into_pieces(tensors: Sequence[StoredTensor]) -> Iterator[list[StoredTe
 
 
 class _ViewMaker:
-    """Makes OrtValues that do not own their memory, which sessions accept as initializers.
+    """Makes OrtValues that refer to memory without owning it. Sessions accept them as initializers.
 
-    onnxruntime's Python interface has no function for it. But an output that is bound to an address is such
-    an OrtValue, so a binding of any session with an output makes them; nothing is run.
+    onnxruntime's Python interface has no function that makes these OrtValues. But when an output is bound to
+    an address, the binding holds an OrtValue of this kind. So the class binds an output of any session to the
+    address; it does not run the session.
     """
 
     def __init__(self) -> None:

@@ -1,8 +1,9 @@
 """A pool of memory for KV caches and decode steps on a GPU.
 
 On a GPU a decode step is captured as a CUDA graph: all kernels with the addresses that they read and write.
-Later steps replay it, which takes one call in place of hundreds. So the memory of a cache, of a step's tokens
-and of its logits must not move; it is kept for the next batch of the same size.
+Later steps replay the CUDA graph, with one call in place of hundreds. So the memory of the cache, of a step's
+tokens and of its logits must keep its address. After a batch this memory is kept for the next batch of the
+same size.
 
 Shapes: docs/notation.md.
 """
@@ -21,22 +22,22 @@ from ..engine.ort import IoBinding
 from ..errors import ResourceError
 from .kv_cache import StepBuffers, allocate_cache
 
-MIN_SLOTS = 512  # enough for an image of 224 pixels, a prompt and an answer of the default length
-MAX_IDLE = 16  # buffers that are kept for later batches; they are freed earlier if memory is short
-# CUDA graphs per session: each takes about a megabyte until the session is closed. Buffers beyond this number
-# run their steps kernel by kernel.
+MIN_SLOTS = 512  # fits a 224-pixel image, a prompt and an answer of the default length
+MAX_IDLE = 16  # number of buffers kept for later batches; if memory is short, they are freed
+# CUDA graphs per session. Each CUDA graph takes about a megabyte until the session is closed. With buffers
+# beyond this number, steps are neither captured nor replayed, and run kernel by kernel.
 MAX_CAPTURED = 64
 NO_CAPTURE = "-1"  # onnxruntime's `gpu_graph_id` of a run that is neither captured nor replayed
 
 
 @dataclass
 class BufferPool:
-    """The step buffers of one decode session; may be used from several threads."""
+    """The step buffers of one decode session. Several threads may use the pool."""
 
     manifest: Manifest
     placement: Placement
-    new_binding: Callable[[], IoBinding]  # of the decode session
-    _idle: list[StepBuffers] = field(default_factory=list)  # the most recently used at the end
+    new_binding: Callable[[], IoBinding]  # returns a new binding of the decode session
+    _idle: list[StepBuffers] = field(default_factory=list)  # the most recently used buffers are last
     _created: int = 0
     # Reentrant: in `acquire` the garbage collector may end another request, which then calls `release`.
     _lock: RLock = field(default_factory=RLock)
@@ -44,10 +45,10 @@ class BufferPool:
     def acquire(self, rows: int, slots: int) -> StepBuffers:
         """Return buffers of at least `slots` slots for the exclusive use of one batch.
 
-        Idle buffers are reused if their size fits. If memory is short, idle buffers are freed.
+        Idle buffers of a suitable size are reused. If memory is short, other idle buffers are freed.
 
         Args:
-            rows: B.
+            rows: number of rows of the batch, B.
             slots: the largest number of slots that a row will use.
 
         Raises:
@@ -70,15 +71,15 @@ class BufferPool:
     def release(self, buffers: StepBuffers) -> None:
         """Return buffers to the pool for reuse.
 
-        All values in them must be finite. Buffers that are never returned are freed with their last
-        reference. The pool keeps the MAX_IDLE most recently used buffers.
+        All values in the buffers must be finite. The pool keeps the MAX_IDLE most recently used buffers.
+        Buffers that are not returned are freed when their last reference is deleted.
         """
         with self._lock:
             self._idle.append(buffers)
             del self._idle[:-MAX_IDLE]
 
     def evict_idle(self) -> bool:
-        """Free the memory of idle buffers; return whether there were any."""
+        """Free the memory of all idle buffers; return whether there were idle buffers."""
         with self._lock:
             had_idle = bool(self._idle)
             self._idle.clear()
@@ -88,12 +89,14 @@ class BufferPool:
 
     @property
     def idle(self) -> tuple[StepBuffers, ...]:
-        """Buffers that wait for a batch, the most recently used last."""
+        """Buffers that no batch uses; the most recently used are last."""
         with self._lock:
             return tuple(self._idle)
 
     def _round_up(self, slots: int) -> int:
-        """Round up to a power of two or the context length: few sizes, so that most batches reuse buffers."""
+        """Return `slots` rounded up to a power of two, at most the context length.
+
+        The number of different sizes is then small, and most batches can reuse buffers."""
         return min(max(MIN_SLOTS, 1 << (slots - 1).bit_length()), self.manifest.model.context_length)
 
     def _create(self, rows: int, slots: int) -> StepBuffers:

@@ -16,30 +16,35 @@ from ..engine.device_tensor import DeviceTensor
 from ..engine.devices import Placement
 from ..engine.ort import IoBinding
 
-# Free slots after the prompt in a new cache that is updated in place, and the number by which it grows when
-# they are used up. Attention reads every slot, so a cache does not start with all slots of a request.
+# For a cache that is updated in place: the number of free slots after the prompt, and the number of slots
+# that are added when the free slots are used up. Attention reads free slots, too, so a cache does not start
+# with all slots of a request.
 CACHE_HEADROOM = 128
 
 
 @dataclass(frozen=True)
 class StepBuffers:
-    """Memory of a batch's KV cache and of its decode steps, with a binding of the decode session to it."""
+    """Memory of a batch's KV cache and decode steps, and the decode session's binding to this memory."""
 
-    values: tuple[DeviceTensor, ...]  # key and value of each layer in turn, half precision [B, K, C, H]
+    values: tuple[DeviceTensor, ...]  # [B, K, C, H], half precision: key of layer 0, value of layer 0, ...
     input_ids: DeviceTensor  # int64[B, 1]
     past_lengths: DeviceTensor  # int64[B]
     logits: DeviceTensor  # float32[B, V]
     binding: IoBinding
-    graph_id: str  # of the CUDA graph that reads and writes this memory
+    graph_id: str  # id of the CUDA graph that reads and writes this memory
 
     @property
     def size(self) -> tuple[int, int]:
-        """Number of sequences and of slots: B and C."""
+        """Number of sequences B and number of slots C."""
         rows, _, slots, _ = self.values[0].shape
         return rows, slots
 
     def write_inputs(self, input_ids: NDArray[np.int64], past_lengths: NDArray[np.int64]) -> None:
-        """Set the inputs of the next decode step: int64[B, 1] and int64[B].
+        """Copy the inputs of the next decode step into the buffers.
+
+        Args:
+            input_ids: int64[B, 1].
+            past_lengths: int64[B].
 
         Raises:
             ValueError: a row has no free slot.
@@ -52,19 +57,19 @@ class StepBuffers:
 
 @dataclass(frozen=True)
 class Cache:
-    """Keys and values of the tokens so far.
+    """Keys and values of all tokens that the model has read.
 
-    A decode step returns new tensors (a growing cache) or writes into these (a cache that is updated in
-    place). Row b uses the slots [0, lengths[b]). Later slots are masked out, but they must hold finite
-    values: 0 * NaN is NaN.
+    If the cache grows, a decode step returns new tensors. If the cache is updated in place, a decode step
+    writes into the tensors of this object. Row b uses the slots [0, lengths[b]). Later slots are masked out,
+    but they must hold finite values, because 0 * NaN is NaN.
     """
 
-    values: tuple[DeviceTensor, ...]  # key and value of each layer in turn, [B, K, P, H] or [B, K, C, H]
-    lengths: NDArray[np.int64]  # [B]
-    step_buffers: StepBuffers | None = None  # None: the memory is freed with the cache
+    values: tuple[DeviceTensor, ...]  # as in StepBuffers: [B, K, P, H] or [B, K, C, H]
+    lengths: NDArray[np.int64]  # [B], used slots of each row
+    step_buffers: StepBuffers | None = None  # None: the memory does not belong to a pool
 
     def advance(self, values: tuple[DeviceTensor, ...]) -> Cache:
-        """Return the cache after one more token in every row."""
+        """Return a cache with the new values, in which every row has one more token."""
         return replace(self, values=values, lengths=self.lengths + 1)
 
     def by_name(self, prefix: str) -> dict[str, DeviceTensor]:
@@ -84,10 +89,13 @@ def allocate_cache(
 
     Args:
         facts: layers, heads and dtype.
-        placement: where.
-        rows: B.
-        slots: C.
+        placement: device of the cache.
+        rows: number of rows, B.
+        slots: number of slots, C.
         previous: values of a smaller cache, which are copied to the first slots. The other slots are zeros.
+
+    Returns:
+        Key and value of layer 0, key and value of layer 1, and so on.
 
     Raises:
         ResourceError: out of memory.
@@ -106,7 +114,7 @@ def allocate_cache(
 
 
 def ensure_free_slot(cache: Cache, facts: CacheFacts, placement: Placement) -> Cache:
-    """Return a cache in which every row has a free slot: the same one, or a copy with more slots.
+    """Return `cache` if every row has a free slot, otherwise a copy of it with more slots.
 
     Raises:
         ResourceError: out of memory.

@@ -1,6 +1,6 @@
-"""Interface that the decode loop needs from a model: the calls of its graphs.
+"""Interface between the decode loop and a model: one method for each graph of the model.
 
-OnnxModelRunner implements it with onnxruntime, the exporter's TorchModelRunner with torch.
+OnnxModelRunner implements the interface with onnxruntime; the exporter's TorchModelRunner uses torch.
 
 Shapes: docs/notation.md.
 """
@@ -20,11 +20,11 @@ from .kv_cache import Cache
 
 Array = NDArray[np.float32]
 Ids = NDArray[np.int64]
-ImageFeatures = DeviceTensor | Array  # float32[M, I, D] or [B, N, D]; `np.asarray` copies them to the CPU
+ImageFeatures = DeviceTensor | Array  # float32[M, I, D] or [B, N, D]; `np.asarray` copies to the CPU
 
 
 class ModelRunner(Protocol):
-    """The graphs of one model as methods; may be called from several threads.
+    """The graphs of one model as methods. Several threads may call the methods.
 
     Every method that runs a graph raises:
         Cancelled: `cancel` was thrown before or during the run.
@@ -35,27 +35,28 @@ class ModelRunner(Protocol):
 
     @property
     def manifest(self) -> Manifest:
-        """Facts of the model."""
+        """Manifest with the facts of the model."""
 
     @property
     def placement(self) -> Placement:
-        """Where the graphs run."""
+        """Device that the graphs run on."""
 
     def encode_image(self, pixel_values: Array, cancel: Cancellation) -> ImageFeatures:
-        """Encode images: float32[M, 3, S, S] -> float32[M, I, D]."""
+        """Return the features of images: float32[M, 3, S, S] -> float32[M, I, D]."""
 
     def gather_image_features(
         self, features: ImageFeatures, images: Ids, cancel: Cancellation
     ) -> ImageFeatures:
-        """Concatenate the image features of each row of a batch.
+        """Return the image features of each row of a batch, concatenated over the images of the row.
 
         Args:
             features: float32[M, I, D].
-            images: int64[B, N / I], the images of each row as indices of `features`, in reading order.
+            images: int64[B, N / I], the images of each row in reading order, as indices of images in
+                `features`.
             cancel: stops the run from another thread.
 
         Returns:
-            float32[B, N, D]; may share the memory of `features`.
+            float32[B, N, D]. The result may share the memory of `features`.
         """
 
     def prefill(
@@ -66,13 +67,13 @@ class ModelRunner(Protocol):
         slots: int,
         cancel: Cancellation,
     ) -> tuple[Array, Cache]:
-        """Read the prompts of a batch.
+        """Run the prompts of a batch through the model, and return the first logits and the cache.
 
         Args:
             input_ids: int64[B, T], padded on the right.
             image_features: float32[B, N, D].
-            text_lengths: int64[B], number of tokens of each row without padding.
-            slots: the largest number of cache slots that a row will use, N + T or more.
+            text_lengths: int64[B], number of text tokens of each row, padding excluded.
+            slots: the largest number of cache slots that a row will use; at least N + T.
             cancel: stops the run from another thread.
 
         Returns:
@@ -80,7 +81,7 @@ class ModelRunner(Protocol):
         """
 
     def decode(self, input_ids: Ids, cache: Cache, cancel: Cancellation) -> tuple[Array, Cache]:
-        """Add one token to each row.
+        """Run one decode step, which adds a token to each row; return logits and cache.
 
         Args:
             input_ids: int64[B, 1].
@@ -88,19 +89,19 @@ class ModelRunner(Protocol):
             cancel: stops the run from another thread.
 
         Returns:
-            Logits float32[B, V], and the cache with the token. The new cache may have the memory of the old
-            one.
+            Logits float32[B, V] after the new token, and the cache that includes the new token. The returned
+            cache may share memory with `cache`.
 
         Raises:
-            ValueError: a row has used all the slots that `prefill` was asked for.
+            ValueError: a row has already used as many slots as the argument `slots` of `prefill`.
         """
 
     def release(self, cache: Cache, *, reusable: bool) -> None:
-        """Take back the memory of a batch that has ended.
+        """Release the memory of a batch that has ended.
 
         Args:
-            cache: the last one of the batch.
-            reusable: whether all values in it are finite; otherwise the memory is freed.
+            cache: the cache that the last call for the batch returned.
+            reusable: whether all values in the cache are finite. If not, its memory is freed, not reused.
         """
 
     def decode_masks(self, codes: Ids, cancel: Cancellation) -> Array:

@@ -1,7 +1,7 @@
 """Run the graphs of a bundle with onnxruntime; KV cache and image features stay on the device.
 
-On a CPU a cache is allocated per batch. On a GPU with a cache that is updated in place, it comes from a pool
-(buffer_pool.py) and has all its slots from the start.
+On a CPU the cache is allocated per batch. On a GPU a cache that is updated in place comes from a pool
+(buffer_pool.py), and is allocated with all slots that the batch will use.
 
 Shapes: docs/notation.md.
 """
@@ -36,7 +36,7 @@ from .buffer_pool import BufferPool
 from .kv_cache import CACHE_HEADROOM, Cache, StepBuffers, allocate_cache, ensure_free_slot
 from .model_runner import Array, Ids, ImageFeatures
 
-VISION_BATCH = 8  # images per run on a GPU; on a CPU more than one would cost memory and save no time
+VISION_BATCH = 8  # images per run on a GPU; a CPU runs one, since more take memory and save no time
 NO_MASK_DECODER = "the bundle has no mask decoder; export the checkpoint with --mask-decoder"
 
 
@@ -51,7 +51,7 @@ class OnnxModelRunner:
     prefill_session: Session
     decode_session: Session
     mask_session: Session | None  # on the CPU; None: the bundle has no mask decoder
-    weights: SharedWeights | None = None  # that two sessions read
+    weights: SharedWeights | None = None  # weights that two sessions read
     buffer_pool: BufferPool | None = None  # None: a cache is allocated per batch
 
     @classmethod
@@ -63,13 +63,14 @@ class OnnxModelRunner:
         *,
         prepared: Path | None = None,
     ) -> OnnxModelRunner:
-        """Open the sessions. If prefill and decode are the same graph, one session serves both.
+        """Return a runner with open sessions. If prefill and decode are the same graph, they share a session.
 
         Args:
-            folder: the bundle.
-            manifest: the bundle's.
-            placement: where to run.
-            prepared: folder of prepared graphs, which are opened instead; see prepared_graphs.py.
+            folder: folder of the bundle.
+            manifest: manifest of the bundle.
+            placement: device of the sessions.
+            prepared: folder of prepared graphs (prepared_graphs.py); if it is set, they are opened in place
+                of the bundle's graphs.
 
         Raises what `open_session` raises.
         """
@@ -91,7 +92,7 @@ class OnnxModelRunner:
         )
 
     def encode_image(self, pixel_values: Array, cancel: Cancellation) -> DeviceTensor:
-        """Encode images: float32[M, 3, S, S] -> float32[M, I, D]."""
+        """Return the features of images: float32[M, 3, S, S] -> float32[M, I, D]."""
         if self.vision_session is None:
             raise ValueError("the vision encoder is not open")
         graph, facts = self.manifest.graphs.vision_encoder, self.manifest
@@ -110,7 +111,7 @@ class OnnxModelRunner:
     def gather_image_features(
         self, features: ImageFeatures, images: Ids, cancel: Cancellation
     ) -> DeviceTensor:
-        """Concatenate each row's image features: float32[M, I, D], int64[B, N / I] -> float32[B, N, D]."""
+        """Return each row's image features: float32[M, I, D], int64[B, N / I] -> float32[B, N, D]."""
         if not isinstance(features, DeviceTensor):
             features = DeviceTensor.from_numpy(features, "float32", self.placement, "image features")
         rows, images_per_row = images.shape
@@ -124,7 +125,7 @@ class OnnxModelRunner:
         return gathered
 
     def _allocate_features(self, shape: tuple[int, ...]) -> DeviceTensor:
-        """Allocate memory for image features, float32; idle buffers of the pool are freed if it is short."""
+        """Allocate a float32 tensor for image features. If memory is short, free idle buffers of the pool."""
         try:
             return DeviceTensor.empty(shape, "float32", self.placement, "image features")
         except ResourceError:
@@ -144,10 +145,10 @@ class OnnxModelRunner:
         slots: int,
         cancel: Cancellation,
     ) -> tuple[Array, Cache]:
-        """Read the prompts of a batch; return logits float32[B, V] of each row's last token, and the cache.
+        """Run the prompts of a batch; return logits float32[B, V] of each row's last token, and the cache.
 
-        A cache that is updated in place gets `slots` slots from the pool, or on a CPU CACHE_HEADROOM slots
-        more than the prompt needs, at most `slots`.
+        A cache that is updated in place gets at least `slots` slots if there is a pool. Without a pool it
+        gets CACHE_HEADROOM slots more than the prompt needs, but at most `slots`.
         """
         graph, image_tokens = self.manifest.graphs.prefill, image_features.shape[1]
         feeds: dict[str, NDArray[Any]] = {"input_ids": input_ids, "text_lengths": text_lengths}
@@ -173,7 +174,7 @@ class OnnxModelRunner:
         return logits, replace(empty, lengths=lengths)
 
     def _empty_cache(self, rows: int, used: int, slots: int) -> Cache:
-        """Return an empty cache that is updated in place: `slots` slots at most, more than `used`."""
+        """Return an empty cache that is updated in place. `used` is the number of slots of the prompt."""
         lengths = np.zeros(rows, np.int64)
         if self.buffer_pool is not None:
             buffers = self.buffer_pool.acquire(rows, slots)
@@ -182,11 +183,12 @@ class OnnxModelRunner:
         return Cache(allocate_cache(self.manifest.cache, self.placement, rows, slots), lengths)
 
     def decode(self, input_ids: Ids, cache: Cache, cancel: Cancellation) -> tuple[Array, Cache]:
-        """Add one token to each row: int64[B, 1] -> logits float32[B, V], and the cache with the token.
+        """Run one decode step: int64[B, 1] -> logits float32[B, V], and the cache with the new token.
 
-        A cache that is updated in place keeps its memory until a row has used its last slot; then it moves to
-        a larger one. The cache that was passed stays valid, because each step writes its slot before it reads
-        it: decoding may go back to it, but may not continue from both.
+        A cache that is updated in place keeps its memory until a row has used its last slot. Then the cache
+        moves to larger memory. The argument `cache` stays valid after the call, because each step writes a
+        slot before it reads the slot. So decoding may continue from `cache` or from the returned cache, but
+        not from both.
         """
         if cache.step_buffers is not None:
             return self._step(input_ids, cache, cache.step_buffers, cancel), cache.advance(cache.values)
@@ -201,20 +203,20 @@ class OnnxModelRunner:
         session, wide_batch = self.decode_session, self.manifest.precision.wide_batch
         if wide_batch is not None and rows >= wide_batch:
             session, graph = self.prefill_session, self.manifest.graphs.prefill
-        if any(spec.name == "image_features" for spec in graph.inputs):  # it is prefill's graph
+        if any(spec.name == "image_features" for spec in graph.inputs):  # `graph` is the prefill graph
             feeds["image_features"] = np.zeros((rows, 0, self.manifest.model.hidden_size), dtype=np.float32)
             feeds["text_lengths"] = np.ones(rows, dtype=np.int64)
         return self._run_in_place(session, graph, feeds, cache, cancel), cache.advance(cache.values)
 
     def _step(self, input_ids: Ids, cache: Cache, buffers: StepBuffers, cancel: Cancellation) -> Array:
-        """Run a decode step in the buffers of the pool; return logits float32[B, V]."""
+        """Run a decode step in buffers of the pool, and return logits float32[B, V]."""
         buffers.write_inputs(input_ids, cache.lengths)
         graph = self.manifest.graphs.decode
         self._executor.step(self.decode_session, graph, buffers.binding, buffers.graph_id, cancel)
         return buffers.logits.numpy()
 
     def release(self, cache: Cache, *, reusable: bool) -> None:
-        """Return the memory of a batch that has ended to the pool if all values in it are finite."""
+        """Release the memory of a batch that has ended. If it is reusable, the pool keeps it."""
         if self.buffer_pool is not None and cache.step_buffers is not None and reusable:
             self.buffer_pool.release(cache.step_buffers)
 
@@ -237,10 +239,10 @@ class OnnxModelRunner:
         inputs: Mapping[str, DeviceTensor] = MappingProxyType({}),
         shrink_arena: bool = False,
     ) -> Array:
-        """Run a graph that writes into the cache that it reads; return logits float32[B, V].
+        """Run a graph that updates the cache in place; return logits float32[B, V].
 
-        The cache keeps its tensors. The OrtValues of the outputs are dropped: each would keep the session and
-        its weights in memory.
+        The cache keeps its tensors. The OrtValues of the outputs are discarded, because an OrtValue keeps the
+        session and its weights in memory.
         """
         logits, *_ = self._executor.run(
             session,
@@ -258,12 +260,12 @@ class OnnxModelRunner:
         return tuple(DeviceTensor(value, dtype, tuple(value.shape()), self.placement) for value in values)
 
     def __del__(self) -> None:
-        """Close sessions and free weights while no CUDA graph is captured, then shrink the arena."""
+        """Close the sessions and free the weights while no CUDA graph is captured. Then shrink the arena."""
         # Errors are suppressed: the object may be incomplete, or the GPU may have failed.
         with suppress(Exception), device_lock(self.placement.device):
             placement = self.placement
             vars(self).clear()
-            if not sys.is_finalizing():  # the system then frees everything
+            if not sys.is_finalizing():  # when the process ends, the system frees everything
                 shrink_arena(placement)
 
     @property
