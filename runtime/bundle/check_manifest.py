@@ -17,7 +17,7 @@ def check_manifest(manifest: Manifest) -> None:
     """Check a manifest.
 
     Raises:
-        ValueError: the manifest has a contradiction; the message describes the first in one line.
+        ValueError: the manifest has a contradiction; the message names the first contradiction in one line.
     """
     _check_files(manifest)
     _check_numbers(manifest)

@@ -102,8 +102,8 @@ def _start(ort: Onnxruntime, index: int) -> None:
 def _limit_arena_growth(ort: Onnxruntime) -> None:
     """Make the process-wide arena of OrtValues grow only by the size that is requested.
 
-    By default the arena doubles when it grows: 5 GB of weights then take 8.6 GB. The function that this calls
-    is marked as deprecated in onnxruntime, which has no replacement for it.
+    By default the arena doubles when it grows: 5 GB of weights then take 8.6 GB. onnxruntime marks the
+    function that sets the growth as deprecated, and has no replacement for that function.
     """
     state = ort.capi.onnxruntime_pybind11_state
     with suppress(AttributeError):

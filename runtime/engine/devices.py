@@ -1,4 +1,4 @@
-"""Names of devices, their availability, and the choice of one."""
+"""Names of devices, availability of devices, and choice of a device."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Placement:
     """Device and resources that sessions use."""
 
     device: Device
-    threads: int  # threads that one operator uses on the CPU
+    threads: int  # number of threads for an operator on the CPU
     index: int = 0  # index of the GPU
     memory_limit: int | None = None  # bytes of GPU memory that sessions may use; None: no limit
 

@@ -1,4 +1,4 @@
-"""A graph that gathers the image features of each row of a batch. It runs on the device of the features.
+"""A graph that gathers the image features of each row of a batch, on the device of the features.
 
 Shapes: docs/notation.md.
 """

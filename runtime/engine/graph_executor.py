@@ -127,7 +127,7 @@ class Executor:
                 self._wait(run, entries, options)
 
     def _wait(self, run: Future[None], entries: Mapping[str, str], options: RunOptions) -> None:
-        """Wait until a run has ended, even if this thread is interrupted: no other run may start before."""
+        """Wait until a run has ended, even if this thread is interrupted: no GPU call may start earlier."""
         try:
             run.result()
         except BaseException:  # an exception of the run, or Ctrl-C in this thread
@@ -155,5 +155,6 @@ class Executor:
     def _device_thread(self) -> ThreadPoolExecutor:
         """Executor of the only thread that submits runs to a GPU.
 
-        One thread is required because a CUDA graph belongs to the thread that captured it."""
+        One thread is required because a CUDA graph belongs to the thread that captured it.
+        """
         return ThreadPoolExecutor(1, thread_name_prefix="paligemma-onnx-cuda")

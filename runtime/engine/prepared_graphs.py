@@ -114,7 +114,7 @@ def prepare(bundle: Path, progress: Callable[[str], object]) -> Preparation:
                 write_session(bundle, graph, manifest, placement, folder)
                 open_session(
                     bundle, graph, manifest, placement, prepared=folder
-                )  # raises if it is incomplete
+                )  # raises if the prepared graph is incomplete
             except BundleError as error:  # onnxruntime reports a full disk as if the graph were damaged
                 if shutil.disk_usage(folder).free < MIN_FREE_BYTES:
                     raise ResourceError(f"{final.parent}: the disk is full; free space there") from error
@@ -149,7 +149,7 @@ def _prepared_folder(manifest: Manifest) -> Path:
 
 
 def _describe_processor() -> str:
-    """Return a text on the processor and its instruction sets, which determine the order of weights."""
+    """Return the processor's name and instruction sets, which determine the order of prepared weights."""
     lines = [platform.machine(), platform.processor()]
     try:
         cpuinfo = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")

@@ -36,7 +36,7 @@ from .buffer_pool import BufferPool
 from .kv_cache import CACHE_HEADROOM, Cache, StepBuffers, allocate_cache, ensure_free_slot
 from .model_runner import Array, Ids, ImageFeatures
 
-VISION_BATCH = 8  # images per run on a GPU; a CPU runs one, since more take memory and save no time
+VISION_BATCH = 8  # images per run on a GPU; on a CPU, 1: more images take memory and save no time
 NO_MASK_DECODER = "the bundle has no mask decoder; export the checkpoint with --mask-decoder"
 
 
@@ -216,7 +216,7 @@ class OnnxModelRunner:
         return buffers.logits.numpy()
 
     def release(self, cache: Cache, *, reusable: bool) -> None:
-        """Release the memory of a batch that has ended. If it is reusable, the pool keeps it."""
+        """Release the memory of a batch that has ended. If `reusable` is true, the pool keeps the memory."""
         if self.buffer_pool is not None and cache.step_buffers is not None and reusable:
             self.buffer_pool.release(cache.step_buffers)
 
