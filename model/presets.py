@@ -82,7 +82,8 @@ def paligemma2_28b(image_size: int) -> PaliGemmaConfig:
 def tiny_gemma(num_key_value_heads: int = 1) -> PaliGemmaConfig:
     """Return a tiny PaliGemma 1 with 4 query heads, 16 image tokens, and 1, 2 or 4 key-value heads.
 
-    The published model has 1 key-value head."""
+    The published model has 1 key-value head.
+    """
     text = TextConfig(
         model_type="gemma",
         vocab_size=TINY_VOCABULARY,

@@ -114,7 +114,8 @@ class Section:
     def get_integer(self, key: str, default: int | None, low: int, high: int) -> int:
         """Return an integer from low to high, or the default if the key is absent.
 
-        If the default is None, an absent key raises CheckpointError."""
+        If the default is None, an absent key raises CheckpointError.
+        """
         value = self.values.get(key, default)
         if value is None and key not in self.values:
             raise self.error(key, "is missing")
@@ -138,7 +139,8 @@ class Section:
     def check_values(self, accepted: Mapping[str, tuple[object, ...]]) -> None:
         """Raise CheckpointError if a key of `accepted` has another value than those listed for the key.
 
-        An absent key is accepted."""
+        An absent key is accepted.
+        """
         for key, choices in accepted.items():
             if key in self.values and not any(_is_same(self.values[key], choice) for choice in choices):
                 implemented = " or ".join(quote_value(choice) for choice in choices)
@@ -149,7 +151,8 @@ class Section:
     def refuse_unknown(self, known: Collection[str]) -> None:
         """Raise CheckpointError if a key is unknown, its value is not null, and it has no leading underscore.
 
-        transformers uses keys with a leading underscore for internal notes."""
+        transformers uses keys with a leading underscore for internal notes.
+        """
         unknown = [
             key
             for key, value in self.values.items()

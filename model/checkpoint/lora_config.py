@@ -1,6 +1,7 @@
 """Reading of PEFT's adapter_config.json, which gives the scale of each LoRA product.
 
-An adapter that is not plain LoRA is an error."""
+An adapter that is not plain LoRA is an error.
+"""
 
 from __future__ import annotations
 

@@ -25,7 +25,8 @@ _PREFIXES = (
 def canonical_name(stored: str) -> str:
     """Return the canonical name of a tensor or module path.
 
-    From an unknown name only a leading `model.` is removed."""
+    From an unknown name only a leading `model.` is removed.
+    """
     name = stored.removeprefix("model.")
     for prefix, replacement in _PREFIXES:
         if name.startswith(prefix):
