@@ -62,20 +62,20 @@ class ExportRequest:
     precision: str = "fp32"  # a key of PRECISIONS
     adapter: Path | None = None  # LoRA folder to merge into the weights
     mask_decoder: Path | None = None  # None: mask_decoder.npz in the checkpoint's folder, if it exists
-    force: bool = False  # replace an existing bundle
-    strict: bool = False  # weights that are not finite are an error instead of a warning
+    force: bool = False  # replace an existing bundle at `output`
+    strict: bool = False  # a weight that is not finite raises an error instead of a warning
 
 
 def export(
     request: ExportRequest, progress: Progress, check: Callable[[Path, Manifest, Source], object] | None
 ) -> Manifest:
-    """Write a bundle.
+    """Write a bundle and return its manifest.
 
     Args:
         request: what to export.
         progress: receives the steps and the number of bytes written.
-        check: compares the finished bundle with the checkpoint before the bundle gets its final name, and
-            raises MismatchError if they differ; None skips the comparison.
+        check: compares the finished bundle with the checkpoint, and raises MismatchError if bundle and
+            checkpoint differ. The bundle gets its final name after the check. None: no comparison.
 
     Returns:
         The manifest of the bundle.
@@ -148,7 +148,7 @@ def _build_graphs(
     definitions: dict[str, GraphDefinition],
     progress: Progress,
 ) -> dict[str, QuantizedGraph]:
-    """Trace each graph and rewrite it for the precision; equal definitions are traced once."""
+    """Return each graph, traced and rewritten for the precision; equal definitions are traced only once."""
     if precision.half_dtype is None:
         model = meta_model(config)
     else:
@@ -168,7 +168,7 @@ def _build_graphs(
 def _plan_weight_files(
     definitions: dict[str, GraphDefinition], graphs: dict[str, QuantizedGraph]
 ) -> list[WeightFile]:
-    """Assign every weight a position in a file, and make the graphs refer to it."""
+    """Return a plan that gives every weight a position in a file; make the graphs refer to the positions."""
     plans = []
     for file in dict.fromkeys(definition.weight_file for definition in definitions.values()):
         sharing = [graphs[name] for name, definition in definitions.items() if definition.weight_file == file]
@@ -181,7 +181,7 @@ def _plan_weight_files(
 def _write_weights(
     staging: Path, plans: list[WeightFile], source: Source, precision_name: str, progress: Progress
 ) -> dict[str, FileSpec]:
-    """Write the weight files.
+    """Write the weight files, and return their sizes and digests by file name.
 
     Raises:
         ResourceError: the disk is full or a limit of file sizes is reached.
@@ -199,7 +199,7 @@ def _write_weights(
         progress.stage(f"writing {plan.file}")
         try:
             files[plan.file] = write_weight_file(plan, staging, weights, source.constants, progress.advance)
-        except OSError as error:  # the disk has been filled since, or a quota or limit applies
+        except OSError as error:  # another program filled the disk, or a limit applies
             if resource_problem(error) is None:
                 raise
             raise too_large from error
@@ -207,7 +207,7 @@ def _write_weights(
 
 
 def _write_graphs(staging: Path, draft: Manifest, graphs: dict[str, QuantizedGraph]) -> Manifest:
-    """Write the tensor table and the graphs, which carry the bundle's id; return the complete manifest."""
+    """Write the tensor list, and the graphs with the id of the bundle; return the complete manifest."""
     specs = draft.graphs.by_name
     table = TensorTable({name: list_tensors(graphs[name]) for name in specs})
     files = draft.files | {TENSOR_TABLE: _write(staging / TENSOR_TABLE, table.to_json().encode())}

@@ -1,9 +1,10 @@
-"""Precisions: how each graph's matrices are stored and multiplied. Data only; `quantization` applies it.
+"""Precisions: how the matrices of each graph are stored and multiplied; `quantization` applies them.
 
-Different resources limit the graphs. Vision and prefill multiply hundreds of rows at once and are limited by
-arithmetic, where 8-bit integers are fastest. A decode step multiplies one row per sequence and is limited by
-reading the weights, so fewer bits are faster. `int4` therefore stores the decoder's matrices twice, in 8 bits
-for prefill and in 4 bits for decode; `int4-compact` stores them once, in 4 bits.
+Different resources limit the graphs. Vision and prefill multiply hundreds of rows at once. Their speed is
+limited by arithmetic, and arithmetic is fastest with 8-bit integers. A decode step multiplies one row per
+sequence. Its speed is limited by reading the weights, and weights of fewer bits are read faster. `int4`
+therefore stores the matrices of the decoder twice, in 8 bits for prefill and in 4 bits for decode.
+`int4-compact` stores these matrices once, in 4 bits.
 """
 
 from __future__ import annotations
@@ -16,12 +17,12 @@ from paligemma_onnx.runtime.errors import OptionError
 
 HalfType = Literal["bfloat16", "float16"]
 FloatType = Literal["float32", "bfloat16", "float16"]
-EMBEDDING_DTYPE: HalfType = "float16"  # with half-precision activations; cuda_graphs.py gives the reason
+EMBEDDING_DTYPE: HalfType = "float16"  # if activations are in half precision; reason: cuda_graphs.py
 
 
 @dataclass(frozen=True)
 class Float32:
-    """Weights and activations in float32, standard ONNX operators only."""
+    """Weights and activations in float32; the graphs have only standard ONNX operators."""
 
     def __str__(self) -> str:
         """Return the manifest's description."""
@@ -41,7 +42,7 @@ class HalfPrecision:
 
 @dataclass(frozen=True)
 class Int8PerChannel:
-    """Signed 8-bit weights, one scale per output channel; activations are quantised to 8 bits at run time."""
+    """Signed 8-bit weights, a scale per output channel. At run time, activations are quantised to 8 bits."""
 
     def __str__(self) -> str:
         """Return the manifest's description."""
@@ -50,12 +51,12 @@ class Int8PerChannel:
 
 @dataclass(frozen=True)
 class BlockQuantized:
-    """Signed 4-bit or 8-bit weights with one scale per block of consecutive inputs of an output channel."""
+    """Signed 4-bit or 8-bit weights. A block of consecutive inputs of an output channel has one scale."""
 
     bits: Literal[4, 8]
-    block_size: int  # weights; a power of two, at least 16
-    # dtype of scales and activations. With float32, activations are quantised to 8 bits at run time; with
-    # half precision, weights are dequantised to it instead.
+    block_size: int  # weights per block; a power of two, at least 16
+    # dtype of scales and activations. If the dtype is float32, activations are quantised to 8 bits at
+    # run time. If it is half precision, weights are dequantised, and activations are not quantised.
     dtype: FloatType = "float32"
 
     def __str__(self) -> str:
@@ -70,28 +71,28 @@ EmbeddingFormat = Float32 | HalfPrecision | BlockQuantized
 
 @dataclass(frozen=True)
 class Precision:
-    """Storage and arithmetic of the matrices of each graph; norms and the residual stream are float32."""
+    """Storage and arithmetic of the matrices of each graph. Norms and the residual stream are float32."""
 
     vision_encoder: WeightFormat
     prefill: WeightFormat
     decode: WeightFormat
-    embedding: EmbeddingFormat  # also the output head, stored once; prefill and decode share it
+    embedding: EmbeddingFormat  # also the output head; stored once, for prefill and decode
     cache: CacheUpdate
-    # Number of sequences from which a decode step runs through the prefill graph, because it is then limited
-    # by arithmetic; None: never.
+    # A decode step of at least this number of sequences runs through the prefill graph, because arithmetic
+    # then limits the speed. None: no decode step runs through the prefill graph.
     wide_batch: int | None = None
     devices: tuple[Device, ...] = ("cpu",)  # devices that implement the graphs' operators
-    activations: FloatType = "float32"  # dtype of products and of the KV cache
+    activations: FloatType = "float32"  # dtype of matrix products and of the KV cache
 
     @property
     def quantizes_activations(self) -> bool:
-        """True if activations are quantised at run time, so that channels need scaling."""
+        """True if activations are quantised at run time, which needs scaled channels (channel_scaling.py)."""
         formats = (self.vision_encoder, self.prefill, self.decode, self.embedding)
         return self.half_dtype is None and any(not isinstance(each, Float32) for each in formats)
 
     @property
     def half_dtype(self) -> HalfType | None:
-        """Half-precision dtype of activations, for CUDA only; None if the graphs also run on a CPU."""
+        """Half-precision dtype of activations, only used on CUDA; None if the graphs also run on a CPU."""
         return None if self.activations == "float32" else self.activations
 
 
@@ -133,11 +134,11 @@ DEFAULT_PRECISIONS: dict[Device, str] = {"cpu": "fp32", "cuda": "bf16"}  # by ta
 
 
 def choose_precision(precision: str | None, device: Device | None) -> str:
-    """Return the precision of a bundle.
+    """Return the name of the precision of a bundle.
 
     Args:
-        precision: the requested precision; None takes the device's default.
-        device: the device the bundle must run on; None accepts any device of the precision.
+        precision: name of the requested precision; None: the default of the device.
+        device: the device on which the bundle must run; None: any device that the precision supports.
 
     Raises:
         OptionError: the precision does not run on the device.

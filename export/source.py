@@ -23,16 +23,16 @@ from .sources.tensor_source import TensorSource
 
 @dataclass(frozen=True)
 class Source:
-    """An open checkpoint, its configuration, and its mask decoder if there is one."""
+    """An open checkpoint, its configuration, and the mask decoder if the export includes a mask decoder."""
 
     folder: Path
     config: PaliGemmaConfig
     checkpoint: Checkpoint
-    constants: dict[str, torch.Tensor]  # tensors of the graphs that are not weights of the checkpoint
+    constants: dict[str, torch.Tensor]  # tensors that graphs read and the checkpoint does not store
     mask_decoder: MaskDecoder | None
 
     def weights(self, precision_name: str) -> TensorSource:
-        """Return the weights to store: those of the checkpoint, packed, or with scaled channels."""
+        """Return the weights to store: as in the checkpoint, packed for CUDA, or with scaled channels."""
         precision = PRECISIONS[precision_name]
         if precision.half_dtype is not None:
             return PackedCheckpoint(self.checkpoint, self.config.text_config)
@@ -40,20 +40,23 @@ class Source:
 
     @cached_property
     def _scaled(self) -> ScaledCheckpoint:
-        """Shared by export and check, because computing its factors reads every weight."""
+        """The checkpoint with scaled channels. Export and check share it: computing its factors is slow,
+        because every weight is read.
+        """
         return ScaledCheckpoint(self.checkpoint, self.config)
 
 
 def open_source(folder: Path, adapter: Path | None, mask_decoder: Path | None = None) -> Source:
-    """Open a checkpoint.
+    """Return an open checkpoint.
 
     Args:
         folder: folder of the checkpoint.
         adapter: LoRA folder to merge into the weights.
-        mask_decoder: weights of the mask decoder; None takes mask_decoder.npz of the folder if it exists.
+        mask_decoder: weights of the mask decoder; None: `mask_decoder.npz` in the folder if this file exists.
 
     Raises:
-        CheckpointError: one of them is incomplete, damaged or of another model.
+        CheckpointError: the checkpoint, the adapter or the mask decoder is incomplete, damaged or of another
+            model.
     """
     config, checkpoint = open_checkpoint(folder, adapter)
     text = config.text_config

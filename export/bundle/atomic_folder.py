@@ -1,6 +1,6 @@
-"""Write a bundle's folder atomically: it is written next to its final name, then renamed.
+"""Write the folder of a bundle atomically: write under a temporary name in the same folder, then rename.
 
-.NAME.staging    the folder being written; the next export removes what a killed export left
+.NAME.staging    the folder during writing; if an export is killed, the next export removes the folder
 .NAME.previous   the bundle that --force replaces, between the two renames of `publish_folder`
 .NAME.lock       locked while an export runs; the system releases the lock when the process ends
 """
@@ -23,7 +23,7 @@ from paligemma_onnx.runtime.errors import OptionError
 
 from .manifest_facts import TOKENIZER
 
-# Errors of the system for a folder that cannot be created or written.
+# Errors that the system reports if a folder cannot be created or written.
 _UNWRITABLE = (
     errno.EACCES,
     errno.EEXIST,
@@ -39,16 +39,17 @@ _SUFFIXES = (".onnx", ".data")  # graphs and weight files
 
 @contextmanager
 def staged_folder(output: Path, *, force: bool) -> Iterator[Path]:
-    """Yield a folder that becomes `output` when the block succeeds and is removed when it raises.
+    """Yield a folder, which is renamed to `output` if the block succeeds and removed if the block raises.
 
     Args:
         output: the final name.
         force: replace the existing folder if it contains a bundle and nothing else.
 
     Raises:
-        OptionError: the output exists, is not a folder, cannot be written, or is being exported to.
+        OptionError: the output exists and may not be replaced, is not a folder, or cannot be written; or
+            another export is writing the output.
     """
-    output = Path(os.path.abspath(output))  # noqa: PTH100  keeps links, which resolve() would follow
+    output = Path(os.path.abspath(output))  # noqa: PTH100  does not follow links; resolve() would
     if not output.name:
         raise OptionError(f"{output}: is not a name for a bundle; choose another --output")
     staging = output.with_name(f".{output.name}.staging")
@@ -69,10 +70,11 @@ def staged_folder(output: Path, *, force: bool) -> Iterator[Path]:
                 finally:
                     shutil.rmtree(staging, ignore_errors=True)
             finally:
-                # Unlinked before the lock is released: a process that opens the name later locks a new file.
+                # The file is unlinked before the lock is released. A process that opens the name later
+                # locks a new file.
                 lock_file.unlink(missing_ok=True)
     except filelock.Timeout:
-        if not lock_file.exists():  # a file system on which no file can be created, such as /proc
+        if not lock_file.exists():  # no file can be created, as in /proc
             raise OptionError(f"{output}: cannot be written; choose another --output") from None
         raise OptionError(f"{output}: another export is writing this bundle; wait for it to end") from None
     except OSError as error:
@@ -95,7 +97,10 @@ def _recover(output: Path, staging: Path, previous: Path) -> None:
 
 
 def _check_replaceable(output: Path, *, force: bool) -> None:
-    """Raise OptionError if the output exists, except an empty folder, or a bundle if `force` is set."""
+    """Raise OptionError if the output exists and may not be replaced.
+
+    An empty folder may be replaced. A folder of a bundle may be replaced if `force` is set.
+    """
     if not os.path.lexists(output):
         return
     if not output.is_dir() or output.is_symlink():
@@ -112,6 +117,9 @@ def _check_replaceable(output: Path, *, force: bool) -> None:
 
 
 def _may_be_exported(entry: Path) -> bool:
-    """Return whether an export may have written a file, by name only: damaged bundles can be replaced."""
+    """Return whether the name of a file is a name that an export writes.
+
+    The content is not read, so that damaged bundles can be replaced.
+    """
     known = entry.name in (MANIFEST, TOKENIZER, TENSOR_TABLE) or entry.suffix in _SUFFIXES
     return entry.is_file() and known

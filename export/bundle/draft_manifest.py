@@ -9,12 +9,12 @@ from ..precisions import PRECISIONS
 from ..source import Source
 from . import manifest_facts as facts
 
-# Default limit of generated tokens: captions and answers are shorter, boxes of twenty objects are not.
+# Default limit of generated tokens. Captions and answers are shorter; boxes of twenty objects are longer.
 MAX_NEW_TOKENS = 256
 
 
 def draft_manifest(source: Source, precision_name: str) -> Manifest:
-    """Return a manifest without id, files, and digests and operators of the graphs.
+    """Return a manifest that lacks the id, the files, and the digests and operators of the graphs.
 
     Raises:
         CheckpointError: files of the checkpoint are missing, damaged or contradict each other, or the

@@ -1,4 +1,4 @@
-"""Facts of the manifest: read from the files of a checkpoint, and checked against its config.json."""
+"""Facts of the manifest, read from the files of a checkpoint and compared with its config.json."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ from ..graphs.specs import OPSETS
 from ..precisions import PRECISIONS, Precision
 
 TOKENIZER = "tokenizer.json"
-MAX_JSON_BYTES = 1 << 20  # for files of settings; published ones are smaller than 2 kB
+MAX_JSON_BYTES = 1 << 20  # for JSON files of settings; published files are smaller than 2 kB
 
-# SigLIP's preprocessing, for checkpoints without a preprocessor file: pixels in [0, 255] are mapped to [-1,
+# SigLIP's preprocessing, for checkpoints without a preprocessor file. Pixels in [0, 255] are mapped to [-1,
 # 1] (arXiv 2407.07726, appendix; preprocessor_config.json of the published checkpoints has the same values).
 RESCALE_FACTOR = 1 / 255
 MEAN = STD = (0.5, 0.5, 0.5)
-BICUBIC = 3  # Pillow's number of the filter, as in the preprocessor file
+BICUBIC = 3  # Pillow's number of the bicubic filter, which preprocessor files use too
 
 
 def describe_model(config: PaliGemmaConfig) -> ModelFacts:
-    """Return sizes and constants of the model that the runtime or a reader of the manifest needs."""
+    """Return the sizes and constants of the model that the runtime, or a reader of the manifest, needs."""
     text = config.text_config
     return ModelFacts(
         family="paligemma" if text.model_type == "gemma" else "paligemma2",
@@ -53,7 +53,7 @@ def describe_model(config: PaliGemmaConfig) -> ModelFacts:
 
 
 def describe_cache(config: PaliGemmaConfig, precision: Precision) -> CacheFacts:
-    """Return shape and dtype of the KV cache, and how it is updated."""
+    """Return the shape, the dtype and the kind of update of the KV cache."""
     text = config.text_config
     return CacheFacts(
         layers=text.num_hidden_layers,
@@ -65,7 +65,7 @@ def describe_cache(config: PaliGemmaConfig, precision: Precision) -> CacheFacts:
 
 
 def describe_precision(precision_name: str) -> PrecisionFacts:
-    """Return how the matrices are stored and where the graphs run."""
+    """Return the storage formats of the matrices and the devices on which the graphs run."""
     precision = PRECISIONS[precision_name]
     matrices = Matrices(
         vision_encoder=str(precision.vision_encoder),
@@ -78,12 +78,12 @@ def describe_precision(precision_name: str) -> PrecisionFacts:
 
 
 def describe_producer() -> Producer:
-    """Return the versions of the software that determines the graphs."""
+    """Return the versions of the software on which the exported graphs depend."""
     return Producer(version("paligemma-onnx"), version("torch"), version("onnx"))
 
 
 def find_difference(bundle: Manifest, checkpoint: Manifest) -> str | None:
-    """Describe the first fact of the model in which two manifests differ; None if there is none."""
+    """Return a description of the first model fact in which two manifests differ, or None if they agree."""
     for part in ("model", "image", "tokens", "cache"):
         expected = asdict(getattr(checkpoint, part))
         for name, value in asdict(getattr(bundle, part)).items():
@@ -95,7 +95,7 @@ def find_difference(bundle: Manifest, checkpoint: Manifest) -> str | None:
 
 
 def read_image_facts(folder: Path, config: PaliGemmaConfig) -> ImageFacts:
-    """Read preprocessor_config.json or processor_config.json and compare it with config.json.
+    """Return the facts of preprocessor_config.json or processor_config.json, compared with config.json.
 
     Raises:
         CheckpointError: the file is damaged, or requires preprocessing that the runtime does not implement.
@@ -114,7 +114,7 @@ def read_image_facts(folder: Path, config: PaliGemmaConfig) -> ImageFacts:
     }
     for key, expected in required.items():
         value = settings.get(key)
-        if isinstance(value, dict):  # newer files list settings without a value
+        if isinstance(value, dict):  # newer files also list settings that are null
             value = {name: number for name, number in value.items() if number is not None}
         if value is not None and value != expected:
             raise CheckpointError(
@@ -132,7 +132,7 @@ def read_image_facts(folder: Path, config: PaliGemmaConfig) -> ImageFacts:
 
 
 def read_token_facts(folder: Path, config: PaliGemmaConfig) -> TokenFacts:
-    """Read special ids from tokenizer.json and generation_config.json and compare them with config.json.
+    """Return the special ids of tokenizer.json and generation_config.json, compared with config.json.
 
     Raises:
         CheckpointError: tokenizer.json is missing, damaged or has another vocabulary.

@@ -1,4 +1,4 @@
-"""List operators and initializers of a bundle's graphs, for the manifest and `tensors.json`."""
+"""Lists of the operators and initializers in the graphs of a bundle, for the manifest and `tensors.json`."""
 
 from __future__ import annotations
 
@@ -12,11 +12,14 @@ from paligemma_onnx.runtime.bundle.tensor_table import MatrixFacts, StoredTensor
 from ..precisions import BlockQuantized, Int8PerChannel
 from ..quantization.quantize_graph import QuantizedGraph, TensorRef
 
-LAYERS = ".layers"  # name of a list of modules: language_model.layers.0
+LAYERS = ".layers"  # in the name of a layer: language_model.layers.0
 
 
 def count_operators(graph: QuantizedGraph) -> dict[str, int]:
-    """Return the number of nodes by operator, descending; the domain precedes operators outside ONNX."""
+    """Return the number of nodes of each operator, in descending order of number.
+
+    The name of an operator outside the domain of ONNX begins with the name of its domain.
+    """
     operators = Counter(
         f"{node.domain}.{node.op_type}" if node.domain else node.op_type
         for node in graph.model.graph.all_nodes()
@@ -25,7 +28,10 @@ def count_operators(graph: QuantizedGraph) -> dict[str, int]:
 
 
 def list_tensors(graph: QuantizedGraph) -> tuple[StoredTensor, ...]:
-    """List the initializers in weight files, after `reference_weight_file` has set their positions."""
+    """Return the initializers of a graph that are stored in weight files.
+
+    Call `reference_weight_file` first, which sets the positions of the initializers.
+    """
     tensors = []
     for name, value in graph.model.graph.initializers.items():
         if isinstance(external := value.const_value, ir.ExternalTensor):
@@ -47,7 +53,7 @@ def list_tensors(graph: QuantizedGraph) -> tuple[StoredTensor, ...]:
 
 
 def _matrix_facts(reference: TensorRef) -> MatrixFacts | None:
-    """Return the facts of a matrix, or None for other tensors and for a second view of the embedding."""
+    """Return the facts of a matrix; None for other tensors, and for a second view of the embedding."""
     stored, layout = reference.stored, reference.stored.layouts[reference.array]
     if len(reference.shape) < 2 or layout.is_scales or reference.shape != layout.shape:
         return None

@@ -1,6 +1,6 @@
-"""Weight files: assign every tensor a position, then write tensor by tensor, piece by piece.
+"""Weight files: assign a position to every tensor, then write the tensors one after the other.
 
-Tensors are read from the memory-mapped checkpoint, encoded and written in pieces, so memory use does not
+A tensor is read from the memory-mapped checkpoint, encoded and written in pieces, so memory use does not
 depend on the size of the model.
 """
 
@@ -21,8 +21,8 @@ from ..quantization.encodings import encode
 from ..quantization.quantize_graph import QuantizedGraph, StoredTensor, TensorRef
 from ..sources.tensor_source import TensorSource
 
-PAGE_BYTES = 4096  # an array that starts on a page can be memory-mapped without a copy
-CACHE_LINE_BYTES = 64  # alignment of arrays smaller than a page
+PAGE_BYTES = 4096  # an array that starts at a page boundary can be memory-mapped without a copy
+CACHE_LINE_BYTES = 64  # alignment of arrays that are smaller than a page
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class PlacedTensor:
 
 @dataclass(frozen=True)
 class WeightFile:
-    """Plan of one weight file."""
+    """Plan of a weight file: the tensors and their positions."""
 
     file: str
     tensors: tuple[PlacedTensor, ...]
@@ -48,7 +48,7 @@ class WeightFile:
 
 
 def plan_weight_file(file: str, graphs: list[QuantizedGraph]) -> WeightFile:
-    """Place every tensor that the graphs read, each once, in the order of first use."""
+    """Return the plan of a weight file: the tensors of the graphs, each once, in the order of first use."""
     needed = dict.fromkeys(reference.stored for graph in graphs for reference in graph.references.values())
     keys = [(stored.name, stored.format) for stored in needed]
     if len(set(keys)) < len(keys):
@@ -66,7 +66,7 @@ def plan_weight_file(file: str, graphs: list[QuantizedGraph]) -> WeightFile:
 
 
 def reference_weight_file(graph: QuantizedGraph, plan: WeightFile) -> None:
-    """Make the initializers of a graph refer to their positions in the file."""
+    """Make the initializers of a graph refer to the positions of their arrays in the file."""
     by_tensor = {placed.stored: placed for placed in plan.tensors}
     for name, value in graph.model.graph.initializers.items():
         reference = graph.references.get(name)
@@ -87,7 +87,7 @@ def write_weight_file(
     constants: Mapping[str, Tensor],
     progress: Callable[[int], object],
 ) -> FileSpec:
-    """Write a weight file.
+    """Write a weight file and return its size and digest.
 
     Args:
         plan: positions of the tensors.
@@ -128,7 +128,7 @@ def write_weight_file(
 
 
 def read_tensor(stored: StoredTensor, source: TensorSource, constants: Mapping[str, Tensor]) -> Tensor:
-    """Return the tensor to store; raise RuntimeError if it does not have the planned shape."""
+    """Return the tensor to store; raise RuntimeError if the tensor does not have the planned shape."""
     tensor = find_tensor(stored.name, source, constants)
     if tuple(tensor.shape) != stored.shape:
         raise RuntimeError(f"{stored.name}: planned as {stored.shape}, but is {tuple(tensor.shape)}")
@@ -136,6 +136,6 @@ def read_tensor(stored: StoredTensor, source: TensorSource, constants: Mapping[s
 
 
 def find_tensor(name: str, source: TensorSource, constants: Mapping[str, Tensor]) -> Tensor:
-    """Return a tensor by name: a constant, or else a weight."""
+    """Return the constant of the given name, or the weight of this name if there is no such constant."""
     constant = constants.get(name)
     return source.tensor(name) if constant is None else constant

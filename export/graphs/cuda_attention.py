@@ -1,8 +1,9 @@
-"""Attention between the projections of a decoder layer, in the CUDA graphs.
+"""Attention of a decoder layer in the CUDA graphs: everything between the input and output projections.
 
-Query, key and value come from one packed product. A decode step uses `GroupQueryAttention`, one operator for
-rotary embedding, writing into the cache and attention. Its CUDA kernels are causal and take no padding within
-a prompt, so a prefill uses the standard operators of in_place_decoder.py.
+One packed matrix product computes query, key and value. A decode step then uses the single operator
+`GroupQueryAttention`, which applies the rotary embedding, writes into the cache and attends. The CUDA kernels
+of this operator are causal and do not support padding within a prompt. A prefill therefore uses the standard
+operators of in_place_decoder.py.
 
 Shapes: docs/notation.md.
 """
@@ -22,7 +23,7 @@ from .onnx_ops import apply_operator
 
 
 class CudaPrefillAttention:
-    """Attention of many tokens, each of which sees all slots that its row uses after the call."""
+    """Attention of many tokens. A token sees all slots that its row uses after the call."""
 
     def __init__(
         self, decoder: Gemma, positions: Tensor, past_lengths: Tensor, lengths_after: Tensor
@@ -34,7 +35,7 @@ class CudaPrefillAttention:
         self,
         packed: Tensor,
         past: KeyValue,
-        window: int | None,  # noqa: ARG002  a prefix is bidirectional over its whole length
+        window: int | None,  # noqa: ARG002  unused: a prefix is bidirectional over its whole length
     ) -> tuple[Tensor, KeyValue]:
         """float[B, L, (A + 2K) * H] -> float[B, L, A * H], and the cache of the layer."""
         config = self.decoder.config
@@ -53,14 +54,15 @@ class CudaPrefillAttention:
 
 
 class CudaDecodeAttention:
-    """Attention of one token: one operator rotates, writes into the cache and attends."""
+    """Attention of one token per row. One operator rotates, writes into the cache and attends."""
 
     def __init__(self, decoder: Gemma, past_lengths: Tensor, past: Tensor) -> None:
         self.decoder = decoder
-        # The operator expects the slots in use after the call, minus 1: those in use before it.
+        # The operator expects the number of slots in use after the call minus 1. A call adds one slot, so
+        # this is the number of slots in use before the call.
         self.past_lengths = past_lengths.to(torch.int32)
-        # The operator plans its work by this number. It is the capacity and not the number of slots in use,
-        # because a captured CUDA graph is replayed with the number that it was captured with.
+        # The operator plans its work by this number. The number is the capacity and not the number of slots
+        # in use, because a captured CUDA graph is always replayed with the number of its capture.
         self.capacity = torch.full((), past.shape[2], dtype=torch.int32)
 
     def __call__(self, packed: Tensor, past: KeyValue, window: int | None) -> tuple[Tensor, KeyValue]:
@@ -84,5 +86,5 @@ class CudaDecodeAttention:
 
 
 def _rotary_tables(decoder: Gemma) -> tuple[Tensor, Tensor]:
-    """Return cosine and sine of the angles of every position, [X, H / 2] each."""
+    """Return the cosines and the sines of the angles of every position, [X, H / 2] each."""
     return decoder.get_buffer(leaf_name(COS)), decoder.get_buffer(leaf_name(SIN))

@@ -1,19 +1,19 @@
 """Graphs for CUDA: matrices in half precision, norms and residual stream in float32, few kernels.
 
 A GPU reads the weights of a small decoder in two milliseconds, and every kernel takes two microseconds to
-start. A decode step therefore consists of few kernels: one product for query, key and value; one operator for
-the addition to the residual stream and the norm that follows it; and one, `GroupQueryAttention`, for rotary
-embedding, writing into the cache and attention. The CUDA kernels of `GroupQueryAttention` are causal, which
-makes no difference for a single token. A prefill, whose prefix is bidirectional, uses the standard operators
-of in_place_decoder.py.
+start. A decode step therefore consists of few kernels. One matrix product computes query, key and value. One
+operator adds to the residual stream and applies the norm that follows the addition. One operator,
+`GroupQueryAttention`, applies the rotary embedding, writes into the cache and attends. The CUDA kernels of
+`GroupQueryAttention` are causal, which makes no difference for a single token. A prefill, whose prefix is
+bidirectional, uses the standard operators of in_place_decoder.py.
 
 Precision of each part:
 
-    float32                residual stream, norms, patch embedding, positions; softmax and sums in the kernels
-    bfloat16 or float16    matrix products, the tensors between them, KV cache
-    float16                embedding and output head: logits of different tokens lie closer together than the
-                           eight significant bits of bfloat16 can distinguish, and the output of the last norm
-                           is in the range of float16. The most likely tokens are scored again in float32.
+    float32                residual stream, norms, patch embedding, positions; softmax and sums inside kernels
+    bfloat16 or float16    matrix products, the tensors between matrix products, KV cache
+    float16                embedding and output head: the eight significant bits of bfloat16 cannot
+                           distinguish the logits of different tokens, and the output of the last norm is
+                           within the range of float16. The most likely tokens are scored again in float32.
 
 Shapes: docs/notation.md.
 """
@@ -38,7 +38,7 @@ from .cuda_attention import CudaDecodeAttention, CudaPrefillAttention
 from .cuda_weights import GAIN, PACKED, decoder_layers
 from .onnx_ops import apply_operator
 
-RESCORED_TOKENS = 32  # most likely tokens, whose logits are computed again in float32
+RESCORED_TOKENS = 32  # number of most likely tokens whose logits are computed again in float32
 
 LayerAttention = Callable[[Tensor, KeyValue], tuple[Tensor, KeyValue]]
 
@@ -76,7 +76,7 @@ class CudaPrefill(nn.Module):
         past_lengths: Tensor,
         *past: Tensor,
     ) -> tuple[Tensor, ...]:
-        """Like InPlaceDecoder.forward; image_features and logits are float32, the cache is half precision."""
+        """Append tokens as InPlaceDecoder.forward does. Features and logits are float32, the cache half."""
         decoder = self.model.language_model
         text = decoder.embed(input_ids, torch.float32)
         x = torch.cat([image_features, text], dim=1)
@@ -101,7 +101,7 @@ class CudaDecode(nn.Module):
         """Append one token to each row.
 
         Args:
-            input_ids: int64[B, 1].
+            input_ids: int64[B, 1], the id of the new token of each row.
             past_lengths: int64[B], slots of each row in use before the call.
             past: key and value of each layer in turn, half[B, K, C, H].
 
@@ -121,8 +121,9 @@ def _run_layers(
     """Run every layer.
 
     Returns:
-        The residual stream without the last layer's last update, this update, and the cache. Every update of
-        the stream is added by the norm that follows it, which adds and normalises in one operator.
+        The residual stream without the last update, the last update, and the cache. The last update is the
+        output of the last MLP. The norm that follows an update adds it to the stream: one operator adds and
+        normalises.
     """
     cache: list[Tensor] = []
     update: Tensor | None = None
@@ -138,7 +139,7 @@ def _run_layers(
 def _run_layer(
     layer: DecoderLayer, x: Tensor, update: Tensor | None, past: KeyValue, attention: LayerAttention
 ) -> tuple[Tensor, Tensor, KeyValue]:
-    """Run one layer; the residual stream and its last update are float32[B, L, D] before and after."""
+    """Return the residual stream, its last update (float32[B, L, D] each) and the cache after one layer."""
     dtype = past.key.dtype
     normed, x = _add_and_normalize(x, update, layer.input_layernorm)
     packed = getattr(layer.self_attn, PACKED)(normed.to(dtype))
@@ -158,8 +159,9 @@ def _run_layer(
 def _compute_logits(decoder: Gemma, x: Tensor, update: Tensor) -> Tensor:
     """Score every token: residual stream float32[B, D] and its last update -> float32[B, V].
 
-    Half precision rounds a logit of 20 to a multiple of 1/64, and logits, above all those of location tokens,
-    lie closer together. So the most likely tokens are scored again in float32, from their embedding rows.
+    Half precision rounds a logit of 20 to a multiple of 1/64. The logits of different tokens may differ by
+    less than 1/64, above all those of location tokens. The most likely tokens are therefore scored again in
+    float32, from the embedding rows of these tokens.
     """
     normed, _ = _add_and_normalize(x, update, decoder.norm)
     embedding = decoder.embed_tokens.weight

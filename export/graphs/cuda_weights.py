@@ -1,6 +1,7 @@
-"""Tensors that the CUDA graphs read in place of the checkpoint's: packed projections and norm gains.
+"""Tensors that the CUDA graphs read instead of tensors of the checkpoint: packed projections, norm gains.
 
-Each is computed when it is written, from one tensor or three, so memory holds one of them at a time.
+A packed projection is computed from three tensors of the checkpoint, a gain from one tensor. Each result is
+computed when it is written to the file, so memory holds only one result at a time.
 
 Shapes: docs/notation.md.
 """
@@ -23,16 +24,17 @@ from paligemma_onnx.model.skeleton import meta_model
 from ..precisions import EMBEDDING_DTYPE
 from ..sources.tensor_source import TensorSource
 
-# GroupQueryAttention rotates heads whose width is a multiple of this (onnxruntime); published heads have 256.
+# In onnxruntime, GroupQueryAttention rotates only heads whose width is a multiple of this number. The
+# published models have heads of width 256.
 HEAD_DIM_MULTIPLE = 16
 PACKED = "qkv_proj"  # query, key and value projections concatenated, [(A + 2K) * H, D]
 PARTS = ("q_proj", "k_proj", "v_proj")
-GAIN = "gain"  # of an RMSNorm: the stored weight plus 1
-COS, SIN = "language_model.cos", "language_model.sin"  # of the angles of every position, [X, H / 2]
+GAIN = "gain"  # the gain of an RMSNorm: the stored weight plus 1
+COS, SIN = "language_model.cos", "language_model.sin"  # of every position, [X, H / 2]
 
 
 def cuda_meta_model(config: PaliGemmaConfig, dtype: torch.dtype) -> PaliGemma:
-    """Return the model on the meta device, with the tensors and dtypes that the CUDA graphs read."""
+    """Return a model on the meta device that has the tensors, and their dtypes, that the CUDA graphs read."""
     model, text = meta_model(config), config.text_config
     with torch.device("meta"):
         for layer in decoder_layers(model.language_model):
@@ -64,20 +66,20 @@ def check_head_dim(config: TextConfig) -> None:
 
 
 def compute_rotary_tables(config: TextConfig) -> dict[str, Tensor]:
-    """Return cosine and sine of every position, float32[X, H / 2] (arXiv 2104.09864, section 3.2.2)."""
+    """Return cosines and sines of all positions, float32[X, H / 2] each (arXiv 2104.09864, section 3.2.2)."""
     positions = torch.arange(config.max_position_embeddings, dtype=torch.float32)
     angles = positions[:, None] * inverse_frequencies(config.head_dim, config.rope_theta)
     return {COS: angles.cos(), SIN: angles.sin()}
 
 
 class PackedCheckpoint:
-    """Tensors of a checkpoint under the names that `cuda_meta_model` gives them, and the rotary tables."""
+    """The tensors of `cuda_meta_model`, computed from a checkpoint, and the rotary tables."""
 
     def __init__(self, source: TensorSource, config: TextConfig) -> None:
         self.source, self.config = source, config
 
     def tensor(self, name: str) -> Tensor:
-        """Return a tensor: as in the source, three concatenated, a gain, or a rotary table."""
+        """Return a tensor of the source, three concatenated ones, a gain, or a rotary table."""
         if name in (COS, SIN):
             return compute_rotary_tables(self.config)[name]
         module, _, parameter = name.rpartition(".")
@@ -90,7 +92,7 @@ class PackedCheckpoint:
 
 
 def decoder_layers(decoder: Gemma) -> list[DecoderLayer]:
-    """Return the layers in order, with their type."""
+    """Return the layers of the decoder in order, typed as DecoderLayer."""
     return [cast("DecoderLayer", layer) for layer in decoder.layers]
 
 

@@ -1,13 +1,14 @@
-"""Decoder whose KV cache is updated in place: its slots are allocated ahead, and a call writes some of them.
+"""Decoder that updates its KV cache in place: all slots exist from the start, and a call writes some slots.
 
-`TensorScatter` (ONNX 24) returns the cache with the slots of new tokens written. If its input and output are
-bound to the same memory, onnxruntime writes these slots and copies nothing. `Attention` (ONNX 24) then reads
-all C slots and masks those beyond a row's length. Masked slots must still hold finite numbers, because
-0 * NaN is NaN.
+The operator `TensorScatter` (ONNX 24) returns the cache with new values in the slots of new tokens. If input
+and output of the operator are bound to the same memory, onnxruntime writes these slots and copies nothing.
+The operator `Attention` (ONNX 24) then reads all C slots and masks the slots beyond the length of a row.
+Masked slots must still hold finite numbers, because 0 * NaN is NaN.
 
-One graph therefore serves as prefill and as decode. A prefill adds many tokens to an empty cache, a decode
-step adds one token to a filled one. In both, a token sees all slots that its row uses after the call: a
-prefix is bidirectional, and nothing follows a single token. Only Gemma 2's sliding window needs a mask.
+One graph can therefore be both prefill and decode. A prefill adds many tokens to an empty cache. A decode
+step adds one token to a cache that is not empty. In a prefill and in a decode step, a token sees all slots
+that its row uses after the call, because a prefix is bidirectional, and because no token follows a single new
+token. Only Gemma 2's sliding window needs a mask.
 
 Shapes: docs/notation.md.
 """
@@ -31,10 +32,11 @@ from paligemma_onnx.model.rotary import Rotation, compute_rotation
 
 from .onnx_ops import apply_operator
 
-# A decode step folds query heads that share a key-value head into the token axis, as if they were tokens of
-# one head, so that onnxruntime reads the keys once for all of them. It distributes the remaining heads over
-# threads: two per row for PaliGemma 1, whose eight query heads share one key-value head. A prefill reads the
-# keys for many tokens anyway and folds no heads.
+# A decode step folds query heads that share a key-value head into the token axis, as if these query heads
+# were tokens of one head, so that onnxruntime reads the keys once for all folded heads. onnxruntime
+# distributes the remaining heads over threads. PaliGemma 1, where eight query heads share one key-value head,
+# has two remaining heads per row. A prefill folds no heads, because it reads the keys for many tokens at
+# once.
 MAX_FOLDED_HEADS = 4
 
 
@@ -53,17 +55,17 @@ class InPlaceDecoder(nn.Module):
         past_lengths: Tensor,
         *past: Tensor,
     ) -> tuple[Tensor, ...]:
-        """Append tokens to each row: N + T tokens to an empty row, or one token (N = 0) to a filled one.
+        """Append N + T tokens to each empty row, or one token (N = 0) to each row that is not empty.
 
         Args:
             input_ids: int64[B, T], padded on the right.
             image_features: float[B, N, D].
-            text_lengths: int64[B], tokens of each row of input_ids without padding.
+            text_lengths: int64[B], number of tokens of each row of input_ids without padding.
             past_lengths: int64[B], slots of each row in use before the call.
             past: key and value of each layer in turn, float[B, K, C, H].
 
         Returns:
-            Logits after each row's last token, float[B, V], and the cache.
+            Logits float[B, V] for the token that follows the last token of each row, and the cache.
         """
         decoder, config = self.model.language_model, self.model.config.text_config
         text = decoder.embed(input_ids, image_features.dtype)
@@ -110,13 +112,13 @@ def attend_in_place(
     past: KeyValue,
     call: InPlaceCall,
 ) -> tuple[Tensor, KeyValue]:
-    """Compute Attention.forward with ONNX's own operators; the cache has C slots before and after.
+    """Return the result of Attention.forward, computed by operators of ONNX 24 on a cache of C slots.
 
     Args:
         attention: projections of the layer.
         x: float[B, L, D].
         rotation: cosine and sine of the tokens' angles.
-        mask: bool[B, 1, L * folded, C] in a layer with a sliding window, None in others.
+        mask: bool[B, 1, L * folded, C] in a layer with a sliding window, None in other layers.
         past: cache of the layer, float[B, K, C, H] each.
         call: lengths and folding.
 
@@ -132,14 +134,14 @@ def attend_in_place(
 
 
 def scatter_kv(past: KeyValue, key: Tensor, value: Tensor, lengths: Tensor, config: TextConfig) -> KeyValue:
-    """Write keys and values of a call's tokens into the cache, after the slots that each row uses.
+    """Return the cache with the keys and values of new tokens after the slots that each row uses.
 
     Args:
         past: the cache, float[B, K, C, H] each.
         key: float[B, L, K * H], rotated.
         value: float[B, L, K * H].
         lengths: int64[B], slots of each row in use before the call.
-        config: number and width of heads.
+        config: configuration that has the number and the width of the heads.
 
     Returns:
         The cache, in the shape of `past`.
@@ -155,17 +157,17 @@ def scatter_kv(past: KeyValue, key: Tensor, value: Tensor, lengths: Tensor, conf
 def attend(
     query: Tensor, cache: KeyValue, mask: Tensor | None, lengths_after: Tensor, config: TextConfig
 ) -> Tensor:
-    """Attend to the slots of the cache that are in use.
+    """Return the result of attention to the cache slots that are in use.
 
     Args:
-        query: float[B, heads, tokens, H], A heads and L tokens or folded (`fold_query_groups`).
+        query: float[B, heads, tokens, H], with A heads and L tokens, or folded by `fold_query_groups`.
         cache: float[B, K, C, H] each.
-        mask: bool[B, 1, tokens, C], the slots that a token may see; None for all.
+        mask: bool[B, 1, tokens, C], true for the slots that a token may see. None: all slots in use.
         lengths_after: int64[B], slots of each row in use after the call.
-        config: scale and cap of attention scores.
+        config: configuration that has the scale and the cap of attention scores.
 
     Returns:
-        Mixed values in the shape of `query`.
+        Sums of values, weighted by attention, in the shape of `query`.
     """
     attributes = {
         "scale": config.query_pre_attn_scalar**-0.5,
@@ -178,7 +180,7 @@ def attend(
 
 
 def count_folded_heads(config: TextConfig) -> int:
-    """Return how many query heads of a key-value head a decode step folds into the token axis."""
+    """Return the number of query heads per key-value head that a decode step folds into the token axis."""
     return math.gcd(config.query_groups, MAX_FOLDED_HEADS)
 
 
@@ -204,25 +206,26 @@ def split_heads(x: Tensor, config: TextConfig) -> Tensor:
 
 
 def _reshape(x: Tensor, shape: Sequence[int | Tensor], like: Tensor) -> Tensor:
-    """Reshape to sizes that are known only when the graph runs: 0 keeps a size, -1 infers one.
+    """Return x in a shape that is known only when the graph runs. A size of 0 keeps the size, -1 infers it.
 
-    The tracer needs a fixed shape: `like` shows it the shape of a decode step, and trace.py removes the types
-    that it derives from it.
+    The tracer needs a fixed shape. `like` has the shape of a decode step. From this shape the tracer derives
+    the types of later values, and trace.py removes these types.
     """
     (reshaped,) = apply_operator("Reshape", (x, _shape_tensor(shape)), {}, like=(like,))
     return reshaped
 
 
 def _shape_tensor(shape: Sequence[int | Tensor]) -> Tensor:
-    """Return int64[rank]; concatenated, because a tensor of literals would become a weight of the graph."""
+    """Return int64[rank]. It is concatenated: a tensor of literals would become a weight of the graph."""
     sizes = [torch.full((1,), size) if isinstance(size, int) else size[None] for size in shape]
     return torch.cat(sizes)
 
 
 def _sliding_window_mask(past_lengths: Tensor, tokens: Tensor, slots: int, window: int) -> Tensor:
-    """Return the slots that a generated token sees, equal for all folded tokens: bool[B, 1, tokens, C].
+    """Return a mask of the slots that a generated token sees: bool[B, 1, tokens, C].
 
-    It follows the rule of model.mask.step_mask. In a prefill, where past_lengths is 0, it hides nothing.
+    The mask follows the rule of model.mask.step_mask and is equal for all folded tokens. In a prefill,
+    past_lengths is 0, and the mask hides nothing.
     """
     slot = torch.arange(slots, device=past_lengths.device)
     visible = (slot > past_lengths[:, None] - window)[:, None, None, :]

@@ -1,4 +1,4 @@
-"""ONNX operators without a counterpart in torch, as parts of a traced graph."""
+"""Insertion of ONNX operators that have no counterpart in torch into a traced graph."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ def apply_operator(
     attributes: Mapping[str, int | float],
     like: Sequence[Tensor],
 ) -> tuple[Tensor, ...]:
-    """Insert one operator into the traced graph.
+    """Insert one operator into the traced graph and return its outputs.
 
     Args:
         name: an operator of ONNX, or of another domain (`com.microsoft::Name`).
-        inputs: inputs in the operator's order; None omits an optional one.
+        inputs: inputs in the order of the operator's definition; None omits an optional input.
         attributes: attributes by name.
         like: tensors with the dtypes and shapes of the outputs.
 
@@ -32,5 +32,5 @@ def apply_operator(
         dtypes=[tensor.dtype for tensor in like],
         shapes=[tensor.shape for tensor in like],
     )
-    # The tracer creates the outputs on the CPU, whatever the device of the inputs.
+    # The tracer always creates the outputs on the CPU, even if the inputs are on another device.
     return tuple(output.to(tensor.device) for output, tensor in zip(outputs, like, strict=True))

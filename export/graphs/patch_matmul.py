@@ -1,7 +1,7 @@
-"""Patch embedding as a matrix product, in every graph.
+"""Patch embedding as a matrix product, used by every image encoder graph.
 
-A convolution whose stride equals its kernel size multiplies each patch by a matrix. As a product it uses the
-operator that all other layers use; as a convolution it would need cuDNN, a library of half a gigabyte.
+A convolution whose stride equals its kernel size multiplies each patch by a matrix. A product needs
+only the operator that all other layers need. A convolution would need cuDNN, a library of half a gigabyte.
 
 Shapes: docs/notation.md; D is the width of the vision tower.
 """
@@ -22,7 +22,7 @@ def multiply_patches(model: PaliGemma) -> None:
 
 
 class PatchProduct(nn.Module):
-    """PatchEmbedding, with its parameters, as a matrix product."""
+    """A PatchEmbedding that computes a matrix product; it has the same parameters."""
 
     def __init__(self, embedding: PatchEmbedding) -> None:
         super().__init__()

@@ -1,7 +1,7 @@
-"""Definitions of the graphs: inputs and outputs, declared once, and the torch module that computes each.
+"""Definitions of the graphs: the declared inputs and outputs, and the torch module of each graph.
 
-Tracing takes example inputs, dynamic dimensions and names from the declaration. So does the manifest, which
-the runtime compares with a graph when it loads it.
+Tracing takes example inputs, dynamic dimensions and names from the definition. The manifest stores the same
+declaration, and the runtime compares a graph with the manifest when the runtime loads the graph.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from .cuda_graphs import CudaDecode, CudaPrefill, CudaVisionEncoder
 from .cuda_weights import check_head_dim
 from .in_place_decoder import InPlaceDecoder
 
-# Dynamic dimensions and their sizes in the traced example. The sizes differ from each other, except those of
-# the two kinds of cache, and are neither 0 nor 1, which the tracer would take for constants.
+# Dynamic dimensions and their sizes in the traced example. The sizes differ from each other, except the sizes
+# of the two kinds of cache. No size is 0 or 1, because the tracer would take 0 and 1 for constants.
 EXAMPLE_SIZES = {
     "batch": 2,
     "text_tokens": 7,
@@ -43,9 +43,9 @@ EXAMPLE_SIZES = {
 DECODER_DATA = "decoder.data"
 INPUT_TOKEN = TensorSpec("input_ids", "int64", ("batch", 1))
 PAST_LENGTHS = TensorSpec("past_lengths", "int64", ("batch",))
-# With a growing cache: the newest opset that onnxruntime, its web build, the ONNX reference evaluator and
-# OpenVINO support completely; it has Gelu (20) and LayerNormalization (17). A cache that is updated in place
-# needs TensorScatter (24).
+# For a growing cache, opset 20 is the newest opset that onnxruntime, its web build, the ONNX reference
+# evaluator and OpenVINO support completely. It includes Gelu (since 20) and LayerNormalization (since 17). A
+# cache that is updated in place needs TensorScatter (since 24).
 OPSETS: dict[CacheUpdate, int] = {"grow": 20, "in_place": 24}
 
 
@@ -53,9 +53,9 @@ OPSETS: dict[CacheUpdate, int] = {"grow": 20, "in_place": 24}
 class GraphDefinition:
     """A graph to trace: its inputs and outputs, and the module that computes it."""
 
-    name: str  # definitions of the same name have the same graph until it is quantised
+    name: str  # before quantisation, definitions of the same name have the same graph
     spec: GraphSpec
-    weight_file: str  # prefill and decode share one
+    weight_file: str  # prefill and decode have the same weight file
     module: Callable[[PaliGemma], nn.Module]
     opset: int
 
@@ -107,13 +107,13 @@ def graph_definitions(
 
     Args:
         config: configuration of the model.
-        precision: decides how the cache is updated. If decode returns a cache that is one slot longer,
-            prefill and decode are two graphs. If it writes into its input cache, prefill does so too, and
-            both have the same definition, except in half precision.
-        mask_decoder: becomes a fourth graph, if given.
+        precision: determines how the cache is updated. If decode returns a cache that is one slot longer,
+            prefill and decode are two graphs. If decode writes into its input cache, prefill does so too, and
+            prefill and decode have the same definition, except in half precision.
+        mask_decoder: becomes a fourth graph. None: there is no fourth graph.
 
     Raises:
-        CheckpointError: the precision's operators do not support the model.
+        CheckpointError: the operators of the precision do not support the model.
     """
     vision, width = config.vision_config, config.text_config.hidden_size
     pixels = TensorSpec("pixel_values", "float32", ("batch", 3, vision.image_size, vision.image_size))
@@ -144,7 +144,7 @@ def graph_specs(definitions: dict[str, GraphDefinition]) -> Graphs:
 
 
 def example_input(spec: TensorSpec) -> Tensor:
-    """Return an input to trace with: shape and dtype, on the meta device."""
+    """Return an example input for tracing: a tensor on the meta device with the shape and dtype of `spec`."""
     shape = [EXAMPLE_SIZES[size] if isinstance(size, str) else size for size in spec.shape]
     return torch.empty(shape, dtype=getattr(torch, spec.dtype), device="meta")
 
@@ -162,7 +162,7 @@ def _define_mask_decoder(decoder: MaskDecoder, opset: int) -> GraphDefinition:
 
 
 def _define_growing_decoder(config: PaliGemmaConfig) -> dict[str, GraphDefinition]:
-    """Define a prefill that creates a cache and a decode that returns a longer one."""
+    """Define a prefill that creates a cache, and a decode that returns a longer cache."""
     prefill = GraphSpec(
         "prefill.onnx",
         _prompt_inputs(config),
@@ -180,7 +180,7 @@ def _define_growing_decoder(config: PaliGemmaConfig) -> dict[str, GraphDefinitio
 
 
 def _define_in_place_decoder(config: PaliGemmaConfig) -> dict[str, GraphDefinition]:
-    """Define a prefill and a decode that write into the cache that they read."""
+    """Define a prefill and a decode, both of which write into their input cache."""
     past = _cache_tensors("past_key_values", config, "cache_slots")
     inputs = (*_prompt_inputs(config), PAST_LENGTHS, *past)
     outputs = (_logits_output(config), *_cache_tensors("present", config, "cache_slots"))
@@ -197,7 +197,7 @@ def _define_in_place_decoder(config: PaliGemmaConfig) -> dict[str, GraphDefiniti
 
 
 def _define_cuda_decoder(config: PaliGemmaConfig, dtype: HalfType) -> dict[str, GraphDefinition]:
-    """Define prefill and decode for CUDA: two graphs, and decode takes one token per row and no image."""
+    """Define two graphs for CUDA: prefill, and a decode with one token per row and no image features."""
     check_head_dim(config.text_config)
     past = _cache_tensors("past_key_values", config, "cache_slots", dtype)
     outputs = (_logits_output(config), *_cache_tensors("present", config, "cache_slots", dtype))

@@ -1,7 +1,7 @@
-"""From a graph definition to an ONNX graph: traced without weights, cleaned up, with declared names.
+"""Tracing of a graph definition, without weights, into an ONNX graph with the declared names.
 
 The model is on the meta device, so tracing a 28B model needs no memory for its weights. The initializers of
-the result have shapes but no values; bundle/weight_file.py assigns each a position in a file.
+the result have shapes but no values; bundle/weight_file.py assigns each initializer a position in a file.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _NOISY_LOGGERS = ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")
 
 @dataclass(frozen=True)
 class TracedGraph:
-    """A graph, and the weights that it reads transposed."""
+    """A graph, and the names of the weights that the graph reads transposed."""
 
     model: ir.Model
     transposed_weights: frozenset[str]  # names of matrices stored as [in, out], the order that MatMul reads
@@ -39,7 +39,7 @@ class TracedGraph:
 
 
 def trace(definition: GraphDefinition, model: PaliGemma) -> TracedGraph:
-    """Trace one graph of a model that is on the meta device."""
+    """Return the traced graph of a definition. The model must be on the meta device."""
     with _silenced_tracer():
         inputs = tuple(example_input(spec) for spec in definition.spec.inputs)
         program = torch.export.export(
@@ -76,7 +76,7 @@ def trace(definition: GraphDefinition, model: PaliGemma) -> TracedGraph:
 
 
 def _dynamic_shapes(definition: GraphDefinition) -> tuple[object, ...]:
-    """Return the dynamic axes of each input; those of the cache are nested, because modules take `*past`."""
+    """Return the dynamic axes of each input. Those of the cache form a nested tuple: modules take `*past`."""
     inputs = definition.spec.inputs
     shapes = tuple(_dynamic_axes(spec) for spec in inputs)
     named = sum(not spec.name.startswith("past_key_values.") for spec in inputs)
@@ -88,7 +88,7 @@ def _dynamic_axes(spec: TensorSpec) -> dict[int, torch.export.Dim]:
 
 
 def _apply_declared_names(graph: ir.Graph, definition: GraphDefinition) -> None:
-    """Rename weights as in the checkpoint, and inputs and outputs as declared, with their declared shapes."""
+    """Give weights their names in the checkpoint; give inputs and outputs their declared names and shapes."""
     for value in list(graph.initializers.values()):
         graph.initializers.pop(value.name or "")
         value.name = (value.name or "").removeprefix(_PARAMETER_PREFIX)
@@ -103,10 +103,10 @@ def _apply_declared_names(graph: ir.Graph, definition: GraphDefinition) -> None:
 
 
 def _fold_transposes(graph: ir.Graph) -> frozenset[str]:
-    """Replace MatMul(x, Transpose(weight)) by MatMul(x, weight) and return the weights to store transposed.
+    """Replace MatMul(x, Transpose(weight)) by MatMul(x, weight); return the names of weights to transpose.
 
-    Checkpoints store a linear layer as [out, in]. If onnxruntime transposed weights when it loads them, it
-    would keep a second copy of every weight in memory.
+    Checkpoints store a linear layer as [out, in]; float32 weight files store it as [in, out]. If onnxruntime
+    transposed the weights when it loads a graph, it would keep a second copy of every weight in memory.
     """
     transposed_weights = set()
     for name, weight in list(graph.initializers.items()):
@@ -135,7 +135,7 @@ def _remove_unused_initializers(graph: ir.Graph) -> None:
 
 
 def _omit_unused_outputs(graph: ir.Graph) -> None:
-    """Give outputs of contrib operators that nothing reads the empty name, so that they are not computed."""
+    """Give each unused output of a contrib operator the empty name, so that the output is not computed."""
     graph_outputs = set(graph.outputs)
     for node in graph:
         for value in node.outputs:
@@ -144,7 +144,7 @@ def _omit_unused_outputs(graph: ir.Graph) -> None:
 
 
 def _remove_intermediate_types(graph: ir.Graph) -> None:
-    """Remove shapes and dtypes of inner values; the tracer's symbols add nothing to what inference finds."""
+    """Remove shapes and dtypes of inner values, because shape inference finds them again."""
     graph_outputs = set(graph.outputs)
     for node in graph:
         for value in node.outputs:
@@ -154,7 +154,7 @@ def _remove_intermediate_types(graph: ir.Graph) -> None:
 
 @contextmanager
 def _silenced_tracer() -> Iterator[None]:
-    """Suppress warnings of the tracer that a user cannot act on, such as a missing torchvision."""
+    """Suppress tracer warnings about which a user can do nothing, such as a missing torchvision."""
     loggers = [logging.getLogger(name) for name in _NOISY_LOGGERS]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

@@ -1,24 +1,28 @@
-"""Scale channels across layers before quantisation. The model computes the same function.
+"""Scale channels across layers before quantisation. The scaled model computes the same function.
 
 In real decoders a few activation channels (outlier channels) are 50 times larger than the others, and the
 weights that read them are smaller by the same factor. Quantised directly, the large channels determine the
 scale and the small ones are rounded to zero. But a channel may be multiplied by any factor if the weights
-that read it are divided by the same factor (cross-layer equalisation). Four kinds of channels are scaled. The
-first three cost no operation in the graph, the fourth one element-wise product of a few thousand numbers:
+that read the channel are divided by the same factor (cross-layer equalisation). Four kinds of channels are
+scaled. The first three kinds need no additional operation in the graph. The fourth kind needs an element-wise
+product of a few thousand numbers:
 
     norm gain       ->  columns of the matrices that read the norm
     up_proj rows    ->  columns of down_proj (the gate only multiplies the output of up_proj)
     v_proj rows     ->  columns of out_proj (vision)
-    a Mul node      ->  columns of o_proj (the decoder's v_proj is not scaled: the KV cache holds its output)
+    a Mul node      ->  columns of o_proj (v_proj of the decoder is not scaled: its output is in the KV cache)
 
-The factors. Let d_j be the magnitude of channel j before scaling (norm gain, or largest weight of the row
-that produces it) and F = W diag(d) the reading matrix with these magnitudes folded in. Each row of F is
-divided by its largest weight, because each output has its own quantisation scales, and p_j is the root mean
-square of column j of the result: the importance of channel j. The channel is scaled to the magnitude
-p_j^ALPHA, and its column takes the remaining factor. Moving a factor from d_j into the weights changes
-neither F nor the result, so a checkpoint with injected outlier channels is quantised to the same codes as the
-original. Factors are powers of two, so scaling a weight is exact; only norm gains, which are stored minus 1,
-are rounded. (After SmoothQuant, arXiv 2211.10438, equation 4, with weights in place of calibration data.)
+The factors are computed as follows. Let d_j be the magnitude of channel j before scaling: the norm gain, or
+the largest weight of the row that produces channel j. Let W be the matrix that reads the channels, and let F
+= W diag(d) be W with the magnitudes folded in. Each row of F is divided by the largest weight of the row,
+because each output has its own quantisation scales. The importance p_j of channel j is the root mean square
+of column j of the divided matrix. Channel j is scaled to the magnitude p_j^ALPHA, and column j of W takes the
+remaining factor.
+
+Moving a factor from d_j into the weights changes neither F nor the importances. A checkpoint with injected
+outlier channels is therefore quantised to the same codes as the original checkpoint. Factors are powers of
+two, so scaling a weight is exact. Only norm gains are rounded, because checkpoints store the gain minus 1.
+The method follows SmoothQuant (arXiv 2211.10438, equation 4), with weights instead of calibration data.
 
 Shapes: docs/notation.md.
 """
@@ -37,33 +41,35 @@ from paligemma_onnx.model.config import PaliGemmaConfig
 
 from ..sources.tensor_source import TensorSource
 
-# Share of a channel's importance that stays in the activation: 0 moves all of it into the weights, 1 none.
+# Share of the importance of a channel that stays in the activation. 0 moves the whole importance into the
+# weights, 1 moves nothing.
 ALPHA = 0.5
-MIN_IMPORTANCE = 2.0**-20  # relative to the mean; lower bound for channels whose weights are all zero
-INPUT_SCALES = "input_scales"  # last part of an initializer's name: factors for the input of a matrix
+MIN_IMPORTANCE = 2.0**-20  # relative to the mean; lower bound, for channels whose weights are all zero
+INPUT_SCALES = "input_scales"  # last part of the name of the factors for the input of a matrix
 
 
 @dataclass(frozen=True)
 class ChannelGroup:
-    """Channels that are scaled together: the module that produces them and the matrices that read them."""
+    """A group of channels: the module that produces the channels, and the matrices that read the channels."""
 
     kind: Literal["rms_norm", "layer_norm", "rows", "heads"]
-    producer: str  # name of a norm, or of the matrix whose rows produce the channels
+    producer: str  # name of a norm, or of a matrix whose rows produce the channels
     consumers: tuple[str, ...]  # names of matrices
 
 
 @dataclass(frozen=True)
 class ScaledCheckpoint:
-    """Tensors of a checkpoint with scaled channels; the model they define computes the same function."""
+    """The tensors of a checkpoint with scaled channels. They define a model of the same function."""
 
     source: TensorSource
     config: PaliGemmaConfig
     _factors: dict[ChannelGroup, Tensor] = field(default_factory=dict, init=False)
 
     def tensor(self, name: str) -> Tensor:
-        """Return a tensor in the source's dtype, or in float32 if one of its channels is scaled.
+        """Return a tensor: float32 if one of its channels is scaled, otherwise in the dtype of the source.
 
-        `NAME.input_scales` is the factor for the input of matrix NAME, float32[in]; only graphs have it.
+        `NAME.input_scales` names the factors for the input of matrix NAME, float32[in]. Graphs read these
+        factors, but checkpoints do not have them.
         """
         module, _, parameter = name.rpartition(".")
         if parameter == INPUT_SCALES:
@@ -77,7 +83,7 @@ class ScaledCheckpoint:
         factor, tensor = self._factor(group), tensor.to(torch.float32)
         match group.kind, parameter:
             case "rms_norm", _:
-                return (1 + tensor) * factor - 1  # the stored weight is the gain minus 1
+                return (1 + tensor) * factor - 1  # a checkpoint stores the gain minus 1
             case "rows", "weight":
                 return tensor * factor[:, None]
             case _:
@@ -92,7 +98,7 @@ class ScaledCheckpoint:
         return {group.producer: group for group in channel_groups(self.config)}
 
     def _factor(self, group: ChannelGroup) -> Tensor:
-        """Return the factor of each channel, float32[channels], powers of two."""
+        """Return the factor of each channel, float32[channels]; factors are powers of two."""
         if group not in self._factors:
             self._factors[group] = self._compute_factor(group)
         return self._factors[group]
@@ -118,7 +124,7 @@ class ScaledCheckpoint:
                 return self.source.tensor(weight).to(torch.float32).abs()
         rows = self.source.tensor(weight).to(torch.float32)
         input_group = self._group_read_by.get(group.producer)
-        if input_group is not None:  # the producer's columns are scaled by the group that it reads
+        if input_group is not None:  # another group scales the columns of the producer
             rows = rows / self._factor(input_group)
         row_maxima = rows.abs().amax(dim=1)
         if group.kind == "rows":

@@ -1,10 +1,10 @@
-"""Storage formats of weights: quantisation of a tensor, layout and names of its arrays, bytes piece by piece.
+"""Storage formats of weights: quantisation of a tensor; layouts, names and bytes of the stored arrays.
 
 Both integer formats are symmetric: a weight is its code times its scale, and code zero is weight zero. The
-rounding error is then distributed around zero for every input, whatever the input's mean.
+rounding error is then distributed around zero for every input, even if the mean of the input is not zero.
 
 A matrix is [out, in], as checkpoints store it. Block-wise quantisation splits each row into
-blocks = ceil(in / block_size) blocks of block_size inputs and pads the last one with zeros.
+blocks = ceil(in / block_size) blocks of block_size inputs, and pads the last block with zeros.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ from ..precisions import (
     WeightFormat,
 )
 
-MAX_PIECE_BYTES = 64 << 20  # float32 weights in memory at once
+MAX_PIECE_BYTES = 64 << 20  # limit of the float32 weights that are in memory at once
 FLOAT32_BYTES = 4
 SCALES = ".scales"  # suffix of the name of an array of scales
 MAX_INT8 = 127  # -128 is not used, so that codes are symmetric
-# Follows the block size in the name of an array if scales and activations are in half precision.
+# Marks that follow the block size in the name of an array if scales and activations are in half precision.
 DTYPE_MARKS: dict[FloatType, str] = {"float32": "", "bfloat16": "bf16", "float16": "fp16"}
 ARRAY_NAME = re.compile(
     r"(?P<tensor>.+)\.int(?P<bits>[48])(x(?P<block_size>\d+)(?P<mark>bf16|fp16|))?(?P<kind>\.scales|\.rows|)"
@@ -45,9 +45,9 @@ ARRAY_NAME = re.compile(
 
 @dataclass(frozen=True)
 class Layout:
-    """One stored array of a tensor."""
+    """An array in which a tensor, or a part of a tensor, is stored."""
 
-    suffix: str  # appended to the tensor's name
+    suffix: str  # appended to the name of the tensor
     dtype: DTypeName
     shape: tuple[int, ...]
 
@@ -58,17 +58,17 @@ class Layout:
 
     @property
     def ir_dtype(self) -> ir.DataType:
-        """The dtype as onnx_ir names it."""
+        """The dtype of the array as a member of onnx_ir's DataType."""
         return ir.DataType(DTYPES[self.dtype].onnx_type)
 
     @property
     def is_scales(self) -> bool:
-        """True if the array contains the scales of another array."""
+        """True if the array contains the scales of another array of the tensor."""
         return self.suffix.endswith(SCALES)
 
 
 def float_format(dtype: ir.DataType | None) -> Float32 | HalfPrecision:
-    """Return the format of a tensor that is not quantised, by its dtype in the graph."""
+    """Return the format of a tensor that is not quantised; the dtype is that of the tensor in the graph."""
     match dtype:
         case ir.DataType.BFLOAT16:
             return HalfPrecision("bfloat16")
@@ -78,7 +78,7 @@ def float_format(dtype: ir.DataType | None) -> Float32 | HalfPrecision:
 
 
 def array_layouts(shape: tuple[int, ...], format: WeightFormat, *, transposed: bool) -> tuple[Layout, ...]:
-    """Return the arrays that a tensor is stored as, in the order in which `encode` yields them.
+    """Return the layouts of the arrays that store a tensor, in the order in which `encode` yields them.
 
     Args:
         shape: shape of the tensor in the checkpoint; [out, in] for a matrix.
@@ -103,11 +103,11 @@ def array_layouts(shape: tuple[int, ...], format: WeightFormat, *, transposed: b
 
 
 def parse_array_name(name: str, dtype: ir.DataType) -> tuple[str, WeightFormat, int]:
-    """Return what an initializer reads: a tensor, its format, and the index of one of its `array_layouts`.
+    """Return the tensor name, the format, and the index in `array_layouts` of the array of an initializer.
 
     Args:
-        name: name of the initializer: the tensor's, followed by a suffix of `array_layouts` (or `.rows`, the
-            codes of an embedding in the shape that lookups read).
+        name: name of the initializer: the name of the tensor, followed by a suffix of `array_layouts`. The
+            suffix of the codes of an embedding may be followed by `.rows`, for the shape that lookups read.
         dtype: dtype of the initializer, which distinguishes float32 from half precision.
     """
     match = ARRAY_NAME.fullmatch(name)
@@ -122,7 +122,7 @@ def parse_array_name(name: str, dtype: ir.DataType) -> tuple[str, WeightFormat, 
 
 
 def encode(tensor: Tensor, format: WeightFormat, *, transposed: bool) -> Iterator[tuple[int, memoryview]]:
-    """Yield a tensor's stored bytes as pairs (index of the array in `array_layouts`, next piece of it).
+    """Yield the stored bytes of a tensor as pairs: index of an array in `array_layouts`, piece of the array.
 
     Raises:
         CheckpointError: a weight exceeds the range of float16.
@@ -153,7 +153,7 @@ def encode(tensor: Tensor, format: WeightFormat, *, transposed: bool) -> Iterato
 
 
 def to_half(tensor: Tensor, dtype: HalfType) -> Tensor:
-    """Round to the nearest number of a half-precision dtype.
+    """Return the tensor, rounded to the nearest numbers of a half-precision dtype.
 
     Raises:
         CheckpointError: a finite number exceeds the range of float16.
@@ -168,18 +168,19 @@ def to_half(tensor: Tensor, dtype: HalfType) -> Tensor:
 
 
 def quantize_blocks(rows: Tensor, format: BlockQuantized) -> tuple[Tensor, Tensor]:
-    """Quantise whole rows of a matrix block by block.
+    """Return whole rows of a matrix, quantised block by block.
 
-    The weight of largest magnitude in a block gets the code of largest magnitude, -2^(bits-1), which has no
-    positive counterpart; the scale takes the weight's sign. Then, with these codes, the scale is replaced by
-    that of least squared error, sum(w q) / sum(q q), and the codes are computed once more with it.
+    The code of largest magnitude, -2^(bits-1), has no positive counterpart. The weight w of largest magnitude
+    in a block gets this code, and the sign of the scale follows from the sign of the weight. The codes q of
+    the other weights are computed with this scale. Then the scale is replaced by the scale of least squared
+    error for these codes, sum(w q) / sum(q q), and all codes are computed again with the new scale.
 
     Args:
         rows: float32[out, in].
         format: bits, block size, and dtype that scales are rounded to.
 
     Returns:
-        Codes, whole numbers in float32[out, blocks, block_size], and scales, float32[out, blocks].
+        The codes, float32[out, blocks, block_size] with integer values, and the scales, float32[out, blocks].
     """
     padding = -rows.shape[1] % format.block_size
     blocks = F.pad(rows, (0, padding)).unflatten(1, (-1, format.block_size))
@@ -196,12 +197,15 @@ def quantize_blocks(rows: Tensor, format: BlockQuantized) -> tuple[Tensor, Tenso
 
 
 def _channel_scales(rows: Tensor) -> Tensor:
-    """Return scales that map each output's largest weight to MAX_INT8: float32[out, in] -> float32[out]."""
+    """Return scales that map the largest weight of a row to MAX_INT8: float32[out, in] -> float32[out]."""
     return _replace_zeros(rows.abs().amax(dim=1) / MAX_INT8)
 
 
 def _replace_zeros(scales: Tensor) -> Tensor:
-    """Replace scales of zero, of all-zero weights, by 1. Scales that are not finite stay and propagate."""
+    """Return the scales with zeros replaced by 1; scales that are not finite stay and propagate.
+
+    A scale is zero if all its weights are zero.
+    """
     return torch.where(scales == 0, 1.0, scales)
 
 
@@ -211,9 +215,10 @@ def _round_to_codes(blocks: Tensor, scales: Tensor, min_code: int) -> Tensor:
 
 
 def _pack_codes(codes: Tensor, format: BlockQuantized) -> Tensor:
-    """Pack codes [out, blocks, block_size] into uint8[out, blocks, block_size * bits / 8].
+    """Return codes [out, blocks, block_size] packed into uint8[out, blocks, block_size * bits / 8].
 
-    Codes are offset by 2^(bits-1) to be unsigned. Of two 4-bit codes in a byte the first is in the low bits.
+    Adding 2^(bits-1) makes the codes unsigned. If a byte holds two 4-bit codes, the first code is in the low
+    bits.
     """
     unsigned: Tensor = (codes + 2 ** (format.bits - 1)).to(torch.uint8)
     if format.bits == 8:
@@ -223,7 +228,7 @@ def _pack_codes(codes: Tensor, format: BlockQuantized) -> Tensor:
 
 
 def _split_rows(tensor: Tensor) -> tuple[Tensor, ...]:
-    """Split a tensor into groups of rows of at most MAX_PIECE_BYTES in float32, at least one row each."""
+    """Split a tensor into groups of rows. In float32, a group of several rows has at most MAX_PIECE_BYTES."""
     row_bytes = max(1, math.prod(tensor.shape[1:])) * FLOAT32_BYTES
     pieces: tuple[Tensor, ...] = tensor.split(max(1, MAX_PIECE_BYTES // row_bytes))
     return pieces

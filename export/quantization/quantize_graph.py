@@ -1,14 +1,14 @@
 """Rewrite a traced graph's matrix products for a precision.
 
-In float32 nothing changes. Otherwise each product becomes the operator of onnxruntime that reads the stored
-format (domain `com.microsoft`), with codes and scales as inputs:
+In float32 nothing changes. In other precisions each product is replaced by an operator of onnxruntime (domain
+`com.microsoft`) that reads the stored format. Codes and scales are inputs of the operator:
 
     MatMul, Int8PerChannel     DynamicQuantizeMatMul   8-bit activations, one scale per call
     MatMul, BlockQuantized     MatMulNBits             8-bit activations, one scale per block
     Gather, BlockQuantized     GatherBlockQuantized    rows of the embedding are dequantised when read
     Gemm,   BlockQuantized     MatMulNBits             the output head, the same array as the embedding
 
-With half-precision activations only weights are quantised:
+If activations are in half precision, only weights are quantised:
 
     MatMul, HalfPrecision      FusedMatMul             weights stored as in the checkpoint, [out, in]
     MatMul, BlockQuantized     MatMulNBits             weights are dequantised to half precision when read
@@ -40,27 +40,27 @@ from ..precisions import (
 from .channel_scaling import INPUT_SCALES
 from .encodings import Layout, array_layouts, float_format
 
-# Domain of onnxruntime's contrib operators and its version (onnxruntime, docs/ContribOperators.md).
+# Name and version of the domain of onnxruntime's contrib operators (onnxruntime, docs/ContribOperators.md).
 ORT_DOMAIN, ORT_VERSION = "com.microsoft", 1
 INT8_ACTIVATIONS = 4  # MatMulNBits' `accuracy_level` for activations quantised to int8
-# Matrices whose input is not the output of a norm, so that the range differs from row to row (token to
-# token).
+# Matrices whose input is not the output of a norm. The range of such an input differs from row to row, that
+# is, from token to token.
 UNNORMALIZED_INPUTS = ("o_proj", "down_proj", "out_proj", "fc2")
 MIN_ROW_RANGE = 1e-30  # avoids dividing a row of zeros by zero
 
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """A tensor of the checkpoint and its format in a weight file; several graphs may share it."""
+    """A tensor of the checkpoint and its format in a weight file. Several graphs may read the same tensor."""
 
     name: str  # in the checkpoint
     shape: tuple[int, ...]  # in the checkpoint
     format: WeightFormat
-    transposed: bool  # float32 only: stored as [in, out]
+    transposed: bool  # stored as [in, out], in float32 only
 
     @property
     def layouts(self) -> tuple[Layout, ...]:
-        """Arrays of the tensor, in the order in which they are written."""
+        """Layouts of the arrays of the tensor, in the order in which the arrays are written."""
         return array_layouts(self.shape, self.format, transposed=self.transposed)
 
 
@@ -75,14 +75,14 @@ class TensorRef:
 
 @dataclass(frozen=True)
 class QuantizedGraph:
-    """A graph whose initializers have no values yet, and the arrays that they read."""
+    """A graph whose initializers have no values yet, and the arrays that its initializers read."""
 
     model: ir.Model
     references: dict[str, TensorRef]  # by name of the initializer
 
 
 def quantize_graph(traced: TracedGraph, matrices: WeightFormat, embedding: EmbeddingFormat) -> QuantizedGraph:
-    """Rewrite a graph for a precision, in place.
+    """Rewrite a graph in place for a precision; return it with the arrays that its initializers read.
 
     Args:
         traced: graph whose weights are initializers without values.
@@ -102,12 +102,13 @@ def quantize_graph(traced: TracedGraph, matrices: WeightFormat, embedding: Embed
             format = _choose_format(weight, matrices, transposed=transposed)
         checkpoint_shape = tuple(reversed(shape)) if transposed else shape
         stored = StoredTensor(name, checkpoint_shape, format, transposed and isinstance(format, Float32))
-        # A bias and the embedding in half precision are read as stored; matrices are not.
+        # Graphs read a bias, and an embedding in half precision, as stored; other matrices need another
+        # operator.
         if isinstance(format, Float32) or (isinstance(format, HalfPrecision) and not transposed):
             references[name] = TensorRef(stored, 0, shape)
             continue
         rewriter = _MatrixRewriter(graph, stored, references)
-        graph.initializers.pop(name)  # first, because one of its replacements may have the same name
+        graph.initializers.pop(name)  # first, because a replacement may have the same name
         for use in tuple(weight.uses()):
             rewriter.replace(use.node)
     if any(node.domain == ORT_DOMAIN for node in graph):
@@ -116,20 +117,29 @@ def quantize_graph(traced: TracedGraph, matrices: WeightFormat, embedding: Embed
 
 
 def weight_format(precision: Precision, graph: str) -> WeightFormat:
-    """Return the format of the matrices of a graph of the manifest; float32 for the mask decoder."""
+    """Return the format of the matrices of a graph, given its name in the manifest.
+
+    The format is float32 for the mask decoder in every precision.
+    """
     format: WeightFormat = getattr(precision, graph, Float32())
     return format
 
 
 def fit_blocks_to_rows(format: EmbeddingFormat, width: int) -> EmbeddingFormat:
-    """Limit the block size of an embedding [V, D] to a divisor of D: lookups read whole blocks of a row."""
+    """Return the format of an embedding [V, D] with a block size that divides D = width.
+
+    Lookups read whole blocks of a row.
+    """
     if isinstance(format, BlockQuantized):
         return replace(format, block_size=math.gcd(format.block_size, width))
     return format
 
 
 def _choose_format(weight: ir.Value, matrices: WeightFormat, *, transposed: bool) -> WeightFormat:
-    """Return the format of a weight other than the embedding: only linear layers get the precision's."""
+    """Return the format of a weight that is not the embedding.
+
+    Only the matrices of linear layers are stored in the format of the precision.
+    """
     format = float_format(weight.dtype)
     if transposed and (isinstance(format, HalfPrecision) or not _has_half_activations(matrices)):
         return matrices
@@ -142,14 +152,14 @@ def _has_half_activations(format: WeightFormat) -> bool:
 
 @dataclass(frozen=True)
 class _MatrixRewriter:
-    """Replaces the nodes of a graph that multiply with one matrix or look up its rows."""
+    """Replaces the nodes of a graph that multiply by a given matrix or look up rows of this matrix."""
 
     graph: ir.Graph
     stored: StoredTensor
     references: dict[str, TensorRef]
 
     def replace(self, node: ir.Node) -> None:
-        """Replace a node by the operator of the stored format and the nodes that this operator needs."""
+        """Replace a node by the operator for the stored format and the nodes that the operator needs."""
         match node.op_type, self.stored.format:
             case "Gather", BlockQuantized() as format:
                 new = [self._lookup_node(node, format)]
@@ -207,7 +217,10 @@ class _MatrixRewriter:
         return [magnitude, maximum, ir.node("Max", [maximum.outputs[0], floor])]
 
     def _initializer(self, array: int, alias: str = "", shape: tuple[int, ...] = ()) -> ir.Value:
-        """Return the initializer of an array; with an alias, a second one that reads it in another shape."""
+        """Return the initializer that reads an array.
+
+        With an alias, return a second initializer, which reads the same array in another shape.
+        """
         layout = self.stored.layouts[array]
         name = self.stored.name + layout.suffix + (f".{alias}" if alias else "")
         return self._reference(name, TensorRef(self.stored, array, shape or layout.shape), layout.ir_dtype)
