@@ -34,7 +34,7 @@ EVENTS = "PALIGEMMA_ONNX_TEST_EVENTS"  # environment variable: file the pytest p
 
 def run_command(*arguments: object) -> int:
     """Run `paligemma-onnx` in a subprocess and return its exit code."""
-    module = "paligemma_onnx.runtime.cli.main" + (".main" if NESTED_CLI else "")
+    module = ".".join(["paligemma_onnx.runtime.cli", *(["main"] if NESTED_CLI else [])])
     script = f"import {module} as cli; cli.main()"
     command = [sys.executable, "-c", script, *map(str, arguments)]
     return subprocess.run(command, check=False).returncode
