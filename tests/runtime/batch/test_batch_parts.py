@@ -201,6 +201,7 @@ def test_a_batch_that_fails_costs_only_the_guilty_row(job: ShardJob, model: Echo
 
 
 @pytest.mark.slow
+@pytest.mark.no_cover  # tracemalloc would count what coverage stores
 def test_memory_does_not_grow_with_the_input(job: ShardJob, model: EchoModel) -> None:
     job.source.path.write_text("".join(f"{number}.png\n" for number in range(1900)))
     job = replace(job, part_rows=100, options=replace(job.options, batch_size=20))
