@@ -6,6 +6,8 @@ import gc
 import json
 import math
 import os
+import sys
+import threading
 import tracemalloc
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -200,8 +202,19 @@ def test_a_batch_that_fails_costs_only_the_guilty_row(job: ShardJob, model: Echo
     assert [row["timings"] and row["timings"]["batch"] for row in rows] == [1, None, None, 1, 1]
 
 
+@pytest.fixture
+def untraced() -> Iterator[None]:
+    """Stop coverage in this thread and in new threads, since tracemalloc would count its data."""
+    thread_trace, trace = threading.gettrace(), sys.gettrace()
+    threading.settrace(None)  # type: ignore[arg-type]
+    sys.settrace(None)
+    yield
+    sys.settrace(trace)
+    threading.settrace(thread_trace)  # type: ignore[arg-type]
+
+
 @pytest.mark.slow
-@pytest.mark.no_cover  # tracemalloc would count what coverage stores
+@pytest.mark.usefixtures("untraced")
 def test_memory_does_not_grow_with_the_input(job: ShardJob, model: EchoModel) -> None:
     job.source.path.write_text("".join(f"{number}.png\n" for number in range(1900)))
     job = replace(job, part_rows=100, options=replace(job.options, batch_size=20))
