@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from paligemma_onnx.runtime.image.open import ImageInput, open_image, preprocess
+from paligemma_onnx.runtime.image.open import DEFAULT_MAX_PIXELS, ImageInput, open_image, preprocess
 
 LEVELS = np.random.default_rng(3).integers(0, 256, (31, 45, 3), dtype=np.uint8)
 IMAGE = Image.fromarray(LEVELS)
@@ -237,3 +237,7 @@ def test_exif_without_orientation_is_upright() -> None:
     exif[0x010F] = "a camera"
     opened = open_image(encode(format="JPEG", exif=exif))
     assert (opened.width, opened.warnings) == (45, ())
+
+
+def test_the_default_cap_is_pillow_s_own() -> None:
+    assert DEFAULT_MAX_PIXELS == Image.MAX_IMAGE_PIXELS

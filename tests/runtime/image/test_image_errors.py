@@ -20,7 +20,7 @@ import pytest
 from PIL import Image, ImageFile
 
 from paligemma_onnx.runtime.errors import ImageError, OptionError
-from paligemma_onnx.runtime.image.open import DEFAULT_MAX_PIXELS, open_image
+from paligemma_onnx.runtime.image.open import open_image
 
 LEVELS = np.random.default_rng(3).integers(0, 256, (31, 45, 3), dtype=np.uint8)
 IMAGE = Image.fromarray(LEVELS)
@@ -272,10 +272,6 @@ def test_the_cap_is_exact_and_an_option(source: Any) -> None:
     assert open_image(source, max_pixels=31 * 45).width == 45
     words = "is 45 x 31 = 1,395 pixels, over the cap of 1,394; .* raise max_image_pixels"
     refused(source, words, max_pixels=1394)
-
-
-def test_the_default_cap_is_pillow_s_own() -> None:
-    assert DEFAULT_MAX_PIXELS == Image.MAX_IMAGE_PIXELS
 
 
 @pytest.mark.parametrize("cap", [0, -1, 1.5, True, None])
