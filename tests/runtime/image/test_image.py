@@ -11,12 +11,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from image_files import LEVELS, encode
 from PIL import Image
 
 from paligemma_onnx.runtime.image.open import DEFAULT_MAX_PIXELS, ImageInput, open_image, preprocess
 
-LEVELS = np.random.default_rng(3).integers(0, 256, (31, 45, 3), dtype=np.uint8)
-IMAGE = Image.fromarray(LEVELS)
 LOSSLESS: dict[str, dict[str, Any]] = {
     "PNG": {"format": "PNG"},
     "WebP": {"format": "WEBP", "lossless": True},
@@ -31,12 +30,6 @@ ENCODINGS = LOSSLESS | {
     "GIF": {"format": "GIF"},
     "TIFF, LZW": {"format": "TIFF", "compression": "tiff_lzw"},
 }
-
-
-def encode(image: Image.Image = IMAGE, **options: Any) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, **options)
-    return buffer.getvalue()
 
 
 def pixels(source: ImageInput) -> np.ndarray[Any, Any]:

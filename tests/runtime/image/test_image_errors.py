@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import struct
 import subprocess
 import sys
@@ -17,13 +16,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from image_files import IMAGE, LEVELS, encode, refused
 from PIL import Image, ImageFile
 
 from paligemma_onnx.runtime.errors import ImageError, OptionError
 from paligemma_onnx.runtime.image.open import open_image
 
-LEVELS = np.random.default_rng(3).integers(0, 256, (31, 45, 3), dtype=np.uint8)
-IMAGE = Image.fromarray(LEVELS)
 ENCODINGS: dict[str, dict[str, Any]] = {
     "PNG": {"format": "PNG"},
     "JPEG": {"format": "JPEG"},
@@ -35,23 +33,6 @@ ENCODINGS: dict[str, dict[str, Any]] = {
     "TIFF": {"format": "TIFF"},
     "TIFF, deflate": {"format": "TIFF", "compression": "tiff_deflate"},
 }
-
-
-def encode(image: Image.Image = IMAGE, **options: Any) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, **options)
-    return buffer.getvalue()
-
-
-def refused(source: Any, words: str, **options: Any) -> str:
-    """Assert that `source` is refused with one printable line and exit code 3; return the line."""
-    with pytest.raises(ImageError, match=words) as caught:
-        open_image(source, **options)
-    message = str(caught.value)
-    assert message.isprintable()
-    assert "0x" not in message
-    assert caught.value.exit_code == 3
-    return message
 
 
 def png_chunk(name: bytes, body: bytes) -> bytes:
