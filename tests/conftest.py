@@ -29,11 +29,20 @@ def pytest_configure(config: pytest.Config) -> None:
         torch.set_num_threads(1)
 
 
+EXPORTING_FIXTURES = {"bundle", "in_place_bundle", "rounded"}  # each export takes ten seconds or more
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark tests that run the CUDA provider on the fake CUDA runtime."""
+    """Mark tests that run the CUDA provider on the fake CUDA runtime, and those that export.
+
+    `make check` exports one model only, the shipped one.
+    """
     for item in items:
-        if "gpu_python" in getattr(item, "fixturenames", ()):
+        fixtures = set(getattr(item, "fixturenames", ()))
+        if "gpu_python" in fixtures:
             item.add_marker(pytest.mark.cuda)
+        if fixtures & EXPORTING_FIXTURES:
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(scope="session")

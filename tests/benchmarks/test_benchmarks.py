@@ -102,6 +102,7 @@ def test_transformers_is_asked_as_our_model_answers(work: Path) -> None:
     assert (cost.tokens, reference.round([1, 2], []).keys() >= {"step_s_2", "prefill_s"}) == (4, True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["bundle", "in_place_bundle"])
 def test_a_round_of_a_bundle(kind: str, request: pytest.FixtureRequest) -> None:
     folder: Folders = request.getfixturevalue(kind)

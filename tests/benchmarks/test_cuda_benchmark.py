@@ -36,6 +36,7 @@ def python(name: str, code: str, least_s: float = 0.0) -> Step:
     return Step(name, (sys.executable, "-c", code), least_s)
 
 
+@pytest.mark.slow
 def test_steps_share_a_budget(tmp_path: Path) -> None:
     """A step that fails or exceeds the budget does not keep the others from running."""
     run = Run(20.0, tmp_path)

@@ -103,6 +103,7 @@ def test_which_interpreter_it_is_matters(tmp_path: Path) -> None:
         MeasuredProcess(stub(tmp_path, "elsewhere"), tmp_path / "log")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["bundle", "in_place_bundle"])
 def test_our_graphs_are_measured_alike(kind: str, request: pytest.FixtureRequest) -> None:
     """Image features and text tokens together are as many positions as the other tools read."""

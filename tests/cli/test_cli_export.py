@@ -78,6 +78,7 @@ def test_a_hub_that_does_not_give(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_hub_id_is_downloaded(
     checkpoint: Folders,
     monkeypatch: pytest.MonkeyPatch,

@@ -141,6 +141,7 @@ def test_checkpoints(copy: Path, damage: Damage, message: str, capsys: pytest.Ca
             export(ExportRequest(copy, output), RecordingProgress(), None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_weights_that_are_no_numbers(copy: Path, value: float, capsys: pytest.CaptureFixture[str]) -> None:
     """They are reported, and refused with --strict; generating with such a bundle explains the problem."""

@@ -132,6 +132,7 @@ def module_path(stored: str) -> str:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 def test_weights_that_are_not_numbers(checkpoint: Folders, tmp_path: Path, value: float) -> None:
     folder, tensors = copy_without_weights(checkpoint(CASE), tmp_path / "checkpoint")
@@ -152,6 +153,7 @@ def test_weights_that_are_not_numbers(checkpoint: Folders, tmp_path: Path, value
     assert (bundles / "warned" / "manifest.json").exists()
 
 
+@pytest.mark.slow
 def test_a_sound_checkpoint_gives_no_warning(checkpoint: Folders, tmp_path: Path) -> None:
     request = ExportRequest(checkpoint(CASE), tmp_path / "bundle", strict=True)
     assert export_unchecked(request).warnings == []

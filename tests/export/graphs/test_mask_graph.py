@@ -81,6 +81,7 @@ def test_a_bundle_without_one_says_so(bundle: Folders) -> None:
         model.runner.decode_masks(np.zeros((1, 16), np.int64), Cancellation())
 
 
+@pytest.mark.slow
 def test_one_changed_weight_is_found(
     with_masks: Callable[[str], Path], checkpoint: Folders, tmp_path: Path
 ) -> None:
@@ -93,6 +94,7 @@ def test_one_changed_weight_is_found(
         self_check(folder, read_manifest(folder), source, lambda _: None)
 
 
+@pytest.mark.slow
 def test_the_command_line(
     capsys: pytest.CaptureFixture[str],
     with_masks: Callable[[str], Path],

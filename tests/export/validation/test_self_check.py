@@ -69,6 +69,7 @@ def change_stored(folder: Path, manifest: Manifest, name: str, change: Change) -
         file.write(changed.contiguous().numpy().tobytes())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "change"),
     [
@@ -96,6 +97,7 @@ def test_wrongly_written_weights_are_found(
     assert list(tmp_path.iterdir()) == []  # no bundle, no staging folder, no lock
 
 
+@pytest.mark.slow
 def test_the_command_line_checks_unless_it_is_told_not_to(
     monkeypatch: pytest.MonkeyPatch, checkpoint: Folders, tmp_path: Path
 ) -> None:
