@@ -53,13 +53,32 @@ class Checkpoint:
             CheckpointError: a file is missing or damaged; a tensor is missing, unexpected or of another
                 shape; the output head differs from the embedding; or the adapter cannot be merged.
         """
-        tensors = _by_canonical_name(open_weight_files(folder))
+        return cls.from_tensors(
+            folder, open_weight_files(folder), expected, adapter, trained_rows=trained_rows
+        )
+
+    @classmethod
+    def from_tensors(
+        cls,
+        path: Path,
+        stored: Iterable[StoredTensor],
+        expected: Mapping[str, tuple[int, ...]],
+        adapter: Path | None,
+        *,
+        trained_rows: int | None,
+    ) -> Checkpoint:
+        """Return the checkpoint that consists of the stored tensors; the other arguments are those of `open`.
+
+        Raises:
+            CheckpointError: as `open`; the message begins with `path`.
+        """
+        tensors = _by_canonical_name(stored)
         head = tensors.pop(LM_HEAD, None)
         if head is not None:
             tensors.setdefault(EMBEDDING, head)  # some files store the tied tensor only as the head
-        _check_names_and_shapes(folder, tensors, expected)
+        _check_names_and_shapes(path, tensors, expected)
         if head is not None and tensors[EMBEDDING] is not head:
-            _check_tied(folder, head, tensors[EMBEDDING], trained_rows)
+            _check_tied(path, head, tensors[EMBEDDING], trained_rows)
         opened = None if adapter is None else Adapter.open(adapter, expected)
         return cls(opened, tensors)
 

@@ -19,7 +19,12 @@ MAX_CONFIG_BYTES = 1 << 20  # published: about 1 KiB; with all defaults written 
 
 
 def read_config(folder: Path) -> PaliGemmaConfig:
-    """Return the configuration in `config.json` of a checkpoint folder.
+    """Return the configuration in `config.json` of a checkpoint folder; see `read_config_file`."""
+    return read_config_file(folder / "config.json")
+
+
+def read_config_file(path: Path) -> PaliGemmaConfig:
+    """Return the configuration in a file that has the content of config.json.
 
     No memory is allocated for the sizes that the file names.
 
@@ -30,7 +35,6 @@ def read_config(folder: Path) -> PaliGemmaConfig:
         CheckpointError: the file is missing or is not JSON, describes another model, names a size out of
             bounds, or has a setting that this model does not implement.
     """
-    path = folder / "config.json"
     top = Section(path, "", read_json(path, MAX_CONFIG_BYTES))
     if "model_type" not in top.values:
         raise top.error("model_type", "is missing; a PaliGemma checkpoint has 'paligemma' there")

@@ -6,7 +6,9 @@ cover the file without gaps or overlaps. This module also checks the dtypes and 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +30,8 @@ class StoredTensor:
     name: str  # in the file
     dtype: torch.dtype
     shape: tuple[int, ...]
-    _handle: Any  # a safe_open object, whose methods have no types
-
-    def load(self) -> Tensor:
-        """Return the tensor as a private mapping of the file in its stored dtype."""
-        tensor: Tensor = self._handle.get_tensor(self.name)
-        return tensor
+    load: Callable[[], Tensor]  # returns the tensor in its stored dtype
+    is_mapped: bool = True  # `load` returns a private mapping of the file, not a copy
 
 
 def open_safetensors(path: Path) -> dict[str, StoredTensor]:
@@ -58,6 +56,6 @@ def open_safetensors(path: Path) -> dict[str, StoredTensor]:
         dtypes, names = quote_names(set(refused.values())), quote_names(refused)
         raise CheckpointError(f"{path}: only F32, BF16 and F16 are read, not {dtypes}: {names}")
     return {
-        name: StoredTensor(path, name, DTYPES[dtype], shape, handle)
+        name: StoredTensor(path, name, DTYPES[dtype], shape, partial(handle.get_tensor, name))
         for name, (dtype, shape) in entries.items()
     }
