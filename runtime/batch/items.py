@@ -48,6 +48,7 @@ class Item:
     path: str | None  # path of the image in the output row; None if the image has no name
     prompt: str | None
     image: Path | Slice | bytes | RowError  # location of the encoded image, or the reason for its absence
+    suffix: str | None = None  # the expected answer, valid Unicode
 
 
 def stable_hash(item_id: str) -> int:
@@ -64,4 +65,6 @@ class Shard:
 
     def items(self, items: Iterable[Item]) -> Iterator[Item]:
         """Iterate over the items that belong to the shard, in their order."""
+        if self.count == 1:
+            return iter(items)
         return (item for item in items if stable_hash(item.id) % self.count == self.index)

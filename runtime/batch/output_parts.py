@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
@@ -23,20 +23,40 @@ from ..errors import OptionError
 from .items import Shard
 from .parquet import write_parquet
 from .rows import Row
+from .state_file import REMEDY, parse_state, translate_output_errors
 
 Format = Literal["jsonl", "parquet"]
 
 
 @dataclass(frozen=True)
 class Count:
-    """Number of rows, and number of rows with an error."""
+    """Numbers of rows, and sums over rows."""
 
     rows: int = 0
-    errors: int = 0
+    errors: int = 0  # rows with an error
+    scored: int = 0  # rows with a score; the next two are sums over these rows
+    exact_matches: int = 0
+    token_accuracy: float = 0.0
+
+    @classmethod
+    def of(cls, rows: Iterable[Row]) -> Count:
+        """Count rows."""
+        return sum((cls._of_row(row) for row in rows), cls())
+
+    @classmethod
+    def _of_row(cls, row: Row) -> Count:
+        exact = row.exact_match
+        return cls(1, row.error is not None, exact is not None, exact or 0, row.token_accuracy or 0.0)
 
     def __add__(self, other: Count) -> Count:
         """Return the sum of two counts."""
-        return Count(self.rows + other.rows, self.errors + other.errors)
+        return Count(
+            self.rows + other.rows,
+            self.errors + other.errors,
+            self.scored + other.scored,
+            self.exact_matches + other.exact_matches,
+            self.token_accuracy + other.token_accuracy,
+        )
 
 
 @dataclass(frozen=True)
@@ -70,56 +90,72 @@ class Part:
         """Return the counts of a complete part; None if the part is not complete.
 
         Raises:
-            OptionError: the count file is missing.
+            OptionError: the count file is missing or damaged.
         """
         if not self.file.exists():
             return None
-        try:
-            return Count(**json.loads(self._count.read_bytes()))
-        except FileNotFoundError as error:
-            raise OptionError(
-                f"{self._count}: is missing, as if the output was copied without hidden files; "
-                "choose another --output"
-            ) from error
+        with translate_output_errors(self._count):
+            try:
+                return parse_state(Count, self._count.read_bytes())
+            except FileNotFoundError as error:
+                raise OptionError(
+                    f"{self._count}: is missing, as if the output was copied without hidden files; {REMEDY}"
+                ) from error
+            except (ValueError, TypeError) as error:
+                raise OptionError(f"{self._count}: is damaged; {REMEDY}") from error
 
-    def recover(self) -> Count:
-        """Remove a truncated line at the end of an incomplete part, and return the counts of its rows."""
+    def recover(self) -> list[Row]:
+        """Remove a truncated line at the end of an incomplete part, and return the rows before it.
+
+        Raises:
+            OptionError: the part contains a line that is JSON, but not a row, or cannot be read.
+        """
+        rows: list[Row] = []
         if not self._partial.exists():
-            return Count()
-        count, end = Count(), 0
-        with self._partial.open("rb+") as file:
+            return rows
+        with translate_output_errors(self._partial), self._partial.open("rb+") as file:
+            end = 0
             for line in file:
-                try:
-                    row = json.loads(line) if line.endswith(b"\n") else None
-                except ValueError:  # blocks that were never written before a power cut
-                    row = None
-                if row is None:
+                if not line.endswith(b"\n"):
                     break
-                count += Count(1, int(row["error"] is not None))
+                try:
+                    rows.append(parse_state(Row, line))
+                except ValueError:  # blocks that were never written before a power cut
+                    break
+                except TypeError as error:
+                    raise OptionError(
+                        f"{self._partial}: line {len(rows) + 1} is not a row of this run; {REMEDY}"
+                    ) from error
                 end += len(line)
             file.truncate(end)
-        return count
+        return rows
 
     def append(self, rows: Sequence[Row]) -> Count:
-        """Append the rows of a batch, flush them to the disk and return their counts."""
-        with self._partial.open("ab") as file:
+        """Append the rows of a batch, flush them to the disk and return their counts.
+
+        Raises:
+            OptionError: the file cannot be written.
+        """
+        with translate_output_errors(self._partial), self._partial.open("ab") as file:
             file.write(b"".join(row.line() for row in rows))
             file.flush()
             os.fsync(file.fileno())
-        return Count(len(rows), sum(row.error is not None for row in rows))
+        return Count.of(rows)
 
     def finish(self, count: Count) -> None:
         """Publish the part under its final name; `count` is the total of all appended rows.
 
         Raises:
             ProviderError: pyarrow is not installed.
+            OptionError: a file cannot be read or written.
         """
-        with write_atomically(self._count, locked=True) as file:
-            file.write(json.dumps(asdict(count)).encode("ascii"))
-        if self.format == "jsonl":
-            self._partial.replace(self.file)
-        else:
-            with self._partial.open("rb") as lines, write_atomically(self.file, locked=True) as file:
-                write_parquet(lines, file)
-            self._partial.unlink()
-        sync(self.folder)
+        with translate_output_errors(self.file):
+            with write_atomically(self._count, locked=True) as file:
+                file.write(json.dumps(asdict(count)).encode("ascii"))
+            if self.format == "jsonl":
+                self._partial.replace(self.file)
+            else:
+                with self._partial.open("rb") as lines, write_atomically(self.file, locked=True) as file:
+                    write_parquet(lines, file)
+                self._partial.unlink()
+            sync(self.folder)

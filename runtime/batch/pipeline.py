@@ -22,6 +22,7 @@ from ..image.picture import Picture
 from ..text.tokenizer import PromptTokenizer
 from .items import Item, Slice, stable_hash
 from .rows import Row, RowError, RowTimings, parse_boxes, replace_surrogates
+from .scoring import score_answer
 
 PREFETCH = 2  # batches whose images are opened in advance
 
@@ -146,6 +147,7 @@ def _make_row(
         id=item.id,
         path=item.path,
         prompt=None if item.prompt is None else replace_surrogates(item.prompt),
+        suffix=item.suffix,
         error=result if isinstance(result, RowError) else None,
         bundle_id=model.manifest.bundle_id,
     )
@@ -155,6 +157,9 @@ def _make_row(
     if isinstance(result, RowError):
         return row
     boxes, malformed = parse_boxes(result.text, image.width, image.height)
+    if item.suffix is not None:
+        score = score_answer(result.text, item.suffix, model.tokenizer)
+        row = replace(row, exact_match=score.exact_match, token_accuracy=score.token_accuracy)
     times = result.timings
     return replace(
         row,

@@ -35,7 +35,14 @@ class Progress:
         speed = f" at {self._speed}" if self.written.rows else ""
         skipped = f", {self.skipped.rows:,} already present" if self.skipped.rows else ""
         failed = f"{self.all.errors:,} of {self.all.rows:,} failed"
-        echo_stderr(f"{self.written.rows:,} rows written{speed}{skipped}; {failed}")
+        total = self.all
+        score = (
+            f"; exact match {total.exact_matches:,} of {total.scored:,}, token accuracy "
+            f"{total.token_accuracy / total.scored:.4f}"
+            if total.scored
+            else ""
+        )
+        echo_stderr(f"{self.written.rows:,} rows written{speed}{skipped}; {failed}{score}")
 
     @property
     def all(self) -> Count:

@@ -12,6 +12,7 @@ import math
 import os
 import socket
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, fields
 from functools import cached_property
 from typing import Any
 
@@ -25,6 +26,7 @@ from ..paligemma import PaliGemma
 from ..resource_errors import translate_resource_errors
 from .output_parts import Count
 from .shard_runner import PartItems, ShardJob, Steps, run_part
+from .state_file import translate_output_errors
 
 # Seconds that a worker waits for a part's lock: the system needs a moment to release a dead worker's lock.
 LOCK_TIMEOUT = 120.0
@@ -47,19 +49,20 @@ class PartWriter:
         """
         return self._job.open()
 
-    def __call__(self, batch: Mapping[str, Iterable[int]]) -> dict[str, list[int] | list[str]]:
+    def __call__(self, batch: Mapping[str, Iterable[int]]) -> dict[str, list[Any]]:
         """Write the part `batch["number"]`, a sequence of one number.
 
         Returns:
-            One record with the part's `rows` and `errors`. If an error ends the run, the record also has the
-            class (`kind`) and the `message` of this error. The error is returned and not raised, because Ray
-            does not keep the class of a raised error.
+            One record with the fields of the part's `Count`. If an error ends the run, the record also has
+            the class (`kind`) and the `message` of this error. The error is returned and not raised, because
+            Ray does not keep the class of a raised error.
         """
         (number,) = batch["number"]
         part, written = self._job.part(int(number)), Count()
         kind = message = ""
         try:
             with (
+                translate_output_errors(part.folder),
                 translate_resource_errors(str(part.folder)),
                 FileLock(part.folder / f".{part.name}.lock", timeout=LOCK_TIMEOUT),
             ):
@@ -67,7 +70,8 @@ class PartWriter:
                 written = sum((count for count, _ in steps), written)
         except PaliGemmaError as error:
             kind, message = type(error).__name__, str(error)
-        return {"rows": [written.rows], "errors": [written.errors], "kind": [kind], "message": [message]}
+        counts = {name: [number] for name, number in asdict(written).items()}
+        return {**counts, "kind": [kind], "message": [message]}
 
 
 def run_shard_on_ray(job: ShardJob, rows: int, *, address: str, workers: int | None) -> Steps:
@@ -153,4 +157,4 @@ def _write_parts(ray: Any, job: ShardJob, missing: list[int], workers: int | Non
     for record in records.iter_rows():
         if record["kind"]:
             raise getattr(errors, record["kind"])(record["message"])
-        yield Count(int(record["rows"]), int(record["errors"]))
+        yield Count(**{field.name: record[field.name] for field in fields(Count)})

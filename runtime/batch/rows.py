@@ -76,6 +76,9 @@ class Row:
     text: str | None = None
     boxes: tuple[LabelledBox, ...] = ()
     finish_reason: FinishReason | None = None
+    suffix: str | None = None  # the expected answer, if the input has one
+    exact_match: bool | None = None  # these two compare `text` with `suffix`, see scoring.py
+    token_accuracy: float | None = None
     seed: int | None = None  # reproduces a sampled answer; None for a greedy answer
     error: RowError | None
     warnings: tuple[str, ...] = ()

@@ -11,16 +11,27 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from ..atomic_file import write_atomically
+from ..console import echo_stderr
 from ..errors import OptionError
 from ..generation.sampling import random_seed
 from ..resource_errors import resource_problem
+from .columns import Columns
 from .folder import SUFFIXES, write_listing
 from .items import Shard
 from .output_parts import Format
-from .sources import Source, count_items
+from .sources import Kind, Source, count_items
+from .state_file import parse_state, translate_output_errors
 
 RECORD = "run.json"
 LISTING = ".listing.jsonl"
+_EMPTY: dict[Kind, str] = {
+    "folder": f"image files in a folder end in {', '.join(sorted(SUFFIXES))}",
+    "list": "write the path of one image per line",
+    "jsonl": "write one JSON object per line",
+    "csv": "write a header and one row per image",
+    "parquet": "write one row per image",
+    "tar": "pack one image per sample",
+}
 # Files that a run writes, without the record and the locks.
 _OUTPUT_FILES = ("part-*-of-*-*.jsonl", "part-*-of-*-*.parquet", ".part-*-of-*-*", f"{LISTING}*")
 
@@ -34,6 +45,7 @@ class RunRecord:
     input_bytes: int | None  # None for a folder
     input_modified: int | None  # ns since 1970; None for a folder
     prompt: str | None
+    columns: Columns
     max_new_tokens: int
     temperature: float
     top_p: float
@@ -45,17 +57,6 @@ class RunRecord:
     part_rows: int
     num_shards: int
     rows: int = 0  # inputs of all shards, counted at the start of the first run; not compared
-
-
-def input_facts(path: Path) -> tuple[int | None, int | None]:
-    """Return the size and the modification time of a file, which serve to detect changes.
-
-    Both are None for a folder, because a folder is listed instead.
-    """
-    if path.is_dir():
-        return None, None
-    facts = path.stat()
-    return facts.st_size, facts.st_mtime_ns
 
 
 @contextmanager
@@ -104,7 +105,11 @@ def open_run(
 
 
 def _open_record(output: Path, requested: RunRecord, source: Source, *, force: bool) -> RunRecord:
-    existing, difference = _read(output / RECORD), None
+    existing, difference = None, None
+    try:
+        existing = _read(output / RECORD)
+    except (ValueError, TypeError):
+        difference = f"{RECORD} is damaged"
     random = requested.temperature > 0 and requested.seed is None
     if existing is not None:
         # The row count and a random seed are not part of the request; the first run determines them.
@@ -114,7 +119,7 @@ def _open_record(output: Path, requested: RunRecord, source: Source, *, force: b
         if not changes:
             return existing
         difference = f"was written with {'; '.join(changes)}"
-    elif any(output.glob("part-*-of-*-*")):
+    elif difference is None and any(output.glob("part-*-of-*-*")):
         difference = f"contains parts of a batch run but no {RECORD}"
     if difference is not None:
         if not force:
@@ -123,26 +128,33 @@ def _open_record(output: Path, requested: RunRecord, source: Source, *, force: b
             )
         _clear(output)
     if source.kind == "folder":
-        write_listing(source.path, source.listing)
+        for note in write_listing(source.path, source.listing):
+            echo_stderr(f"note: {note}")
     if random:
         requested = replace(requested, seed=random_seed())
     record = replace(requested, rows=count_items(source))
     if record.rows == 0:
-        raise OptionError(
-            f"{source.path}: contains no input; image files in a folder end in {', '.join(sorted(SUFFIXES))}"
-        )
+        raise OptionError(f"{source.path}: contains no input; {_EMPTY[source.kind]}")
     with write_atomically(output / RECORD, locked=True) as file:
         file.write(f"{json.dumps(asdict(record), indent=1)}\n".encode("ascii"))
     return record
 
 
 def _read(path: Path) -> RunRecord | None:
-    try:
-        return RunRecord(**json.loads(path.read_bytes()))
-    except FileNotFoundError:
-        return None
-    except (ValueError, TypeError) as error:
-        raise OptionError(f"{path}: is damaged; choose another --output") from error
+    """Return the record of an output, or None if there is none.
+
+    Raises:
+        ValueError, TypeError: the record is damaged.
+        OptionError: the record cannot be read.
+    """
+    with translate_output_errors(path):
+        try:
+            record = parse_state(RunRecord, path.read_bytes())
+        except FileNotFoundError:
+            return None
+    if record.rows < 1:
+        raise ValueError("a run has at least one row")
+    return record
 
 
 def _clear(output: Path) -> None:

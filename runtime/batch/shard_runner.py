@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
-from itertools import chain, count, islice
+from itertools import chain, count
 from pathlib import Path
 
+from ..errors import OptionError
 from ..paligemma import PaliGemma
 from .items import Item, Shard
 from .output_parts import Count, Format, Part
 from .pipeline import BatchOptions, Model, answer_items
-from .sources import Source, read_items
+from .sources import Snapshot, Source, check_unchanged, read_counted_items, read_items
+from .state_file import REMEDY
 
 # Row counts as a run proceeds. True: a batch that this run wrote. False: rows that an earlier run wrote.
 Steps = Generator[tuple[Count, bool], None, None]
@@ -31,6 +33,7 @@ class ShardJob:
     device: str
     threads: int | None
     memory_limit: int | None = None  # bytes of GPU memory; None: no limit
+    snapshot: Snapshot | None = None  # of the source; None: the items are not counted
 
     def open(self) -> PaliGemma:
         """Load the bundle and return its model. The errors of `PaliGemma.load` are not caught."""
@@ -41,6 +44,21 @@ class ShardJob:
     def part(self, number: int) -> Part:
         """Return the output file with this number."""
         return Part(self.output, self.shard, number, self.format)
+
+    def items(self) -> Iterator[Item]:
+        """Iterate over the items of the shard.
+
+        Raises:
+            OptionError: the source cannot be read, or was changed.
+        """
+        if self.snapshot is None:
+            return self.shard.items(read_items(self.source))
+        return self.shard.items(read_counted_items(self.source, self.snapshot))
+
+    def check_input(self) -> None:
+        """Raise OptionError if the source was changed since its items were counted."""
+        if self.snapshot is not None:
+            check_unchanged(self.source, self.snapshot)
 
 
 class PartItems:
@@ -68,12 +86,17 @@ class PartItems:
 
     def _restart(self) -> None:
         self._position = 0
-        self._stream = self._job.shard.items(read_items(self._job.source))
+        self._stream = self._job.items()
 
     def _read_until(self, end: int) -> Iterator[Item]:
-        while self._position < end and (item := next(self._stream, None)) is not None:
-            self._position += 1
-            yield item
+        try:
+            while self._position < end and (item := next(self._stream, None)) is not None:
+                self._position += 1
+                yield item
+            self._job.check_input()  # before the part gets its final name
+        except OptionError:
+            self._restart()  # the failed stream looks like one that has ended
+            raise
 
 
 def run_shard(job: ShardJob, model: Model) -> Steps:
@@ -100,9 +123,16 @@ def run_part(part: Part, items: Iterator[Item], model: Model, options: BatchOpti
     if (finished := part.finished_count()) is not None:
         yield finished, False
         return
-    total = part.recover()
+    recovered = part.recover()
+    for number, (row, item) in enumerate(zip(recovered, items, strict=False), 1):
+        if row.id != item.id:
+            raise OptionError(
+                f"{part.folder / part.name}: the id of row {number} is {row.id!r} and that of the input is "
+                f"{item.id!r}; {REMEDY}"
+            )
+    total = Count.of(recovered)
     yield total, False
-    for rows in answer_items(model, islice(items, total.rows, None), options):
+    for rows in answer_items(model, items, options):
         written = part.append(rows)
         total += written
         yield written, True

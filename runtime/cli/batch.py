@@ -17,17 +17,21 @@ from ..batch.parquet import import_parquet
 from ..batch.pipeline import BatchOptions
 from ..batch.progress import Progress
 from ..batch.ray_engine import run_shard_on_ray
-from ..batch.run_record import LISTING, RunRecord, input_facts, open_run
+from ..batch.run_record import RunRecord, open_run
 from ..batch.shard_runner import ShardJob, run_shard
 from ..batch.signals import GracefulShutdown
-from ..batch.sources import Source, source_kind
+from ..batch.sources import Snapshot, Source, input_facts
+from ..batch.state_file import REMEDY
+from ..batch.survey import survey
 from ..bundle.manifest import read_manifest
 from ..bundle.schema import Manifest
+from ..console import echo_stderr
 from ..errors import FailedRowsError, OptionError
 from ..generation.plan import plan_batch
 from ..generation.types import Options, Request
 from ..image.picture import Picture
 from ..text.tokenizer import PromptTokenizer
+from .batch_input import input_options
 from .options import MODEL, DeviceOptions, device_options, generation_options
 from .parameters import JSON
 
@@ -38,25 +42,7 @@ PART_ROWS = 1000  # rows per output file
 
 @click.command()
 @MODEL
-@click.option(
-    "--input",
-    metavar="PATH",
-    type=click.Path(path_type=Path),
-    required=True,
-    help="Images: a folder, a list of paths (.txt), a table (.jsonl, .parquet) or a WebDataset (.tar).",
-)
-@click.option(
-    "--output",
-    metavar="FOLDER",
-    type=click.Path(path_type=Path),
-    required=True,
-    help="Folder for the output files.",
-)
-@click.option(
-    "--prompt",
-    metavar="TEXT",
-    help="Prompt for all images without their own; required for a folder or list.",
-)
+@input_options
 @click.option("--format", type=click.Choice(get_args(Format)), default="jsonl", help="Output file format.")
 @click.option(
     "--batch-size",
@@ -106,9 +92,8 @@ PART_ROWS = 1000  # rows per output file
 @JSON
 def batch(
     model: Path,
-    input: Path,
+    source: Source,
     output: Path,
-    prompt: str | None,
     format: str,
     batch_size: int,
     num_shards: int,
@@ -127,33 +112,24 @@ def batch(
     A row contains the answer, detected boxes, or the error if the image could not be processed; a run with
     failed rows exits with code 7. If a run is interrupted, start the same command again to resume it.
     """
-    if shard_index >= num_shards:
-        raise OptionError(
-            f"--shard-index is {shard_index}, expected 0 to {num_shards - 1}: it must be below --num-shards"
-        )
-    if engine == "ray" and num_shards > 1:
-        raise OptionError("--engine ray distributes the work itself; omit --num-shards")
-    if engine == "ray" and device.name.startswith("cuda:"):
-        raise OptionError("--engine ray assigns a GPU to each worker; use --device cuda")
-    path = Path(os.path.abspath(input))  # noqa: PTH100  keeps links, which resolve() would follow
-    output = Path(os.path.abspath(output))  # noqa: PTH100
-    source = Source(path, source_kind(path), prompt, output / LISTING)
-    if prompt is None and source.kind in ("folder", "list"):
-        raise OptionError(f"{input}: a {source.kind} of images has no prompts; give --prompt")
+    shard = Shard(shard_index, num_shards)
+    _check_engine(engine, shard, device)
     if format == "parquet":
         import_parquet()  # fail now rather than after hours of work
 
     manifest = read_manifest(model)
     seed = options.get("seed")
     options = {"max_new_tokens": manifest.generation.max_new_tokens, **options}
-    _check(options, prompt, manifest, model)
-    size, modified = input_facts(path)
+    _check(options, source.prompt, manifest, model)
+    notes = survey(source)
+    size, modified = input_facts(source.path)
     requested = RunRecord(
         bundle_id=manifest.bundle_id,
-        input=str(path),
+        input=str(source.path),
         input_bytes=size,
         input_modified=modified,
-        prompt=prompt,
+        prompt=source.prompt,
+        columns=source.columns,
         max_new_tokens=options["max_new_tokens"],
         temperature=options["temperature"],
         top_p=options["top_p"],
@@ -165,11 +141,12 @@ def batch(
         part_rows=PART_ROWS,
         num_shards=num_shards,
     )
-    shard = Shard(shard_index, num_shards)
     with (
         closing(GracefulShutdown()) as stop,
         open_run(output, requested, source, shard, force=force) as record,
     ):
+        for note in notes:
+            echo_stderr(f"note: {note}")
         job = ShardJob(
             source=source,
             output=output,
@@ -181,6 +158,7 @@ def batch(
             device=device.name,
             threads=device.threads,
             memory_limit=device.memory_limit,
+            snapshot=Snapshot(record.rows, record.input_bytes, record.input_modified),
         )
         if engine == "ray":
             run = run_shard_on_ray(job, record.rows, address=ray_address, workers=workers)
@@ -197,11 +175,25 @@ def batch(
         if json:
             click.echo(dumps(_summary(progress, record)))
         stop.raise_if_stopped()
+        if num_shards == 1:
+            _check_row_count(progress, record, output)
         if progress.all.errors:
             raise FailedRowsError(
                 f"{progress.all.errors:,} of {progress.all.rows:,} rows in {output} failed; "
                 "the `error` of each of these rows describes the problem"
             )
+
+
+def _check_engine(engine: str, shard: Shard, device: DeviceOptions) -> None:
+    """Raise OptionError if the options that distribute the work contradict each other."""
+    if shard.index >= shard.count:
+        raise OptionError(
+            f"--shard-index is {shard.index}, expected 0 to {shard.count - 1}: it must be below --num-shards"
+        )
+    if engine == "ray" and shard.count > 1:
+        raise OptionError("--engine ray distributes the work itself; omit --num-shards")
+    if engine == "ray" and device.name.startswith("cuda:"):
+        raise OptionError("--engine ray assigns a GPU to each worker; use --device cuda")
 
 
 def _check(options: Options, prompt: str | None, manifest: Manifest, bundle: Path) -> None:
@@ -223,12 +215,25 @@ def _check_error_rate(progress: Progress, max_rate: float | None) -> None:
         )
 
 
+def _check_row_count(progress: Progress, record: RunRecord, output: Path) -> None:
+    """Raise OptionError if a complete run has not one row per input."""
+    if progress.all.rows != record.rows:
+        raise OptionError(
+            f"{output}: has {progress.all.rows:,} rows for {record.rows:,} inputs, as if hidden files were "
+            f"changed; {REMEDY}"
+        )
+
+
 def _summary(progress: Progress, record: RunRecord) -> dict[str, Any]:
+    scored = progress.all.scored
     return {
         "rows": progress.all.rows,
         "errors": progress.all.errors,
         "written": progress.written.rows,
         "seconds": progress.seconds,
         "images_per_second": progress.images_per_second,
+        "scored": scored,
+        "exact_match": progress.all.exact_matches / scored if scored else None,
+        "token_accuracy": progress.all.token_accuracy / scored if scored else None,
         "bundle_id": record.bundle_id,
     }

@@ -59,6 +59,19 @@ class SizeType(click.ParamType[int]):
         return size
 
 
+class PathType(click.Path):
+    """A path. An empty text, which an unset variable of a shell gives, is not the current folder."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the path, or fail if it is empty."""
+        if value == "":
+            self.fail("the path is empty", param, ctx)
+        return super().convert(value, param, ctx)
+
+
 BUNDLE = click.argument("bundle", type=click.Path(path_type=Path), shell_complete=complete_folders)
 JSON = click.option("--json", is_flag=True, help="Print the result as one JSON object.")
 THREADS = click.option(

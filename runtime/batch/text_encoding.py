@@ -1,0 +1,79 @@
+"""Text files of inputs: UTF-8, or the encoding that a byte order mark (BOM) names.
+
+Windows PowerShell 5 writes UTF-16 with a BOM. Bytes that are not UTF-8 become surrogates, because a path may
+contain any byte.
+"""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TextIO
+
+from ..errors import OptionError
+from ..resource_errors import resource_problem
+
+# UTF-32 comes before UTF-16: the BOM of UTF-32-LE begins with that of UTF-16-LE. The decoder drops the BOM.
+_BOMS = (
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+_START_BYTES = 4096  # in which NUL bytes are counted
+
+
+def decode_text(content: bytes) -> str:
+    """Return the text of a file's content.
+
+    Raises:
+        ValueError: the content is not valid UTF-16 or UTF-32, which its BOM names.
+    """
+    encoding, errors = _encoding(content)
+    return content.decode(encoding, errors)
+
+
+@contextmanager
+def open_text(path: Path, *, newline: str) -> Iterator[TextIO]:
+    """Open a text file; `newline` as in `open`.
+
+    Raises:
+        OptionError: the file cannot be read or is not text.
+    """
+    with translate_input_errors(path):
+        with path.open("rb") as file:
+            start = file.read(_START_BYTES)
+        encoding, errors = _encoding(start)
+        if encoding == "utf-8" and 3 * start.count(0) > len(start):
+            raise OptionError(
+                f"{path}: has many NUL bytes, as UTF-16 without a byte order mark does; save it as UTF-8"
+            )
+        try:
+            with path.open(encoding=encoding, errors=errors, newline=newline) as text:
+                yield text
+        except UnicodeError as error:
+            raise OptionError(f"{path}: is not valid {encoding.upper()}; save it as UTF-8") from error
+
+
+@contextmanager
+def translate_input_errors(path: Path) -> Iterator[None]:
+    """Translate errors of the file system while the block reads an input file or folder.
+
+    Raises:
+        OptionError: the input cannot be read. Lack of memory or of file descriptors is an OSError, as before.
+    """
+    try:
+        yield
+    except OSError as error:
+        if resource_problem(error):
+            raise
+        raise OptionError(f"{path}: cannot be read ({error.strerror}); check the input") from error
+
+
+def _encoding(start: bytes) -> tuple[str, str]:
+    """Return the encoding and the error handler for a text that begins with these bytes."""
+    encoding = next((name for bom, name in _BOMS if start.startswith(bom)), "utf-8")
+    return encoding, "surrogateescape" if encoding.startswith("utf-8") else "strict"
