@@ -13,6 +13,7 @@ from pathlib import Path
 from .items import Item
 from .rows import RowError, replace_surrogates
 
+MAX_NAMES = 20  # of columns in a message
 # Types of ids besides text and bytes. A float keeps the digits that Python prints for it.
 _ID_TYPES = int | float | Decimal | uuid.UUID | datetime.date | datetime.time
 
@@ -34,6 +35,12 @@ class Columns:
     def names(self) -> frozenset[str]:
         """All names."""
         return frozenset(name for field in fields(self) for name in getattr(self, field.name))
+
+
+def list_names(names: Iterable[str]) -> str:
+    """Return the names of columns for a message: the first MAX_NAMES of them, or `none`."""
+    listed = list(names)
+    return ", ".join(listed[:MAX_NAMES]) + ", ..." * (len(listed) > MAX_NAMES) or "none"
 
 
 class CellError(ValueError):
@@ -72,9 +79,9 @@ def make_item(
             return Item(item_id, path, row_prompt, encoded, suffix)
         if isinstance(image, str):
             return Item(item_id, path, row_prompt, base / image, suffix)
-        present = ", ".join(sorted(cells)) or "none"
         raise CellError(
-            f"`{columns.image[0]}` is missing, or neither a path nor an encoded image (columns: {present})"
+            f"`{columns.image[0]}` is missing, or neither a path nor an encoded image; "
+            f"the row has the columns: {list_names(cells)}"
         )
     except CellError as error:
         problem = RowError("input", replace_surrogates(f"row {number}: {error}"))

@@ -15,10 +15,10 @@ from pathlib import Path, PurePath
 
 from ..atomic_file import write_atomically
 from ..errors import OptionError
+from .input_files import translate_input_errors
 from .items import Item
 from .rows import replace_surrogates
 from .state_file import REMEDY, translate_output_errors
-from .text_encoding import translate_input_errors
 
 # Common file name suffixes of the formats that the runtime reads.
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})

@@ -10,6 +10,7 @@ from typing import Literal
 from ..errors import OptionError
 from .columns import Columns
 from .folder import read_listing
+from .input_files import translate_input_errors
 from .items import Item
 from .table import (
     count_csv_rows,
@@ -20,7 +21,6 @@ from .table import (
     read_list,
     read_parquet,
 )
-from .text_encoding import translate_input_errors
 from .webdataset import count_tar_items, read_tar
 
 Kind = Literal["folder", "list", "jsonl", "csv", "parquet", "tar"]
@@ -41,7 +41,6 @@ _COUNTERS = {
     "tar": count_tar_items,
 }
 _CHANGED_REMEDY = "restore it, or start over with --force"
-_MAX_NAME = 200  # characters of a path in a message
 
 
 @dataclass(frozen=True)
@@ -70,14 +69,10 @@ def source_kind(path: Path) -> Kind:
     Raises:
         OptionError: the path does not exist or its suffix is unknown.
     """
-    try:
-        with translate_input_errors(path):
-            if path.is_dir():
-                return "folder"
-            is_file = path.is_file()
-    except OptionError:
-        name = str(path) if len(str(path)) <= _MAX_NAME else f"{str(path)[:_MAX_NAME]}..."
-        raise OptionError(f"{name}: cannot be read; check --input") from None
+    with translate_input_errors(path):
+        if path.is_dir():
+            return "folder"
+        is_file = path.is_file()
     if not is_file:
         raise OptionError(f"{path}: does not exist or is not a file or folder; check --input")
     kind = _KINDS.get(path.suffix.lower())

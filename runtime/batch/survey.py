@@ -7,7 +7,7 @@ from itertools import islice
 from pathlib import Path
 
 from ..errors import OptionError
-from .columns import Columns
+from .columns import Columns, list_names
 from .sources import Source, read_items
 from .table import csv_columns, jsonl_columns, parquet_columns
 
@@ -42,7 +42,7 @@ def survey(source: Source) -> list[str]:
         if source.prompt is not None and prompt_columns:
             notes.append(f"{source.path}: a prompt in column {' or '.join(prompt_columns)} {_PRECEDENCE}")
         if unused := sorted(present - source.columns.names):
-            notes.append(f"{source.path}: columns that are not used: {', '.join(unused)}")
+            notes.append(f"{source.path}: columns that are not used: {list_names(unused)}")
     return notes
 
 
@@ -61,5 +61,6 @@ def _check_columns(source: Source, present: set[str] | None) -> None:
         if present is None and not (source.kind == "tar" and field.name in ("prompt", "suffix")):
             raise OptionError(f"{option}: a {source.kind} of images has no such column; omit the option")
         if present is not None and not present & set(names):
-            columns = ", ".join(sorted(present)) or "none"
-            raise OptionError(f"{option}: {source.path} has no such column; its columns are: {columns}")
+            raise OptionError(
+                f"{option}: {source.path} has no such column; its columns are: {list_names(sorted(present))}"
+            )

@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import OptionError
-from .columns import CellError, Columns, make_item, parse_json
+from .columns import CellError, Columns, list_names, make_item, parse_json
+from .input_files import open_text, translate_input_errors
 from .items import Item
 from .parquet import import_parquet
 from .rows import RowError, replace_surrogates
-from .text_encoding import open_text, translate_input_errors
 
 READ_ROWS = 16  # Parquet rows to read at a time; few, because an encoded image has megabytes
 SURVEYED_ROWS = 1000  # rows of JSON lines that are searched for the names of columns
@@ -203,7 +203,7 @@ def _require_images(path: Path, present: list[str], columns: Columns) -> None:
     if not set(columns.image) & set(present):
         raise OptionError(
             f"{path}: has no column `{'` or `'.join(columns.image)}`; its columns are: "
-            f"{', '.join(present) or 'none'}; name the one with the images with --image-column"
+            f"{list_names(present)}; name the one with the images with --image-column"
         )
 
 

@@ -20,10 +20,10 @@ from pathlib import Path, PurePosixPath
 
 from .columns import CellError, Columns, find_suffix, find_text, parse_json
 from .folder import SUFFIXES
+from .input_files import decode_text
 from .items import Item, Slice
 from .rows import RowError, replace_surrogates
 from .tar_members import Member, read_members
-from .text_encoding import decode_text
 
 MAX_TEXT_BYTES = 16 << 20  # size of a `.json` or `.txt` member
 

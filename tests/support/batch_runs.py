@@ -13,10 +13,16 @@ import numpy as np
 from PIL import Image
 
 from paligemma_onnx.runtime import Generation, NumericsError, PaliGemma, Picture, Request, Timings
+from paligemma_onnx.runtime.batch.columns import Columns
+from paligemma_onnx.runtime.batch.folder import write_listing
+from paligemma_onnx.runtime.batch.items import Item
+from paligemma_onnx.runtime.batch.rows import RowError
+from paligemma_onnx.runtime.batch.sources import Source, count_items, read_items, source_kind
 from paligemma_onnx.runtime.image.open import ImageInput
 
 CASE = "gemma_one_kv_head"
 PROMPT = "caption en"
+IMAGES = 40  # in the folder of the fixture `images`
 PART_ROWS = 16
 SAMPLED = ("--temperature", "1", "--seed", "5")
 TRUNCATED_BYTES = 60  # of a PNG: its header and the beginning of the pixel data
@@ -49,6 +55,24 @@ def rows_by_id(rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     by_id = {row["id"]: {key: cell for key, cell in row.items() if key != "timings"} for row in rows}
     assert len(by_id) == len(rows)
     return by_id
+
+
+def all_items(path: Path, prompt: str | None = PROMPT, columns: Columns | None = None) -> list[Item]:
+    """Return the items of an input, after checking that they are counted and read again as they are."""
+    source = Source(path, source_kind(path), prompt, path.parent / "listing", columns or Columns())
+    if source.kind == "folder":
+        write_listing(path, source.listing)
+    items = list(read_items(source))
+    assert list(read_items(source)) == items
+    assert count_items(source) == len(items)
+    return items
+
+
+def message(item: Item) -> str:
+    """Return the error of an item that cannot be used."""
+    assert isinstance(item.image, RowError)
+    assert item.image.code == "input"
+    return item.image.message
 
 
 def batch_command(bundle: Path, source: Path, *options: str) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ import pyarrow.parquet
 import pytest
 from batch_runs import (
     CASE,
-    PART_ROWS,
+    IMAGES,
     PROMPT,
     SAMPLED,
     batch_command,
@@ -29,41 +29,12 @@ from paligemma_onnx.runtime.batch.rows import RowError, parse_boxes
 pytestmark = pytest.mark.slow
 
 Folders = Callable[[str], Path]
-IMAGES = 40
 BROKEN = (3, 17)  # numbers of truncated images
-
-
-@pytest.fixture(autouse=True)
-def _small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("paligemma_onnx.runtime.cli.batch.PART_ROWS", PART_ROWS)
-
-
-@pytest.fixture(scope="module")
-def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_images(tmp_path_factory.mktemp("batch") / "images", IMAGES)
 
 
 @pytest.fixture(scope="module")
 def broken(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_images(tmp_path_factory.mktemp("broken") / "images", IMAGES, broken=BROKEN)
-
-
-@pytest.fixture(scope="module")
-def model(bundle: Folders) -> PaliGemma:
-    return PaliGemma.load(bundle(CASE), device="cpu")
-
-
-@pytest.fixture
-def command(bundle: Folders, images: Path) -> tuple[str, ...]:
-    return batch_command(bundle(CASE), images)
-
-
-@pytest.fixture(scope="module")
-def expected(model: PaliGemma, images: Path) -> dict[str, str]:
-    """The answer of `generate` to each image."""
-    return {
-        path.name: model.generate(path, PROMPT, max_new_tokens=5).text for path in sorted(images.iterdir())
-    }
 
 
 def test_rows_are_what_generate_says(

@@ -18,7 +18,7 @@ import pyarrow.parquet
 import pytest
 from batch_runs import PROMPT, EchoModel, rows_in
 
-from paligemma_onnx.runtime import OptionError, PaliGemma
+from paligemma_onnx.runtime import OptionError
 from paligemma_onnx.runtime.batch import output_parts as parts
 from paligemma_onnx.runtime.batch.items import Shard
 from paligemma_onnx.runtime.batch.output_parts import Count, Format
@@ -32,11 +32,6 @@ INPUTS = 23
 
 class Died(BaseException):
     """The simulated death of the process."""
-
-
-@pytest.fixture(scope="module")
-def model(bundle: Callable[[str], Path]) -> EchoModel:
-    return EchoModel(PaliGemma.load(bundle("gemma_one_kv_head"), device="cpu"))
 
 
 @pytest.fixture
@@ -56,10 +51,10 @@ def job(tmp_path: Path) -> ShardJob:
     )
 
 
-def run(job: ShardJob, model: EchoModel, on_written: Callable[[Count], object] = lambda _: None) -> Count:
+def run(job: ShardJob, echo: EchoModel, on_written: Callable[[Count], object] = lambda _: None) -> Count:
     """Run a shard and return the count of rows that earlier runs had written."""
     skipped = Count()
-    for count, is_new in run_shard(job, model):
+    for count, is_new in run_shard(job, echo):
         if is_new:
             on_written(count)
         else:
@@ -74,16 +69,16 @@ def ids(job: ShardJob) -> list[str]:
 EVERYTHING = [f"{number}.png" for number in range(INPUTS)]
 
 
-def test_parts_have_their_rows_in_order(job: ShardJob, model: EchoModel) -> None:
-    model.batches.clear()
-    run(job, model)
+def test_parts_have_their_rows_in_order(job: ShardJob, echo: EchoModel) -> None:
+    echo.batches.clear()
+    run(job, echo)
     assert sorted(path.name for path in job.output.glob("part-*")) == [
         f"part-00000-of-00001-00000{number}.jsonl" for number in range(3)
     ]
     assert ids(job) == EVERYTHING
-    assert model.batches == [4, 4, 2, 4, 4, 2, 3]
-    assert run(job, model) == Count(INPUTS, 0)
-    assert len(model.batches) == 7  # nothing is generated again
+    assert echo.batches == [4, 4, 2, 4, 4, 2, 3]
+    assert run(job, echo) == Count(INPUTS, 0)
+    assert len(echo.batches) == 7  # nothing is generated again
 
 
 class Mortal:
@@ -104,7 +99,7 @@ class Mortal:
 
 @pytest.mark.parametrize("format", ["jsonl", "parquet"])
 def test_a_run_that_dies_at_any_step_is_completed(
-    job: ShardJob, model: EchoModel, format: Format, monkeypatch: pytest.MonkeyPatch
+    job: ShardJob, echo: EchoModel, format: Format, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The process dies at each call that changes the disk, in turn."""
     mortal = Mortal()
@@ -118,12 +113,12 @@ def test_a_run_that_dies_at_any_step_is_completed(
         this_job.output.mkdir()
         mortal.left, died = deaths, False
         try:
-            run(this_job, model)
+            run(this_job, echo)
         except Died:
             died = True
             deaths += 1
             mortal.left = math.inf
-            run(this_job, model)
+            run(this_job, echo)
         mortal.left = math.inf
         assert written(this_job) == EVERYTHING
     assert deaths > 20
@@ -137,7 +132,7 @@ def written(job: ShardJob) -> list[str]:
 
 
 @pytest.mark.parametrize("tail", [b'{"id": "half', b'{"error": nul\n', b"\0" * 40, b"\0" * 40 + b"\n"])
-def test_a_line_that_was_cut_off_is_dropped(job: ShardJob, model: EchoModel, tail: bytes) -> None:
+def test_a_line_that_was_cut_off_is_dropped(job: ShardJob, echo: EchoModel, tail: bytes) -> None:
     written_rows = Count()
 
     def die_in_the_second_part(count: Count) -> None:
@@ -147,27 +142,27 @@ def test_a_line_that_was_cut_off_is_dropped(job: ShardJob, model: EchoModel, tai
             raise Died
 
     with pytest.raises(Died):
-        run(job, model, die_in_the_second_part)
+        run(job, echo, die_in_the_second_part)
     partial = job.output / ".part-00000-of-00001-000001.partial"
     with partial.open("ab") as file:
         file.write(tail)
-    assert run(job, model) == Count(14, 0)
+    assert run(job, echo) == Count(14, 0)
     assert ids(job) == EVERYTHING
 
 
-def test_finished_parts_are_counted_and_not_read(job: ShardJob, model: EchoModel) -> None:
+def test_finished_parts_are_counted_and_not_read(job: ShardJob, echo: EchoModel) -> None:
     table = job.source.path.with_suffix(".jsonl")
     prompts = [PROMPT] * 5 + ["nan"] + [PROMPT] * 6
     table.write_text("".join(json.dumps({"image": "a.png", "prompt": prompt}) + "\n" for prompt in prompts))
     job = replace(job, source=Source(table, "jsonl", PROMPT, table))
-    run(job, model)
+    run(job, echo)
     first = job.part(0).file
     first.write_bytes(b"not even JSON")
-    assert run(job, model) == Count(12, 1)
+    assert run(job, echo) == Count(12, 1)
     assert first.read_bytes() == b"not even JSON"
     (job.output / ".part-00000-of-00001-000000.count").unlink()
     with pytest.raises(OptionError, match="without hidden files"):
-        run(job, model)
+        run(job, echo)
 
 
 def test_parts_can_be_asked_for_in_any_order(job: ShardJob) -> None:
@@ -183,12 +178,12 @@ def test_parts_can_be_asked_for_in_any_order(job: ShardJob) -> None:
     assert numbers(parts.items(3)) == []
 
 
-def test_a_batch_that_fails_costs_only_the_guilty_row(job: ShardJob, model: EchoModel) -> None:
+def test_a_batch_that_fails_costs_only_the_guilty_row(job: ShardJob, echo: EchoModel) -> None:
     prompts = [PROMPT, "nan", "x" * 100_000, PROMPT, PROMPT]
     table = job.source.path.with_suffix(".jsonl")
     table.write_text("".join(json.dumps({"image": "a.png", "prompt": prompt}) + "\n" for prompt in prompts))
-    model.batches.clear()
-    run(replace(job, source=Source(table, "jsonl", None, table)), model)
+    echo.batches.clear()
+    run(replace(job, source=Source(table, "jsonl", None, table)), echo)
     rows = rows_in(job.output)
     assert [row["text"] for row in rows] == [PROMPT, None, None, PROMPT, PROMPT]
     assert [row["error"] and row["error"]["code"] for row in rows] == [
@@ -198,7 +193,7 @@ def test_a_batch_that_fails_costs_only_the_guilty_row(job: ShardJob, model: Echo
         None,
         None,
     ]
-    assert model.batches == [3, 1, 1, 1, 1]  # the prompt that is too long never reaches the model
+    assert echo.batches == [3, 1, 1, 1, 1]  # the prompt that is too long never reaches the model
     assert [row["timings"] and row["timings"]["batch"] for row in rows] == [1, None, None, 1, 1]
 
 
@@ -215,7 +210,7 @@ def untraced() -> Iterator[None]:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("untraced")
-def test_memory_does_not_grow_with_the_input(job: ShardJob, model: EchoModel) -> None:
+def test_memory_does_not_grow_with_the_input(job: ShardJob, echo: EchoModel) -> None:
     job.source.path.write_text("".join(f"{number}.png\n" for number in range(1900)))
     job = replace(job, part_rows=100, options=replace(job.options, batch_size=20))
     rows, alive = 0, dict[int, int]()
@@ -229,7 +224,7 @@ def test_memory_does_not_grow_with_the_input(job: ShardJob, model: EchoModel) ->
 
     tracemalloc.start()
     try:
-        run(job, model, on_written)
+        run(job, echo, on_written)
     finally:
         tracemalloc.stop()
     assert list(alive) == [600, 1200, 1800]

@@ -17,7 +17,6 @@ import pytest
 from batch_runs import (
     CASE,
     PART_ROWS,
-    PROMPT,
     SAMPLED,
     batch_command,
     rows_by_id,
@@ -25,19 +24,16 @@ from batch_runs import (
     set_part_rows,
     texts_by_id,
     wait_for,
-    write_images,
 )
 from command_line import run_in_process, start_command
 from damage import copy_folder, disable_stop_ids, edit_manifest
 
-from paligemma_onnx.runtime import PaliGemma
 from paligemma_onnx.runtime.batch import progress
 from paligemma_onnx.runtime.cli import batch as cli
 
 pytestmark = pytest.mark.slow
 
 Folders = Callable[[str], Path]
-IMAGES = 40
 MESSAGE = "finishing the current batch; press Ctrl-C or send the signal again to stop immediately"
 # Delays each batch.
 SLOW = (
@@ -52,34 +48,6 @@ def generate_batch(self, requests, **options):
 PaliGemma.generate_batch = generate_batch
 """
 )
-
-
-@pytest.fixture(autouse=True)
-def _small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cli, "PART_ROWS", PART_ROWS)
-
-
-@pytest.fixture(scope="module")
-def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_images(tmp_path_factory.mktemp("batch") / "images", IMAGES)
-
-
-@pytest.fixture(scope="module")
-def model(bundle: Folders) -> PaliGemma:
-    return PaliGemma.load(bundle(CASE), device="cpu")
-
-
-@pytest.fixture
-def command(bundle: Folders, images: Path) -> tuple[str, ...]:
-    return batch_command(bundle(CASE), images)
-
-
-@pytest.fixture(scope="module")
-def expected(model: PaliGemma, images: Path) -> dict[str, str]:
-    """The answer of `generate` to each image."""
-    return {
-        path.name: model.generate(path, PROMPT, max_new_tokens=5).text for path in sorted(images.iterdir())
-    }
 
 
 def test_a_run_that_is_killed_goes_on(

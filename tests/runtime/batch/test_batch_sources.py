@@ -3,38 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-import io
-import json
 import os
-import tarfile
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
+from batch_runs import all_items, message
 
 from paligemma_onnx.runtime import OptionError
 from paligemma_onnx.runtime.batch.folder import write_listing
-from paligemma_onnx.runtime.batch.items import Item, Shard, Slice
-from paligemma_onnx.runtime.batch.rows import RowError
-from paligemma_onnx.runtime.batch.sources import Source, count_items, read_items, source_kind
-
-
-def all_items(path: Path, prompt: str | None = "caption en") -> list[Item]:
-    source = Source(path, source_kind(path), prompt, path.parent / "listing")
-    if source.kind == "folder":
-        write_listing(path, source.listing)
-    items = list(read_items(source))
-    assert list(read_items(source)) == items  # reading again gives the same items
-    assert count_items(source) == len(items)
-    return items
-
-
-def message(item: Item) -> str:
-    assert isinstance(item.image, RowError)
-    assert item.image.code == "input"
-    return item.image.message
+from paligemma_onnx.runtime.batch.items import Item, Shard
+from paligemma_onnx.runtime.batch.sources import Source, read_items
 
 
 def test_a_folder(tmp_path: Path) -> None:
@@ -129,58 +110,6 @@ def test_parquet_with_plain_columns(tmp_path: Path, image: str | bytes) -> None:
     pyarrow.parquet.write_table(pa.table({"image": [image], "other": [1]}), path)
     (item,) = all_items(path)
     assert item.image == (tmp_path / "a.png" if isinstance(image, str) else image)
-
-
-def archive(path: Path, members: dict[str, bytes]) -> Path:
-    with tarfile.open(path, "w") as tar:
-        for name, content in members.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            tar.addfile(info, io.BytesIO(content))
-    return path
-
-
-def test_a_tar(tmp_path: Path) -> None:
-    members = {
-        "a.json": json.dumps({"prompt": "detect cat"}).encode(),
-        "a.seg.jpg": b"image of a",
-        "a.txt": b"a cat on a mat",
-        "sub/a.png": b"image of sub/a",
-        "sub/a.txt": b"answer en why?\n",
-        "b.txt": b"no image",
-        "c.jpg": b"",
-        "c.json": b"{",
-        "x" * 200 + ".png": b"long name",
-    }
-    path = archive(tmp_path / "set.tar", members)
-    items = all_items(path)
-    assert [item.id for item in items] == ["a", "sub/a", "b", "c", "x" * 200]
-    assert [item.path for item in items] == ["a.seg.jpg", "sub/a.png", None, "c.jpg", "x" * 200 + ".png"]
-    images = [item.image for item in items]
-    assert isinstance(images[0], Slice)
-    assert isinstance(images[1], Slice)
-    assert (images[0].read(), images[1].read()) == (b"image of a", b"image of sub/a")
-    assert [item.prompt for item in items[:2]] == ["detect cat", "caption en"]
-    assert [item.prompt for item in all_items(path, None)[:2]] == ["detect cat", "answer en why?"]
-    assert message(items[2]) == "b: no member has an image suffix"
-    assert message(items[3]) == "c: c.json is not JSON"
-
-
-@pytest.mark.parametrize("cut", [0, 100, 600, 1536, 2000])
-def test_a_damaged_tar_is_refused(tmp_path: Path, cut: int) -> None:
-    path = archive(tmp_path / "set.tar", {"a.png": bytes(600), "b.png": bytes(600)})
-    path.write_bytes(path.read_bytes()[:cut])
-    with pytest.raises(OptionError, match=r"set.tar: is compressed, or damaged after"):
-        all_items(path)
-
-
-def test_a_tar_with_a_damaged_header_is_refused(tmp_path: Path) -> None:
-    path = archive(tmp_path / "set.tar", {"a.png": bytes(600), "b.png": bytes(600)})
-    content = bytearray(path.read_bytes())
-    content[1536 + 10] ^= 1  # in the header of b.png
-    path.write_bytes(content)
-    with pytest.raises(OptionError, match=r"damaged after a.png"):
-        all_items(path)
 
 
 def test_what_is_no_input_is_refused(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
-"""Text files of inputs: UTF-8, or the encoding that a byte order mark (BOM) names.
+"""Reading of input files: the encoding of text, and errors of the file system.
 
-Windows PowerShell 5 writes UTF-16 with a BOM. Bytes that are not UTF-8 become surrogates, because a path may
-contain any byte.
+Text is UTF-8, or has the encoding that its byte order mark (BOM) names: Windows PowerShell 5 writes UTF-16
+with a BOM. Bytes that are not UTF-8 become surrogates, because a path may contain any byte.
 """
 
 from __future__ import annotations
@@ -24,16 +24,20 @@ _BOMS = (
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
 _START_BYTES = 4096  # in which NUL bytes are counted
+_MAX_PATH = 200  # characters of a path in a message
 
 
 def decode_text(content: bytes) -> str:
     """Return the text of a file's content.
 
     Raises:
-        ValueError: the content is not valid UTF-16 or UTF-32, which its BOM names.
+        ValueError: the content is not valid UTF-16 or UTF-32, although its BOM names this encoding.
     """
     encoding, errors = _encoding(content)
-    return content.decode(encoding, errors)
+    try:
+        return content.decode(encoding, errors)
+    except UnicodeError:
+        raise ValueError(f"is not valid {encoding.upper()}") from None
 
 
 @contextmanager
@@ -70,7 +74,8 @@ def translate_input_errors(path: Path) -> Iterator[None]:
     except OSError as error:
         if resource_problem(error):
             raise
-        raise OptionError(f"{path}: cannot be read ({error.strerror}); check the input") from error
+        name = str(path) if len(str(path)) <= _MAX_PATH else f"{str(path)[:_MAX_PATH]}..."
+        raise OptionError(f"{name}: cannot be read ({error.strerror}); check --input") from error
 
 
 def _encoding(start: bytes) -> tuple[str, str]:
