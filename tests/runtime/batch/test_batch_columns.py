@@ -71,9 +71,7 @@ def test_options_name_columns(tmp_path: Path, kind: str) -> None:
     (item,) = all_items(path, PROMPT, columns)
     assert (item.id, item.prompt, item.suffix, item.image) == ("k", "why?", "because", tmp_path / "a.png")
     assert notes(path, None, columns) == [f"{path}: columns that are not used: image, prompt"]
-    with pytest.raises(
-        OptionError, match=r"--id-column ID: .* has no such column; its columns are: answer, im"
-    ):
+    with pytest.raises(OptionError, match=r"--id-column ID: .* has no such column; its columns are: answer"):
         notes(path, None, Columns(id=("ID",)))
 
 
@@ -111,7 +109,7 @@ def test_metadata_of_an_image_folder_is_mentioned(tmp_path: Path) -> None:
         (b"caf\xc3\xa9", "café"),
         (datetime.date(2026, 1, 2), "2026-01-02"),
         (datetime.datetime(2026, 1, 2, 3, 4, 5), "2026-01-02 03:04:05"),
-        (uuid.UUID(int=1).bytes, None),
+        (uuid.UUID("f" * 32).bytes, None),
         (b"\xff", None),
         (float("nan"), None),
         ([1], None),
@@ -124,9 +122,8 @@ def test_ids_are_kept_or_refused(tmp_path: Path, value: Any, name: str | None) -
     check_id(path, name)
     if isinstance(value, int | float | list | dict | Decimal):
         path = tmp_path / "t.jsonl"
-        path.write_text(
-            f'{{"image": "a.png", "id": {json.dumps(value, default=str)}}}'.replace('"1.10"', "1.10")
-        )
+        spelled = str(value) if isinstance(value, Decimal) else json.dumps(value)
+        path.write_text(f'{{"image": "a.png", "id": {spelled}}}')
         check_id(path, name)
 
 
@@ -167,7 +164,7 @@ def test_a_csv_row_with_too_few_cells_costs_its_row(tmp_path: Path) -> None:
         ('image,prompt\na.png,"never closed\nb.png,x\n', r"t.csv: is damaged in or before line 3"),
         (
             "name;prompt\na.png;x\n",
-            r"has no column `image` or `file_name`; its columns are: name;prompt; name",
+            r"no column `image` or `file_name`; its columns are: name;prompt; name",
         ),
         ("", r"t.csv: has no column `image`"),
         (f"image\n{'x' * 200_000}\n", r"t.csv: is damaged in or before line 2 \(field larger than"),
@@ -221,8 +218,8 @@ def test_a_parquet_cell_that_is_not_utf8_costs_its_row(tmp_path: Path) -> None:
     images = pa.StructArray.from_arrays(
         [pa.array([b"A", b"B", b"C", None]), binary_as_text([b"a", b"b", b"\xfe", b"d"])], ["bytes", "path"]
     )
-    dictionary = pa.DictionaryArray.from_arrays(pa.array([0, 0, 0, 1]), binary_as_text([b"1", b"\xff"]))
-    table = pa.table({"image": images, "prompt": prompts, "id": dictionary, "other": prompts})
+    ids = binary_as_text([b"1", b"2", b"3", b"\xff"])
+    table = pa.table({"image": images, "prompt": prompts, "id": ids, "other": prompts})
     pyarrow.parquet.write_table(table, path)
     first, *others = all_items(path)
     assert (first.id, first.prompt, first.image) == ("1", "one", b"A")
