@@ -13,6 +13,7 @@ from typing import Protocol
 import onnx_ir as ir
 import torch
 
+from paligemma_onnx.model.checkpoint.adapter import WeightedAdapter
 from paligemma_onnx.model.checkpoint.checkpoint import find_non_finite
 from paligemma_onnx.model.checkpoint.errors import CheckpointError, quote_names
 from paligemma_onnx.model.config import PaliGemmaConfig
@@ -60,7 +61,7 @@ class ExportRequest:
     checkpoint: Path
     output: Path  # folder of the bundle
     precision: str = "fp32"  # a key of PRECISIONS
-    adapter: Path | None = None  # LoRA folder to merge into the weights
+    adapters: tuple[WeightedAdapter, ...] = ()  # to merge into the weights
     mask_decoder: Path | None = None  # None: mask_decoder.npz in the checkpoint's folder, if it exists
     force: bool = False  # replace an existing bundle at `output`
     strict: bool = False  # a weight that is not finite raises an error instead of a warning
@@ -90,8 +91,10 @@ def export(
     precision = PRECISIONS[request.precision]
     progress.stage("reading checkpoint")
     with translate_resource_errors(str(request.checkpoint)):
-        source = open_source(request.checkpoint, request.adapter, request.mask_decoder)
+        source = open_source(request.checkpoint, request.adapters, request.mask_decoder)
         manifest = draft_manifest(source, request.precision)
+    for note in source.checkpoint.notes:
+        progress.warn(note)
     with (
         translate_resource_errors(str(request.output)),
         staged_folder(request.output, force=request.force) as staging,
@@ -116,7 +119,8 @@ def _check_request(request: ExportRequest) -> None:
     if request.precision not in PRECISIONS:
         raise OptionError(f"precision {request.precision!r} is unknown; choose from {', '.join(PRECISIONS)}")
     output = _real_path(request.output)
-    for path in (request.checkpoint, request.adapter, request.mask_decoder):
+    adapters = (adapter.folder for adapter in request.adapters)
+    for path in (request.checkpoint, *adapters, request.mask_decoder):
         if path is None:
             continue
         real_path = _real_path(path)

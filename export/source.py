@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import torch
 
+from paligemma_onnx.model.checkpoint.adapter import WeightedAdapter
 from paligemma_onnx.model.checkpoint.checkpoint import Checkpoint
 from paligemma_onnx.model.checkpoint.load import open_checkpoint
 from paligemma_onnx.model.config import PaliGemmaConfig
@@ -46,19 +48,21 @@ class Source:
         return ScaledCheckpoint(self.checkpoint, self.config)
 
 
-def open_source(folder: Path, adapter: Path | None, mask_decoder: Path | None = None) -> Source:
+def open_source(
+    folder: Path, adapters: Sequence[WeightedAdapter] = (), mask_decoder: Path | None = None
+) -> Source:
     """Return an open checkpoint.
 
     Args:
         folder: folder of the checkpoint.
-        adapter: LoRA folder to merge into the weights.
+        adapters: folders of PEFT adapters to merge into the weights, with their weights.
         mask_decoder: weights of the mask decoder; None: `mask_decoder.npz` in the folder if this file exists.
 
     Raises:
-        CheckpointError: the checkpoint, the adapter or the mask decoder is incomplete, damaged or of another
+        CheckpointError: the checkpoint, an adapter or the mask decoder is incomplete, damaged or of another
             model.
     """
-    config, checkpoint = open_checkpoint(folder, adapter)
+    config, checkpoint = open_checkpoint(folder, adapters)
     text = config.text_config
     constants = {"language_model.frequencies": inverse_frequencies(text.head_dim, text.rope_theta)}
     if mask_decoder is None and (folder / MASK_DECODER).exists():

@@ -51,6 +51,7 @@ class TextConfig:
     rms_norm_eps: float = 1e-6
     rope_theta: float = 10_000.0
     max_position_embeddings: int = 8192  # in tokens, including image tokens
+    tied_head: bool = True  # the output head is the matrix of the embedding
 
     @property
     def query_groups(self) -> int:

@@ -87,7 +87,10 @@ class DecoderLayer(nn.Module):
 
 
 class Gemma(nn.Module):
-    """The decoder: vectors in, vectors and cache out. Embedding and output head are the same matrix."""
+    """The decoder: vectors in, vectors and cache out.
+
+    Embedding and output head are the same matrix, unless an adapter changed them differently.
+    """
 
     frequencies: Tensor
 
@@ -95,11 +98,18 @@ class Gemma(nn.Module):
         super().__init__()
         self.config = config
         self.embed_tokens = TiedEmbedding(config.vocab_size, config.hidden_size)
+        if not config.tied_head:
+            self.lm_head = TiedEmbedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList(DecoderLayer(config) for _ in range(config.num_hidden_layers))
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         # The frequencies are a constant, not a weight: checkpoints do not store them.
         frequencies = inverse_frequencies(config.head_dim, config.rope_theta)
         self.register_buffer("frequencies", frequencies, persistent=False)
+
+    @property
+    def head(self) -> TiedEmbedding:
+        """The output head: the embedding, or a matrix of the same shape."""
+        return self.embed_tokens if self.config.tied_head else self.lm_head
 
     def embed(self, ids: Tensor, dtype: torch.dtype) -> Tensor:
         """Embed ids and scale the vectors by sqrt(D): int64[B, T] -> dtype[B, T, D].
@@ -135,4 +145,4 @@ class Gemma(nn.Module):
 
     def logits(self, x: Tensor) -> Tensor:
         """Return the score of every token of the vocabulary: float[B, D] -> float[B, V]."""
-        return softcap(self.embed_tokens.logits(self.norm(x)), self.config.final_logit_softcapping)
+        return softcap(self.head.logits(self.norm(x)), self.config.final_logit_softcapping)

@@ -25,10 +25,13 @@ class _Lines(click.types.StringParamType):
 
 ADAPTER = click.option(
     "--adapter",
-    metavar="FOLDER",
-    type=click.Path(path_type=Path),
+    "adapters",
+    metavar="ADAPTER[:WEIGHT]",
+    type=_Lines(),
+    multiple=True,
     shell_complete=complete_folders,
-    help="LoRA adapter in PEFT format to merge into the weights.",
+    help="LoRA adapter in PEFT format to merge into the weights: folder or Hub id, such as lora or lora:0.5. "
+    "May be repeated; the weighted adapters are added.",
 )
 MASK_DECODER = click.option(
     "--mask-decoder",
@@ -71,7 +74,12 @@ MASK_DECODER = click.option(
     "--validate/--no-validate", default=True, help="Compare the bundle with the PyTorch model at the end."
 )
 def export(
-    checkpoint: str, precision: str | None, device: Device | None, validate: bool, **request: Any
+    checkpoint: str,
+    adapters: tuple[str, ...],
+    precision: str | None,
+    device: Device | None,
+    validate: bool,
+    **request: Any,
 ) -> None:
     """Convert the PaliGemma checkpoint CHECKPOINT to a bundle of ONNX graphs.
 
@@ -81,13 +89,12 @@ def export(
     The output folder appears only if the export succeeds and the bundle agrees with the PyTorch model.
     """
     from ..exporter import ExportRequest  # noqa: PLC0415  imports torch
-    from ..sources.hub import resolve_checkpoint  # noqa: PLC0415
+    from ..sources.hub import resolve_adapter, resolve_checkpoint  # noqa: PLC0415
     from .run import run_export  # noqa: PLC0415
 
     precision = choose_precision(precision, device)
-    run_export(
-        ExportRequest(resolve_checkpoint(checkpoint), precision=precision, **request), validate=validate
-    )
+    folder, merged = resolve_checkpoint(checkpoint), tuple(map(resolve_adapter, adapters))
+    run_export(ExportRequest(folder, precision=precision, adapters=merged, **request), validate=validate)
 
 
 @click.command()

@@ -29,7 +29,7 @@ from ..report.json_report import to_json
 from ..report.report_data import collect_report_data
 from ..report.text_table import format_table
 from ..source import Source, open_source
-from ..sources.hub import resolve_checkpoint
+from ..sources.hub import resolve_adapter, resolve_checkpoint
 from ..validation import self_check as checks
 from ..validation.reference_outputs import ReferenceModel
 from ..validation.validate import validate
@@ -52,7 +52,7 @@ def run_validate(
     *,
     bundle: Path,
     checkpoint: str,
-    adapter: Path | None,
+    adapters: tuple[str, ...],
     mask_decoder: Path | None,
     image: tuple[str, ...],
     prompt: tuple[str, ...],
@@ -78,7 +78,9 @@ def run_validate(
     with ExitStack() as outputs:
         file = None if html is None else outputs.enter_context(output_file(html, "--html"))
         started = time.perf_counter()
-        source = open_source(resolve_checkpoint(checkpoint), adapter, mask_decoder)
+        source = open_source(
+            resolve_checkpoint(checkpoint), tuple(map(resolve_adapter, adapters)), mask_decoder
+        )
         if manifest.graphs.mask_decoder is not None and source.mask_decoder is None:
             raise OptionError(f"{bundle} has a mask decoder, but {checkpoint} has none; give --mask-decoder")
         if different := find_difference(manifest, draft_manifest(source, manifest.precision.name)):
@@ -92,7 +94,7 @@ def run_validate(
                 bundle,
                 manifest,
                 source=source,
-                load_reference=lambda: _open_reference(reference, source, adapter),
+                load_reference=lambda: _open_reference(reference, source),
                 inputs=inputs,
                 placement=placement,
                 progress=progress.stage,
@@ -104,7 +106,7 @@ def run_validate(
             prompts=prompts,
             images=tuple(loaded.info for loaded in images),
             checkpoint=checkpoint,
-            adapter=None if adapter is None else str(adapter),
+            adapter=", ".join(adapters) or None,
             seconds=time.perf_counter() - started,
         )
         try:
@@ -117,11 +119,11 @@ def run_validate(
         raise MismatchError(f"{bundle} differs from {checkpoint}: {data.problem}")
 
 
-def _open_reference(kind: str, source: Source, adapter: Path | None) -> tuple[str, ReferenceModel]:
+def _open_reference(kind: str, source: Source) -> tuple[str, ReferenceModel]:
     if kind == "torch":
         return checks.torch_reference(source)
-    if adapter is not None:
-        raise CheckpointError("--reference transformers does not support --adapter; merge it with peft first")
+    if source.checkpoint.adapter.changes:
+        raise CheckpointError("--reference transformers does not support --adapter; merge it with PEFT first")
     try:
         from ..validation.transformers_reference import TransformersReference  # noqa: PLC0415  optional, and slow to import
     except ModuleNotFoundError as error:

@@ -161,13 +161,13 @@ def _compute_logits(decoder: Gemma, x: Tensor, update: Tensor) -> Tensor:
 
     Half precision rounds a logit of 20 to a multiple of 1/64. The logits of different tokens may differ by
     less than 1/64, above all those of location tokens. The most likely tokens are therefore scored again in
-    float32, from the embedding rows of these tokens.
+    float32, from the rows of these tokens in the output head.
     """
     normed, _ = _add_and_normalize(x, update, decoder.norm)
-    embedding = decoder.embed_tokens.weight
-    half_logits = F.linear(normed.to(embedding.dtype), embedding)
-    likely = half_logits.topk(min(RESCORED_TOKENS, len(embedding))).indices  # [B, 32]
-    rescored = decoder.embed_tokens(likely, torch.float32) @ normed[:, :, None]  # [B, 32, 1]
+    head = decoder.head.weight
+    half_logits = F.linear(normed.to(head.dtype), head)
+    likely = half_logits.topk(min(RESCORED_TOKENS, len(head))).indices  # [B, 32]
+    rescored = decoder.head(likely, torch.float32) @ normed[:, :, None]  # [B, 32, 1]
     logits = half_logits.float().scatter(1, likely, rescored.squeeze(2))
     return softcap(logits, decoder.config.final_logit_softcapping)
 

@@ -49,7 +49,8 @@ def cuda_meta_model(config: PaliGemmaConfig, dtype: torch.dtype) -> PaliGemma:
                 del module.weight
             elif isinstance(module, Linear):
                 module.to(dtype)
-        model.language_model.embed_tokens.to(getattr(torch, EMBEDDING_DTYPE))
+        for matrix in (model.language_model.embed_tokens, model.language_model.head):
+            matrix.to(getattr(torch, EMBEDDING_DTYPE))
         for name in (COS, SIN):
             table = torch.empty(text.max_position_embeddings, text.head_dim // 2, dtype=dtype)
             model.language_model.register_buffer(leaf_name(name), table)

@@ -26,7 +26,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from paligemma_onnx.model.checkpoint.tensor_names import EMBEDDING
+from paligemma_onnx.model.checkpoint.tensor_names import EMBEDDING, LM_HEAD
 
 from ..graphs.trace import TracedGraph
 from ..precisions import (
@@ -87,7 +87,7 @@ def quantize_graph(traced: TracedGraph, matrices: WeightFormat, embedding: Embed
     Args:
         traced: graph whose weights are initializers without values.
         matrices: format of the linear layers.
-        embedding: format of the embedding, which is also the output head.
+        embedding: format of the embedding and of the output head, which are one matrix in most models.
     """
     graph = traced.model.graph
     references: dict[str, TensorRef] = {}
@@ -96,7 +96,7 @@ def quantize_graph(traced: TracedGraph, matrices: WeightFormat, embedding: Embed
             continue  # a constant of the graph, not a weight
         shape = tuple(weight.shape.numpy()) if weight.shape is not None else ()
         transposed = name in traced.transposed_weights
-        if name == EMBEDDING:
+        if name in (EMBEDDING, LM_HEAD):
             format: WeightFormat = fit_blocks_to_rows(embedding, shape[1])
         else:
             format = _choose_format(weight, matrices, transposed=transposed)

@@ -114,7 +114,7 @@ def collect_report_data(
         prompts: one prompt per row.
         images: the images; every row contains all of them.
         checkpoint: the checkpoint, as the user named it.
-        adapter: the adapter, as the user named it; None if there is no adapter.
+        adapter: the adapters, as the user named them; None if there is no adapter.
         seconds: duration of the validation.
     """
     diagnosis = diagnose()

@@ -6,10 +6,12 @@ import re
 import sys
 from pathlib import Path
 
+from paligemma_onnx.model.checkpoint.adapter import WeightedAdapter
 from paligemma_onnx.model.checkpoint.errors import CheckpointError, quote_value
 from paligemma_onnx.runtime.resource_errors import resource_problem, translate_resource_errors
 
 CHECKPOINT_FILES = ("*.json", "*.safetensors")  # excludes pickles and the original JAX arrays
+_WEIGHTED = re.compile(r"(.+):([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d{1,2})?)")
 _HUB_ID = re.compile(r"([\w.-]+/[\w.-]+)(?:@([\w./-]+))?")
 
 
@@ -53,6 +55,23 @@ def resolve_checkpoint(checkpoint: str) -> Path:
             if resource_problem(error):
                 raise
             raise CheckpointError(f"{checkpoint}: no such folder, and {_explain(name, error)}") from error
+
+
+def resolve_adapter(adapter: str) -> WeightedAdapter:
+    """Return the folder and the weight of an adapter.
+
+    Args:
+        adapter: a folder or the id of a model, as for `resolve_checkpoint`, then a colon and the weight. The
+            weight is 1 if it is missing, and if the whole text is the name of a folder.
+
+    Raises:
+        CheckpointError: as for `resolve_checkpoint`.
+        ResourceError: the disk is full.
+    """
+    weighted = _WEIGHTED.fullmatch(adapter)
+    if weighted is None or Path(adapter).exists():
+        return WeightedAdapter(resolve_checkpoint(adapter))
+    return WeightedAdapter(resolve_checkpoint(weighted[1]), float(weighted[2]))
 
 
 def _explain(name: str, error: Exception) -> str:

@@ -121,7 +121,7 @@ def open_torch_model(folder: Path, reference: ReferenceModel | None = None) -> P
     Raises:
         CheckpointError: the checkpoint is incomplete, damaged, or that of another model.
     """
-    source = open_source(folder, None)
+    source = open_source(folder)
     manifest = draft_manifest(source, "fp32")
     model = reference or load_model(source.config, source.checkpoint)
     runner = TorchModelRunner(model, manifest, choose_placement("cpu", None), source.mask_decoder)

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from .adapter import Adapter, WeightedAdapter
 from .errors import CheckpointError, quote_names, quote_value
-from .lora import Adapter
-from .safetensors_file import StoredTensor
-from .tensor_names import EMBEDDING, LM_HEAD, canonical_name
+from .safetensors_file import StoredTensor, refuse_other_dtypes
+from .tensor_names import EMBEDDING, LM_HEAD, canonical_name, is_unused
 from .weight_files import open_weight_files
 
 # Number of values that are compared or checked at once. They take 16 MiB in float32; a tensor may have
@@ -22,17 +22,18 @@ CHUNK = 1 << 22
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The model's tensors by canonical name (tensor_names.py), merged with a LoRA adapter if there is one."""
+    """The model's tensors by canonical name (tensor_names.py), merged with adapters."""
 
-    adapter: Adapter | None
+    adapter: Adapter
     _tensors: Mapping[str, StoredTensor]
+    notes: tuple[str, ...] = ()  # what the files hold and the model does not use, one line each
 
     @classmethod
     def open(
         cls,
         folder: Path,
         expected: Mapping[str, tuple[int, ...]],
-        adapter: Path | None = None,
+        adapters: Sequence[WeightedAdapter] = (),
         *,
         trained_rows: int | None = None,
     ) -> Checkpoint:
@@ -44,7 +45,7 @@ class Checkpoint:
         Args:
             folder: holds model.safetensors, or model.safetensors.index.json and its shards.
             expected: shape of each of the model's parameters by canonical name.
-            adapter: a PEFT LoRA folder to merge, or None.
+            adapters: folders of PEFT adapters to merge, with their weights.
             trained_rows: number of leading rows of the embedding that stand for tokens. In the later rows a
                 stored output head may differ from the embedding, because a checkpoint that saves its output
                 head separately has random values there. None: all rows stand for tokens.
@@ -54,7 +55,7 @@ class Checkpoint:
                 shape; the output head differs from the embedding; or the adapter cannot be merged.
         """
         return cls.from_tensors(
-            folder, open_weight_files(folder), expected, adapter, trained_rows=trained_rows
+            folder, open_weight_files(folder), expected, adapters, trained_rows=trained_rows
         )
 
     @classmethod
@@ -63,7 +64,7 @@ class Checkpoint:
         path: Path,
         stored: Iterable[StoredTensor],
         expected: Mapping[str, tuple[int, ...]],
-        adapter: Path | None,
+        adapters: Sequence[WeightedAdapter] = (),
         *,
         trained_rows: int | None,
     ) -> Checkpoint:
@@ -73,14 +74,24 @@ class Checkpoint:
             CheckpointError: as `open`; the message begins with `path`.
         """
         tensors = _by_canonical_name(stored)
+        refuse_other_dtypes(tensor for name, tensor in tensors.items() if not is_unused(name))
         head = tensors.pop(LM_HEAD, None)
         if head is not None:
             tensors.setdefault(EMBEDDING, head)  # some files store the tied tensor only as the head
         _check_names_and_shapes(path, tensors, expected)
+        unused = [tensors.pop(name).name for name in tensors.keys() - expected.keys()]
+        notes = [f"{path}: the model does not use {quote_names(unused)}"] if unused else []
         if head is not None and tensors[EMBEDDING] is not head:
             _check_tied(path, head, tensors[EMBEDDING], trained_rows)
-        opened = None if adapter is None else Adapter.open(adapter, expected)
-        return cls(opened, tensors)
+        adapter = Adapter.open(adapters, expected)
+        if LM_HEAD in adapter.changes:
+            tensors[LM_HEAD] = tensors[EMBEDDING]
+        return cls(adapter, tensors, tuple(notes))
+
+    @property
+    def has_tied_head(self) -> bool:
+        """Whether the output head is the embedding's matrix. Only an adapter can make the two differ."""
+        return LM_HEAD not in self._tensors
 
     @property
     def names(self) -> Iterable[str]:
@@ -97,14 +108,11 @@ class Checkpoint:
         Raises:
             KeyError: the name is not one of the names that `open` expected.
         """
-        tensor = self._tensors[name].load()
-        return tensor if self.adapter is None else self.adapter.merge(name, tensor)
+        return self.adapter.merge(name, self._tensors[name].load())
 
     def dtype(self, name: str) -> torch.dtype:
-        """Return the dtype of `tensor(name)`: as stored, or float32 if the adapter changes the tensor."""
-        if self.adapter is not None and name in self.adapter.names:
-            return torch.float32
-        return self._tensors[name].dtype
+        """Return the dtype of `tensor(name)`: as stored, or float32 if adapters compute the tensor."""
+        return self.adapter.dtype(name, self._tensors[name].dtype)
 
 
 def find_non_finite(checkpoint: Checkpoint) -> list[str]:
@@ -134,12 +142,16 @@ def _check_names_and_shapes(
     folder: Path, tensors: Mapping[str, StoredTensor], expected: Mapping[str, tuple[int, ...]]
 ) -> None:
     missing = expected.keys() - tensors.keys()
-    unexpected = [tensors[name].name for name in tensors.keys() - expected.keys()]
+    extra = tensors.keys() - expected.keys()
     misshapen = [
         f"{tensors[name].name} {list(tensors[name].shape)} instead of {list(shape)}"
         for name, shape in expected.items()
         if name in tensors and tensors[name].shape != tuple(shape)
     ]
+    # If nothing else is wrong, an unused tensor is none.
+    if not missing and not misshapen and all(is_unused(name) for name in extra):
+        return
+    unexpected = [tensors[name].name for name in extra]
     kinds = {"missing": missing, "unexpected": unexpected, "misshapen": misshapen}
     problems = [f"{kind} ({len(names)}): {quote_names(names)}" for kind, names in kinds.items() if names]
     if problems:

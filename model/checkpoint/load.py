@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from ..config import PaliGemmaConfig
 from ..paligemma import PaliGemma
 from ..rotary import inverse_frequencies
 from ..skeleton import meta_model
+from .adapter import WeightedAdapter
 from .checkpoint import Checkpoint
 from .config_json import read_config
 
 
-def open_checkpoint(folder: Path, adapter: Path | None = None) -> tuple[PaliGemmaConfig, Checkpoint]:
+def open_checkpoint(
+    folder: Path, adapters: Sequence[WeightedAdapter] = ()
+) -> tuple[PaliGemmaConfig, Checkpoint]:
     """Return the configuration of a checkpoint folder, and its weights as an open Checkpoint.
+
+    The configuration is that of the adapted model: adapters may change embedding and output head differently.
 
     Raises:
         CheckpointError: the folder is not a complete checkpoint of an implemented model.
@@ -21,7 +28,9 @@ def open_checkpoint(folder: Path, adapter: Path | None = None) -> tuple[PaliGemm
     config = read_config(folder)
     expected = {name: tuple(weight.shape) for name, weight in meta_model(config).named_parameters()}
     # The row of `<image>` and the rows after it do not stand for tokens of a text.
-    return config, Checkpoint.open(folder, expected, adapter, trained_rows=config.image_token_index)
+    checkpoint = Checkpoint.open(folder, expected, adapters, trained_rows=config.image_token_index)
+    text = replace(config.text_config, tied_head=checkpoint.has_tied_head)
+    return replace(config, text_config=text), checkpoint
 
 
 def load_model(config: PaliGemmaConfig, checkpoint: Checkpoint) -> PaliGemma:

@@ -1,103 +1,126 @@
-"""A PEFT LoRA adapter, merged into the base weights one tensor at a time: W + scale * B A (arXiv 2106.09685).
+"""The change that an adapter makes to one tensor, in float32.
 
-Shapes: W is [out, in], A is [rank, in], B is [out, rank].
+    LoRA   W + scale * B A                                 (arXiv 2106.09685)
+    DoRA   magnitude * V / |V| with V = W + scale * B A    (arXiv 2402.09353, equation 5)
+
+Shapes: a linear layer's W is [out, in], A is [rank, in], B is [out, rank]; |V| is the norm of each row. A
+convolution's W and A are flattened behind their first axis. An embedding's W is [rows, width], A is [rank,
+rows], B is [width, rank], the product is (B A)^T, and |V| is the norm of each column.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Set
 from dataclasses import dataclass
-from pathlib import Path
 
+import torch
 from torch import Tensor
 
-from .errors import CheckpointError, quote_names, quote_value
-from .lora_config import AdapterConfig, read_adapter_config
-from .safetensors_file import StoredTensor, open_safetensors
-from .tensor_names import canonical_name
-
-PREFIX = "base_model.model."  # PEFT wraps the model twice
-LORA_A, LORA_B = ".lora_A.weight", ".lora_B.weight"
+from .safetensors_file import StoredTensor
 
 
 @dataclass(frozen=True)
-class _Product:
-    """The change of one weight: the product of two factors and a scale."""
+class Product:
+    """A scaled product of two factors, and DoRA's magnitudes if the adapter has them."""
 
-    a: StoredTensor  # [rank, in]
-    b: StoredTensor  # [out, rank]
+    a: StoredTensor
+    b: StoredTensor
     scale: float
+    magnitude: StoredTensor | None = None
+    is_embedding: bool = False
+
+    def add_to(self, weight: Tensor) -> None:
+        """Add the product to a float32 weight in place, then scale to the magnitudes."""
+        a, b = self.a.load().float().flatten(1), self.b.load().float().flatten(1)
+        left, right = (a.T, b.T) if self.is_embedding else (b, a)
+        rows = weight.view(len(weight), -1)
+        rows.addmm_(left, right, alpha=self.scale)
+        if self.magnitude is not None:
+            norms = torch.linalg.vector_norm(rows, dim=0 if self.is_embedding else 1)
+            factors = self.magnitude.load().float().flatten() / norms
+            rows *= factors if self.is_embedding else factors[:, None]
 
 
 @dataclass(frozen=True)
-class Adapter:
-    """The changes that an adapter makes to base weights, stored by the canonical name of the weight."""
+class TokenRows:
+    """Trained rows of an embedding."""
 
-    _products: Mapping[str, _Product]
+    values: StoredTensor  # [rows, width]
+    ids: tuple[int, ...]
 
-    @classmethod
-    def open(cls, folder: Path, expected: Mapping[str, tuple[int, ...]]) -> Adapter:
-        """Return the adapter in a folder that holds adapter_config.json and adapter_model.safetensors.
 
-        Args:
-            folder: written by `save_pretrained` of a PEFT model.
-            expected: shape of each parameter of the base model by canonical name.
+@dataclass(frozen=True)
+class Change:
+    """What an adapter does to one tensor, in this order: replace it, add to it, replace rows of it."""
 
-        Raises:
-            CheckpointError: a file is missing or damaged, the adapter is not plain LoRA, a factor has no
-                second factor, or no base weight has the name and shape of a product.
-        """
-        config = read_adapter_config(folder)
-        path = folder / "adapter_model.safetensors"
-        if not path.exists() and (folder / "adapter_model.bin").exists():
-            raise CheckpointError(
-                f"{folder}: safetensors only, and this folder holds adapter_model.bin; save the adapter again"
-            )
-        return cls(_pair_factors(path, config, expected))
+    replacement: StoredTensor | None = None
+    products: tuple[Product, ...] = ()
+    offset: tuple[StoredTensor, float] | None = None  # added to a bias, with its scale
+    rows: TokenRows | None = None
 
     @property
-    def names(self) -> Set[str]:
-        """Canonical names of the weights that the adapter changes."""
-        return self._products.keys()
+    def only_replaces(self) -> bool:
+        """Whether the changed tensor is stored, so that nothing is computed."""
+        return not self.products and self.offset is None and self.rows is None
 
-    def merge(self, name: str, weight: Tensor) -> Tensor:
-        """Return the adapted weight, a new float32[out, in]; without a change for `name`, return `weight`."""
-        product = self._products.get(name)
-        if product is None:
-            return weight
-        a, b = product.a.load().float(), product.b.load().float()
-        return weight.float().addmm(b, a, alpha=product.scale)
+    @property
+    def is_plain_lora(self) -> bool:
+        """Whether the change is a sum of products, which can be weighted and added to other changes."""
+        has_magnitude = any(product.magnitude is not None for product in self.products)
+        return self.replacement is None and self.offset is None and self.rows is None and not has_magnitude
+
+    def dtype(self, stored: torch.dtype) -> torch.dtype:
+        """Return the dtype of the changed tensor: float32 unless the tensor is only replaced."""
+        if self.only_replaces:
+            return stored if self.replacement is None else self.replacement.dtype
+        return torch.float32
+
+    def apply(self, tensor: Tensor) -> Tensor:
+        """Return the changed tensor. If it is computed, it is a new float32 tensor."""
+        if self.replacement is not None:
+            tensor = self.replacement.load()
+        if self.only_replaces:
+            return tensor
+        changed = tensor.to(torch.float32, copy=True)
+        for product in self.products:
+            product.add_to(changed)
+        if self.offset is not None:
+            values, scale = self.offset
+            changed += scale * values.load().float()
+        if self.rows is not None:
+            changed[list(self.rows.ids)] = self.rows.values.load().float()
+        return changed
 
 
-def _pair_factors(
-    path: Path, config: AdapterConfig, expected: Mapping[str, tuple[int, ...]]
-) -> dict[str, _Product]:
-    """Return the products of an adapter file by weight; check that each product fits its weight."""
-    stored = open_safetensors(path)
-    others = [name for name in stored if not name.startswith(PREFIX) or not name.endswith((LORA_A, LORA_B))]
-    if others:
-        raise CheckpointError(f"{path}: not factors of plain LoRA: {quote_names(others)}")
-    if not stored:
-        raise CheckpointError(f"{path}: holds no tensors")
-    modules = {name.removesuffix(LORA_A).removesuffix(LORA_B).removeprefix(PREFIX) for name in stored}
-    products: dict[str, _Product] = {}
-    for module in sorted(modules):
-        a, b = PREFIX + module + LORA_A, PREFIX + module + LORA_B
-        if a not in stored or b not in stored:
-            raise CheckpointError(f"{path}: {quote_value(a if b in stored else b)} is missing")
-        name = f"{canonical_name(module)}.weight"
-        if name not in expected:
-            raise CheckpointError(
-                f"{path}: {quote_value(module)} is not a layer of the model that LoRA can be merged into"
-            )
-        if name in products:
-            raise CheckpointError(
-                f"{path}: two names for one layer; remove {quote_value(module)} or its copy"
-            )
-        rank, weight = config.rank(module), expected[name]
-        shapes = stored[a].shape, stored[b].shape
-        if len(weight) != 2 or shapes != ((rank, weight[1]), (weight[0], rank)):
-            factors = f"A and B of shapes {quote_value(shapes)} and rank {rank}"
-            raise CheckpointError(f"{path}: {quote_value(module)} has {factors}, for a weight {list(weight)}")
-        products[name] = _Product(stored[a], stored[b], config.scale(module))
-    return products
+def changes_both_alike(embedding: Change, head: Change) -> bool:
+    """Return whether changes of the embedding and of the output head leave both the same matrix.
+
+    PEFT stores the factors of a tied head as the transposed factors of the embedding.
+    """
+    pairs = list(zip(embedding.products, head.products, strict=False))
+    return (
+        _have_equal_values(embedding.replacement, head.replacement)
+        and _have_equal_rows(embedding.rows, head.rows)
+        and len(embedding.products) == len(head.products)
+        and all(_are_transposed(mine, other) for mine, other in pairs)
+    )
+
+
+def _have_equal_values(first: StoredTensor | None, second: StoredTensor | None) -> bool:
+    if first is None or second is None:
+        return first is second
+    return first.shape == second.shape and torch.equal(first.load(), second.load())
+
+
+def _have_equal_rows(first: TokenRows | None, second: TokenRows | None) -> bool:
+    if first is None or second is None:
+        return first is second
+    return first.ids == second.ids and _have_equal_values(first.values, second.values)
+
+
+def _are_transposed(embedding: Product, head: Product) -> bool:
+    if embedding.magnitude is not None or head.magnitude is not None or embedding.scale != head.scale:
+        return False
+    pairs = ((embedding.a, head.b), (embedding.b, head.a))
+    return all(
+        mine.shape == other.shape[::-1] and torch.equal(mine.load(), other.load().T) for mine, other in pairs
+    )

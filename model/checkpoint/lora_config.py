@@ -1,6 +1,6 @@
 """Reading of PEFT's adapter_config.json, which gives the scale of each LoRA product.
 
-An adapter that is not plain LoRA is an error.
+An adapter that cannot be merged from its tensors alone is an error.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from .errors import quote_value
+from .errors import CheckpointError, quote_value
 from .json_file import Section, read_json
 
 MAX_ADAPTER_CONFIG_BYTES = 1 << 20  # PEFT writes about 1 KiB, more if there is a pattern for each module
@@ -20,25 +20,33 @@ MAX_RANK = 1 << 20  # the largest width of a layer (config_keys.py)
 MAX_ALPHA = 1e9  # far above any alpha in use; keeps the scale finite
 MAX_PATTERN_CHARACTERS = 200
 
+MERGE_WITH_PEFT = "merge it with PEFT (merge_and_unload), save the model and export that"
+
+_SWITCH: tuple[object, ...] = (True, False, None)
 _ACCEPTED: dict[str, tuple[object, ...]] = {
     "peft_type": ("LORA",),
-    "bias": ("none",),
-    "use_rslora": (True, False, None),
+    "bias": ("none", "all", "lora_only"),
+    "use_rslora": _SWITCH,
+    "use_dora": _SWITCH,
+    "lora_bias": _SWITCH,
+    "fan_in_fan_out": _SWITCH,  # concerns Conv1D, which PaliGemma does not have; PEFT ignores it for Linear
+    "ensure_weight_tying": _SWITCH,
     # The other initialisations (PiSSA, OLoRA, CorDA, LoftQ, LoRA-GA) change the base weights as well, so the
-    # adapter does not fit the stored base model.
+    # adapter does not fit the stored base model, unless PEFT converted it to plain LoRA (`save_pretrained`
+    # with `path_initial_model_for_weight_conversion`), which then says so here.
     "init_lora_weights": (True, False, None, "gaussian", "eva", "orthogonal", "mica"),
 }
 # Known settings are either read below or have no effect on a trained adapter: the tensors show which modules
 # are adapted, and the other known settings concern training and bookkeeping. All remaining settings of PEFT
-# 0.11 to 0.21 (use_dora, modules_to_save, layer_replication and more) must have one of the values of _OFF: a
-# setting that is on would make the adapter differ from W + scale * B A.
+# 0.11 to 0.21 (layer_replication, alora_invocation_tokens and more) must have one of the values of _OFF: a
+# setting that is on would make the adapter differ from what lora.py computes.
 _KNOWN = {
     *_ACCEPTED,
-    *("r", "lora_alpha", "rank_pattern", "alpha_pattern"),
+    *("r", "lora_alpha", "rank_pattern", "alpha_pattern", "modules_to_save", "trainable_token_indices"),
     *("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern", "lora_dropout"),
     *("task_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision", "inference_mode"),
-    *("megatron_config", "megatron_core", "loftq_config", "eva_config", "qalora_group_size"),
-    *("runtime_config", "ensure_weight_tying"),
+    *("megatron_config", "megatron_core", "loftq_config", "eva_config", "corda_config", "lora_ga_config"),
+    *("qalora_group_size", "runtime_config"),
 }
 _OFF: tuple[object, ...] = (None, False, [], {})
 
@@ -54,6 +62,14 @@ class AdapterConfig:
     use_rslora: bool  # rank-stabilised: divide by sqrt(r) instead of r (arXiv 2312.03732)
     rank_pattern: Mapping[re.Pattern[str], int]  # module path patterns; the first match counts, as in PEFT
     alpha_pattern: Mapping[re.Pattern[str], float]
+    use_dora: bool
+    saved_modules: tuple[str, ...]  # modules that the adapter file holds as a whole
+    token_indices: Mapping[str, tuple[int, ...]]  # trained rows by name of an embedding; "" for any
+
+    def token_ids(self, module: str) -> tuple[int, ...]:
+        """Return the ids whose rows an embedding stores. The module path has the adapter's layout."""
+        named = (ids for name, ids in self.token_indices.items() if f".{module}".endswith(f".{name}"))
+        return next(named, self.token_indices.get("", ()))
 
     def rank(self, module: str) -> int:
         """Return the rank of a module. The module path is written in the layout of the adapter."""
@@ -71,13 +87,16 @@ def read_adapter_config(folder: Path) -> AdapterConfig:
     """Return the ranks and scales in adapter_config.json of an adapter folder.
 
     Raises:
-        CheckpointError: the file is missing, is not JSON, or describes an adapter that is not plain LoRA.
+        CheckpointError: the file is missing, is not JSON, or describes an adapter that only PEFT can merge.
     """
     path = folder / "adapter_config.json"
     top = Section(path, "", read_json(path, MAX_ADAPTER_CONFIG_BYTES))
     if "peft_type" not in top.values:
         raise top.error("peft_type", "is missing; a LoRA adapter has 'LORA' there")
-    top.check_values(_ACCEPTED | dict.fromkeys(top.values.keys() - _KNOWN, _OFF))
+    try:
+        top.check_values(_ACCEPTED | dict.fromkeys(top.values.keys() - _KNOWN, _OFF))
+    except CheckpointError as error:
+        raise CheckpointError(f"{error}; {MERGE_WITH_PEFT}") from None
     return AdapterConfig(
         r=top.get_integer("r", None, 1, MAX_RANK),
         lora_alpha=top.get_positive("lora_alpha", 8.0, MAX_ALPHA),  # PEFT's default
@@ -88,7 +107,33 @@ def read_adapter_config(folder: Path) -> AdapterConfig:
         alpha_pattern=_read_patterns(
             top, "alpha_pattern", lambda alphas, key: alphas.get_positive(key, 0.0, MAX_ALPHA)
         ),
+        use_dora=top.values.get("use_dora") is True,
+        saved_modules=_read_names(top, "modules_to_save"),
+        token_indices=_read_token_indices(top),
     )
+
+
+def _read_names(top: Section, key: str) -> tuple[str, ...]:
+    names = top.values.get(key) or []
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise top.error(key, f"is {quote_value(names)}; it must be a list of names")
+    return tuple(names)
+
+
+def _read_token_indices(top: Section) -> dict[str, tuple[int, ...]]:
+    """Return the trained rows: PEFT writes a list for the input embedding, or a list for each module."""
+    key = "trainable_token_indices"
+    stated = top.values.get(key) or {}
+    lists = {"": stated} if isinstance(stated, list) else stated
+    if isinstance(lists, dict) and all(_is_list_of_ids(ids) for ids in lists.values()):
+        return {name: tuple(ids) for name, ids in lists.items()}
+    raise top.error(
+        key, f"is {quote_value(stated)}; it must be a list of ids, or such a list for each module"
+    )
+
+
+def _is_list_of_ids(value: object) -> bool:
+    return isinstance(value, list) and all(type(token) is int and token >= 0 for token in value)
 
 
 def _read_patterns(

@@ -13,11 +13,16 @@ has the same name.
 from __future__ import annotations
 
 EMBEDDING = "language_model.embed_tokens.weight"
-LM_HEAD = "lm_head.weight"  # not a parameter of the model, whose output head is the embedding
+LM_HEAD = "language_model.lm_head.weight"  # a parameter only if the output head differs from the embedding
+
+# Buffers that some releases of transformers save: rotary frequencies and position numbers.
+_BUFFERS = {"inv_freq", "original_inv_freq", "position_ids"}
+_POOLING_HEAD = "vision_tower.head."  # PaliGemma takes the features before it
+_MODULES = ("language_model.", "vision_tower.", "multi_modal_projector.")
 
 _PREFIXES = (
     ("language_model.model.", "language_model."),
-    ("language_model.lm_head.", "lm_head."),
+    ("lm_head.", "language_model.lm_head."),
     ("vision_tower.vision_model.", "vision_tower."),
 )
 
@@ -32,3 +37,14 @@ def canonical_name(stored: str) -> str:
         if name.startswith(prefix):
             return replacement + name.removeprefix(prefix)
     return name
+
+
+def is_unused(name: str) -> bool:
+    """Return whether the model computes the same without the tensor of this canonical name.
+
+    transformers ignores such a tensor: a buffer that follows from the configuration, SigLIP's pooling head,
+    or a part that is outside the model (the heads and experts of models that contain a PaliGemma).
+    """
+    return (
+        name.rpartition(".")[2] in _BUFFERS or name.startswith(_POOLING_HEAD) or not name.startswith(_MODULES)
+    )

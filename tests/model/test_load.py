@@ -14,7 +14,7 @@ from closeness import assert_close
 from safetensors.torch import load_file
 
 from paligemma_onnx.model.checkpoint.load import load_model, open_checkpoint
-from paligemma_onnx.model.checkpoint.tensor_names import canonical_name
+from paligemma_onnx.model.checkpoint.tensor_names import LM_HEAD, canonical_name
 from paligemma_onnx.model.linear import TiedEmbedding
 from paligemma_onnx.model.paligemma import PaliGemma
 
@@ -53,7 +53,7 @@ def test_every_parameter_is_the_stored_tensor(checkpoint: Callable[[str], Path],
     for file in checkpoint(name).glob("*.safetensors"):
         stored |= {canonical_name(key): tensor for key, tensor in load_file(file).items()}
     parameters = dict(load(checkpoint(name)).named_parameters())
-    assert stored.keys() - {"lm_head.weight"} == parameters.keys()
+    assert stored.keys() - {LM_HEAD} == parameters.keys()
     for key, parameter in parameters.items():
         assert torch.equal(parameter, stored[key]), key
 

@@ -13,6 +13,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from paligemma_onnx.model.checkpoint.adapter import WeightedAdapter
 from paligemma_onnx.model.checkpoint.checkpoint import Checkpoint, find_non_finite
 from paligemma_onnx.model.checkpoint.errors import CheckpointError
 
@@ -71,12 +72,11 @@ def test_merged_as_peft_merges(tmp_path: Path, use_rslora: bool) -> None:
     merged = parameters(adapted.merge_and_unload())
     shapes = {name: tuple(p.shape) for name, p in base.items()}
 
-    checkpoint = Checkpoint.open(tmp_path / "base", shapes, tmp_path / "adapter")
+    checkpoint = Checkpoint.open(tmp_path / "base", shapes, [WeightedAdapter(tmp_path / "adapter")])
 
-    assert checkpoint.adapter is not None
     changed = {name for name in base if not torch.equal(base[name], merged[name])}
     assert len(changed) == 3 * 3 + 2 + 1  # q, o, down of three layers; q, out of the vision tower; projector
-    assert checkpoint.adapter.names == changed
+    assert checkpoint.adapter.changes.keys() == changed
     for name, reference in merged.items():
         tensor = checkpoint.tensor(name)
         if name in changed:
@@ -84,6 +84,10 @@ def test_merged_as_peft_merges(tmp_path: Path, use_rslora: bool) -> None:
             torch.testing.assert_close(tensor, reference, rtol=1e-6, atol=1e-6)
         else:
             assert torch.equal(tensor, reference)
+
+
+def open_merged(base: Path, adapter: Path) -> Checkpoint:
+    return Checkpoint.open(base, SHAPES, [WeightedAdapter(adapter)])
 
 
 def write_base(folder: Path, weight: Tensor) -> Path:
@@ -121,7 +125,7 @@ def test_by_hand_in_both_layouts(tmp_path: Path, module: str, dtype: torch.dtype
     weight = torch.full((6, 4), 0.5, dtype=dtype)
     base = write_base(tmp_path / "base", weight)
     stored = {name: tensor.to(dtype) for name, tensor in factors(module).items()}
-    checkpoint = Checkpoint.open(base, SHAPES, write_adapter(tmp_path / "adapter", stored))
+    checkpoint = open_merged(base, write_adapter(tmp_path / "adapter", stored))
     a, b = factors(module).values()
     assert checkpoint.dtype(f"{Q}.weight") == torch.float32
     assert torch.equal(checkpoint.tensor(f"{Q}.weight"), 0.5 + 1.5 * (b @ a))  # 3 / 2 = 1.5
@@ -133,14 +137,14 @@ def test_non_finite_values_of_the_adapter_are_found(tmp_path: Path) -> None:
     stored = factors()
     next(iter(stored.values()))[0, 0] = torch.nan
     base = write_base(tmp_path / "base", torch.zeros(6, 4))
-    checkpoint = Checkpoint.open(base, SHAPES, write_adapter(tmp_path / "adapter", stored))
+    checkpoint = open_merged(base, write_adapter(tmp_path / "adapter", stored))
     assert find_non_finite(checkpoint) == [f"{Q}.weight"]
 
 
 def refusal(tmp_path: Path, adapter: Path) -> str:
     base = write_base(tmp_path / "base", torch.zeros(6, 4))
     with pytest.raises(CheckpointError) as caught:
-        Checkpoint.open(base, SHAPES, adapter)
+        open_merged(base, adapter)
     message = str(caught.value)
     assert message.startswith(str(adapter))
     assert message.isprintable()  # so it is one line
@@ -151,13 +155,18 @@ def refusal(tmp_path: Path, adapter: Path) -> str:
     ("settings", "words"),
     [
         ({"peft_type": "IA3"}, "peft_type is 'IA3'"),
-        ({"use_dora": True}, "use_dora is True"),
-        ({"bias": "lora_only"}, "bias is 'lora_only'"),
-        ({"modules_to_save": ["embed_tokens"]}, "modules_to_save is ['embed_tokens']"),
-        ({"fan_in_fan_out": True}, "fan_in_fan_out"),
-        ({"trainable_token_indices": [5]}, "trainable_token_indices"),
+        ({"peft_type": "LOHA"}, "merge it with PEFT (merge_and_unload), save the model and export that"),
+        ({"use_dora": True}, "lora_magnitude_vector' does not fit"),
+        ({"bias": "some"}, "bias is 'some'"),
+        ({"modules_to_save": ["embed_tokens"]}, "lacks the modules_to_save embed_tokens"),
+        ({"modules_to_save": "norm"}, "modules_to_save is 'norm'"),
+        ({"trainable_token_indices": ["5"]}, "trainable_token_indices"),
+        ({"trainable_token_indices": {"embed_tokens": [-1]}}, "trainable_token_indices"),
         ({"layer_replication": [[0, 4]]}, "layer_replication"),
-        ({"init_lora_weights": "pissa_niter_4"}, "init_lora_weights is 'pissa_niter_4'"),
+        (
+            {"init_lora_weights": "pissa_niter_4"},
+            "'mica' is implemented; merge it with PEFT (merge_and_unload)",
+        ),
         ({"use_tomorrows_lora": True}, "use_tomorrows_lora is True"),
         ({"r": 0}, "r is 0"),
         ({"r": True}, "r is True"),
@@ -187,13 +196,25 @@ def test_settings_refused_by_name(tmp_path: Path, settings: Json, words: str) ->
         (dict(list(factors().items())[1:]), "lora_A.weight' is missing"),
         ({name.replace("q_proj", "x_proj"): t for name, t in factors().items()}, "x_proj' is not a layer"),
         ({name.replace(Q, "lm_head"): t for name, t in factors().items()}, "'lm_head' is not a layer"),
+        (
+            factors() | {f"base_model.model.{Q}.gain": torch.ones(6)},
+            "q_proj.gain' is not a tensor of the model",
+        ),
+        (factors() | {f"base_model.model.{Q}.weight": torch.ones(4, 6)}, "[4, 6] instead of [6, 4]"),
+        (
+            factors() | {f"base_model.model.{Q}.lora_B.bias": torch.ones(6)},
+            "has no bias that lora_B.bias fits",
+        ),
         (factors("language_model.norm"), "for a weight [4]"),
         ({name: t.T.contiguous() for name, t in factors().items()}, "of shapes ((4, 2), (2, 6))"),
         (factors(r=3), "of shapes ((3, 4), (6, 3)) and rank 2"),
         (factors() | factors(f"model.{Q}"), "two names for one layer"),
         (factors() | {f"base_model.model.{Q}.lora_magnitude_vector": torch.ones(6)}, "lora_magnitude_vector"),
-        (factors() | {f"base_model.model.{Q}.lora_embedding_A": torch.ones(2, 6)}, "lora_embedding_A"),
-        (factors() | {f"{Q}.lora_A.weight": torch.ones(2, 4)}, "not factors of plain LoRA"),
+        (
+            factors() | {f"base_model.model.{Q}.lora_embedding_A": torch.ones(2, 6)},
+            "lora_embedding_B' is missing",
+        ),
+        (factors() | {f"{Q}.lora_A.weight": torch.ones(2, 4)}, "not tensors of a PEFT adapter"),
         ({name: t.double() for name, t in factors().items()}, "not F64"),
     ],
 )
@@ -217,7 +238,7 @@ def test_a_pattern_that_matches_another_module_changes_nothing(tmp_path: Path) -
     settings = {"alpha_pattern": {"proj": 100, "self_attn": 100}, "rank_pattern": {"k_proj": 7}}
     adapter = write_adapter(tmp_path / "adapter", factors(), **settings)
     a, b = factors().values()
-    merged = Checkpoint.open(base, SHAPES, adapter).tensor(f"{Q}.weight")
+    merged = open_merged(base, adapter).tensor(f"{Q}.weight")
     assert torch.equal(merged, 1.5 * (b @ a))
 
 
@@ -225,4 +246,4 @@ def test_a_pattern_that_matches_another_module_changes_nothing(tmp_path: Path) -
 def test_settings_of_later_releases_may_be_off(tmp_path: Path, off: object) -> None:
     base = write_base(tmp_path / "base", torch.zeros(6, 4))
     adapter = write_adapter(tmp_path / "adapter", factors(), use_tomorrows_lora=off)
-    assert Checkpoint.open(base, SHAPES, adapter).dtype(f"{Q}.weight") == torch.float32
+    assert open_merged(base, adapter).dtype(f"{Q}.weight") == torch.float32

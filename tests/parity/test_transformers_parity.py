@@ -209,7 +209,7 @@ def test_a_padded_batch_has_the_logits_of_its_rows(bundle: Folders, scene: Image
 
 @pytest.mark.parametrize("name", CASES)
 def test_validation_against_transformers_passes(checkpoint: Folders, bundle: Folders, name: str) -> None:
-    model, source = PaliGemma.load(bundle(name)), open_source(checkpoint(name), None)
+    model, source = PaliGemma.load(bundle(name)), open_source(checkpoint(name))
     pixels = synthetic_image(model.manifest.image.size)
     validation = validate(
         bundle(name),

@@ -16,6 +16,7 @@ from paligemma_onnx.export.bundle import weight_file
 from paligemma_onnx.export.exporter import ExportRequest, export
 from paligemma_onnx.export.precisions import WeightFormat
 from paligemma_onnx.export.quantization import encodings
+from paligemma_onnx.model.checkpoint.adapter import WeightedAdapter
 from paligemma_onnx.model.checkpoint.errors import CheckpointError
 
 Folders = Callable[[str], Path]
@@ -116,7 +117,9 @@ def test_a_merged_adapter_equals_a_checkpoint_with_merged_weights(
     save_file(tensors, folder / "model.safetensors")
     adapter = write_adapter(tmp_path / "adapter", factors, alpha, rank)
 
-    export_unchecked(ExportRequest(checkpoint(CASE), tmp_path / "by adapter", adapter=adapter))
+    export_unchecked(
+        ExportRequest(checkpoint(CASE), tmp_path / "by adapter", adapters=(WeightedAdapter(adapter),))
+    )
     export_unchecked(ExportRequest(folder, tmp_path / "by hand"))
     by_adapter = contents(tmp_path / "by adapter")
     assert by_adapter == contents(tmp_path / "by hand")

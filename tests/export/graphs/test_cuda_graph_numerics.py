@@ -70,7 +70,7 @@ def windowed(cuda_bundle: Callable[[str, str], Path]) -> Folders:
 
 def rms_errors(bundle: Path, checkpoint: Path) -> dict[str, float]:
     """Return the root mean square error by stage and kind of tensor, of the layer where it is largest."""
-    validation = self_check(bundle, read_manifest(bundle), open_source(checkpoint, None), lambda _: None)
+    validation = self_check(bundle, read_manifest(bundle), open_source(checkpoint), lambda _: None)
     assert validation.device == "cpu (float32 emulation of half precision)"
     assert validation.weights.passed
     assert validation.weights.tensors > 20
@@ -147,7 +147,7 @@ def test_rows_of_a_batch_are_what_they_are_alone(shipped: Folders) -> None:
 
 
 def test_packed_tensors_are_the_checkpoints(checkpoint: Folders) -> None:
-    source = open_source(checkpoint(WINDOW), None)
+    source = open_source(checkpoint(WINDOW))
     packed, plain = source.weights("bf16"), source.checkpoint
     layer = "language_model.layers.1"
     qkv = packed.tensor(f"{layer}.self_attn.qkv_proj.weight")
@@ -169,7 +169,7 @@ def test_packed_tensors_are_the_checkpoints(checkpoint: Folders) -> None:
 
 
 def test_tables_of_angles(checkpoint: Folders) -> None:
-    config = open_source(checkpoint(WINDOW), None).config.text_config
+    config = open_source(checkpoint(WINDOW)).config.text_config
     tables = list(compute_rotary_tables(config).values())
     positions = torch.arange(config.max_position_embeddings)[None]
     half = config.head_dim // 2
@@ -190,7 +190,7 @@ def test_a_wrong_graph_is_not_taken_for_a_rounded_one(
             model = onnx.load(folder / name, load_external_data=False)
             if sum(change(node) for node in model.graph.node):
                 onnx.save(model, folder / name)
-        source = open_source(checkpoint(WINDOW), None)
+        source = open_source(checkpoint(WINDOW))
         with pytest.raises(MismatchError):
             self_check(folder, read_manifest(folder), source, lambda _: None)
 

@@ -89,7 +89,7 @@ def test_one_changed_weight_is_found(
     weights["decoder.4.bias"][3] += 0.01
     np.savez(tmp_path / "other.npz", allow_pickle=False, **weights)
     folder = with_masks("small")
-    source = open_source(checkpoint(CASE), None, tmp_path / "other.npz")
+    source = open_source(checkpoint(CASE), mask_decoder=tmp_path / "other.npz")
     with pytest.raises(MismatchError, match=r"1 of .* tensors differ .* mask_decoder\.decoder\.4\.bias"):
         self_check(folder, read_manifest(folder), source, lambda _: None)
 

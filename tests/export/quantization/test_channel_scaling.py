@@ -46,7 +46,7 @@ def outputs(model: PaliGemma) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_balanced_weights_compute_what_they_did(checkpoint: Folders, name: str) -> None:
-    source = open_source(checkpoint(name), None)
+    source = open_source(checkpoint(name))
     plain = outputs(load_model(source.config, source.checkpoint))
     scaled = ScaledCheckpoint(source.checkpoint, source.config)
     kinds = ("features", "logits", "cached values")
@@ -66,9 +66,9 @@ def test_balanced_weights_compute_what_they_did(checkpoint: Folders, name: str) 
 def test_injected_outliers_change_no_code(checkpoint: Folders, name: str) -> None:
     if name == "shipped":
         with shipped_model() as folder:
-            source = open_source(folder, None)
+            source = open_source(folder)
     else:
-        source = open_source(checkpoint(name), None)
+        source = open_source(checkpoint(name))
     changed = EditableSource(source.checkpoint, source.config)
     plain = ScaledCheckpoint(source.checkpoint, source.config)
     inject_outliers(changed.tensors, source.config)
@@ -92,7 +92,7 @@ def test_injected_outliers_change_no_code(checkpoint: Folders, name: str) -> Non
 
 
 def test_without_balance_they_change(checkpoint: Folders) -> None:
-    source = open_source(checkpoint(FAMILIES[0]), None)
+    source = open_source(checkpoint(FAMILIES[0]))
     changed = EditableSource(source.checkpoint, source.config)
     inject_outliers(changed.tensors, source.config)
     key = "language_model.layers.0.mlp.down_proj.weight"

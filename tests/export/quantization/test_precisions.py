@@ -53,7 +53,7 @@ def rms_error(actual: NDArray[Any], reference: torch.Tensor) -> float:
 def test_each_graph_multiplies_with_its_codes(
     rounded: Callable[[str, str], Path], checkpoint: Folders, name: str, precision: str
 ) -> None:
-    folder, source = rounded(name, precision), open_source(checkpoint(name), None)
+    folder, source = rounded(name, precision), open_source(checkpoint(name))
     manifest, never = read_manifest(folder), Cancellation()
     runner = OnnxModelRunner.open(folder, manifest, choose_placement("cpu", None))
 
@@ -88,7 +88,7 @@ def test_steps_of_many_rows_take_prefills_weights(
     rounded: Callable[[str, str], Path], checkpoint: Folders, name: str, rows: int
 ) -> None:
     """From four rows on, `int4` decodes with the 8-bit weights of the prefill graph."""
-    folder, source = rounded(name, "int4"), open_source(checkpoint(name), None)
+    folder, source = rounded(name, "int4"), open_source(checkpoint(name))
     manifest, never = read_manifest(folder), Cancellation()
     assert manifest.precision.wide_batch == 4
     runner = OnnxModelRunner.open(folder, manifest, choose_placement("cpu", None))
@@ -149,4 +149,4 @@ def test_a_flipped_bit_of_a_code_is_found(
     content[len(content) // 2] ^= 1
     weights.write_bytes(content)
     with pytest.raises(MismatchError, match=r"1 of [0-9]+ stored tensors differ"):
-        self_check(folder, manifest, open_source(checkpoint(CASES[0]), None), lambda _: None)
+        self_check(folder, manifest, open_source(checkpoint(CASES[0])), lambda _: None)

@@ -92,7 +92,7 @@ def test_a_wrong_bundle_gets_its_page(
     assert "✗ FAILED" in text
     assert "language_model.embed_tokens.weight" in text
     # The margin is computed from the logits of the torch model.
-    manifest, source = read_manifest(bundle(CASE)), open_source(other, None)
+    manifest, source = read_manifest(bundle(CASE)), open_source(other)
     tokenizer = PromptTokenizer.load(bundle(CASE) / manifest.tokens.file)
     prompts = tuple(answer["prompt"] for answer in data["answers"])
     pixels = synthetic_image(manifest.image.size)[None]

@@ -128,7 +128,7 @@ def compare_outputs(checkpoint: Folders, bundle: Folders) -> Iterator[Callable[[
     tokenizer = PromptTokenizer.load(bundle(CASE) / manifest.tokens.file)
     pixels = synthetic_image(manifest.image.size)[None]
     inputs = build_validation_inputs(manifest, tokenizer, pixels, PROMPTS, STEPS)
-    source = open_source(checkpoint(CASE), None)
+    source = open_source(checkpoint(CASE))
     with tempfile.TemporaryDirectory() as scratch:
         reference = run_reference(
             load_model(source.config, source.checkpoint), inputs, Path(scratch), lambda _: None
@@ -171,7 +171,7 @@ def test_outputs_alone_betray_one_per_cent(
     stage: str,
 ) -> None:
     shutil.copytree(bundle(CASE), tmp_path / "bundle")
-    source = open_source(checkpoint(CASE), None)
+    source = open_source(checkpoint(CASE))
     stored = source.checkpoint.tensor(name).float().t().contiguous().numpy().tobytes()
     file = tmp_path / "bundle" / ("decoder.data" if "language_model" in name else "vision_encoder.data")
     content = file.read_bytes()
