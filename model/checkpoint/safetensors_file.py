@@ -80,6 +80,6 @@ def refuse_other_dtypes(tensors: Iterable[StoredTensor]) -> None:
         # A quantised checkpoint has many tensors of other dtypes. The message lists these tensors.
         names = quote_names(tensor.name for tensor in refused)
         raise CheckpointError(
-            f"{refused[0].path}: only F32, BF16 and F16 are read, not {quote_names(found)}: {names}; if the "
-            "model is quantised, load it in transformers, call dequantize() and save_pretrained, and export that"
+            f"{refused[0].path}: only F32, BF16 and F16 are read, not {quote_names(found)}: {names}; load a "
+            "quantised model in transformers, call dequantize() and save_pretrained, and export that"
         )

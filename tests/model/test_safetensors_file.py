@@ -46,7 +46,10 @@ BROKEN = "broken safetensors file"
         (file_of({"a": {"dtype": "F32", "shape": [1]}}), BROKEN),
         (file_of({"a": entry(0, 4, [1], dtype="F31")}, bytes(4)), "F31"),
         (file_of({"a": entry(0, 4, [1], dtype=7)}, bytes(4)), BROKEN),
-        (file_of({"a": entry(0, 1, [1], dtype="F8_E4M3")}, bytes(1)), "not F8_E4M3: a"),
+        (
+            file_of({"language_model.a": entry(0, 1, [1], dtype="F8_E4M3")}, bytes(1)),
+            "not F8_E4M3: language_",
+        ),
         (file_of({"a": entry(0, 4, [-1])}, bytes(4)), BROKEN),
         (file_of({"a": entry(0, 4, [True])}, bytes(4)), BROKEN),
         (file_of({"a": entry(0, 4, [1.0])}, bytes(4)), BROKEN),

@@ -95,6 +95,7 @@ def user_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     width, outputs = text["hidden_size"], text["num_attention_heads"] * text["head_dim"]
     factors = {f"{prefix}.lora_A.weight": zeros(2, width), f"{prefix}.lora_B.weight": zeros(outputs, 2)}
     save_file(factors, adapter / "adapter_model.safetensors")
+    shutil.copytree(adapter, tmp_path / "other")
     return tmp_path
 
 
