@@ -40,7 +40,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def merged_by_peft(folders: Path, weights: dict[str, float]) -> dict[str, Any]:
-    """Merge in PEFT. The first adapter must not be rank-stabilised: PEFT 0.21 scales such a sum by sqrt(r)."""
+    """Merge in PEFT, whose sum is wrong by sqrt(r) if the first adapter is rank-stabilised (0.21)."""
     import peft
 
     names = list(weights)
