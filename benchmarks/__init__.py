@@ -1,4 +1,5 @@
 """Benchmarks of speed and memory, compared with other systems and with the limits of the hardware.
 
-Run from a clone: `python -m benchmarks.real_size --work DIR`. Needs the extras `export` and `dev`.
+Run them from a clone of the repository: `python -m benchmarks.real_size --work DIR`. They need the extras
+`export` and `dev`.
 """

@@ -1,9 +1,10 @@
-"""Check what `paligemma-onnx batch` promises, on drawn scenes and with the shipped model.
+"""Check the guarantees of `paligemma-onnx batch` with the shipped model on generated scenes.
 
 python -m benchmarks.batch --work DIR
 
-It compares speed and texts with `generate` one by one, kills a run repeatedly, adds damaged files, splits the
-input into shards and, with --ray, kills a worker of a Ray cluster on this machine.
+The check compares speed and texts with `generate` called once per image. It also kills a run repeatedly,
+damages some input files, and splits the input into shards. With --ray, it kills a worker of a Ray cluster on
+this machine.
 """
 
 from __future__ import annotations
@@ -34,23 +35,31 @@ from .exports import COMMAND
 from .ray_cluster import kill_a_writer, ray_cluster
 
 PROMPT = "caption en"
-FIRST_SEED = 3_000_000_000  # of scenes that neither training nor evaluation draws
+FIRST_SEED = 3_000_000_000  # seed of the first scene; training and evaluation use smaller seeds
 DAMAGED_EVERY = 20  # one image in this many is damaged
-SOME_ROWS_FAILED = 7  # exit code of `batch`
-# Runs before COMMAND: 100 rows per part instead of 1,000, so that an interrupted run has several parts.
+SOME_ROWS_FAILED = 7  # exit code of `batch` if at least one row is an error
+# Python code that runs before COMMAND. It sets 100 rows per part instead of 1,000, so that an interrupted run
+# has already written several parts.
 SMALL_PARTS = "import paligemma_onnx.runtime.cli.batch as command; command.PART_ROWS = 100; "
-Rows = dict[str, dict[str, Any]]  # by id
+Rows = dict[str, dict[str, Any]]  # rows of an output by their id
 
 
 @click.command(context_settings={"show_default": True})
-@click.option("--work", type=click.Path(path_type=Path), required=True, help="Folder for everything made.")
+@click.option(
+    "--work",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="Folder for the bundle, images and outputs; the next run reuses bundle and images.",
+)
 @click.option("--scenes", type=click.IntRange(40), default=2000, help="Number of images.")
 @click.option("--batch-size", type=click.IntRange(1), default=8, help="Images per batch.")
-@click.option("--kills", type=click.IntRange(0), default=10, help="SIGKILLs, at random times.")
-@click.option("--ray", is_flag=True, help="Also run on a Ray cluster of this machine.")
+@click.option(
+    "--kills", type=click.IntRange(0), default=10, help="How often to kill the run, at random times."
+)
+@click.option("--ray", is_flag=True, help="Also run `batch` on a Ray cluster on this machine.")
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write all figures to this file.")
 def main(work: Path, scenes: int, batch_size: int, kills: int, ray: bool, json_file: Path | None) -> None:
-    """Check what `batch` promises; fail if a promise is broken."""
+    """Check the guarantees of `batch`; fail if one of them is violated."""
     bundle, images = make_bundle(work / "bundle"), draw_scenes(work / "scenes", scenes)
     damaged = damage_some(images, work / "broken")
     size = ("--batch-size", str(batch_size))
@@ -89,12 +98,12 @@ def main(work: Path, scenes: int, batch_size: int, kills: int, ray: bool, json_f
     differing = [name for name in ("other_texts", "killed", "shards", "ray") if figures.get(name)]
     if differing or figures["broken"] != expected_errors:
         raise click.ClickException(
-            f"a promise is broken: {', '.join(differing) or 'damaged files'} (see the lines above)"
+            f"`batch` violates a guarantee: {', '.join(differing) or 'damaged files'} (see the lines above)"
         )
 
 
 def empty_folder(output: Path) -> Path:
-    """Remove a folder and return its path."""
+    """Remove a folder and its contents, and return its path; `batch` creates the folder again."""
     shutil.rmtree(output, ignore_errors=True)
     return output
 
@@ -108,7 +117,7 @@ def make_bundle(folder: Path) -> Path:
 
 
 def draw_scenes(folder: Path, count: int) -> Path:
-    """Draw that many scenes as PNG files unless the folder exists, and return it."""
+    """Draw `count` scenes as PNG files unless the folder exists, and return the folder."""
     if not folder.exists():
         partial_folder = folder.with_name(f".{folder.name}")
         partial_folder.mkdir(parents=True, exist_ok=True)
@@ -123,7 +132,7 @@ def _draw(folder: Path, number: int) -> None:
 
 
 def damage_some(images: Path, folder: Path) -> Path:
-    """Copy the images, one in `DAMAGED_EVERY` cut after its first half, and return the folder."""
+    """Copy the images to `folder`, truncate one file in `DAMAGED_EVERY` to half its size; return `folder`."""
     if not folder.exists():
         shutil.copytree(images, folder)
         for path in sorted(folder.iterdir())[::DAMAGED_EVERY]:
@@ -132,10 +141,14 @@ def damage_some(images: Path, folder: Path) -> Path:
 
 
 def generate_one_by_one(bundle: Path, images: Path) -> tuple[dict[str, str], float]:
-    """Return the text of each image by file name, from one process, and the seconds without loading."""
+    """Answer PROMPT about each image with one call of `generate` per image.
+
+    Returns:
+        The texts by file name, and the seconds for all images. Loading the model is not timed.
+    """
     model = PaliGemma.load(bundle)
     paths = sorted(images.iterdir())
-    model.generate(paths[0], PROMPT)  # not timed: onnxruntime allocates
+    model.generate(paths[0], PROMPT)  # not timed, because onnxruntime allocates memory in the first call
     started = time.perf_counter()
     texts = {path.name: model.generate(path, PROMPT).text for path in paths}
     return texts, time.perf_counter() - started
@@ -151,7 +164,11 @@ def command(bundle: Path, images: Path, output: Path, *options: str) -> list[str
 def run(
     bundle: Path, images: Path, output: Path, *options: str, code: int = 0
 ) -> tuple[Rows, dict[str, Any]]:
-    """Run `batch`, which must end with `code`; return all rows of the output, and the run's summary."""
+    """Run `batch`; return all rows of the output, and the summary of the run.
+
+    Raises:
+        click.ClickException: the exit code is not `code`.
+    """
     ended = subprocess.run(
         command(bundle, images, output, *options), capture_output=True, text=True, check=False
     )
@@ -163,18 +180,18 @@ def run(
 def run_killed(
     bundle: Path, images: Path, output: Path, kills: int, seconds: float, *options: str
 ) -> tuple[Rows, int]:
-    """Run `batch` again and again, each time killed, then to its end.
+    """Start `batch` repeatedly and kill each run; then run `batch` until it ends.
 
     Args:
         bundle: the bundle.
         images: folder of images.
         output: folder of the rows.
-        kills: maximum number of kills; fewer if a run ends before.
-        seconds: that the runs take together, about.
+        kills: maximum number of kills. There are fewer kills if a run ends before it is killed.
+        seconds: approximate duration of all killed runs together.
         options: further options of `batch`.
 
     Returns:
-        The rows, and the number of kills.
+        The rows of the output, and the number of kills.
     """
     generator, done = random.Random(0), 0
     while done < kills:
@@ -183,7 +200,7 @@ def run_killed(
         )
         try:
             process.wait(generator.uniform(0.5, 0.5 + 2 * seconds / kills))
-            break  # it has ended
+            break  # the run has ended
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
@@ -193,7 +210,7 @@ def run_killed(
 
 
 def run_on_ray(bundle: Path, images: Path, output: Path, *options: str) -> Rows:
-    """Run `batch` on a cluster of two workers, of which one is killed when the first part is complete."""
+    """Run `batch` on a Ray cluster of two workers, and kill one worker when the first part is complete."""
     with ray_cluster(2) as (address, head):
         on_ray = ("--engine", "ray", "--ray-address", address, "--workers", "2", "--threads", "1")
         process = subprocess.Popen(
@@ -209,16 +226,20 @@ def run_on_ray(bundle: Path, images: Path, output: Path, *options: str) -> Rows:
 
 
 def read_rows(output: Path) -> Rows:
-    """Return all rows of an output by id; raises click.ClickException if two have the same id."""
+    """Return all rows of an output by their id.
+
+    Raises:
+        click.ClickException: two rows have the same id.
+    """
     lines = [line for part in sorted(output.glob("part-*")) for line in part.read_bytes().splitlines()]
     rows = {row["id"]: row for row in map(json.loads, lines)}
     if len(rows) != len(lines):
-        raise click.ClickException(f"{output.name} has {len(lines)} rows of {len(rows)} inputs")
+        raise click.ClickException(f"{output.name} has {len(lines)} rows, but only {len(rows)} ids")
     return rows
 
 
 def count_differences(name: str, rows: Rows, expected: Rows) -> int:
-    """Return how many rows are missing, unexpected, or have another text."""
+    """Return the number of rows that are missing, are unexpected, or have a different text."""
     differing: int = len(rows.keys() ^ expected.keys()) + sum(
         rows[key]["text"] != expected[key]["text"] for key in rows.keys() & expected.keys()
     )

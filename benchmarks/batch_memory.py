@@ -1,8 +1,9 @@
-"""Check that the memory of `batch` does not grow with its input, with millions of inputs and a stub model.
+"""Check with millions of inputs that the memory of `batch` does not grow with the number of inputs.
 
 python -m benchmarks.batch_memory --bundle BUNDLE --work DIR --inputs 10000000
 
-Everything except opening images and running graphs is as in a real run: the list, threads, batches, parts.
+A stub model replaces opening images and running graphs. The list of inputs, the threads, the batches and the
+output parts are those of a real run.
 """
 
 from __future__ import annotations
@@ -35,9 +36,9 @@ from paligemma_onnx.runtime.text.tokenizer import PromptTokenizer
 
 from .memory import process_memory
 
-SAMPLES = 20  # of the memory, evenly spaced over the input
+SAMPLES = 20  # number of memory measurements, evenly spaced over the inputs
 MB = 10**6  # bytes
-MAX_GROWTH = 8 * MB  # what an allocator keeps or releases between two samples
+MAX_GROWTH = 8 * MB  # an allocator may keep or release this much memory between two measurements
 KIB = 1 << 10  # bytes; the unit of getrusage(2)
 _ANSWER = Generation("a cat", (1, 2), "stop", 4, 64, 0, "cpu", Timings(0.0, 0.1, 0.1, 0.1, 0.2, 9.0), ())
 
@@ -67,12 +68,17 @@ class StubModel:
     required=True,
     help="Bundle whose manifest and tokenizer are used.",
 )
-@click.option("--work", type=click.Path(path_type=Path), required=True, help="Folder for list and output.")
-@click.option("--inputs", type=click.IntRange(1000), default=10_000_000, help="Lines of the list.")
+@click.option(
+    "--work", type=click.Path(path_type=Path), required=True, help="Folder for the list and the output."
+)
+@click.option("--inputs", type=click.IntRange(1000), default=10_000_000, help="Number of inputs in the list.")
 @click.option("--batch-size", type=click.IntRange(1), default=64, help="Images per batch.")
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write all figures to this file.")
 def main(bundle: Path, work: Path, inputs: int, batch_size: int, json_file: Path | None) -> None:
-    """Print the resident memory as rows are written; fail if it grows after the first tenth of the input."""
+    """Print the resident memory while rows are written.
+
+    Fail if the memory grows after the first tenth of the inputs.
+    """
     work /= "memory"
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
@@ -108,13 +114,15 @@ def main(bundle: Path, work: Path, inputs: int, batch_size: int, json_file: Path
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * KIB
     echo_stderr(f"{written.rows:,} rows in {seconds:,.0f} s, peak {peak / MB:.1f} MB resident")
     growth = samples[-1] - samples[SAMPLES // 10]
-    echo_stderr(f"{growth / MB:+.1f} MB between a tenth of the input and its end")
+    echo_stderr(f"{growth / MB:+.1f} MB between the first tenth of the inputs and the end")
     if json_file is not None:
         figures = {"inputs": inputs, "rows": written.rows, "seconds": seconds, "resident_bytes": samples}
         figures |= {"peak_bytes": peak, "growth_bytes": growth}
         json_file.write_text(f"{json.dumps(figures, indent=1)}\n", encoding="ascii")
     if written.rows != inputs or growth > MAX_GROWTH:
-        raise click.ClickException("memory grows with the input")
+        raise click.ClickException(
+            "the memory of `batch` grows with the number of inputs, or rows are missing"
+        )
 
 
 if __name__ == "__main__":

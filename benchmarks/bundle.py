@@ -1,4 +1,4 @@
-"""A bundle, timed in a process without torch."""
+"""Timing of a bundle; the process does not import torch."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from .request_metrics import request_metrics
 
 
 class Bundle:
-    """A loaded bundle."""
+    """A loaded bundle with the methods that `benchmarks.rounds` calls."""
 
-    timed_steps = 5  # for each cache length, after one that is not timed
+    timed_steps = 5  # timed decode steps per cache length; one more step runs before them and is not timed
 
     def __init__(self, folder: str, tokens: int, threads: int | None = None, device: str = "cpu") -> None:
         self.model = PaliGemma.load(Path(folder), device=device, threads=threads)
@@ -25,12 +25,20 @@ class Bundle:
         self._benchmark, self._tokens = Benchmark(self.model), tokens
 
     def warm_up(self, batches: list[int]) -> None:
-        """Answer a request of each number of images."""
+        """Answer one request for each number of images in `batches`."""
         for images in batches:
             self._benchmark.measure(images_for(None, images), PROMPT, self._tokens)
 
     def round(self, batches: list[int], pasts: list[int]) -> Metrics:
-        """Time a request of each number of images, then decode steps with each number of cached tokens."""
+        """Time one request for each number of images in `batches`, then decode steps for each of `pasts`.
+
+        Args:
+            batches: numbers of images per request.
+            pasts: numbers of tokens in the cache before the timed decode steps.
+
+        Returns:
+            Figures by name; metrics.py lists the names.
+        """
         metrics = dict(self.metrics)
         for images in batches:
             cost = self._benchmark.measure(images_for(None, images), PROMPT, self._tokens)
@@ -40,7 +48,7 @@ class Bundle:
         return metrics | {step_at_past(past): self._step_s(past) for past in pasts}
 
     def _step_s(self, past: int) -> float:
-        """Return the median seconds of a decode step of one sequence that starts with P cached tokens."""
+        """Return the median seconds of a decode step of one sequence with P = `past` cached tokens."""
         step = start_decoding(self.model, self._benchmark.runner, 1, past, 1 + self.timed_steps)
         seconds = []
         for _ in range(1 + self.timed_steps):

@@ -1,7 +1,8 @@
-"""A checkpoint of random weights in the published layout, written in chunks: a 3B model needs no memory.
+"""Write a checkpoint of random weights in the layout of the published checkpoints.
 
-Arithmetic takes as long with random weights as with trained ones. They are drawn as a model is initialised,
-so that activations stay finite.
+The weights are written in chunks, so memory use does not depend on the size of the model. Arithmetic takes as
+long with random weights as with trained weights. The weights have the distribution with which a model is
+initialised before training, so that activations stay finite.
 """
 
 from __future__ import annotations
@@ -23,26 +24,25 @@ from .vocabulary import build_vocabulary
 
 SPREAD = 0.02  # standard deviation: `initializer_range` of Gemma and SigLIP
 BFLOAT16_BYTES = 2
-CHUNK = 1 << 22  # values drawn at a time, 8 MiB
+CHUNK = 1 << 22  # values per chunk, 8 MiB in bfloat16
 SHARD_BYTES = 2 << 30  # maximum size of a file, unless one tensor is larger; published shards have up to 5 GB
 INDEX = "model.safetensors.index.json"
 # SigLIP's layer norms multiply by their weight, Gemma's RMS norms by 1 + weight.
 CENTRED_AT_ONE = ("layer_norm1.weight", "layer_norm2.weight", "post_layernorm.weight")
 
-Shapes = Mapping[str, tuple[int, ...]]  # by name of the tensor
-Chunks = Callable[
-    [str, tuple[int, ...]], Iterable[Tensor]
-]  # name and shape -> its values, bfloat16, in order
+Shapes = Mapping[str, tuple[int, ...]]  # shapes of tensors, by name
+# Function that takes the name and the shape of a tensor, and returns its values in order, in bfloat16 chunks.
+Chunks = Callable[[str, tuple[int, ...]], Iterable[Tensor]]
 
 
 def make_checkpoint(work: Path, model: BenchmarkModel, *, device: str = "cpu") -> Path:
     """Write a random checkpoint unless it exists, and return its folder.
 
     Args:
-        work: receives the folder, which gets its name when it is complete.
-        model: sizes and name.
-        device: torch's name of the device that draws the values; a GPU draws other values, and faster.
-            Without CUDA in torch the CPU draws them.
+        work: parent of the checkpoint's folder. The folder gets its final name when it is complete.
+        model: sizes and name of the model.
+        device: torch's name of the device that draws the random values. A GPU is faster and draws different
+            values. If torch has no CUDA, the CPU draws the values.
     """
     folder, partial = work / model.name, work / f"{model.name}.partial"
     if folder.exists():
@@ -65,7 +65,7 @@ def make_checkpoint(work: Path, model: BenchmarkModel, *, device: str = "cpu") -
 
 
 def random_chunks(device: str = "cpu") -> Chunks:
-    """Return a source of values drawn as a model is initialised, the same in every run on a device."""
+    """Return a function that draws the values of a tensor; they are the same in every run on a device."""
     generator = torch.Generator(device).manual_seed(0)
 
     def chunks(name: str, shape: tuple[int, ...]) -> Iterator[Tensor]:
@@ -80,12 +80,12 @@ def random_chunks(device: str = "cpu") -> Chunks:
 
 
 def write_weights(folder: Path, shapes: Shapes, chunks: Chunks) -> None:
-    """Write the shards and the index that names the shard of each tensor.
+    """Write safetensors files, and an index that names the file of each tensor.
 
     Args:
         folder: an existing folder.
-        shapes: of each tensor, by name.
-        chunks: returns a tensor's values, bfloat16, in chunks that fit into memory.
+        shapes: shape of each tensor, by name.
+        chunks: returns the values of a tensor in bfloat16 chunks that fit into memory.
     """
     shards = list(_shards(shapes))
     weight_map: dict[str, str] = {}
@@ -98,7 +98,7 @@ def write_weights(folder: Path, shapes: Shapes, chunks: Chunks) -> None:
 
 
 def _shards(shapes: Shapes) -> Iterator[Shapes]:
-    """Yield the tensors of each file, in the order given."""
+    """Split the tensors, in their order, into files of at most SHARD_BYTES; yield the shapes in each file."""
     shard: dict[str, tuple[int, ...]] = {}
     size = 0
     for name, shape in shapes.items():
@@ -132,5 +132,5 @@ def _bytes(shape: tuple[int, ...]) -> int:
 
 
 def write_json(path: Path, value: Mapping[str, object]) -> None:
-    """Write a JSON file of a checkpoint."""
+    """Write a value to a JSON file of a checkpoint."""
     path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")

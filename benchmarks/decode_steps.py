@@ -1,4 +1,4 @@
-"""Decode steps of a bundle outside a request, with a cache of any length.
+"""Run single decode steps of a bundle with a cache of any length.
 
 Shapes: docs/notation.md.
 """
@@ -17,23 +17,23 @@ from paligemma_onnx.runtime.graphs.model_runner import ModelRunner
 
 from .metrics import PROMPT
 
-IMAGE_TOKENS = 64  # of the prefill whose cache is repeated until it is long enough
+IMAGE_TOKENS = 64  # image tokens of the prefill; its cache is repeated until it has the requested length
 
 
 def start_decoding(
     model: PaliGemma, runner: ModelRunner, rows: int, past: int, steps: int, capacity: int = 0
 ) -> Callable[[], None]:
-    """Prefill a batch of noise and return a function that runs one decode step.
+    """Prefill a batch of random image features, and return a function that runs one decode step.
 
-    The cache is never released to the pool.
+    The memory of the cache is not returned to the runner's buffer pool.
 
     Args:
-        model: whose tokenizer and manifest are used.
-        runner: its graphs.
-        rows: sequences of the batch (B).
-        past: cached tokens of each before the first step (P).
-        steps: how often the function may be called.
-        capacity: minimum capacity of the cache in slots; it holds `past + steps` in any case.
+        model: provides the tokenizer and the manifest.
+        runner: runs the graphs of the model.
+        rows: number of sequences in the batch (B).
+        past: number of cached tokens of each sequence before the first step (P).
+        steps: maximum number of calls of the returned function.
+        capacity: minimum capacity of the cache in slots. The capacity is at least `past + steps`.
     """
     cancel, width = Cancellation(), model.manifest.model.hidden_size
     features = np.random.default_rng(0).standard_normal((rows, IMAGE_TOKENS, width), dtype=np.float32)
@@ -43,9 +43,8 @@ def start_decoding(
     lengths = np.full(rows, prompt.shape[1], dtype=np.int64)
     _, cache = runner.prefill(prompt, features, lengths, capacity, cancel)
     past_lengths = np.full(rows, past, dtype=np.int64)
-    if (
-        cache.step_buffers is not None
-    ):  # its buffer has the capacity; slots that were not written hold finite numbers
+    if cache.step_buffers is not None:
+        # The buffer already has the capacity, and slots that were not written hold finite numbers.
         cache = replace(cache, lengths=past_lengths)
     else:
         spare = steps if model.manifest.cache.update == "in_place" else 0
@@ -59,7 +58,10 @@ def start_decoding(
 
 
 def _repeated(value: DeviceTensor, used: int, past: int, spare: int) -> DeviceTensor:
-    """Repeat a cache tensor's first `used` slots until it has P of them, and append `spare` zero slots."""
+    """Return a cache tensor of P = `past` + `spare` slots.
+
+    The first `past` slots repeat the first `used` slots of `value`; the other slots are zero.
+    """
     content = value.to_numpy_view()
     repeats = -(-past // used)
     array = np.tile(content[:, :, :used], (1, 1, repeats, 1))[:, :, :past]

@@ -1,4 +1,4 @@
-"""Exports run as the command line runs them, in a process whose time and memory are measured."""
+"""Run exports and other commands as processes, and measure their time and memory."""
 
 from __future__ import annotations
 
@@ -20,21 +20,22 @@ from .measured_process import ROOT, describe_exit
 from .memory import Memory, PeakSampler
 from .worker import MAX_ERROR_CHARS
 
-COMMAND = "from paligemma_onnx.runtime.cli.main import main; main()"  # what `paligemma-onnx` runs
+COMMAND = "from paligemma_onnx.runtime.cli.main import main; main()"  # Python code of `paligemma-onnx`
+# Error line in the output of paligemma-onnx or pip, or last line of a Python traceback.
 ERROR = re.compile(r"(?:error|ERROR): (.+)|((?:\w+\.)*\w*(?:Error|Exception)\b.*)")
 
 
 @dataclass(frozen=True)
 class Export:
-    """Cost of making a bundle, or another tool's model."""
+    """Cost of exporting a bundle, or of converting a model for another tool."""
 
     seconds: float
-    peak: Memory
-    bytes: int  # of the files made
+    peak: Memory  # peak memory of the exporting process
+    bytes: int  # total size of the exported files
 
 
 class ExportFailed(Exception):
-    """The exporting command ended with an error."""
+    """Raised if an export or conversion command ends with an error."""
 
 
 def precisions_for(device: str) -> tuple[str, ...]:
@@ -46,20 +47,20 @@ def precisions_for(device: str) -> tuple[str, ...]:
 def make_bundle(
     checkpoint: Path, precision: str, *, log: Path, again: bool, options: Sequence[str] = ()
 ) -> tuple[Path, Export]:
-    """Export a bundle next to its checkpoint, or take that of an earlier run if the same code made it.
+    """Export a bundle next to its checkpoint, or reuse the bundle of an earlier run of the same code.
 
     Args:
         checkpoint: folder to export.
-        precision: of the bundle.
-        log: receives what the command prints.
-        again: export even if there is a bundle of an earlier run.
+        precision: precision of the bundle.
+        log: file for the output of the command.
+        again: export even if an earlier run left a bundle.
         options: further options of `paligemma-onnx export`.
 
     Returns:
-        The bundle and what it cost.
+        The bundle's folder, and the cost of the export.
 
     Raises:
-        ExportFailed: with the command's error line.
+        ExportFailed: the command failed; the message is the command's error line.
     """
     bundle, code = checkpoint.with_name(f"{checkpoint.name}-{precision}"), exporting_code()
     if not again and (earlier := read_cost(bundle, code)) is not None:
@@ -73,23 +74,20 @@ def make_bundle(
 
 
 def exporting_code() -> str:
-    """Return the SHA-256 of the sources that determine a bundle."""
+    """Return the SHA-256 of all Python files in export/ and model/, which determine a bundle."""
     sources = sorted(path for package in ("export", "model") for path in (ROOT / package).rglob("*.py"))
     return hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
 
 
 def run_measured(command: Sequence[str], log: Path) -> tuple[float, Memory]:
-    """Run a command to its end.
+    """Run a command, and return its duration in seconds and the peak of its memory.
 
     Args:
         command: program and arguments.
-        log: is overwritten with what it prints.
-
-    Returns:
-        Its seconds, and the peak of its memory.
+        log: file that is overwritten with the output of the command.
 
     Raises:
-        ExportFailed: with the command's error line.
+        ExportFailed: the command failed; the message is the command's error line.
     """
     started = time.perf_counter()
     with log.open("wb") as output:
@@ -106,7 +104,14 @@ def run_measured(command: Sequence[str], log: Path) -> tuple[float, Memory]:
 
 
 def read_cost(output: Path, code: str = "") -> Export | None:
-    """Return what an output of an earlier run cost; None if it is gone or other code made it."""
+    """Return the cost that `write_cost` stored for an output.
+
+    Return None if the output or its cost file does not exist, or if other code created the output.
+
+    Args:
+        output: a bundle, or a model of another tool.
+        code: hash of the code that would create the output now; see `exporting_code`.
+    """
     file = _cost_file(output)
     if not (output.exists() and file.exists()):
         return None
@@ -117,7 +122,7 @@ def read_cost(output: Path, code: str = "") -> Export | None:
 
 
 def write_cost(output: Path, cost: Export, code: str = "") -> None:
-    """Store next to an output what it cost and which code made it."""
+    """Write the cost of an output, and the hash of the code that created it, to a file next to the output."""
     _cost_file(output).write_text(json.dumps({**asdict(cost), "code": code}) + "\n", encoding="utf-8")
 
 
@@ -126,8 +131,10 @@ def _cost_file(output: Path) -> Path:
 
 
 def failure_of(log: Path, code: int) -> str:
-    """Return why a command failed: the last error line of its log, be it of this project's command, of pip or
-    of a traceback, or else its exit code.
+    """Return the reason why a command failed.
+
+    The reason is the last error line in the log of the command, or the exit code if the log contains no error
+    line.
     """
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
     errors = [match[1] or match[2] for line in lines if (match := ERROR.match(line))]

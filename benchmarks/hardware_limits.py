@@ -1,4 +1,4 @@
-"""Rates that the hardware reaches at best: reading memory, and matrix products of a prefill's size."""
+"""Measure the best rates of the hardware: memory bandwidth, and matrix products of a prefill's size."""
 
 from __future__ import annotations
 
@@ -17,24 +17,26 @@ from paligemma_onnx.runtime.engine.int8_overflow import configure_int8
 
 from .metrics import Metrics
 
-# PaliGemma 1's gate projection for a 224-pixel image and a prompt of 8 tokens: positions, inputs, outputs.
+# Size of the measured product: PaliGemma 1's gate projection for a 224-pixel image and a prompt of 8 tokens.
+# The numbers are positions, inputs and outputs.
 ROWS, INNER, OUTER = 264, 2048, 16_384
-OPERATIONS = 2 * ROWS * INNER * OUTER  # of that product: a multiplication and an addition each
+OPERATIONS = 2 * ROWS * INNER * OUTER  # multiplications and additions of that product
 REPEATS = 5  # timed runs, of which the fastest counts
-RUNS_PER_CLOCK = 4  # between two readings of the clock on a GPU, so that launching and waiting do not count
-MAX_MEMORY_SHARE = 0.4  # of a GPU's free memory, for each of the two buffers of a copy
+# Runs between two readings of the clock on a GPU, so that launching and waiting hardly affect the time.
+RUNS_PER_CLOCK = 4
+MAX_MEMORY_SHARE = 0.4  # limit of each of the two buffers of a copy, as a share of a GPU's free memory
 
 
 class HardwareLimits:
-    """Measurements of the hardware, made as systems are: in a process, once per round."""
+    """Measurements of the hardware, with the methods of a measured system; each round repeats them."""
 
     def __init__(self, threads: int, buffer: int, device: str = "cpu") -> None:
-        """Prepare.
+        """Prepare the measurements.
 
         Args:
-            threads: of the CPU.
-            buffer: bytes to read; more than the processor's caches hold.
-            device: torch's name.
+            threads: number of CPU threads.
+            buffer: number of bytes to read; more than the processor's caches hold.
+            device: torch's name of the device.
         """
         torch.set_num_threads(threads)
         self._threads, self._device = threads, torch.device(device)
@@ -44,7 +46,7 @@ class HardwareLimits:
         self._buffer = buffer
 
     def warm_up(self, batches: list[int]) -> None:
-        """Do nothing: `fastest` warms up."""
+        """Do nothing, because `fastest` runs each measurement once before it is timed."""
 
     def round(self, batches: list[int], pasts: list[int]) -> Metrics:
         """Return bytes read per second and operations per second; the arguments have no effect."""
@@ -53,7 +55,11 @@ class HardwareLimits:
         return rates if self._device.type == "cuda" else rates | {"int8_operations_per_s": self._int8()}
 
     def _read(self) -> float:
-        """Return bytes per second: of a sum, or on a GPU also of a copy (read and written), the faster."""
+        """Return the memory bandwidth in bytes per second.
+
+        On a CPU this is the rate of a sum. On a GPU it is the faster of a sum and a copy, where a copy counts
+        the bytes read and the bytes written.
+        """
         values = torch.ones(self._buffer // 4, device=self._device)
         if self._device.type == "cpu":
             return values.nbytes / fastest(values.sum)
@@ -82,7 +88,7 @@ class HardwareLimits:
 
 
 def fastest(work: Callable[[], object]) -> float:
-    """Return the seconds of the fastest of `REPEATS` runs, after a run to warm up."""
+    """Return the seconds of the fastest of `REPEATS` runs; one more run before them is not timed."""
     work()
     seconds = []
     for _ in range(REPEATS):
@@ -93,7 +99,7 @@ def fastest(work: Callable[[], object]) -> float:
 
 
 def int8_session(inner: int, outer: int, threads: int) -> onnxruntime.InferenceSession:
-    """Return a session of `int8_product` with a bundle's options (runtime/engine/session.py)."""
+    """Return an onnxruntime session of `int8_product` with the options that the runtime uses for bundles."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     configure_int8(options, onnxruntime)

@@ -1,4 +1,4 @@
-"""Description of the machine that is measured."""
+"""Describe the machine that runs a benchmark."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from paligemma_onnx.runtime.engine.devices import available_threads
 
 from .memory import total_memory
 
-# Instruction sets that decide the rate of matrix products, as /proc/cpuinfo names them on x86 and Arm.
+# Instruction sets that affect the speed of matrix products, named as in /proc/cpuinfo on x86 and Arm.
 FLAGS = (
     *("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16"),
     *("amx_tile", "amx_int8", "amx_bf16", "asimddp", "i8mm", "bf16", "sve"),
@@ -20,7 +20,7 @@ PACKAGES = ("paligemma-onnx", "onnxruntime", "onnxruntime-gpu", "torch", "transf
 
 
 def describe() -> dict[str, object]:
-    """Return processor, memory in bytes, system and versions."""
+    """Return the processor, the memory in bytes, the operating system and the versions of packages."""
     cpu = _cpu()
     present = set((cpu.get("flags") or cpu.get("Features") or "").split())
     return {

@@ -1,4 +1,4 @@
-"""A process that is measured, seen from the process that compares."""
+"""Start, call and stop a process that runs a measured system (benchmarks/worker.py)."""
 
 from __future__ import annotations
 
@@ -23,36 +23,36 @@ EXIT_TIMEOUT_S = 30.0  # seconds that a process has to exit after its stdin is c
 
 
 class ProcessFailed(Exception):
-    """A measured process ended or reported an error; the others are measured nevertheless."""
+    """Raised if a measured process ends or reports an error; the other systems are still measured."""
 
 
 @dataclass(frozen=True)
 class ProcessSpec:
-    """How to start a measured process: a class that `benchmarks.worker` constructs."""
+    """Description of a measured process: the class that `benchmarks.worker` constructs, and its arguments."""
 
     name: str
     module: str
     class_name: str
     arguments: dict[str, Any]
-    files: tuple[Path, ...] = ()  # read while loading
-    bundle: Path | None = None  # the bundle to run `paligemma-onnx prepare` on; None: nothing to prepare
-    profiled: bool = False  # its method `profile` is called after the last round
-    interpreter: str = sys.executable  # of the environment that has what the class imports
+    files: tuple[Path, ...] = ()  # files that the process reads when it loads
+    bundle: Path | None = None  # bundle for `paligemma-onnx prepare`; None: `prepare` is not measured
+    profiled: bool = False  # the method `profile` of the class is called after the last round
+    interpreter: str = sys.executable  # Python of the environment that has the imports of the class
 
 
 class MeasuredProcess:
-    """A running process of a `ProcessSpec`; as a context manager it ends the process on exit."""
+    """A running process of a `ProcessSpec`. The end of its context stops the process."""
 
     def __init__(self, spec: ProcessSpec, log: Path, *, sample_memory: bool = False) -> None:
-        """Start the process and wait until it has loaded.
+        """Start the process, and wait until it has loaded its system.
 
         Args:
-            spec: what to run.
-            log: receives the process's stderr.
-            sample_memory: sample its memory all the time, which slows it down slightly.
+            spec: the process to start.
+            log: file to which the stderr of the process is appended.
+            sample_memory: measure the memory of the process until it stops, which slows the process slightly.
 
         Raises:
-            ProcessFailed: it does not load.
+            ProcessFailed: the process does not load its system.
         """
         self.spec = spec
         started = time.perf_counter()
@@ -73,7 +73,7 @@ class MeasuredProcess:
         except BaseException:
             self.stop()
             raise
-        self.start_s = time.perf_counter() - started  # from starting the process until it has loaded
+        self.start_s = time.perf_counter() - started  # seconds from the start until the system is loaded
 
     @property
     def pid(self) -> int:
@@ -81,10 +81,10 @@ class MeasuredProcess:
         return self._process.pid
 
     def call(self, method: str, **options: Any) -> Any:
-        """Call a method of the object in the process and return its result, a JSON value.
+        """Call a method of the object in the process, and return its result, a JSON value.
 
         Raises:
-            ProcessFailed: the method raised, or the process ended.
+            ProcessFailed: the method raised an exception, or the process ended.
         """
         process = self._process
         assert process.stdin is not None
@@ -102,11 +102,11 @@ class MeasuredProcess:
         return reply.get("answer")
 
     def peak_memory(self) -> Memory:
-        """Return the peak of its memory so far, if it is sampled."""
+        """Return the peak of the process's memory so far, or the memory now if it is not sampled."""
         return self._sampler.sample()
 
     def stop(self) -> None:
-        """End the process: close its stdin, and kill it if it does not exit."""
+        """Close the stdin of the process, which makes it exit; kill it if it does not exit."""
         self._sampler.stop()
         with suppress(OSError, subprocess.TimeoutExpired):
             assert self._process.stdin is not None
@@ -118,27 +118,27 @@ class MeasuredProcess:
             self._process.stdout.close()
 
     def __enter__(self) -> MeasuredProcess:
-        """Return this process."""
+        """Return this object."""
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """End the process."""
+        """Stop the process."""
         self.stop()
 
 
 def describe_exit(code: int) -> str:
-    """Return a sentence about how a process ended, from `subprocess`'s return code."""
+    """Return a sentence about the end of a process, given the return code of `subprocess`."""
     if code == -signal.SIGKILL:
-        return "its process was killed, as the system does when memory runs out"
+        return "its process was killed (by the system, if memory ran out)"
     return f"its process ended with {signal.Signals(-code).name if code < 0 else f'code {code}'}"
 
 
 def drop_from_page_cache(files: Iterable[Path]) -> None:
-    """Ask the kernel to drop files from its page cache, so that loading reads the disk.
+    """Ask the kernel to drop files from its page cache, so that the next reader reads the disk.
 
-    Only pages that are on disk and that no process maps are dropped (posix_fadvise(2)).
+    The kernel drops only pages that are already written to disk and that no process maps (posix_fadvise(2)).
     """
     if not hasattr(os, "posix_fadvise"):
         return

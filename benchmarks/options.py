@@ -1,4 +1,4 @@
-"""Options that every benchmark command has, and the JSON file that each writes."""
+"""Common options of the benchmark commands, and the JSON file that each command writes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from . import machine
 from .memory import available_memory
 from .sizes import FAMILIES, SIDES, SIZES
 
-MEMORY_SHARE = 0.8  # of the available memory, for processes that are kept between rounds
+MEMORY_SHARE = 0.8  # default of --memory, as a share of the available memory
 GB = 10**9  # bytes
 
 Command = Callable[..., Any]
@@ -27,7 +27,11 @@ Command = Callable[..., Any]
 def parse_names(
     known: Sequence[str], _context: click.Context, _option: click.Parameter, text: str | None
 ) -> tuple[str, ...] | None:
-    """Parse comma-separated names; an omitted option stays None, an empty text is an empty tuple."""
+    """Return comma-separated names as a tuple: empty for an empty text, None if the option is not given.
+
+    Raises:
+        click.BadParameter: a name is not in `known`.
+    """
     if text is None:
         return None
     names = tuple(name.strip() for name in text.split(",") if name.strip())
@@ -38,7 +42,11 @@ def parse_names(
 
 
 def parse_numbers(_context: click.Context, _option: click.Parameter, text: str) -> tuple[int, ...]:
-    """Parse comma-separated numbers of at least 1, without repeats."""
+    """Return comma-separated numbers as a tuple without duplicates.
+
+    Raises:
+        click.BadParameter: a part of the text is not a positive integer.
+    """
     parts = [part.strip() for part in text.split(",") if part.strip()]
     if not all(part.isdecimal() and int(part) > 0 for part in parts):
         raise click.BadParameter(f"{text!r} is not a list of numbers such as 1,4")
@@ -50,7 +58,7 @@ def _threads(_context: click.Context, _option: click.Parameter, threads: int | N
 
 
 def _memory(_context: click.Context, _option: click.Parameter, gigabytes: int | None) -> int:
-    """Return bytes."""
+    """Return --memory in bytes."""
     return int(available_memory() * MEMORY_SHARE) if gigabytes is None else gigabytes * GB
 
 
@@ -59,11 +67,13 @@ _COMMON = (
         "--work",
         type=click.Path(path_type=Path),
         required=True,
-        help="Folder for checkpoints, bundles and logs; the next run reuses them.",
+        help="Folder for checkpoints, bundles and logs; the next run reuses checkpoints and bundles.",
     ),
     click.option("--family", type=click.Choice(FAMILIES), default="paligemma", help="Model family."),
-    click.option("--size", type=click.Choice(SIZES), default="3b", help="`tiny` only tries the harness."),
-    click.option("--rounds", type=click.IntRange(1), default=5, help="Rounds; medians are reported."),
+    click.option("--size", type=click.Choice(SIZES), default="3b", help="`tiny` only tests the benchmark."),
+    click.option(
+        "--rounds", type=click.IntRange(1), default=5, help="Number of rounds; the report has the medians."
+    ),
     click.option(
         "--json", "json_file", type=click.Path(path_type=Path), help="Write all figures to this file."
     ),
@@ -80,9 +90,10 @@ _PROCESSES = (
         "memory_bytes",
         type=click.IntRange(1),
         callback=_memory,
-        help="GB for processes kept between rounds.  [default: 80 % of the available memory]",
+        help="Limit in GB for processes that stay loaded between rounds.  "
+        "[default: 80 % of the available memory]",
     ),
-    click.option("--export-again", is_flag=True, help="Do not reuse bundles of an earlier run."),
+    click.option("--export-again", is_flag=True, help="Do not reuse the bundles of an earlier run."),
 )
 SIDE = click.option(
     "--side", type=click.Choice([*map(str, SIDES)]), default="224", help="Side of the images in pixels."
@@ -90,24 +101,24 @@ SIDE = click.option(
 
 
 def benchmark(function: Command) -> click.Command:
-    """Turn a function into a command with the options of every benchmark and of its measured processes."""
+    """Return a command that calls the function and has all options, including those for processes."""
     return common_options(reduce(lambda command, option: option(command), reversed(_PROCESSES), function))
 
 
 def common_options(function: Command) -> click.Command:
-    """Turn a function into a command with the options of every benchmark."""
+    """Return a command that calls the function and has the common options of all benchmarks."""
     function = reduce(lambda command, option: option(command), reversed(_COMMON), function)
     return click.command(context_settings={"show_default": True, "max_content_width": 110})(function)
 
 
 def write_json(file: Path, plan: Mapping[str, Any], started: float, figures: Mapping[str, Any]) -> None:
-    """Write all figures so far; a run that is killed leaves the rounds it has finished.
+    """Write all figures so far. Called after each round, so that a killed run leaves its finished rounds.
 
     Args:
-        file: is overwritten.
+        file: the JSON file, which is overwritten.
         plan: options of the run.
-        started: when it started, by `time.perf_counter`.
-        figures: further keys of the document.
+        started: start of the run, a value of `time.perf_counter`.
+        figures: further keys of the JSON document.
     """
     document = {
         "machine": machine.describe(),

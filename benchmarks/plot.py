@@ -15,7 +15,7 @@ from .metrics import step_at_batch, step_at_past
 from .report import Bounds, read_figures
 from .results import Result
 
-ADVICE = "matplotlib is not installed: run `pip install '.[plot]'` in the clone"
+ADVICE = "matplotlib is not installed; run `pip install '.[plot]'` in the clone of the repository"
 BARS = {"time to first token, s": "time_to_first_token_s", "s/token at batch 1": step_at_batch(1)}
 
 
@@ -25,8 +25,18 @@ def is_installed() -> bool:
 
 
 def draw(file: Path, results: Mapping[str, Result], pasts: Sequence[int], limit: Bounds | None) -> None:
-    """Draw time to the first token, time per token with its lower bound, and time by cache length."""
-    from matplotlib.figure import Figure  # noqa: PLC0415  optional
+    """Draw a chart file with three plots.
+
+    The plots are the time to the first token, the time per token with its lower bound, and the time per token
+    by the number of cached tokens.
+
+    Args:
+        file: image file to write.
+        results: results of the systems by name.
+        pasts: numbers of cached tokens.
+        limit: lower bounds; None if they were not measured.
+    """
+    from matplotlib.figure import Figure  # noqa: PLC0415  matplotlib is an optional dependency
 
     figure = Figure(figsize=(13, 4), layout="constrained")
     *bars, lines = figure.subplots(1, 3)
@@ -55,7 +65,7 @@ def draw(file: Path, results: Mapping[str, Result], pasts: Sequence[int], limit:
 @click.argument("figures", type=click.Path(path_type=Path, exists=True, dir_okay=False))
 @click.argument("image", type=click.Path(path_type=Path))
 def main(figures: Path, image: Path) -> None:
-    """Draw IMAGE from FIGURES, a JSON file of `benchmarks.real_size`."""
+    """Draw the file IMAGE from FIGURES, a JSON file that `benchmarks.real_size` wrote."""
     if not is_installed():
         raise click.UsageError(ADVICE)
     draw(image, *read_figures(figures))

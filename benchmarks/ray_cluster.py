@@ -1,4 +1,4 @@
-"""A Ray cluster on this machine, started as `ray start --head` does, and a way to kill one of its workers."""
+"""Start a Ray cluster on this machine as `ray start --head` does, and kill one of its workers."""
 
 from __future__ import annotations
 
@@ -16,16 +16,20 @@ from pathlib import Path
 
 import psutil
 
-START_TIMEOUT_S = 60.0  # seconds until the cluster listens
+START_TIMEOUT_S = 60.0  # maximum seconds from the start until the cluster accepts connections
 
 
 @contextmanager
 def ray_cluster(processors: int) -> Iterator[tuple[str, int]]:
-    """Start a cluster, yield its address and the id of its head process, and kill it at the end."""
+    """Start a cluster, yield its address and the id of its head process, and kill the cluster at the end.
+
+    Raises:
+        RuntimeError: the cluster does not start.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port: int = free.getsockname()[1]
-    folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # of sockets, whose paths must be short
+    folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # contains sockets, whose paths must be short
     options = (
         *("--node-ip-address=127.0.0.1", f"--port={port}", f"--num-cpus={processors}"),
         *(f"--temp-dir={folder}", "--include-dashboard=false", "--disable-usage-stats"),
@@ -46,7 +50,7 @@ def ray_cluster(processors: int) -> Iterator[tuple[str, int]]:
         yield f"127.0.0.1:{port}", process.pid
     finally:
         children = descendants(process.pid)
-        process.kill()  # SIGTERM takes half a minute
+        process.kill()  # after SIGTERM, Ray takes half a minute to stop
         process.wait()
         for child in children:
             with suppress(ProcessLookupError):
@@ -55,9 +59,9 @@ def ray_cluster(processors: int) -> Iterator[tuple[str, int]]:
 
 
 def kill_a_writer(head: int, output: Path) -> bool:
-    """Kill a process that is writing a part of an output; return whether there was one."""
+    """Kill a process of the cluster that is writing a part of `output`; return whether one was found."""
     for process in descendants(head):
-        with suppress(OSError):  # it has ended
+        with suppress(OSError):  # the process has ended
             held = [descriptor.readlink() for descriptor in Path(f"/proc/{process}/fd").iterdir()]
             locks = [file for file in held if file.parent == output and file.name.startswith(".part-")]
             if any(lock.with_suffix(".partial").exists() for lock in locks):

@@ -1,4 +1,4 @@
-"""Measure a model of full size with random weights, as bundles and in torch.
+"""Measure a model of a published size with random weights, both as bundles and in torch.
 
 python -m benchmarks.real_size --work DIR --json figures.json
 """
@@ -35,11 +35,12 @@ from .sizes import Family, Size, benchmark_model
 from .systems import REFERENCES, RealSizePlan, bundles, references
 
 LIMITS = "limits"
-# Bytes that are read to measure bandwidth: more than a processor's caches hold. For a miniature, whose
-# figures mean nothing, fewer.
+# Bytes that are read to measure memory bandwidth; more than a processor's caches hold. A tiny model needs no
+# valid bandwidth, so fewer bytes are read.
 BUFFER, GPU_BUFFER, TINY_BUFFER = 1 << 30, 4 << 30, 1 << 26
-PASTS = (264, 1024, 4096)  # cached tokens: about what an image of 224, of 448 and of 896 pixels takes
-# GPU memory of a process without its weights: CUDA context, kernels, a batch's cache and activations.
+PASTS = (264, 1024, 4096)  # numbers of cached tokens, close to those of images of 224, 448 and 896 pixels
+# GPU memory in bytes that a process needs in addition to its weights: CUDA context, kernels, KV cache and
+# activations.
 GPU_OVERHEAD = 3 * 10**9
 
 Store = Callable[[Mapping[str, Result], Result, Bounds | None, Mapping[str, Any]], object]
@@ -50,9 +51,9 @@ def measure(work: Path, plan: RealSizePlan, store: Store) -> None:
 
     Args:
         work: folder for checkpoint, bundles and logs.
-        plan: what to measure.
-        store: receives, after each round, the results by name, those of the hardware, the bounds that follow
-            from these, and facts about the GPU.
+        plan: the systems to measure, and the options.
+        store: called after each round with the results of the systems by name, the measured limits of the
+            hardware, the lower bounds computed from these limits, and facts about the GPU.
     """
     logs = work / "logs"
     logs.mkdir(parents=True, exist_ok=True)
@@ -62,7 +63,7 @@ def measure(work: Path, plan: RealSizePlan, store: Store) -> None:
     results = {system.result.name: system.result for system in systems}
     specs = [system.process for system in systems if system.process is not None]
     gpu = _gpu_facts(plan, logs) if plan.is_gpu else {}
-    if plan.is_gpu:  # no separate starts: loading to a GPU takes long
+    if plan.is_gpu:  # starts are not measured separately, because loading to a GPU takes long
         needs = {spec.name: sum(file.stat().st_size for file in spec.files) + GPU_OVERHEAD for spec in specs}
         persistent = persistent_processes(needs, gpu["free_bytes"])
     else:
@@ -93,7 +94,7 @@ def measure(work: Path, plan: RealSizePlan, store: Store) -> None:
 
 
 def _gpu_facts(plan: RealSizePlan, logs: Path) -> dict[str, Any]:
-    """Return facts about the GPU from a process whose CUDA context ends with it."""
+    """Return facts about the GPU, read by a short-lived process, so that its CUDA context is freed."""
     spec = ProcessSpec("device", "benchmarks.cuda.device", "Device", {"device": plan.device})
     with MeasuredProcess(spec, logs / "device.log") as process:
         return cast(dict[str, Any], process.call("facts"))
@@ -123,20 +124,21 @@ def _measure_all_starts(specs: Sequence[ProcessSpec], results: Mapping[str, Resu
 @click.option(
     "--reference",
     callback=partial(parse_names, REFERENCES),
-    help="The model in transformers, by dtype; bf16-compiled on a GPU.  [default: bf16,fp32; on a GPU bf16]",
+    help="Dtypes in which the model in transformers is measured; bf16-compiled needs a GPU.  "
+    "[default: bf16,fp32; on a GPU bf16]",
 )
 @click.option("--batches", default="1,4,8", callback=parse_numbers, help="Numbers of images per request.")
 @click.option(
     "--pasts",
     default=",".join(map(str, PASTS)),
     callback=parse_numbers,
-    help="Cache lengths, in tokens, with which decode steps are timed.",
+    help="Numbers of cached tokens with which decode steps are timed.",
 )
 @click.option("--tokens", type=click.IntRange(2, 1000), default=20, help="Tokens of each answer.")
 @click.option(
-    "--plot", "plot_file", type=click.Path(path_type=Path), help="Draw the main figures here (PNG)."
+    "--plot", "plot_file", type=click.Path(path_type=Path), help="Draw charts of the main figures (PNG file)."
 )
-@click.option("--export-only", is_flag=True, help="Make checkpoint and bundles, and measure nothing.")
+@click.option("--export-only", is_flag=True, help="Create checkpoint and bundles, and measure nothing.")
 def main(
     work: Path,
     device: str,
@@ -156,15 +158,15 @@ def main(
     json_file: Path | None,
     plot_file: Path | None,
 ) -> None:
-    """Export a random model, time it next to transformers, and compare both with the limits of the hardware.
+    """Export a model with random weights, and compare its speed with transformers and the hardware limits.
 
-    Linux only. A 3B model needs 6 GB of disk, each bundle up to 12 GB more. The next run reuses what is in
-    the work folder.
+    The command needs Linux. A 3B model needs 6 GB of disk, each bundle up to 12 GB more. The next run reuses
+    the checkpoint and the bundles in the work folder.
     """
     if plot_file is not None and not plot.is_installed():
         raise click.UsageError(plot.ADVICE)
     if device == "auto":
-        raise click.UsageError("--device is cpu, cuda or cuda:N")
+        raise click.UsageError("--device auto is not supported; choose cpu, cuda or cuda:N")
     default_references = ("bf16", "fp32") if device == "cpu" else ("bf16",)
     plan = RealSizePlan(
         subject=benchmark_model(cast(Family, family), cast(Size, size), int(side)),
@@ -206,7 +208,11 @@ def main(
 
 
 def export(work: Path, plan: RealSizePlan) -> None:
-    """Make the checkpoint and the bundles; raises click.ClickException if an export fails."""
+    """Create the checkpoint and the bundles.
+
+    Raises:
+        click.ClickException: an export failed.
+    """
     logs = work / "logs"
     logs.mkdir(parents=True, exist_ok=True)
     checkpoint = make_checkpoint(work, plan.subject, device=plan.device)

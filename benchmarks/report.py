@@ -1,4 +1,4 @@
-"""Table of results: a row per figure, a column per system, and ratios to a baseline."""
+"""Table of results with one row per figure and one column per system, and ratios to a baseline."""
 
 from __future__ import annotations
 
@@ -18,42 +18,45 @@ from .results import Prepared, Result
 Better = Literal["less", "more"]
 Value = Callable[[Result], float | None]
 GB = 1e9  # bytes
-BASELINES = ("transformers bf16", "torch bf16")  # the first that was measured is compared with
+BASELINES = ("transformers bf16", "torch bf16")  # the first of these that was measured is the baseline
 
 
 @dataclass(frozen=True)
 class Row:
-    """One figure of all systems."""
+    """Row of the table: one figure of all systems."""
 
     label: str
-    value: Value
-    format: str  # of the value
-    better: Better | None = None  # None: no ratio
+    value: Value  # function that returns the figure of a result
+    format: str  # format specification of the figure
+    better: Better | None = None  # whether smaller or larger figures are better; None: no ratio is shown
 
 
 @dataclass(frozen=True)
 class Bounds:
-    """Rates that the hardware reaches at best, and the operations of a prefill."""
+    """The best measured rates of the hardware, and the number of operations of a prefill."""
 
     read_bytes_per_s: float
     operations_per_s: float
     prefill_operations: int
 
     def decode_s(self, result: Result) -> float | None:
-        """Return the seconds in which the weights of a decode step are read once."""
+        """Return the lower bound of a decode step: the seconds for reading its weights once."""
         size = result.decoder_bytes
         return None if size is None else decode_bound_s(size, self.read_bytes_per_s)
 
     def prefill_s(self) -> float:
-        """Return the seconds in which the matrix products of a prefill are computed."""
+        """Return the lower bound of a prefill: the seconds for computing its matrix products."""
         return prefill_bound_s(self.prefill_operations, self.operations_per_s)
 
 
 def bounds(limits: Result, operations: int) -> Bounds | None:
-    """Return bounds from the measured limits; None if these were not measured.
+    """Return lower bounds computed from the measured limits, or None if the limits were not measured.
 
-    They state what the hardware reaches at best, so the fastest round counts, and the faster dtype of
-    products.
+    The bounds use the best rates: those of the fastest round, and of the faster dtype of matrix products.
+
+    Args:
+        limits: result of `hardware_limits.HardwareLimits`.
+        operations: number of operations of a prefill.
     """
     read = limits.maximum("read_bytes_per_s")
     products = [limits.maximum(f"{dtype}_operations_per_s") for dtype in ("bf16", "int8")]
@@ -62,15 +65,16 @@ def bounds(limits: Result, operations: int) -> Bounds | None:
 
 
 def baseline_of(results: Mapping[str, Result]) -> str:
-    """Return the name of the system that the others are compared with; empty if none was measured."""
+    """Return the name of the baseline of the ratios, or an empty string if no baseline was measured."""
     return next((name for name in BASELINES if name in results), "")
 
 
 def read_figures(file: Path) -> tuple[dict[str, Result], tuple[int, ...], Bounds | None]:
-    """Return what `benchmarks.real_size` wrote to a JSON file; nothing if it does not exist.
+    """Read a JSON file that `benchmarks.real_size` wrote.
 
     Returns:
-        Results by name, cache lengths of the decode steps, and bounds.
+        Results by name, numbers of cached tokens of the decode steps, and lower bounds. They are empty, and
+        the bounds None, if the file does not exist.
     """
     if not file.exists():
         return {}, (), None
@@ -81,14 +85,14 @@ def read_figures(file: Path) -> tuple[dict[str, Result], tuple[int, ...], Bounds
 
 
 def ratio(value: float | None, baseline: float | None, better: Better) -> float | None:
-    """Return how many times as good as the baseline a value is; over 1 is better."""
+    """Return the ratio of a value to the baseline; a ratio above 1 means that the value is better."""
     if value is None or baseline is None or value <= 0 or baseline <= 0:
         return None
     return baseline / value if better == "less" else value / baseline
 
 
 def median_of(name: str, scale: float = 1.0) -> Value:
-    """Return a function to the median of a figure, times `scale`."""
+    """Return a function that returns the median of a figure over the rounds, multiplied by `scale`."""
 
     def value(result: Result) -> float | None:
         median = result.median(name)
@@ -98,27 +102,27 @@ def median_of(name: str, scale: float = 1.0) -> Value:
 
 
 def export_cost(value: Callable[[Export], float]) -> Value:
-    """Return a function to a figure of the export."""
+    """Return a function that applies `value` to the export cost of a result."""
     return lambda result: None if result.export is None else value(result.export)
 
 
 def peak_gb(kind: str) -> Value:
-    """Return a function to the peak of a kind of memory, in GB."""
+    """Return a function that returns the peak of a kind of memory (a field of Memory) in GB."""
     return lambda result: None if result.peak is None else getattr(result.peak, kind) / GB
 
 
 def start_s(index: int) -> Value:
-    """Return a function to the seconds of the first (0) or second (1) start."""
+    """Return a function that returns the seconds of the first (index 0) or second (index 1) start."""
     return lambda result: result.starts[index] if len(result.starts) > index else None
 
 
 def prepared(value: Callable[[Prepared], float]) -> Value:
-    """Return a function to a figure of the prepared bundle."""
+    """Return a function that applies `value` to the figures of the prepared bundle."""
     return lambda result: None if result.prepared is None else value(result.prepared)
 
 
 def rows(batches: Sequence[int], pasts: Sequence[int], limit: Bounds | None) -> list[Row]:
-    """Return every row that a report can have."""
+    """Return every row that the table can have; `table` omits the rows without figures."""
     table_rows = [
         Row("bundle, GB", export_cost(lambda cost: cost.bytes / GB), ".2f"),
         Row("export, s", export_cost(lambda cost: cost.seconds), ".0f"),
@@ -158,7 +162,7 @@ def rows(batches: Sequence[int], pasts: Sequence[int], limit: Bounds | None) -> 
 
 
 def process_rows() -> Iterator[Row]:
-    """Yield the rows about starting a process and its memory."""
+    """Yield the rows about the start and the memory of a process."""
     yield Row("first start, s", start_s(0), ".2f", "less")
     yield Row("second start, s", start_s(1), ".2f", "less")
     yield Row("memory (PSS), GB", peak_gb("proportional"), ".2f", "less")
@@ -178,16 +182,22 @@ def bound_rows(limit: Bounds) -> Iterator[Row]:
 
 
 def times(value: float | None, bound: float | None) -> float | None:
-    """Return value / bound; None if either is unknown."""
+    """Return value / bound, or None if one of them is unknown or the bound is 0."""
     return None if value is None or not bound else value / bound
 
 
 def table(
     results: Mapping[str, Result], table_rows: Sequence[Row], limit: Bounds | None, against: str
 ) -> str:
-    """Return the results in Markdown; each figure is followed by its ratio to that of the system `against`.
+    """Return the results as a table in Markdown, followed by notes.
 
-    Rows that no system has are left out.
+    Each figure is followed by its ratio to the figure of the baseline. Rows without figures are omitted.
+
+    Args:
+        results: results by name; one column each.
+        table_rows: the rows.
+        limit: lower bounds, which the notes state; None if they were not measured.
+        against: name of the baseline.
     """
     baseline = results.get(against)
 
@@ -228,9 +238,14 @@ def table(
 
 
 def kernels_of(kernels: Mapping[str, Any], step_s: float | None) -> str:
-    """Return the number of kernels of a decode step on a GPU, and the time in and between them."""
+    """Describe the kernels of a decode step on a GPU: their number, their total time, and the other time.
+
+    Args:
+        kernels: result of `cuda.transfers.profile_steps`.
+        step_s: seconds of a decode step; None if unknown.
+    """
     if not kernels["seen"]:
-        return f"kernels are not known, {kernels['why']}"
+        return f"kernels are unknown: {kernels['why']}"
     text = f"{kernels['kernels']:.0f} kernels per decode step, which take {1e3 * kernels['kernels_s']:.3f} ms"
     if step_s is None or not kernels["kernels"]:
         return text

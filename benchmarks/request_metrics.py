@@ -1,4 +1,4 @@
-"""The figures of one request."""
+"""Convert the measured cost of a request to figures by name."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from .metrics import STAGES, Metrics, stage_at_batch, step_at_batch
 
 
 def request_metrics(cost: Cost) -> Metrics:
-    """Return the figures of a request by name; those of one image have the shortest names."""
+    """Return the figures of a request by name; metrics.py defines the names."""
     images = cost.images
     stages = {stage_at_batch(stage, images): float(getattr(cost, stage)) for stage in STAGES}
     return stages | {

@@ -1,4 +1,4 @@
-"""The order of measurements: every system in every round, so that load on the machine affects all alike."""
+"""Measure every system once in every round, so that other load on the machine affects all systems equally."""
 
 from __future__ import annotations
 
@@ -20,14 +20,17 @@ from .measured_process import (
 )
 from .results import Prepared, Result
 
-Log = Callable[[str], object]  # takes a line of progress
+Log = Callable[[str], object]  # function that prints a line of progress
 
 
 def measure_starts(spec: ProcessSpec, result: Result, log: Path) -> None:
-    """Start three processes: one reads the disk, one the page cache, and the memory of the third is sampled.
+    """Start a system three times, and store the seconds of two starts and the peak memory in `result`.
+
+    The first start reads the files from the disk, the second from the page cache. The third process answers a
+    request while its memory is measured.
 
     Raises:
-        ProcessFailed: it does not load or answer.
+        ProcessFailed: a process does not load the system or does not answer.
     """
     drop_from_page_cache(spec.files)
     for _ in ("disk", "page cache"):
@@ -39,10 +42,12 @@ def measure_starts(spec: ProcessSpec, result: Result, log: Path) -> None:
 
 
 def measure_prepared_start(spec: ProcessSpec, result: Result, log: Path) -> None:
-    """Run `paligemma-onnx prepare`, start the bundle again, and remove the prepared files, which are large.
+    """Run `paligemma-onnx prepare`, and store the time and the peak memory of a start in `result`.
+
+    The prepared files are removed at the end, because they are large.
 
     Raises:
-        ProcessFailed: it cannot be prepared, or does not load or answer.
+        ProcessFailed: `prepare` fails, or a process does not load the bundle or does not answer.
     """
     command = [sys.executable, "-c", COMMAND, "prepare", str(spec.bundle)]
     with log.open("ab") as errors:
@@ -52,7 +57,7 @@ def measure_prepared_start(spec: ProcessSpec, result: Result, log: Path) -> None
         cost = json.loads(ended.stdout)
         try:
             with MeasuredProcess(spec, log):
-                pass  # reads the files from the disk, as the first of `measure_starts` does
+                pass  # the first start reads the prepared files from the disk
             with MeasuredProcess(spec, log, sample_memory=True) as process:
                 process.call("warm_up", batches=[1])
                 peak = process.peak_memory()
@@ -62,13 +67,14 @@ def measure_prepared_start(spec: ProcessSpec, result: Result, log: Path) -> None
 
 
 def persistent_processes(memory_bytes: Mapping[str, int], limit: int) -> frozenset[str]:
-    """Return the names of the processes to keep between rounds: the smallest ones.
+    """Return the names of the processes that stay loaded between rounds.
 
-    Next to them the largest of the others, of which one at a time runs, must fit into memory.
+    As many of the smallest processes as possible stay loaded. The other processes run one at a time, so the
+    largest of these must fit into memory together with the loaded processes.
 
     Args:
-        memory_bytes: of each process, by name.
-        limit: bytes for all processes together.
+        memory_bytes: memory of each process, by name.
+        limit: maximum memory of all processes together, in bytes.
     """
     by_size = sorted(memory_bytes, key=memory_bytes.__getitem__)
     for count in range(len(by_size), -1, -1):
@@ -92,18 +98,18 @@ def run_rounds(
     log: Log,
     after_round: Callable[[], object],
 ) -> None:
-    """Measure every system once per round; one that fails is left out from then on.
+    """Measure every system once per round. After a failure, the later rounds omit the system.
 
     Args:
-        specs: of the processes, in the order in which they are measured.
-        results: by name; receive the figures.
+        specs: the processes of the systems, in the order of measurement.
+        results: results by name, in which the figures are stored.
         rounds: number of rounds.
-        batches: numbers of images per request, each measured in every round.
+        batches: numbers of images per request; every round measures each of them.
         pasts: numbers of cached tokens with which decode steps are timed.
         persistent: names of the processes that run from their first round to the end.
         warm_up: numbers of images of the requests that a new process answers before it is measured.
-        logs: folder for the processes' stderr.
-        log: receives progress.
+        logs: folder for the stderr of the processes.
+        log: prints a line of progress.
         after_round: called after each round.
     """
     with ExitStack() as all_rounds:
@@ -125,7 +131,7 @@ def run_rounds(
                             process.call("warm_up", batches=warm_up)
                             result.starts = result.starts or [process.start_s]
                         result.rounds.append(process.call("round", batches=batches, pasts=pasts))
-                        if spec.profiled and number == rounds:  # profiling slows down what follows
+                        if spec.profiled and number == rounds:  # profiling slows down later measurements
                             result.kernels = profile(process)
                     except ProcessFailed as failed:
                         result.failure = str(failed)
@@ -134,7 +140,10 @@ def run_rounds(
 
 
 def profile(process: MeasuredProcess) -> dict[str, Any]:
-    """Return the kernels of a decode step; a failure does not affect the figures of the rounds."""
+    """Return the kernels of a decode step, or the reason why they are unknown.
+
+    An error while profiling does not affect the figures of the rounds.
+    """
     try:
         return cast(dict[str, Any], process.call("profile"))
     except ProcessFailed as failed:

@@ -1,4 +1,4 @@
-"""Models that are measured: the published 3B ones with random weights, and miniatures to try the harness."""
+"""Sizes of the measured models: the published 3B sizes, and tiny models for testing the benchmarks."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ FAMILIES: tuple[Family, ...] = ("paligemma", "paligemma2")
 SIZES: tuple[Size, ...] = ("3b", "tiny")
 SIDES = (224, 448, 896)  # image sides in pixels, as published
 
-LOCATIONS, SEGMENTS = 1024, 128  # number of `<loc>` and of `<seg>` tokens, which follow the pieces
-TINY_PIECES = 600
-# Other tools store rows of whole blocks of 32 values only, and take no narrower heads.
+LOCATIONS, SEGMENTS = 1024, 128  # numbers of `<loc>` and `<seg>` tokens; their ids follow those of the pieces
+TINY_PIECES = 600  # tokens of a tiny model with ids below `<loc0000>`
+# The other tools need rows that are a multiple of 32 values long, and heads that are at least this wide.
 TINY_INTERMEDIATE, TINY_HEAD = 64, 16
-UNTRAINED = presets.VOCABULARY - presets.IMAGE_TOKEN  # rows of the embedding from `<image>` on
+UNTRAINED = presets.VOCABULARY - presets.IMAGE_TOKEN  # number of embedding rows from `<image>` to the last
 
 
 @dataclass(frozen=True)
 class BenchmarkModel:
-    """The model that is measured."""
+    """Name and configuration of the measured model."""
 
-    name: str  # of its folder
+    name: str  # name of the checkpoint's folder
     config: PaliGemmaConfig
 
     @property
     def is_tiny(self) -> bool:
-        """True of a miniature, which runs but whose figures mean nothing."""
+        """True for a tiny model, which only tests the benchmarks: its figures are meaningless."""
         return self.pieces == TINY_PIECES
 
     @property
@@ -40,15 +40,14 @@ class BenchmarkModel:
 
 
 def benchmark_model(family: Family, size: Size, side: int) -> BenchmarkModel:
-    """Return the model of a family and size; `side`, in pixels, applies to full size only."""
+    """Return the model of a family and size. `side` is the image side in pixels; tiny models ignore it."""
     is_first = family == "paligemma"
     if size == "3b":
         config = presets.paligemma_3b(side) if is_first else presets.paligemma2_3b(side)
         return BenchmarkModel(f"{family}-{side}", config)
     config = presets.tiny_gemma() if is_first else presets.tiny_gemma2()
-    image_token = (
-        TINY_PIECES + LOCATIONS + SEGMENTS
-    )  # the preset's 120 ids are fewer than the 256 byte tokens
+    # The preset has 120 ids below `<image>`, but a tokenizer needs at least 256 byte tokens.
+    image_token = TINY_PIECES + LOCATIONS + SEGMENTS
     text = replace(
         config.text_config,
         vocab_size=image_token + UNTRAINED,

@@ -1,4 +1,4 @@
-"""Systems that are measured: bundles of each precision, and the model in torch."""
+"""The measured systems of `benchmarks.real_size`: bundles of each precision, and the model in torch."""
 
 from __future__ import annotations
 
@@ -17,10 +17,12 @@ from .measured_process import ProcessSpec
 from .results import Result
 from .sizes import BenchmarkModel
 
-DTYPE_BYTES = {"bf16": 2, "fp32": 4}  # per weight, by the dtype in torch
-COMPILED = "bf16-compiled"  # a reference with compiled decode steps
+DTYPE_BYTES = {"bf16": 2, "fp32": 4}  # bytes per weight, by the name of the dtype
+COMPILED = "bf16-compiled"  # the model in transformers with compiled decode steps
 REFERENCES = (*DTYPE_BYTES, COMPILED)
-NO_VALIDATION = ("--no-validate",)  # of a bundle for a GPU: computing half precision on a CPU takes minutes
+# Export options of a bundle for a GPU. Validation would compute half precision on the CPU, which takes
+# minutes.
+NO_VALIDATION = ("--no-validate",)
 
 
 @dataclass(frozen=True)
@@ -29,14 +31,14 @@ class RealSizePlan:
 
     subject: BenchmarkModel
     device: str  # cpu, cuda or cuda:N
-    precisions: tuple[str, ...]  # of bundles
-    references: tuple[str, ...]  # of REFERENCES
-    batches: tuple[int, ...]  # numbers of images per request; 1 is the first
-    pasts: tuple[int, ...]  # numbers of cached tokens
+    precisions: tuple[str, ...]  # precisions of the measured bundles
+    references: tuple[str, ...]  # members of REFERENCES
+    batches: tuple[int, ...]  # numbers of images per request; the first is 1
+    pasts: tuple[int, ...]  # numbers of cached tokens with which decode steps are timed
     rounds: int
-    tokens: int  # of each answer
+    tokens: int  # number of tokens of each answer
     threads: int
-    memory_bytes: int  # for all processes that are kept between rounds
+    memory_bytes: int  # limit for all processes that stay loaded between rounds
     export_again: bool
 
     @property
@@ -45,23 +47,29 @@ class RealSizePlan:
         return self.device != "cpu"
 
     def as_json(self) -> dict[str, Any]:
-        """Return the options under the keys of the JSON document."""
-        fields = asdict(self) | {"subject": self.subject.name}
-        return fields | {"room": fields.pop("memory_bytes")}
+        """Return the options as a dict for the JSON document."""
+        return asdict(self) | {"subject": self.subject.name}
 
 
 @dataclass(frozen=True)
 class System:
-    """A system and its result."""
+    """A measured system and its result."""
 
     result: Result
-    process: ProcessSpec | None  # None: there is nothing to run
+    process: ProcessSpec | None  # None: the system cannot run; `result.failure` has the reason
 
 
 def bundles(
     checkpoint: Path, plan: RealSizePlan, logs: Path, log: Callable[[str], object]
 ) -> Iterator[System]:
-    """Yield a bundle of each precision, exported unless an earlier run did."""
+    """Export a bundle of each precision, unless an earlier run exported it, and yield the bundle as a system.
+
+    Args:
+        checkpoint: folder of the checkpoint.
+        plan: options of the run.
+        logs: folder for the output of exports.
+        log: prints a line of progress.
+    """
     for precision in plan.precisions:
         result = Result(precision)
         log(f"export {precision}")
@@ -95,7 +103,10 @@ def bundles(
 
 
 def references(checkpoint: Path, plan: RealSizePlan) -> Iterator[System]:
-    """Yield the checkpoint in torch, by dtype: in transformers or, if that is not installed, in `model/`."""
+    """Yield the model in torch as a system, for each reference of the plan.
+
+    The implementation is that of transformers or, if transformers is not installed, that of `model/`.
+    """
     decoder = meta_model(plan.subject.config).language_model
     weights = sum(weight.numel() for weight in decoder.parameters())
     files = tuple(sorted(checkpoint.glob("*.safetensors")))
@@ -113,12 +124,12 @@ def references(checkpoint: Path, plan: RealSizePlan) -> Iterator[System]:
         }
         module, class_name = "benchmarks.reference", "Reference"
         if reference == COMPILED and not installed:
-            result.failure = "transformers, whose decode steps are compiled, is not installed"
+            result.failure = "transformers is not installed; it is needed for compiled decode steps"
             yield System(result, None)
             continue
         if reference == COMPILED:
             module, class_name = "benchmarks.cuda.compiled_reference", "CompiledReference"
         elif not installed:
             module, class_name = "benchmarks.cuda.torch_model", "TorchModel"
-            result.tool = f"this project's own model in torch, {dtype}, since transformers is not installed"
+            result.tool = f"the torch model of this project in {dtype}, because transformers is not installed"
         yield System(result, ProcessSpec(name, module, class_name, arguments, files))

@@ -1,4 +1,4 @@
-"""Greedy generation by a PaliGemma in torch, timed stage by stage.
+"""Time the stages of greedy generation by a PaliGemma in torch.
 
 Shapes: docs/notation.md.
 """
@@ -28,32 +28,33 @@ from .request_metrics import request_metrics
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
-State = TypeVar("State")  # what a decode step needs of the steps before
+State = TypeVar("State")  # state that a decode step receives from earlier steps, such as the KV cache
 
 
 class TimedTorchModel(ABC, Generic[State]):
-    """A loaded model.
+    """A loaded model, and the methods that `benchmarks.rounds` calls.
 
-    Between decode steps nothing waits for a GPU, which is faster than a loop that stops at EOS can be.
+    The decode loop does not stop at EOS, so it does not wait for the GPU between steps. It is therefore
+    faster than a loop that checks each token.
     """
 
     def __init__(self, folder: str, tokens: int, dtype: str, threads: int, device: str = "cpu") -> None:
         """Load a checkpoint.
 
         Args:
-            folder: of the checkpoint.
-            tokens: of each answer.
-            dtype: of weights and activations, a key of `DTYPES`.
-            threads: of the CPU.
-            device: torch's name.
+            folder: folder of the checkpoint.
+            tokens: number of tokens of each answer.
+            dtype: dtype of weights and activations, a key of `DTYPES`.
+            threads: number of CPU threads.
+            device: torch's name of the device.
         """
         torch.set_num_threads(threads)
         self.device, self.dtype, self.tokens = torch.device(device), DTYPES[dtype], tokens
         config = read_config(Path(folder))
         self._facts = read_image_facts(Path(folder), config)
-        # All rows have this prompt: none is padded, so padding costs transformers nothing.
+        # All rows have the same prompt, so transformers needs no padding.
         self.prompt = PromptTokenizer.load(Path(folder) / "tokenizer.json").encode(PROMPT, tokens + 100)
-        torch.zeros(1, device=self.device)  # starts CUDA, whose context does not count
+        torch.zeros(1, device=self.device)  # starts CUDA, so that the measured memory excludes its context
         self._bytes_at_start = self._device_bytes()
         started = time.perf_counter()
         self.load(Path(folder), config)
@@ -82,13 +83,17 @@ class TimedTorchModel(ABC, Generic[State]):
         return preprocess(open_image(image).rgb, facts.size, facts.mean, facts.std, facts.rescale_factor)
 
     def warm_up(self, batches: list[int]) -> None:
-        """Answer a request of each number of images."""
+        """Answer one request for each number of images in `batches`."""
         for images in batches:
             self.ask(images_for(None, images))
             self.note_device_memory(images)
 
     def round(self, batches: list[int], pasts: list[int]) -> Metrics:
-        """Time a request of each number of images; decode steps with other cache lengths are not timed."""
+        """Time one request for each number of images in `batches`; `pasts` has no effect.
+
+        Returns:
+            Figures by name; metrics.py lists the names.
+        """
         del pasts
         metrics = dict(self.metrics)
         for images in batches:
@@ -97,7 +102,7 @@ class TimedTorchModel(ABC, Generic[State]):
 
     @torch.inference_mode()
     def ask(self, images: Sequence[NDArray[np.uint8]]) -> Cost:
-        """Answer one request of M images, one per row."""
+        """Answer one request of M images, one per row, and return the seconds of its stages."""
         started = time.perf_counter()
         pixels = torch.from_numpy(np.stack([self.pixels(image) for image in images]))
         preprocessed = time.perf_counter()
@@ -115,24 +120,28 @@ class TimedTorchModel(ABC, Generic[State]):
             prefill_s=prefilled - encoded,
             time_to_first_token_s=prefilled - started,
             token_s=(ended - prefilled) / (self.tokens - 1),
-            overhead_s=0.0,  # not measured
+            overhead_s=0.0,  # this benchmark does not measure it
             total_s=ended - started,
         )
 
     def note_device_memory(self, images: int | None) -> None:
-        """Keep the bytes of GPU memory taken since CUDA started; of a CPU nothing."""
+        """Store the bytes of GPU memory allocated since CUDA started; do nothing on a CPU.
+
+        Args:
+            images: number of images of the last request; None after loading.
+        """
         if self.device.type == "cuda":
             self.metrics[device_memory(images)] = self._device_bytes() - self._bytes_at_start
 
     def _device_bytes(self) -> int:
-        """Return the bytes of GPU memory in use, as the driver reports them."""
+        """Return the bytes of GPU memory in use by all processes, as the driver reports them; 0 on a CPU."""
         if self.device.type == "cpu":
             return 0
         free, total = torch.cuda.mem_get_info(self.device)
         return total - free
 
     def _now(self) -> float:
-        """Wait for the GPU, then return `time.perf_counter()`."""
+        """Wait until the GPU is idle, then return `time.perf_counter()`."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         return time.perf_counter()

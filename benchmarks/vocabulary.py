@@ -1,4 +1,4 @@
-"""A tokenizer with as many pieces as the published one, so that loading it takes as long."""
+"""Build a tokenizer with as many pieces as the published tokenizer, so that loading it takes as long."""
 
 from __future__ import annotations
 
@@ -12,19 +12,22 @@ from training.tokenizer import PRINTABLE, SPACE, assemble_tokenizer
 from .sizes import LOCATIONS, SEGMENTS
 
 _LETTERS = string.ascii_letters
-# The letters first, so that words are split into pieces of two and three letters.
+# The letters come first, so that the tokenizer splits words into pieces of two and three letters.
 _CHARACTERS = (*_LETTERS, *(char for char in PRINTABLE if char not in _LETTERS))
 
 
 def build_vocabulary(pieces: int, *, adds_bos: bool) -> Tokenizer:
-    """Build a tokenizer whose merges are pairs of characters and, once these are used up, triples.
+    """Return a tokenizer whose pieces are bytes, characters, pairs of characters, and triples of characters.
+
+    Triples are used only if all pairs are used.
 
     Args:
         pieces: number of tokens with ids below `<loc0000>`.
-        adds_bos: whether it puts BOS before a text.
+        adds_bos: whether the tokenizer puts BOS before a text.
 
     Raises:
-        ValueError: `pieces` is smaller than the bytes and characters alone, or larger than the triples allow.
+        ValueError: there are more bytes and characters than `pieces`, or `pieces` exceeds the number of all
+            bytes, characters, pairs and triples.
     """
     characters = (SPACE, *_CHARACTERS)
     fixed = assemble_tokenizer(characters, [], 0, 0).get_vocab_size() - 1  # without `<image>`, the last id
@@ -32,7 +35,6 @@ def build_vocabulary(pieces: int, *, adds_bos: bool) -> Tokenizer:
     triples = (("".join(pair), char) for pair, char in product(pairs, _CHARACTERS))
     merges = [*pairs, *islice(triples, max(0, pieces - fixed - len(pairs)))][: max(0, pieces - fixed)]
     if fixed + len(merges) != pieces:
-        raise ValueError(
-            f"cannot build {pieces} pieces: {fixed} up to all triples of characters are possible"
-        )
+        largest = fixed + len(_CHARACTERS) ** 2 + len(_CHARACTERS) ** 3
+        raise ValueError(f"cannot build {pieces} pieces; choose a number from {fixed} to {largest}")
     return assemble_tokenizer(characters, merges, LOCATIONS, SEGMENTS, adds_bos=adds_bos)

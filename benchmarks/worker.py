@@ -1,11 +1,10 @@
-"""Process of one measured system: it loads what its arguments name, then answers requests, one JSON line
-each.
+"""Process of one measured system: construct an object of a class, then call its methods on request.
 
 python -m benchmarks.worker MODULE CLASS ARGUMENTS
 
-Requests arrive on stdin: the name of a method and its keyword arguments. Replies go to the original stdout;
-what libraries print on stdout goes to stderr. Imports the standard library only: interpreters of other
-environments run it too.
+Each line of stdin is a request in JSON: the name of a method and its keyword arguments. Each reply is a line
+of JSON on stdout. Text that libraries print on stdout goes to stderr. This module imports only the standard
+library, because the Python interpreters of other environments run it, too.
 """
 
 from __future__ import annotations
@@ -20,11 +19,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-LOAD = "load"  # the request that constructs the object
-MAX_ERROR_CHARS = 300  # of an error message in a reply
-OOM_SCORE = (
-    "1000"  # the highest (proc(5)): short of memory, the kernel kills this process, not the one that compares
-)
+LOAD = "load"  # name of the request that constructs the object
+MAX_ERROR_CHARS = 300  # maximum length of an error message in a reply
+# Highest value (proc(5)). If memory runs out, the kernel kills this process and not the process that started
+# it.
+OOM_SCORE = "1000"
 
 
 def main() -> None:
@@ -52,15 +51,15 @@ def construct(module: str, class_name: str, arguments: dict[str, Any]) -> Any:
 
 
 def call_method(system: Any, method: str, options: dict[str, Any]) -> Any:
-    """Call a method and return its result."""
+    """Call a method of the object, and return its result."""
     return getattr(system, method)(**options)
 
 
 def attempt(work: Callable[..., Any], *arguments: Any) -> dict[str, Any]:
-    """Return {"answer": result} or, if the call raises, {"error": one line}."""
+    """Call a function; return {"answer": result} or, if it raises an exception, {"error": one line}."""
     try:
         return {"answer": work(*arguments)}
-    except Exception as error:  # of any library: reported, so that the other systems are still measured
+    except Exception as error:  # reported in the reply, so that the other systems are still measured
         traceback.print_exc()
         return {"error": " ".join(f"{type(error).__name__}: {error}".split())[:MAX_ERROR_CHARS]}
 

@@ -1,5 +1,5 @@
 """Tests and timing of bundles on an NVIDIA GPU.
 
-Run from a clone: `python -m benchmarks.cuda --work DIR`. Needs the extras `gpu` and `export`, psutil and
-pytest, and takes eight minutes at most.
+Run them from a clone of the repository: `python -m benchmarks.cuda --work DIR`. They need the extras `gpu`
+and `export`, psutil and pytest, and take at most eight minutes.
 """

@@ -1,9 +1,9 @@
-"""Run the GPU tests and time a model of full size on a GPU, within a time budget, and write one JSON file.
+"""Run the GPU tests, time a 3B model on a GPU, and write one JSON file, all within a time budget.
 
 python -m benchmarks.cuda --work DIR --json figures.json
 
-The tests are those of tests/cuda/test_gpu.py, with the shipped model; the figures are those of
-`python -m benchmarks.real_size --device cuda`. Nothing is downloaded.
+The tests are those of tests/cuda/test_gpu.py, which use the shipped model. The figures are those of
+`python -m benchmarks.real_size --device cuda`. The command downloads nothing.
 """
 
 from __future__ import annotations
@@ -29,24 +29,28 @@ from ..systems import COMPILED
 from .checks import Check, full_size_checks, passed, read_tests, table_of_checks
 from .steps import Run, Step
 
-FAILED = 6  # exit code: a required check failed or is unknown
-PREPARING_SHARE = 0.6  # of the budget, for exports and tests: the rest is for timing what there is
-DEVICE_VARIABLE = "GPU_TEST_DEVICE"  # environment variable that tells the tests which device to use
+FAILED = 6  # exit code if a required check failed or did not run
+PREPARING_SHARE = 0.6  # share of the budget for exports and tests; the rest is for timing
+DEVICE_VARIABLE = "GPU_TEST_DEVICE"  # environment variable that contains the device of the tests
 
 
 @common_options
 @SIDE
-@click.option("--device", type=DeviceType(), default="cuda", help="cuda, cuda:N, or cpu to try the harness.")
+@click.option(
+    "--device", type=DeviceType(), default="cuda", help="cuda, cuda:N, or cpu to test the benchmark."
+)
 @click.option(
     "--precisions",
     callback=partial(parse_names, tuple(PRECISIONS)),
-    help="Precisions that are timed.  [default: bf16,int4-bf16; on a CPU fp32]",
+    help="Precisions of the timed bundles.  [default: bf16,int4-bf16; on a CPU fp32]",
 )
 @click.option("--batches", default="1,8,32", callback=parse_numbers, help="Numbers of images per request.")
 @click.option(
-    "--tokens", type=click.IntRange(2, 200), default=64, help="Tokens of each answer that is timed."
+    "--tokens", type=click.IntRange(2, 200), default=64, help="Number of tokens of each timed answer."
 )
-@click.option("--budget", type=click.FloatRange(1), default=480.0, help="Seconds for everything.")
+@click.option(
+    "--budget", type=click.FloatRange(1), default=480.0, help="Maximum duration of the command in seconds."
+)
 def main(
     work: Path,
     json_file: Path | None,
@@ -62,13 +66,13 @@ def main(
 ) -> None:
     """Test and time bundles on a GPU.
 
-    Ends with code 6 if a test fails or does not run; a missed speed target is reported and does not fail the
-    run. A 3B model needs 15 GB of disk and about 10 GB of GPU memory.
+    The exit code is 6 if a test fails or does not run. A missed speed target is reported, but does not change
+    the exit code. A 3B model needs 15 GB of disk and about 10 GB of GPU memory.
     """
     if device == "auto":
-        raise click.UsageError("--device is cuda, cuda:N or cpu")
+        raise click.UsageError("--device auto is not supported; choose cuda, cuda:N or cpu")
     if find_spec("pytest") is None:
-        raise click.UsageError("pytest, which runs the GPU tests, is not installed: pip install pytest")
+        raise click.UsageError("the GPU tests need pytest, which is not installed; run `pip install pytest`")
     is_gpu, batches = device != "cpu", tuple(dict.fromkeys((1, *batches)))
     names = precisions or (("bf16", "int4-bf16") if is_gpu else ("fp32",))
     work = work.resolve()
@@ -93,7 +97,7 @@ def main(
         return *real_size, *systems, *counts, *options
 
     def do(*steps: Step, share: float = 1.0) -> list[Check]:
-        """Run steps, write everything known so far, and return the checks."""
+        """Run steps, write all results so far to the JSON file, and return the checks."""
         run.do(*steps, share=share)
         checks = all_checks(run, junit, figures["timing"], names if is_gpu else ())
         if json_file is not None:
@@ -107,13 +111,14 @@ def main(
     selected = ("-m", "gpu") if is_gpu else ("-m", "not gpu", "-k", "cpu and fp32")
     pytest = (sys.executable, "-m", "pytest", "tests/cuda/test_gpu.py")
     tests = (*pytest, *selected, f"--junitxml={junit}")
-    # The checkpoint is drawn on the GPU, before tests measure the GPU's memory; exports run on the CPU.
+    # The checkpoint comes first, because the GPU draws its random values and the tests measure the GPU's
+    # memory. Exports run on the CPU, so they can run at the same time as the tests.
     do(Step("checkpoint", export(""), least_s=20))
     exports = [Step(f"export {name}", export(name), least_s=60) for name in names]
     do(Step("tests", tests, least_s=30, success=(0, 1)), *exports, share=PREPARING_SHARE)
     sizes = ",".join(map(str, batches))
     checks = do(Step("timing", timing("timing", ",".join(names), "bf16", sizes), least_s=40))
-    if is_gpu:  # one batch size: each compiles anew
+    if is_gpu:  # only one batch size, because each batch size takes a compilation
         command = timing("compiled", names[0], COMPILED, "1", "--pasts", "")
         checks = do(Step("compiled", command, least_s=60))
     for file in figures.values():
@@ -127,11 +132,18 @@ def main(
 
 
 def all_checks(run: Run, junit: Path, timing: Path, precisions: Sequence[str]) -> list[Check]:
-    """Return the checks of the tests, and on a GPU those of the precisions that are timed."""
+    """Return the outcomes of the tests, followed by the checks of the timed bundles.
+
+    Args:
+        run: the steps so far.
+        junit: JUnit file of the tests.
+        timing: JSON file of `benchmarks.real_size`.
+        precisions: precisions of the timed bundles; empty on a CPU, where timings are not checked.
+    """
     checks = read_tests(junit)
     if not any(check.required for check in checks):
         tests = run.outcomes.get("tests")
-        checks.append(Check("tests", (tests and tests.why) or "none ran", "pass", None))
+        checks.append(Check("tests", (tests and tests.why) or "no test ran", "pass", None))
     results, _, limit = read_figures(timing)
     return checks + (list(full_size_checks(results, limit, precisions)) if precisions else [])
 

@@ -1,4 +1,4 @@
-"""A bundle on a GPU, timed; the process imports torch only to profile, after everything is timed."""
+"""Timing of a bundle on a GPU. The process imports torch only for profiling, after all timings."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .transfers import profile_steps
 
 
 class CudaBundle(Bundle):
-    """A loaded bundle, and the GPU memory that it takes."""
+    """A loaded bundle; its figures include the GPU memory that the bundle allocated."""
 
     timed_steps = 20
 
@@ -21,11 +21,14 @@ class CudaBundle(Bundle):
         self.metrics[device_memory(None)] = self._device.taken()
 
     def warm_up(self, batches: list[int]) -> None:
-        """Answer a request of each number of images, which allocates memory and captures CUDA graphs."""
+        """Answer one request for each number of images in `batches`.
+
+        The requests allocate the memory and capture the CUDA graphs of later requests.
+        """
         for images in batches:
             super().warm_up([images])
             self.metrics[device_memory(images)] = self._device.taken()
 
     def profile(self) -> dict[str, Any]:
-        """Return kernels and copies of a decode step of one sequence, and clocks while the GPU is warm."""
+        """Return the kernels and copies of a decode step of one sequence, and the clocks of the busy GPU."""
         return self._device.smi() | profile_steps(self.model, rows=1, count=self.timed_steps)

@@ -1,4 +1,4 @@
-"""Checks of a run: the tests of tests/cuda/test_gpu.py, and a full-size model's figures against targets."""
+"""Checks of a GPU run: outcomes of tests/cuda/test_gpu.py, and targets for the figures of a 3B model."""
 
 from __future__ import annotations
 
@@ -11,22 +11,25 @@ from ..metrics import device_memory, step_at_batch
 from ..report import Bounds, baseline_of, times
 from ..results import Result
 
-MAX_STEP = 1.6  # a decode step of one sequence: times the lower bound of reading its weights once
-MIN_SPEEDUP = 3.0  # tokens per second: times those of torch, eager
-MAX_FIRST_TOKEN = 0.7  # time to the first token: times that of torch, eager
-MAX_SHOWN = 20  # characters of a test's property in the table
+# Targets. The baseline is eager torch.
+MAX_STEP = 1.6  # duration of a decode step of one sequence, divided by its lower bound
+MIN_SPEEDUP = 3.0  # tokens per second, divided by those of the baseline
+MAX_FIRST_TOKEN = 0.7  # time to the first token, divided by that of the baseline
+MAX_SHOWN = 20  # maximum length in characters of a test's property in the table
 
 
 @dataclass(frozen=True)
 class Check:
-    """A test or figure, and what is required of it."""
+    """A test or a figure, its target, and the outcome."""
 
     name: str
     measured: str
     target: str
-    passed: bool | None  # None: unknown, or skipped
-    required: bool = True  # False: a miss is reported and does not fail the run
-    properties: dict[str, str] = field(default_factory=dict)  # of a test, by `record_property`
+    passed: bool | None  # None: the check was skipped, or its figure is unknown
+    required: bool = True  # False: a missed target is reported, but does not fail the run
+    properties: dict[str, str] = field(
+        default_factory=dict
+    )  # properties that a test stored in the JUnit file
 
 
 def passed(checks: Sequence[Check]) -> bool:
@@ -35,7 +38,7 @@ def passed(checks: Sequence[Check]) -> bool:
 
 
 def read_tests(junit: Path) -> list[Check]:
-    """Return the outcome of each test in pytest's JUnit file; none if the file does not exist."""
+    """Return the outcome of each test in pytest's JUnit file, or an empty list if the file does not exist."""
     return [_test(case) for case in ElementTree.parse(junit).iter("testcase")] if junit.exists() else []
 
 
@@ -58,7 +61,13 @@ def _test(case: ElementTree.Element) -> Check:
 def full_size_checks(
     results: Mapping[str, Result], limit: Bounds | None, precisions: Sequence[str]
 ) -> Iterator[Check]:
-    """Yield the checks of the bundles: memory, which is required, and speed, which is reported."""
+    """Yield the checks of the bundles' memory, which are required, and of their speed, which are not.
+
+    Args:
+        results: results of `benchmarks.real_size`, by name.
+        limit: lower bounds; None if they were not measured.
+        precisions: precisions of the bundles. The first one is compared with the baseline.
+    """
     systems = {name: results.get(name, Result(name)) for name in precisions}
     for result in systems.values():
         yield _weights_once(result)
@@ -77,7 +86,10 @@ def full_size_checks(
 
 
 def _weights_once(result: Result) -> Check:
-    """Require that prefill and decode share their weights: a second copy would exceed the limit."""
+    """Return a check that prefill and decode share their weights on the GPU.
+
+    The limit is the size of the bundle plus half the weights of the decoder, so a second copy exceeds it.
+    """
     name, taken = f"{result.name}: GPU memory, loaded", result.median(device_memory(None))
     if taken is None or result.export is None or result.decoder_bytes is None:
         return Check(name, result.failure or "not measured", "weights once", None)
@@ -94,7 +106,7 @@ def _target(name: str, measured: float | None, target: float, *, more: bool = Fa
 
 
 def table_of_checks(checks: Sequence[Check]) -> str:
-    """Return the checks in Markdown."""
+    """Return the checks as a table in Markdown."""
     lines = ["| check | measured | target | |", "|---|---|---|---|"]
     for check in checks:
         outcome = {True: "passed", False: "missed", None: "unknown"}[check.passed]

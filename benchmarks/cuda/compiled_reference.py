@@ -1,4 +1,4 @@
-"""transformers' PaliGemma with compiled decode steps.
+"""Timing of the PaliGemma in transformers with compiled decode steps.
 
 Shapes: docs/notation.md.
 """
@@ -21,16 +21,19 @@ from ..reference import Reference
 
 
 class CompiledReference(Reference):
-    """A cache of fixed size, and decode steps compiled to CUDA graphs, as `generate` compiles them."""
+    """The reference with a cache of fixed size, and with decode steps compiled to CUDA graphs.
+
+    The compilation is the one that `generate` of transformers uses.
+    """
 
     def load(self, folder: Path, config: PaliGemmaConfig) -> None:
-        """Load the checkpoint."""
+        """Load the checkpoint's weights to the device, and prepare the compilation."""
         super().load(folder, config)
         self._compiled = self.model.get_compiled_call(CompileConfig())  # torch's mode "reduce-overhead"
-        self._caches: dict[int, StaticCache] = {}  # by rows
+        self._caches: dict[int, StaticCache] = {}  # key: number of rows
 
     def warm_up(self, batches: list[int]) -> None:
-        """Compile, and keep the seconds of the first request."""
+        """Answer requests so that every batch size is compiled; store the seconds of the first request."""
         for images in batches:
             started = time.perf_counter()
             self.ask(images_for(None, images))
@@ -40,10 +43,10 @@ class CompiledReference(Reference):
             self.note_device_memory(images)
 
     def new_cache(self, rows: int) -> Cache:
-        """Return the same cache for all requests of that many rows, or steps would be captured again.
+        """Return an empty cache, the same object for all requests with this number of rows.
 
-        transformers takes a cache that was used before for a prompt that continues, and applies a causal mask
-        to the image tokens. That takes as long.
+        With another object, torch would capture the steps again. transformers takes a reused cache for the
+        continuation of a prompt and applies a causal mask to the image tokens, which takes the same time.
         """
         if rows not in self._caches:
             text = self.model.config.get_text_config()
@@ -53,6 +56,6 @@ class CompiledReference(Reference):
         return self._caches[rows]
 
     def step(self, ids: Tensor, state: Cache) -> tuple[Tensor, Cache]:
-        """Read ids, int64[B, 1]."""
+        """Read ids, int64[B, 1]; return the most likely next ids, int64[B, 1], and the cache."""
         torch.compiler.cudagraph_mark_step_begin()
         return self.next_ids(self._compiled, ids, state, return_dict=True), state

@@ -1,4 +1,4 @@
-"""An NVIDIA GPU: its properties, and how much of its memory is in use, without torch."""
+"""Read the properties and the memory use of an NVIDIA GPU without torch."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ SMI_TIMEOUT_S = 20
 
 
 class Device:
-    """A GPU, and its memory in use by any process relative to the moment of construction.
+    """A GPU and its memory use, measured relative to the moment of construction.
 
-    CUDA has started by then, so its context, some hundred megabytes, does not count. cudaMemGetInfo is
-    called in the library that onnxruntime has loaded.
+    The constructor starts CUDA first, so the CUDA context of some hundred megabytes does not count. Memory
+    use is that of all processes, read with cudaMemGetInfo from the CUDA library that onnxruntime has loaded.
     """
 
     def __init__(self, device: str) -> None:
@@ -37,7 +37,7 @@ class Device:
         self._used_at_start = self._used()
 
     def taken(self) -> int:
-        """Return the bytes taken since construction."""
+        """Return the bytes that were allocated since construction."""
         return self._used() - self._used_at_start
 
     def free(self) -> int:
@@ -45,7 +45,7 @@ class Device:
         return self._memory()[0]
 
     def facts(self) -> dict[str, Any]:
-        """Return name, versions, clocks, and memory in bytes."""
+        """Return the GPU's name, versions of software, clocks, and memory in bytes."""
         driver = query_driver()
         gpu = driver.gpus[self._index]
         return self.smi() | {
@@ -73,7 +73,7 @@ class Device:
         return free.value, total.value
 
     def smi(self) -> dict[str, Any]:
-        """Return {"nvidia_smi": fields}, or null if nvidia-smi is not installed or fails."""
+        """Return {"nvidia_smi": fields}; the fields are None if nvidia-smi is not installed or fails."""
         query = f"--query-gpu={','.join(SMI_FIELDS)}"
         command = ["nvidia-smi", f"--id={self._index}", query, "--format=csv,noheader"]
         try:

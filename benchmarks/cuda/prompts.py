@@ -1,4 +1,4 @@
-"""Prompts for the shipped model: those of the golden run, and drawn scenes that it was not trained on."""
+"""Prompts for the shipped model: those of the golden run, and prompts about scenes it was not trained on."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ from training.scenes import render_scene
 from training.tasks import QUESTIONS, Kind, make_example
 
 GOLDEN = Path(__file__).parents[2] / "tests" / "golden"
-FIRST_SEED = 3_100_000_000  # of scenes that neither training nor evaluation draws
-# Kinds whose answers have similar lengths are neighbours: a batch takes as long as its longest answer.
+FIRST_SEED = 3_100_000_000  # seed of the first scene; training and evaluation use smaller seeds
+# Kinds of prompts in the order of batches. Kinds with answers of similar length are neighbours, because a
+# batch takes as long as its longest answer.
 KINDS: tuple[Kind, ...] = (*QUESTIONS, "caption", "detect", "segment")
-# Placeholders for the masks' tokens in the expected answers, which are not used here.
+# Placeholders for the mask tokens of the expected answers, which this module does not use.
 MASK_CODES = [[0] * SEG_TOKENS_PER_MASK] * 5
 
 
@@ -29,22 +30,26 @@ class Prompt:
     image: Path | NDArray[np.uint8]
     kind: str
     text: str
-    golden: tuple[int, ...] | None = None  # ids that torch, onnxruntime and transformers answered
+    golden: tuple[int, ...] | None = None  # ids of the known answer; None if the answer is not known
 
     @property
     def image_name(self) -> str:
-        """Name for a report."""
+        """File name of the image, or `drawn` if the image is not a file."""
         return self.image.name if isinstance(self.image, Path) else "drawn"
 
 
 def all_prompts(scenes: int) -> list[Prompt]:
-    """Return the golden prompts and those about that many drawn scenes, ordered for batches."""
+    """Return the golden prompts and prompts about new scenes, in an order in which batches are efficient.
+
+    Args:
+        scenes: number of scenes to draw.
+    """
     drawn = [prompt for number in range(scenes) for prompt in _prompts_about(FIRST_SEED + number)]
     return [*golden_prompts(), *sorted(drawn, key=lambda prompt: KINDS.index(prompt.kind))]
 
 
 def golden_prompts() -> list[Prompt]:
-    """Return the prompts whose answers are known."""
+    """Return the prompts of the golden run, on whose answers torch, onnxruntime and transformers agree."""
     entries = json.loads((GOLDEN / "golden.json").read_text(encoding="utf-8"))
     return [
         Prompt(GOLDEN / entry["image"], entry["kind"], entry["prompt"], tuple(entry["ids"]))
@@ -53,14 +58,18 @@ def golden_prompts() -> list[Prompt]:
 
 
 def count_golden(answers: Sequence[Sequence[int]]) -> tuple[int, int]:
-    """Return how many of the answers to `all_prompts` have a known answer, and how many of these equal it."""
+    """Return the number of golden prompts, and the number of those that were answered as in the golden run.
+
+    Args:
+        answers: ids of the answers to `all_prompts`, in the same order.
+    """
     known = golden_prompts()
     equal = sum(tuple(answer) == prompt.golden for prompt, answer in zip(known, answers, strict=False))
     return len(known), equal
 
 
 def _prompts_about(seed: int) -> list[Prompt]:
-    """Return a prompt of each kind that the scene allows."""
+    """Return one prompt of each kind that is possible for the scene of a seed."""
     drawing, generator = render_scene(seed), np.random.RandomState(seed)
     examples = [make_example(drawing.scene, kind, generator, MASK_CODES) for kind in KINDS]
     return [Prompt(drawing.pixels, task.kind, task.prompt) for task in examples if task is not None]

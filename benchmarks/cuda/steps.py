@@ -1,4 +1,4 @@
-"""Steps of a run: commands within a common time budget."""
+"""Run commands, the steps of a run, within a common time budget."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from paligemma_onnx.runtime.console import echo_stderr
 from ..exports import failure_of
 from ..measured_process import ROOT
 
-POLL_S = 0.1  # seconds between two looks at the processes
-INTERRUPT_S = 15.0  # seconds that a process has after SIGINT; pytest then reports the tests that have ended
+POLL_S = 0.1  # seconds between two checks whether a process has ended
+# Seconds between SIGINT and SIGKILL. After SIGINT, pytest reports the tests that have ended.
+INTERRUPT_S = 15.0
 
 
 @dataclass(frozen=True)
@@ -24,34 +25,41 @@ class Step:
 
     name: str
     command: tuple[str, ...]
-    least_s: float  # seconds; with less left it is skipped (estimates for a server with 16 cores)
-    success: tuple[int, ...] = (0,)  # exit codes
+    least_s: float  # if fewer seconds are left, the step is skipped; estimated for a server with 16 cores
+    success: tuple[int, ...] = (0,)  # exit codes that mean success
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a step ended."""
+    """Result of a step."""
 
     state: str  # done, failed or skipped
-    seconds: float
-    why: str | None  # not done
+    seconds: float  # duration
+    why: str | None  # reason why the step failed or was skipped
 
 
 class Run:
-    """Steps and their outcomes."""
+    """The steps of a run and their outcomes."""
 
     def __init__(self, budget_s: float, logs: Path) -> None:
-        """Start the clock.
+        """Start the time budget.
 
         Args:
-            budget_s: seconds for all steps.
-            logs: folder for the steps' output.
+            budget_s: seconds for all steps together.
+            logs: folder for the output of the steps.
         """
         self.started, self.outcomes = time.perf_counter(), dict[str, Outcome]()
         self._budget_s, self._logs = budget_s, logs
 
     def do(self, *steps: Step, share: float = 1.0) -> None:
-        """Run steps at the same time and wait for them; stop them when `share` of the budget is spent."""
+        """Run steps at the same time, and store their outcomes.
+
+        A step that still runs when this share of the budget is spent is stopped and counts as failed.
+
+        Args:
+            steps: the steps to run.
+            share: share of the time budget, counted from the start of the run.
+        """
         end = self.started + share * self._budget_s
         running = dict[Step, tuple[subprocess.Popen[bytes], float]]()
         try:
@@ -59,7 +67,7 @@ class Run:
                 now = time.perf_counter()
                 left = max(0.0, end - now)
                 if left < step.least_s:
-                    why = f"it needs about {step.least_s:.0f} s, and {left:.0f} s are left"
+                    why = f"the step needs about {step.least_s:.0f} s, but only {left:.0f} s are left"
                     self._finish(step, "skipped", 0.0, why)
                     continue
                 echo_stderr(f"{step.name}: started, {left:.0f} s are left")
@@ -78,7 +86,9 @@ class Run:
                     if code in step.success:
                         self._finish(step, "done", now - started, None)
                     else:
-                        why = "time was up" if code is None else failure_of(self._log(step), code)
+                        why = (
+                            "the time budget is spent" if code is None else failure_of(self._log(step), code)
+                        )
                         self._finish(step, "failed", now - started, why)
                 time.sleep(POLL_S)
         finally:
@@ -94,7 +104,7 @@ class Run:
 
 
 def stop(process: subprocess.Popen[bytes]) -> None:
-    """Interrupt a process that runs, then kill it and all processes of its session."""
+    """Interrupt a running process; if it does not end, kill it and all processes of its session."""
     if process.poll() is None:
         process.send_signal(signal.SIGINT)
         try:

@@ -1,9 +1,9 @@
-"""Token agreement under teacher forcing: the share of another model's tokens that a model would choose
-itself.
+"""Token agreement under teacher forcing: the share of a reference model's tokens that a model also chooses.
 
-Free-running answers have nothing in common after their first difference, so a single close decision would
-count as twenty. Here each token is chosen after the other model's tokens, and counts once. An answer without
-a difference is also the answer that the model gives by itself.
+After their first difference, two freely generated answers have nothing in common, so a single close decision
+would count as many differences. Under teacher forcing, the model chooses each token after the reference's
+earlier tokens, so a close decision counts once. If no token of an answer differs, the model also generates
+this answer freely.
 """
 
 from __future__ import annotations
@@ -21,28 +21,32 @@ from paligemma_onnx.runtime.graphs.model_runner import Array, ModelRunner
 
 from .prompts import Prompt
 
-ROWS = 16  # sequences of a batch
-MAX_TOKENS = 160  # of an answer: five objects with masks take 5 * 23 tokens and the stop token
-MAX_LISTED = 20  # differences in a report
-Answers = Sequence[Sequence[int]]  # ids of each, without the stop id
+ROWS = 16  # sequences per batch
+MAX_TOKENS = 160  # tokens per answer; five objects with masks take 5 * 23 tokens and the stop token
+MAX_LISTED = 20  # maximum number of differences in a report
+Answers = Sequence[Sequence[int]]  # ids of each answer, without the stop id
 
 
 @dataclass(frozen=True)
 class Difference:
-    """A token that the model would not have chosen."""
+    """A token at which the choices of the two models differ."""
 
     row: int
-    position: int  # in the answer
-    expected: int  # the other model's id
-    actual: int
-    gap: float  # between the model's logits of the two
+    position: int  # index of the token in the answer
+    expected: int  # id that the reference chose
+    actual: int  # id that the model chose
+    gap: float  # the model's logit of `actual` minus its logit of `expected`
 
 
 class TeacherForcedRunner:
-    """A runner that makes the decode loop choose given tokens, and notes those it would not have chosen."""
+    """A runner that makes the decode loop choose given tokens, and that collects differing choices.
+
+    Args:
+        runner: runner of the model that is compared.
+        expected: the ids of each row of a batch, followed by the stop id unless the answer was cut.
+    """
 
     def __init__(self, runner: ModelRunner, expected: Answers) -> None:
-        """Take the tokens of each row of a batch, the stop id included if there is one."""
         self.differences: list[Difference] = []
         self._runner, self._expected, self._position = runner, expected, 0
         self._suppressed = np.array(runner.manifest.tokens.suppressed, dtype=np.int64)
@@ -52,17 +56,24 @@ class TeacherForcedRunner:
         return getattr(self._runner, name)
 
     def prefill(self, *arguments: Any) -> tuple[Array, Cache]:
-        """Call the runner's prefill and replace its logits."""
+        """Call the runner's prefill, and replace its logits by those of the given tokens."""
         logits, cache = self._runner.prefill(*arguments)
         return self._force(logits), cache
 
     def decode(self, *arguments: Any) -> tuple[Array, Cache]:
-        """Call the runner's decode step and replace its logits."""
+        """Call the runner's decode step, and replace its logits by those of the given tokens."""
         logits, cache = self._runner.decode(*arguments)
         return self._force(logits), cache
 
     def _force(self, logits: Array) -> Array:
-        """Return logits float32[B, V] whose maximum is the expected token; raises NumericsError."""
+        """Compare the model's choices with the expected tokens, and return logits that select these tokens.
+
+        Args:
+            logits: the model's logits, float32[B, V].
+
+        Raises:
+            NumericsError: a logit is not finite.
+        """
         forced, position = np.zeros_like(logits), self._position
         for row, expected in enumerate(self._expected):
             if position >= len(expected):
@@ -80,16 +91,16 @@ class TeacherForcedRunner:
 def differences(
     model: PaliGemma, requests: Sequence[Request], answers: Answers, max_tokens: int
 ) -> tuple[int, list[Difference]]:
-    """Have a batch generate given answers.
+    """Compare a model's choices with the answers of a reference model to one batch of requests.
 
     Args:
         model: the model to compare.
-        requests: of the batch.
-        answers: ids without the stop id, which follows where there are fewer than `max_tokens`.
-        max_tokens: of an answer.
+        requests: the requests of the batch.
+        answers: the reference's answers. The stop id follows each answer of fewer than `max_tokens` ids.
+        max_tokens: maximum number of ids per answer.
 
     Returns:
-        The number of tokens compared, and those that differ.
+        The number of compared tokens, and the tokens that differ.
 
     Raises:
         NumericsError: a logit is not finite.
@@ -104,13 +115,13 @@ def differences(
 
 
 def batches_of(prompts: Sequence[Prompt]) -> Iterator[tuple[int, list[Request]]]:
-    """Yield the requests of each batch, with the index of the first."""
+    """Yield each batch as a pair: index of its first prompt, requests."""
     for start in range(0, len(prompts), ROWS):
         yield start, [Request(prompt.image, prompt.text) for prompt in prompts[start : start + ROWS]]
 
 
 def answers_of(model: PaliGemma, prompts: Sequence[Prompt]) -> list[list[int]]:
-    """Return the ids of a model's answers, without the stop id."""
+    """Return the ids of a model's answers to prompts, without the stop ids."""
     return [
         list(generation.token_ids)
         for _, requests in batches_of(prompts)
@@ -119,7 +130,7 @@ def answers_of(model: PaliGemma, prompts: Sequence[Prompt]) -> list[list[int]]:
 
 
 def token_agreement(model: PaliGemma, prompts: Sequence[Prompt], answers: Answers) -> dict[str, Any]:
-    """Compare a model with the answers of another one to the same prompts."""
+    """Compare a model's choices with a reference model's answers to the same prompts; return a report."""
     tokens, listed, answers_apart = 0, list[dict[str, Any]](), set[int]()
     for start, requests in batches_of(prompts):
         compared, batch_differences = differences(model, requests, answers[start : start + ROWS], MAX_TOKENS)
@@ -134,7 +145,8 @@ def token_agreement(model: PaliGemma, prompts: Sequence[Prompt], answers: Answer
         "share": (tokens - len(listed)) / tokens,
         "answers": len(prompts),
         "whole_answers": len(prompts) - len(answers_apart),
-        # Logits that half precision cannot distinguish; the lower id is taken.
+        # Number of differences at equal logits, which half precision does not distinguish. Greedy decoding
+        # chooses the lower id.
         "ties": sum(difference["gap"] == 0.0 for difference in listed),
         "largest_gap": max((difference["gap"] for difference in listed), default=0.0),
         "differences": listed[:MAX_LISTED],

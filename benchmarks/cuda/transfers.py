@@ -1,7 +1,8 @@
-"""Kernels of a GPU, and bytes copied between it and the CPU, from CUPTI's records.
+"""Count the kernels of a decode step, and the bytes copied between GPU and CPU, with CUPTI.
 
-torch's profiler collects the records of the whole process, onnxruntime's work included. They are trusted only
-if they contain the one copy that must be there: the logits of each decode step.
+torch's profiler collects the CUPTI events of the whole process, including those of onnxruntime. Every decode
+step copies its logits to the CPU. If the events do not contain these copies, the events are incomplete, and
+no counts are reported.
 """
 
 from __future__ import annotations
@@ -19,19 +20,20 @@ from paligemma_onnx.runtime.graphs.buffer_pool import MIN_SLOTS
 
 from ..decode_steps import start_decoding
 
-PAST = 264  # cached tokens before the profiled steps: an image of 224 pixels and a short prompt
-MAX_LISTED = 12  # kernels in a report
-Event = Mapping[str, Any]  # of a trace in Chrome's format
+PAST = 264  # cached tokens before the profiled steps, as for an image of 224 pixels and a short prompt
+MAX_LISTED = 12  # maximum number of kernels in a report
+Event = Mapping[str, Any]  # event of a trace in Chrome's trace format
 
 
 def profile_steps(model: PaliGemma, rows: int, count: int) -> dict[str, Any]:
-    """Return kernels and copied bytes per decode step; `seen` is false if the records do not reach this
-    process.
+    """Return the kernels and the copied bytes per decode step.
+
+    If no complete events are available, `seen` is false and `why` contains the reason.
 
     Args:
-        model: on a GPU.
-        rows: sequences of the batch.
-        count: decode steps that are profiled.
+        model: a model on a GPU.
+        rows: number of sequences in the batch.
+        count: number of profiled decode steps.
     """
     logits_bytes = 4 * rows * model.manifest.model.vocab_size
     facts: dict[str, Any] = {
@@ -41,8 +43,8 @@ def profile_steps(model: PaliGemma, rows: int, count: int) -> dict[str, Any]:
     }
 
     def capture_anew() -> Callable[[], None]:
-        # Records may lack CUDA graphs that were captured before they began: a capacity that no request has
-        # had so far makes the step be captured again.
+        # The profiler may miss the kernels of CUDA graphs that were captured before it started. No request
+        # has used this capacity before, so the decode step is captured again.
         step = start_decoding(model, model.runner, rows, PAST, 2 * count, capacity=2 * MIN_SLOTS)
         for _ in range(count):
             step()
@@ -59,14 +61,14 @@ def profile_steps(model: PaliGemma, rows: int, count: int) -> dict[str, Any]:
 
 
 def cupti_events(prepare: Callable[[], Any], work: Callable[[Any], object]) -> list[Event] | str:
-    """Run `work(prepare())` and return the events of `work` on the GPU, or the reason why there are none."""
+    """Run `work(prepare())`; return the GPU events of `work`, or the reason why events are missing."""
     if find_spec("torch") is None:
-        return "torch, whose profiler reads the records, is not installed"
-    import torch  # noqa: PLC0415  only where it is profiled
+        return "torch is not installed; its profiler is needed"
+    import torch  # noqa: PLC0415  only this function needs torch
     from torch.profiler import ProfilerActivity, profile  # noqa: PLC0415
 
     if not torch.cuda.is_available():
-        return "torch has no CUDA here"
+        return "torch cannot use CUDA on this machine"
     with profile(activities=[ProfilerActivity.CUDA]):
         torch.cuda.synchronize()  # starts CUPTI
     prepared = prepare()
@@ -82,18 +84,18 @@ def cupti_events(prepare: Callable[[], Any], work: Callable[[Any], object]) -> l
 
 
 def cache_bytes(model: PaliGemma, rows: int) -> int:
-    """Return the bytes of the smallest cache: a copy of a cache moves at least as many."""
+    """Return the size in bytes of the smallest cache; a copy of any cache has at least this size."""
     facts = model.manifest.cache
     size = 4 if facts.dtype == "float32" else 2
     return 2 * facts.layers * rows * facts.heads * MIN_SLOTS * facts.head_dim * size
 
 
 def summarize(events: Iterable[Event], count: int, logits_bytes: int) -> dict[str, Any]:
-    """Return kernels and bytes per step from the events of `count` steps."""
+    """Return the kernels and the copied bytes per step, given the events of `count` steps."""
     events = list(events)
     copied = copied_bytes(events)
     if copied["to_host_bytes"] < logits_bytes * count:
-        return {"seen": False, "why": "the GPU's records do not contain the copies of the logits"}
+        return {"seen": False, "why": "the profiler's events do not contain the copies of the logits"}
     names, busy = Counter[str](), Counter[str]()
     for event in events:
         if event.get("cat") == "kernel":
@@ -112,7 +114,7 @@ def summarize(events: Iterable[Event], count: int, logits_bytes: int) -> dict[st
 
 
 def copied_bytes(events: Iterable[Event]) -> dict[str, int]:
-    """Return the bytes copied from the GPU, to it, and within it."""
+    """Return the bytes copied from the GPU to the CPU, from the CPU to the GPU, and within the GPU."""
     copied = {"to_host_bytes": 0, "to_device_bytes": 0, "on_device_bytes": 0}
     directions = {"DtoH": "to_host_bytes", "HtoD": "to_device_bytes", "DtoD": "on_device_bytes"}
     for event in events:

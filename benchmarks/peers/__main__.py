@@ -29,7 +29,7 @@ from .decoder import TOKENS
 from .systems import PeersPlan, make_systems
 from .text_checkpoint import make_text_checkpoint
 
-SIDE = 224  # pixels: an image of decoder.py's 256 tokens
+SIDE = 224  # image side in pixels, for which an image has the 256 tokens of decoder.py
 
 Results = Mapping[str, Result]
 
@@ -39,8 +39,8 @@ def measure(work: Path, plan: PeersPlan, store: Callable[[Results], object]) -> 
 
     Args:
         work: folder for checkpoints, models, environments and logs.
-        plan: what to measure.
-        store: receives the results after each round.
+        plan: the systems to measure, and the options.
+        store: called with the results by name after each round.
     """
     logs = work / "logs"
     logs.mkdir(parents=True, exist_ok=True)
@@ -71,7 +71,7 @@ def measure(work: Path, plan: PeersPlan, store: Callable[[Results], object]) -> 
 
 
 def report(results: Results, plan: PeersPlan) -> str:
-    """Return the table, with ratios to the first bundle."""
+    """Return the table of results in Markdown, with ratios to the first bundle."""
     rows = [
         Row("decoder on disk, GB", export_cost(lambda cost: cost.bytes / GB), ".2f", "less"),
         Row("conversion, s", export_cost(lambda cost: cost.seconds), ".0f"),
@@ -93,7 +93,7 @@ def report(results: Results, plan: PeersPlan) -> str:
     "--bundles",
     default="int4,int4-compact,int8",
     callback=partial(parse_names, tuple(PRECISIONS)),
-    help="Precisions of the bundles; ratios are to the first.",
+    help="Precisions of the bundles; the first one is the baseline of the ratios.",
 )
 @click.option(
     "--steps",
@@ -114,11 +114,12 @@ def main(
     export_again: bool,
     json_file: Path | None,
 ) -> None:
-    """Time the text decoder of a random model in bundles and in other tools.
+    """Time the text decoder of a model with random weights in bundles and in other tools.
 
-    Linux only. Each tool is installed from PyPI into an environment in the work folder, llama.cpp from
-    source. A 3B model needs 11 GB of disk, each bundle and tool up to 7 GB more; Optimum's float32 model
-    takes 10 GB of disk and as much memory. The next run reuses what is in the work folder.
+    The command needs Linux. It installs each tool from PyPI into a virtual environment in the work folder,
+    and builds llama.cpp from source. A 3B model needs 11 GB of disk, each bundle and tool up to 7 GB more.
+    Optimum's float32 model needs 10 GB of disk and 10 GB of memory. The next run reuses the contents of the
+    work folder.
     """
     plan = PeersPlan(
         subject=benchmark_model(cast(Family, family), cast(Size, size), SIDE),

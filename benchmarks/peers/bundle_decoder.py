@@ -1,4 +1,4 @@
-"""A bundle's prefill and decode graphs without its vision encoder, measured like the other decoders.
+"""Measure a bundle's prefill and decode graphs, without the vision encoder, like the decoders of other tools.
 
 Shapes: docs/notation.md.
 """
@@ -19,7 +19,7 @@ from .decoder import TEXT_TOKENS, Decoder, prompt_ids
 
 
 class BundleDecoder(Decoder):
-    """A bundle whose prompt is image features, except for its last tokens."""
+    """The decoder of a bundle. Its input is random image features, followed by TEXT_TOKENS tokens."""
 
     def __init__(self, model: str, threads: int, steps: int, capacity: int) -> None:
         super().__init__(steps)
@@ -39,16 +39,16 @@ class BundleDecoder(Decoder):
         return int(self._cache.lengths[0])
 
     def clear_cache(self) -> None:
-        """Do nothing: a prefill makes a new cache."""
+        """Do nothing, because a prefill creates a new cache."""
 
     def prefill(self, tokens: int) -> None:
-        """Read features float32[1, N, D] and ids int64[1, T] with N + T = tokens."""
+        """Prefill with image features float32[1, N, D] and ids int64[1, T], where N + T = `tokens`."""
         features = self._features[:, : tokens - TEXT_TOKENS]
         ids = np.array([prompt_ids(TEXT_TOKENS)], dtype=np.int64)
         length = np.array([TEXT_TOKENS], dtype=np.int64)
         self._logits, self._cache = self._runner.prefill(ids, features, length, self._capacity, self._cancel)
 
     def step(self) -> None:
-        """Read the most likely token."""
+        """Run one decode step with the most likely token."""
         chosen = self._logits.argmax(-1, keepdims=True).astype(np.int64)
         self._logits, self._cache = self._runner.decode(chosen, self._cache, self._cancel)

@@ -1,4 +1,4 @@
-"""The tools: how each is installed, converts the checkpoint and runs."""
+"""Catalogue of the other tools: the installation, the conversion of the checkpoint, and the class to run."""
 
 from __future__ import annotations
 
@@ -11,21 +11,22 @@ class Peer:
     """A tool with its options."""
 
     name: str
-    environment: str  # a file in requirements/
-    distribution: str  # whose version is reported
-    module: str
+    environment: str  # name of a file in requirements/, without the suffix
+    distribution: str  # package whose version the report states
+    module: str  # module of the `Decoder`
     class_name: str
-    # Arguments of its interpreter, in which {checkpoint}, {output} and {threads} are replaced.
+    # Arguments for the Python interpreter of the environment, to convert a checkpoint. `command` replaces
+    # {checkpoint}, {output} and {threads}.
     conversion: tuple[str, ...]
 
     def command(self, python: Path, checkpoint: Path, output: Path, threads: int) -> list[str]:
-        """Return the command that converts a text-only checkpoint to its model, the folder `output`."""
+        """Return the command that converts a text-only checkpoint to a model in the folder `output`."""
         values = {"checkpoint": str(checkpoint), "output": str(output), "threads": str(threads)}
         return [str(python), *(argument.format_map(values) for argument in self.conversion)]
 
 
 def _llama_cpp(kind: str) -> Peer:
-    """Return llama.cpp with a quantization; `q4_0` and `q8_0` are fast on most processors."""
+    """Return llama.cpp with the given quantization; `q4_0` and `q8_0` are fast on most processors."""
     return Peer(
         name=f"llama.cpp-{kind}",
         environment="llama.cpp",
@@ -37,10 +38,10 @@ def _llama_cpp(kind: str) -> Peer:
 
 
 def _genai(block: int) -> Peer:
-    """Return onnxruntime-genai with 4-bit weights and a scale per `block` inputs.
+    """Return onnxruntime-genai with 4-bit weights and one scale per `block` inputs.
 
-    Accuracy level 4 multiplies in 8 bits. The head computes the logits of the last position only, as it does
-    in llama.cpp and in a bundle.
+    With accuracy level 4, activations are quantised to 8 bits. The output head computes only the logits of
+    the last position, as in llama.cpp and in a bundle.
     """
     return Peer(
         name=f"genai-int4-{block}",

@@ -1,8 +1,6 @@
-"""Measurements of a text decoder, in the process that has loaded it.
+"""Time a text decoder in the process that has loaded it.
 
-Imports the standard library only, and modules of this package that do.
-
-Shapes: docs/notation.md.
+This module and the modules that it imports need only the standard library.
 """
 
 from __future__ import annotations
@@ -15,17 +13,20 @@ from statistics import median
 
 from ..metrics import Metrics, prefill_of, step_at_past
 
-TEXT_TOKENS = 8  # of the prompt in metrics.py
-IMAGE_TOKENS = 256  # of an image of 224 pixels
-TOKENS = IMAGE_TOKENS + TEXT_TOKENS  # positions of the prefill, whatever the tokens stand for
-FIRST_ID = 100  # of the prompt: an ordinary token in every vocabulary, those of miniatures included
+TEXT_TOKENS = 8  # number of tokens of the prompt in metrics.py
+IMAGE_TOKENS = 256  # number of tokens of an image of 224 pixels
+TOKENS = IMAGE_TOKENS + TEXT_TOKENS  # length of the prefill; other tools read text tokens only
+FIRST_ID = 100  # first token id of the prompt; an ordinary token in every vocabulary, even of tiny models
 
 
 class Decoder(ABC):
-    """A loaded text decoder with greedy decoding."""
+    """A loaded text decoder with greedy decoding.
+
+    Args:
+        steps: number of decode steps to time after each prefill.
+    """
 
     def __init__(self, steps: int) -> None:
-        """Take the number of decode steps that are timed after each prefill."""
         self._steps = steps
 
     @abstractmethod
@@ -34,23 +35,30 @@ class Decoder(ABC):
 
     @abstractmethod
     def prefill(self, tokens: int) -> None:
-        """Read that many tokens into an empty cache and compute the logits of the last position."""
+        """Read the given number of tokens into an empty cache, and compute the last position's logits."""
 
     @abstractmethod
     def step(self) -> None:
-        """Choose the most likely token, read it and compute the logits of its position."""
+        """Choose the most likely token, read it, and compute the logits of its position."""
 
     def warm_up(self, batches: list[int]) -> None:
-        """Run a prefill and a decode step of a single sequence, whatever `batches` contains."""
+        """Run a prefill and a decode step of a single sequence; `batches` has no effect."""
         del batches
         self.clear_cache()
         self.prefill(TOKENS)
         self.step()
 
     def round(self, batches: list[int], pasts: list[int]) -> Metrics:
-        """Time a prefill of each length and decode steps after it, of a single sequence.
+        """Time a prefill of each length in `pasts`, and the decode steps after it, with a single sequence.
 
-        The first step is not counted: some tools do in it what others do at the end of a prefill.
+        The first step is not timed, because some tools do work in it that other tools do in the prefill.
+
+        Args:
+            batches: no effect.
+            pasts: lengths of the prefills, in tokens.
+
+        Returns:
+            Figures by name; ../metrics.py lists the names.
         """
         del batches
         metrics = Metrics()
@@ -63,17 +71,17 @@ class Decoder(ABC):
 
 
 def capacity_for(tokens: int, steps: int) -> int:
-    """Return the cache slots that a round needs."""
-    return tokens + steps + 2  # the step that is not counted, and the last token chosen
+    """Return the number of cache slots that a round with one prefill and `steps` timed steps needs."""
+    return tokens + steps + 2  # one slot for the step that is not timed, one for the last chosen token
 
 
 def prompt_ids(tokens: int) -> list[int]:
-    """Return that many ids; neighbours differ."""
+    """Return the given number of token ids, in which neighbouring ids differ."""
     return [FIRST_ID + position % 7 for position in range(tokens)]
 
 
 def seconds(work: Callable[[], object]) -> float:
-    """Return the wall-clock seconds of a call."""
+    """Call a function, and return the wall-clock time of the call in seconds."""
     started = time.perf_counter()
     work()
     return time.perf_counter() - started

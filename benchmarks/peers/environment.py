@@ -1,4 +1,4 @@
-"""Virtual environments of the tools, one each: their pinned dependencies conflict."""
+"""Create one virtual environment per tool, because the pinned dependencies of the tools conflict."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ REQUIREMENTS = Path(__file__).parent / "requirements"
 
 
 def make_environment(work: Path, name: str, log: Path) -> Path:
-    """Make a tool's environment unless it is up to date, and return its interpreter.
+    """Create the environment of a tool unless it is up to date, and return its Python interpreter.
 
     Args:
-        work: folder that contains environments/NAME.
-        name: of a file in requirements/.
-        log: receives pip's output.
+        work: folder in which the environment environments/NAME is created.
+        name: name of a file in requirements/, without the suffix.
+        log: file for the output of pip.
 
     Raises:
-        ExportFailed: with pip's error line.
+        ExportFailed: the installation failed; the message is pip's error line.
     """
     folder, required = work / "environments" / name, requirements(name)
     python, stamp = folder / "bin" / "python", folder / required.name
@@ -31,19 +31,19 @@ def make_environment(work: Path, name: str, log: Path) -> Path:
     run_measured([sys.executable, "-m", "venv", str(folder)], log)
     install = [str(python), "-m", "pip", "install", "--disable-pip-version-check", "-r", str(required)]
     if "--no-binary" in required.read_text(encoding="utf-8"):
-        install.append("--no-cache-dir")  # pip caches wheels without regard to their build settings
+        install.append("--no-cache-dir")  # pip's cache does not distinguish wheels by their build settings
     run_measured(install, log)
     shutil.copyfile(required, stamp)
     return python
 
 
 def requirements(name: str) -> Path:
-    """Return the requirements file of that name."""
+    """Return the path of the requirements file with the given name."""
     return REQUIREMENTS / f"{name}.txt"
 
 
 def pinned(name: str, distribution: str) -> str:
-    """Return a distribution and its version as the requirements file pins it."""
+    """Return the name of a distribution and the version that the requirements file pins."""
     line = rf"^{re.escape(distribution)}(?:\[\w+\])?==(\S+)"
     (version,) = re.findall(line, requirements(name).read_text(encoding="utf-8"), re.MULTILINE)
     return f"{distribution} {version}"

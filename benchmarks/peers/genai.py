@@ -1,4 +1,4 @@
-"""onnxruntime-genai on a model that its model builder made. Runs in that package's environment."""
+"""Time onnxruntime-genai with a model of its model builder. Runs in the environment of onnxruntime-genai."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .decoder import Decoder, prompt_ids
 
 
 class Genai(Decoder):
-    """A folder of the model builder."""
+    """The decoder in a folder that the model builder wrote."""
 
     def __init__(self, model: str, threads: int, steps: int, capacity: int) -> None:
         super().__init__(steps)
@@ -22,17 +22,17 @@ class Genai(Decoder):
         self.clear_cache()
 
     def clear_cache(self) -> None:
-        """Make a new generator, whose cache is empty."""
+        """Create a new generator, which has an empty cache."""
         options = genai.GeneratorParams(self._model)
-        # The minimum length is the maximum: with random weights EOS may be chosen, which would end the
-        # answer.
+        # With random weights the most likely token may be EOS. The minimum length equals the maximum length,
+        # so that EOS does not end the answer.
         options.set_search_options(max_length=self._capacity, min_length=self._capacity, do_sample=False)
         self._generator = genai.Generator(self._model, options)
 
     def prefill(self, tokens: int) -> None:
-        """Read that many tokens."""
+        """Read the given number of tokens."""
         self._generator.append_tokens(prompt_ids(tokens))
 
     def step(self) -> None:
-        """Read the token chosen last and choose the next; the first call only chooses."""
+        """Read the token that was chosen last, and choose the next token; the first call only chooses."""
         self._generator.generate_next_token()

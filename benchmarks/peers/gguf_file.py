@@ -2,8 +2,9 @@
 
 python -m benchmarks.peers.gguf_file CHECKPOINT FOLDER q4_0|q8_0 THREADS
 
-The tensors are written to a bfloat16 file unchanged, which llama.cpp quantizes: which tensors it keeps in
-more bits (6 for an embedding that is also the head) is part of what a user gets.
+The tensors are first written unchanged to a bfloat16 file, which llama.cpp then quantises. llama.cpp chooses
+which tensors to store in more bits (6 bits for an embedding that is also the output head), as it does for its
+users.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ FILE = "model.gguf"
 
 
 def main(checkpoint: Path, folder: Path, kind: str, threads: int) -> None:
-    """Write FOLDER/model.gguf."""
+    """Convert a checkpoint to FOLDER/model.gguf."""
     folder.mkdir(parents=True, exist_ok=True)
     whole = folder / "bf16.gguf"
     write_bf16(checkpoint, whole)
@@ -32,8 +33,11 @@ def main(checkpoint: Path, folder: Path, kind: str, threads: int) -> None:
 
 
 def write_bf16(checkpoint: Path, file: Path) -> None:
-    """Write a checkpoint's tensors under GGUF's names, with the sizes llama.cpp needs and no vocabulary."""
-    import gguf  # noqa: PLC0415  the functions below are tested without it
+    """Write a checkpoint as a bfloat16 GGUF file.
+
+    The file has GGUF's tensor names and the sizes that llama.cpp needs, but no vocabulary.
+    """
+    import gguf  # noqa: PLC0415  the tests of the other functions run without this package
 
     config = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
     architecture, layers = config["model_type"], config["num_hidden_layers"]
@@ -59,7 +63,7 @@ def write_bf16(checkpoint: Path, file: Path) -> None:
 
 
 def quantize(source: Path, target: Path, kind: str, threads: int) -> None:
-    """Quantize a GGUF file as `llama-quantize` does.
+    """Quantise a GGUF file as the program `llama-quantize` does.
 
     Raises:
         RuntimeError: llama.cpp reports an error.
@@ -75,7 +79,7 @@ def quantize(source: Path, target: Path, kind: str, threads: int) -> None:
 
 
 def sizes(config: Mapping[str, Any]) -> dict[str, int | float]:
-    """Return the sizes that llama.cpp reads, by their keys without the architecture's prefix."""
+    """Return the model sizes by their GGUF keys, without the prefix of the architecture."""
     keys: dict[str, int | float] = {
         "vocab_size": config["vocab_size"],
         "context_length": config["max_position_embeddings"],
@@ -99,13 +103,22 @@ def sizes(config: Mapping[str, Any]) -> dict[str, int | float]:
 
 
 def norm_weight(bits: NDArray[np.uint16]) -> NDArray[np.float32]:
-    """Return a norm's factor, float32: Gemma stores the factor minus 1, GGUF the factor."""
-    # A bfloat16 is the upper half of a float32.
+    """Return the gain of a norm in float32, given its bfloat16 bits in the checkpoint.
+
+    Gemma checkpoints store the gain minus 1, GGUF files store the gain.
+    """
+    # A bfloat16 number is the upper half of a float32 number.
     return (bits.astype(np.uint32) << 16).view(np.float32) + np.float32(1)
 
 
 def tensors(checkpoint: Path) -> Iterator[tuple[str, NDArray[np.uint16]]]:
-    """Yield name and bits of each bfloat16 tensor, memory-mapped (huggingface.co/docs/safetensors)."""
+    """Yield the name and the memory-mapped bits of each tensor in the safetensors files of a checkpoint.
+
+    Source of the file format: huggingface.co/docs/safetensors.
+
+    Raises:
+        ValueError: a tensor is not bfloat16.
+    """
     for file in sorted(checkpoint.glob("*.safetensors")):
         with file.open("rb") as opened:
             (length,) = struct.unpack("<Q", opened.read(8))

@@ -1,4 +1,4 @@
-"""llama.cpp through its C interface, as llama-cpp-python exposes it. Runs in that package's environment.
+"""Time llama.cpp through the C interface of llama-cpp-python. Runs in the environment of llama-cpp-python.
 
 Shapes: docs/notation.md.
 """
@@ -16,13 +16,16 @@ from .gguf_file import FILE
 
 
 class LlamaCpp(Decoder):
-    """A GGUF file. Options that are not set have llama.cpp's defaults, which include flash attention."""
+    """The decoder in a GGUF file.
+
+    Options that are not set here have the defaults of llama.cpp, which include flash attention.
+    """
 
     def __init__(self, model: str, threads: int, steps: int, capacity: int) -> None:
-        """Load the file.
+        """Load the GGUF file.
 
         Raises:
-            RuntimeError: llama.cpp rejects it.
+            RuntimeError: llama.cpp cannot load the file or create a context.
         """
         super().__init__(steps)
         api.llama_backend_init()
@@ -30,14 +33,14 @@ class LlamaCpp(Decoder):
             str(Path(model, FILE)).encode(), api.llama_model_default_params()
         )
         if not self._model:
-            raise RuntimeError(f"llama.cpp does not load {model}")
+            raise RuntimeError(f"llama.cpp cannot load {model}")
         options = api.llama_context_default_params()
         options.n_ctx = capacity
         options.n_batch = options.n_ubatch = capacity  # the whole prompt in one pass
         options.n_threads = options.n_threads_batch = threads
         self._context = api.llama_init_from_model(self._model, options)
         if not self._context:
-            raise RuntimeError(f"llama.cpp cannot make a context of {capacity} tokens")
+            raise RuntimeError(f"llama.cpp cannot create a context of {capacity} tokens")
         self._vocabulary = api.llama_vocab_n_tokens(api.llama_model_get_vocab(self._model))
 
     def clear_cache(self) -> None:
@@ -45,15 +48,15 @@ class LlamaCpp(Decoder):
         api.llama_memory_clear(api.llama_get_memory(self._context), False)
 
     def prefill(self, tokens: int) -> None:
-        """Read that many tokens."""
+        """Read the given number of tokens."""
         self._read(prompt_ids(tokens))
 
     def step(self) -> None:
-        """Read the most likely token."""
+        """Run one decode step with the most likely token."""
         self._read([int(np.argmax(self._logits))])
 
     def _read(self, ids: list[int]) -> None:
-        """Read ids and keep the logits of the last position, float32[V]."""
+        """Read ids, and store the logits of the last position, float32[V]."""
         tokens = (api.llama_token * len(ids))(*ids)
         if (code := api.llama_decode(self._context, api.llama_batch_get_one(tokens, len(ids)))) != 0:
             raise RuntimeError(f"llama_decode returned {code}")

@@ -1,4 +1,4 @@
-"""Optimum's decoder on onnxruntime, and its export. Runs in the environment of optimum-onnx.
+"""Export a decoder with Optimum, and time it on onnxruntime. Runs in the environment of optimum-onnx.
 
 python -m benchmarks.peers.optimum_onnx CHECKPOINT FOLDER
 """
@@ -17,34 +17,34 @@ from .decoder import Decoder, prompt_ids
 
 
 class Optimum(Decoder):
-    """A folder written by `optimum-cli export onnx`."""
+    """The decoder in a folder that `optimum-cli export onnx` wrote."""
 
     def __init__(self, model: str, threads: int, steps: int, capacity: int) -> None:
         super().__init__(steps)
-        del capacity  # its cache grows
+        del capacity  # not needed, because the cache grows with each step
         torch.set_num_threads(threads)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         self._model = ORTModelForCausalLM.from_pretrained(
             model, provider="CPUExecutionProvider", session_options=options, local_files_only=True
         )
-        # For Gemma 2 the class gives the empty cache a shape of query heads with model width / heads values
-        # each, which the graph, correctly, rejects.
+        # For Gemma 2 the class creates an empty cache with the number of query heads and a head width of
+        # model width / heads. Both are wrong, and the graph rejects the cache.
         self._model.num_key_value_heads = self._model.config.num_key_value_heads
         self._model.embed_size_per_head = self._model.config.head_dim
         self.clear_cache()
 
     def clear_cache(self) -> None:
-        """Drop the cache."""
+        """Remove the cache."""
         self._cache: Any = None
         self._length = 0
 
     def prefill(self, tokens: int) -> None:
-        """Read that many tokens."""
+        """Read the given number of tokens."""
         self._read(torch.tensor([prompt_ids(tokens)]))
 
     def step(self) -> None:
-        """Read the most likely token."""
+        """Run one decode step with the most likely token."""
         self._read(self._logits[:, -1].argmax(-1, keepdim=True))
 
     @torch.inference_mode()
@@ -60,7 +60,10 @@ class Optimum(Decoder):
 
 
 def export(checkpoint: str, folder: str) -> None:
-    """Export as `optimum-cli export onnx` does, without its last check, which loads both models together."""
+    """Export as `optimum-cli export onnx` does, but without the final validation.
+
+    The validation would load the checkpoint and the exported model at the same time.
+    """
     main_export(checkpoint, folder, task="text-generation-with-past", dtype="fp32", do_validation=False)
 
 

@@ -1,4 +1,4 @@
-"""Systems that are measured: decoders of bundles, and other tools with models of the same weights."""
+"""The measured systems of `benchmarks.peers`: decoders of bundles, and other tools with the same weights."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .catalogue import PEERS, Peer
 from .decoder import TOKENS, capacity_for
 from .environment import make_environment, pinned
 
-Log = Callable[[str], object]  # takes a line of progress
+Log = Callable[[str], object]  # function that prints a line of progress
 
 
 @dataclass(frozen=True)
@@ -28,34 +28,35 @@ class PeersPlan:
     """Options of a run of `benchmarks.peers`."""
 
     subject: BenchmarkModel
-    bundles: tuple[str, ...]  # precisions
-    peers: tuple[str, ...]  # names of the catalogue
+    bundles: tuple[str, ...]  # precisions of the measured bundles
+    peers: tuple[str, ...]  # keys of catalogue.PEERS
     rounds: int
-    steps: int  # timed per round
+    steps: int  # decode steps that are timed per round
     threads: int
-    memory_bytes: int  # for all processes that are kept between rounds
-    export_again: bool = False  # of bundles; other tools' models are always reused
+    memory_bytes: int  # limit for all processes that stay loaded between rounds
+    export_again: bool = False  # export bundles again; models of other tools are always reused
 
     def arguments(self, model: Path) -> dict[str, Any]:
-        """Return the arguments of a `Decoder`."""
+        """Return the constructor arguments of a `Decoder` for the given file or folder."""
         capacity = capacity_for(TOKENS, self.steps)
         return {"model": str(model), "threads": self.threads, "steps": self.steps, "capacity": capacity}
 
     def as_json(self) -> dict[str, Any]:
-        """Return the options under the keys of the JSON document."""
-        fields = asdict(self) | {"subject": self.subject.name, "tokens": TOKENS}
-        return fields | {"room": fields.pop("memory_bytes")}
+        """Return the options as a dict for the JSON document."""
+        return asdict(self) | {"subject": self.subject.name, "tokens": TOKENS}
 
 
 def make_systems(checkpoint: Path, text: Path, plan: PeersPlan, logs: Path, log: Log) -> Iterator[System]:
-    """Yield bundles, then other tools; the result of one that cannot be made says why.
+    """Create and yield the bundles, then the models of other tools.
+
+    If a system cannot be created, `result.failure` contains the reason.
 
     Args:
-        checkpoint: the whole model; bundles and models are made next to it.
-        text: the checkpoint of its language model.
-        plan: what to measure.
+        checkpoint: checkpoint of the whole model; bundles are created next to it.
+        text: checkpoint of the language model only; models of other tools are created next to it.
+        plan: the systems to create, and the options.
         logs: folder for the output of commands.
-        log: receives progress.
+        log: prints a line of progress.
     """
     for name in (*plan.bundles, *plan.peers):
         result = Result(name)
@@ -66,14 +67,18 @@ def make_systems(checkpoint: Path, text: Path, plan: PeersPlan, logs: Path, log:
                 process = _peer(PEERS[name], text, plan, logs, result)
             else:
                 process = _bundle(name, checkpoint, plan, logs, result)
-        except (ExportFailed, BundleError) as failed:  # bundles of earlier versions may no longer be readable
-            result.failure = f"not made: {failed}"
+        except (ExportFailed, BundleError) as failed:  # a bundle of an earlier version may be unreadable
+            result.failure = f"not created: {failed}"
             log(f"{name}: {result.failure}")
         yield System(result, process)
 
 
 def _bundle(precision: str, checkpoint: Path, plan: PeersPlan, logs: Path, result: Result) -> ProcessSpec:
-    """Make a bundle; the size reported is that of its decoder's files, the cost that of the whole bundle."""
+    """Export a bundle, and return the process that runs its decoder.
+
+    `result.export` has the time and memory of exporting the whole bundle, but the size of the decoder's
+    files.
+    """
     log = logs / f"export-{precision}.log"
     bundle, cost = make_bundle(checkpoint, precision, log=log, again=plan.export_again)
     manifest = read_manifest(bundle)
@@ -85,7 +90,7 @@ def _bundle(precision: str, checkpoint: Path, plan: PeersPlan, logs: Path, resul
 
 
 def _peer(peer: Peer, text: Path, plan: PeersPlan, logs: Path, result: Result) -> ProcessSpec:
-    """Make a tool's environment, and its model of the checkpoint."""
+    """Create the environment and the model of a tool, and return the process that runs the model."""
     result.tool = pinned(peer.environment, peer.distribution)
     python = make_environment(text.parent, peer.environment, logs / f"environment-{peer.environment}.log")
     output = text.with_name(f"{text.name}-{peer.name}")

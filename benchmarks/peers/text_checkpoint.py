@@ -1,4 +1,4 @@
-"""The language model of a checkpoint as a separate checkpoint, which other tools can read."""
+"""Write the language model of a checkpoint as a separate checkpoint that other tools can read."""
 
 from __future__ import annotations
 
@@ -15,16 +15,17 @@ from training.published_layout import published_config
 
 from ..checkpoint import CHUNK, write_json, write_weights
 
-PALIGEMMA_PREFIX, GEMMA_PREFIX = "language_model.", "model."  # of the parameters' names
+# Prefixes of parameter names: in this project's model, and in the files of a Gemma checkpoint.
+PALIGEMMA_PREFIX, GEMMA_PREFIX = "language_model.", "model."
 ARCHITECTURES = {"gemma": "GemmaForCausalLM", "gemma2": "Gemma2ForCausalLM"}
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 
 
 def make_text_checkpoint(checkpoint: Path) -> Path:
-    """Write the text-only checkpoint next to the whole one unless it exists, and return its folder.
+    """Write a text-only checkpoint next to a checkpoint unless it exists, and return its folder.
 
     Args:
-        checkpoint: a PaliGemma in the published layout, bfloat16.
+        checkpoint: checkpoint of a PaliGemma in the published layout, in bfloat16.
     """
     folder = checkpoint.with_name(f"{checkpoint.name}-text")
     if folder.exists():
@@ -52,17 +53,17 @@ def make_text_checkpoint(checkpoint: Path) -> Path:
 
 
 def text_name(name: str) -> str:
-    """Return a parameter's name in the files of a Gemma checkpoint."""
+    """Return the name of a parameter in the files of a Gemma checkpoint."""
     return GEMMA_PREFIX + name.removeprefix(PALIGEMMA_PREFIX)
 
 
 def text_config(config: PaliGemmaConfig) -> dict[str, object]:
-    """Return the content of config.json, with the keys for which readers have other defaults."""
+    """Return the content of config.json, including the keys for which readers have other defaults."""
     text = published_config(config)["text_config"]
     assert isinstance(text, dict)
     return {
         "architectures": [ARCHITECTURES[config.text_config.model_type]],
-        "torch_dtype": "bfloat16",  # as it is stored
+        "torch_dtype": "bfloat16",  # dtype of the stored weights
         "hidden_activation": "gelu_pytorch_tanh",
         "tie_word_embeddings": True,
         "bos_token_id": 2,  # as published
