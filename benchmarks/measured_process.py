@@ -131,7 +131,7 @@ class MeasuredProcess:
 def describe_exit(code: int) -> str:
     """Return a sentence about the end of a process, given the return code of `subprocess`."""
     if code == -signal.SIGKILL:
-        return "its process was killed (by the system, if memory ran out)"
+        return "its process was killed; the system does this when memory runs out"
     return f"its process ended with {signal.Signals(-code).name if code < 0 else f'code {code}'}"
 
 
