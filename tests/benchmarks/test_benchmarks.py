@@ -287,7 +287,7 @@ def test_how_a_command_failed(tmp_path: Path, code: str, message: str) -> None:
         (["--precisions", "fp33"], "is not one of fp32"),
         (["--batches", "1,x"], "is not a list of numbers"),
         (["--plot", "plot.png"], "pip install '.[plot]'"),
-        (["--device", "auto"], "--device is cpu, cuda or cuda:N"),
+        (["--device", "auto"], "choose cpu, cuda or cuda:N"),
     ],
 )
 def test_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: list[str], message: str) -> None:

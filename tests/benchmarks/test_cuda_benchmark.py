@@ -48,7 +48,7 @@ def test_steps_share_a_budget(tmp_path: Path) -> None:
     assert outcomes == {
         "good": ("done", None),
         "bad": ("failed", "ValueError: no space"),
-        "slow": ("failed", "time was up"),
+        "slow": ("failed", "the time budget is spent"),
     }
     assert "it needs about 100 s" in str(run.outcomes["long"].why)
 
@@ -221,4 +221,4 @@ def test_a_run_without_time_says_so(tmp_path: Path) -> None:
     document = json.loads(file.read_text())
     assert {step["state"] for step in document["steps"].values()} == {"skipped"}
     assert document["passed"] is False
-    assert "| tests | it needs about 30 s" in ended.output
+    assert "| tests | the step needs about 30 s" in ended.output
