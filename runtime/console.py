@@ -1,21 +1,57 @@
-"""Messages on stderr, and the exception that SIGTERM raises."""
+"""Text on stdout and stderr, and the exception that SIGTERM raises.
+
+A terminal acts on control characters, and the texts quote answers, file names and manifests that strangers
+wrote. The module imports nothing large, because the command line uses it before it imports other modules.
+"""
 
 from __future__ import annotations
 
+import sys
 from contextlib import suppress
-
-import click
+from unicodedata import category
 
 
 class Terminated(KeyboardInterrupt):
     """SIGTERM was received. It is handled like Ctrl-C, but the exit code differs."""
 
 
+def printable(text: str) -> str:
+    """Return a text as one line: escape control characters, line breaks and other invisible characters."""
+    return "".join(char if char.isprintable() else _escape(char) for char in text)
+
+
 def echo_stderr(text: str) -> None:
-    """Print one line to stderr. Control characters are escaped so that the terminal does not receive them."""
-    line = "".join(
-        char if char.isprintable() else char.encode("unicode_escape").decode()
-        for char in " ".join(text.split())
-    )
-    with suppress(OSError):  # stderr may be closed
-        click.echo(line, err=True)
+    """Print one line to stderr, with control characters escaped. Nothing happens if nobody reads stderr."""
+    echo_stderr_lines(" ".join(text.split()))
+
+
+def echo_stderr_lines(text: str) -> None:
+    """Print lines to stderr, with control characters escaped. Nothing happens if nobody reads stderr."""
+    with suppress(OSError):  # the stream may be closed, or its disk full: the result does not depend on it
+        print("\n".join(map(printable, text.split("\n"))), file=sys.stderr, flush=True)
+
+
+def echo(text: str, *, end: str = "\n") -> bool:
+    """Print a result to stdout, and return whether the reader of stdout is still there.
+
+    On a terminal, control characters other than line breaks and tabs are escaped. A pipe or file receives the
+    text unchanged.
+
+    Raises:
+        OSError: the text cannot be written, for example because the disk is full.
+    """
+    if sys.stdout.isatty():
+        text = "".join(_escape(char) if _is_control(char) else char for char in text)
+    try:
+        print(text, end=end, flush=True)
+    except BrokenPipeError:
+        return False
+    return True
+
+
+def _is_control(char: str) -> bool:
+    return category(char) == "Cc" and char not in "\n\t"
+
+
+def _escape(char: str) -> str:
+    return char.encode("unicode_escape").decode()

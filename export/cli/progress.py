@@ -11,7 +11,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from paligemma_onnx.runtime.console import echo_stderr
+from paligemma_onnx.runtime.console import echo_stderr, printable
 
 INTERVAL = 10.0  # seconds between lines about the same work, if there is no bar
 GB = 1e9  # bytes
@@ -51,7 +51,7 @@ class TerminalProgress:
             self._bar = tqdm(
                 total=0, unit="B", unit_scale=True, file=sys.stderr, leave=False, bar_format=plain
             )
-        self._bar.set_description(text)
+        self._bar.set_description(printable(text))
 
     def set_total(self, size: int) -> None:
         """Set the number of bytes to write, and reset the number of bytes written to 0."""
@@ -73,7 +73,7 @@ class TerminalProgress:
         if self._bar is None:
             echo_stderr(f"warning: {text}")
         else:
-            self._bar.write(f"warning: {text}", file=sys.stderr)
+            self._bar.write(printable(f"warning: {text}"), file=sys.stderr)
 
     def _print(self, text: str, *, same: bool) -> None:
         """Print a line. If `same`, print it only if the last line is at least INTERVAL seconds old."""

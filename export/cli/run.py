@@ -7,13 +7,13 @@ from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
-import click
 import numpy as np
 
 from paligemma_onnx.model.checkpoint.errors import CheckpointError
 from paligemma_onnx.runtime.bundle.integrity import check_files
 from paligemma_onnx.runtime.bundle.manifest import read_manifest
 from paligemma_onnx.runtime.cli.output_image import output_file, output_image
+from paligemma_onnx.runtime.console import echo, printable
 from paligemma_onnx.runtime.engine.devices import choose_placement
 from paligemma_onnx.runtime.errors import MismatchError, OptionError
 from paligemma_onnx.runtime.resource_errors import translate_resource_errors
@@ -43,9 +43,10 @@ def run_export(request: ExportRequest, *, validate: bool) -> None:
         manifest = export(request, progress, check)
     size = sum(spec.bytes for spec in manifest.files.values())
     checked = "compared with the PyTorch model" if validate else "not validated"
-    click.echo(
+    line = (
         f"{request.output}: bundle {manifest.bundle_id}, {request.precision}, {size / 1e9:.2f} GB, {checked}"
     )
+    echo(printable(line))
 
 
 def run_validate(
@@ -114,7 +115,7 @@ def run_validate(
                 file.write(render_page(data, [loaded.embedded for loaded in images]).encode())
                 outputs.close()
         finally:  # the report is printed even if the disk is full
-            click.echo(to_json(data) if json else format_table(validation))
+            echo(to_json(data) if json else format_table(validation))
     if data.problem is not None:
         raise MismatchError(f"{bundle} differs from {checkpoint}: {data.problem}")
 
@@ -153,5 +154,5 @@ def run_demo_in(output: Path | None, picture: Path) -> None:
                 raise OptionError(f"{output}: is not empty; choose another --output")
         with TerminalProgress() as progress:
             save(run_demo(output, progress))
-    click.echo(f"{picture}: the example image with boxes and masks")
-    click.echo("The included model recognizes only drawn scenes like this one, not photographs.")
+    echo(printable(f"{picture}: the example image with boxes and masks"))
+    echo("The included model recognizes only drawn scenes like this one, not photographs.")

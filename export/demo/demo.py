@@ -8,10 +8,9 @@ from functools import partial
 from importlib.resources import as_file, files
 from pathlib import Path
 
-import click
 from PIL import Image
 
-from paligemma_onnx.runtime.console import echo_stderr
+from paligemma_onnx.runtime.console import echo, echo_stderr
 from paligemma_onnx.runtime.detection.detection import Detection
 from paligemma_onnx.runtime.detection.drawing import draw
 from paligemma_onnx.runtime.generation.types import Generation
@@ -61,7 +60,7 @@ def run_demo(output: Path | None, progress: Progress) -> Image.Image:
                     answer = result.generation
                 else:
                     answer = model.generate(scene, prompt)
-                click.echo(f"{prompt!r}: {answer.text!r}")
+                echo(f"{prompt!r}: {answer.text!r}")
                 echo_stderr(_format_timings(answer))
             image = open_image(scene).rgb
         enlarged = image.resize((ZOOM * image.width, ZOOM * image.height), Image.Resampling.LANCZOS)

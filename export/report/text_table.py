@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from operator import attrgetter
 from statistics import fmean
 
+from paligemma_onnx.runtime.console import printable
+
 from ..validation.measures import TOP, Comparison
 from ..validation.validate import Validation, describe_failure
 from .error_sections import format_error
@@ -22,19 +24,18 @@ LEGEND = (
 def format_table(validation: Validation) -> str:
     """Return a text with the largest errors by graph and output, the agreement of tokens, and the verdict."""
     comparison, weights, failure = validation.comparison, validation.weights, describe_failure(validation)
-    return "\n".join(
-        [
-            f"bundle      {validation.bundle_id} ({validation.precision}, {validation.device})",
-            f"reference   {validation.reference}",
-            f"weights     {weights.tensors} tensors compared, {len(weights.different)} differ",
-            "",
-            *_errors(comparison),
-            "",
-            *_tokens(comparison),
-            "",
-            "PASSED" if failure is None else f"FAILED: {failure}",
-        ]
-    )
+    lines = [
+        f"bundle      {validation.bundle_id} ({validation.precision}, {validation.device})",
+        f"reference   {validation.reference}",
+        f"weights     {weights.tensors} tensors compared, {len(weights.different)} differ",
+        "",
+        *_errors(comparison),
+        "",
+        *_tokens(comparison),
+        "",
+        "PASSED" if failure is None else f"FAILED: {failure}",
+    ]
+    return "\n".join(map(printable, lines))
 
 
 def _errors(comparison: Comparison) -> Iterator[str]:

@@ -25,7 +25,8 @@ from ..batch.state_file import REMEDY
 from ..batch.survey import survey
 from ..bundle.manifest import read_manifest
 from ..bundle.schema import Manifest
-from ..console import echo_stderr
+from ..console import echo, echo_stderr
+from ..engine.devices import available_threads
 from ..errors import FailedRowsError, OptionError
 from ..generation.plan import plan_batch
 from ..generation.types import Options, Request
@@ -36,7 +37,7 @@ from .options import MODEL, DeviceOptions, device_options, generation_options
 from .parameters import JSON
 
 MIN_ROWS_FOR_RATE = 100  # minimum for --max-error-rate: the rate of fewer rows says little
-DECODERS = min(4, os.cpu_count() or 1)  # threads; decoding an image is many times faster than answering
+DECODERS = min(4, available_threads())  # threads; decoding an image is many times faster than answering
 PART_ROWS = 1000  # rows per output file
 
 
@@ -173,7 +174,7 @@ def batch(
                 if stop():
                     break
         if json:
-            click.echo(dumps(_summary(progress, record)))
+            echo(dumps(_summary(progress, record)))
         stop.raise_if_stopped()
         if num_shards == 1:
             _check_row_count(progress, record, output)

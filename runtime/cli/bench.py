@@ -9,7 +9,7 @@ from statistics import median
 
 import click
 
-from ..console import echo_stderr
+from ..console import echo, echo_stderr, printable
 from ..diagnostics.benchmark import Benchmark, Cost, images_for, peak_bytes
 from ..paligemma import PaliGemma
 from .options import DeviceOptions, device_options
@@ -101,7 +101,7 @@ def bench(
         for size, measured in costs.items():
             measured.append(benchmark.measure(images[:size], PROMPT, tokens))
     measurements = summarize(model, costs, batches)
-    click.echo(dumps(asdict(measurements)) if json else table(bundle, measurements))
+    echo(dumps(asdict(measurements)) if json else table(bundle, measurements))
 
 
 def summarize(model: PaliGemma, costs: dict[int, list[Cost]], batches: tuple[int, ...]) -> Measurements:
@@ -149,4 +149,4 @@ def table(bundle: Path, measured: Measurements) -> str:
         f"images/min        {throughput}",
         f"peak memory       {peak}",
     ]
-    return "\n".join(lines)
+    return "\n".join(map(printable, lines))

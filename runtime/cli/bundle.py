@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from ..bundle.manifest import read_manifest
-from ..console import echo_stderr
+from ..console import echo, echo_stderr, printable
 from ..diagnostics import doctor as installation
 from ..diagnostics import inspect as inspection
 from ..diagnostics.verify import verify as verify_bundle
@@ -28,9 +28,9 @@ def verify(bundle: Path, json: bool) -> None:
     """
     manifest = verify_bundle(bundle, echo_stderr)
     if json:
-        click.echo(dumps({"bundle_id": manifest.bundle_id, "files": len(manifest.files), "passed": True}))
+        echo(dumps({"bundle_id": manifest.bundle_id, "files": len(manifest.files), "passed": True}))
     else:
-        click.echo(f"{bundle}: verified {len(manifest.files)} files, bundle {manifest.bundle_id}")
+        echo(printable(f"{bundle}: verified {len(manifest.files)} files, bundle {manifest.bundle_id}"))
 
 
 @click.command()
@@ -43,7 +43,7 @@ def inspect(bundle: Path, json: bool) -> None:
     estimated memory use on this machine. Weights are not loaded.
     """
     inspected = inspection.inspect_bundle(bundle, read_manifest(bundle))
-    click.echo(dumps(inspection.facts(inspected)) if json else inspection.table(inspected))
+    echo(dumps(inspection.facts(inspected)) if json else inspection.table(inspected))
 
 
 @click.command()
@@ -61,16 +61,16 @@ def prepare(bundle: Path, remove: bool, json: bool) -> None:
     if remove:
         folder = prepared_graphs.remove_prepared(bundle)
         if json:
-            click.echo(dumps({"removed": None if folder is None else str(folder)}))
+            echo(dumps({"removed": None if folder is None else str(folder)}))
         else:
-            click.echo(f"{bundle}: nothing to remove" if folder is None else f"{bundle}: removed {folder}")
+            echo(printable(f"{bundle}: {'nothing to remove' if folder is None else f'removed {folder}'}"))
         return
     prepared = prepared_graphs.prepare(bundle, echo_stderr)
     if json:
-        click.echo(dumps(asdict(prepared)))
+        echo(dumps(asdict(prepared)))
     else:
         size = f"{prepared.bytes / 1e9:.2f} GB"
-        click.echo(f"{bundle}: wrote {size} to {prepared.folder} in {prepared.seconds:.1f} s")
+        echo(printable(f"{bundle}: wrote {size} to {prepared.folder} in {prepared.seconds:.1f} s"))
 
 
 @click.command()
@@ -84,7 +84,7 @@ def doctor(ctx: click.Context, json: bool) -> None:
     """
     diagnosis = installation.diagnose()
     if json:
-        click.echo(dumps({**asdict(diagnosis), "runs": diagnosis.runs}))
+        echo(dumps({**asdict(diagnosis), "runs": diagnosis.runs}))
     else:
-        click.echo(installation.table(diagnosis))
+        echo(installation.table(diagnosis))
     ctx.exit(0 if diagnosis.runs else 4)

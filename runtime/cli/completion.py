@@ -5,6 +5,8 @@ from __future__ import annotations
 import click
 from click.shell_completion import CompletionItem, get_completion_class
 
+from ..console import echo
+
 PROGRAM = "paligemma-onnx"
 # Environment variable that the script sets when it calls the program. click derives the variable's name from
 # the program's name.
@@ -34,4 +36,4 @@ def completion(ctx: click.Context, shell: str) -> None:
     """
     completion_class = get_completion_class(shell)
     assert completion_class is not None  # click has a class for each of SHELLS
-    click.echo(completion_class(ctx.find_root().command, {}, PROGRAM, VARIABLE).source())
+    echo(completion_class(ctx.find_root().command, {}, PROGRAM, VARIABLE).source())

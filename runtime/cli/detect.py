@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from ..cancellation import Cancellation
-from ..console import echo_stderr
+from ..console import echo, echo_stderr
 from ..detection.detections import Detections
 from ..generation.types import Options
 from .options import MODEL, DeviceOptions, add_options, device_options, generation_options
@@ -97,9 +97,9 @@ def _find_objects(
                 outputs.close()
         finally:  # the detections are printed even if the image cannot be written
             if json:
-                click.echo(dumps(detections.as_json()))
+                echo(dumps(detections.as_json()))
             else:
-                click.echo(_lines(detections), nl=bool(detections))
+                echo(_lines(detections), end="\n" if detections else "")
 
 
 def _lines(detections: Detections) -> str:

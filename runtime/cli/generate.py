@@ -12,7 +12,7 @@ from pathlib import Path
 import click
 
 from ..cancellation import Cancellation
-from ..console import echo_stderr
+from ..console import echo, echo_stderr
 from ..generation.stream import Stream
 from ..generation.types import Generation, Options
 from .options import MODEL, DeviceOptions, device_options, generation_options
@@ -57,13 +57,13 @@ def generate(
         interrupt = _follow(_Pieces(stream), cancel, live=not json)
     except Exception:
         if not json and stream.result.text:
-            click.echo()  # end the line of the partial answer
+            echo("")  # end the line of the partial answer
         raise
     finally:
         cancel.cancel()  # the thread must not outlive the command
-    click.echo(dumps(asdict(stream.result)) if json else "")
+    echo(dumps(asdict(stream.result)) if json else "")
     if stats:
-        click.echo(_statistics(stream.result), err=True)
+        echo_stderr(_statistics(stream.result))
     if interrupt is not None:
         raise interrupt
 
@@ -110,8 +110,8 @@ def _follow(pieces: _Pieces, cancel: Cancellation, *, live: bool) -> KeyboardInt
     while True:
         try:
             for piece in pieces:
-                if live:
-                    click.echo(piece, nl=False)
+                if live and not echo(piece, end=""):
+                    cancel.cancel()  # a reader such as `head -c 1` closed the pipe
             return interrupt
         except KeyboardInterrupt as error:
             cancel.cancel()  # ends the graph run in progress, then the loop above

@@ -1,24 +1,25 @@
-"""Exit codes, error messages and signals of the command-line process."""
+"""Exit codes, error messages and output streams of the command-line process."""
 
 from __future__ import annotations
 
 import os
-import signal
 import sys
 import traceback
 import warnings
 from collections.abc import Callable
-from types import FrameType
+from contextlib import suppress
+from pathlib import Path
 
 import click
 
-from ..console import Terminated, echo_stderr
+from ..console import echo_stderr, echo_stderr_lines
 from ..resource_errors import resource_problem
+from .signals import INTERRUPTED, exit_code, find_interrupt
 
-INTERRUPTED = 130  # 128 + SIGINT, as shells report it
-TERMINATED = 143  # 128 + SIGTERM
-RESOURCES = 5
 UNEXPECTED = 1
+USAGE = 2
+RESOURCES = 5
+NO_WORKING_FOLDER = "the current folder was deleted; change to a folder that exists"
 
 
 def run_command(command: Callable[[], object], *, debug: bool = False) -> int:
@@ -29,10 +30,9 @@ def run_command(command: Callable[[], object], *, debug: bool = False) -> int:
     """
     try:
         code = command()
-        if sys.stdout is not None:  # None if the process was started with stdout closed
-            sys.stdout.flush()
     except click.exceptions.NoArgsIsHelpError as error:
-        error.show()
+        with suppress(OSError):
+            error.show()
         code = error.exit_code
     except click.ClickException as error:
         context = error.ctx if isinstance(error, click.UsageError) else None
@@ -41,23 +41,25 @@ def run_command(command: Callable[[], object], *, debug: bool = False) -> int:
         code = error.exit_code
     except click.exceptions.Exit as error:
         code = error.exit_code
-    except Terminated:
-        code = TERMINATED
-    except (KeyboardInterrupt, click.Abort):
+    except click.Abort:
         code = INTERRUPTED
-    except BrokenPipeError:
-        code = 0  # a reader such as `head -1` closed the pipe
+    except KeyboardInterrupt as interrupt:
+        code = exit_code(interrupt)
     except Exception as error:
+        if cause := find_interrupt(error):
+            return exit_code(cause)
+        if isinstance(error, BrokenPipeError) and _stdout_is_broken():
+            return 0  # a reader such as `head -1` closed the pipe
         if debug:
-            click.echo("".join(traceback.format_exception(error)), err=True, nl=False)
+            echo_stderr_lines("".join(traceback.format_exception(error)).rstrip())
         code, message = exit_code_and_message(error)
         echo_stderr(f"error: {message}")
     return code if isinstance(code, int) else 0
 
 
-def install_handlers() -> None:
-    """Set up SIGTERM handling, NO_COLOR, warning filters, and the encoding of stdout and stderr."""
-    signal.signal(signal.SIGTERM, _terminate)
+def configure_output() -> None:
+    """Set up warnings, NO_COLOR, and the encoding of stdout and stderr."""
+    warnings.showwarning = lambda message, *_, **__: echo_stderr(f"warning: {message}")
     if os.environ.get("NO_COLOR"):  # no-color.org; tqdm reads TQDM_COLOUR, nothing else here uses colours
         os.environ.pop("TQDM_COLOUR", None)
     # Pillow warns of harmless metadata problems; the image reader reports what affects the result.
@@ -88,6 +90,8 @@ def exit_code_and_message(error: Exception) -> tuple[int, str]:
         return code, str(error)
     if problem := resource_problem(error):
         return RESOURCES, problem
+    if isinstance(error, FileNotFoundError) and not has_working_folder():
+        return USAGE, NO_WORKING_FOLDER
     return (
         UNEXPECTED,
         f"unexpected {type(error).__name__}: {error} "
@@ -95,5 +99,18 @@ def exit_code_and_message(error: Exception) -> tuple[int, str]:
     )
 
 
-def _terminate(_signal: int, _frame: FrameType | None) -> None:
-    raise Terminated
+def has_working_folder() -> bool:
+    """Return whether the current folder still exists."""
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def _stdout_is_broken() -> bool:
+    try:
+        sys.stdout.flush()  # the text that was not written is still in the buffer
+    except BrokenPipeError:
+        return True
+    return False

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 
+from ..console import printable
 from ..engine import cuda_provider as cuda
 from ..engine.cuda_diagnosis import INSTALL
 from ..engine.devices import available_devices, parse_device
@@ -101,7 +102,7 @@ def table(diagnosis: Diagnosis) -> str:
     ]
     if diagnosis.advice:
         lines += ["", *(f"* {line}" for line in diagnosis.advice)]
-    return "\n".join(lines)
+    return "\n".join(map(printable, lines))
 
 
 def _device_names(available: tuple[str, ...], gpus: int) -> Iterator[str]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from ..bundle.schema import Manifest
 from ..bundle.tensor_table import read_tensor_table
+from ..console import printable
 from ..engine.devices import Placement
 from ..engine.prepared_graphs import find_prepared
 from ..errors import ProviderError
@@ -114,7 +115,7 @@ def table(inspected: Inspection) -> str:
         "",
         *_memory_lines(inspected.memory),
     ]
-    return "\n".join(lines)
+    return "\n".join(map(printable, lines))
 
 
 def _graph_lines(name: str, graph: GraphContents) -> Iterator[str]:

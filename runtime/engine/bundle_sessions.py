@@ -50,9 +50,14 @@ def open_sessions(
         )
 
     # Reordering the weights for the kernels takes most of the time and uses a single thread per session.
-    with ThreadPoolExecutor(len(graphs)) as threads:
+    threads = ThreadPoolExecutor(len(graphs))
+    try:
         futures = {graph.digest: threads.submit(open_graph, graph) for graph in graphs}
-    sessions = {digest: session.result() for digest, session in futures.items()}
+        sessions = {digest: session.result() for digest, session in futures.items()}
+    except BaseException as error:  # after Ctrl-C, do not wait for the other sessions, which may take seconds
+        threads.shutdown(wait=isinstance(error, Exception), cancel_futures=True)
+        raise
+    threads.shutdown()
     trim_heap()
     return sessions, weights
 

@@ -5,7 +5,9 @@ onnxruntime has no type information. Each protocol here describes the class that
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
 from numpy.typing import NDArray
@@ -171,13 +173,19 @@ class Onnxruntime(Protocol):
 def import_onnxruntime() -> Onnxruntime:
     """Import onnxruntime, and return the module.
 
+    The first import runs in another thread, because Python handles signals in the main thread: an interrupt
+    inside the initialization of onnxruntime's C++ code would leave the module broken or abort the process.
+
     Raises:
         ProviderError: neither onnxruntime nor onnxruntime-gpu is installed, or the installed package does not
             load.
         ResourceError: out of memory.
     """
     try:
-        import onnxruntime  # noqa: PLC0415  the only heavy import; not needed before a graph is opened
+        if "onnxruntime" not in sys.modules:
+            with ThreadPoolExecutor(1) as thread:
+                return thread.submit(_import).result()
+        return _import()
     except ModuleNotFoundError:
         raise ProviderError(
             "onnxruntime is not installed: `pip install 'paligemma-onnx[cpu]'` "
@@ -187,5 +195,10 @@ def import_onnxruntime() -> Onnxruntime:
         if words := resource_problem(error):
             raise ResourceError(f"onnxruntime: {words}") from error
         raise ProviderError(f"onnxruntime is installed and does not load: {error}") from error
+
+
+def _import() -> Onnxruntime:
+    import onnxruntime  # noqa: PLC0415  the only heavy import; not needed before a graph is opened
+
     module: Onnxruntime = onnxruntime
     return module

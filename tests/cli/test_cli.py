@@ -13,7 +13,7 @@ from command_line import block_imports, run_command, run_in_process
 from PIL import Image
 
 from paligemma_onnx.runtime import PaliGemma
-from paligemma_onnx.runtime.cli.main import COMMANDS, cli
+from paligemma_onnx.runtime.cli.group import COMMANDS, cli
 
 Folders = Callable[[str], Path]
 CASE = "gemma_one_kv_head"
@@ -48,7 +48,7 @@ HEAVY_MODULES = (
 )
 PAGES = """
 import io, json, contextlib
-from paligemma_onnx.runtime.cli.main import COMMANDS, cli
+from paligemma_onnx.runtime.cli.group import COMMANDS, cli
 pages = {}
 for name in ("", *COMMANDS):
     with contextlib.redirect_stdout(io.StringIO()) as page:

@@ -14,7 +14,7 @@ from command_line import MAIN, run_in_process
 from pseudo_terminal import Terminal
 
 from paligemma_onnx.runtime.cli.completion import SHELLS, VARIABLE
-from paligemma_onnx.runtime.cli.main import COMMANDS
+from paligemma_onnx.runtime.cli.group import COMMANDS
 
 TAB, CLEAR = "\t", "\x15"  # control-U empties the line
 PROMPT = "ready> "

@@ -12,7 +12,7 @@ import pytest
 from click.core import ParameterSource
 from command_line import run_in_process
 
-from paligemma_onnx.runtime.cli.main import COMMANDS, VARIABLES, cli
+from paligemma_onnx.runtime.cli.group import COMMANDS, VARIABLES, cli
 from paligemma_onnx.runtime.cli.parameters import DeviceType, SizeType
 
 MAX_LINES, COLUMNS = 80, 100  # two screens of 40 lines

@@ -54,11 +54,12 @@ LEVELS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("graphs",),
         ("engine", "image"),
         ("bundle", "text", "resource_errors", "atomic_file"),
-        ("errors", "cancellation", "console"),
+        ("errors", "cancellation", "console", "telemetry"),
     ),
 }
-# The command group names the export commands in strings and imports them on first use.
-NAMES_OTHER_PARTS = {"runtime/cli/main.py"}
+# The command group names the export commands in strings and imports them on first use. The package's public
+# names are imported on first use, so that the command line can handle signals before NumPy is imported.
+NAMES_OTHER_PARTS = {"runtime/cli/group.py", "runtime/__init__.py"}
 PARTS = ("paligemma_onnx.model", "paligemma_onnx.export", "paligemma_onnx.runtime")
 
 

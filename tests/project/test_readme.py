@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from torch import zeros
 
 from paligemma_onnx.export.demo.shipped_model import shipped_model
-from paligemma_onnx.runtime.cli.main import COMMANDS, cli
+from paligemma_onnx.runtime.cli.group import COMMANDS, cli
 
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
 BLOCK = re.compile(r"```(\w*)\n(.*?)```", re.DOTALL)

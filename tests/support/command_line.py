@@ -13,7 +13,7 @@ import pytest
 
 from paligemma_onnx.runtime import BundleError, PaliGemma
 from paligemma_onnx.runtime.cli import process
-from paligemma_onnx.runtime.cli.main import cli
+from paligemma_onnx.runtime.cli.group import cli
 
 # The code of the `paligemma-onnx` script. A test may prepend code that runs first in the same process.
 MAIN = "\nfrom paligemma_onnx.runtime.cli.main import main\nmain()"
