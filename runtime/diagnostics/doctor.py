@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ from ..engine.devices import available_devices, parse_device
 from ..engine.nvidia_driver import Gpu, query_driver
 from ..engine.ort import import_onnxruntime
 from ..errors import PaliGemmaError, ProviderError, ResourceError
+from ..telemetry import VARIABLE as TELEMETRY_VARIABLE
+from ..telemetry import telemetry_is_disabled
 from .machine import this_machine
 
 RUNTIME = ("paligemma-onnx", "numpy", "pillow", "tokenizers", "click", "dacite")
@@ -34,6 +37,7 @@ class Diagnosis:
     gpus: tuple[Gpu, ...]  # all GPUs of the NVIDIA driver
     driver: tuple[int, int] | None  # newest CUDA version that the NVIDIA driver supports; None: no driver
     unusable: dict[str, str]  # devices that onnxruntime supports but that do not work, with the reason
+    telemetry_disabled: bool  # of onnxruntime, by an environment variable
     threads: int
     memory_bytes: int | None
     advice: tuple[str, ...]
@@ -77,6 +81,7 @@ def diagnose() -> Diagnosis:
         gpus=driver.gpus,
         driver=driver.cuda,
         unusable=unusable,
+        telemetry_disabled=telemetry_is_disabled(),
         threads=machine.threads,
         memory_bytes=machine.memory_bytes,
         advice=tuple(advice),
@@ -97,6 +102,8 @@ def table(diagnosis: Diagnosis) -> str:
             for index, gpu in enumerate(diagnosis.gpus)
         ),
         *([f"{'nvidia driver':<18} for CUDA {_dotted(diagnosis.driver)}"] if diagnosis.driver else []),
+        f"{'telemetry':<18} {'off' if diagnosis.telemetry_disabled else 'on'} ({TELEMETRY_VARIABLE}"
+        f"={os.environ.get(TELEMETRY_VARIABLE, '')})",
         f"{'threads':<18} {diagnosis.threads}",
         f"{'memory':<18} {f'{memory / GIB:.1f} GiB' if memory else 'unknown'}",
     ]

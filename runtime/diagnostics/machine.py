@@ -7,11 +7,10 @@ import platform
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..engine.cgroups import memory_limit
 from ..engine.devices import available_threads
 
 KIB = 1 << 10  # bytes; the unit of /proc/meminfo
-# Memory limit of a container (Linux cgroup v2, then v1): a number of bytes, or "max" if there is no limit.
-LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
 
 @dataclass(frozen=True)
@@ -50,16 +49,7 @@ def _memory() -> int | None:
     total = None
     if "SC_PHYS_PAGES" in getattr(os, "sysconf_names", {}):
         total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    known = [size for size in (total, *map(_limit, LIMITS)) if size is not None]
-    return min(known, default=None)
-
-
-def _limit(path: str) -> int | None:
-    try:
-        text = Path(path).read_text(encoding="ascii").strip()
-    except (OSError, ValueError):
-        return None
-    return int(text) if text.isdigit() else None
+    return min((size for size in (total, memory_limit()) if size is not None), default=None)
 
 
 def _meminfo(name: str) -> int | None:

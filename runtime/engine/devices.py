@@ -10,6 +10,7 @@ from typing import Literal
 
 from ..bundle.schema import Device
 from ..errors import BundleError, OptionError, ProviderError
+from .cgroups import cpu_limit
 from .cuda_diagnosis import INSTALL
 from .cuda_provider import PROVIDER as CUDA_PROVIDER
 from .ort import import_onnxruntime
@@ -41,8 +42,10 @@ class Placement:
 
 
 def available_threads() -> int:
-    """Return the number of processors that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Return the number of processors that this process may use, by its affinity and its control groups."""
+    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    limit = cpu_limit()
+    return affinity if limit is None else min(affinity, limit)
 
 
 def available_devices() -> tuple[Device, ...]:

@@ -18,6 +18,7 @@ from ..errors import BundleError, PaliGemmaError
 from .cuda_provider import device_lock, to_public_error
 from .device_tensor import DeviceTensor
 from .devices import Placement
+from .fork import check_process
 from .memory import SHRINK_ARENA_OPTION
 from .ort import IoBinding, OrtValue, RunOptions, Session, import_onnxruntime
 
@@ -63,9 +64,10 @@ class Executor:
         Raises:
             Cancelled: the run was cancelled.
             BundleError: onnxruntime failed.
-            ProviderError: the GPU failed.
+            ProviderError: the GPU failed, or the session was opened before this process was forked.
             ResourceError: out of memory.
         """
+        check_process(session)
         binding, placement = session.io_binding(), self._placement
         # The binding reads the memory of these arrays, so the variable must exist until the run has ended.
         arrays = {name: np.ascontiguousarray(array) for name, array in feeds.items()}
@@ -101,6 +103,7 @@ class Executor:
 
         Raises what `run` raises.
         """
+        check_process(session)
         entries = {} if self._placement.device == "cpu" else {GRAPH_ID_OPTION: graph_id}
         cancel.check()
         self._execute(

@@ -40,6 +40,7 @@ KEY_DIGITS = 32  # hexadecimal digits of a folder's name
 # onnxruntime writes every matrix twice: in its original order, and in the order of the kernels with scales or
 # sums added.
 SPACE_FACTOR = 2.5  # disk space of prepared graphs divided by disk space of the bundle
+MAX_CONTENT_BYTES = 1 << 20  # CONTENT has about 1,000 bytes
 MIN_FREE_BYTES = 1 << 24  # a disk with less free space is reported as full
 FORMAT = "2"  # version of the files; change it with the session options
 MAX_STAGING_AGE_S = 86_400.0  # older staging folders belong to processes that were killed
@@ -55,22 +56,25 @@ class Preparation:
 
 
 def find_prepared(manifest: Manifest, placement: Placement) -> Path | None:
-    """Return the folder of a bundle's prepared graphs for this machine, or None if it is not complete.
+    """Return the folder of a bundle's prepared graphs for this machine.
+
+    Prepared graphs are optional: if they are missing or damaged, or if there is no cache folder,
+    the result is None.
 
     Raises:
         ProviderError: onnxruntime is not installed.
     """
     if placement.device != "cpu" or manifest.precision.is_float32:
         return None
-    folder = _prepared_folder(manifest)
     try:
-        content = json.loads((folder / CONTENT).read_bytes())
+        folder = _prepared_folder(manifest)
+        content = json.loads(_read_small_file(folder / CONTENT))
         specs = {name: FileSpec(**spec) for name, spec in content.items()}
         problems = [
             file_problem(folder / name, spec, hashed=name.endswith(GRAPH_SUFFIX))
             for name, spec in specs.items()
         ]
-    except (OSError, ValueError, TypeError, AttributeError):
+    except (OptionError, OSError, ValueError, TypeError, AttributeError, RecursionError):
         return None
     missing = {prepared_name(graph) for graph in manifest.graphs.distinct} - specs.keys()
     return None if missing or any(problems) else folder
@@ -88,7 +92,7 @@ def prepare(bundle: Path, progress: Callable[[str], object]) -> Preparation:
 
     Raises:
         BundleError: the bundle is incomplete or damaged.
-        OptionError: the bundle has no graph to prepare, or the cache folder cannot be written.
+        OptionError: the bundle has no graph to prepare, or there is no cache folder that can be written.
         ResourceError: out of disk or memory.
     """
     started = time.perf_counter()
@@ -97,9 +101,9 @@ def prepare(bundle: Path, progress: Callable[[str], object]) -> Preparation:
         raise OptionError(f"{bundle}: fp32 graphs are mapped as they are; there is nothing to prepare")
     if "cpu" not in manifest.precision.devices:
         raise OptionError(f"{bundle}: its graphs are for a GPU; there is nothing to prepare")
+    final = _prepared_folder(manifest)
     check_hashes(bundle, manifest, progress)  # a damaged graph in the cache would be used later
     placement = choose_placement("cpu", None)
-    final = _prepared_folder(manifest)
     with translate_resource_errors(str(final.parent)), _staging_folder(final) as folder:
         needed = int(SPACE_FACTOR * sum(spec.bytes for spec in manifest.files.values()))
         free = shutil.disk_usage(folder).free
@@ -131,21 +135,66 @@ def prepare(bundle: Path, progress: Callable[[str], object]) -> Preparation:
 
 
 def remove_prepared(bundle: Path) -> Path | None:
-    """Remove a bundle's prepared graphs for this machine; return the removed folder or None."""
+    """Remove a bundle's prepared graphs for this machine; return the removed folder or None.
+
+    Raises:
+        BundleError: the bundle's manifest is missing or damaged.
+        OptionError: there is no cache folder, or the prepared graphs cannot be removed.
+    """
     folder = _prepared_folder(read_manifest(bundle))
     if not folder.exists():
         return None
-    shutil.rmtree(folder)
+    try:
+        shutil.rmtree(folder)
+    except OSError as error:
+        raise OptionError(f"{folder}: cannot be removed ({error.strerror})") from None
     return folder
 
 
 def _prepared_folder(manifest: Manifest) -> Path:
-    """Return the folder for a bundle's prepared graphs. Its name is a hash of what the graphs depend on."""
+    """Return the folder for a bundle's prepared graphs. Its name is a hash of what the graphs depend on.
+
+    Raises:
+        OptionError: the user has no home folder, or the cache folder's name is not valid.
+        ProviderError: onnxruntime is not installed.
+    """
     ort = import_onnxruntime()
     facts = (FORMAT, manifest.bundle_id, ort.__version__, ort.get_build_info(), _describe_processor())
     key = hashlib.sha256("\n".join(facts).encode()).hexdigest()[:KEY_DIGITS]
-    root = os.environ.get(CACHE)
-    return (Path(root) if root else user_cache_path("paligemma-onnx")) / "prepared" / key
+    return _cache_folder() / "prepared" / key
+
+
+def _cache_folder() -> Path:
+    """Return the folder that the variable names, or the user's cache folder.
+
+    Raises:
+        OptionError: the user has no home folder, or the folder's name is not valid.
+    """
+    if named := os.environ.get(CACHE):
+        try:
+            named.encode()
+        except UnicodeEncodeError:  # onnxruntime needs paths in UTF-8
+            raise OptionError(f"{CACHE}: {named!a} is not UTF-8; choose another folder") from None
+        return Path(named)
+    try:
+        folder = user_cache_path("paligemma-onnx")
+    except (RuntimeError, KeyError, OSError):  # no HOME, and no entry of the user in the passwd database
+        folder = Path()
+    if not folder.is_absolute():
+        raise OptionError(f"this user has no home folder; set {CACHE} to a folder for prepared graphs")
+    return folder
+
+
+def _read_small_file(path: Path) -> bytes:
+    """Return the content of a regular file of at most MAX_CONTENT_BYTES.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: the path is not a regular file, or the file is larger.
+    """
+    if not path.is_file() or path.stat().st_size > MAX_CONTENT_BYTES:
+        raise ValueError(f"{path}: not a regular file of at most {MAX_CONTENT_BYTES} bytes")
+    return path.read_bytes()
 
 
 def _describe_processor() -> str:

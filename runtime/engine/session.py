@@ -11,6 +11,7 @@ from ..bundle.schema import GraphSpec, Manifest
 from ..errors import BundleError, PaliGemmaError, ProviderError
 from . import cuda_provider as cuda
 from .devices import PROVIDERS, Placement
+from .fork import register_session
 from .int8_overflow import configure_int8
 from .ort import InferenceSession, Onnxruntime, OrtValue, SessionOptions, import_onnxruntime
 
@@ -165,6 +166,7 @@ def _open(
             )
     except Exception as error:  # onnxruntime's exceptions have no common base class
         raise _translate(error, path, placement) from error
+    register_session(session)
     actual = session.get_providers()[0]
     if actual != expected:
         # If a provider cannot be loaded, onnxruntime only logs a warning.

@@ -167,18 +167,14 @@ def test_whether_it_fits(
     assert inspected.memory.fits is (None if total is None else total > 1)
 
 
-def test_this_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(machine, "LIMITS", ())
+def test_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "memory_limit", lambda: None)
     host = this_machine()
     assert host.memory_bytes == os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     assert host.free_bytes is not None
     assert 0 < host.free_bytes < host.memory_bytes
     assert host.processor
-    for name, content in (("limit", "1000000\n"), ("none", "max\n")):
-        (tmp_path / name).write_text(content)
-    monkeypatch.setattr(
-        machine, "LIMITS", tuple(str(tmp_path / name) for name in ("absent", "none", "limit"))
-    )
+    monkeypatch.setattr(machine, "memory_limit", lambda: 1_000_000)
     assert (this_machine().memory_bytes, this_machine().free_bytes) == (1_000_000, 1_000_000)
 
 

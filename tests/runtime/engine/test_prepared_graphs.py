@@ -102,7 +102,25 @@ def replace_content(folder: Path) -> None:
     (folder / prepared_graphs.CONTENT).write_text(json.dumps([{"a": 1}]))
 
 
-@pytest.mark.parametrize("damage", [truncate, flip, remove_content, remove_entry, replace_content])
+def nest_content(folder: Path) -> None:
+    (folder / prepared_graphs.CONTENT).write_text("[" * 100_000)
+
+
+def make_content_a_pipe(folder: Path) -> None:
+    (folder / prepared_graphs.CONTENT).unlink()
+    os.mkfifo(folder / prepared_graphs.CONTENT)
+
+
+def make_content_endless(folder: Path) -> None:
+    (folder / prepared_graphs.CONTENT).unlink()
+    (folder / prepared_graphs.CONTENT).symlink_to("/dev/zero")
+
+
+DAMAGES = (truncate, flip, remove_content, remove_entry, replace_content)
+DAMAGED_CONTENTS = (nest_content, make_content_a_pipe, make_content_endless)
+
+
+@pytest.mark.parametrize("damage", [*DAMAGES, *DAMAGED_CONTENTS])
 def test_damaged_ones_are_left_alone_until_they_are_written_anew(
     rounded: Rounded, damage: Callable[[Path], None]
 ) -> None:
@@ -197,6 +215,31 @@ def test_a_cache_that_cannot_be_written(
     (tmp_path / "file").write_text("not a folder")
     monkeypatch.setenv(prepared_graphs.CACHE, str(tmp_path / "file"))
     with pytest.raises(OptionError, match="cannot be written"):
+        prepare(bundle)
+    assert not uses_prepared(answer(bundle)[0])
+
+
+def test_a_user_without_a_home_folder(
+    rounded: Rounded, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A container's user may have neither HOME nor an entry in the passwd database."""
+    bundle = rounded(CASE, "int8")
+    for name in (prepared_graphs.CACHE, "HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(os, "getuid", lambda: 12345)
+    assert not uses_prepared(answer(bundle)[0])
+    for options in ([], ["--remove"]):
+        result = run_in_process(capsys, "prepare", bundle, *options)
+        assert (result.code, result.out) == (2, "")
+        assert f"set {prepared_graphs.CACHE} to a folder" in result.error
+
+
+def test_a_cache_folder_that_is_not_utf8(
+    rounded: Rounded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(prepared_graphs.CACHE, str(tmp_path / "caf\udce9"))
+    bundle = rounded(CASE, "int8")
+    with pytest.raises(OptionError, match="is not UTF-8"):
         prepare(bundle)
     assert not uses_prepared(answer(bundle)[0])
 
