@@ -26,7 +26,6 @@ from paligemma_onnx.runtime.resource_errors import resource_problem, translate_r
 
 from .bundle.atomic_folder import staged_folder
 from .bundle.draft_manifest import draft_manifest
-from .bundle.manifest_facts import TOKENIZER
 from .bundle.tensor_list import count_operators, list_tensors
 from .bundle.weight_file import WeightFile, plan_weight_file, reference_weight_file, write_weight_file
 from .graphs.cuda_weights import cuda_meta_model
@@ -58,11 +57,13 @@ class Progress(Protocol):
 class ExportRequest:
     """Input, output and options of an export."""
 
-    checkpoint: Path
+    checkpoint: Path  # folder, or JAX checkpoint in an .npz archive
     output: Path  # folder of the bundle
     precision: str = "fp32"  # a key of PRECISIONS
     adapters: tuple[WeightedAdapter, ...] = ()  # to merge into the weights
     mask_decoder: Path | None = None  # None: mask_decoder.npz in the checkpoint's folder, if it exists
+    tokenizer: Path | None = None  # tokenizer.json of an .npz archive
+    config: Path | None = None  # config.json of an .npz archive; None: derived from the shapes of its arrays
     force: bool = False  # replace an existing bundle at `output`
     strict: bool = False  # a weight that is not finite raises an error instead of a warning
 
@@ -91,7 +92,9 @@ def export(
     precision = PRECISIONS[request.precision]
     progress.stage("reading checkpoint")
     with translate_resource_errors(str(request.checkpoint)):
-        source = open_source(request.checkpoint, request.adapters, request.mask_decoder)
+        source = open_source(
+            request.checkpoint, request.adapters, request.mask_decoder, request.tokenizer, request.config
+        )
         manifest = draft_manifest(source, request.precision)
     for note in source.checkpoint.notes:
         progress.warn(note)
@@ -105,8 +108,7 @@ def export(
         plans = _plan_weight_files(definitions, graphs)
         files = _write_weights(staging, plans, source, request.precision, progress)
         progress.stage("writing graphs")
-        tokenizer = (source.folder / TOKENIZER).read_bytes()
-        files[manifest.tokens.file] = _write(staging / manifest.tokens.file, tokenizer)
+        files[manifest.tokens.file] = _write(staging / manifest.tokens.file, source.tokenizer.read_bytes())
         manifest = _write_graphs(staging, replace(manifest, files=files), graphs)
         _write(staging / MANIFEST, manifest.to_json().encode())
         if check is not None:
@@ -120,9 +122,8 @@ def _check_request(request: ExportRequest) -> None:
         raise OptionError(f"precision {request.precision!r} is unknown; choose from {', '.join(PRECISIONS)}")
     output = _real_path(request.output)
     adapters = (adapter.folder for adapter in request.adapters)
-    for path in (request.checkpoint, *adapters, request.mask_decoder):
-        if path is None:
-            continue
+    options = (request.mask_decoder, request.tokenizer, request.config)
+    for path in filter(None, (request.checkpoint, *adapters, *options)):
         real_path = _real_path(path)
         if real_path == output or real_path in output.parents or output in real_path.parents:
             raise OptionError(f"{request.output}: lies inside {path} or contains it; choose another --output")

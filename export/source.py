@@ -11,23 +11,30 @@ import torch
 
 from paligemma_onnx.model.checkpoint.adapter import WeightedAdapter
 from paligemma_onnx.model.checkpoint.checkpoint import Checkpoint
+from paligemma_onnx.model.checkpoint.errors import CheckpointError, quote_names
 from paligemma_onnx.model.checkpoint.load import open_checkpoint
 from paligemma_onnx.model.config import PaliGemmaConfig
 from paligemma_onnx.model.mask_decoder import MaskDecoder
 from paligemma_onnx.model.rotary import inverse_frequencies
+from paligemma_onnx.runtime.errors import OptionError
 
 from .graphs.cuda_weights import PackedCheckpoint
 from .precisions import PRECISIONS
 from .quantization.channel_scaling import ScaledCheckpoint
+from .sources.jax_checkpoint import NPZ, open_jax_checkpoint
 from .sources.mask_decoder_npz import MASK_DECODER, read_mask_decoder
 from .sources.tensor_source import TensorSource
+from .sources.tokenizer_file import TOKENIZER, open_tokenizer
+
+TOKENIZER_SOURCE = "google/paligemma-3b-pt-224"  # PaliGemma 2 has the same tokenizer
 
 
 @dataclass(frozen=True)
 class Source:
     """An open checkpoint, its configuration, and the mask decoder if the export includes a mask decoder."""
 
-    folder: Path
+    path: Path  # the folder of the checkpoint, or an .npz archive
+    tokenizer: Path  # tokenizer.json
     config: PaliGemmaConfig
     checkpoint: Checkpoint
     constants: dict[str, torch.Tensor]  # tensors that graphs read and the checkpoint does not store
@@ -49,26 +56,64 @@ class Source:
 
 
 def open_source(
-    folder: Path, adapters: Sequence[WeightedAdapter] = (), mask_decoder: Path | None = None
+    path: Path,
+    adapters: Sequence[WeightedAdapter] = (),
+    mask_decoder: Path | None = None,
+    tokenizer: Path | None = None,
+    config_file: Path | None = None,
 ) -> Source:
     """Return an open checkpoint.
 
     Args:
-        folder: folder of the checkpoint.
+        path: folder of the checkpoint, or a JAX checkpoint in an .npz archive.
         adapters: folders of PEFT adapters to merge into the weights, with their weights.
         mask_decoder: weights of the mask decoder; None: `mask_decoder.npz` in the folder if this file exists.
+        tokenizer: tokenizer.json; only for an archive, which holds no tokenizer.
+        config_file: config.json; only for an archive. None: derived from the shapes of the arrays.
 
     Raises:
-        CheckpointError: the checkpoint, an adapter or the mask decoder is incomplete, damaged or of another
-            model.
+        CheckpointError: the checkpoint, an adapter, the tokenizer or the mask decoder is incomplete, damaged
+            or of another model.
+        OptionError: an archive without a tokenizer, or a folder with a tokenizer or a configuration.
     """
-    config, checkpoint = open_checkpoint(folder, adapters)
+    if path.suffix == NPZ:
+        tokenizer = _check_tokenizer(path, tokenizer)
+        image_token = open_tokenizer(tokenizer).image_id
+        config, checkpoint = open_jax_checkpoint(path, image_token, config_file, adapters)
+    elif tokenizer is None and config_file is None:
+        tokenizer = path / TOKENIZER
+        _refuse_archive_folder(path)
+        config, checkpoint = open_checkpoint(path, adapters)
+    else:
+        raise OptionError(f"{path}: --tokenizer and --config are for .npz archives; put both into the folder")
     text = config.text_config
     constants = {"language_model.frequencies": inverse_frequencies(text.head_dim, text.rope_theta)}
-    if mask_decoder is None and (folder / MASK_DECODER).exists():
-        mask_decoder = folder / MASK_DECODER
+    if mask_decoder is None and (path / MASK_DECODER).exists():
+        mask_decoder = path / MASK_DECODER
     if mask_decoder is None:
-        return Source(folder, config, checkpoint, constants, None)
+        return Source(path, tokenizer, config, checkpoint, constants, None)
     masks = read_mask_decoder(mask_decoder)
     weights = {f"mask_decoder.{name}": tensor for name, tensor in masks.state_dict().items()}
-    return Source(folder, config, checkpoint, constants | weights, masks)
+    return Source(path, tokenizer, config, checkpoint, constants | weights, masks)
+
+
+def _check_tokenizer(path: Path, tokenizer: Path | None) -> Path:
+    """Return the tokenizer of an archive; raise an error that says how to get tokenizer.json."""
+    remedy = f"take tokenizer.json from a repository of the model, such as {TOKENIZER_SOURCE}"
+    if tokenizer is None:
+        raise OptionError(f"{path}: holds no tokenizer; {remedy}, and give it as --tokenizer")
+    if tokenizer.suffix == ".model":
+        raise CheckpointError(f"{tokenizer}: is a SentencePiece model; only tokenizer.json is read: {remedy}")
+    return tokenizer
+
+
+def _refuse_archive_folder(folder: Path) -> None:
+    """Raise CheckpointError if a folder holds a JAX checkpoint instead of a checkpoint in safetensors."""
+    if (folder / "config.json").exists():
+        return
+    archives = [file.name for file in folder.glob(f"*{NPZ}") if file.name != MASK_DECODER]
+    if archives:
+        raise CheckpointError(
+            f"{folder}: holds no config.json, but JAX weights: {quote_names(archives)}; name the file "
+            "instead of the folder, and give --tokenizer"
+        )

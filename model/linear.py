@@ -11,6 +11,8 @@ Shapes: docs/notation.md.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -28,6 +30,25 @@ class Linear(nn.Module):
         """float[..., in] -> float[..., out]."""
         bias = None if self.bias is None else self.bias.to(x.dtype)
         return F.linear(x, self.weight.to(x.dtype), bias)
+
+
+def stream_weight(layer: Linear, load: Callable[[], Tensor]) -> None:
+    """Make a layer load its weight at the start of each call and free it at the end.
+
+    Args:
+        layer: a layer whose weight is on the meta device.
+        load: returns the weight, float[out, in].
+    """
+    placeholder = layer.weight
+
+    def load_weight(layer: nn.Module, _inputs: object) -> None:
+        layer.register_parameter("weight", nn.Parameter(load(), requires_grad=False))
+
+    def free_weight(layer: nn.Module, _inputs: object, _output: object) -> None:
+        layer.register_parameter("weight", placeholder)
+
+    layer.register_forward_pre_hook(load_weight)
+    layer.register_forward_hook(free_weight)
 
 
 class LayerNorm(nn.Module):

@@ -21,7 +21,7 @@ from paligemma_onnx.runtime.bundle.manifest import MANIFEST
 from paligemma_onnx.runtime.bundle.schema import TENSOR_TABLE
 from paligemma_onnx.runtime.errors import OptionError
 
-from .manifest_facts import TOKENIZER
+from ..sources.tokenizer_file import TOKENIZER
 
 # Errors that the system reports if a folder cannot be created or written.
 _UNWRITABLE = (

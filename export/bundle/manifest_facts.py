@@ -21,13 +21,11 @@ from paligemma_onnx.runtime.bundle.schema import (
     Producer,
     TokenFacts,
 )
-from paligemma_onnx.runtime.errors import BundleError
-from paligemma_onnx.runtime.text.tokenizer import PromptTokenizer
 
 from ..graphs.specs import OPSETS
 from ..precisions import PRECISIONS, Precision
+from ..sources.tokenizer_file import TOKENIZER, open_tokenizer
 
-TOKENIZER = "tokenizer.json"
 MAX_JSON_BYTES = 1 << 20  # for JSON files of settings; published files are smaller than 2 kB
 
 # SigLIP's preprocessing, for checkpoints without a preprocessor file. Pixels in [0, 255] are mapped to [-1,
@@ -131,19 +129,19 @@ def read_image_facts(folder: Path, config: PaliGemmaConfig) -> ImageFacts:
     )
 
 
-def read_token_facts(folder: Path, config: PaliGemmaConfig) -> TokenFacts:
+def read_token_facts(folder: Path, config: PaliGemmaConfig, tokenizer_file: Path | None = None) -> TokenFacts:
     """Return the special ids of tokenizer.json and generation_config.json, compared with config.json.
+
+    Args:
+        folder: folder of the checkpoint, or an .npz archive.
+        config: the configuration.
+        tokenizer_file: tokenizer.json; None: the one in the folder.
 
     Raises:
         CheckpointError: tokenizer.json is missing, damaged or has another vocabulary.
     """
-    path = folder / TOKENIZER
-    if not path.exists():
-        raise CheckpointError(f"{path}: no such file; download it with the checkpoint")
-    try:
-        tokenizer = PromptTokenizer.load(path)
-    except BundleError as error:
-        raise CheckpointError(str(error)) from None
+    path = tokenizer_file or folder / TOKENIZER
+    tokenizer = open_tokenizer(path)
     image, rows = tokenizer.image_id, config.text_config.vocab_size
     if tokenizer.size > rows:
         raise CheckpointError(f"{path}: has {tokenizer.size} tokens, the embedding only {rows} rows")

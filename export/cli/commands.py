@@ -40,6 +40,19 @@ MASK_DECODER = click.option(
     show_default="mask_decoder.npz in CHECKPOINT, if it exists",
     help="Weights of the decoder that turns <seg> tokens into masks, such as vae-oid.npz.",
 )
+TOKENIZER = click.option(
+    "--tokenizer",
+    metavar="FILE",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="tokenizer.json of the model; for a JAX checkpoint (.npz), which holds no tokenizer.",
+)
+CONFIG = click.option(
+    "--config",
+    metavar="FILE",
+    type=click.Path(path_type=Path, dir_okay=False),
+    show_default="derived from the shapes of the arrays",
+    help="config.json of a JAX checkpoint (.npz).",
+)
 
 
 @click.command()
@@ -68,6 +81,8 @@ MASK_DECODER = click.option(
 )
 @ADAPTER
 @MASK_DECODER
+@TOKENIZER
+@CONFIG
 @click.option("--force", is_flag=True, help="Replace an existing bundle in the output folder.")
 @click.option("--strict", is_flag=True, help="Fail if a weight is NaN or infinite, instead of warning.")
 @click.option(
@@ -84,7 +99,8 @@ def export(
     """Convert the PaliGemma checkpoint CHECKPOINT to a bundle of ONNX graphs.
 
     CHECKPOINT is a folder with config.json, safetensors and tokenizer.json, or the id of a model on the
-    Hugging Face Hub such as google/paligemma2-3b-mix-224, optionally with @REVISION.
+    Hugging Face Hub such as google/paligemma2-3b-mix-224, optionally with @REVISION, or a JAX checkpoint
+    of big_vision such as pt_224.npz, with --tokenizer.
 
     The output folder appears only if the export succeeds and the bundle agrees with the PyTorch model.
     """
@@ -104,10 +120,12 @@ def export(
     metavar="CHECKPOINT",
     required=True,
     shell_complete=complete_folders,
-    help="Checkpoint the bundle was exported from: folder or Hub id.",
+    help="Checkpoint the bundle was exported from: folder, Hub id or .npz file.",
 )
 @ADAPTER
 @MASK_DECODER
+@TOKENIZER
+@CONFIG
 @click.option(
     "--image",
     metavar="FILE",

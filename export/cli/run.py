@@ -30,6 +30,7 @@ from ..report.report_data import collect_report_data
 from ..report.text_table import format_table
 from ..source import Source, open_source
 from ..sources.hub import resolve_adapter, resolve_checkpoint
+from ..sources.jax_checkpoint import NPZ
 from ..validation import self_check as checks
 from ..validation.reference_outputs import ReferenceModel
 from ..validation.validate import validate
@@ -55,6 +56,8 @@ def run_validate(
     checkpoint: str,
     adapters: tuple[str, ...],
     mask_decoder: Path | None,
+    tokenizer: Path | None,
+    config: Path | None,
     image: tuple[str, ...],
     prompt: tuple[str, ...],
     steps: int,
@@ -80,16 +83,20 @@ def run_validate(
         file = None if html is None else outputs.enter_context(output_file(html, "--html"))
         started = time.perf_counter()
         source = open_source(
-            resolve_checkpoint(checkpoint), tuple(map(resolve_adapter, adapters)), mask_decoder
+            resolve_checkpoint(checkpoint),
+            tuple(map(resolve_adapter, adapters)),
+            mask_decoder,
+            tokenizer,
+            config,
         )
         if manifest.graphs.mask_decoder is not None and source.mask_decoder is None:
             raise OptionError(f"{bundle} has a mask decoder, but {checkpoint} has none; give --mask-decoder")
         if different := find_difference(manifest, draft_manifest(source, manifest.precision.name)):
             raise MismatchError(f"{bundle} was not exported from {checkpoint}: {different}")
-        tokenizer = PromptTokenizer.load(bundle / manifest.tokens.file)
+        prompt_tokenizer = PromptTokenizer.load(bundle / manifest.tokens.file)
         images = [load_input_image(path, manifest.image) for path in image or (None,)]
         pixel_values, prompts = np.stack([loaded.pixels for loaded in images]), prompt or checks.PROMPTS
-        inputs = checks.build_validation_inputs(manifest, tokenizer, pixel_values, prompts, steps)
+        inputs = checks.build_validation_inputs(manifest, prompt_tokenizer, pixel_values, prompts, steps)
         with TerminalProgress() as progress, translate_resource_errors(str(bundle)):
             validation = validate(
                 bundle,
@@ -103,7 +110,7 @@ def run_validate(
         data = collect_report_data(
             validation,
             manifest,
-            tokenizer,
+            prompt_tokenizer,
             prompts=prompts,
             images=tuple(loaded.info for loaded in images),
             checkpoint=checkpoint,
@@ -131,7 +138,9 @@ def _open_reference(kind: str, source: Source) -> tuple[str, ReferenceModel]:
         raise CheckpointError(
             f"--reference transformers needs {error.name}: `pip install transformers`"
         ) from None
-    model = TransformersReference(source.folder)
+    if source.path.suffix == NPZ:
+        raise CheckpointError("--reference transformers cannot read an .npz archive; use torch")
+    model = TransformersReference(source.path)
     return model.name, model
 
 

@@ -10,31 +10,35 @@ from paligemma_onnx.model.checkpoint.adapter import WeightedAdapter
 from paligemma_onnx.model.checkpoint.errors import CheckpointError, quote_value
 from paligemma_onnx.runtime.resource_errors import resource_problem, translate_resource_errors
 
+from .jax_checkpoint import NPZ
+
 CHECKPOINT_FILES = ("*.json", "*.safetensors")  # excludes pickles and the original JAX arrays
 _WEIGHTED = re.compile(r"(.+):([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d{1,2})?)")
 _HUB_ID = re.compile(r"([\w.-]+/[\w.-]+)(?:@([\w./-]+))?")
 
 
 def resolve_checkpoint(checkpoint: str) -> Path:
-    """Return the folder of a checkpoint.
+    """Return the folder of a checkpoint, or its .npz archive.
 
     Args:
-        checkpoint: a folder, or the id of a model: `owner/name` or `owner/name@revision`. A model that is not
-            in the local cache of the hub client is downloaded.
+        checkpoint: a folder, an .npz file, or the id of a model: `owner/name` or `owner/name@revision`. A
+            model that is not in the local cache of the hub client is downloaded.
 
     Raises:
-        CheckpointError: the argument is neither a folder nor an id that can be downloaded.
+        CheckpointError: the argument is neither a folder or archive nor an id that can be downloaded.
         ResourceError: the disk is full.
     """
     folder = Path(checkpoint)
     try:
-        if folder.is_dir():
-            return folder
         is_file = folder.exists()
+        if folder.is_dir() or (is_file and folder.suffix == NPZ):
+            return folder
     except (OSError, ValueError):  # the name is too long or contains NUL
         raise CheckpointError(f"{quote_value(checkpoint)}: not a possible folder name") from None
     if is_file:
-        raise CheckpointError(f"{checkpoint}: is a file; name the folder that contains config.json")
+        raise CheckpointError(
+            f"{checkpoint}: is a file; name the folder that contains config.json, or an {NPZ} archive of JAX"
+        )
     hub_id = _HUB_ID.fullmatch(checkpoint)
     if not hub_id or checkpoint.startswith("."):
         raise CheckpointError(f"{checkpoint}: no such folder")

@@ -101,7 +101,7 @@ def self_check(
     )
     if not validation.passed:
         raise MismatchError(
-            f"{source.folder}: the exported graphs do not compute what torch computes: "
+            f"{source.path}: the exported graphs do not compute what torch computes: "
             f"{describe_failure(validation)}"
         )
     return validation

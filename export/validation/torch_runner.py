@@ -27,7 +27,6 @@ from paligemma_onnx.runtime.paligemma import PaliGemma
 from paligemma_onnx.runtime.text.tokenizer import PromptTokenizer
 
 from ..bundle.draft_manifest import draft_manifest
-from ..bundle.manifest_facts import TOKENIZER
 from ..source import open_source
 from .reference_outputs import ReferenceModel
 
@@ -125,4 +124,4 @@ def open_torch_model(folder: Path, reference: ReferenceModel | None = None) -> P
     manifest = draft_manifest(source, "fp32")
     model = reference or load_model(source.config, source.checkpoint)
     runner = TorchModelRunner(model, manifest, choose_placement("cpu", None), source.mask_decoder)
-    return PaliGemma(manifest, PromptTokenizer.load(folder / TOKENIZER), runner, 0.0)
+    return PaliGemma(manifest, PromptTokenizer.load(source.tokenizer), runner, 0.0)

@@ -110,6 +110,10 @@ class Checkpoint:
         """
         return self.adapter.merge(name, self._tensors[name].load())
 
+    def is_mapped(self, name: str) -> bool:
+        """Return whether the stored tensor is a mapping of the file; otherwise `tensor` returns a copy."""
+        return self._tensors[name].is_mapped
+
     def dtype(self, name: str) -> torch.dtype:
         """Return the dtype of `tensor(name)`: as stored, or float32 if adapters compute the tensor."""
         return self.adapter.dtype(name, self._tensors[name].dtype)

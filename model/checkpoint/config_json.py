@@ -7,6 +7,7 @@ The section of the decoder is read by text_config_json.py.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from ..config import PaliGemmaConfig, VisionConfig
@@ -24,7 +25,12 @@ def read_config(folder: Path) -> PaliGemmaConfig:
 
 
 def read_config_file(path: Path) -> PaliGemmaConfig:
-    """Return the configuration in a file that has the content of config.json.
+    """Return the configuration in a file that has the content of config.json; see `parse_config`."""
+    return parse_config(path, read_json(path, MAX_CONFIG_BYTES))
+
+
+def parse_config(path: Path, values: Mapping[str, object]) -> PaliGemmaConfig:
+    """Return the configuration that the content of a config.json describes; `path` is named in errors.
 
     No memory is allocated for the sizes that the file names.
 
@@ -35,7 +41,7 @@ def read_config_file(path: Path) -> PaliGemmaConfig:
         CheckpointError: the file is missing or is not JSON, describes another model, names a size out of
             bounds, or has a setting that this model does not implement.
     """
-    top = Section(path, "", read_json(path, MAX_CONFIG_BYTES))
+    top = Section(path, "", values)
     if "model_type" not in top.values:
         raise top.error("model_type", "is missing; a PaliGemma checkpoint has 'paligemma' there")
     top.check_values(TOP_ACCEPTED)

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
+from torch import Tensor
+
 from ..config import PaliGemmaConfig
+from ..linear import Linear, stream_weight
 from ..paligemma import PaliGemma
 from ..rotary import inverse_frequencies
 from ..skeleton import meta_model
@@ -29,8 +33,13 @@ def open_checkpoint(
     expected = {name: tuple(weight.shape) for name, weight in meta_model(config).named_parameters()}
     # The row of `<image>` and the rows after it do not stand for tokens of a text.
     checkpoint = Checkpoint.open(folder, expected, adapters, trained_rows=config.image_token_index)
+    return adapted_config(config, checkpoint), checkpoint
+
+
+def adapted_config(config: PaliGemmaConfig, checkpoint: Checkpoint) -> PaliGemmaConfig:
+    """Return the configuration of the adapted model; `config` is that of the stored model."""
     text = replace(config.text_config, tied_head=checkpoint.has_tied_head)
-    return replace(config, text_config=text), checkpoint
+    return replace(config, text_config=text)
 
 
 def load_model(config: PaliGemmaConfig, checkpoint: Checkpoint) -> PaliGemma:
@@ -39,9 +48,19 @@ def load_model(config: PaliGemmaConfig, checkpoint: Checkpoint) -> PaliGemma:
     The model computes in the dtype of its inputs (linear.py). The model of a bfloat16 checkpoint therefore
     computes in float32 if the pixels are float32, and the weights occupy only the system's file cache. If an
     adapter changes a weight, this function merges the weight in new memory.
+
+    A linear layer whose weight cannot be mapped loads the weight at each call and frees it
+    afterwards. Then memory holds the embedding and the weights of one layer.
     """
     model = meta_model(config)
-    weights = {name: checkpoint.tensor(name) for name, _ in model.named_parameters()}
+    weights = dict[str, Tensor](model.named_parameters())  # the parameters on the meta device stay there
+    streamed = set[str]()
+    for name, module in model.named_modules():
+        weight = f"{name}.weight"
+        if isinstance(module, Linear) and not checkpoint.is_mapped(weight):
+            stream_weight(module, partial(checkpoint.tensor, weight))
+            streamed.add(weight)
+    weights |= {name: checkpoint.tensor(name) for name in weights.keys() - streamed}
     model.load_state_dict(weights, strict=True, assign=True)
     text = config.text_config
     model.language_model.frequencies = inverse_frequencies(text.head_dim, text.rope_theta)
