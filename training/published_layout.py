@@ -30,6 +30,7 @@ def published_name(name: str) -> str:
 def published_config(config: PaliGemmaConfig) -> dict[str, object]:
     """Return the content of config.json, in a form that transformers reads."""
     text, vision = asdict(config.text_config), asdict(config.vision_config)
+    del text["tied_head"]  # a published output head is always tied
     if text["model_type"] == "gemma":
         del text["query_pre_attn_scalar"]  # Gemma 1 always uses head_dim
     elif text["query_pre_attn_scalar"] == int(text["query_pre_attn_scalar"]):

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file
 
-from paligemma_onnx.model.checkpoint.tensor_names import canonical_name
+from paligemma_onnx.model.checkpoint.tensor_names import LM_HEAD, canonical_name
 
 Array = NDArray[Any]
 Arrays = dict[str, Array]
@@ -26,7 +26,7 @@ def read_tensors(folder: Path) -> dict[str, torch.Tensor]:
     tensors = {}
     for file in sorted(folder.glob("*.safetensors")):
         tensors |= {canonical_name(name): tensor for name, tensor in load_file(file).items()}
-    tensors.pop("lm_head.weight", None)
+    tensors.pop(LM_HEAD, None)
     return tensors
 
 
