@@ -20,7 +20,8 @@ from typing import Unpack
 from .bundle.integrity import check_files
 from .bundle.manifest import read_manifest
 from .bundle.schema import Manifest
-from .detection.detections import Detections, detections, task_prompt
+from .detection.detections import Detections, detections
+from .detection.prompts import task_prompt
 from .engine.devices import Placement, choose_placement
 from .engine.prepared_graphs import find_prepared
 from .errors import BundleError, ProviderError
@@ -85,8 +86,6 @@ class PaliGemma:
 
         Example:
             >>> model = PaliGemma.load("bundle/", device="cpu", threads=4)
-            >>> model.device
-            'cpu'
         """
         started = time.perf_counter()
         folder = Path(folder)
@@ -121,7 +120,7 @@ class PaliGemma:
         return self.runner.placement.name
 
     def open(self, image: ImageInput, *, max_image_pixels: int = DEFAULT_MAX_PIXELS) -> Picture:
-        """Return an opened and preprocessed image, for use in several requests or from another thread.
+        """Return an opened and preprocessed image, for several requests or for another thread.
 
         Args:
             image: a path or the bytes of a JPEG, PNG, WebP, BMP, GIF or TIFF file, a Pillow image, or an
@@ -149,10 +148,10 @@ class PaliGemma:
         """Generate the answer to a prompt about one image, or several in reading order.
 
         Args:
-            images: an image as for `open`, the result of `open`, or a list or tuple of these.
-            prompt: text in the form that PaliGemma was trained with: `caption en`, `answer en QUESTION`,
-                `detect LABEL ; LABEL`, ... The text may be empty. `<loc0123>` and `<seg001>` are tokens. The
-                text of control tokens such as `<eos>` is ordinary text.
+            images: an image as for `open`, a `Picture`, or a list or tuple of these.
+            prompt: text in the form that PaliGemma was trained with, such as `answer en QUESTION`; it may be
+                empty. `<loc0123>`, `<seg001>` and a fine-tune's special tokens are tokens. `<image>` (once
+                per image) and `<bos>` at the beginning are dropped. Other control tokens are refused.
             options: see `Options`. Decoding is greedy by default.
 
         Returns:
@@ -160,15 +159,14 @@ class PaliGemma:
 
         Raises:
             ImageError: an image cannot be read or is not accepted.
-            PromptError: the prompt is not valid text, or does not fit into the context.
+            PromptError: the prompt is not accepted, or does not fit into the context.
             OptionError: an option is unknown or outside its range.
             NumericsError: the graphs computed NaN or infinity.
             ResourceError: out of memory.
 
         Example:
-            >>> answer = model.generate("photo.jpg", "answer en what colour is the car?")
-            >>> answer.text, answer.finish_reason
-            ('red', 'stop')
+            >>> model.generate("photo.jpg", "answer en what colour is the car?").text
+            'red'
         """
         (generation,) = self.generate_batch([Request(images, prompt)], **options)
         return generation
@@ -234,7 +232,7 @@ class PaliGemma:
 
         Args:
             image: as for `open`.
-            labels: objects to detect: `"cat ; dog"` or `["cat", "dog"]`.
+            labels: objects to detect: `"cat ; dog"`, `["cat", "dog"]` or the prompt `"detect cat ; dog"`.
             options: see `Options`. With `constrained=True` the answer always consists of valid objects.
 
         Returns:
@@ -285,9 +283,11 @@ class PaliGemma:
         with translate_resource_errors("this request"):
             opened = open_image(image, max_pixels=options.get("max_image_pixels", DEFAULT_MAX_PIXELS))
             preprocessed = preprocess_opened(opened, self.manifest.image)
+        options = {**options, "logprobs": True}  # for the scores of the objects
         generation = self.generate(preprocessed, prompt, **options)
+        masks = task == "segment"
         with translate_resource_errors("this request"):
-            return detections(generation, opened.rgb, self.runner, masks=task == "segment")
+            return detections(generation, opened.rgb, self.runner, self.tokenizer, masks=masks)
 
     def _plan(self, requests: Sequence[Request], options: Options) -> GenerationBatch:
         with translate_resource_errors("this request"):

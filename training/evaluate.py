@@ -82,7 +82,7 @@ def evaluate(model: PaliGemma, split: Split, on_scenes: Callable[[int], object])
             answers = model.generate_batch(requests, max_new_tokens=MAX_NEW_TOKENS)
             for image, prompt, answer in zip(images, prompts, answers, strict=True):
                 has_masks = prompt.example.kind == "segment"
-                objects = detections(answer, image, model.runner, masks=has_masks)
+                objects = detections(answer, image, model.runner, model.tokenizer, masks=has_masks)
                 scores.append(score_answer(prompt.rendered, prompt.example, answer.text, objects))
         on_scenes(len(batch))
     return scores

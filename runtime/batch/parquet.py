@@ -29,7 +29,8 @@ def write_parquet(lines: Iterable[bytes], file: BinaryIO) -> None:
     parquet = import_parquet()
     import pyarrow as pa  # noqa: PLC0415
 
-    box = pa.struct([("label", pa.string()), *((edge, pa.float64()) for edge in ("x1", "y1", "x2", "y2"))])
+    numbers = [(name, pa.float64()) for name in ("x1", "y1", "x2", "y2", "score")]
+    box = pa.struct([("label", pa.string()), *numbers])
     stages = [(stage, pa.float64()) for stage in ("open", "vision", "prefill", "decode")]
     schema = pa.schema(
         [
@@ -40,6 +41,8 @@ def write_parquet(lines: Iterable[bytes], file: BinaryIO) -> None:
             ("height", pa.int32()),
             ("text", pa.string()),
             ("boxes", pa.list_(box)),
+            ("tokens", pa.list_(pa.string())),
+            ("logprobs", pa.list_(pa.float64())),
             ("finish_reason", pa.string()),
             ("suffix", pa.string()),
             ("exact_match", pa.bool_()),

@@ -156,7 +156,7 @@ def _make_row(
     row = replace(row, width=image.width, height=image.height, warnings=image.warnings)
     if isinstance(result, RowError):
         return row
-    boxes, malformed = parse_boxes(result.text, image.width, image.height)
+    boxes, malformed = parse_boxes(result, model.tokenizer, image.width, image.height)
     if item.suffix is not None:
         score = score_answer(result.text, item.suffix, model.tokenizer)
         row = replace(row, exact_match=score.exact_match, token_accuracy=score.token_accuracy)
@@ -165,6 +165,8 @@ def _make_row(
         row,
         text=result.text,
         boxes=boxes,
+        tokens=None if result.logprobs is None else result.tokens,
+        logprobs=result.logprobs,
         finish_reason=result.finish_reason,
         seed=None if options.seed is None else result.seed,
         warnings=row.warnings + malformed,

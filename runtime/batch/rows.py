@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 
-from ..detection.parsing import parse_answer
+from ..detection.parsing import ParsedObject, parse_answer
+from ..detection.scores import answer_text, score_object
 from ..errors import ImageError, NumericsError, OptionError, PaliGemmaError, PromptError, ResourceError
-from ..generation.types import FinishReason
+from ..generation.types import FinishReason, Generation
 from ..resource_errors import resource_problem
+from ..text.tokenizer import PromptTokenizer
 
 # The first class that matches an exception gives the code. An exception that matches no class is a bug in
 # this package or in a library.
@@ -47,6 +49,7 @@ class LabelledBox:
     y1: float  # top
     x2: float  # right
     y2: float  # bottom
+    score: float | None = None  # as `Detection.score`; None without --logprobs
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,8 @@ class Row:
     height: int | None = None
     text: str | None = None
     boxes: tuple[LabelledBox, ...] = ()
+    tokens: tuple[str, ...] | None = None  # names of the answer's tokens; None without --logprobs
+    logprobs: tuple[float, ...] | None = None  # of each token
     finish_reason: FinishReason | None = None
     suffix: str | None = None  # the expected answer, if the input has one
     exact_match: bool | None = None  # these two compare `text` with `suffix`, see scoring.py
@@ -90,16 +95,24 @@ class Row:
         return json.dumps(asdict(self)).encode("ascii") + b"\n"
 
 
-def parse_boxes(text: str, width: int, height: int) -> tuple[tuple[LabelledBox, ...], tuple[str, ...]]:
+def parse_boxes(
+    generation: Generation, tokenizer: PromptTokenizer, width: int, height: int
+) -> tuple[tuple[LabelledBox, ...], tuple[str, ...]]:
     """Return the boxes of an answer, and one warning per malformed box.
 
     The edges of the boxes are in pixels of an image of `width` x `height` pixels.
     """
+    text, starts = answer_text(generation, tokenizer)
     if "<loc" not in text:
         return (), ()  # do not parse a caption, which may contain semicolons too
     answer = parse_answer(text)
-    boxes = tuple(LabelledBox(parsed.label, *parsed.box.pixels(width, height)) for parsed in answer.objects)
-    return boxes, answer.warnings
+
+    def box(parsed: ParsedObject) -> LabelledBox:
+        score = score_object(parsed, generation, starts)
+        edges = parsed.box.pixels(width, height)
+        return LabelledBox(parsed.label, *edges, None if score is None else score.product)
+
+    return tuple(map(box, answer.objects)), answer.warnings
 
 
 def replace_surrogates(text: str) -> str:

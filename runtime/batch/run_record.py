@@ -50,6 +50,10 @@ class RunRecord:
     temperature: float
     top_p: float
     top_k: int
+    repetition_penalty: float
+    suppress_tokens: tuple[int, ...]
+    logprobs: bool
+    special_tokens: bool
     seed: int | None  # None if answers are greedy; random if sampling has no --seed
     constrained: bool
     max_image_pixels: int

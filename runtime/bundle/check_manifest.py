@@ -59,6 +59,11 @@ def _check_numbers(manifest: Manifest) -> None:
             raise ValueError(f"{field} is {value}, expected at least 1")
     if manifest.generation.max_new_tokens > model.context_length:
         raise ValueError("generation.max_new_tokens is over model.context_length")
+    generation = manifest.generation
+    if not (0 <= generation.temperature < math.inf and generation.top_k >= 0 and 0 < generation.top_p <= 1):
+        raise ValueError("generation.temperature, top_k or top_p is out of its range")
+    if not 0 < generation.repetition_penalty < math.inf:
+        raise ValueError("generation.repetition_penalty is not a number above 0")
     if not all(map(math.isfinite, image.mean)):
         raise ValueError("image.mean is not finite")
     if not all(math.isfinite(value) and value > 0 for value in (image.rescale_factor, *image.std)):
@@ -69,7 +74,8 @@ def _check_tokens(manifest: Manifest) -> None:
     tokens, vocab_size = manifest.tokens, manifest.model.vocab_size
     if not tokens.stop:
         raise ValueError("tokens.stop is empty, so no answer would end")
-    for token in (tokens.bos, tokens.pad, tokens.image, *tokens.stop, *tokens.suppressed):
+    suppressed = (*tokens.suppressed, *manifest.generation.suppress_tokens)
+    for token in (tokens.bos, tokens.pad, tokens.image, *tokens.stop, *suppressed):
         if not 0 <= token < vocab_size:
             raise ValueError(f"token id {token} is outside the vocabulary of {vocab_size}")
 

@@ -159,9 +159,17 @@ class PrecisionFacts:
 
 @dataclass(frozen=True)
 class GenerationDefaults:
-    """Default values for options of `generate`."""
+    """Default values for options of `generate`, whose names and meanings the fields have.
+
+    `manifest.json` contains only the fields that differ from the values given here.
+    """
 
     max_new_tokens: int
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    repetition_penalty: float = 1.0
+    suppress_tokens: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -194,4 +202,7 @@ class Manifest:
         content = asdict(self)
         if self.graphs.mask_decoder is None:
             del content["graphs"]["mask_decoder"]
+        for default in fields(GenerationDefaults):
+            if getattr(self.generation, default.name) == default.default:
+                del content["generation"][default.name]
         return json.dumps(content, indent=2) + "\n"

@@ -29,11 +29,13 @@ from ..console import echo, echo_stderr
 from ..engine.devices import available_threads
 from ..errors import FailedRowsError, OptionError
 from ..generation.plan import plan_batch
+from ..generation.resolved_options import with_defaults
 from ..generation.types import Options, Request
 from ..image.picture import Picture
 from ..text.tokenizer import PromptTokenizer
 from .batch_input import input_options
-from .options import MODEL, DeviceOptions, device_options, generation_options
+from .generation_options import generation_options
+from .options import MODEL, DeviceOptions, device_options
 from .parameters import JSON
 
 MIN_ROWS_FOR_RATE = 100  # minimum for --max-error-rate: the rate of fewer rows says little
@@ -120,7 +122,7 @@ def batch(
 
     manifest = read_manifest(model)
     seed = options.get("seed")
-    options = {"max_new_tokens": manifest.generation.max_new_tokens, **options}
+    options = with_defaults(options, manifest)
     _check(options, source.prompt, manifest, model)
     notes = survey(source)
     size, modified = input_facts(source.path)
@@ -135,6 +137,10 @@ def batch(
         temperature=options["temperature"],
         top_p=options["top_p"],
         top_k=options["top_k"],
+        repetition_penalty=options["repetition_penalty"],
+        suppress_tokens=tuple(options["suppress_tokens"]),
+        logprobs=options["logprobs"],
+        special_tokens=options["special_tokens"],
         seed=seed if options["temperature"] > 0 else None,
         constrained=options["constrained"],
         max_image_pixels=options["max_image_pixels"],

@@ -14,7 +14,8 @@ from ..cancellation import Cancellation
 from ..console import echo, echo_stderr
 from ..detection.detections import Detections
 from ..generation.types import Options
-from .options import MODEL, DeviceOptions, add_options, device_options, generation_options
+from .generation_options import generation_options
+from .options import MODEL, DeviceOptions, add_options, device_options
 from .output_image import output_image
 from .parameters import JSON, Command
 

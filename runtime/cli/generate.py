@@ -15,7 +15,8 @@ from ..cancellation import Cancellation
 from ..console import echo, echo_stderr
 from ..generation.stream import Stream
 from ..generation.types import Generation, Options
-from .options import MODEL, DeviceOptions, device_options, generation_options
+from .generation_options import generation_options
+from .options import MODEL, DeviceOptions, device_options
 from .parameters import JSON
 
 

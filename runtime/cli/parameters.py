@@ -72,6 +72,21 @@ class PathType(click.Path):
         return super().convert(value, param, ctx)
 
 
+class TokenIdsType(click.ParamType[tuple[int, ...]]):
+    """Token ids with commas between them: `108,235`. An empty text stands for no ids."""
+
+    name = "token ids"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, ...]:
+        """Return the ids, or fail if the text is not a list of whole numbers."""
+        parts = [part.strip() for part in str(value).split(",")] if str(value).strip() else []
+        if not all(part.isascii() and part.isdigit() and len(part) < 10 for part in parts):
+            self.fail(f"{value!r} is not a list of token ids such as 108,235", param, ctx)
+        return tuple(map(int, parts))
+
+
 BUNDLE = click.argument("bundle", type=click.Path(path_type=Path), shell_complete=complete_folders)
 JSON = click.option("--json", is_flag=True, help="Print the result as one JSON object.")
 THREADS = click.option(

@@ -12,13 +12,15 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ..cancellation import Cancellation
-from ..errors import NumericsError, PromptError
+from ..errors import NumericsError
 from ..generation.types import Generation
 from ..graphs.model_runner import ModelRunner
+from ..text.tokenizer import PromptTokenizer
 from .detection import Detection
 from .drawing import draw
 from .masks import Mask
 from .parsing import ParsedObject, parse_answer
+from .scores import answer_text, score_object
 
 
 @dataclass(frozen=True)
@@ -76,20 +78,29 @@ class Detections(Sequence[Detection]):
         return file.getvalue()
 
 
-def detections(generation: Generation, image: Image.Image, runner: ModelRunner, *, masks: bool) -> Detections:
+def detections(
+    generation: Generation,
+    image: Image.Image,
+    runner: ModelRunner,
+    tokenizer: PromptTokenizer,
+    *,
+    masks: bool,
+) -> Detections:
     """Return the objects of an answer, with decoded masks if `masks` is true.
 
     Args:
         generation: the answer.
         image: the image in its displayed orientation.
         runner: the open graphs, which decode masks.
+        tokenizer: the bundle's tokenizer.
         masks: True: decode masks. False: ignore mask tokens.
 
     Raises:
         BundleError: masks are requested, and the bundle has no mask decoder.
         NumericsError: the mask decoder computed NaN or infinity.
     """
-    answer, size = parse_answer(generation.text), image.size
+    text, starts = answer_text(generation, tokenizer)
+    answer, size = parse_answer(text), image.size
     mask_tokens = [
         parsed.mask_tokens for parsed in answer.objects if masks and parsed.mask_tokens is not None
     ]
@@ -105,28 +116,9 @@ def detections(generation: Generation, image: Image.Image, runner: ModelRunner, 
 
     def detection(parsed: ParsedObject) -> Detection:
         mask = Mask(next(decoded), parsed.box, *size) if masks and parsed.mask_tokens is not None else None
-        return Detection(parsed.label, parsed.box, parsed.box.pixels(*size), mask)
+        score = score_object(parsed, generation, starts)
+        scores = () if score is None else (score.box, score.label, score.product)
+        return Detection(parsed.label, parsed.box, parsed.box.pixels(*size), mask, *scores)
 
     objects = tuple(detection(parsed) for parsed in answer.objects)
     return Detections(objects, *size, (*generation.warnings, *answer.warnings), generation, image)
-
-
-def task_prompt(task: str, labels: str | Sequence[str]) -> str:
-    """Return the prompt of a task for some labels: `detect cat ; dog`.
-
-    Args:
-        task: `detect` or `segment`.
-        labels: text with labels separated by semicolons, or a list or tuple of labels.
-
-    Raises:
-        PromptError: no label is given, or a label is not text or contains a semicolon.
-    """
-    listed = labels.split(";") if isinstance(labels, str) else labels
-    if not isinstance(listed, list | tuple) or not all(isinstance(label, str) for label in listed):
-        raise PromptError("labels must be text (str), or a list or tuple of texts")
-    if any(";" in label for label in listed):
-        raise PromptError("a label contains a semicolon, which separates labels; give them as separate items")
-    stripped = [label.strip() for label in listed if label.strip()]
-    if not stripped:
-        raise PromptError(f"no label to {task} was given; give labels, such as 'cat ; dog'")
-    return f"{task} {' ; '.join(stripped)}"

@@ -8,13 +8,14 @@ A part of the answer that is not an object is left out with a warning; the parse
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ..bundle.schema import SEG_TOKENS_PER_MASK
+from ..generation.constraints import LOCATIONS_PER_BOX
 from ..text.special_tokens import LAST_LOCATION, LAST_SEGMENT
 
 _LOCATION = r"<loc([0-9]{4})>"  # \d would match the digits of every script
-_OBJECT = re.compile(rf"{_LOCATION * 4}((?:<seg[0-9]{{3}}>)*)([^<]*)")
+_OBJECT = re.compile(rf"{_LOCATION * LOCATIONS_PER_BOX}((?:<seg[0-9]{{3}}>)*)([^<]*)")
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,8 @@ class ParsedObject:
     label: str
     box: Box
     mask_tokens: tuple[int, ...] | None  # 16 numbers from 0 to 127; None if no mask was written
+    # Positions in the text of the answer: begin and end of the <loc> tokens, begin and end of the label.
+    positions: tuple[int, int, int, int] = field(default=(0, 0, 0, 0), compare=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -58,8 +61,11 @@ def parse_answer(text: str) -> ParsedAnswer:
         (ParsedObject(label='cat', box=Box(top=0.0, left=0.0, bottom=1.0, right=1.0), mask_tokens=None),)
     """
     objects, warnings = list[ParsedObject](), list[str]()
-    for part in filter(None, (part.strip() for part in text.split(";"))):
-        parsed = _parse_object(part)
+    for found in re.finditer(r"[^;]+", text):
+        part = found[0].strip()
+        if not part:
+            continue
+        parsed = _parse_object(part, found.start() + found[0].index(part))
         if isinstance(parsed, ParsedObject):
             objects.append(parsed)
         else:
@@ -67,8 +73,11 @@ def parse_answer(text: str) -> ParsedAnswer:
     return ParsedAnswer(tuple(objects), tuple(warnings))
 
 
-def _parse_object(part: str) -> ParsedObject | str:
-    """Return the object that a part of an answer describes, or a text that says why it is not an object."""
+def _parse_object(part: str, start: int) -> ParsedObject | str:
+    """Return the object that a part of an answer describes, or a text that says why it is not an object.
+
+    `start` is the position of the part in the answer.
+    """
     match = _OBJECT.fullmatch(part)
     if match is None:
         return "is not four <loc> tokens, then none or 16 <seg> tokens, then a label"
@@ -82,4 +91,5 @@ def _parse_object(part: str) -> ParsedObject | str:
     if mask_tokens and (len(mask_tokens) != SEG_TOKENS_PER_MASK or max(mask_tokens) > LAST_SEGMENT):
         return f"does not have {SEG_TOKENS_PER_MASK} <seg> tokens of 0 to {LAST_SEGMENT}"
     edges = (edge / LAST_LOCATION for edge in (top, left, bottom, right))
-    return ParsedObject(label.strip(), Box(*edges), mask_tokens or None)
+    positions = (start, start + match.end(4) + 1, start + match.start(6), start + match.end(6))
+    return ParsedObject(label.strip(), Box(*edges), mask_tokens or None, positions)

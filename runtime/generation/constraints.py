@@ -22,7 +22,7 @@ from ..errors import BundleError, OptionError
 from ..text.special_tokens import LAST_LOCATION, LAST_SEGMENT
 from ..text.tokenizer import PromptTokenizer
 
-LOCATIONS_PER_BOX = 4
+LOCATIONS_PER_BOX = 4  # top, left, bottom, right
 MASK_TOKENS = {"detect": 0, "segment": SEG_TOKENS_PER_MASK}  # `<seg>` tokens per object, by task
 
 
@@ -136,17 +136,22 @@ def grammar_for_prompt(prompt: str, tokenizer: PromptTokenizer, stop_ids: Sequen
             raise OptionError(f"constrained: the label {label[:40]!r} contains `<`, which begins a token")
         if tokenizer.decode(_ids(tokenizer, f" {label}" if label else "")).strip() != label:
             raise OptionError(f"constrained: the vocabulary cannot represent the label {label[:40]!r}")
-    location_ids = _existing_ids(tokenizer, [f"<loc{number:04d}>" for number in range(LAST_LOCATION + 1)])
+    locations = location_ids(tokenizer)
     segment_ids = _existing_ids(tokenizer, [f"<seg{number:03d}>" for number in range(LAST_SEGMENT + 1)])
-    if len(location_ids) < 2 or not len(segment_ids):
+    if len(locations) < 2 or not len(segment_ids):
         raise BundleError(f"{tokenizer.source}: has no location and segment tokens to constrain answers to")
     return AnswerGrammar(
-        location_ids=location_ids,
+        location_ids=locations,
         segment_ids=segment_ids,
         mask_tokens=MASK_TOKENS[task],
         labels=_label_tree(list(labels), tokenizer, LOCATIONS_PER_BOX + MASK_TOKENS[task]),
         stop_ids=np.array(stop_ids, dtype=np.int64),
     )
+
+
+def location_ids(tokenizer: PromptTokenizer) -> NDArray[np.int64]:
+    """Return the ids of the location tokens from the top or left edge: int64[locations]."""
+    return _existing_ids(tokenizer, [f"<loc{number:04d}>" for number in range(LAST_LOCATION + 1)])
 
 
 def _existing_ids(tokenizer: PromptTokenizer, tokens: Sequence[str]) -> NDArray[np.int64]:

@@ -19,6 +19,7 @@ from ..errors import NumericsError
 from ..graphs.kv_cache import Cache
 from ..graphs.model_runner import Array, ImageFeatures, ModelRunner
 from .constraints import AnswerGrammar, GrammarState
+from .logits import TokenScore, penalize, score_token
 from .sampling import SamplingOptions, sample
 from .types import FinishReason
 
@@ -30,6 +31,7 @@ class TokenEvent:
     row: int
     token_id: int | None
     finish_reason: FinishReason | None
+    score: TokenScore | None = None  # of `token_id`; None if scores are not requested
 
 
 @dataclass
@@ -51,6 +53,7 @@ def decode_batch(
     sampling: SamplingOptions,
     generators: Sequence[np.random.Generator],
     grammars: Sequence[AnswerGrammar | None],
+    location_ids: NDArray[np.int64] | None,
     cancel: Cancellation,
     timings: DecodeTimings,
 ) -> Iterator[TokenEvent]:
@@ -64,6 +67,8 @@ def decode_batch(
         sampling: options for choosing each id.
         generators: one random generator per row, so that a row does not depend on the others.
         grammars: for each row the grammar of its answer, or None for an answer without restriction.
+        location_ids: int64[locations], ids of the location tokens, for the score of each token; None: no
+            scores.
         cancel: triggers the end of generation, at the latest after the graph run in progress.
         timings: receives the time spent.
 
@@ -87,7 +92,8 @@ def decode_batch(
     logits, cache = runner.prefill(input_ids, image_features, lengths, slots, cancel)
     timings.prefill_s = time.perf_counter() - started
 
-    suppressed = np.array(tokens.suppressed, dtype=np.int64)
+    suppressed = np.unique(np.array([*tokens.suppressed, *sampling.suppress_tokens], dtype=np.int64))
+    seen = [list(prompt) for prompt in prompts]
     counts = [0] * len(prompts)
     active = list(range(len(prompts)))
     states = [GrammarState()] * len(prompts)
@@ -101,9 +107,11 @@ def decode_batch(
             for row in active:
                 grammar, tokens_left = grammars[row], min(max_new_tokens - counts[row], int(slots_left[row]))
                 allowed = None if grammar is None else grammar.allowed(states[row], tokens_left)
-                token_id = _sample_token(
-                    logits[row], sampling, generators[row], suppressed, allowed, runner.manifest.precision
-                )
+                with _advice_for_fp32(runner.manifest.precision):
+                    token_id = _sample_token(
+                        logits[row], sampling, generators[row], suppressed, allowed, seen[row]
+                    )
+                    score = None if location_ids is None else score_token(logits[row], token_id, location_ids)
                 timings.first_token_at = timings.first_token_at or time.perf_counter()
                 if token_id in tokens.stop:
                     yield TokenEvent(row, None, "stop")
@@ -111,11 +119,12 @@ def decode_batch(
                 if grammar is not None:
                     states[row] = grammar.advance(states[row], token_id)
                 next_ids[row, 0] = token_id
+                seen[row].append(token_id)
                 counts[row] += 1
                 ended = counts[row] == max_new_tokens or slots_left[row] <= 1
                 if not ended:
                     continuing.append(row)
-                yield TokenEvent(row, token_id, "length" if ended else None)
+                yield TokenEvent(row, token_id, "length" if ended else None, score)
             active = continuing
             if not active:
                 return
@@ -153,17 +162,30 @@ def _sample_token(
     generator: np.random.Generator,
     suppressed: NDArray[np.int64],
     allowed: NDArray[np.int64] | None,
-    precision: PrecisionFacts,
+    seen: Sequence[int],
 ) -> int:
-    """Return the id of the chosen token. If `allowed` is given, choose only among these ids.
+    """Return the id of the chosen token, as transformers does: penalty, suppression, then the other options.
 
-    The error message of `sample` advises the user to use an fp32 bundle. If the bundle is fp32 already, this
-    function raises an error with different advice.
+    If `allowed` is given, choose only among these ids: those that are not suppressed, or all of them if every
+    one is suppressed.
+    """
+    if float(sampling.repetition_penalty) != 1:
+        logits = penalize(logits, np.array(seen, dtype=np.int64), float(sampling.repetition_penalty))
+    if allowed is None:
+        return sample(logits, sampling, generator, suppressed)
+    unsuppressed = allowed[~np.isin(allowed, suppressed)]
+    ids = unsuppressed if unsuppressed.size else allowed
+    return int(ids[sample(logits[ids], sampling, generator)])
+
+
+@contextmanager
+def _advice_for_fp32(precision: PrecisionFacts) -> Iterator[None]:
+    """Raise a NumericsError of the block with different advice if the bundle is fp32.
+
+    The message of the error advises the user to use an fp32 bundle.
     """
     try:
-        if allowed is not None:
-            return int(allowed[sample(logits[allowed], sampling, generator)])
-        return sample(logits, sampling, generator, suppressed)
+        yield
     except NumericsError as error:
         if precision.name != "fp32":
             raise

@@ -8,21 +8,22 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from numbers import Integral
 from os import PathLike, fspath
 
 import numpy as np
 
 from ..bundle.schema import Manifest
-from ..cancellation import Cancellation
-from ..errors import OptionError, PromptError
+from ..errors import PromptError
 from ..graphs.model_runner import Array
-from ..image.open import DEFAULT_MAX_PIXELS, ImageInput
+from ..image.open import ImageInput
 from ..image.picture import Picture, open_picture
+from ..text.prompt_prefix import drop_prefix
 from ..text.tokenizer import Detokenizer, PromptTokenizer
 from .constraints import AnswerGrammar, grammar_for_prompt
 from .decode_loop import DecodeTimings
-from .sampling import NUM_SEEDS, SamplingOptions, random_seed
+from .logits import TokenScore
+from .resolved_options import ResolvedOptions, resolve_options
+from .sampling import NUM_SEEDS, random_seed
 from .types import FinishReason, Generation, Images, Options, Request, Timings
 
 
@@ -36,6 +37,7 @@ class PlannedRequest:
     detokenizer: Detokenizer
     grammar: AnswerGrammar | None  # None: the answer is not restricted
     token_ids: list[int] = field(default_factory=list)
+    scores: list[TokenScore] = field(default_factory=list)  # stays empty if they are not requested
     pieces: list[str] = field(default_factory=list)
     finish_reason: FinishReason = "cancelled"  # until the decode loop reports another reason
     timings: DecodeTimings = field(default_factory=DecodeTimings)
@@ -48,9 +50,8 @@ class GenerationBatch:
     requests: list[PlannedRequest]
     images: list[Array]  # float32[3, S, S] each, without duplicates
     warnings: tuple[str, ...]
-    sampling: SamplingOptions
-    max_new_tokens: int
-    cancel: Cancellation
+    options: ResolvedOptions
+    tokenizer: PromptTokenizer
     tokens_per_image: int
     device: str
     load_s: float
@@ -59,7 +60,7 @@ class GenerationBatch:
 
     def result(self, request: PlannedRequest) -> Generation:
         """Return the answer to a request, with the tokens generated so far."""
-        timings = request.timings
+        timings, scored = request.timings, self.options.logprobs
         return Generation(
             text="".join(request.pieces),
             token_ids=tuple(request.token_ids),
@@ -77,6 +78,9 @@ class GenerationBatch:
                 tokens_per_second=timings.decoded_tokens / timings.decode_s if timings.decode_s else 0.0,
             ),
             warnings=self.warnings,
+            tokens=tuple(map(self.tokenizer.token_name, request.token_ids)),
+            logprobs=tuple(score.logprob for score in request.scores) if scored else None,
+            location_probs=tuple(score.location_prob for score in request.scores) if scored else None,
         )
 
 
@@ -106,34 +110,10 @@ def plan_batch(
         ImageError: an image cannot be used.
         PromptError: a prompt cannot be used, or is longer than the context.
     """
-    unknown = set(options) - set(Options.__annotations__)
-    if unknown:
-        raise OptionError(
-            f"unknown option {sorted(unknown)[0]!r}; known: {', '.join(Options.__annotations__)}"
-        )
-    sampling = SamplingOptions(
-        temperature=options.get("temperature", 0.0),
-        top_k=options.get("top_k", 0),
-        top_p=options.get("top_p", 1.0),
-        seed=options.get("seed"),
-    )
-    max_new_tokens = options.get("max_new_tokens", manifest.generation.max_new_tokens)
-    context = manifest.model.context_length
-    if isinstance(max_new_tokens, bool) or not isinstance(max_new_tokens, Integral):
-        raise OptionError(f"max_new_tokens is {max_new_tokens!r}, expected a whole number")
-    if not 1 <= max_new_tokens <= context:
-        raise OptionError(f"max_new_tokens is {max_new_tokens}, expected 1 to {context}, the context length")
-
-    cancel = options.get("cancel", Cancellation())
-    if not isinstance(cancel, Cancellation):
-        raise OptionError(f"cancel is {type(cancel).__name__}, expected a Cancellation")
-
-    constrained = options.get("constrained", False)
-    if not isinstance(constrained, bool):
-        raise OptionError(f"constrained is {constrained!r}, expected True or False")
-
+    resolved = resolve_options(options, manifest)
+    sampling, context = resolved.sampling, manifest.model.context_length
     batch_seed = random_seed() if sampling.seed is None else int(sampling.seed)
-    images = _ImageSet(options.get("max_image_pixels", DEFAULT_MAX_PIXELS), manifest)
+    images = _ImageSet(resolved.max_image_pixels, manifest)
     planned = []
     for position, request in enumerate(requests):
         indices = tuple(images.add(image) for image in _as_sequence(request.images))
@@ -143,18 +123,21 @@ def plan_batch(
             raise PromptError(
                 f"{len(indices)} images take {image_tokens} tokens, the context has {context}; show fewer"
             )
-        prompt = tokenizer.encode(request.prompt, max_prompt_tokens)
+        prompt = tokenizer.encode(request.prompt, max_prompt_tokens, len(indices))
         request_seed = replace(sampling, seed=request.seed).seed  # raises if it is out of range
         seed = (batch_seed + position) % NUM_SEEDS if request_seed is None else int(request_seed)
-        grammar = grammar_for_prompt(request.prompt, tokenizer, manifest.tokens.stop) if constrained else None
-        planned.append(PlannedRequest(prompt, indices, seed, Detokenizer(tokenizer), grammar))
+        grammar = None
+        if resolved.constrained:
+            text = drop_prefix(request.prompt, len(indices))
+            grammar = grammar_for_prompt(text, tokenizer, manifest.tokens.stop)
+        detokenizer = Detokenizer(tokenizer, special_tokens=resolved.special_tokens)
+        planned.append(PlannedRequest(prompt, indices, seed, detokenizer, grammar))
     return GenerationBatch(
         requests=planned,
         images=images.pixel_values,
         warnings=tuple(images.warnings),
-        sampling=sampling,
-        max_new_tokens=int(max_new_tokens),
-        cancel=cancel,
+        options=resolved,
+        tokenizer=tokenizer,
         tokens_per_image=manifest.image.tokens,
         device=device,
         load_s=load_s,

@@ -9,6 +9,7 @@ import numpy as np
 
 from ..cancellation import Cancelled
 from ..graphs.model_runner import ImageFeatures, ModelRunner
+from .constraints import location_ids
 from .decode_loop import DecodeTimings, decode_batch
 from .plan import GenerationBatch, PlannedRequest
 from .sampling import rng_for
@@ -28,7 +29,7 @@ def run_batch(batch: GenerationBatch, runner: ModelRunner) -> Iterator[tuple[Pla
         return
     batch.started_at = time.perf_counter()
     try:
-        features = runner.encode_image(np.stack(batch.images), batch.cancel)
+        features = runner.encode_image(np.stack(batch.images), batch.options.cancel)
         batch.vision_s = time.perf_counter() - batch.started_at
         for requests in _by_image_count(batch.requests):
             yield from _run_requests(batch, requests, features, runner)
@@ -60,20 +61,23 @@ def _run_requests(
     events = decode_batch(
         runner,
         runner.gather_image_features(
-            features, np.array([request.images for request in requests]), batch.cancel
+            features, np.array([request.images for request in requests]), batch.options.cancel
         ),
         [request.prompt for request in requests],
-        max_new_tokens=batch.max_new_tokens,
-        sampling=batch.sampling,
+        max_new_tokens=batch.options.max_new_tokens,
+        sampling=batch.options.sampling,
         generators=[rng_for(request.seed, 0) for request in requests],
         grammars=[request.grammar for request in requests],
-        cancel=batch.cancel,
+        location_ids=location_ids(batch.tokenizer) if batch.options.logprobs else None,
+        cancel=batch.options.cancel,
         timings=timings,
     )
     for event in events:
         request = requests[event.row]
         if event.token_id is not None:
             request.token_ids.append(event.token_id)
+            if event.score is not None:
+                request.scores.append(event.score)
             request.pieces.append(request.detokenizer.push(event.token_id))
             yield request, request.pieces[-1]
         if event.finish_reason is not None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from numbers import Integral, Real
@@ -38,6 +38,8 @@ class SamplingOptions:
         top_p: among the tokens that `top_k` keeps, the most likely tokens with this total probability are
             kept (nucleus sampling, arXiv 1904.09751, section 3.1). More than 0 and at most 1.
         seed: 0 to 2**64 - 1. With None each call draws a random seed.
+        repetition_penalty: finite and more than 0; see `penalize`.
+        suppress_tokens: ids that are never chosen.
 
     Raises:
         OptionError: a value is outside its range; the message names the option and the range.
@@ -47,6 +49,8 @@ class SamplingOptions:
     top_k: int = 0
     top_p: float = 1.0
     seed: int | None = None
+    repetition_penalty: float = 1.0
+    suppress_tokens: Sequence[int] = ()
 
     def __post_init__(self) -> None:
         """Check the ranges."""
@@ -56,6 +60,12 @@ class SamplingOptions:
             raise OptionError(f"top_k must be a whole number >= 0 (0 keeps all), not {_quote(self.top_k)}")
         if not 0 < _number(self.top_p) <= 1:
             raise OptionError(f"top_p must be a number > 0 and <= 1, not {_quote(self.top_p)}")
+        penalty = self.repetition_penalty
+        if not 0 < _number(penalty) < math.inf:
+            raise OptionError(f"repetition_penalty must be a finite number > 0, not {_quote(penalty)}")
+        suppressed = self.suppress_tokens
+        if not isinstance(suppressed, list | tuple) or not all(map(_is_whole, suppressed)):
+            raise OptionError("suppress_tokens must be a list or tuple of token ids, such as [108, 235]")
         if self.seed is not None and not (_is_whole(self.seed) and 0 <= self.seed < NUM_SEEDS):
             raise OptionError(f"seed must be a whole number from 0 to 2**64 - 1, not {_quote(self.seed)}")
 
@@ -149,15 +159,15 @@ def _most_likely(logits: NDArray[np.float32], suppressed: NDArray[np.int64] | No
     The function usually needs one pass over the logits.
     """
     best = int(logits.argmax())  # argmax prefers a NaN, so this logit shows any NaN or +inf
-    _check(float(logits[best]))
+    check_peak(float(logits[best]))
     if suppressed is not None and best in suppressed:
         logits = _without(logits, suppressed)
         best = int(logits.argmax())
-        _check(float(logits[best]))
+        check_peak(float(logits[best]))
     return best
 
 
-def _check(peak: float) -> None:
+def check_peak(peak: float) -> None:
     """Raise NumericsError if the largest logit is not a finite number."""
     if not math.isfinite(peak):
         problem = "NaN logits" if math.isnan(peak) else "an infinite logit" if peak > 0 else "no finite logit"

@@ -6,14 +6,15 @@ Shapes: docs/notation.md.
 from __future__ import annotations
 
 import codecs
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from tokenizers import Tokenizer
 
 from ..errors import BundleError, PromptError
-from .special_tokens import BOS, EOS, IMAGE, PAD
+from .prompt_prefix import drop_prefix
+from .special_tokens import BOS, CONTROL_TOKENS, EOS, IMAGE, PAD
 from .tokenizer_json import SPACE, read_tokenizer_file
 
 NEWLINE = "\n"
@@ -21,13 +22,15 @@ NEWLINE = "\n"
 
 @dataclass(frozen=True)
 class PromptTokenizer:
-    """A Gemma tokenizer that never turns text into a control token. Threads may share it.
+    """A Gemma tokenizer that never turns a prompt into a control token. Threads may share it.
 
     Attributes:
         bos_id: id of `<bos>`. `eos_id`, `pad_id`, `image_id` and `newline_id` are the ids of their tokens.
         size: largest id + 1. Rows of the embedding from `size` on have no token.
-        control_ids: ids that the file declares special. Text is never encoded as a control id, and a control
-            id is never decoded to text.
+        control_ids: ids of `<bos>`, `<eos>`, `<pad>`, `<unk>` and `<image>`. A prompt that contains one of
+            these tokens is refused.
+        special_ids: the control ids, and the other ids that the file declares special, such as the tokens
+            that a fine-tune added. They are hidden in an answer unless the caller asks for them.
         byte_values: map from the id of each `<0xNN>` token to the byte NN.
         max_token_bytes: number of UTF-8 bytes of the longest token. No token stands for more bytes of a
             prompt.
@@ -42,6 +45,7 @@ class PromptTokenizer:
     newline_id: int
     size: int
     control_ids: frozenset[int]
+    special_ids: frozenset[int]
     byte_values: Mapping[int, int] = field(repr=False)
     max_token_bytes: int
     source: Path
@@ -61,6 +65,7 @@ class PromptTokenizer:
                 f"{path}: is not PaliGemma's: it lacks {', '.join(map(repr, missing))}; "
                 "take tokenizer.json from a PaliGemma checkpoint"
             )
+        control_ids = frozenset(vocabulary[token] for token in CONTROL_TOKENS if token in vocabulary)
         return cls(
             bos_id=vocabulary[BOS],
             eos_id=vocabulary[EOS],
@@ -68,7 +73,8 @@ class PromptTokenizer:
             image_id=vocabulary[IMAGE],
             newline_id=vocabulary[NEWLINE],
             size=max(vocabulary.values()) + 1,
-            control_ids=file.control_ids | {vocabulary[token] for token in (BOS, EOS, PAD, IMAGE)},
+            control_ids=control_ids,
+            special_ids=file.special_ids | control_ids,
             byte_values=file.byte_values,
             max_token_bytes=max(len(token.replace(SPACE, " ").encode("utf-8")) for token in vocabulary),
             source=path,
@@ -88,27 +94,40 @@ class PromptTokenizer:
             )
         return token_id
 
-    def encode(self, prompt: str, max_tokens: int) -> tuple[int, ...]:
+    def token_name(self, token_id: int) -> str:
+        """Return the name of an id in the vocabulary; an id without a token has an empty name."""
+        return self.library.id_to_token(token_id) or ""
+
+    def encode(self, prompt: str, max_tokens: int, images: int = 1) -> tuple[int, ...]:
         """Return the ids of BOS, the prompt and a newline: T ids, where T is at most `max_tokens`.
 
+        `<image>` once per image and `<bos>` at the beginning of the prompt are dropped (`drop_prefix`).
+
         Prompt and newline are tokenised together, as in transformers. (The paper tokenises the newline
-        separately. The ids differ only for prompts that end in newlines.) The text of a control token such
-        as `<eos>` is encoded as ordinary characters. The texts `<loc0123>` and `<seg001>` are encoded as the
-        tokens with these names.
+        separately. The ids differ only for prompts that end in newlines.) The texts `<loc0123>`,
+        `<seg001>` and those of a fine-tune's special tokens are encoded as the tokens with these names.
+
+        Args:
+            prompt: the text.
+            max_tokens: the largest number of ids.
+            images: number of images that the prompt is about.
 
         Raises:
-            PromptError: the prompt is not valid Unicode text, is too long, or would contain a control token.
+            PromptError: the prompt is not valid Unicode text, is too long, begins with a wrong number of
+                `<image>`, or contains a control token elsewhere.
         """
         if not isinstance(prompt, str):
             raise PromptError(f"the prompt must be text (str), not {type(prompt).__name__}")
         try:
-            length = len(prompt.encode("utf-8"))
+            prompt.encode("utf-8")
         except UnicodeEncodeError as error:
             code = ord(prompt[error.start])
             raise PromptError(
                 f"the prompt contains half a character (the surrogate U+{code:04X}) at position "
                 f"{error.start}; pass valid Unicode"
             ) from error
+        prompt = drop_prefix(prompt, images)
+        length = len(prompt.encode("utf-8"))
         limit = max_tokens * self.max_token_bytes
         if length > limit:
             raise PromptError(
@@ -117,8 +136,12 @@ class PromptTokenizer:
             )
         text_ids = self.library.encode(prompt + NEWLINE, add_special_tokens=False).ids
         ids = (self.bos_id, *text_ids)
-        if not self.control_ids.isdisjoint(text_ids):
-            raise PromptError("text in the prompt would become a control token; remove the text in <...>")
+        control_id = next((token_id for token_id in text_ids if token_id in self.control_ids), None)
+        if control_id is not None:
+            raise PromptError(
+                f"the prompt contains the control token {self.library.id_to_token(control_id)}; remove it "
+                f"({IMAGE}, once per image, and {BOS} are accepted at the beginning, where they are dropped)"
+            )
         if len(ids) > max_tokens:
             raise PromptError(
                 f"the prompt is {len(ids)} tokens long, {BOS} and newline included, but {max_tokens} are "
@@ -139,23 +162,24 @@ class Detokenizer:
     that is encoded in byte tokens are held back until the character is complete. Each maximal part of an
     invalid UTF-8 character becomes one U+FFFD, as the Unicode Standard recommends (section 3.9). The
     `tokenizers` library instead writes one U+FFFD per byte, and also replaces the valid characters next to
-    the invalid bytes. Control tokens, and ids without a token, have no text.
+    the invalid bytes. Ids without a token have no text; special tokens have text only on request.
     """
 
-    def __init__(self, tokenizer: PromptTokenizer) -> None:
-        """Start an answer."""
+    def __init__(self, tokenizer: PromptTokenizer, *, special_tokens: bool = False) -> None:
+        """Start an answer. If `special_tokens` is true, the text of special tokens is included."""
         self._tokenizer = tokenizer
+        self._hidden: Set[int] = frozenset() if special_tokens else tokenizer.special_ids
         self._utf8 = codecs.getincrementaldecoder("utf-8")(errors="replace")
 
     def push(self, token_id: int) -> str:
         """Return the text that `token_id` completes. The text may be empty."""
         tokenizer = self._tokenizer
-        if token_id in tokenizer.control_ids or tokenizer.library.id_to_token(token_id) is None:
+        if token_id in self._hidden or tokenizer.library.id_to_token(token_id) is None:
             return ""
         byte = tokenizer.byte_values.get(token_id)
         if byte is not None:
             return self._utf8.decode(bytes([byte]))
-        text: str = tokenizer.library.decode([token_id])
+        text: str = tokenizer.library.decode([token_id], skip_special_tokens=False)
         return self.finish() + text
 
     def finish(self) -> str:

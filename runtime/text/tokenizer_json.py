@@ -21,6 +21,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, normalizers
 from tokenizers.models import BPE
 
 from ..errors import BundleError
+from .special_tokens import CONTROL_TOKENS
 
 SPACE = "▁"  # U+2581 stands for a space in SentencePiece (arXiv 1808.06226, section 3.2)
 _MAX_FILE_BYTES = 2**28  # eight times the largest published file (34 MB)
@@ -50,7 +51,7 @@ class TokenizerFile:
 
     library: Tokenizer
     vocabulary: Mapping[str, int]  # token -> id, added tokens included
-    control_ids: frozenset[int]  # ids of the tokens that the file declares special
+    special_ids: frozenset[int]  # ids of the tokens that the file declares special
     byte_values: Mapping[int, int]  # id of each <0xNN> token -> the byte
 
 
@@ -104,10 +105,12 @@ def _build(document: Any) -> TokenizerFile:
     library.decoder = decoders.Sequence(
         [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
     )
-    control_ids = _add_tokens(library, document["added_tokens"])
-    library.encode_special_tokens = True  # the library's term for: treat special tokens in a text as text
+    special_ids = _add_tokens(library, document["added_tokens"])
     vocabulary: dict[str, int] = library.get_vocab(with_added_tokens=True)
-    return TokenizerFile(library, vocabulary, control_ids, _byte_values(vocabulary))
+    added = {token.content for token in library.get_added_tokens_decoder().values()}
+    # The library would encode a control token that is not an added token character by character.
+    library.add_special_tokens([token for token in CONTROL_TOKENS if token in vocabulary.keys() - added])
+    return TokenizerFile(library, vocabulary, special_ids, _byte_values(vocabulary))
 
 
 def _has_steps(section: Any, inner: str, expected: list[dict[str, Any]]) -> bool:

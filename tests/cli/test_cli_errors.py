@@ -85,7 +85,7 @@ def test_prompts(
     assert words in result.error
 
 
-@pytest.mark.parametrize("prompt", ["", "<image><bos><eos><pad>", "שלום 👩🏽‍🚀", "-- detect a"])
+@pytest.mark.parametrize("prompt", ["", "<image><bos>caption <b>", "שלום 👩🏽‍🚀", "-- detect a"])
 def test_strange_prompts_are_answered(
     generate: tuple[str, ...], prompt: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -13,7 +13,7 @@ from click.core import ParameterSource
 from command_line import run_in_process
 
 from paligemma_onnx.runtime.cli.group import COMMANDS, VARIABLES, cli
-from paligemma_onnx.runtime.cli.parameters import DeviceType, SizeType
+from paligemma_onnx.runtime.cli.parameters import DeviceType, SizeType, TokenIdsType
 
 MAX_LINES, COLUMNS = 80, 100  # two screens of 40 lines
 ROOT = click.Context(cli, info_name="paligemma-onnx", **cli.context_settings)
@@ -39,7 +39,7 @@ def test_there_are_options_of_every_kind() -> None:
     kinds = {(type(option.type).__name__, option.multiple, option.is_flag) for _, option in ALL}
     assert len(ALL) > 30
     assert {name for name, *_ in kinds} >= {"Path", "Choice", "IntRange", "StringParamType", "BoolParamType"}
-    assert {name for name, *_ in kinds} >= {"DeviceType", "SizeType"}
+    assert {name for name, *_ in kinds} >= {"DeviceType", "SizeType", "TokenIdsType"}
     assert {multiple for _, multiple, _ in kinds} == {False, True}
 
 
@@ -56,7 +56,11 @@ def sample(option: click.Option) -> tuple[str, Any]:
     return separator.join((text, text)), (value, value)
 
 
-CUSTOM: dict[type, tuple[str, Any]] = {DeviceType: ("cuda:1", "cuda:1"), SizeType: ("1.5GiB", 3 << 29)}
+CUSTOM: dict[type, tuple[str, Any]] = {
+    DeviceType: ("cuda:1", "cuda:1"),
+    SizeType: ("1.5GiB", 3 << 29),
+    TokenIdsType: ("108, 235", (108, 235)),
+}
 
 
 def sample_value(kind: click.ParamType) -> tuple[str, Any]:

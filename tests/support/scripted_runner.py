@@ -63,8 +63,9 @@ class ScriptedRunner:
     ) -> tuple[NDArray[np.float32], Cache]:
         cancel.check()
         for row, ids in enumerate(self.script):
-            if self.steps < len(ids) and ids[self.steps] != STOP:
-                assert input_ids[row, 0] == ids[self.steps]  # each row gets the id that it chose
+            chosen = ids[self.steps] if self.steps < len(ids) else STOP
+            if isinstance(chosen, int) and chosen != STOP:
+                assert input_ids[row, 0] == chosen  # each row gets the id that it chose
         self.steps += 1
         assert max(cache.lengths) < self.slots  # each row has a free slot for the token
         return self._logits(self.steps), cache.advance(())

@@ -8,15 +8,18 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from paths import ROOT
 from PIL import Image
 
 from paligemma_onnx.runtime import Generation, Timings
 from paligemma_onnx.runtime.detection.detections import detections
+from paligemma_onnx.runtime.text.tokenizer import PromptTokenizer
 from training.scenes import SCENE_SIDE, Item, RenderedScene, Scene
 from training.scores import Score, box_iou, mask_iou, match_boxes, score_answer, summarize
 from training.tasks import Example
 
 SEG_TOKENS = "".join(["<seg003>"] * 16)
+TOKENIZER = PromptTokenizer.load(ROOT / "export" / "demo" / "paligemma-scenes" / "tokenizer.json")
 
 
 def square(left: int, top: int, side: int) -> NDArray[np.bool_]:
@@ -52,9 +55,10 @@ def full_mask_if_three(codes: NDArray[np.int64]) -> NDArray[np.float32]:
 def score(example: Example, text: str) -> Score:
     runner: Any = SimpleNamespace(decode_masks=lambda codes, _: full_mask_if_three(codes))
     timings = Timings(0, 0, 0, 0, 0, 0)
-    answer = Generation(text, (), "stop", 0, 0, 0, "cpu", timings, ())
+    token_ids = TOKENIZER.encode(text, 999)[1:-1]
+    answer = Generation(text, token_ids, "stop", 0, 0, 0, "cpu", timings, ())
     image = Image.fromarray(RENDERED.pixels)
-    objects = detections(answer, image, runner, masks=example is SEGMENT)
+    objects = detections(answer, image, runner, TOKENIZER, masks=example is SEGMENT)
     return score_answer(RENDERED, example, text, objects)
 
 

@@ -22,9 +22,11 @@ from batch_runs import (
     write_images,
 )
 from command_line import block_imports, run_command, run_in_process
+from paths import ROOT
 
-from paligemma_onnx.runtime import PaliGemma, Request
+from paligemma_onnx.runtime import Generation, PaliGemma, Request, Timings
 from paligemma_onnx.runtime.batch.rows import RowError, parse_boxes
+from paligemma_onnx.runtime.text.tokenizer import PromptTokenizer
 
 pytestmark = pytest.mark.slow
 
@@ -228,11 +230,18 @@ def test_what_is_not_installed_is_named(
 
 
 def test_boxes_are_in_pixels() -> None:
+    tokenizer = PromptTokenizer.load(ROOT / "export" / "demo" / "paligemma-scenes" / "tokenizer.json")
+
+    def answer(text: str) -> Generation:
+        ids = tokenizer.encode(text, 99)[1:-1]
+        return Generation(text, ids, "stop", 0, 0, 0, "cpu", Timings(0, 0, 0, 0, 0, 0), ())
+
     text = "<loc0000><loc0256><loc1023><loc0512> red ring ; <loc0000> what"
-    (box,), warnings = parse_boxes(text, 2046, 100)
-    assert asdict(box) == {"label": "red ring", "x1": 512.0, "y1": 0.0, "x2": 1024.0, "y2": 100.0}
+    (box,), warnings = parse_boxes(answer(text), tokenizer, 2046, 100)
+    edges = {"x1": 512.0, "y1": 0.0, "x2": 1024.0, "y2": 100.0}
+    assert asdict(box) == {"label": "red ring", **edges, "score": None}
     assert len(warnings) == 1
-    assert parse_boxes("a ring ; no box", 10, 10) == ((), ())
+    assert parse_boxes(answer("a ring ; no box"), tokenizer, 10, 10) == ((), ())
 
 
 def test_a_fault_is_one_line_of_valid_text() -> None:

@@ -264,4 +264,4 @@ def test_masks_that_are_no_numbers(model: PaliGemma) -> None:
     runner: Any = SimpleNamespace(decode_masks=lambda tokens, _: np.full((len(tokens), 64, 64), np.nan))
     found = segmented(model, SEEN_SPLIT.first)
     with pytest.raises(NumericsError, match="the mask decoder computed NaN or infinity"):
-        detections(found.generation, found.image, runner, masks=True)
+        detections(found.generation, found.image, runner, model.tokenizer, masks=True)

@@ -35,6 +35,14 @@ def model(bundle: Folders) -> PaliGemma:
         ({"top_p": 0}, "top_p must be a number > 0 and <= 1"),
         ({"top_p": 1.1}, "top_p"),
         ({"top_k": -1}, "top_k must be a whole number >= 0"),
+        ({"repetition_penalty": 0}, "repetition_penalty must be a finite number > 0"),
+        ({"repetition_penalty": np.inf}, "repetition_penalty"),
+        ({"suppress_tokens": 5}, "suppress_tokens must be a list or tuple of token ids"),
+        ({"suppress_tokens": [1.5]}, "suppress_tokens must be a list"),
+        ({"suppress_tokens": [-1]}, "suppress_tokens has the id -1, expected 0 to"),
+        ({"suppress_tokens": [10**6]}, "suppress_tokens has the id 1000000"),
+        ({"logprobs": 1}, "logprobs is 1, expected True or False"),
+        ({"special_tokens": "yes"}, "special_tokens is 'yes', expected True or False"),
         ({"seed": -1}, "seed must be a whole number from 0 to"),
         ({"seed": 2**64}, "seed"),
         ({"max_image_pixels": 0}, "max_image_pixels is 0, expected a whole number of at least 1"),
@@ -67,7 +75,7 @@ def test_no_images(model: PaliGemma, images: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "prompt", ["", "nul \0 nul", "<bos><eos><pad><image>", "שלום", "👩🏽‍🚀", "\u202eabc", " "]
+    "prompt", ["", "nul \0 nul", "<bo><eo><loc0001><image", "שלום", "👩🏽‍🚀", "\u202eabc", " "]
 )
 def test_strange_prompts_are_answered(model: PaliGemma, prompt: str) -> None:
     answer = model.generate(IMAGE, prompt, max_new_tokens=2)
@@ -76,7 +84,14 @@ def test_strange_prompts_are_answered(model: PaliGemma, prompt: str) -> None:
 
 @pytest.mark.parametrize(
     ("prompt", "message"),
-    [("x" * 2**20, "shorten it"), ("half \ud83d", "surrogate U"), (b"bytes", "must be text")],
+    [
+        ("x" * 2**20, "shorten it"),
+        ("half \ud83d", "surrogate U"),
+        (b"bytes", "must be text"),
+        ("<bos><eos>", "contains the control token <eos>"),
+        ("caption <image>", "contains the control token <image>"),
+        ("<image><image>caption", "begins with 2 <image>, but 1 image is given"),
+    ],
 )
 def test_prompts_that_cannot_be(model: PaliGemma, prompt: Any, message: str) -> None:
     with pytest.raises(PromptError, match=message):
@@ -92,3 +107,26 @@ def test_an_image_opened_ahead(model: PaliGemma, bundle: Folders) -> None:
     other = PaliGemma.load(bundle("gemma_two_kv_heads"), device="cpu")
     with pytest.raises(ImageError, match="was opened for a bundle of 28 pixels, this bundle has 56"):
         other.generate(opened, "")
+
+
+def test_a_prompt_written_for_transformers(model: PaliGemma) -> None:
+    """`<image>` once per image: the answer is that to the same prompt without it."""
+    for images in (IMAGE, [IMAGE, IMAGE[::2]]):
+        count = len(images) if isinstance(images, list) else 1
+        plain = model.generate(images, "caption en", max_new_tokens=4)
+        answer = model.generate(images, f"{'<image>' * count}caption en", max_new_tokens=4)
+        assert (answer.token_ids, answer.prompt_tokens) == (plain.token_ids, plain.prompt_tokens)
+    constrained = model.generate(IMAGE, "<image>detect cat", constrained=True, max_new_tokens=9)
+    assert constrained.prompt_tokens == model.generate(IMAGE, "detect cat", max_new_tokens=1).prompt_tokens
+
+
+def test_suppressed_tokens_with_constraints(model: PaliGemma) -> None:
+    """The form of the answer has priority: an id is suppressed if the grammar allows another."""
+    plain = model.generate(IMAGE, "detect cat", constrained=True, max_new_tokens=30)
+    stop = list(model.manifest.tokens.stop)
+    other = model.generate(
+        IMAGE, "detect cat", constrained=True, max_new_tokens=30, suppress_tokens=[*stop, *plain.token_ids]
+    )
+    assert other.text.startswith("<loc")
+    assert other.token_ids[0] not in (*stop, *plain.token_ids)
+    assert " cat" in other.text  # the only label: it cannot be suppressed

@@ -134,11 +134,15 @@ def test_ids_follow_paligemma(tokenizer: PromptTokenizer) -> None:
 
 
 @pytest.mark.parametrize("control", [IMAGE, BOS, EOS, PAD, "<unk>"])
-def test_text_never_becomes_a_control_token(tokenizer: PromptTokenizer, control: str) -> None:
-    for prompt in (control, f"caption{control}en", f"<loc0003>{control * 3} {control}\n", f"<{control}>"):
-        ids = tokenizer.encode(prompt, MAX_TOKENS)
-        assert tokenizer.control_ids.isdisjoint(ids[1:])
-        assert tokenizer.decode(ids) == f"{prompt}\n"
+def test_a_prompt_with_a_control_token_is_refused(tokenizer: PromptTokenizer, control: str) -> None:
+    for prompt in (
+        f"caption{control}en",
+        f"<loc0003>{control * 3} {control}\n",
+        f"<{control}>",
+        f" {control}",
+    ):
+        with pytest.raises(PromptError, match=f"contains the control token {control}; remove it"):
+            tokenizer.encode(prompt, MAX_TOKENS)
 
 
 def test_locations_and_segments_stay_single_tokens(tokenizer: PromptTokenizer) -> None:

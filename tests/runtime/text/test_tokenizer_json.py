@@ -15,7 +15,7 @@ from paligemma_onnx.runtime.errors import BundleError
 from paligemma_onnx.runtime.text.tokenizer import PromptTokenizer
 from training.published_layout import write_processor_files
 
-PROMPTS = ["", "caption en", " two  spaces\n\n", "größer 猫 \U0001f600", "<loc0001><seg002> <bos>"]
+PROMPTS = ["", "caption en", " two  spaces\n\n", "größer 猫 \U0001f600", "<loc0001><seg002> <b>"]
 
 
 @pytest.fixture(scope="module")
