@@ -26,6 +26,8 @@ from ..graphs.specs import OPSETS
 from ..precisions import PRECISIONS, Precision
 from ..sources.tokenizer_file import TOKENIZER, open_tokenizer
 
+# Settings of the image processor: those of transformers 5 come first, then those of earlier releases.
+PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")
 MAX_JSON_BYTES = 1 << 20  # for JSON files of settings; published files are smaller than 2 kB
 
 # SigLIP's preprocessing, for checkpoints without a preprocessor file. Pixels in [0, 255] are mapped to [-1,
@@ -93,27 +95,18 @@ def find_difference(bundle: Manifest, checkpoint: Manifest) -> str | None:
 
 
 def read_image_facts(folder: Path, config: PaliGemmaConfig) -> ImageFacts:
-    """Return the facts of preprocessor_config.json or processor_config.json, compared with config.json.
+    """Return the settings of the image processor, compared with config.json.
+
+    They stand in the `image_processor` of processor_config.json, which transformers 5 writes, or else in
+    preprocessor_config.json of earlier releases. A folder that both saved has both files.
 
     Raises:
         CheckpointError: the file is damaged, or requires preprocessing that the runtime does not implement.
     """
     vision = config.vision_config
-    settings = _read_preprocessor(folder)
-    side = {"height": vision.image_size, "width": vision.image_size}
-    required = {
-        "size": side,
-        "resample": BICUBIC,
-        "do_resize": True,
-        "do_rescale": True,
-        "do_normalize": True,
-        "do_center_crop": False,
-        "do_pad": False,
-    }
-    for key, expected in required.items():
+    settings = next(iter(_read_processors(folder).values()), {})
+    for key, expected in _required_settings(vision.image_size).items():
         value = settings.get(key)
-        if isinstance(value, dict):  # newer files also list settings that are null
-            value = {name: number for name, number in value.items() if number is not None}
         if value is not None and value != expected:
             raise CheckpointError(
                 f"{folder}: the image processor has {key} {quote_value(value)}, expected {expected!r}"
@@ -127,6 +120,23 @@ def read_image_facts(folder: Path, config: PaliGemmaConfig) -> ImageFacts:
         mean=_check_triple(folder, "image_mean", _get(settings, "image_mean", MEAN)),
         std=_check_triple(folder, "image_std", _get(settings, "image_std", STD)),
     )
+
+
+def find_processor_conflict(folder: Path, config: PaliGemmaConfig) -> str | None:
+    """Return a line that says which image processor was taken if a folder has two different ones."""
+    processors = _read_processors(folder)
+    if len(processors) < 2:
+        return None
+    (taken, settings), (other, older) = processors.items()
+    defaults: dict[str, object] = {"rescale_factor": RESCALE_FACTOR, "image_mean": MEAN, "image_std": STD}
+    defaults |= _required_settings(config.vision_config.image_size)
+    different = [
+        key for key, default in defaults.items() if _get(settings, key, default) != _get(older, key, default)
+    ]
+    if not different:
+        return None
+    names = ", ".join(different)
+    return f"{folder}: {taken} and {other} differ in {names}; {taken} was taken, as in transformers 5"
 
 
 def read_token_facts(folder: Path, config: PaliGemmaConfig, tokenizer_file: Path | None = None) -> TokenFacts:
@@ -170,29 +180,63 @@ def _get(settings: Mapping[str, object], key: str, default: object) -> object:
     return default if value is None else value
 
 
-def _read_preprocessor(folder: Path) -> Mapping[str, object]:
-    for name in ("preprocessor_config.json", "processor_config.json"):
-        if (folder / name).exists():
-            settings = read_json(folder / name, MAX_JSON_BYTES)
-            nested = settings.get("image_processor", settings)
-            if not isinstance(nested, dict):
-                raise CheckpointError(
-                    f"{folder / name}: image_processor is {quote_value(nested)}, expected an object"
-                )
-            return nested
-    return {}
+def _read_processors(folder: Path) -> dict[str, Mapping[str, object]]:
+    """Return the settings of the folder's image processors by file name; the first is the one that counts."""
+    processors: dict[str, Mapping[str, object]] = {}
+    for name in PROCESSOR_FILES:
+        if not (folder / name).exists():
+            continue
+        content = read_json(folder / name, MAX_JSON_BYTES)
+        # Earlier releases wrote a processor_config.json without the settings of images.
+        nested = content.get("image_processor", {} if name == "processor_config.json" else content)
+        if not isinstance(nested, dict | None):
+            raise CheckpointError(
+                f"{folder / name}: image_processor is {quote_value(nested)}, expected an object"
+            )
+        if nested:
+            processors[name] = {key: _normalize(key, value) for key, value in nested.items()}
+    return processors
+
+
+def _required_settings(side: int) -> dict[str, object]:
+    """Return the settings that the runtime implements, for images of side x side pixels."""
+    return {
+        "size": {"height": side, "width": side},
+        "resample": BICUBIC,
+        "do_resize": True,
+        "do_rescale": True,
+        "do_normalize": True,
+        "do_center_crop": False,
+        "do_pad": False,
+    }
+
+
+def _normalize(key: str, value: object) -> object:
+    """Return a setting in one of the forms in which releases write it."""
+    if key == "size" and type(value) is int:  # early releases; transformers reads it as a square
+        return {"height": value, "width": value}
+    if isinstance(value, dict):  # newer files also list settings that are null
+        return {name: number for name, number in value.items() if number is not None}
+    return tuple(value) if isinstance(value, list) else value
 
 
 def _check_number(folder: Path, key: str, value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 1:
+    # The mean may be 0: pixels from 0 to 1. The other numbers are factors and divisors.
+    is_mean = key == "image_mean"
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, int | float)
+        or not (0 < value <= 1 or (is_mean and value == 0))
+    ):
+        interval = "[0, 1]" if is_mean else "(0, 1]"
         raise CheckpointError(
-            f"{folder}: the image processor has {key} {quote_value(value)}, expected a number in (0, 1]"
+            f"{folder}: the image processor has {key} {quote_value(value)}, expected a number in {interval}"
         )
     return float(value)
 
 
 def _check_triple(folder: Path, key: str, value: object) -> tuple[float, float, float]:
-    if not isinstance(value, list | tuple) or len(value) != 3:
+    if not isinstance(value, tuple) or len(value) != 3:
         raise CheckpointError(
             f"{folder}: the image processor has {key} {quote_value(value)}, expected three numbers"
         )

@@ -6,8 +6,10 @@ import time
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
+from numpy.typing import NDArray
 
 from paligemma_onnx.model.checkpoint.errors import CheckpointError
 from paligemma_onnx.runtime.bundle.integrity import check_files
@@ -35,6 +37,10 @@ from ..validation import self_check as checks
 from ..validation.reference_outputs import ReferenceModel
 from ..validation.validate import validate
 from .progress import TerminalProgress
+
+# Of pixel values of this project and of transformers. Both sides round them to float32; the values of two
+# neighbouring grey levels are 1 / 255 / std apart, and std is at most 1.
+MAX_PIXEL_DIFFERENCE = 1e-4
 
 
 def run_export(request: ExportRequest, *, validate: bool) -> None:
@@ -94,8 +100,13 @@ def run_validate(
         if different := find_difference(manifest, draft_manifest(source, manifest.precision.name)):
             raise MismatchError(f"{bundle} was not exported from {checkpoint}: {different}")
         prompt_tokenizer = PromptTokenizer.load(bundle / manifest.tokens.file)
-        images = [load_input_image(path, manifest.image) for path in image or (None,)]
+        processor = (
+            None if reference == "torch" else _import_transformers(source).load_image_processor(source.path)
+        )
+        images = [load_input_image(path, manifest.image, processor) for path in image or (None,)]
         pixel_values, prompts = np.stack([loaded.pixels for loaded in images]), prompt or checks.PROMPTS
+        reference_pixels = np.stack([loaded.reference_pixels for loaded in images])
+        _compare_pixels(f"{bundle} and the processor of {checkpoint}", pixel_values, reference_pixels)
         inputs = checks.build_validation_inputs(manifest, prompt_tokenizer, pixel_values, prompts, steps)
         with TerminalProgress() as progress, translate_resource_errors(str(bundle)):
             validation = validate(
@@ -106,6 +117,7 @@ def run_validate(
                 inputs=inputs,
                 placement=placement,
                 progress=progress.stage,
+                reference_pixels=reference_pixels,
             )
         data = collect_report_data(
             validation,
@@ -127,21 +139,36 @@ def run_validate(
         raise MismatchError(f"{bundle} differs from {checkpoint}: {data.problem}")
 
 
+def _compare_pixels(sides: str, bundle: NDArray[np.float32], reference: NDArray[np.float32]) -> None:
+    """Raise MismatchError if the runtime and the reference preprocess an image differently."""
+    if bundle.shape != reference.shape:
+        problem = f"{bundle.shape[2:]} and {reference.shape[2:]} pixels"
+    elif (largest := np.abs(bundle - reference).max()) > MAX_PIXEL_DIFFERENCE:
+        problem = f"pixel values that differ by up to {largest:.2g}"
+    else:
+        return
+    raise MismatchError(f"{sides} make {problem} of the same image; export the checkpoint again")
+
+
 def _open_reference(kind: str, source: Source) -> tuple[str, ReferenceModel]:
     if kind == "torch":
         return checks.torch_reference(source)
     if source.checkpoint.adapter.changes:
         raise CheckpointError("--reference transformers does not support --adapter; merge it with PEFT first")
+    model = _import_transformers(source).TransformersReference(source.path)
+    return model.name, model
+
+
+def _import_transformers(source: Source) -> ModuleType:
+    if source.path.suffix == NPZ:
+        raise CheckpointError("--reference transformers cannot read an .npz archive; use torch")
     try:
-        from ..validation.transformers_reference import TransformersReference  # noqa: PLC0415  optional, and slow to import
+        from ..validation import transformers_reference  # noqa: PLC0415  optional, and slow to import
     except ModuleNotFoundError as error:
         raise CheckpointError(
             f"--reference transformers needs {error.name}: `pip install transformers`"
         ) from None
-    if source.path.suffix == NPZ:
-        raise CheckpointError("--reference transformers cannot read an .npz archive; use torch")
-    model = TransformersReference(source.path)
-    return model.name, model
+    return transformers_reference
 
 
 def run_demo_in(output: Path | None, picture: Path) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +20,7 @@ from paligemma_onnx.runtime.bundle.schema import ImageFacts
 from paligemma_onnx.runtime.detection.parsing import ParsedObject
 from paligemma_onnx.runtime.image.open import open_image
 from paligemma_onnx.runtime.image.picture import preprocess_opened
+from paligemma_onnx.runtime.image.preprocess import preprocess
 
 from ..validation.self_check import synthetic_image
 from .charts import shorten
@@ -54,7 +55,8 @@ class EmbeddedImage:
 class InputImage:
     """Pixels and embedded copy of an opened image; the decoded photograph itself is freed."""
 
-    pixels: NDArray[np.float32]  # [3, S, S]
+    pixels: NDArray[np.float32]  # [3, S, S], as the runtime computes them
+    reference_pixels: NDArray[np.float32]  # as the reference's preprocessing computes them
     info: ImageInfo
     embedded: EmbeddedImage
 
@@ -84,8 +86,12 @@ def embed(rgb: Image.Image, label: str) -> EmbeddedImage:
     return EmbeddedImage(label, width, height, uri, tiny)
 
 
-def load_input_image(path: str | None, facts: ImageFacts) -> InputImage:
+def load_input_image(
+    path: str | None, facts: ImageFacts, processor: Callable[[Image.Image], NDArray[np.float32]] | None = None
+) -> InputImage:
     """Open an image, or create the synthetic image if `path` is None.
+
+    The processor is the preprocessing of the reference; None: the reference gets the runtime's pixels.
 
     Raises:
         ImageError: the image cannot be opened.
@@ -97,8 +103,11 @@ def load_input_image(path: str | None, facts: ImageFacts) -> InputImage:
     else:
         opened = open_image(path)
         rgb, pixels = opened.rgb, preprocess_opened(opened, facts).pixels
+    if processor is not None and path is None:  # the synthetic pixels are not multiples of 1 / 255
+        pixels = preprocess(rgb, facts.size, facts.mean, facts.std, facts.rescale_factor)
+    reference_pixels = pixels if processor is None else processor(rgb)
     label = f"{path or 'synthetic image'}, {rgb.width} x {rgb.height} pixels"
-    return InputImage(pixels, ImageInfo(path, rgb.width, rgb.height), embed(rgb, label))
+    return InputImage(pixels, reference_pixels, ImageInfo(path, rgb.width, rgb.height), embed(rgb, label))
 
 
 def draw_boxes(

@@ -8,10 +8,14 @@ Shapes: docs/notation.md.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import torch
 import transformers
+from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 from torch.nn.functional import pad
 from transformers.cache_utils import DynamicCache
@@ -19,6 +23,28 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from paligemma_onnx.model.cache import Cache, KeyValue
 from paligemma_onnx.model.checkpoint.errors import CheckpointError
+
+
+def load_image_processor(folder: Path) -> Callable[[Image.Image], NDArray[np.float32]]:
+    """Return a function from an RGB image to pixels [3, S, S] that calls the processor of a checkpoint.
+
+    The function reads the files of the checkpoint and uses nothing of this project, so that a misread setting
+    is found.
+
+    Raises:
+        CheckpointError: transformers cannot load the processor.
+    """
+    try:
+        # The PIL backend computes as the reference does; the one of torchvision resizes with other rounding.
+        processor = transformers.AutoProcessor.from_pretrained(folder, local_files_only=True, backend="pil")
+    except (OSError, ValueError, KeyError, RuntimeError, AttributeError) as error:
+        raise _cannot_load(folder, "the processor of this checkpoint", error) from None
+
+    def preprocess(image: Image.Image) -> NDArray[np.float32]:
+        pixels: NDArray[np.float32] = processor.image_processor(images=[image]).pixel_values[0]
+        return pixels
+
+    return preprocess
 
 
 class TransformersReference:
@@ -38,8 +64,7 @@ class TransformersReference:
                 folder, dtype=torch.float32, attn_implementation="eager", local_files_only=True
             ).eval()
         except (OSError, ValueError, KeyError, RuntimeError) as error:
-            reason = " ".join(str(error).split())[:300]
-            raise CheckpointError(f"{folder}: transformers cannot load this checkpoint: {reason}") from None
+            raise _cannot_load(folder, "this checkpoint", error) from None
         self.name = f"transformers {transformers.__version__}"
 
     def encode_image(self, pixel_values: Tensor) -> Tensor:
@@ -89,6 +114,11 @@ class TransformersReference:
             **inputs,
         )
         return output.logits[:, -1], cache
+
+
+def _cannot_load(folder: Path, what: str, error: Exception) -> CheckpointError:
+    reason = " ".join(str(error).split())[:300]
+    return CheckpointError(f"{folder}: transformers cannot load {what}, use --reference torch: {reason}")
 
 
 def _join(rows: list[tuple[Tensor, DynamicCache]], slots: int) -> tuple[Tensor, Cache]:

@@ -6,8 +6,11 @@ import gc
 import math
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
 
 from paligemma_onnx.runtime.bundle.schema import Manifest
 from paligemma_onnx.runtime.engine.devices import Placement
@@ -49,6 +52,7 @@ def validate(
     inputs: ValidationInputs,
     placement: Placement,
     progress: Callable[[str], object],
+    reference_pixels: NDArray[np.float32] | None = None,
     scratch: Path | None = None,
 ) -> Validation:
     """Compare a bundle with its checkpoint: first the stored weights, then the outputs.
@@ -62,6 +66,7 @@ def validate(
         inputs: the inputs of the reference and of the bundle.
         placement: the device on which the bundle runs.
         progress: called with a line of text before each stage.
+        reference_pixels: what the reference's own preprocessing made of the images; None: as in `inputs`.
         scratch: folder for the reference's outputs, which are as large as the KV caches of all rows. None
             uses the system's temporary folder.
     """
@@ -69,7 +74,8 @@ def validate(
     with tempfile.TemporaryDirectory(prefix="paligemma-onnx-", dir=scratch) as outputs:
         progress("reference: loading")
         name, model = load_reference()
-        reference = run_reference(model, inputs, Path(outputs), progress)
+        pixels = inputs.pixel_values if reference_pixels is None else reference_pixels
+        reference = run_reference(model, replace(inputs, pixel_values=pixels), Path(outputs), progress)
         if manifest.graphs.mask_decoder is not None and source.mask_decoder is not None:
             run_reference_masks(source.mask_decoder, reference)
         del model  # so that reference and bundle are never in memory at the same time

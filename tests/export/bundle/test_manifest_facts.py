@@ -10,7 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from paligemma_onnx.export.bundle.manifest_facts import read_image_facts, read_token_facts
+from paligemma_onnx.export.bundle.manifest_facts import (
+    find_processor_conflict,
+    read_image_facts,
+    read_token_facts,
+)
 from paligemma_onnx.model.checkpoint.config_json import read_config
 from paligemma_onnx.model.checkpoint.errors import CheckpointError
 from paligemma_onnx.runtime.bundle.manifest import MANIFEST, compute_bundle_id, read_manifest
@@ -31,6 +35,48 @@ def folder(checkpoint: Folders, tmp_path: Path) -> Path:
 def preprocessor(folder: Path, **changes: object) -> None:
     path = folder / "preprocessor_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def nested_processor(folder: Path, **changes: object) -> None:
+    """Write processor_config.json as transformers 5 does, with the settings of the older file changed."""
+    settings = json.loads((folder / "preprocessor_config.json").read_text()) | changes
+    (folder / "processor_config.json").write_text(json.dumps({"image_processor": settings}))
+
+
+def facts_of_transformers(folder: Path) -> tuple[object, ...]:
+    import transformers
+
+    processor = transformers.AutoImageProcessor.from_pretrained(folder, local_files_only=True)
+    return processor.size["height"], tuple(processor.image_mean), tuple(processor.image_std)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("older", [{}, {"size": 56}, {"image_mean": [0.1, 0.2, 0.3]}, {"resample": 2}])
+@pytest.mark.parametrize("nested", [None, {"image_mean": [0.0, 0.4, 0.4], "image_std": [1.0, 0.2, 0.5]}])
+def test_the_processor_that_transformers_takes(
+    folder: Path, older: dict[str, object], nested: dict[str, object] | None
+) -> None:
+    """A folder saved by transformers 4, then by 5, has two files; the nested settings count."""
+    if nested is None:
+        (folder / "processor_config.json").write_text('{"processor_class": "PaliGemmaProcessor"}')
+        older = {key: value for key, value in older.items() if key == "image_mean"}
+    else:
+        nested_processor(folder, **nested)
+    preprocessor(folder, **older)
+    config = read_config(folder)
+    facts = read_image_facts(folder, config)
+    assert (facts.size, facts.mean, facts.std) == facts_of_transformers(folder)
+    conflict = find_processor_conflict(folder, config)
+    assert (conflict is None) == (nested is None)
+    if conflict is not None:
+        assert "processor_config.json and preprocessor_config.json differ in " in conflict
+        assert conflict.endswith("; processor_config.json was taken, as in transformers 5")
+        assert all(key in conflict for key in ("image_mean", "image_std", *older))
+
+
+def test_equal_processors_are_no_conflict(folder: Path) -> None:
+    nested_processor(folder, size=28, image_mean=None, do_pad=None)
+    assert find_processor_conflict(folder, read_config(folder)) is None
 
 
 def test_image_facts_without_a_preprocessor_are_siglip_s(folder: Path) -> None:
