@@ -127,8 +127,7 @@ class PaliGemma:
                 array uint8[height, width], [height, width, 1], [height, width, 3] (RGB) or
                 [height, width, 4] (RGB and alpha). The first frame of an animated file is used. The EXIF
                 orientation is applied.
-            max_image_pixels: cap on width times height, at least 1. Default 89,478,485. `Options` describes
-                Pillow's additional limit for WebP and TIFF images.
+            max_image_pixels: cap on width times height, at least 1. Default 89,478,485.
 
         Returns:
             The image for `generate`, `stream` and `generate_batch`.

@@ -58,8 +58,7 @@ class Options(TypedDict, total=False):
         special_tokens: include special tokens in the text of the answer, for example the tokens that a
             fine-tune added. Default False.
         max_image_pixels: cap on width times height, at least 1. Larger images are refused before they are
-            decoded. Default 89,478,485. Pillow also refuses WebP and TIFF images with more than twice
-            `PIL.Image.MAX_IMAGE_PIXELS` pixels. To open such images, raise both limits.
+            decoded. Default 89,478,485.
         cancel: a `Cancellation`. Another thread can use it to stop the request within one token.
     """
 

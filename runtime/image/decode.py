@@ -2,43 +2,59 @@
 
 Only the formats of an allow-list are accepted, and the size is checked before any pixel is decoded.
 The plugin of the recognised format is called directly. `PIL.Image.open` would apply Pillow's size limit
-instead of `max_pixels`. It would also print a warning about malformed EXIF, and open JPEGs with an embedded
-preview (MPO) as animations.
+instead of `max_pixels`, and open JPEGs with an embedded preview (MPO) as animations. Where a format stores
+metadata and later frames next to the pixels, the plugin gets only what determines the pixels. So metadata of
+any size takes no memory, and damaged metadata neither stops the plugin nor makes Pillow print warnings.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 from PIL import Image, ImageFile
 from PIL.BmpImagePlugin import BmpImageFile
 from PIL.GifImagePlugin import GifImageFile
-from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
-from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from ..errors import ImageError
-from .headers import check_size, check_tiff, gif_canvas, read_png, truncated, webp_canvas
+from .gif import check_gif
+from .headers import Encoded, LimitedFile, check_size, truncated
+from .jpeg import read_jpeg
+from .jpeg_decode import decode_jpeg
+from .png import read_png
+from .tiff import MAX_TIFF_BYTES, TiffFile, check_tiff
+from .webp import read_webp
 
-
-class _JpegFile(JpegImageFile):
-    def _read_dpi_from_exif(self) -> None:
-        """Do nothing: the resolution is not needed, and Pillow would print a warning for malformed EXIF."""
-
-
-# First bytes and plugin of each format.
-_FORMATS: dict[str, tuple[bytes, Callable[[BinaryIO], ImageFile.ImageFile]]] = {
-    "JPEG": (rb"\xff\xd8\xff", _JpegFile),  # ITU-T T.81, annex B: SOI, first byte of the next marker
-    "PNG": (rb"\x89PNG\r\n\x1a\n", PngImageFile),  # PNG third edition, section 5.2
-    "WebP": (rb"RIFF.{4}WEBP", WebPImageFile),  # RFC 9649, section 2.4
-    "BMP": (rb"BM", BmpImageFile),
-    "GIF": (rb"GIF8[79]a", GifImageFile),
-    "TIFF": (rb"II[*+]\0|MM\0[*+]", TiffImageFile),  # TIFF 6.0, section 2, and BigTIFF
+# First bytes of each format.
+_FORMATS = {
+    "JPEG": rb"\xff\xd8\xff",  # ITU-T T.81, annex B: SOI, first byte of the next marker
+    "PNG": rb"\x89PNG\r\n\x1a\n",  # PNG third edition, section 5.2
+    "WebP": rb"RIFF.{4}WEBP",  # RFC 9649, section 2.4
+    "BMP": rb"BM",
+    "GIF": rb"GIF8[79]a",
+    "TIFF": rb"II[*+]\0|MM\0[*+]",  # TIFF 6.0, section 2, and BigTIFF
 }
+_DAMAGED_JPEG = (
+    "{} is damaged: its JPEG data does not fit its size, and parts of the image may be wrong; get it again"
+)
 ACCEPTED_FORMATS = ", ".join(_FORMATS)
+
+
+class _PngFile(PngImageFile):
+    def load_read(self, read_bytes: int) -> bytes:
+        """Return bytes of the pixel data; see `LimitedFile`."""
+        data = super().load_read(read_bytes)
+        if not data:
+            raise EOFError
+        return data
+
+
+_READERS: dict[
+    str, tuple[Callable[[BinaryIO, str, int], Encoded], Callable[[BinaryIO], ImageFile.ImageFile]]
+] = {"PNG": (read_png, _PngFile), "WebP": (read_webp, WebPImageFile)}
 
 
 def read_image(file: BinaryIO, name: str, max_pixels: int) -> tuple[Image.Image, tuple[str, ...]]:
@@ -52,24 +68,25 @@ def read_image(file: BinaryIO, name: str, max_pixels: int) -> tuple[Image.Image,
         max_pixels: cap on width times height.
 
     Raises:
-        ImageError: the format is not accepted, the image is larger than `max_pixels`, or any byte is missing.
+        ImageError: the file cannot be read, the format is not accepted, the image is larger than
+            `max_pixels`, or any byte is missing.
     """
-    magic = file.read(16)
-    if not magic:
-        raise ImageError(f"{name} is empty; accepted formats: {ACCEPTED_FORMATS}")
-    kind = next((kind for kind, (start, _) in _FORMATS.items() if re.match(start, magic, re.DOTALL)), None)
-    if kind is None:
-        raise ImageError(f"{name} is not an image of an accepted format: {ACCEPTED_FORMATS}")
+    kind = "file"
     try:
+        magic = file.read(16)
+        if not magic:
+            raise ImageError(f"{name} is empty; accepted formats: {ACCEPTED_FORMATS}")
+        found = (kind for kind, start in _FORMATS.items() if re.match(start, magic, re.DOTALL))
+        if (kind := next(found, "")) == "":
+            raise ImageError(f"{name} is not an image of an accepted format: {ACCEPTED_FORMATS}")
         return _decode(file, kind, name, max_pixels)
     except (ImageError, MemoryError):
         raise
-    except Image.DecompressionBombError as error:
-        raise ImageError(
-            f"{name} is larger than Pillow allows for {kind}; make it smaller, convert it to PNG, or raise "
-            f"PIL.Image.MAX_IMAGE_PIXELS, which is {Image.MAX_IMAGE_PIXELS:,}"
-        ) from error
+    except EOFError:
+        raise truncated(name, kind) from None
     except Exception as error:  # decoders raise nearly every class of exception on hostile bytes
+        if isinstance(error, OSError) and error.errno is not None:  # Pillow's errors have no number
+            raise ImageError(f"{name} cannot be read ({error.strerror}); get it again") from error
         raise ImageError(
             f"{name} is truncated or damaged, or a kind of {kind} that is not supported; get it again, "
             f"or convert it (accepted formats: {ACCEPTED_FORMATS})"
@@ -77,52 +94,41 @@ def read_image(file: BinaryIO, name: str, max_pixels: int) -> tuple[Image.Image,
 
 
 def _decode(file: BinaryIO, kind: str, name: str, max_pixels: int) -> tuple[Image.Image, tuple[str, ...]]:
-    animated = False
-    if kind == "PNG":
-        file, animated = read_png(file, name, max_pixels)
-    elif size := webp_canvas(file) if kind == "WebP" else gif_canvas(file) if kind == "GIF" else None:
-        check_size(*size, max_pixels, name)
-        if kind == "WebP":
-            # libwebp reports short memory as damage: try to allocate its two canvases of 4 bytes per pixel.
-            bytearray(2 * 4 * size[0] * size[1])
-    file.seek(0)
-    image = _FORMATS[kind][1](file)
-    check_size(*image.size, max_pixels, name)
-    if isinstance(image, TiffImageFile):
-        check_tiff(file, image.tag_v2, max_pixels, name)
-    _refuse_missing_bytes(image, kind, name)
-    image.load()
-    # Looking for a second frame makes the GIF plugin discard the pixels of the first.
-    frame = image.copy() if kind == "GIF" else image
-    if not (animated or _has_second_frame(image)):
-        return frame, ()
     if kind == "TIFF":
-        return frame, (f"{name} has several pages: only the first is used",)
-    return frame, (f"{name} is animated: only its first frame is used",)
+        return _decode_tiff(file, name, max_pixels)
+    if kind == "JPEG":
+        jpeg = read_jpeg(file, name, max_pixels)
+        image, damaged = decode_jpeg(jpeg, name)
+        image.info |= {"exif": jpeg.exif, "xmp": jpeg.xmp}
+        return image, (_DAMAGED_JPEG.format(name),) if damaged else ()
+    if kind in _READERS:
+        read, plugin = _READERS[kind]
+        encoded = read(file, name, max_pixels)
+        image, animated = _load(plugin(encoded.file), encoded.exif, encoded.xmp), encoded.animated
+    else:
+        animated = kind == "GIF" and check_gif(file, name, max_pixels)
+        file.seek(0)
+        limited = LimitedFile(file, name, kind)
+        image = (GifImageFile if kind == "GIF" else BmpImageFile)(cast("BinaryIO", limited))
+        check_size(*image.size, max_pixels, name)
+        limited.begin_pixels(image.width * image.height)
+        image.load()
+    return image, (f"{name} is animated: only its first frame is used",) if animated else ()
 
 
-def _refuse_missing_bytes(image: ImageFile.ImageFile, kind: str, name: str) -> None:
-    """Make `image.load` raise if the file ends too soon, even under `ImageFile.LOAD_TRUNCATED_IMAGES`.
-
-    If `LOAD_TRUNCATED_IMAGES` is true, Pillow pads the missing bytes with grey. This global belongs to the
-    host application and to all its threads: the function does not rely on the global and does not change it.
-    `ImageFile.load` reads the file through the hook `load_read`, which this function replaces.
-    """
-    if kind == "WebP" or image.fp is None:
-        return  # libwebp decodes the whole file and refuses a short one
-    read: Callable[[int], bytes] = image.load_read if isinstance(image, PngImageFile) else image.fp.read
-
-    def load_read(count: int) -> bytes:
-        data = read(count)
-        if not data:
-            raise truncated(name, kind)
-        return data
-
-    image.load_read = load_read  # type: ignore[attr-defined]
+def _load(image: ImageFile.ImageFile, exif: bytes, xmp: bytes) -> Image.Image:
+    image.load()
+    image.info |= {"exif": exif, "xmp": xmp}
+    return image
 
 
-def _has_second_frame(image: ImageFile.ImageFile) -> bool:
-    try:
-        return bool(getattr(image, "is_animated", False))
-    except Exception:  # a damaged second frame does not matter: the first is complete
-        return False
+def _decode_tiff(file: BinaryIO, name: str, max_pixels: int) -> tuple[Image.Image, tuple[str, ...]]:
+    file.seek(0)
+    limited = LimitedFile(file, name, "TIFF", MAX_TIFF_BYTES)
+    image = TiffFile(cast("BinaryIO", limited))
+    check_size(*image.size, max_pixels, name)
+    check_tiff(image, file, max_pixels, name)
+    limited.begin_pixels(image.width * image.height)
+    image.load()
+    pages = (f"{name} has several pages: only the first is used",) if image.is_animated else ()
+    return image, pages

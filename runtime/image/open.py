@@ -17,7 +17,7 @@ from PIL import Image
 
 from ..errors import ImageError, OptionError, ResourceError
 from .decode import read_image
-from .exif import exif_orientation, upright
+from .exif import orientation, upright
 from .headers import check_size
 from .preprocess import preprocess, to_rgb
 
@@ -76,11 +76,11 @@ def open_image(source: ImageInput, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> O
     try:
         image, warnings = _load(source, name, max_pixels)
         try:
-            orientation = exif_orientation(image.info.get("exif", b""))
+            stated = orientation(image.info.get("exif", b""), image.info.get("xmp", b""))
         except (ValueError, TypeError, AttributeError):  # a caller's Pillow image may hold any object there
-            orientation = 1
+            stated = 1
             warnings += (f"{name} has malformed EXIF data: it is ignored, the image is taken as upright",)
-        return OpenedImage(upright(to_rgb(image, name), orientation), warnings)
+        return OpenedImage(upright(to_rgb(image, name), stated), warnings)
     except MemoryError as error:
         raise ResourceError(f"not enough memory to open {name}; make the image smaller") from error
 

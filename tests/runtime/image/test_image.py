@@ -205,7 +205,6 @@ MALFORMED_EXIF = {
     "header cut": b"II*\0\x08",
     "directory beyond the end": b"II*\0\xff\xff\0\0",
     "directory cut": b"II*\0\x08\0\0\0\x02\0" + _entry(tag=0x0100)[:7],
-    "orientation 0": b"II*\0\x08\0\0\0\x01\0" + _entry(value=0),
     "orientation 9": b"II*\0\x08\0\0\0\x01\0" + _entry(value=9),
     "orientation is text": b"II*\0\x08\0\0\0\x01\0" + _entry(kind=2),
     "two orientations": b"II*\0\x08\0\0\0\x01\0" + _entry(count=2),

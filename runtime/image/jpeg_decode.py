@@ -1,0 +1,88 @@
+"""Decode a JPEG, and find out whether its data is complete.
+
+libjpeg leaves missing blocks grey and skips data that is left over. It only counts a warning, which Pillow
+ignores. So this module observes what libjpeg needs of the data.
+"""
+
+from __future__ import annotations
+
+import io
+
+from PIL import Image
+from PIL.JpegImagePlugin import JpegImageFile
+
+from .headers import truncated
+from .jpeg import Jpeg
+
+# Decoded as coefficients, these bytes change the pixels. No byte is FF, which begins a marker.
+_FILLER = bytes((37 * index + 91) % 251 for index in range(96))
+# Bytes of a scan's end that are given to libjpeg separately. If it needs none, they are not padding.
+_END_BYTES = 64
+_RESTARTS = 8  # number of RST markers; the first is D0
+_COMPARED_BYTES = 1 << 20
+
+
+def decode_jpeg(jpeg: Jpeg, name: str) -> tuple[Image.Image, bool]:
+    """Return the image, and whether it is damaged: its data does not fit its size.
+
+    Raises:
+        ImageError: data is missing.
+    """
+    damaged = not (jpeg.has_all_scans and all(scan.in_sequence for scan in jpeg.scans))
+    if jpeg.is_single_pass:
+        stepped = _SteppedJpeg(jpeg)
+        stepped.load()
+        if stepped.steps:
+            return stepped, damaged or len(stepped.steps) > 1  # the end of the data was not needed
+    image = JpegImageFile(io.BytesIO(b"".join(jpeg.parts)))
+    image.load()
+    if not jpeg.is_arithmetic and not _equal(image, _with_filler(jpeg)):
+        raise truncated(name, "JPEG")
+    return image, damaged
+
+
+class _SteppedJpeg(JpegImageFile):
+    """A JPEG of one scan that is given to libjpeg in three steps, each when libjpeg needs more.
+
+    The steps are all but the end of the data; the end of the data and filler; the end of the image. Pillow
+    stops after the last row.
+
+    Attributes:
+        steps: steps that libjpeg has not needed yet, the next at the end.
+    """
+
+    def __init__(self, jpeg: Jpeg) -> None:
+        (scan,) = jpeg.scans
+        data = jpeg.parts[scan.index]
+        before, after = b"".join(jpeg.parts[: scan.index]), b"".join(jpeg.parts[scan.index + 1 :])
+        end = max(0, len(data) - _END_BYTES)
+        self.steps = [after, data[end:] + _FILLER, before + data[:end]]
+        super().__init__(io.BytesIO(before))
+
+    def load_read(self, read_bytes: int) -> bytes:  # noqa: ARG002  each step has its size
+        """Return the next step."""
+        return self.steps.pop() if self.steps else b""
+
+
+def _with_filler(jpeg: Jpeg) -> JpegImageFile:
+    """Return a JPEG with bytes after the data of each scan and of each restart interval.
+
+    A decoder skips these bytes if it has all blocks of the interval or scan. Otherwise it decodes them as the
+    missing blocks.
+    """
+    parts = list(jpeg.parts)
+    for scan in jpeg.scans:
+        data, start, pieces = parts[scan.index], 0, []
+        for end in (*(place for place, _ in scan.restarts), len(data)):
+            pieces += [data[start:end], _FILLER]
+            start = end
+        missing = bytes((0xFF, 0xD0 + len(scan.restarts) % _RESTARTS))  # if an interval is missing
+        parts[scan.index] = b"".join((*pieces, missing, _FILLER))
+    return JpegImageFile(io.BytesIO(b"".join(parts)))
+
+
+def _equal(one: Image.Image, other: Image.Image) -> bool:
+    other.load()
+    rows = max(1, _COMPARED_BYTES // one.width)
+    boxes = [(0, top, one.width, min(top + rows, one.height)) for top in range(0, one.height, rows)]
+    return all(one.crop(box).tobytes() == other.crop(box).tobytes() for box in boxes)
