@@ -105,7 +105,7 @@ def bundles(
 def references(checkpoint: Path, plan: RealSizePlan) -> Iterator[System]:
     """Yield the model in torch as a system, for each reference of the plan.
 
-    The implementation is that of transformers or, if transformers is not installed, that of `model/`.
+    The system uses the implementation in transformers or, if transformers is not installed, in `model/`.
     """
     decoder = meta_model(plan.subject.config).language_model
     weights = sum(weight.numel() for weight in decoder.parameters())

@@ -1,4 +1,4 @@
-"""Export a checkpoint as a bundle. This module calls the steps in order; each step has its own module."""
+"""Export a checkpoint as a bundle. This module calls the steps of the export in order."""
 
 from __future__ import annotations
 
@@ -143,7 +143,7 @@ def _report_non_finite(request: ExportRequest, source: Source, progress: Progres
         *(name for name, constant in source.constants.items() if not constant.isfinite().all()),
     ]
     if names:
-        message = f"{request.checkpoint}: weights hold NaN or infinity: {quote_names(names)}"
+        message = f"{request.checkpoint}: weights contain NaN or infinity: {quote_names(names)}"
         if request.strict:
             raise CheckpointError(message)
         progress.warn(message)

@@ -17,7 +17,8 @@ from paligemma_onnx.runtime.errors import OptionError
 
 HalfType = Literal["bfloat16", "float16"]
 FloatType = Literal["float32", "bfloat16", "float16"]
-EMBEDDING_DTYPE: HalfType = "float16"  # if activations are in half precision; reason: cuda_graphs.py
+# dtype of the embedding if activations are in half precision; graphs/cuda_graphs.py states the reason.
+EMBEDDING_DTYPE: HalfType = "float16"
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class Float32:
     """Weights and activations in float32; the graphs have only standard ONNX operators."""
 
     def __str__(self) -> str:
-        """Return the manifest's description."""
+        """Return the description of the format in the manifest."""
         return "float32"
 
 
@@ -36,7 +37,7 @@ class HalfPrecision:
     dtype: HalfType
 
     def __str__(self) -> str:
-        """Return the manifest's description."""
+        """Return the description of the format in the manifest."""
         return self.dtype
 
 
@@ -45,7 +46,7 @@ class Int8PerChannel:
     """Signed 8-bit weights, a scale per output channel. At run time, activations are quantised to 8 bits."""
 
     def __str__(self) -> str:
-        """Return the manifest's description."""
+        """Return the description of the format in the manifest."""
         return "int8, one scale per output"
 
 
@@ -60,7 +61,7 @@ class BlockQuantized:
     dtype: FloatType = "float32"
 
     def __str__(self) -> str:
-        """Return the manifest's description."""
+        """Return the description of the format in the manifest."""
         dequantized = "" if self.dtype == "float32" else f", dequantized to {self.dtype}"
         return f"int{self.bits}, one scale per {self.block_size} inputs{dequantized}"
 
@@ -130,7 +131,7 @@ PRECISIONS = {
         embedding=BlockQuantized(4, 128, EMBEDDING_DTYPE),
     ),
 }
-DEFAULT_PRECISIONS: dict[Device, str] = {"cpu": "fp32", "cuda": "bf16"}  # by target device
+DEFAULT_PRECISIONS: dict[Device, str] = {"cpu": "fp32", "cuda": "bf16"}  # key: device that runs the bundle
 
 
 def choose_precision(precision: str | None, device: Device | None) -> str:

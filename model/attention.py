@@ -1,6 +1,6 @@
 """Grouped-query attention over the key-value cache (arXiv 2305.13245).
 
-Shapes: docs/notation.md. The cache grows: a call appends L slots to the P slots of the cache.
+Shapes: docs/notation.md. A call appends L slots to a cache of P slots.
 """
 
 from __future__ import annotations
@@ -68,5 +68,5 @@ class Attention(nn.Module):
         return self.o_proj(heads.transpose(1, 2).flatten(2)), cache
 
     def _split_heads(self, x: Tensor) -> Tensor:
-        """[B, L, A*H] -> [B, A, L, H]."""
+        """Return x with an axis for the heads: [B, L, heads * H] -> [B, heads, L, H]."""
         return torch.unflatten(x, 2, (-1, self.config.head_dim)).transpose(1, 2)

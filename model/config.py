@@ -1,6 +1,6 @@
 """The sizes of a PaliGemma, as frozen dataclasses. Sizes that follow from other sizes are properties.
 
-Field names are those of the checkpoint's config.json, which checkpoint/config_json.py reads.
+The fields have the names of the keys in the checkpoint's config.json, which checkpoint/config_json.py reads.
 """
 
 from __future__ import annotations
@@ -47,10 +47,10 @@ class TextConfig:
     query_pre_attn_scalar: float  # attention scores are divided by the square root of this number
     attn_logit_softcapping: float | None = None
     final_logit_softcapping: float | None = None
-    sliding_window: int | None = None  # in tokens; None: every layer sees all tokens
+    sliding_window: int | None = None  # width of the window in tokens; None: every layer sees all tokens
     rms_norm_eps: float = 1e-6
     rope_theta: float = 10_000.0
-    max_position_embeddings: int = 8192  # in tokens, including image tokens
+    max_position_embeddings: int = 8192  # maximum length of a sequence in tokens, including image tokens
     tied_head: bool = True  # the output head is the matrix of the embedding
 
     @property

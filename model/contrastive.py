@@ -26,7 +26,7 @@ def similarity(images: Tensor, texts: Tensor) -> Tensor:
 
 
 def clip_loss(images: Tensor, texts: Tensor, log_scale: Tensor) -> Tensor:
-    """Return the mean of two cross-entropies: of predicting the text of an image, and the image of a text.
+    """Return CLIP's loss: the mean cross-entropy of predicting the text of each image and vice versa.
 
     Args:
         images: float[B, E].
@@ -55,7 +55,9 @@ def siglip_loss(
     targets: Tensor | None = None,
     chunk: int | None = None,
 ) -> Tensor:
-    """Return -log sigmoid(+-logit), summed over texts and averaged over images.
+    """Return SigLIP's loss: -log sigmoid(z * logit), summed over the texts and averaged over the images.
+
+    z is 1 if image and text belong together, otherwise -1.
 
     Args:
         images: float[B, E].

@@ -28,14 +28,17 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        """float[..., width] -> float[..., width]."""
+        """Normalise the last axis: float[..., width] -> the same shape."""
         x32 = x.float()
         normed = x32 * torch.rsqrt(x32.square().mean(dim=-1, keepdim=True) + self.eps)
         return (normed * (1.0 + self.weight.float())).to(x.dtype)
 
 
 class MLP(nn.Module):
-    """Gated MLP: tanh-form GELU of one projection, times a second projection (arXiv 2002.05202, GEGLU)."""
+    """Gated MLP (arXiv 2002.05202, GEGLU).
+
+    The tanh-form GELU of one projection is multiplied by a second projection.
+    """
 
     def __init__(self, config: TextConfig) -> None:
         super().__init__()
@@ -44,7 +47,7 @@ class MLP(nn.Module):
         self.down_proj = Linear(config.intermediate_size, config.hidden_size, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """float[B, L, D] -> float[B, L, D]."""
+        """Apply the MLP to each token: float[B, L, D] -> the same shape."""
         out: Tensor = self.down_proj(F.gelu(self.gate_proj(x), approximate="tanh") * self.up_proj(x))
         return out
 
@@ -54,7 +57,7 @@ class DecoderLayer(nn.Module):
 
     Gemma normalises the inputs of attention and MLP. Gemma 2 normalises their outputs as well. The name
     `post_attention_layernorm` therefore has two meanings: in Gemma this norm normalises the input of the MLP,
-    in Gemma 2 the output of attention. The parameter names are those of the checkpoint.
+    in Gemma 2 the output of attention. The parameters have their names in the checkpoint.
     """
 
     def __init__(self, config: TextConfig) -> None:
@@ -71,7 +74,7 @@ class DecoderLayer(nn.Module):
     def forward(
         self, x: Tensor, rotation: Rotation, mask: Tensor, past: KeyValue | None, lengths: Tensor
     ) -> tuple[Tensor, KeyValue]:
-        """Run the layer; arguments and results are those of Attention.forward."""
+        """Run the layer; the arguments and results have the shapes documented in Attention.forward."""
         attended, cache = self.self_attn(self.input_layernorm(x), rotation, mask, past, lengths)
         return self.add_to_stream(x, attended), cache
 

@@ -1,9 +1,9 @@
 """Layers that may store their weights in a narrower dtype than the dtype of the computation.
 
-Published checkpoints are bfloat16; the reference arithmetic here is float32. A layer casts
-a weight when it uses the weight, not when the weight is loaded. The parameters can therefore stay
-memory-mapped views of the file, and a 3B model computes in float32 with the memory of one layer. If the
-stored dtype equals the dtype of the computation, the cast does nothing and leaves no operator in an exported
+Published checkpoints are bfloat16, but the reference implementation computes in float32. A layer casts a
+weight when it uses the weight, not when the weight is loaded. The parameters can therefore stay memory-mapped
+views of the file, and a 3B model that computes in float32 needs the memory of one float32 layer only. If the
+stored dtype equals the dtype of the computation, the cast does nothing and adds no operator to an exported
 graph.
 
 Shapes: docs/notation.md.
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 
 class Linear(nn.Module):
-    """y = x W^T + b, in the dtype of x."""
+    """Linear layer y = x W^T + b, computed in the dtype of x."""
 
     def __init__(self, in_features: int, out_features: int, *, bias: bool) -> None:
         super().__init__()
@@ -27,7 +27,7 @@ class Linear(nn.Module):
         self.bias = nn.Parameter(torch.empty(out_features)) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
-        """float[..., in] -> float[..., out]."""
+        """Apply the layer to the last axis: float[..., in] -> float[..., out]."""
         bias = None if self.bias is None else self.bias.to(x.dtype)
         return F.linear(x, self.weight.to(x.dtype), bias)
 
@@ -61,14 +61,14 @@ class LayerNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        """float[..., width] -> float[..., width]."""
+        """Normalise the last axis: float[..., width] -> the same shape."""
         return F.layer_norm(x, x.shape[-1:], self.weight.to(x.dtype), self.bias.to(x.dtype), self.eps)
 
 
 class TiedEmbedding(nn.Module):
     """One matrix [V, D] that maps ids to vectors and, transposed, vectors to logits."""
 
-    # Number of rows that are cast at once if the stored dtype is narrower than that of the activations.
+    # Number of rows that are cast at once if the stored dtype differs from the dtype of the activations.
     # 16,384 rows of width 4,608 take 288 MiB in float32; the whole matrix would take 4.4 GiB.
     rows_at_once = 16_384
 

@@ -36,26 +36,32 @@ class ResidualBlock(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """float[masks, channels, height, width] -> float[masks, channels, height, width]."""
+        """Apply the block: float[masks, channels, height, width] -> the same shape."""
         out: Tensor = x + self.net(x)
         return out
 
 
 class Codebook(nn.Module):
-    """One vector per code."""
+    """Matrix with one vector per code."""
 
     def __init__(self, codebook_width: int) -> None:
         super().__init__()
         self._embedding = nn.Parameter(torch.empty(CODES, codebook_width))
 
     def forward(self, codes: Tensor) -> Tensor:
-        """int64[masks, 16], row by row -> float[masks, codebook_width, 4, 4]."""
+        """Return the vectors of codes as a grid: int64[masks, 16] -> float[masks, codebook_width, 4, 4].
+
+        The codes are in row-major order.
+        """
         grid = torch.unflatten(F.embedding(codes, self._embedding), 1, (GRID, GRID))
         return grid.permute(0, 3, 1, 2)
 
 
 class MaskDecoder(nn.Module):
-    """Codebook and network. As published, the vectors have width 512, and the network has 128 channels."""
+    """Codebook and convolutional network of the mask decoder.
+
+    In the published mask decoder, the vectors have width 512, and the network has 128 channels.
+    """
 
     def __init__(self, codebook_width: int, channels: int) -> None:
         super().__init__()
@@ -76,7 +82,7 @@ class MaskDecoder(nn.Module):
         """Return the decoder with the given weights, whose shapes determine its sizes.
 
         Args:
-            weights: every parameter by its published name, of any dtype; parameters are converted to float32.
+            weights: the parameters, by their published names. They are converted to float32.
 
         Raises:
             ValueError: a parameter is missing, unexpected or misshapen; the message names it.
@@ -85,7 +91,7 @@ class MaskDecoder(nn.Module):
         if first is None or first.ndim != 4:
             raise ValueError(f"{FIRST_WEIGHT} is missing or does not have four axes")
         channels, codebook_width = first.shape[:2]
-        with torch.device("meta"):  # no memory: a small file may claim any width
+        with torch.device("meta"):  # needs no memory, because a damaged file may contain any width
             decoder = cls(codebook_width, channels)
         shapes = {name: tuple(weight.shape) for name, weight in decoder.state_dict().items()}
         for name in sorted(shapes.keys() | weights.keys()):
@@ -100,10 +106,10 @@ class MaskDecoder(nn.Module):
         return decoder.eval().requires_grad_(False)
 
     def forward(self, codes: Tensor) -> Tensor:
-        """int64[masks, 16] -> float[masks, 64, 64], about 1 inside the mask and -1 outside."""
+        """Decode masks: int64[masks, 16] -> float[masks, 64, 64], about 1 inside the mask and -1 outside."""
         return self.decode_vectors(self._vq_vae(codes))
 
     def decode_vectors(self, vectors: Tensor) -> Tensor:
-        """float[masks, codebook_width, 4, 4] -> float[masks, 64, 64]."""
+        """Decode grids of vectors: float[masks, codebook_width, 4, 4] -> float[masks, 64, 64]."""
         out: Tensor = self.decoder(vectors).squeeze(1)
         return out

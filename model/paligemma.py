@@ -1,4 +1,4 @@
-"""PaliGemma: images and a prompt in, text out (arXiv 2407.07726, arXiv 2412.03555).
+"""PaliGemma: a model that reads images and a prompt and generates text (arXiv 2407.07726, arXiv 2412.03555).
 
 The model has three methods. Each is exported as a graph:
 
@@ -23,14 +23,14 @@ from .siglip import VisionTower
 
 
 class MultiModalProjector(nn.Module):
-    """One linear layer from the width of SigLIP to that of the decoder."""
+    """Linear layer that maps patch vectors of the vision tower to image tokens of the decoder."""
 
     def __init__(self, config: PaliGemmaConfig) -> None:
         super().__init__()
         self.linear = Linear(config.vision_config.hidden_size, config.text_config.hidden_size, bias=True)
 
     def forward(self, patches: Tensor) -> Tensor:
-        """float[M, I, vision_width] -> float[M, I, D]."""
+        """Project patch vectors: float[M, I, vision_width] -> float[M, I, D]."""
         features: Tensor = self.linear(patches)
         return features
 

@@ -1,25 +1,66 @@
 """Configurations of the published sizes, and of tiny sizes for tests. The tiny sizes have every feature.
 
-Sources: SigLIP So400m/14, arXiv 2305.13035; Gemma 2B, arXiv 2403.08295, table 1; Gemma 2, arXiv 2408.00118,
-table 1 (both tables give the width of the MLP's gate and up projections together, twice `intermediate_size`);
-their combinations in PaliGemma, arXiv 2407.07726 and 2412.03555; ids and vocabulary sizes, the published
-config.json files.
+Sources:
+
+    SigLIP So400m/14                 arXiv 2305.13035
+    Gemma 2B                         arXiv 2403.08295, table 1
+    Gemma 2                          arXiv 2408.00118, table 1
+    combinations in PaliGemma        arXiv 2407.07726 and arXiv 2412.03555
+    ids and vocabulary sizes         config.json of the published checkpoints
+
+Both tables 1 state the width of the MLP's gate and up projections together, which is twice
+`intermediate_size`.
 """
 
 from __future__ import annotations
 
+from functools import partial
+
 from .config import PaliGemmaConfig, TextConfig, VisionConfig
 
-IMAGE_TOKEN = 257_152  # the ids before it: 256,000 pieces, 1,024 `<loc>`, 128 `<seg>`
-# Rows of the stored embedding. The conversion to safetensors added the last 64, which were never trained.
-# Neither published parameter counts nor the parameter counts below include these 64 rows.
+IMAGE_TOKEN = (
+    257_152  # id of `<image>`; the smaller ids are 256,000 pieces, 1,024 `<loc>`, 128 `<seg>` tokens
+)
+# Rows of the stored embedding. The conversion to safetensors added the last 64 rows, which were never
+# trained. Published parameter counts and the counts below do not include them.
 VOCABULARY = 257_216
 TINY_IMAGE_TOKEN = 120
 TINY_VOCABULARY = 128
 
+# SigLIP So400m/14. Only the position embedding depends on `image_size`, the side of the images in pixels.
+_so400m = partial(
+    VisionConfig,
+    hidden_size=1152,
+    intermediate_size=4304,
+    num_hidden_layers=27,
+    num_attention_heads=16,
+    patch_size=14,
+)
+# A tiny SigLIP of 4 x 4 patches. The patches leave out 2 rows and 2 columns of pixels.
+_TINY_SIGLIP = VisionConfig(
+    hidden_size=24,
+    intermediate_size=40,
+    num_hidden_layers=2,
+    num_attention_heads=3,
+    image_size=18,
+    patch_size=4,
+)
+# Settings that all three sizes of Gemma 2 share.
+_gemma2 = partial(
+    TextConfig,
+    model_type="gemma2",
+    vocab_size=VOCABULARY,
+    attn_logit_softcapping=50.0,
+    final_logit_softcapping=30.0,
+    sliding_window=4096,
+)
+
 
 def paligemma_3b(image_size: int) -> PaliGemmaConfig:
-    """PaliGemma 1: Gemma 2B. Published at 224, 448 and 896 px; 2,923,335,408 parameters at 224."""
+    """Return PaliGemma 1 with Gemma 2B, published at 224, 448 and 896 pixels.
+
+    The model has 2,923,335,408 parameters at 224 pixels.
+    """
     text = TextConfig(
         model_type="gemma",
         vocab_size=VOCABULARY,
@@ -31,11 +72,14 @@ def paligemma_3b(image_size: int) -> PaliGemmaConfig:
         head_dim=256,
         query_pre_attn_scalar=256.0,
     )
-    return PaliGemmaConfig(_so400m(image_size), text, IMAGE_TOKEN)
+    return PaliGemmaConfig(_so400m(image_size=image_size), text, IMAGE_TOKEN)
 
 
 def paligemma2_3b(image_size: int) -> PaliGemmaConfig:
-    """PaliGemma 2 with Gemma 2 2B. Published at 224, 448 and 896 px; 3,032,094,960 parameters at 224."""
+    """Return PaliGemma 2 with Gemma 2 2B, published at 224, 448 and 896 pixels.
+
+    The model has 3,032,094,960 parameters at 224 pixels.
+    """
     text = _gemma2(
         hidden_size=2304,
         intermediate_size=9216,
@@ -45,11 +89,14 @@ def paligemma2_3b(image_size: int) -> PaliGemmaConfig:
         head_dim=256,
         query_pre_attn_scalar=256.0,
     )
-    return PaliGemmaConfig(_so400m(image_size), text, IMAGE_TOKEN)
+    return PaliGemmaConfig(_so400m(image_size=image_size), text, IMAGE_TOKEN)
 
 
 def paligemma2_10b(image_size: int) -> PaliGemmaConfig:
-    """PaliGemma 2 with Gemma 2 9B. Published at 224, 448 and 896 px; 9,662,409,456 parameters at 224."""
+    """Return PaliGemma 2 with Gemma 2 9B, published at 224, 448 and 896 pixels.
+
+    The model has 9,662,409,456 parameters at 224 pixels.
+    """
     text = _gemma2(
         hidden_size=3584,
         intermediate_size=14_336,
@@ -59,13 +106,14 @@ def paligemma2_10b(image_size: int) -> PaliGemmaConfig:
         head_dim=256,
         query_pre_attn_scalar=256.0,
     )
-    return PaliGemmaConfig(_so400m(image_size), text, IMAGE_TOKEN)
+    return PaliGemmaConfig(_so400m(image_size=image_size), text, IMAGE_TOKEN)
 
 
 def paligemma2_28b(image_size: int) -> PaliGemmaConfig:
-    """PaliGemma 2 with Gemma 2 27B. Published at 224, 448 and 896 px; 27,650,192,112 parameters at 224.
+    """Return PaliGemma 2 with Gemma 2 27B, published at 224, 448 and 896 pixels.
 
-    Attention scores are divided by sqrt(hidden / heads) = sqrt(144), not by sqrt(head_dim).
+    The model has 27,650,192,112 parameters at 224 pixels. Attention scores are divided by
+    sqrt(hidden / heads) = sqrt(144), not by sqrt(head_dim).
     """
     text = _gemma2(
         hidden_size=4608,
@@ -76,7 +124,7 @@ def paligemma2_28b(image_size: int) -> PaliGemmaConfig:
         head_dim=128,
         query_pre_attn_scalar=144.0,
     )
-    return PaliGemmaConfig(_so400m(image_size), text, IMAGE_TOKEN)
+    return PaliGemmaConfig(_so400m(image_size=image_size), text, IMAGE_TOKEN)
 
 
 def tiny_gemma(num_key_value_heads: int = 1) -> PaliGemmaConfig:
@@ -95,7 +143,7 @@ def tiny_gemma(num_key_value_heads: int = 1) -> PaliGemmaConfig:
         head_dim=8,
         query_pre_attn_scalar=8.0,
     )
-    return PaliGemmaConfig(_tiny_siglip(), text, TINY_IMAGE_TOKEN)
+    return PaliGemmaConfig(_TINY_SIGLIP, text, TINY_IMAGE_TOKEN)
 
 
 def tiny_gemma2() -> PaliGemmaConfig:
@@ -119,58 +167,4 @@ def tiny_gemma2() -> PaliGemmaConfig:
         final_logit_softcapping=3.0,
         sliding_window=7,
     )
-    return PaliGemmaConfig(_tiny_siglip(), text, TINY_IMAGE_TOKEN)
-
-
-def _so400m(image_size: int) -> VisionConfig:
-    """Return SigLIP So400m/14 for square images of `image_size` pixels a side.
-
-    Of the weights, only the position embedding depends on `image_size`.
-    """
-    return VisionConfig(
-        hidden_size=1152,
-        intermediate_size=4304,
-        num_hidden_layers=27,
-        num_attention_heads=16,
-        image_size=image_size,
-        patch_size=14,
-    )
-
-
-def _gemma2(
-    *,
-    hidden_size: int,
-    intermediate_size: int,
-    num_hidden_layers: int,
-    num_attention_heads: int,
-    num_key_value_heads: int,
-    head_dim: int,
-    query_pre_attn_scalar: float,
-) -> TextConfig:
-    """Return a Gemma 2 with the settings of all three sizes: caps of 50 and 30, a window of 4,096 tokens."""
-    return TextConfig(
-        model_type="gemma2",
-        vocab_size=VOCABULARY,
-        hidden_size=hidden_size,
-        intermediate_size=intermediate_size,
-        num_hidden_layers=num_hidden_layers,
-        num_attention_heads=num_attention_heads,
-        num_key_value_heads=num_key_value_heads,
-        head_dim=head_dim,
-        query_pre_attn_scalar=query_pre_attn_scalar,
-        attn_logit_softcapping=50.0,
-        final_logit_softcapping=30.0,
-        sliding_window=4096,
-    )
-
-
-def _tiny_siglip() -> VisionConfig:
-    """Return a tiny SigLIP of 4 x 4 patches. The patches leave out 2 rows and 2 columns of pixels."""
-    return VisionConfig(
-        hidden_size=24,
-        intermediate_size=40,
-        num_hidden_layers=2,
-        num_attention_heads=3,
-        image_size=18,
-        patch_size=4,
-    )
+    return PaliGemmaConfig(_TINY_SIGLIP, text, TINY_IMAGE_TOKEN)

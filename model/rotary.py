@@ -39,7 +39,7 @@ def compute_rotation(positions: Tensor, frequencies: Tensor) -> Rotation:
 
 
 def rotate(x: Tensor, rotation: Rotation) -> Tensor:
-    """Rotate pairs of dimensions by the angles of each token (equation 34): [B, A, L, H] -> the same."""
+    """Rotate pairs of dimensions by each token's angles (equation 34): [B, A, L, H] -> the same shape."""
     first, second = x.chunk(2, dim=-1)
     cos, sin = rotation.cos.to(x.dtype), rotation.sin.to(x.dtype)
     return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)

@@ -19,7 +19,7 @@ COLOUR_CHANNELS = 3  # red, green, blue
 
 
 class PatchEmbedding(nn.Module):
-    """Projection of each patch to a vector: a convolution whose stride equals its kernel size."""
+    """Projection of each patch to a vector, computed by a convolution whose stride equals its kernel size."""
 
     def __init__(self, config: VisionConfig) -> None:
         super().__init__()
@@ -29,7 +29,7 @@ class PatchEmbedding(nn.Module):
         self.bias = nn.Parameter(torch.empty(config.hidden_size))
 
     def forward(self, pixel_values: Tensor) -> Tensor:
-        """float[M, 3, S, S] -> float[M, I, D]; the patches I are in row-major order."""
+        """Embed patches: float[M, 3, S, S] -> float[M, I, D]; the patches I are in row-major order."""
         dtype = pixel_values.dtype
         grid = F.conv2d(pixel_values, self.weight.to(dtype), self.bias.to(dtype), stride=self.patch_size)
         return grid.flatten(2).transpose(1, 2)
@@ -43,7 +43,7 @@ class PositionEmbedding(nn.Module):
         self.weight = nn.Parameter(torch.empty(config.num_patches, config.hidden_size))
 
     def forward(self, patches: Tensor) -> Tensor:
-        """float[M, I, D] -> float[M, I, D]."""
+        """Add the position vectors to patch vectors: float[M, I, D] -> the same shape."""
         return patches + self.weight.to(patches.dtype)
 
 
@@ -56,7 +56,7 @@ class Embeddings(nn.Module):
         self.position_embedding = PositionEmbedding(config)
 
     def forward(self, pixel_values: Tensor) -> Tensor:
-        """float[M, 3, S, S] -> float[M, I, D]."""
+        """Embed patches and add their positions: float[M, 3, S, S] -> float[M, I, D]."""
         embedded: Tensor = self.position_embedding(self.patch_embedding(pixel_values))
         return embedded
 
@@ -75,7 +75,7 @@ class Attention(nn.Module):
         self.out_proj = Linear(width, width, bias=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        """float[M, I, D] -> float[M, I, D]."""
+        """Let every patch attend to every patch of its image: float[M, I, D] -> the same shape."""
         query = self._split_heads(self.q_proj(x))
         key = self._split_heads(self.k_proj(x))
         value = self._split_heads(self.v_proj(x))
@@ -85,7 +85,7 @@ class Attention(nn.Module):
         return joined
 
     def _split_heads(self, x: Tensor) -> Tensor:
-        """[M, I, A*H] -> [M, A, I, H]."""
+        """Return x with an axis for the heads: [M, I, A * H] -> [M, A, I, H]."""
         return torch.unflatten(x, 2, (self.num_heads, self.head_dim)).transpose(1, 2)
 
 
@@ -98,7 +98,7 @@ class MLP(nn.Module):
         self.fc2 = Linear(config.intermediate_size, config.hidden_size, bias=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        """float[M, I, D] -> float[M, I, D]."""
+        """Apply the MLP to each patch: float[M, I, D] -> the same shape."""
         out: Tensor = self.fc2(F.gelu(self.fc1(x), approximate="tanh"))
         return out
 
@@ -114,7 +114,7 @@ class EncoderLayer(nn.Module):
         self.mlp = MLP(config)
 
     def forward(self, x: Tensor) -> Tensor:
-        """float[M, I, D] -> float[M, I, D]."""
+        """Run the layer: float[M, I, D] -> the same shape."""
         x = x + self.self_attn(self.layer_norm1(x))
         out: Tensor = x + self.mlp(self.layer_norm2(x))
         return out
@@ -128,14 +128,14 @@ class Encoder(nn.Module):
         self.layers = nn.ModuleList(EncoderLayer(config) for _ in range(config.num_hidden_layers))
 
     def forward(self, x: Tensor) -> Tensor:
-        """float[M, I, D] -> float[M, I, D]."""
+        """Run all layers: float[M, I, D] -> the same shape."""
         for layer in self.layers:
             x = layer(x)
         return x
 
 
 class VisionTower(nn.Module):
-    """The whole tower, which computes the patch vectors of images."""
+    """The whole vision tower."""
 
     def __init__(self, config: VisionConfig) -> None:
         super().__init__()
@@ -144,6 +144,6 @@ class VisionTower(nn.Module):
         self.post_layernorm = LayerNorm(config.hidden_size, config.layer_norm_eps)
 
     def forward(self, pixel_values: Tensor) -> Tensor:
-        """float[M, 3, S, S] -> float[M, I, D]."""
+        """Compute the patch vectors of images: float[M, 3, S, S] -> float[M, I, D]."""
         patches: Tensor = self.post_layernorm(self.encoder(self.embeddings(pixel_values)))
         return patches

@@ -66,7 +66,7 @@ def text_config(config: PaliGemmaConfig) -> dict[str, object]:
         "torch_dtype": "bfloat16",  # dtype of the stored weights
         "hidden_activation": "gelu_pytorch_tanh",
         "tie_word_embeddings": True,
-        "bos_token_id": 2,  # as published
+        "bos_token_id": 2,  # this id and the next two ids are those of the published tokenizer
         "eos_token_id": 1,
         "pad_token_id": 0,
         **text,

@@ -12,7 +12,7 @@ from paligemma_onnx.runtime.bundle.tensor_table import MatrixFacts, StoredTensor
 from ..precisions import BlockQuantized, Int8PerChannel
 from ..quantization.quantize_graph import QuantizedGraph, TensorRef
 
-LAYERS = ".layers"  # in the name of a layer: language_model.layers.0
+LAYERS = ".layers"  # part of the name of a layer, such as language_model.layers.0
 
 
 def count_operators(graph: QuantizedGraph) -> dict[str, int]:

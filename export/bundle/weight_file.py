@@ -136,6 +136,6 @@ def read_tensor(stored: StoredTensor, source: TensorSource, constants: Mapping[s
 
 
 def find_tensor(name: str, source: TensorSource, constants: Mapping[str, Tensor]) -> Tensor:
-    """Return the constant of the given name, or the weight of this name if there is no such constant."""
+    """Return the tensor with the given name, which is a constant or a weight of the source."""
     constant = constants.get(name)
     return source.tensor(name) if constant is None else constant

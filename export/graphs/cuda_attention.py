@@ -17,7 +17,7 @@ from paligemma_onnx.model.cache import KeyValue
 from paligemma_onnx.model.config import TextConfig
 from paligemma_onnx.model.gemma import Gemma
 
-from .cuda_weights import COS, SIN, leaf_name
+from .cuda_weights import COS, SIN
 from .in_place_decoder import attend, scatter_kv, split_heads
 from .onnx_ops import apply_operator
 
@@ -37,7 +37,7 @@ class CudaPrefillAttention:
         past: KeyValue,
         window: int | None,  # noqa: ARG002  unused: a prefix is bidirectional over its whole length
     ) -> tuple[Tensor, KeyValue]:
-        """float[B, L, (A + 2K) * H] -> float[B, L, A * H], and the cache of the layer."""
+        """Attend: packed projections float[B, L, (A + 2K) * H] -> float[B, L, A * H], cache of the layer."""
         config = self.decoder.config
         query_heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
         widths = [heads * config.head_dim for heads in (query_heads, kv_heads, kv_heads)]
@@ -61,12 +61,12 @@ class CudaDecodeAttention:
         # The operator expects the number of slots in use after the call minus 1. A call adds one slot, so
         # this is the number of slots in use before the call.
         self.past_lengths = past_lengths.to(torch.int32)
-        # The operator plans its work by this number. The number is the capacity and not the number of slots
+        # The operator divides its work by this number. The number is the capacity and not the number of slots
         # in use, because a captured CUDA graph is always replayed with the number of its capture.
         self.capacity = torch.full((), past.shape[2], dtype=torch.int32)
 
     def __call__(self, packed: Tensor, past: KeyValue, window: int | None) -> tuple[Tensor, KeyValue]:
-        """float[B, 1, (A + 2K) * H] -> float[B, 1, A * H], and the cache of the layer."""
+        """Attend: packed projections float[B, 1, (A + 2K) * H] -> float[B, 1, A * H], cache of the layer."""
         config = self.decoder.config
         attributes = {
             "num_heads": config.num_attention_heads,
@@ -87,4 +87,4 @@ class CudaDecodeAttention:
 
 def _rotary_tables(decoder: Gemma) -> tuple[Tensor, Tensor]:
     """Return the cosines and the sines of the angles of every position, [X, H / 2] each."""
-    return decoder.get_buffer(leaf_name(COS)), decoder.get_buffer(leaf_name(SIN))
+    return decoder.get_buffer(COS), decoder.get_buffer(SIN)

@@ -26,7 +26,7 @@ from typing import cast
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from paligemma_onnx.model.attention import softcap
 from paligemma_onnx.model.cache import KeyValue
@@ -43,76 +43,62 @@ RESCORED_TOKENS = 32  # number of most likely tokens whose logits are computed a
 LayerAttention = Callable[[Tensor, KeyValue], tuple[Tensor, KeyValue]]
 
 
-class CudaVisionEncoder(nn.Module):
-    """Image encoder; only for tracing."""
-
-    def __init__(self, model: PaliGemma) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, pixel_values: Tensor) -> Tensor:
-        """float32[M, 3, S, S] -> float32[M, I, D]."""
-        tower, project = self.model.vision_tower, self.model.multi_modal_projector.linear
-        dtype = project.weight.dtype
-        x = tower.embeddings(pixel_values)
-        for layer in tower.encoder.layers:
-            x = _run_encoder_layer(x, cast("EncoderLayer", layer), dtype)
-        features: Tensor = project(tower.post_layernorm(x).to(dtype)).float()
-        return features
+def encode_image(model: PaliGemma, pixel_values: Tensor) -> Tensor:
+    """Encode images with few kernels: float32[M, 3, S, S] -> float32[M, I, D]."""
+    tower, project = model.vision_tower, model.multi_modal_projector.linear
+    dtype = project.weight.dtype
+    x = tower.embeddings(pixel_values)
+    for layer in tower.encoder.layers:
+        x = _run_encoder_layer(x, cast("EncoderLayer", layer), dtype)
+    features: Tensor = project(tower.post_layernorm(x).to(dtype)).float()
+    return features
 
 
-class CudaPrefill(nn.Module):
-    """Appends image features and prompt tokens to the cache; only for tracing."""
+def prefill(
+    model: PaliGemma,
+    input_ids: Tensor,
+    image_features: Tensor,
+    text_lengths: Tensor,
+    past_lengths: Tensor,
+    *past: Tensor,
+) -> tuple[Tensor, ...]:
+    """Append image features and prompt tokens to the cache; return the logits and the cache.
 
-    def __init__(self, model: PaliGemma) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(
-        self,
-        input_ids: Tensor,
-        image_features: Tensor,
-        text_lengths: Tensor,
-        past_lengths: Tensor,
-        *past: Tensor,
-    ) -> tuple[Tensor, ...]:
-        """Append tokens as InPlaceDecoder.forward does. Features and logits are float32, the cache half."""
-        decoder = self.model.language_model
-        text = decoder.embed(input_ids, torch.float32)
-        x = torch.cat([image_features, text], dim=1)
-        rows, tokens = x.shape[:2]
-        added = image_features.shape[1] + text_lengths
-        positions = past_lengths[:, None] + torch.arange(tokens, device=x.device)
-        attention = CudaPrefillAttention(decoder, positions, past_lengths, past_lengths + added)
-        x, update, cache = _run_layers(decoder, x, past, attention)
-        last = torch.arange(rows, device=x.device) * tokens + added - 1
-        x, update = (tensor.flatten(0, 1).index_select(0, last) for tensor in (x, update))
-        return _compute_logits(decoder, x, update), *cache
+    `in_place_decoder.decode_in_place` documents the arguments and results. Image features and logits are
+    float32, the cache is half precision.
+    """
+    decoder = model.language_model
+    text = decoder.embed(input_ids, torch.float32)
+    x = torch.cat([image_features, text], dim=1)
+    rows, tokens = x.shape[:2]
+    added = image_features.shape[1] + text_lengths
+    positions = past_lengths[:, None] + torch.arange(tokens, device=x.device)
+    attention = CudaPrefillAttention(decoder, positions, past_lengths, past_lengths + added)
+    x, update, cache = _run_layers(decoder, x, past, attention)
+    last = torch.arange(rows, device=x.device) * tokens + added - 1
+    x, update = (tensor.flatten(0, 1).index_select(0, last) for tensor in (x, update))
+    return _compute_logits(decoder, x, update), *cache
 
 
-class CudaDecode(nn.Module):
-    """Appends one token per row to the cache; only for tracing."""
+def decode_step(
+    model: PaliGemma, input_ids: Tensor, past_lengths: Tensor, *past: Tensor
+) -> tuple[Tensor, ...]:
+    """Append one token to each row.
 
-    def __init__(self, model: PaliGemma) -> None:
-        super().__init__()
-        self.model = model
+    Args:
+        model: the traced model.
+        input_ids: int64[B, 1], the id of the new token of each row.
+        past_lengths: int64[B], slots of each row in use before the call.
+        past: key and value of each layer in turn, half[B, K, C, H].
 
-    def forward(self, input_ids: Tensor, past_lengths: Tensor, *past: Tensor) -> tuple[Tensor, ...]:
-        """Append one token to each row.
-
-        Args:
-            input_ids: int64[B, 1], the id of the new token of each row.
-            past_lengths: int64[B], slots of each row in use before the call.
-            past: key and value of each layer in turn, half[B, K, C, H].
-
-        Returns:
-            Logits float32[B, V], and the cache.
-        """
-        decoder = self.model.language_model
-        x = decoder.embed(input_ids, torch.float32)
-        attention = CudaDecodeAttention(decoder, past_lengths, past[0])
-        x, update, cache = _run_layers(decoder, x, past, attention)
-        return _compute_logits(decoder, x.flatten(0, 1), update.flatten(0, 1)), *cache
+    Returns:
+        Logits float32[B, V], and the cache.
+    """
+    decoder = model.language_model
+    x = decoder.embed(input_ids, torch.float32)
+    attention = CudaDecodeAttention(decoder, past_lengths, past[0])
+    x, update, cache = _run_layers(decoder, x, past, attention)
+    return _compute_logits(decoder, x.flatten(0, 1), update.flatten(0, 1)), *cache
 
 
 def _run_layers(
@@ -122,8 +108,8 @@ def _run_layers(
 
     Returns:
         The residual stream without the last update, the last update, and the cache. The last update is the
-        output of the last MLP. The norm that follows an update adds it to the stream: one operator adds and
-        normalises.
+        output of the last MLP. The caller adds it to the stream, because one operator adds an update and
+        applies the norm that follows.
     """
     cache: list[Tensor] = []
     update: Tensor | None = None
@@ -160,8 +146,8 @@ def _compute_logits(decoder: Gemma, x: Tensor, update: Tensor) -> Tensor:
     """Score every token: residual stream float32[B, D] and its last update -> float32[B, V].
 
     Half precision rounds a logit of 20 to a multiple of 1/64. The logits of different tokens may differ by
-    less than 1/64, above all those of location tokens. The most likely tokens are therefore scored again in
-    float32, from the rows of these tokens in the output head.
+    less than 1/64, especially the logits of location tokens. The most likely tokens are therefore scored
+    again in float32, from the rows of these tokens in the output head.
     """
     normed, _ = _add_and_normalize(x, update, decoder.norm)
     head = decoder.head.weight

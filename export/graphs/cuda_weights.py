@@ -30,11 +30,11 @@ HEAD_DIM_MULTIPLE = 16
 PACKED = "qkv_proj"  # query, key and value projections concatenated, [(A + 2K) * H, D]
 PARTS = ("q_proj", "k_proj", "v_proj")
 GAIN = "gain"  # the gain of an RMSNorm: the stored weight plus 1
-COS, SIN = "language_model.cos", "language_model.sin"  # of every position, [X, H / 2]
+COS, SIN = "cos", "sin"  # buffers of the decoder: cosine and sine of every position, [X, H / 2]
 
 
 def cuda_meta_model(config: PaliGemmaConfig, dtype: torch.dtype) -> PaliGemma:
-    """Return a model on the meta device that has the tensors, and their dtypes, that the CUDA graphs read."""
+    """Return a model on the meta device that has the tensors that the CUDA graphs read, in their dtypes."""
     model, text = meta_model(config), config.text_config
     with torch.device("meta"):
         for layer in decoder_layers(model.language_model):
@@ -53,7 +53,7 @@ def cuda_meta_model(config: PaliGemmaConfig, dtype: torch.dtype) -> PaliGemma:
             matrix.to(getattr(torch, EMBEDDING_DTYPE))
         for name in (COS, SIN):
             table = torch.empty(text.max_position_embeddings, text.head_dim // 2, dtype=dtype)
-            model.language_model.register_buffer(leaf_name(name), table)
+            model.language_model.register_buffer(name, table)
     return model.requires_grad_(False)
 
 
@@ -80,10 +80,13 @@ class PackedCheckpoint:
         self.source, self.config = source, config
 
     def tensor(self, name: str) -> Tensor:
-        """Return a tensor of the source, three concatenated ones, a gain, or a rotary table."""
-        if name in (COS, SIN):
-            return compute_rotary_tables(self.config)[name]
+        """Return the tensor with a name of `cuda_meta_model`.
+
+        The tensor is a rotary table, the gain of a norm, a packed projection, or a tensor of the source.
+        """
         module, _, parameter = name.rpartition(".")
+        if parameter in (COS, SIN):
+            return compute_rotary_tables(self.config)[parameter]
         if parameter == GAIN:
             return 1.0 + self.source.tensor(f"{module}.weight").float()
         if module.endswith(f".{PACKED}"):
@@ -95,8 +98,3 @@ class PackedCheckpoint:
 def decoder_layers(decoder: Gemma) -> list[DecoderLayer]:
     """Return the layers of the decoder in order, typed as DecoderLayer."""
     return [cast("DecoderLayer", layer) for layer in decoder.layers]
-
-
-def leaf_name(name: str) -> str:
-    """Return the last part of a dotted name."""
-    return name.rpartition(".")[2]

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from typing import cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from paligemma_onnx.model.attention import Attention
 from paligemma_onnx.model.cache import KeyValue
@@ -40,59 +40,53 @@ from .onnx_ops import apply_operator
 MAX_FOLDED_HEADS = 4
 
 
-class InPlaceDecoder(nn.Module):
-    """Appends image features and tokens to the cache; only for tracing."""
+def decode_in_place(
+    model: PaliGemma,
+    input_ids: Tensor,
+    image_features: Tensor,
+    text_lengths: Tensor,
+    past_lengths: Tensor,
+    *past: Tensor,
+) -> tuple[Tensor, ...]:
+    """Append N + T tokens to each empty row, or one token (N = 0) to each row that is not empty.
 
-    def __init__(self, model: PaliGemma) -> None:
-        super().__init__()
-        self.model = model
+    Args:
+        model: the traced model.
+        input_ids: int64[B, T], padded on the right.
+        image_features: float[B, N, D].
+        text_lengths: int64[B], number of tokens of each row of input_ids without padding.
+        past_lengths: int64[B], slots of each row in use before the call.
+        past: key and value of each layer in turn, float[B, K, C, H].
 
-    def forward(
-        self,
-        input_ids: Tensor,
-        image_features: Tensor,
-        text_lengths: Tensor,
-        past_lengths: Tensor,
-        *past: Tensor,
-    ) -> tuple[Tensor, ...]:
-        """Append N + T tokens to each empty row, or one token (N = 0) to each row that is not empty.
-
-        Args:
-            input_ids: int64[B, T], padded on the right.
-            image_features: float[B, N, D].
-            text_lengths: int64[B], number of tokens of each row of input_ids without padding.
-            past_lengths: int64[B], slots of each row in use before the call.
-            past: key and value of each layer in turn, float[B, K, C, H].
-
-        Returns:
-            Logits float[B, V] for the token that follows the last token of each row, and the cache.
-        """
-        decoder, config = self.model.language_model, self.model.config.text_config
-        text = decoder.embed(input_ids, image_features.dtype)
-        x = torch.cat([image_features, text], dim=1)
-        rows, tokens = x.shape[:2]
-        added = image_features.shape[1] + text_lengths
-        folded = torch.where(torch.full((), tokens) == 1, count_folded_heads(config), 1)
-        call = InPlaceCall(past_lengths, past_lengths + added, folded)
-        positions = past_lengths[:, None] + torch.arange(tokens, device=x.device)
-        sliding_mask = None
-        if config.sliding_window is not None:
-            sliding_mask = _sliding_window_mask(
-                past_lengths, tokens * folded, past[0].shape[2], config.sliding_window
-            )
-        rotation = compute_rotation(positions, decoder.frequencies)
-        cache: list[Tensor] = []
-        for index, module in enumerate(decoder.layers):
-            layer, layer_past = cast("DecoderLayer", module), KeyValue(*past[2 * index : 2 * index + 2])
-            mask = None if config.window(index) is None else sliding_mask
-            attended, present = attend_in_place(
-                layer.self_attn, layer.input_layernorm(x), rotation, mask, layer_past, call
-            )
-            x = layer.add_to_stream(x, attended)
-            cache += present
-        last = torch.arange(rows, device=x.device) * tokens + added - 1
-        logits = decoder.logits(x.flatten(0, 1).index_select(0, last))
-        return logits, *cache
+    Returns:
+        Logits float[B, V] for the token that follows the last token of each row, and the cache.
+    """
+    decoder, config = model.language_model, model.config.text_config
+    text = decoder.embed(input_ids, image_features.dtype)
+    x = torch.cat([image_features, text], dim=1)
+    rows, tokens = x.shape[:2]
+    added = image_features.shape[1] + text_lengths
+    folded = torch.where(torch.full((), tokens) == 1, count_folded_heads(config), 1)
+    call = InPlaceCall(past_lengths, past_lengths + added, folded)
+    positions = past_lengths[:, None] + torch.arange(tokens, device=x.device)
+    sliding_mask = None
+    if config.sliding_window is not None:
+        sliding_mask = _sliding_window_mask(
+            past_lengths, tokens * folded, past[0].shape[2], config.sliding_window
+        )
+    rotation = compute_rotation(positions, decoder.frequencies)
+    cache: list[Tensor] = []
+    for index, module in enumerate(decoder.layers):
+        layer, layer_past = cast("DecoderLayer", module), KeyValue(*past[2 * index : 2 * index + 2])
+        mask = None if config.window(index) is None else sliding_mask
+        attended, present = attend_in_place(
+            layer.self_attn, layer.input_layernorm(x), rotation, mask, layer_past, call
+        )
+        x = layer.add_to_stream(x, attended)
+        cache += present
+    last = torch.arange(rows, device=x.device) * tokens + added - 1
+    logits = decoder.logits(x.flatten(0, 1).index_select(0, last))
+    return logits, *cache
 
 
 @dataclass(frozen=True)
@@ -185,7 +179,7 @@ def count_folded_heads(config: TextConfig) -> int:
 
 
 def fold_query_groups(query: Tensor, folded: Tensor, config: TextConfig) -> Tensor:
-    """[B, L, A * H] -> [B, A / folded, L * folded, H]."""
+    """Fold query heads into the token axis: [B, L, A * H] -> [B, A / folded, L * folded, H]."""
     rows, tokens = query.shape[:2]
     decode_folded = count_folded_heads(config)
     split = query.unflatten(2, (-1, decode_folded, config.head_dim))
@@ -195,28 +189,34 @@ def fold_query_groups(query: Tensor, folded: Tensor, config: TextConfig) -> Tens
 
 
 def unfold_query_groups(mixed: Tensor, folded: Tensor, config: TextConfig) -> Tensor:
-    """[B, A / folded, L * folded, H] -> [B, L, A * H]."""
+    """Undo `fold_query_groups`: [B, A / folded, L * folded, H] -> [B, L, A * H]."""
     split = mixed.unflatten(2, (-1, count_folded_heads(config)))
     return _reshape(mixed, (0, 0, -1, folded, config.head_dim), like=split).transpose(1, 2).flatten(2)
 
 
 def split_heads(x: Tensor, config: TextConfig) -> Tensor:
-    """[B, L, heads * H] -> [B, heads, L, H]."""
+    """Return x with an axis for the heads: [B, L, heads * H] -> [B, heads, L, H]."""
     return torch.unflatten(x, 2, (-1, config.head_dim)).transpose(1, 2)
 
 
 def _reshape(x: Tensor, shape: Sequence[int | Tensor], like: Tensor) -> Tensor:
-    """Return x in a shape that is known only when the graph runs. A size of 0 keeps the size, -1 infers it.
+    """Return x in a shape that is known only when the graph runs.
 
-    The tracer needs a fixed shape. `like` has the shape of a decode step. From this shape the tracer derives
-    the types of later values, and trace.py removes these types.
+    Args:
+        x: the tensor to reshape.
+        shape: sizes of the axes. A size of 0 keeps the size of the same axis of x; -1 infers the size.
+        like: tensor with the shape that the result has in a decode step. The tracer needs a fixed shape and
+            derives the types of later values from it; trace.py removes these types.
     """
     (reshaped,) = apply_operator("Reshape", (x, _shape_tensor(shape)), {}, like=(like,))
     return reshaped
 
 
 def _shape_tensor(shape: Sequence[int | Tensor]) -> Tensor:
-    """Return int64[rank]. It is concatenated: a tensor of literals would become a weight of the graph."""
+    """Return the sizes as int64[rank].
+
+    The result is concatenated from tensors, because a tensor of literals would become a weight of the graph.
+    """
     sizes = [torch.full((1,), size) if isinstance(size, int) else size[None] for size in shape]
     return torch.cat(sizes)
 

@@ -1,7 +1,7 @@
 """Patch embedding as a matrix product, used by every image encoder graph.
 
-A convolution whose stride equals its kernel size multiplies each patch by a matrix. A product needs
-only the operator that all other layers need. A convolution would need cuDNN, a library of half a gigabyte.
+A convolution whose stride equals its kernel size multiplies each patch by a matrix. The matrix product needs
+only an operator that other layers need, too. A convolution would need cuDNN, a library of half a gigabyte.
 
 Shapes: docs/notation.md; D is the width of the vision tower.
 """
@@ -16,7 +16,7 @@ from paligemma_onnx.model.siglip import PatchEmbedding
 
 
 def multiply_patches(model: PaliGemma) -> None:
-    """Replace a model's patch embedding by PatchProduct."""
+    """Replace the patch embedding of a model by a `PatchProduct`."""
     embeddings = model.vision_tower.embeddings
     embeddings.add_module("patch_embedding", PatchProduct(embeddings.patch_embedding))
 
@@ -29,7 +29,7 @@ class PatchProduct(nn.Module):
         self.patch_size, self.weight, self.bias = embedding.patch_size, embedding.weight, embedding.bias
 
     def forward(self, pixel_values: Tensor) -> Tensor:
-        """float[M, 3, S, S] -> float[M, I, D]; the patches I are in row-major order."""
+        """Embed patches: float[M, 3, S, S] -> float[M, I, D]; the patches I are in row-major order."""
         side, dtype = self.patch_size, pixel_values.dtype
         covered = pixel_values.shape[2] // side * side  # pixels beyond the last whole patch are ignored
         if covered < pixel_values.shape[2]:

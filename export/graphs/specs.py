@@ -1,4 +1,4 @@
-"""Definitions of the graphs: the declared inputs and outputs, and the torch module of each graph.
+"""Definitions of the graphs: the declared inputs and outputs, and the torch function of each graph.
 
 Tracing takes example inputs, dynamic dimensions and names from the definition. The manifest stores the same
 declaration, and the runtime compares a graph with the manifest when the runtime loads the graph.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
@@ -26,9 +27,9 @@ from paligemma_onnx.runtime.bundle.schema import (
 )
 
 from ..precisions import HalfType, Precision
-from .cuda_graphs import CudaDecode, CudaPrefill, CudaVisionEncoder
+from . import cuda_graphs
 from .cuda_weights import check_head_dim
-from .in_place_decoder import InPlaceDecoder
+from .in_place_decoder import decode_in_place
 
 # Dynamic dimensions and their sizes in the traced example. The sizes differ from each other, except the sizes
 # of the two kinds of cache. No size is 0 or 1, because the tracer would take 0 and 1 for constants.
@@ -51,53 +52,42 @@ OPSETS: dict[CacheUpdate, int] = {"grow": 20, "in_place": 24}
 
 @dataclass(frozen=True)
 class GraphDefinition:
-    """A graph to trace: its inputs and outputs, and the module that computes it."""
+    """A graph to trace: its inputs and outputs, and the function that computes it."""
 
     name: str  # before quantisation, definitions of the same name have the same graph
     spec: GraphSpec
     weight_file: str  # prefill and decode have the same weight file
-    module: Callable[[PaliGemma], nn.Module]
+    function: Callable[..., object]  # called with the model and the inputs; returns the outputs
     opset: int
+    mask_decoder: MaskDecoder | None = (
+        None  # on the meta device; None: the function is called with the PaliGemma
+    )
+
+    def module(self, model: PaliGemma) -> nn.Module:
+        """Return a module whose forward method is the function, because the tracer needs a module.
+
+        The tracer reads the names of the inputs from the signature of the function.
+        """
+        module = nn.Module()
+        name, network = ("mask_decoder", self.mask_decoder) if self.mask_decoder else ("model", model)
+        module.add_module(name, network)
+        module.forward = partial(self.function, network)
+        return module
 
 
-class _EncodeImage(nn.Module):
-    def __init__(self, model: PaliGemma) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, pixel_values: Tensor) -> Tensor:
-        return self.model.encode_image(pixel_values)
+def _prefill(
+    model: PaliGemma, input_ids: Tensor, image_features: Tensor, text_lengths: Tensor
+) -> tuple[Tensor, ...]:
+    logits, cache = model.prefill(input_ids, image_features, text_lengths)
+    return logits, *(tensor for layer in cache for tensor in layer)
 
 
-class _Prefill(nn.Module):
-    def __init__(self, model: PaliGemma) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, input_ids: Tensor, image_features: Tensor, text_lengths: Tensor) -> tuple[Tensor, ...]:
-        logits, cache = self.model.prefill(input_ids, image_features, text_lengths)
-        return logits, *(tensor for layer in cache for tensor in layer)
-
-
-class _DecodeStep(nn.Module):
-    def __init__(self, model: PaliGemma) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, input_ids: Tensor, past_lengths: Tensor, *past: Tensor) -> tuple[Tensor, ...]:
-        cache = tuple(KeyValue(*pair) for pair in zip(past[::2], past[1::2], strict=True))
-        logits, cache = self.model.decode_step(input_ids, past_lengths, cache)
-        return logits, *(tensor for layer in cache for tensor in layer)
-
-
-class _DecodeMasks(nn.Module):
-    def __init__(self, mask_decoder: MaskDecoder) -> None:
-        super().__init__()
-        self.mask_decoder = mask_decoder
-
-    def forward(self, codes: Tensor) -> Tensor:
-        masks: Tensor = self.mask_decoder(codes)
-        return masks
+def _decode_step(
+    model: PaliGemma, input_ids: Tensor, past_lengths: Tensor, *past: Tensor
+) -> tuple[Tensor, ...]:
+    cache = tuple(KeyValue(*pair) for pair in zip(past[::2], past[1::2], strict=True))
+    logits, cache = model.decode_step(input_ids, past_lengths, cache)
+    return logits, *(tensor for layer in cache for tensor in layer)
 
 
 def graph_definitions(
@@ -110,7 +100,7 @@ def graph_definitions(
         precision: determines how the cache is updated. If decode returns a cache that is one slot longer,
             prefill and decode are two graphs. If decode writes into its input cache, prefill does so too, and
             prefill and decode have the same definition, except in half precision.
-        mask_decoder: becomes a fourth graph. None: there is no fourth graph.
+        mask_decoder: the mask decoder, which becomes a fourth graph; None if the checkpoint has none.
 
     Raises:
         CheckpointError: the operators of the precision do not support the model.
@@ -128,7 +118,7 @@ def graph_definitions(
             "vision_encoder",
             GraphSpec("vision_encoder.onnx", (pixels,), (features,)),
             "vision_encoder.data",
-            _EncodeImage if precision.half_dtype is None else CudaVisionEncoder,
+            PaliGemma.encode_image if precision.half_dtype is None else cuda_graphs.encode_image,
             OPSETS[precision.cache],
         ),
         **decoder,
@@ -157,7 +147,7 @@ def _define_mask_decoder(decoder: MaskDecoder, opset: int) -> GraphDefinition:
     )
     without_weights = MaskDecoder(decoder.codebook_width, decoder.channels).to("meta")
     return GraphDefinition(
-        "mask_decoder", spec, "mask_decoder.data", lambda _: _DecodeMasks(without_weights), opset
+        "mask_decoder", spec, "mask_decoder.data", MaskDecoder.forward, opset, without_weights
     )
 
 
@@ -174,8 +164,8 @@ def _define_growing_decoder(config: PaliGemmaConfig) -> dict[str, GraphDefinitio
         (_logits_output(config), *_cache_tensors("present", config, "past_slots + 1")),
     )
     return {
-        "prefill": GraphDefinition("prefill", prefill, DECODER_DATA, _Prefill, OPSETS["grow"]),
-        "decode": GraphDefinition("decode", decode, DECODER_DATA, _DecodeStep, OPSETS["grow"]),
+        "prefill": GraphDefinition("prefill", prefill, DECODER_DATA, _prefill, OPSETS["grow"]),
+        "decode": GraphDefinition("decode", decode, DECODER_DATA, _decode_step, OPSETS["grow"]),
     }
 
 
@@ -184,15 +174,11 @@ def _define_in_place_decoder(config: PaliGemmaConfig) -> dict[str, GraphDefiniti
     past = _cache_tensors("past_key_values", config, "cache_slots")
     inputs = (*_prompt_inputs(config), PAST_LENGTHS, *past)
     outputs = (_logits_output(config), *_cache_tensors("present", config, "cache_slots"))
+    specs = {name: GraphSpec(f"{name}.onnx", inputs, outputs) for name in ("prefill", "decode")}
+    opset = OPSETS["in_place"]
     return {
-        name: GraphDefinition(
-            "decoder",
-            GraphSpec(f"{name}.onnx", inputs, outputs),
-            DECODER_DATA,
-            InPlaceDecoder,
-            OPSETS["in_place"],
-        )
-        for name in ("prefill", "decode")
+        name: GraphDefinition("decoder", spec, DECODER_DATA, decode_in_place, opset)
+        for name, spec in specs.items()
     }
 
 
@@ -203,9 +189,10 @@ def _define_cuda_decoder(config: PaliGemmaConfig, dtype: HalfType) -> dict[str, 
     outputs = (_logits_output(config), *_cache_tensors("present", config, "cache_slots", dtype))
     prefill = GraphSpec("prefill.onnx", (*_prompt_inputs(config), PAST_LENGTHS, *past), outputs)
     decode = GraphSpec("decode.onnx", (INPUT_TOKEN, PAST_LENGTHS, *past), outputs)
+    opset = OPSETS["in_place"]
     return {
-        "prefill": GraphDefinition("prefill", prefill, DECODER_DATA, CudaPrefill, OPSETS["in_place"]),
-        "decode": GraphDefinition("decode", decode, DECODER_DATA, CudaDecode, OPSETS["in_place"]),
+        "prefill": GraphDefinition("prefill", prefill, DECODER_DATA, cuda_graphs.prefill, opset),
+        "decode": GraphDefinition("decode", decode, DECODER_DATA, cuda_graphs.decode_step, opset),
     }
 
 

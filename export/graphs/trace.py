@@ -22,7 +22,7 @@ from paligemma_onnx.runtime.bundle.schema import TensorSpec
 
 from .specs import GraphDefinition, example_input
 
-_PARAMETER_PREFIX = "model."  # attribute of the traced modules that holds the model
+_PARAMETER_PREFIX = "model."  # prefix of the PaliGemma's parameters in the traced modules
 _NOISY_LOGGERS = ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")
 
 
@@ -76,7 +76,10 @@ def trace(definition: GraphDefinition, model: PaliGemma) -> TracedGraph:
 
 
 def _dynamic_shapes(definition: GraphDefinition) -> tuple[object, ...]:
-    """Return the dynamic axes of each input. Those of the cache form a nested tuple: modules take `*past`."""
+    """Return the dynamic axes of each input.
+
+    The axes of the cache tensors form a nested tuple, because the traced functions take `*past`.
+    """
     inputs = definition.spec.inputs
     shapes = tuple(_dynamic_axes(spec) for spec in inputs)
     named = sum(not spec.name.startswith("past_key_values.") for spec in inputs)
@@ -128,7 +131,7 @@ def _fold_transposes(graph: ir.Graph) -> frozenset[str]:
 
 
 def _remove_unused_initializers(graph: ir.Graph) -> None:
-    """Remove weights that this graph does not use; the traced module holds the whole model."""
+    """Remove the weights that the graph does not use; the traced module contains the whole model."""
     for name, value in list(graph.initializers.items()):
         if not value.uses():
             graph.initializers.pop(name)

@@ -1,4 +1,4 @@
-"""Storage formats of weights: quantisation of a tensor; layouts, names and bytes of the stored arrays.
+"""Encode tensors in the storage formats of weights, and define the layouts and names of the stored arrays.
 
 Both integer formats are symmetric: a weight is its code times its scale, and code zero is weight zero. The
 rounding error is then distributed around zero for every input, even if the mean of the input is not zero.
@@ -32,7 +32,7 @@ from ..precisions import (
     WeightFormat,
 )
 
-MAX_PIECE_BYTES = 64 << 20  # limit of the float32 weights that are in memory at once
+MAX_PIECE_BYTES = 64 << 20  # maximum size of the float32 weights that are in memory at once
 FLOAT32_BYTES = 4
 SCALES = ".scales"  # suffix of the name of an array of scales
 MAX_INT8 = 127  # -128 is not used, so that codes are symmetric
@@ -68,7 +68,7 @@ class Layout:
 
 
 def float_format(dtype: ir.DataType | None) -> Float32 | HalfPrecision:
-    """Return the format of a tensor that is not quantised; the dtype is that of the tensor in the graph."""
+    """Return the format of a tensor that is not quantised, given the dtype of the tensor in the graph."""
     match dtype:
         case ir.DataType.BFLOAT16:
             return HalfPrecision("bfloat16")

@@ -53,8 +53,8 @@ MIN_ROW_RANGE = 1e-30  # avoids dividing a row of zeros by zero
 class StoredTensor:
     """A tensor of the checkpoint and its format in a weight file. Several graphs may read the same tensor."""
 
-    name: str  # in the checkpoint
-    shape: tuple[int, ...]  # in the checkpoint
+    name: str  # name of the tensor in the checkpoint
+    shape: tuple[int, ...]  # shape of the tensor in the checkpoint
     format: WeightFormat
     transposed: bool  # stored as [in, out], in float32 only
 
@@ -78,7 +78,7 @@ class QuantizedGraph:
     """A graph whose initializers have no values yet, and the arrays that its initializers read."""
 
     model: ir.Model
-    references: dict[str, TensorRef]  # by name of the initializer
+    references: dict[str, TensorRef]  # key: name of the initializer
 
 
 def quantize_graph(traced: TracedGraph, matrices: WeightFormat, embedding: EmbeddingFormat) -> QuantizedGraph:
@@ -231,25 +231,12 @@ class _MatrixRewriter:
         return self._reference(stored.name, TensorRef(stored, 0, shape), ir.DataType.FLOAT)
 
     def _reference(self, name: str, reference: TensorRef, dtype: ir.DataType) -> ir.Value:
-        if name not in self.graph.initializers:
-            self.references[name] = reference
-            self.graph.initializers.add(
-                ir.Value(name=name, shape=ir.Shape(reference.shape), type=ir.TensorType(dtype))
-            )
-        return self.graph.initializers[name]
+        self.references[name] = reference
+        return self.graph.initializers.setdefault(name, ir.val(name, dtype, reference.shape))
 
     def _constant(self, name: str, array: NDArray[Any]) -> ir.Value:
-        if name not in self.graph.initializers:
-            constant = ir.tensor(array, name=name)
-            self.graph.initializers.add(
-                ir.Value(
-                    name=name,
-                    shape=ir.Shape(array.shape),
-                    type=ir.TensorType(constant.dtype),
-                    const_value=constant,
-                )
-            )
-        return self.graph.initializers[name]
+        value = ir.val(name, const_value=ir.tensor(array, name=name))
+        return self.graph.initializers.setdefault(name, value)
 
 
 def _ort_node(operator: str, inputs: list[ir.Value | None], attributes: dict[str, int]) -> ir.Node:

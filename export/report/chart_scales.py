@@ -6,8 +6,9 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-MAX_TICKS = 6  # per axis; more labels would touch each other on a phone
-MIN_GAP = 0.09  # from the tick of 0 or of infinity to the nearest tick of a power, as a share of the axis
+MAX_TICKS = 6  # maximum number of ticks per axis; more labels would touch each other on a phone
+# Minimum distance from the tick of 0 or infinity to the nearest tick of a power, as a share of the axis.
+MIN_GAP = 0.09
 MIN_VALUE = 1e-18  # smaller values are drawn as 0
 SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 

@@ -21,7 +21,6 @@ BAR_HEIGHT = 30  # height of a row of a bar chart
 BAR_NAMES = 104  # left margin of a bar chart, for the names of the rows
 MAX_NAME_CHARS = 15  # length of a row's name; longer names are cut
 LABEL_HEIGHT = 13
-CHAR_WIDTH = 6  # estimated width of a label's character; 5.6 in DejaVu Sans, a wide font
 # Marks as SVG paths around their centre.
 SHAPES = {
     "circle": "m-4,0a4,4 0 1,0 8,0a4,4 0 1,0 -8,0",
@@ -86,16 +85,9 @@ class Label:
 
     text: str
     x: float
-    y: float  # of the baseline
+    y: float  # vertical position of the baseline
     anchor: str = "start"  # start, middle or end
     kind: str = "axis"  # class in report.css
-
-    @property
-    def span(self) -> tuple[float, float]:
-        """Left and right end of the text, estimated from the number of characters."""
-        length = CHAR_WIDTH * len(self.text)
-        start = self.x - length * {"start": 0.0, "middle": 0.5, "end": 1.0}[self.anchor]
-        return start, start + length
 
 
 @dataclass(frozen=True)
@@ -161,20 +153,13 @@ def bar_chart(title: str, axis: str, bars: Sequence[Bar], scale: Scale) -> Chart
     def across(value: float) -> float:
         return left + scale.position(value) * (right - left)
 
-    # The name of a limit starts or ends at its line. Names that would overlap are put above each other.
+    # The name of a limit starts or ends at its line. The names are above each other, so they do not overlap.
     limits = {name: across(value) for bar in bars for name, value in bar.limits.items()}
-    names = [Label(name, x, 0, "end" if x > centre else "start", "limit") for name, x in limits.items()]
-    names.sort(key=lambda name: name.span)
-    ends: list[float] = []  # right end of the last name at each level
-    levels = []  # level of each name, counted from the plot area
-    for start, end in (name.span for name in names):
-        level = next((level for level, previous in enumerate(ends) if previous < start), len(ends))
-        ends[level : level + 1] = [end]
-        levels.append(level)
-    top = TOP + LABEL_HEIGHT * max(levels, default=0)
+    top = TOP + LABEL_HEIGHT * max(len(limits) - 1, 0)
     bottom = top + BAR_HEIGHT * len(bars)
     labels = [
-        replace(name, y=top - 8 - LABEL_HEIGHT * level) for name, level in zip(names, levels, strict=True)
+        Label(name, x, 20 + LABEL_HEIGHT * level, "end" if x > centre else "start", "limit")
+        for level, (name, x) in enumerate(limits.items())
     ]
     labels.append(Label(axis, centre, bottom + 32, "middle"))
     lines, marks = [], []

@@ -1,4 +1,4 @@
-"""Load the images of a validation, and lay out the boxes that the HTML page draws over them.
+"""Load the images of a validation.
 
 An image is loaded as pixels for the graphs and as a copy that is embedded in the HTML page.
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,22 +17,17 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from paligemma_onnx.runtime.bundle.schema import ImageFacts
-from paligemma_onnx.runtime.detection.parsing import ParsedObject
 from paligemma_onnx.runtime.image.open import open_image
 from paligemma_onnx.runtime.image.picture import preprocess_opened
 from paligemma_onnx.runtime.image.preprocess import preprocess
 
 from ..validation.self_check import synthetic_image
-from .charts import shorten
 from .report_data import ImageInfo
 
 MAX_SIDE = 800  # pixels of the longer side: enough to judge a box, and few enough for a small file
 TINY_SIDE = 200  # pixels; smaller images are shown pixelated and stored without loss
 QUALITY = 85  # JPEG quality on Pillow's scale
-MIN_WIDTH = 420  # width of a drawing in units, so that labels fit next to a narrow image
-FONT_SIZE = 26  # units; about 12 pixels on a phone, 18 on a screen
-MAX_LABEL_CHARS = 24  # longer labels are cut; the table of the report shows the whole label
-CHAR_WIDTH = 0.6  # estimated width of a character, as a share of FONT_SIZE
+MIN_WIDTH = 420  # minimum width of a drawing in units, so that labels fit next to a narrow image
 
 
 @dataclass(frozen=True)
@@ -40,10 +35,10 @@ class EmbeddedImage:
     """Image in the HTML page, stored no larger than the page shows it."""
 
     label: str  # text alternative
-    width: int  # in units of the drawing; the longer side is MAX_SIDE
+    width: int  # units of the drawing; the longer side is MAX_SIDE
     height: int
-    uri: str  # data:...
-    tiny: bool
+    uri: str  # data URI of the encoded image
+    tiny: bool  # smaller than TINY_SIDE
 
     @property
     def drawing_width(self) -> int:
@@ -59,17 +54,6 @@ class InputImage:
     reference_pixels: NDArray[np.float32]  # as the reference's preprocessing computes them
     info: ImageInfo
     embedded: EmbeddedImage
-
-
-@dataclass(frozen=True)
-class DrawnBox:
-    """Box of an object with its label."""
-
-    side: str  # R: reference, B: bundle
-    path: str  # SVG
-    text: str
-    x: float  # position of the text
-    y: float
 
 
 def embed(rgb: Image.Image, label: str) -> EmbeddedImage:
@@ -108,23 +92,3 @@ def load_input_image(
     reference_pixels = pixels if processor is None else processor(rgb)
     label = f"{path or 'synthetic image'}, {rgb.width} x {rgb.height} pixels"
     return InputImage(pixels, reference_pixels, ImageInfo(path, rgb.width, rgb.height), embed(rgb, label))
-
-
-def draw_boxes(
-    image: EmbeddedImage, reference: Sequence[ParsedObject], bundle: Sequence[ParsedObject]
-) -> list[DrawnBox]:
-    """Return the boxes of the reference and of the bundle, in units of the drawing of `image`.
-
-    The reference's labels are above their boxes and the bundle's labels are below their boxes, so that two
-    labels can be read even if their boxes coincide.
-    """
-    boxes = []
-    for side, objects in (("R", reference), ("B", bundle)):
-        for number, detection in enumerate(objects, start=1):
-            left, top, right, bottom = detection.box.pixels(image.width, image.height)
-            text = f"{side}{number} {shorten(detection.label, MAX_LABEL_CHARS)}"
-            last = image.drawing_width - CHAR_WIDTH * FONT_SIZE * len(text)
-            x, y = max(0.0, min(left, last)), top - 6 if side == "R" else bottom + FONT_SIZE
-            path = f"M{left:.1f},{top:.1f}H{right:.1f}V{bottom:.1f}H{left:.1f}z"
-            boxes.append(DrawnBox(side, path, text, x, y))
-    return boxes

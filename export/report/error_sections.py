@@ -48,16 +48,16 @@ class LayerErrors:
     """Chart and table of one graph's errors by layer."""
 
     chart: Chart
-    kinds: Mapping[str, Mapping[int, Sequence[Difference]]]  # key and value, then layer
+    kinds: Mapping[str, Mapping[int, Sequence[Difference]]]  # differences by kind (key, value) and layer
 
 
 @dataclass(frozen=True)
 class Errors:
     """Content of the section about errors by graph and of the section about errors by layer."""
 
-    series: Sequence[Series]  # of `chart`, in the order of the legend
+    series: Sequence[Series]  # series of `chart`, in the order of the legend
     chart: Chart
-    outputs: Mapping[str, Sequence[Difference]]  # by graph and kind
+    outputs: Mapping[str, Sequence[Difference]]  # differences by graph and kind of output
     layers: Sequence[LayerErrors]
 
 

@@ -12,7 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from .chart_scales import format_limit
-from .embedded_images import FONT_SIZE, EmbeddedImage, draw_boxes
+from .embedded_images import EmbeddedImage
 from .error_sections import format_error, largest_error, summarize_errors
 from .report_data import ReportData
 from .token_sections import summarize_tokens
@@ -75,8 +75,4 @@ _ENVIRONMENT.filters |= {
     "mean": fmean,
     "repr": repr,
 }
-_ENVIRONMENT.globals |= {
-    "draw_boxes": draw_boxes,
-    "font_size": FONT_SIZE,
-    "common_prefix": lambda *texts: commonprefix(texts),  # noqa: RUF071  texts, not paths
-}
+_ENVIRONMENT.globals["common_prefix"] = lambda *texts: commonprefix(texts)  # noqa: RUF071  texts, not paths

@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import asdict
+from typing import Any
 
 from .report_data import ReportData
 
 SCHEMA_VERSION = 2  # increased when a key is removed or changes its meaning
-_KEYS = {"mask_tokens": "codes"}  # fields whose key in the schema differs
+# Keys that replace the names of fields; None omits the field.
+_KEYS = {"mask_tokens": "codes", "positions": None}
 
 
 def to_json(data: ReportData) -> str:
     """Return a report as a JSON object whose top level contains the fields of the validation."""
-    fields = asdict(data, dict_factory=lambda items: {_KEYS.get(name, name): value for name, value in items})
+    fields = asdict(data, dict_factory=_rename_fields)
     report = {
         "schema_version": SCHEMA_VERSION,
         "passed": data.validation.passed,
@@ -22,6 +24,10 @@ def to_json(data: ReportData) -> str:
         **fields,
     }
     return json.dumps(_replace_not_finite(report), allow_nan=False)
+
+
+def _rename_fields(items: list[tuple[str, Any]]) -> dict[str, Any]:
+    return {key: value for name, value in items if (key := _KEYS.get(name, name)) is not None}
 
 
 def _replace_not_finite(value: object) -> object:

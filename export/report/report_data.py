@@ -31,7 +31,7 @@ class ImageInfo:
 class ModelAnswer:
     """Answer of the reference or of the bundle."""
 
-    text: str  # up to the first stop token
+    text: str  # the answer up to the first stop token
     ended: bool  # a stop token was generated; if False, the answer continues after the last step
     objects: tuple[ParsedObject, ...]  # empty unless the prompt asks for objects
     unread: tuple[str, ...]  # parts of an answer with objects that could not be read, with the reason
@@ -52,7 +52,7 @@ class DivergencePoint:
     step: int  # 0 is the first token of the answer, which prefill decides
     reference: Token
     bundle: Token
-    margin: float  # reference logit of the reference's token minus that of the bundle's token
+    margin: float  # the reference's logit of its token minus the reference's logit of the bundle's token
     near_tie: bool  # see is_near_tie() in measures.py
     after_stop: bool  # True if the reference's answer had already ended
 
@@ -81,13 +81,13 @@ class ReportData:
     problem: str | None  # one line about the most important failure; None if the validation passed
     created: str  # ISO 8601, UTC
     seconds: float  # duration of the validation
-    checkpoint: str  # as the user named it
-    adapter: str | None  # as the user named it
+    checkpoint: str  # folder or hub id, as the user named it
+    adapter: str | None  # folder, as the user named it; None: no adapter
     images: tuple[ImageInfo, ...]
     answers: tuple[Answer, ...]
     model: ModelFacts
     precision_facts: PrecisionFacts
-    producer: Producer  # of the bundle
+    producer: Producer  # versions of the software that wrote the bundle
     files: dict[str, FileSpec]
     versions: dict[str, str | None]  # versions of the packages used; None: not installed
     python: str
@@ -114,7 +114,7 @@ def collect_report_data(
         prompts: one prompt per row.
         images: the images; every row contains all of them.
         checkpoint: the checkpoint, as the user named it.
-        adapter: the adapters, as the user named them; None if there is no adapter.
+        adapter: the adapters, as the user named them; None without an adapter.
         seconds: duration of the validation.
     """
     diagnosis = diagnose()

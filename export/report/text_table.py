@@ -16,8 +16,8 @@ from .grouping import by_output
 HEADER = f"{'output':<15} {'largest error':>13} {'worst':>10} {'typical':>10}   {'limits':<13} location"
 LEGEND = (
     "worst: largest error, divided by the reference's largest value",
-    "typical: root mean square of the errors, divided by that of the reference's values",
-    "limits: of worst / of typical",
+    "typical: root mean square of the errors, divided by the root mean square of the reference's values",
+    "limits: limit of worst / limit of typical",
 )
 
 

@@ -132,7 +132,7 @@ def _run_greedy(
     reference: ReferenceOutputs,
     limits: Limits,
 ) -> Iterator[GreedyRun]:
-    """Decode with the bundle's own greedy tokens, and yield for each row where they leave the reference."""
+    """Continue from the bundle's greedy tokens, and yield the comparison with the reference for each row."""
     never = Cancellation()
     logits, cache = prefilled
     chosen = []

@@ -63,7 +63,7 @@ class TokenAgreement:
     """Comparison of one row's next-token logits at one step."""
 
     stage: str  # prefill, step.0, ...
-    row: int  # of the batch
+    row: int  # index in the batch
     top1: bool  # both sides have the same most likely token
     near_tie: bool  # see is_near_tie()
     top10: int  # number of tokens that are among the TOP most likely tokens of both sides
@@ -79,7 +79,7 @@ class TokenAgreement:
 class GreedyRun:
     """Greedy token ids of one row when each side continues from its own choices."""
 
-    row: int  # of the batch
+    row: int  # index in the batch
     reference: tuple[int, ...]
     bundle: tuple[int, ...]
     # First step at which the ids differ: 0 is the id that prefill decides. None: the ids never differ.

@@ -26,8 +26,8 @@ from .validate import Validation, describe_failure, validate
 
 PROMPTS = (
     "caption en",
-    "answer en what is in the picture?",
-)  # of different lengths, so that one row is padded
+    "answer en what is in the image?",
+)  # the prompts have different lengths, so that one row is padded
 STEPS = 4
 SEED = 0
 

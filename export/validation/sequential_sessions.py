@@ -28,7 +28,7 @@ class SequentialSessions:
     def __init__(self, open_graph: OpenGraph) -> None:
         self._open_graph = open_graph
         self._session: Any = None
-        self._digest = ""  # of the graph that is open
+        self._digest = ""  # digest of the graph of the open session
 
     def session(self, graph: GraphSpec) -> Any:
         """Return the session of a graph. If the session of another graph is open, close it first.

@@ -118,7 +118,7 @@ def open_torch_model(folder: Path, reference: ReferenceModel | None = None) -> P
         reference: the implementation that computes; None uses the implementation in model/.
 
     Raises:
-        CheckpointError: the checkpoint is incomplete, damaged, or that of another model.
+        CheckpointError: the checkpoint is incomplete, damaged, or belongs to another model.
     """
     source = open_source(folder)
     manifest = draft_manifest(source, "fp32")

@@ -50,7 +50,7 @@ def test_steps_share_a_budget(tmp_path: Path) -> None:
         "bad": ("failed", "ValueError: no space"),
         "slow": ("failed", "the time budget is spent"),
     }
-    assert "it needs about 100 s" in str(run.outcomes["long"].why)
+    assert "the step needs about 100 s" in str(run.outcomes["long"].why)
 
 
 def test_outcomes_of_tests(tmp_path: Path) -> None:

@@ -153,12 +153,12 @@ def test_weights_that_are_no_numbers(copy: Path, value: float, capsys: pytest.Ca
     output = copy.parent / "bundle"
     strict = run_in_process(capsys, "export", copy, "--output", output, "--strict", "--no-validate")
     assert strict.code == 4
-    assert "weights hold NaN or infinity: language_model.embed_tokens.weight" in strict.error
+    assert "weights contain NaN or infinity: language_model.embed_tokens.weight" in strict.error
     assert not output.exists()
     done = run_in_process(capsys, "export", copy, "--output", output, "--no-validate")
     assert done.code == 0
     assert "warning: " in done.err
-    assert "weights hold NaN or infinity: language_model.embed_tokens.weight" in done.err
+    assert "weights contain NaN or infinity: language_model.embed_tokens.weight" in done.err
     generated = run_in_process(capsys, "generate", "--model", output, "--image", SCENE, "caption en")
     assert (generated.code, generated.out) == (4, "")
     assert "use precision fp32 or bf16 instead" in generated.error

@@ -143,7 +143,9 @@ def test_weights_that_are_not_numbers(checkpoint: Folders, tmp_path: Path, value
     tensors[name][3, 7] = value
     save_file(tensors, folder / "model.safetensors")
     bundles = tmp_path / "bundles"
-    with pytest.raises(CheckpointError, match=r"hold NaN or infinity: .*layers\.1\.mlp\.up_proj") as caught:
+    with pytest.raises(
+        CheckpointError, match=r"contain NaN or infinity: .*layers\.1\.mlp\.up_proj"
+    ) as caught:
         export_unchecked(ExportRequest(folder, bundles / "strict", strict=True))
     assert "\n" not in str(caught.value)
     assert not bundles.exists() or not list(bundles.iterdir())

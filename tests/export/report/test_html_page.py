@@ -25,6 +25,7 @@ from paligemma_onnx.runtime.image.open import open_image
 
 STYLE = ROOT / "export" / "report" / "report.css"
 VOID = ("meta", "br")  # elements without an end tag
+CHAR_WIDTH = 6  # estimated width of a label's character in units; 5.6 in DejaVu Sans, a wide font
 REPORTS = [
     sample_report_data,
     lambda: sample_report_data(precision="int4", scale=0.05),
@@ -163,8 +164,15 @@ def test_everything_is_drawn_inside_its_chart(report: ReportData) -> None:
             assert 0 <= float(top) <= max(HEIGHT, height)
 
 
+def span(label: Label) -> tuple[float, float]:
+    """Return the left and right end of a label, estimated from the number of characters."""
+    length = CHAR_WIDTH * len(label.text)
+    start = label.x - length * {"start": 0.0, "middle": 0.5, "end": 1.0}[label.anchor]
+    return start, start + length
+
+
 def overlap(a: Label, b: Label) -> bool:
-    (a_start, a_end), (b_start, b_end) = a.span, b.span
+    (a_start, a_end), (b_start, b_end) = span(a), span(b)
     return abs(a.y - b.y) < LABEL_HEIGHT and a_start < b_end and b_start < a_end
 
 
@@ -179,7 +187,7 @@ def test_limit_labels_do_not_overlap(precision: str, scale: float) -> None:
         assert limits
         for label in limits:
             assert LABEL_HEIGHT <= label.y <= chart.height
-            assert 0 <= label.span[0] <= label.span[1] <= WIDTH
+            assert 0 <= span(label)[0] <= span(label)[1] <= WIDTH
             others = [other for other in chart.labels if other is not label]
             assert not [other for other in others if overlap(label, other)], label
 
