@@ -12,6 +12,7 @@ from .columns import Columns
 from .folder import read_listing
 from .input_files import translate_input_errors
 from .items import Item
+from .state_file import REMEDY
 from .table import (
     count_csv_rows,
     count_lines,
@@ -111,9 +112,11 @@ def read_counted_items(source: Source, snapshot: Snapshot) -> Iterator[Item]:
         yield item
     if number != snapshot.rows:
         held = f"more than {snapshot.rows:,}" if number > snapshot.rows else f"{number:,}"
+        listed = source.kind == "folder"
+        path, remedy = (source.listing, REMEDY) if listed else (source.path, _CHANGED_REMEDY)
         raise OptionError(
-            f"{source.path}: has {held} inputs, but {snapshot.rows:,} were counted at the start; it was "
-            f"changed during the run: {_CHANGED_REMEDY}"
+            f"{path}: has {held} inputs, but {snapshot.rows:,} were counted at the start, so it was changed; "
+            f"{remedy}"
         )
     check_unchanged(source, snapshot)
 

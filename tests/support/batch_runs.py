@@ -10,6 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
+from command_line import CommandResult
 from PIL import Image
 
 from paligemma_onnx.runtime import Generation, NumericsError, PaliGemma, Picture, Request, Timings
@@ -21,8 +24,10 @@ from paligemma_onnx.runtime.batch.sources import Source, count_items, read_items
 from paligemma_onnx.runtime.image.open import ImageInput
 
 CASE = "gemma_one_kv_head"
+Run = Callable[..., CommandResult]  # the fixture `run`: an input and options
 PROMPT = "caption en"
 IMAGES = 40  # in the folder of the fixture `images`
+INPUTS = 23  # in the list of the fixture `job`
 PART_ROWS = 16
 SAMPLED = ("--temperature", "1", "--seed", "5")
 TRUNCATED_BYTES = 60  # of a PNG: its header and the beginning of the pixel data
@@ -91,6 +96,18 @@ def set_part_rows(rows: int) -> str:
 def texts_by_id(output: Path) -> dict[str, str]:
     """Return the answer to each image, by its row's id."""
     return {row_id: row["text"] for row_id, row in rows_by_id(rows_in(output)).items()}
+
+
+def as_table(listed: Path, kind: str) -> Path:
+    """Return a copy of a list as a table."""
+    path, rows = listed.with_suffix(f".{kind}"), [{"image": line} for line in listed.read_text().split()]
+    if kind == "jsonl":
+        path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    elif kind == "csv":
+        path.write_text("image\n" + listed.read_text())
+    elif kind == "parquet":
+        pyarrow.parquet.write_table(pa.Table.from_pylist(rows), path, row_group_size=8)
+    return path
 
 
 def wait_for(condition: Callable[[], object]) -> None:

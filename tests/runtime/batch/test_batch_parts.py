@@ -16,39 +16,17 @@ from typing import Any
 
 import pyarrow.parquet
 import pytest
-from batch_runs import PROMPT, EchoModel, rows_in
+from batch_runs import INPUTS, PROMPT, EchoModel, rows_in
 
 from paligemma_onnx.runtime import OptionError
 from paligemma_onnx.runtime.batch import output_parts as parts
-from paligemma_onnx.runtime.batch.items import Shard
 from paligemma_onnx.runtime.batch.output_parts import Count, Format
-from paligemma_onnx.runtime.batch.pipeline import BatchOptions
 from paligemma_onnx.runtime.batch.shard_runner import PartItems, ShardJob, run_shard
 from paligemma_onnx.runtime.batch.sources import Source
-from paligemma_onnx.runtime.generation.types import Options
-
-INPUTS = 23
 
 
 class Died(BaseException):
     """The simulated death of the process."""
-
-
-@pytest.fixture
-def job(tmp_path: Path) -> ShardJob:
-    (tmp_path / "list.txt").write_text("".join(f"{number}.png\n" for number in range(INPUTS)))
-    (tmp_path / "out").mkdir()
-    return ShardJob(
-        source=Source(tmp_path / "list.txt", "list", PROMPT, tmp_path / "none"),
-        output=tmp_path / "out",
-        shard=Shard(0, 1),
-        format="jsonl",
-        part_rows=10,
-        options=BatchOptions(Options(max_new_tokens=4, max_image_pixels=1), None, 4, 2),
-        bundle=tmp_path,
-        device="cpu",
-        threads=1,
-    )
 
 
 def run(job: ShardJob, echo: EchoModel, on_written: Callable[[Count], object] = lambda _: None) -> Count:
@@ -97,6 +75,7 @@ class Mortal:
         return step
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("format", ["jsonl", "parquet"])
 def test_a_run_that_dies_at_any_step_is_completed(
     job: ShardJob, echo: EchoModel, format: Format, monkeypatch: pytest.MonkeyPatch
