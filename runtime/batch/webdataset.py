@@ -30,7 +30,7 @@ MAX_TEXT_BYTES = 16 << 20  # size of a `.json` or `.txt` member
 
 @dataclass(frozen=True)
 class _Texts:
-    """What the `.json` and `.txt` members of an image say; None if they do not say it."""
+    """Contents of the `.json` and `.txt` members of an image; None if no member has them."""
 
     prompt: str | None = None
     suffix: str | None = None
