@@ -25,8 +25,7 @@ from paligemma_onnx.runtime.errors import OptionError, ResourceError
 from paligemma_onnx.runtime.resource_errors import resource_problem, translate_resource_errors
 
 from .bundle.atomic_folder import staged_folder
-from .bundle.draft_manifest import draft_manifest
-from .bundle.manifest_facts import find_processor_conflict
+from .bundle.draft_manifest import draft_manifest, export_notes
 from .bundle.tensor_list import count_operators, list_tensors
 from .bundle.weight_file import WeightFile, plan_weight_file, reference_weight_file, write_weight_file
 from .graphs.cuda_weights import cuda_meta_model
@@ -97,9 +96,8 @@ def export(
             request.checkpoint, request.adapters, request.mask_decoder, request.tokenizer, request.config
         )
         manifest = draft_manifest(source, request.precision)
-    for note in (*source.checkpoint.notes, find_processor_conflict(source.path, source.config)):
-        if note is not None:
-            progress.warn(note)
+    for note in export_notes(source):
+        progress.warn(note)
     with (
         translate_resource_errors(str(request.output)),
         staged_folder(request.output, force=request.force) as staging,

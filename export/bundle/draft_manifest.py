@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from paligemma_onnx.runtime.bundle.schema import SCHEMA_VERSION, GenerationDefaults, Manifest
+from paligemma_onnx.runtime.bundle.schema import SCHEMA_VERSION, Manifest
 
 from ..graphs.specs import graph_definitions, graph_specs
 from ..precisions import PRECISIONS
 from ..source import Source
 from . import manifest_facts as facts
-
-# Default limit of generated tokens. Captions and answers are shorter; boxes of twenty objects are longer.
-MAX_NEW_TOKENS = 256
+from .generation_config import GenerationConfig, read_generation_config
 
 
 def draft_manifest(source: Source, precision_name: str) -> Manifest:
@@ -30,7 +28,25 @@ def draft_manifest(source: Source, precision_name: str) -> Manifest:
         cache=facts.describe_cache(config, precision),
         graphs=graph_specs(graph_definitions(config, precision, source.mask_decoder)),
         precision=facts.describe_precision(precision_name),
-        generation=GenerationDefaults(min(MAX_NEW_TOKENS, config.text_config.max_position_embeddings)),
+        generation=_generation_config(source).defaults,
         producer=facts.describe_producer(),
         files={},
+    )
+
+
+def export_notes(source: Source) -> list[str]:
+    """Return what the user should know about files of the checkpoint that the export does not follow.
+
+    Raises:
+        CheckpointError: a file is damaged.
+    """
+    conflict = facts.find_processor_conflict(source.path, source.config)
+    notes = (*source.checkpoint.notes, conflict, *_generation_config(source).notes)
+    return [note for note in notes if note is not None]
+
+
+def _generation_config(source: Source) -> GenerationConfig:
+    text = source.config.text_config
+    return read_generation_config(
+        source.path, vocab_size=text.vocab_size, context_length=text.max_position_embeddings
     )

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ..bundle.schema import Manifest
+from ..bundle.schema import GenerationDefaults, Manifest
 from ..bundle.tensor_table import read_tensor_table
 from ..console import printable
 from ..engine.devices import Placement
@@ -26,6 +26,7 @@ from .memory_estimate import (
 )
 
 KIB, MIB = 1 << 10, 1 << 20  # bytes
+MAX_IDS = 8  # of suppressed tokens in the text; the JSON lists all
 MAX_OPERATORS = 6  # per graph in the text; the JSON lists all operators
 
 WEIGHTS = {
@@ -104,6 +105,7 @@ def table(inspected: Inspection) -> str:
         f"KV cache    {cache.layers} layers x {cache.heads} heads x {cache.head_dim}: "
         f"{cache_bytes(manifest, 1) / KIB:.0f} KiB per token, "
         f"{short / MIB:.1f} MiB for one image and a short answer",
+        f"generation  {_generation_line(manifest)}",
         f"made with   paligemma-onnx {manifest.producer.paligemma_onnx}, torch {manifest.producer.torch}, "
         f"onnx {manifest.producer.onnx}",
         "",
@@ -116,6 +118,26 @@ def table(inspected: Inspection) -> str:
         *_memory_lines(inspected.memory),
     ]
     return "\n".join(map(printable, lines))
+
+
+def _generation_line(manifest: Manifest) -> str:
+    """Return the defaults of `generate` that differ from those of a bundle without settings."""
+    defaults = manifest.generation
+    unset = GenerationDefaults(defaults.max_new_tokens)
+    changed = {name: value for name, value in vars(defaults).items() if value != getattr(unset, name)}
+    return ", ".join(
+        [f"max_new_tokens {defaults.max_new_tokens}"]
+        + [f"{name} {_short(value)}" for name, value in changed.items()]
+        + ([] if defaults.temperature else ["greedy"])
+    )
+
+
+def _short(value: object) -> str:
+    """Return a value, or the first of many ids and their number."""
+    if not isinstance(value, tuple):
+        return str(value)
+    ids = " ".join(map(str, value[:MAX_IDS]))
+    return ids if len(value) <= MAX_IDS else f"{ids} ... ({len(value)} ids)"
 
 
 def _graph_lines(name: str, graph: GraphContents) -> Iterator[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from paligemma_onnx.runtime import ImageError, OptionError, PaliGemma, PromptError
+from paligemma_onnx.runtime.bundle.schema import GenerationDefaults
 
 Folders = Callable[[str], Path]
 CASE = "gemma_one_kv_head"
@@ -130,3 +132,25 @@ def test_suppressed_tokens_with_constraints(model: PaliGemma) -> None:
     assert other.text.startswith("<loc")
     assert other.token_ids[0] not in (*stop, *plain.token_ids)
     assert " cat" in other.text  # the only label: it cannot be suppressed
+
+
+def test_defaults_of_the_bundle(model: PaliGemma) -> None:
+    """An option that is given overrides the bundle's default; what is not given has it."""
+    defaults = GenerationDefaults(3, temperature=2.0, top_k=9, repetition_penalty=5.0, suppress_tokens=(7,))
+    manifest = replace(model.manifest, generation=defaults)
+    changed = PaliGemma(manifest, model.tokenizer, model.runner, 0.0)
+    explicit: Any = {
+        "max_new_tokens": 3,
+        "temperature": 2.0,
+        "top_k": 9,
+        "repetition_penalty": 5.0,
+        "suppress_tokens": [7],
+        "seed": 5,
+    }
+    assert (
+        changed.generate(IMAGE, "caption en", seed=5).token_ids
+        == model.generate(IMAGE, "caption en", **explicit).token_ids
+    )
+    plain: Any = {"max_new_tokens": 5, "temperature": 0, "repetition_penalty": 1, "suppress_tokens": ()}
+    greedy = model.generate(IMAGE, "caption en", max_new_tokens=5).token_ids
+    assert changed.generate(IMAGE, "caption en", **plain).token_ids == greedy
