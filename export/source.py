@@ -24,9 +24,7 @@ from .quantization.channel_scaling import ScaledCheckpoint
 from .sources.jax_checkpoint import NPZ, open_jax_checkpoint
 from .sources.mask_decoder_npz import MASK_DECODER, read_mask_decoder
 from .sources.tensor_source import TensorSource
-from .sources.tokenizer_file import TOKENIZER, open_tokenizer
-
-TOKENIZER_SOURCE = "google/paligemma-3b-pt-224"  # PaliGemma 2 has the same tokenizer
+from .sources.tokenizer_file import TOKENIZER, TOKENIZER_SOURCE, open_tokenizer
 
 
 @dataclass(frozen=True)

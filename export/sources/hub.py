@@ -11,8 +11,13 @@ from paligemma_onnx.model.checkpoint.errors import CheckpointError, quote_value
 from paligemma_onnx.runtime.resource_errors import resource_problem, translate_resource_errors
 
 from .jax_checkpoint import NPZ
+from .mask_decoder_npz import MASK_DECODER
+from .wrong_input import explain_file, refuse_other_adapters, refuse_other_folders, refuse_url
 
-CHECKPOINT_FILES = ("*.json", "*.safetensors")  # excludes pickles and the original JAX arrays
+# Excludes pickles and the original JAX arrays. The `*` of a pattern also matches a slash, so a second pattern
+# excludes nested folders, such as a trainer's checkpoint-500.
+CHECKPOINT_FILES = ("*.json", "*.safetensors", MASK_DECODER)
+NESTED_FILES = "*/*"
 _WEIGHTED = re.compile(r"(.+):([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d{1,2})?)")
 _HUB_ID = re.compile(r"([\w.-]+/[\w.-]+)(?:@([\w./-]+))?")
 
@@ -25,9 +30,36 @@ def resolve_checkpoint(checkpoint: str) -> Path:
             model that is not in the local cache of the hub client is downloaded.
 
     Raises:
-        CheckpointError: the argument is neither a folder or archive nor an id that can be downloaded.
+        CheckpointError: the argument is neither a folder or archive nor an id that can be downloaded, or what
+            it names is no checkpoint.
         ResourceError: the disk is full.
     """
+    folder = _find_folder(checkpoint)
+    if folder.is_dir():
+        refuse_other_folders(folder, checkpoint)
+    return folder
+
+
+def resolve_adapter(adapter: str) -> WeightedAdapter:
+    """Return the folder and the weight of an adapter.
+
+    Args:
+        adapter: a folder or the id of a model, as for `resolve_checkpoint`, then a colon and the weight. The
+            weight is 1 if it is missing, and if the whole text is the name of a folder.
+
+    Raises:
+        CheckpointError: as for `resolve_checkpoint`.
+        ResourceError: the disk is full.
+    """
+    weighted = None if Path(adapter).exists() else _WEIGHTED.fullmatch(adapter)
+    name, weight = (adapter, 1.0) if weighted is None else (weighted[1], float(weighted[2]))
+    folder = _find_folder(name)
+    refuse_other_adapters(folder, name)
+    return WeightedAdapter(folder, weight)
+
+
+def _find_folder(checkpoint: str) -> Path:
+    """Return the folder or archive that an argument names; download a model of the hub."""
     folder = Path(checkpoint)
     try:
         is_file = folder.exists()
@@ -36,9 +68,8 @@ def resolve_checkpoint(checkpoint: str) -> Path:
     except (OSError, ValueError):  # the name is too long or contains NUL
         raise CheckpointError(f"{quote_value(checkpoint)}: not a possible folder name") from None
     if is_file:
-        raise CheckpointError(
-            f"{checkpoint}: is a file; name the folder that contains config.json, or an {NPZ} archive of JAX"
-        )
+        raise CheckpointError(f"{checkpoint}: {explain_file(folder)}")
+    refuse_url(checkpoint)
     hub_id = _HUB_ID.fullmatch(checkpoint)
     if not hub_id or checkpoint.startswith("."):
         raise CheckpointError(f"{checkpoint}: no such folder")
@@ -54,28 +85,18 @@ def resolve_checkpoint(checkpoint: str) -> Path:
     name, revision = hub_id.groups()
     with translate_resource_errors(checkpoint):
         try:
-            return Path(snapshot_download(name, revision=revision, allow_patterns=list(CHECKPOINT_FILES)))
+            return Path(
+                snapshot_download(
+                    name,
+                    revision=revision,
+                    allow_patterns=list(CHECKPOINT_FILES),
+                    ignore_patterns=[NESTED_FILES],
+                )
+            )
         except Exception as error:  # the hub client also raises errors of the HTTP library that it uses
             if resource_problem(error):
                 raise
             raise CheckpointError(f"{checkpoint}: no such folder, and {_explain(name, error)}") from error
-
-
-def resolve_adapter(adapter: str) -> WeightedAdapter:
-    """Return the folder and the weight of an adapter.
-
-    Args:
-        adapter: a folder or the id of a model, as for `resolve_checkpoint`, then a colon and the weight. The
-            weight is 1 if it is missing, and if the whole text is the name of a folder.
-
-    Raises:
-        CheckpointError: as for `resolve_checkpoint`.
-        ResourceError: the disk is full.
-    """
-    weighted = _WEIGHTED.fullmatch(adapter)
-    if weighted is None or Path(adapter).exists():
-        return WeightedAdapter(resolve_checkpoint(adapter))
-    return WeightedAdapter(resolve_checkpoint(weighted[1]), float(weighted[2]))
 
 
 def _explain(name: str, error: Exception) -> str:

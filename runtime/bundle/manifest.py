@@ -6,6 +6,8 @@ The exporter builds the dataclasses of schema.py and the runtime reads them, so 
 from __future__ import annotations
 
 import hashlib
+import re
+import shlex
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from .schema import MIN_SCHEMA_VERSION, SCHEMA_VERSION, Manifest
 
 MANIFEST = "manifest.json"
 ID_LENGTH = 32  # hexadecimal digits of a bundle id: 128 bits
+_HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")  # owner/name
 MAX_MANIFEST_BYTES = 4 << 20  # the manifest of a 46-layer model is 60 kB
 
 
@@ -39,6 +42,8 @@ def read_manifest(folder: Path) -> Manifest:
             folder, or contradicts itself.
     """
     path = folder / MANIFEST
+    if not _may_exist(path):
+        raise BundleError(_explain_missing(folder))
     data = read_json_object(path, MAX_MANIFEST_BYTES)
     version = data.get("schema_version")
     if not isinstance(version, int) or version < 1:
@@ -63,3 +68,29 @@ def read_manifest(folder: Path) -> Manifest:
     except ValueError as error:
         raise BundleError(f"{path}: {error}; export the checkpoint again") from None
     return manifest
+
+
+def _may_exist(path: Path) -> bool:
+    """Return whether a path exists; also if that cannot be told, so that reading reports the reason."""
+    try:
+        return path.exists()
+    except OSError:
+        return True
+
+
+def _explain_missing(folder: Path) -> str:
+    """Return what a path without `manifest.json` is, and the command that makes a bundle of it."""
+    name = shlex.quote(str(folder))
+    if _may_exist(folder / "adapter_config.json"):
+        command = f"paligemma-onnx export BASE_MODEL --output BUNDLE --adapter {name}"
+        return f"{folder}: is a LoRA adapter, not a bundle; export it with its base model: `{command}`"
+    if _may_exist(folder / "config.json"):
+        command = f"paligemma-onnx export {name} --output BUNDLE"
+        return f"{folder}: is a checkpoint, not a bundle; export it first: `{command}`"
+    if not _may_exist(folder) and _HUB_ID.fullmatch(str(folder)):
+        command = f"paligemma-onnx export {name} --output BUNDLE"
+        return f"{folder}: no such folder; if it is a model of the Hugging Face Hub, export it: `{command}`"
+    if _may_exist(folder) and not folder.is_dir():
+        return f"{folder}: is a file; name the folder of a bundle, which `paligemma-onnx export` makes"
+    command = f"paligemma-onnx export CHECKPOINT --output {name}"
+    return f"{folder / MANIFEST}: no such file; `{command}` makes a bundle"

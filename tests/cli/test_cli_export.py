@@ -85,20 +85,24 @@ def test_a_hub_id_is_downloaded(
     capsys: pytest.CaptureFixture[str],
     tmp_path: Path,
 ) -> None:
-    """Downloads only the files that an export reads, and no pickles."""
+    """Downloads only the files that an export reads: no pickles, and nothing of a trainer's folders."""
+    repository = ["config.json", "model-00001-of-00002.safetensors", "mask_decoder.npz", "pytorch_model.bin"]
+    repository += ["pt_224.npz", "checkpoint-500/config.json", "checkpoint-500/model.safetensors"]
+    repository += ["checkpoint-500/mask_decoder.npz", "original/a/params.json"]
     downloads: list[tuple[str, Any]] = []
     hub.enable_progress_bars()
 
-    def download(name: str, *, allow_patterns: Any, **_: Any) -> str:
+    def download(name: str, *, allow_patterns: Any, ignore_patterns: Any, **_: Any) -> str:
         assert hub.are_progress_bars_disabled()  # stderr is not a terminal
-        downloads.append((name, allow_patterns))
+        patterns = {"allow_patterns": allow_patterns, "ignore_patterns": ignore_patterns}
+        downloads.append((name, list(hub.filter_repo_objects(repository, **patterns))))
         return str(checkpoint(CASE))
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
     arguments = ("export", HUB_ID, "--output", tmp_path / "bundle")
     result = run_in_process(capsys, *arguments)
     assert result.code == 0
-    assert downloads == [(HUB_ID, ["*.json", "*.safetensors"])]
+    assert downloads == [(HUB_ID, ["config.json", "model-00001-of-00002.safetensors", "mask_decoder.npz"])]
     assert result.out.startswith(f"{tmp_path / 'bundle'}: bundle ")
     assert "compared with the PyTorch model" in result.out
     assert "tracing prefill\n" in result.err
@@ -184,7 +188,7 @@ def test_other_facts(
 def test_no_bundle_and_no_checkpoint(
     bundle: Folders, checkpoint: Folders, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    assert "manifest.json: no such file" in validated(capsys, checkpoint(CASE), checkpoint(CASE)).error
+    assert "is a checkpoint, not a bundle" in validated(capsys, checkpoint(CASE), checkpoint(CASE)).error
     assert "config.json: no such file" in validated(capsys, bundle(CASE), tmp_path).error
 
 

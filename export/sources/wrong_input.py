@@ -1,0 +1,129 @@
+"""Recognise inputs of `export` that are no checkpoint, and name the command that helps."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterable
+from pathlib import Path
+
+from paligemma_onnx.model.checkpoint.errors import CheckpointError, quote_names
+from paligemma_onnx.model.checkpoint.json_file import read_json
+from paligemma_onnx.model.checkpoint.lora_config import MAX_ADAPTER_CONFIG_BYTES
+from paligemma_onnx.model.checkpoint.weight_files import INDEX, PICKLE_SUFFIXES, SINGLE
+from paligemma_onnx.runtime.bundle.manifest import MANIFEST
+
+CONFIG, ADAPTER_CONFIG = "config.json", "adapter_config.json"
+# https://huggingface.co/OWNER/NAME, with /tree/REVISION or /blob/REVISION/FILE behind it, or hf://OWNER/NAME.
+_URL = re.compile(
+    r"(?:hf://|https?://[^/]+/)([\w.-]+/[\w.-]+)(?:/(?:tree|blob|resolve)/([\w.-]+))?(?:[/?#].*)?"
+)
+_IS_URL = re.compile(r"(?:https?|hf|s3|gs)://|(?:www\.)?(?:huggingface\.co|kaggle\.com)/")
+_FILES = {
+    ".gguf": "a model of llama.cpp, whose weights are quantised; export the checkpoint that it was made from",
+    ".onnx": "an ONNX graph; export the checkpoint that it was made from",
+    ".safetensors": f"a weight file; name the folder that contains it and {CONFIG}",
+    ".json": f"a file of a checkpoint or adapter; name the folder that contains {CONFIG}",
+    ".zip": "an archive; unpack it and name the folder",
+    ".gz": "an archive; unpack it and name the folder",
+    ".tar": "an archive; unpack it and name the folder",
+}
+_PICKLE = (
+    "a pickle; load the model in transformers and write it again with save_pretrained, then name that folder"
+)
+
+
+def refuse_url(argument: str) -> None:
+    """Raise CheckpointError if an argument is a URL; the message has the model's id if the URL names one."""
+    if not _IS_URL.match(argument):
+        return
+    named = _URL.fullmatch(argument if "://" in argument else f"https://{argument}")
+    if named is None or "kaggle" in argument:
+        raise CheckpointError(f"{argument}: is a URL; download the files and name the folder")
+    name = named[1] if named[2] is None else f"{named[1]}@{named[2]}"
+    raise CheckpointError(
+        f"{argument}: is a URL; use the id of the model: `paligemma-onnx export {name} ...`"
+    )
+
+
+def explain_file(path: Path) -> str:
+    """Return what a file is that was given instead of a folder, and the remedy."""
+    suffix = path.suffix.lower()
+    known = _PICKLE if suffix in PICKLE_SUFFIXES else _FILES.get(suffix)
+    return (
+        f"is {known}"
+        if known
+        else f"is a file; name the folder that contains {CONFIG}, or an .npz archive of JAX"
+    )
+
+
+def refuse_other_folders(folder: Path, name: str) -> None:
+    """Raise CheckpointError if a folder is an adapter, a bundle, or a folder around checkpoints.
+
+    Args:
+        folder: the folder, which may be in the cache of the hub client.
+        name: the folder or id, as the user named it.
+    """
+    files = _names(folder)
+    if ADAPTER_CONFIG in files and files.isdisjoint({SINGLE, INDEX}):
+        command = f"paligemma-onnx export {_base_model(folder)} --output BUNDLE --adapter {shlex.quote(name)}"
+        raise CheckpointError(f"{name}: is a LoRA adapter; export its base model with it: `{command}`")
+    if CONFIG in files:
+        return
+    if MANIFEST in files:
+        command = f"paligemma-onnx generate --model {shlex.quote(name)} --image IMAGE PROMPT"
+        raise CheckpointError(f"{name}: is a bundle, the result of an export; run it: `{command}`")
+    if inner := [file for file in files if _has_config(folder / file)]:
+        example = shlex.quote(str(Path(name) / max(inner, key=_last_number)))
+        command = f"paligemma-onnx export {example} --output BUNDLE"
+        raise CheckpointError(
+            f"{name}: has no {CONFIG}, but folders with one: {quote_names(inner)}; `{command}`"
+        )
+    if folder != Path(name):
+        raise CheckpointError(
+            f"{name}: the repository has no {CONFIG} at its top; download the part that is a checkpoint with "
+            f"`hf download {name} --local-dir FOLDER`, and export the folder that contains {CONFIG}"
+        )
+    if graphs := [file for file in files if file.lower().endswith(".gguf")]:
+        raise CheckpointError(f"{name}: {quote_names(graphs)} is {_FILES['.gguf']}")
+
+
+def refuse_other_adapters(folder: Path, name: str) -> None:
+    """Raise CheckpointError if a folder given as an adapter is a model, or a folder around adapters."""
+    files = _names(folder)
+    if ADAPTER_CONFIG in files:
+        return
+    if CONFIG in files:
+        command = f"paligemma-onnx export {shlex.quote(name)} --output BUNDLE"
+        raise CheckpointError(f"{name}: is a model, not an adapter; export it: `{command}`")
+    if inner := [file for file in files if (folder / file / ADAPTER_CONFIG).is_file()]:
+        example = shlex.quote(str(Path(name) / max(inner, key=_last_number)))
+        raise CheckpointError(
+            f"{name}: has no {ADAPTER_CONFIG}; give one of its folders: `--adapter {example}`"
+        )
+
+
+def _names(folder: Path) -> set[str]:
+    try:
+        return {entry.name for entry in folder.iterdir()}
+    except OSError:  # reading the checkpoint reports it
+        return set()
+
+
+def _has_config(folder: Path) -> bool:
+    return (folder / CONFIG).is_file() or (folder / ADAPTER_CONFIG).is_file()
+
+
+def _last_number(name: str) -> tuple[int, str]:
+    """Return a key that orders checkpoint-900 before checkpoint-1000."""
+    numbers: Iterable[str] = re.findall(r"\d{1,18}", name)
+    return max((int(number) for number in numbers), default=-1), name
+
+
+def _base_model(adapter: Path) -> str:
+    """Return the base model that an adapter names, quoted for a shell."""
+    try:
+        base = read_json(adapter / ADAPTER_CONFIG, MAX_ADAPTER_CONFIG_BYTES).get("base_model_name_or_path")
+    except CheckpointError:
+        base = None
+    return shlex.quote(base) if isinstance(base, str) and base.isprintable() and base else "BASE_MODEL"

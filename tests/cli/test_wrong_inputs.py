@@ -1,0 +1,179 @@
+"""What people give to a command by mistake: each is recognised, and the message names the next command."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import huggingface_hub
+import pytest
+from command_line import run_in_process
+from paths import GOLDEN
+
+from paligemma_onnx.export.sources.tokenizer_file import open_tokenizer
+from paligemma_onnx.model.checkpoint.errors import CheckpointError
+
+Capsys = pytest.CaptureFixture[str]
+BASE = "google/paligemma2-3b-pt-224"
+ADAPTER = {"peft_type": "LORA", "r": 2, "base_model_name_or_path": BASE}
+
+
+def write(folder: Path, *names: str) -> Path:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(json.dumps(ADAPTER) if "adapter_config" in name else "{}")
+    return folder
+
+
+def error(capsys: Capsys, *arguments: object) -> str:
+    result = run_in_process(capsys, *arguments)
+    assert result.code == 4
+    return result.error
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        (
+            ("adapter_config.json", "adapter_model.safetensors", "tokenizer.json"),
+            f"is a LoRA adapter; export its base model with it: `paligemma-onnx export {BASE} --output "
+            "BUNDLE --adapter {folder}`",
+        ),
+        (
+            ("adapter_config.json", "adapter_model.safetensors", "config.json"),
+            f"`paligemma-onnx export {BASE} --output BUNDLE --adapter {{folder}}`",
+        ),
+        (
+            ("manifest.json", "prefill.onnx"),
+            "is a bundle, the result of an export; run it: `paligemma-onnx generate",
+        ),
+        (
+            ("checkpoint-900/config.json", "checkpoint-1000/config.json", "trainer_state.json"),
+            "folders with one: checkpoint-1000, checkpoint-900; "
+            "`paligemma-onnx export {folder}/checkpoint-1000 --output BUNDLE`",
+        ),
+        (
+            ("model-Q4_K_M.gguf", "mmproj.gguf"),
+            "is a model of llama.cpp, whose weights are quantised; export",
+        ),
+        (("tokenizer.model",), "config.json: no such file"),
+    ],
+)
+def test_folders_given_to_export(tmp_path: Path, capsys: Capsys, names: tuple[str, ...], words: str) -> None:
+    folder = write(tmp_path / "given", *names)
+    message = error(capsys, "export", folder, "--output", tmp_path / "bundle")
+    assert words.replace("{folder}", str(folder)) in message
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("paligemma-Q4.gguf", "is a model of llama.cpp"),
+        ("model.safetensors", "is a weight file; name the folder that contains it and config.json"),
+        ("pytorch_model.bin", "is a pickle; load the model in transformers"),
+        ("checkpoint.tar.gz", "is an archive; unpack it"),
+        ("prefill.onnx", "is an ONNX graph"),
+        ("config.json", "name the folder that contains config.json"),
+        ("weights.h5", "is a file; name the folder that contains config.json"),
+    ],
+)
+def test_files_given_to_export(tmp_path: Path, capsys: Capsys, name: str, words: str) -> None:
+    assert words in error(capsys, "export", write(tmp_path, name) / name, "--output", tmp_path / "bundle")
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        (f"https://huggingface.co/{BASE}", f"use the id of the model: `paligemma-onnx export {BASE} ...`"),
+        (f"huggingface.co/{BASE}/", f"`paligemma-onnx export {BASE} ...`"),
+        (f"https://huggingface.co/{BASE}/tree/bfloat16", f"`paligemma-onnx export {BASE}@bfloat16 ...`"),
+        (f"https://hf-mirror.com/{BASE}/blob/main/config.json?x=1", f"export {BASE}@main ..."),
+        (f"hf://{BASE}", f"export {BASE} ..."),
+        ("https://www.kaggle.com/models/google/paligemma", "download the files and name the folder"),
+        ("s3://bucket/model", "is a URL; download the files"),
+    ],
+)
+def test_urls_given_to_export(tmp_path: Path, capsys: Capsys, url: str, words: str) -> None:
+    assert words in error(capsys, "export", url, "--output", tmp_path / "bundle")
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        (("adapter_config.json",), f"`paligemma-onnx export {BASE} --output BUNDLE --adapter owner/name`"),
+        (("tokenizer.json",), "the repository has no config.json at its top; download the part"),
+    ],
+)
+def test_hub_ids_given_to_export(
+    tmp_path: Path, capsys: Capsys, monkeypatch: pytest.MonkeyPatch, names: tuple[str, ...], words: str
+) -> None:
+    folder = write(tmp_path / "cache", *names)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: str(folder))
+    message = error(capsys, "export", "owner/name", "--output", tmp_path / "bundle")
+    assert message.startswith("error: owner/name: ")
+    assert words in message
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        (
+            ("config.json", "model.safetensors"),
+            "is a model, not an adapter; export it: `paligemma-onnx export ",
+        ),
+        (
+            ("checkpoint-20/adapter_config.json",),
+            "give one of its folders: `--adapter {folder}/checkpoint-20`",
+        ),
+        (("README.md",), "adapter_config.json: no such file"),
+    ],
+)
+def test_folders_given_as_adapter(
+    checkpoint: Callable[[str], Path], tmp_path: Path, capsys: Capsys, names: tuple[str, ...], words: str
+) -> None:
+    folder = write(tmp_path / "given", *names)
+    base = checkpoint("gemma_one_kv_head")
+    message = error(capsys, "export", base, "--adapter", folder, "--output", tmp_path / "bundle")
+    assert words.replace("{folder}", str(folder)) in message
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        (
+            ("config.json",),
+            "is a checkpoint, not a bundle; export it first: `paligemma-onnx export {folder} --output",
+        ),
+        (
+            ("adapter_config.json",),
+            "is a LoRA adapter, not a bundle; export it with its base model: `paligemma-onnx",
+        ),
+        (("README.md",), "manifest.json: no such file; `paligemma-onnx export CHECKPOINT --output {folder}`"),
+    ],
+)
+@pytest.mark.parametrize("command", ["generate", "inspect", "verify"])
+def test_folders_given_as_bundle(
+    tmp_path: Path, capsys: Capsys, command: str, names: tuple[str, ...], words: str
+) -> None:
+    folder = write(tmp_path / "given", *names)
+    image = ("--image", GOLDEN / "drawing.png", "caption en")
+    arguments = ("generate", "--model", folder, *image) if command == "generate" else (command, folder)
+    assert words.replace("{folder}", str(folder)) in error(capsys, *arguments)
+
+
+@pytest.mark.parametrize("names", [(), ("tokenizer.model",)])
+def test_a_folder_without_tokenizer_json(tmp_path: Path, names: tuple[str, ...]) -> None:
+    folder = write(tmp_path, "config.json", *names)
+    with pytest.raises(CheckpointError) as caught:
+        open_tokenizer(folder / "tokenizer.json")
+    command = f"`hf download google/paligemma-3b-pt-224 tokenizer.json --local-dir {folder}`"
+    assert command in str(caught.value)
+    assert ("tokenizer.model is not read" in str(caught.value)) == bool(names)
+
+
+def test_other_names_given_as_bundle(tmp_path: Path, capsys: Capsys, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert f"export it: `paligemma-onnx export {BASE} --output BUNDLE`" in error(capsys, "inspect", BASE)
+    write(tmp_path, "model.gguf")
+    assert "model.gguf: is a file; name the folder of a bundle" in error(capsys, "inspect", "model.gguf")
