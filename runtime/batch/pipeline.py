@@ -158,7 +158,7 @@ def _make_row(
         return row
     boxes, malformed = parse_boxes(result, model.tokenizer, image.width, image.height)
     if item.suffix is not None:
-        score = score_answer(result.text, item.suffix, model.tokenizer)
+        score = score_answer(result.token_ids, item.suffix, model.tokenizer)
         row = replace(row, exact_match=score.exact_match, token_accuracy=score.token_accuracy)
     times = result.timings
     return replace(

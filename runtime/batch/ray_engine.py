@@ -12,7 +12,7 @@ import math
 import os
 import socket
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from functools import cached_property
 from typing import Any
 
@@ -157,4 +157,5 @@ def _write_parts(ray: Any, job: ShardJob, missing: list[int], workers: int | Non
     for record in records.iter_rows():
         if record["kind"]:
             raise getattr(errors, record["kind"])(record["message"])
-        yield Count(**{field.name: record[field.name] for field in fields(Count)})
+        zeros = asdict(Count())
+        yield Count(**{name: type(zero)(record[name]) for name, zero in zeros.items()})  # Ray's are NumPy's

@@ -135,7 +135,11 @@ class EchoModel:
         self.batches.append(len(requests))
         if any("nan" in request.prompt for request in requests):
             raise NumericsError("the graphs answered with NaN")
-        return [replace(_ANSWER, text=request.prompt) for request in requests]
+        encode = self.tokenizer.library.encode
+        return [
+            replace(_ANSWER, text=request.prompt, token_ids=tuple(encode(request.prompt).ids))
+            for request in requests
+        ]
 
 
 _ANSWER = Generation("", (), "stop", 3, 4, 0, "cpu", Timings(0.0, 0.1, 0.2, 0.3, 0.4, 5.0), ())

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from batch_runs import PROMPT, rows_by_id, rows_in, set_part_rows, write_images
@@ -64,6 +66,35 @@ def test_a_killed_worker_costs_no_row(
     again = run_command(*command, *on_ray, before=SMALL_PARTS)
     assert again.code == 7
     assert again.err.startswith("0 rows written, 40 already present; 1 of 40 failed\n")
+
+
+def test_scores_are_those_of_a_local_run(
+    ray: tuple[str, int], bundle: Callable[[str], Path], tmp_path: Path
+) -> None:
+    images = write_images(tmp_path / "images", 25)
+    rows = [
+        {"file_name": f"{images}/{number:04d}.png", "prefix": PROMPT, "suffix": "ring" * (number % 3)}
+        for number in range(25)
+    ]
+    table = tmp_path / "metadata.jsonl"
+    table.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    command = (
+        *("batch", "--model", str(bundle("gemma_one_kv_head")), "--input", str(table), "--json"),
+        *("--device", "cpu", "--threads", "1", "--max-new-tokens", "5"),
+    )
+    local = run_command(*command, "--output", str(tmp_path / "local"), before=SMALL_PARTS)
+    on_ray = ("--engine", "ray", "--ray-address", ray[0], "--workers", str(WORKERS))
+    remote = run_command(*command, "--output", str(tmp_path / "ray"), *on_ray, before=SMALL_PARTS)
+    assert (local.code, remote.code) == (0, 0), remote.err
+    assert rows_by_path(tmp_path / "ray") == rows_by_path(tmp_path / "local")
+    summaries = [json.loads(result.out) for result in (local, remote)]
+    assert [summary["scored"] for summary in summaries] == [25, 25]
+    assert summaries[0]["exact_match"] == summaries[1]["exact_match"]
+    assert summaries[0]["token_accuracy"] == pytest.approx(summaries[1]["token_accuracy"])
+
+
+def rows_by_path(output: Path) -> dict[str, Any]:
+    return {row["path"]: row["token_accuracy"] for row in rows_in(output)}
 
 
 def test_where_there_is_no_cluster(bundle: Callable[[str], Path], tmp_path: Path) -> None:

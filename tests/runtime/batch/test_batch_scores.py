@@ -18,8 +18,9 @@ from tokenizers import Tokenizer
 
 from paligemma_onnx.runtime import PaliGemma
 from paligemma_onnx.runtime.batch.output_parts import Count
-from paligemma_onnx.runtime.batch.scoring import score_answer
+from paligemma_onnx.runtime.batch.scoring import Score, score_answer
 from paligemma_onnx.runtime.batch.shard_runner import ShardJob, run_shard
+from paligemma_onnx.runtime.text.tokenizer import PromptTokenizer
 
 # Answer of the stub, which repeats the prompt, and expected answer.
 PAIRS = [
@@ -47,7 +48,8 @@ def test_scores_follow_their_definition(echo: EchoModel, shipped_bundle: Path) -
     seen = set()
     for answer, suffix in PAIRS:
         if suffix is not None:
-            score = score_answer(answer, suffix, echo.tokenizer)
+            ids = tokenizer.encode(answer, add_special_tokens=False).ids
+            score = score_answer(ids, suffix, echo.tokenizer)
             assert score.exact_match == (answer.strip() == suffix.strip())
             assert score.token_accuracy == pytest.approx(accuracy_by_hand(answer, suffix, tokenizer))
             seen.add(score.token_accuracy)
@@ -56,8 +58,28 @@ def test_scores_follow_their_definition(echo: EchoModel, shipped_bundle: Path) -
 
 def test_four_of_five_tokens(echo: EchoModel) -> None:
     boxes = "<loc0001><loc0002><loc0003><loc000{}>"
-    score = score_answer(boxes.format(4), boxes.format(5), echo.tokenizer)
+    ids = echo.tokenizer.library.encode(boxes.format(4)).ids
+    score = score_answer(ids, boxes.format(5), echo.tokenizer)
     assert (score.exact_match, score.token_accuracy) == (False, 0.75)
+
+
+def test_special_tokens_of_a_fine_tune_count(shipped_bundle: Path, tmp_path: Path) -> None:
+    library = Tokenizer.from_file(str(shipped_bundle / "tokenizer.json"))
+    library.add_special_tokens(["<s_menu>", "</s_menu>"])
+    library.save(str(tmp_path / "tokenizer.json"))
+    tokenizer = PromptTokenizer.load(tmp_path / "tokenizer.json")
+    ids = library.encode("<s_menu>ring</s_menu>", add_special_tokens=False).ids
+    assert tokenizer.decode(ids) == "ring"
+    assert score_answer(ids, "<s_menu>ring</s_menu>", tokenizer) == Score(True, 1.0)
+    assert not score_answer(ids, "ring", tokenizer).exact_match
+
+
+def test_a_text_has_one_score_in_any_tokens(echo: EchoModel) -> None:
+    """A model may write a word in other pieces than the tokenizer."""
+    library = echo.tokenizer.library
+    pieces = [library.token_to_id(piece) for piece in "ring"]
+    assert pieces != library.encode("ring").ids
+    assert score_answer(pieces, "ring", echo.tokenizer) == Score(True, 1.0)
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "parquet"])
@@ -101,7 +123,8 @@ def test_the_summary_has_means(
 
     def echo_prompts(self: PaliGemma, requests: Any, **options: Any) -> Any:
         answers = original(self, requests, **options)
-        return [replace(a, text=request.prompt) for a, request in zip(answers, requests, strict=True)]
+        echoes = EchoModel(self).generate_batch(requests)
+        return [replace(a, text=b.text, token_ids=b.token_ids) for a, b in zip(answers, echoes, strict=True)]
 
     monkeypatch.setattr(PaliGemma, "generate_batch", echo_prompts)
     table = tmp_path / "annotations.jsonl"
