@@ -9,12 +9,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from process_memory import STATUS, anonymous_bytes
 from safetensors.torch import load_file, save_file
 
 from paligemma_onnx.model.checkpoint.checkpoint import CHUNK, Checkpoint, find_non_finite
 from paligemma_onnx.model.checkpoint.errors import CheckpointError
-
-STATUS = Path("/proc/self/status")
 
 
 def file_of(header: object, data: bytes = b"", length: int | None = None) -> bytes:
@@ -98,12 +97,6 @@ def test_values_that_are_not_numbers(tmp_path: Path, dtype: torch.dtype) -> None
     save_file(tensors, tmp_path / "model.safetensors")
     checkpoint = Checkpoint.open(tmp_path, dict.fromkeys(tensors, (3, 5)))
     assert find_non_finite(checkpoint) == ["minus", "nan", "plus"]
-
-
-def anonymous_bytes() -> int:
-    """Return the bytes of this process's memory that no file backs (RssAnon)."""
-    line = next(line for line in STATUS.read_text().splitlines() if line.startswith("RssAnon"))
-    return int(line.split()[1]) * 1024
 
 
 @pytest.mark.skipif(not STATUS.exists(), reason="reads /proc")

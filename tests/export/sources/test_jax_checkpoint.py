@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from checkpoints import CASES, IMAGE_TOKEN, VOCABULARY
 from jax_archive import Arrays, jax_arrays, read_tensors, unstack, write_npz
+from process_memory import STATUS, anonymous_bytes
 
 from paligemma_onnx.export.demo.shipped_model import shipped_model
 from paligemma_onnx.export.sources.jax_checkpoint import open_jax_checkpoint
@@ -21,6 +22,8 @@ from paligemma_onnx.model.checkpoint.checkpoint import Checkpoint
 from paligemma_onnx.model.checkpoint.load import load_model, open_checkpoint
 from paligemma_onnx.model.checkpoint.tensor_names import EMBEDDING
 from paligemma_onnx.model.config import PaliGemmaConfig
+from paligemma_onnx.model.skeleton import meta_model
+from training.published_layout import published_config
 
 Folders = Callable[[str], Path]
 ROWS = "llm/embedder/input_embedding"
@@ -70,23 +73,23 @@ def test_shipped_model(tmp_path: Path) -> None:
         assert open_jax_checkpoint(path, 1781, folder / "config.json")[0] == expected
 
 
-def test_equal_numbers_of_heads(tmp_path: Path) -> None:
-    """Such a model stores queries, keys and values in one array."""
-    config = presets.tiny_gemma(num_key_value_heads=4)
-    from training.published_layout import published_config
-
+def random_arrays(config: PaliGemmaConfig) -> tuple[dict[str, torch.Tensor], Arrays]:
+    """Return random tensors of a model by canonical name, and the arrays that hold them."""
     generator = torch.Generator().manual_seed(0)
-    from paligemma_onnx.model.skeleton import meta_model
-
     tensors = {
         name: torch.randn(weight.shape, generator=generator)
         for name, weight in meta_model(config).named_parameters()
     }
-    sizes: Any = published_config(config)
-    arrays = jax_arrays(tensors, sizes)
+    return tensors, jax_arrays(tensors, published_config(config))
+
+
+def test_equal_numbers_of_heads(tmp_path: Path) -> None:
+    """Such a model stores queries, keys and values in one array."""
+    config = presets.tiny_gemma(num_key_value_heads=4)
+    tensors, arrays = random_arrays(config)
     assert "llm/layers/attn/qkv_einsum/w" in arrays
     path = write_npz(tmp_path / "model.npz", arrays)
-    (tmp_path / "config.json").write_text(json.dumps(sizes))
+    (tmp_path / "config.json").write_text(json.dumps(published_config(config)))
     for config_file in (tmp_path / "config.json", None):
         derived, opened = open_jax_checkpoint(path, presets.TINY_IMAGE_TOKEN, config_file)
         assert derived.text_config == config.text_config
@@ -170,3 +173,27 @@ def test_training_state_is_not_read(checkpoint: Folders, tmp_path: Path) -> None
     path = write_npz(tmp_path / "model.npz", arrays, "")
     _, opened = open_jax_checkpoint(path, IMAGE_TOKEN, folder / "config.json")
     assert_same(opened, folder)
+
+
+@pytest.mark.skipif(not STATUS.exists(), reason="reads /proc")
+def test_memory_holds_one_layer(tmp_path: Path) -> None:
+    """The archive has 100 MB in stacked arrays of 8 layers, and 4 MiB in the largest tensor."""
+    tiny = presets.tiny_gemma()
+    sizes = {"hidden_size": 128, "intermediate_size": 8192, "num_hidden_layers": 8}
+    config = replace(tiny, text_config=replace(tiny.text_config, **sizes))
+    path = write_npz(tmp_path / "model.npz", random_arrays(config)[1])
+    size = path.stat().st_size
+    assert size > 100e6
+    before = anonymous_bytes()
+    _, opened = open_jax_checkpoint(path, presets.TINY_IMAGE_TOKEN)
+    model = load_model(config, opened)
+    most = 0
+    for name in opened.names:
+        tensor = opened.tensor(name)
+        assert tensor.isfinite().all()
+        most = max(most, anonymous_bytes() - before)
+    with torch.inference_mode():
+        features = torch.zeros(1, 16, 128)
+        model.prefill(torch.tensor([[2, 5]]), features, torch.tensor([2]))
+    most = max(most, anonymous_bytes() - before)
+    assert most < size / 3
