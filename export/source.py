@@ -11,7 +11,7 @@ import torch
 
 from paligemma_onnx.model.checkpoint.adapter import WeightedAdapter
 from paligemma_onnx.model.checkpoint.checkpoint import Checkpoint
-from paligemma_onnx.model.checkpoint.errors import CheckpointError, quote_names
+from paligemma_onnx.model.checkpoint.errors import CheckpointError
 from paligemma_onnx.model.checkpoint.load import open_checkpoint
 from paligemma_onnx.model.config import PaliGemmaConfig
 from paligemma_onnx.model.mask_decoder import MaskDecoder
@@ -74,13 +74,12 @@ def open_source(
             or of another model.
         OptionError: an archive without a tokenizer, or a folder with a tokenizer or a configuration.
     """
-    if path.suffix == NPZ:
+    if path.suffix == NPZ and not path.is_dir():
         tokenizer = _check_tokenizer(path, tokenizer)
         image_token = open_tokenizer(tokenizer).image_id
         config, checkpoint = open_jax_checkpoint(path, image_token, config_file, adapters)
     elif tokenizer is None and config_file is None:
         tokenizer = path / TOKENIZER
-        _refuse_archive_folder(path)
         config, checkpoint = open_checkpoint(path, adapters)
     else:
         raise OptionError(f"{path}: --tokenizer and --config are for .npz archives; put both into the folder")
@@ -103,15 +102,3 @@ def _check_tokenizer(path: Path, tokenizer: Path | None) -> Path:
     if tokenizer.suffix == ".model":
         raise CheckpointError(f"{tokenizer}: is a SentencePiece model; only tokenizer.json is read: {remedy}")
     return tokenizer
-
-
-def _refuse_archive_folder(folder: Path) -> None:
-    """Raise CheckpointError if a folder holds a JAX checkpoint instead of a checkpoint in safetensors."""
-    if (folder / "config.json").exists():
-        return
-    archives = [file.name for file in folder.glob(f"*{NPZ}") if file.name != MASK_DECODER]
-    if archives:
-        raise CheckpointError(
-            f"{folder}: holds no config.json, but JAX weights: {quote_names(archives)}; name the file "
-            "instead of the folder, and give --tokenizer"
-        )

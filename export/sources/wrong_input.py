@@ -13,6 +13,10 @@ from paligemma_onnx.model.checkpoint.lora_config import MAX_ADAPTER_CONFIG_BYTES
 from paligemma_onnx.model.checkpoint.weight_files import INDEX, PICKLE_SUFFIXES, SINGLE
 from paligemma_onnx.runtime.bundle.manifest import MANIFEST
 
+from .jax_checkpoint import NPZ
+from .mask_decoder_npz import MASK_DECODER
+
+JAX_SUFFIX = "-jax"  # of the names of Google's repositories of JAX archives
 CONFIG, ADAPTER_CONFIG = "config.json", "adapter_config.json"
 # https://huggingface.co/OWNER/NAME, with /tree/REVISION or /blob/REVISION/FILE behind it, or hf://OWNER/NAME.
 _URL = re.compile(
@@ -80,10 +84,19 @@ def refuse_other_folders(folder: Path, name: str) -> None:
             f"{name}: has no {CONFIG}, but folders with one: {quote_names(inner)}; `{command}`"
         )
     if folder != Path(name):
+        if name.partition("@")[0].endswith(JAX_SUFFIX):
+            raise CheckpointError(
+                f"{name}: holds JAX weights; run `hf download {name} FILE{NPZ} --local-dir .`, and export the "
+                "archive with --tokenizer"
+            )
         raise CheckpointError(
             f"{name}: the repository has no {CONFIG} at its top; download the part that is a checkpoint with "
             f"`hf download {name} --local-dir FOLDER`, and export the folder that contains {CONFIG}"
         )
+    if archives := [file for file in files if file.endswith(NPZ) and file != MASK_DECODER]:
+        example = shlex.quote(str(Path(name) / min(archives)))
+        command = f"paligemma-onnx export {example} --tokenizer tokenizer.json --output BUNDLE"
+        raise CheckpointError(f"{name}: has no {CONFIG}, but JAX weights; name the archive: `{command}`")
     if graphs := [file for file in files if file.lower().endswith(".gguf")]:
         raise CheckpointError(f"{name}: {quote_names(graphs)} is {_FILES['.gguf']}")
 

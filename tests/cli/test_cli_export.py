@@ -108,6 +108,16 @@ def test_a_hub_id_is_downloaded(
     assert "tracing prefill\n" in result.err
 
 
+def test_repository_of_jax_archives(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """Neither config.json nor safetensors are found there; the message names the next commands."""
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: str(tmp_path))
+    result = run_in_process(capsys, "export", f"{HUB_ID}-jax", "--output", tmp_path / "bundle")
+    assert result.code == 4
+    assert f"{HUB_ID}-jax: holds JAX weights; run `hf download {HUB_ID}-jax FILE.npz" in result.error
+
+
 def test_hub_support_that_is_not_installed(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

@@ -18,7 +18,6 @@ from paths import SCENE
 from paligemma_onnx.export.demo.shipped_model import shipped_model
 from paligemma_onnx.export.exporter import ExportRequest, export
 from paligemma_onnx.export.source import open_source
-from paligemma_onnx.model.checkpoint.errors import CheckpointError
 from paligemma_onnx.runtime.errors import OptionError
 
 Folders = Callable[[str], Path]
@@ -113,10 +112,12 @@ def test_damaged_archive(checkpoint: Folders, tmp_path: Path, capsys: pytest.Cap
     assert run_in_process(capsys, *arguments).code == 4
 
 
-def test_folder_with_an_archive(tmp_path: Path) -> None:
+def test_folder_with_an_archive(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     np.savez(tmp_path / "pt_224.npz", a=np.ones(3))
-    with pytest.raises(CheckpointError, match=r"JAX weights: pt_224.npz; name the file"):
-        open_source(tmp_path)
+    ended = run_in_process(capsys, "export", tmp_path, "--output", tmp_path / "bundle")
+    assert ended.code == 4
+    assert "has no config.json, but JAX weights; name the archive: `paligemma-onnx export" in ended.error
+    assert f"{tmp_path}/pt_224.npz --tokenizer tokenizer.json --output BUNDLE`" in ended.error
 
 
 def test_options_of_archives_are_refused_for_folders(checkpoint: Folders) -> None:

@@ -13,11 +13,13 @@ import torch
 from checkpoints import CASES, IMAGE_TOKEN, VOCABULARY
 from jax_archive import Arrays, jax_arrays, read_tensors, unstack, write_npz
 from process_memory import STATUS, anonymous_bytes
+from safetensors.torch import save_file
 
 from paligemma_onnx.export.demo.shipped_model import shipped_model
 from paligemma_onnx.export.sources.jax_checkpoint import open_jax_checkpoint
 from paligemma_onnx.export.sources.jax_config import derive_config, sizes_of
 from paligemma_onnx.model import presets
+from paligemma_onnx.model.checkpoint.adapter import WeightedAdapter
 from paligemma_onnx.model.checkpoint.checkpoint import Checkpoint
 from paligemma_onnx.model.checkpoint.load import load_model, open_checkpoint
 from paligemma_onnx.model.checkpoint.tensor_names import EMBEDDING
@@ -164,6 +166,23 @@ def test_fortran_order(checkpoint: Folders, tmp_path: Path) -> None:
     np.savez(tmp_path / "model.npz", **arrays)  # type: ignore[arg-type]
     _, opened = open_jax_checkpoint(tmp_path / "model.npz", IMAGE_TOKEN, folder / "config.json")
     assert_same(opened, folder)
+
+
+def test_adapters_are_merged(checkpoint: Folders, tmp_path: Path) -> None:
+    folder, adapter = checkpoint("gemma_one_kv_head"), tmp_path / "adapter"
+    adapter.mkdir()
+    (adapter / "adapter_config.json").write_text(
+        '{"peft_type": "LORA", "r": 2, "lora_alpha": 3, "bias": "none"}'
+    )
+    prefix = "base_model.model.model.language_model.layers.1.self_attn.q_proj.lora_"
+    factors = {f"{prefix}A.weight": torch.randn(2, 32), f"{prefix}B.weight": torch.randn(32, 2)}
+    save_file(factors, adapter / "adapter_model.safetensors")
+    path = write_npz(tmp_path / "model.npz", arrays_of(folder))
+    merged = (WeightedAdapter(adapter),)
+    _, opened = open_jax_checkpoint(path, IMAGE_TOKEN, folder / "config.json", merged)
+    _, expected = open_checkpoint(folder, merged)
+    for name in expected.names:
+        assert torch.equal(opened.tensor(name), expected.tensor(name)), name
 
 
 def test_training_state_is_not_read(checkpoint: Folders, tmp_path: Path) -> None:
