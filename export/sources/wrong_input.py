@@ -84,10 +84,11 @@ def refuse_other_folders(folder: Path, name: str) -> None:
             f"{name}: has no {CONFIG}, but folders with one: {quote_names(inner)}; `{command}`"
         )
     if folder != Path(name):
-        if name.partition("@")[0].endswith(JAX_SUFFIX):
+        repository = name.partition("@")[0]
+        if repository.endswith(JAX_SUFFIX):
+            command = f"hf download {repository} FILE{NPZ} --local-dir ."
             raise CheckpointError(
-                f"{name}: holds JAX weights; run `hf download {name} FILE{NPZ} --local-dir .`, and export the "
-                "archive with --tokenizer"
+                f"{name}: holds JAX weights; run `{command}`, and export the archive with --tokenizer"
             )
         raise CheckpointError(
             f"{name}: the repository has no {CONFIG} at its top; download the part that is a checkpoint with "
