@@ -12,7 +12,7 @@ import click
 
 from paligemma_onnx.runtime.bundle.schema import Device
 from paligemma_onnx.runtime.cli.completion import complete_folders
-from paligemma_onnx.runtime.cli.parameters import BUNDLE, JSON, THREADS, device_option
+from paligemma_onnx.runtime.cli.parameters import BUNDLE, JSON, THREADS, PathType, device_option
 
 from ..precisions import DEFAULT_PRECISIONS, PRECISIONS, choose_precision
 
@@ -36,20 +36,20 @@ ADAPTER = click.option(
 MASK_DECODER = click.option(
     "--mask-decoder",
     metavar="FILE",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=PathType(dir_okay=False),
     show_default="mask_decoder.npz in CHECKPOINT, if it exists",
     help="Weights of the decoder that turns <seg> tokens into masks, such as vae-oid.npz.",
 )
 TOKENIZER = click.option(
     "--tokenizer",
     metavar="FILE",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=PathType(dir_okay=False),
     help="tokenizer.json of the model; for a JAX checkpoint (.npz), which holds no tokenizer.",
 )
 CONFIG = click.option(
     "--config",
     metavar="FILE",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=PathType(dir_okay=False),
     show_default="derived from the shapes of the arrays",
     help="config.json of a JAX checkpoint (.npz).",
 )
@@ -60,7 +60,7 @@ CONFIG = click.option(
 @click.option(
     "--output",
     metavar="FOLDER",
-    type=click.Path(path_type=Path),
+    type=PathType(),
     required=True,
     shell_complete=complete_folders,
     help="Folder to write the bundle to.",
@@ -161,7 +161,7 @@ def export(
 @click.option(
     "--html",
     metavar="FILE",
-    type=click.Path(path_type=Path),
+    type=PathType(),
     help="Also write the report to FILE as an HTML page.",
 )
 def validate(**arguments: Any) -> None:
@@ -179,7 +179,7 @@ def validate(**arguments: Any) -> None:
 @click.option(
     "--output",
     metavar="FOLDER",
-    type=click.Path(path_type=Path),
+    type=PathType(),
     shell_complete=complete_folders,
     show_default="a temporary folder",
     help="Folder to keep the exported bundle in.",
@@ -187,7 +187,7 @@ def validate(**arguments: Any) -> None:
 @click.option(
     "--picture",
     metavar="FILE",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=PathType(dir_okay=False),
     default="paligemma-onnx-demo.png",
     help="Image file to write: the scene with boxes and masks.",
 )

@@ -17,7 +17,7 @@ from ..generation.types import Options
 from .generation_options import generation_options
 from .options import MODEL, DeviceOptions, add_options, device_options
 from .output_image import output_image
-from .parameters import JSON, Command
+from .parameters import JSON, Command, PathType
 
 IMAGE_HELP = "Image file (JPEG, PNG, WebP, BMP, GIF or TIFF)."
 
@@ -30,7 +30,7 @@ def _common_options(command: Command) -> Command:
         click.option(
             "--draw",
             metavar="FILE",
-            type=click.Path(path_type=Path, dir_okay=False),
+            type=PathType(dir_okay=False),
             help="Write the image with the objects drawn on it to FILE (.png, .jpg or .webp).",
         ),
         generation_options,

@@ -12,12 +12,12 @@ import click
 
 from ..paligemma import PaliGemma
 from .completion import complete_folders
-from .parameters import THREADS, Command, SizeType, device_option
+from .parameters import THREADS, Command, PathType, SizeType, device_option
 
 MODEL = click.option(
     "--model",
     metavar="BUNDLE",
-    type=click.Path(path_type=Path),
+    type=PathType(),
     required=True,
     shell_complete=complete_folders,
     help="Bundle folder written by `export`.",

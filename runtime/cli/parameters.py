@@ -62,8 +62,8 @@ class SizeType(click.ParamType[int]):
 class PathType(click.Path):
     """A path. An empty text, which an unset variable of a shell gives, is not the current folder."""
 
-    def __init__(self) -> None:
-        super().__init__(path_type=Path)
+    def __init__(self, *, dir_okay: bool = True) -> None:
+        super().__init__(dir_okay=dir_okay, path_type=Path)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Return the path, or fail if it is empty."""
@@ -87,7 +87,7 @@ class TokenIdsType(click.ParamType[tuple[int, ...]]):
         return tuple(map(int, parts))
 
 
-BUNDLE = click.argument("bundle", type=click.Path(path_type=Path), shell_complete=complete_folders)
+BUNDLE = click.argument("bundle", type=PathType(), shell_complete=complete_folders)
 JSON = click.option("--json", is_flag=True, help="Print the result as one JSON object.")
 THREADS = click.option(
     "--threads",

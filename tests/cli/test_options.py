@@ -133,3 +133,19 @@ def test_help(name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest
 )
 def test_amounts_of_memory(text: str, size: int) -> None:
     assert SizeType().convert(text, None, None) == size
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [
+        (("export", "checkpoint", "--output", ""), "--output"),
+        (("generate", "--model", "", "--image", "a.png", "caption en"), "--model"),
+        (("detect", "--model", "b", "--image", "a.png", "--draw", "", "cat"), "--draw"),
+        (("verify", ""), "BUNDLE"),
+    ],
+)
+def test_an_empty_path_is_not_the_current_folder(
+    arguments: tuple[str, ...], name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = run_in_process(capsys, *arguments)
+    assert (result.code, f"Invalid value for '{name}': the path is empty" in result.error) == (2, True)
