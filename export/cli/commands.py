@@ -13,6 +13,7 @@ import click
 from paligemma_onnx.runtime.bundle.schema import Device
 from paligemma_onnx.runtime.cli.completion import complete_folders
 from paligemma_onnx.runtime.cli.parameters import BUNDLE, JSON, THREADS, PathType, device_option
+from paligemma_onnx.runtime.cli.signals import exiting_on_signals
 
 from ..precisions import DEFAULT_PRECISIONS, PRECISIONS, choose_precision
 
@@ -104,9 +105,10 @@ def export(
 
     The output folder appears only if the export succeeds and the bundle agrees with the PyTorch model.
     """
-    from ..exporter import ExportRequest  # noqa: PLC0415  imports torch
-    from ..sources.hub import resolve_adapter, resolve_checkpoint  # noqa: PLC0415
-    from .run import run_export  # noqa: PLC0415
+    with exiting_on_signals():
+        from ..exporter import ExportRequest  # noqa: PLC0415  imports torch
+        from ..sources.hub import resolve_adapter, resolve_checkpoint  # noqa: PLC0415
+        from .run import run_export  # noqa: PLC0415
 
     precision = choose_precision(precision, device)
     folder, merged = resolve_checkpoint(checkpoint), tuple(map(resolve_adapter, adapters))
@@ -170,7 +172,8 @@ def validate(**arguments: Any) -> None:
     Compares the stored weights, the outputs of each graph, the KV cache of each layer, the logits of each
     decode step and the generated tokens. Exits with code 6 if they differ by more than rounding allows.
     """
-    from .run import run_validate  # noqa: PLC0415  imports torch
+    with exiting_on_signals():
+        from .run import run_validate  # noqa: PLC0415  imports torch
 
     run_validate(**arguments)
 
@@ -197,6 +200,7 @@ def demo(output: Path | None, picture: Path) -> None:
     Prints a caption, answers and detected objects, and writes an image with the boxes and masks drawn on it.
     Needs no network access.
     """
-    from .run import run_demo_in  # noqa: PLC0415  imports torch
+    with exiting_on_signals():
+        from .run import run_demo_in  # noqa: PLC0415  imports torch
 
     run_demo_in(output, picture)

@@ -8,16 +8,17 @@ from __future__ import annotations
 import os
 import sys
 
-from .environment import drop_unusable_tqdm_variables, open_closed_streams
 from .signals import INTERRUPTED, TERMINATED, exit_code, exit_on_signals, raise_on_signals
 
 
 def main() -> None:
     """Run the command line and exit with its code."""
     exit_on_signals()
+    from .environment import drop_unusable_tqdm_variables, open_closed_streams  # noqa: PLC0415
+
     open_closed_streams()  # first, so that no other file gets the descriptor of a standard stream
     drop_unusable_tqdm_variables()
-    from .group import cli  # noqa: PLC0415  takes long; the lines above must run first
+    from .group import cli  # noqa: PLC0415  takes long; the lines above run first
     from .process import configure_output, flush_or_discard, run_command  # noqa: PLC0415
 
     configure_output()

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType
 
 from ..console import Terminated
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 TERMINATED = 143  # 128 + SIGTERM
+RETRY = 0.01  # seconds
 _CODES = {signal.SIGINT: INTERRUPTED, signal.SIGTERM: TERMINATED}
 
 
@@ -24,7 +28,24 @@ def exit_on_signals() -> None:
 
 def raise_on_signals() -> None:
     """Raise KeyboardInterrupt or Terminated in the main thread on a signal, so that the command cleans up."""
+    sys.unraisablehook = _send_again
     _install(_raise)
+
+
+@contextmanager
+def exiting_on_signals() -> Iterator[None]:
+    """Call `exit_on_signals` for a block that imports modules, after `raise_on_signals`.
+
+    An exception in the initialization of a library in C++ may abort the process.
+    """
+    if signal.getsignal(signal.SIGTERM) is not _raise:  # the command runs in another program
+        yield
+        return
+    exit_on_signals()
+    try:
+        yield
+    finally:
+        raise_on_signals()
 
 
 def exit_code(interrupt: KeyboardInterrupt) -> int:
@@ -50,6 +71,17 @@ def _install(handler: Callable[[int, FrameType | None], object]) -> None:
 
 def _exit(number: int, _frame: FrameType | None) -> None:
     os._exit(_CODES[signal.Signals(number)])
+
+
+def _send_again(ignored: sys.UnraisableHookArgs) -> None:
+    """Send a signal again a moment later if Python ignored its exception, as it does in weak references."""
+    if isinstance(ignored.exc_value, KeyboardInterrupt):
+        number = signal.SIGTERM if isinstance(ignored.exc_value, Terminated) else signal.SIGINT
+        timer = threading.Timer(RETRY, os.kill, (os.getpid(), number))
+        timer.daemon = True
+        timer.start()
+    else:
+        sys.__unraisablehook__(ignored)
 
 
 def _raise(number: int, _frame: FrameType | None) -> None:
