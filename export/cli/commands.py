@@ -5,6 +5,10 @@ A command imports torch only when it runs; printing the help does not import tor
 
 from __future__ import annotations
 
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +26,15 @@ class _Lines(click.types.StringParamType):
     """Text option with several values; an environment variable contains one value per line."""
 
     envvar_list_splitter = "\n"
+
+
+@contextmanager
+def _importing_torch() -> Iterator[None]:
+    """Context in which a command imports torch."""
+    # Torch makes this folder for its compiler, which exports do not use: name one that exists.
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", tempfile.gettempdir())
+    with exiting_on_signals():
+        yield
 
 
 ADAPTER = click.option(
@@ -105,7 +118,7 @@ def export(
 
     The output folder appears only if the export succeeds and the bundle agrees with the PyTorch model.
     """
-    with exiting_on_signals():
+    with _importing_torch():
         from ..exporter import ExportRequest  # noqa: PLC0415  imports torch
         from ..sources.hub import resolve_adapter, resolve_checkpoint  # noqa: PLC0415
         from .run import run_export  # noqa: PLC0415
@@ -172,7 +185,7 @@ def validate(**arguments: Any) -> None:
     Compares the stored weights, the outputs of each graph, the KV cache of each layer, the logits of each
     decode step and the generated tokens. Exits with code 6 if they differ by more than rounding allows.
     """
-    with exiting_on_signals():
+    with _importing_torch():
         from .run import run_validate  # noqa: PLC0415  imports torch
 
     run_validate(**arguments)
@@ -200,7 +213,7 @@ def demo(output: Path | None, picture: Path) -> None:
     Prints a caption, answers and detected objects, and writes an image with the boxes and masks drawn on it.
     Needs no network access.
     """
-    with exiting_on_signals():
+    with _importing_torch():
         from .run import run_demo_in  # noqa: PLC0415  imports torch
 
     run_demo_in(output, picture)
