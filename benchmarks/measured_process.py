@@ -41,7 +41,7 @@ class ProcessSpec:
 
 
 class MeasuredProcess:
-    """A running process of a `ProcessSpec`. The end of its context stops the process."""
+    """A running process of a `ProcessSpec`. As a context manager, the object stops the process at the end."""
 
     def __init__(self, spec: ProcessSpec, log: Path, *, sample_memory: bool = False) -> None:
         """Start the process, and wait until it has loaded its system.

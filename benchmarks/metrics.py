@@ -15,28 +15,28 @@ STAGES = ("vision_s", "prefill_s", "time_to_first_token_s")
 
 
 def stage_at_batch(stage: str, images: int) -> str:
-    """Return the name of the seconds that a stage takes in a request with the given number of images."""
+    """Return the name of a figure: seconds of a stage in a request with the given number of images."""
     return stage if images == 1 else f"{stage}_batch_{images}"
 
 
 def step_at_batch(images: int) -> str:
-    """Return the name of the seconds of a decode step of a batch with the given number of sequences."""
+    """Return the name of a figure: seconds of a decode step of a batch with one sequence per image."""
     return f"step_s_{images}"
 
 
 def step_at_past(slots: int) -> str:
-    """Return the name of the seconds of a decode step with the given number of cached tokens."""
+    """Return the name of a figure: seconds of a decode step with the given number of cached tokens."""
     return f"step_s_past_{slots}"
 
 
 def prefill_of(tokens: int) -> str:
-    """Return the name of the seconds of a prefill of the given number of tokens."""
+    """Return the name of a figure: seconds of a prefill of the given number of tokens."""
     return f"prefill_s_{tokens}"
 
 
 def device_memory(images: int | None) -> str:
-    """Return the name of the bytes of GPU memory in use after a request with the given number of images.
+    """Return the name of a figure: bytes of GPU memory in use after a request with `images` images.
 
-    If `images` is None, return the name of the bytes in use after loading.
+    If `images` is None, the figure is the memory in use after loading.
     """
     return "device_bytes_loaded" if images is None else f"device_bytes_{images}"

@@ -60,7 +60,7 @@ class ExportRequest:
     checkpoint: Path  # folder, or JAX checkpoint in an .npz archive
     output: Path  # folder of the bundle
     precision: str = "fp32"  # a key of PRECISIONS
-    adapters: tuple[WeightedAdapter, ...] = ()  # to merge into the weights
+    adapters: tuple[WeightedAdapter, ...] = ()  # LoRA adapters that are merged into the weights
     mask_decoder: Path | None = None  # None: mask_decoder.npz in the checkpoint's folder, if it exists
     tokenizer: Path | None = None  # tokenizer.json of an .npz archive
     config: Path | None = None  # config.json of an .npz archive; None: derived from the shapes of its arrays

@@ -43,6 +43,6 @@ def append(past: KeyValue, new: KeyValue, lengths: Tensor) -> KeyValue:
 
 
 def _write(past: Tensor, new: Tensor, lengths: Tensor) -> Tensor:
-    longer = torch.cat([past, new], dim=2)  # already correct for rows whose length is P
+    longer = torch.cat([past, new], dim=2)  # rows of length P are complete; the others are written below
     slot = lengths[:, None, None, None].expand_as(new)
     return longer.scatter(2, slot, new)

@@ -18,9 +18,8 @@ from functools import partial
 
 from .config import PaliGemmaConfig, TextConfig, VisionConfig
 
-IMAGE_TOKEN = (
-    257_152  # id of `<image>`; the smaller ids are 256,000 pieces, 1,024 `<loc>`, 128 `<seg>` tokens
-)
+# Id of `<image>`. The smaller ids are 256,000 pieces of text, 1,024 `<loc>` tokens and 128 `<seg>` tokens.
+IMAGE_TOKEN = 257_152
 # Rows of the stored embedding. The conversion to safetensors added the last 64 rows, which were never
 # trained. Published parameter counts and the counts below do not include them.
 VOCABULARY = 257_216
@@ -36,7 +35,7 @@ _so400m = partial(
     num_attention_heads=16,
     patch_size=14,
 )
-# A tiny SigLIP of 4 x 4 patches. The patches leave out 2 rows and 2 columns of pixels.
+# A tiny SigLIP of 4 x 4 patches. The patches do not cover the last 2 rows and columns of pixels.
 _TINY_SIGLIP = VisionConfig(
     hidden_size=24,
     intermediate_size=40,

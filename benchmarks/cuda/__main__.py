@@ -118,7 +118,7 @@ def main(
     do(Step("tests", tests, least_s=30, success=(0, 1)), *exports, share=PREPARING_SHARE)
     sizes = ",".join(map(str, batches))
     checks = do(Step("timing", timing("timing", ",".join(names), "bf16", sizes), least_s=40))
-    if is_gpu:  # only one batch size, because each batch size takes a compilation
+    if is_gpu:  # only one batch size, because each batch size needs a separate compilation
         command = timing("compiled", names[0], COMPILED, "1", "--pasts", "")
         checks = do(Step("compiled", command, least_s=60))
     for file in figures.values():

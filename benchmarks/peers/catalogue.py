@@ -15,7 +15,7 @@ class Peer:
     distribution: str  # package whose version the report states
     module: str  # module of the `Decoder`
     class_name: str
-    # Arguments for the Python interpreter of the environment, to convert a checkpoint. `command` replaces
+    # Arguments with which the environment's Python interpreter converts a checkpoint. `command` replaces
     # {checkpoint}, {output} and {threads}.
     conversion: tuple[str, ...]
 

@@ -51,7 +51,7 @@ def staged_folder(output: Path, *, force: bool) -> Iterator[Path]:
     """
     output = Path(os.path.abspath(output))  # noqa: PTH100  does not follow links; resolve() would
     if not output.name:
-        raise OptionError(f"{output}: is not a name for a bundle; choose another --output")
+        raise OptionError(f"{output}: is not a valid name for a bundle; choose another --output")
     staging = output.with_name(f".{output.name}.staging")
     previous = output.with_name(f".{output.name}.previous")
     lock_file = output.with_name(f".{output.name}.lock")

@@ -18,7 +18,7 @@ from paligemma_onnx.model.checkpoint.errors import CheckpointError
 from paligemma_onnx.runtime.bundle.schema import FileSpec
 
 from ..quantization.encodings import encode
-from ..quantization.quantize_graph import QuantizedGraph, StoredTensor, TensorRef
+from ..quantization.quantize_graph import QuantizedGraph, StoredTensor
 from ..sources.tensor_source import TensorSource
 
 PAGE_BYTES = 4096  # an array that starts at a page boundary can be memory-mapped without a copy
@@ -26,25 +26,19 @@ CACHE_LINE_BYTES = 64  # alignment of arrays that are smaller than a page
 
 
 @dataclass(frozen=True)
-class PlacedTensor:
-    """A tensor and the positions of its arrays in a weight file."""
-
-    stored: StoredTensor
-    offsets: tuple[int, ...]  # bytes from the start of the file, one per array
-
-
-@dataclass(frozen=True)
 class WeightFile:
     """Plan of a weight file: the tensors and their positions."""
 
-    file: str
-    tensors: tuple[PlacedTensor, ...]
+    file: str  # name of the file
+    # Positions of the arrays of each tensor, in bytes from the start of the file. The tensors have the order
+    # in which they are written.
+    offsets: dict[StoredTensor, tuple[int, ...]]
 
     @property
     def length(self) -> int:
         """Size of the file in bytes."""
-        last = self.tensors[-1]
-        return last.offsets[-1] + last.stored.layouts[-1].length
+        stored, offsets = next(reversed(self.offsets.items()))
+        return offsets[-1] + stored.layouts[-1].length
 
 
 def plan_weight_file(file: str, graphs: list[QuantizedGraph]) -> WeightFile:
@@ -53,31 +47,28 @@ def plan_weight_file(file: str, graphs: list[QuantizedGraph]) -> WeightFile:
     keys = [(stored.name, stored.format) for stored in needed]
     if len(set(keys)) < len(keys):
         name = next(name for name, format in keys if keys.count((name, format)) > 1)
-        raise RuntimeError(f"{name}: two graphs that share a file need it stored differently")
-    placed, end = [], 0
+        raise RuntimeError(f"{name}: two graphs that share a file need different layouts of this tensor")
+    positions, end = {}, 0
     for stored in needed:
         offsets = []
         for layout in stored.layouts:
             alignment = PAGE_BYTES if layout.length >= PAGE_BYTES else CACHE_LINE_BYTES
             offsets.append(-(-end // alignment) * alignment)
             end = offsets[-1] + layout.length
-        placed.append(PlacedTensor(stored, tuple(offsets)))
-    return WeightFile(file, tuple(placed))
+        positions[stored] = tuple(offsets)
+    return WeightFile(file, positions)
 
 
 def reference_weight_file(graph: QuantizedGraph, plan: WeightFile) -> None:
     """Make the initializers of a graph refer to the positions of their arrays in the file."""
-    by_tensor = {placed.stored: placed for placed in plan.tensors}
     for name, value in graph.model.graph.initializers.items():
         reference = graph.references.get(name)
         if reference is not None:
-            value.const_value = _external_tensor(name, reference, by_tensor[reference.stored], plan.file)
-
-
-def _external_tensor(name: str, reference: TensorRef, placed: PlacedTensor, file: str) -> ir.ExternalTensor:
-    layout, shape = reference.stored.layouts[reference.array], ir.Shape(reference.shape)
-    offset = placed.offsets[reference.array]
-    return ir.ExternalTensor(file, offset, layout.length, layout.ir_dtype, shape=shape, name=name)
+            layout, shape = reference.stored.layouts[reference.array], ir.Shape(reference.shape)
+            offset = plan.offsets[reference.stored][reference.array]
+            value.const_value = ir.ExternalTensor(
+                plan.file, offset, layout.length, layout.ir_dtype, shape=shape, name=name
+            )
 
 
 def write_weight_file(
@@ -112,14 +103,13 @@ def write_weight_file(
             progress(len(content))
             position += len(content)
 
-        for placed in plan.tensors:
-            stored = placed.stored
+        for stored, offsets in plan.offsets.items():
             tensor = read_tensor(stored, source, constants)
             current_array = None
             try:
                 for array, piece in encode(tensor, stored.format, transposed=stored.transposed):
                     if array != current_array:
-                        write(memoryview(bytes(placed.offsets[array] - position)))  # padding
+                        write(memoryview(bytes(offsets[array] - position)))  # padding
                         current_array = array
                     write(piece)
             except CheckpointError as error:

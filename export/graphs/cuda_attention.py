@@ -58,11 +58,12 @@ class CudaDecodeAttention:
 
     def __init__(self, decoder: Gemma, past_lengths: Tensor, past: Tensor) -> None:
         self.decoder = decoder
-        # The operator expects the number of slots in use after the call minus 1. A call adds one slot, so
-        # this is the number of slots in use before the call.
+        # The operator expects the number N - 1, where N slots are in use after the call. A call adds one
+        # slot, so N - 1 slots are in use before the call.
         self.past_lengths = past_lengths.to(torch.int32)
-        # The operator divides its work by this number. The number is the capacity and not the number of slots
-        # in use, because a captured CUDA graph is always replayed with the number of its capture.
+        # From this number the operator computes the division of its work among thread blocks. The number is
+        # the capacity and not the number of slots in use, because a captured CUDA graph is always replayed
+        # with the number of its capture.
         self.capacity = torch.full((), past.shape[2], dtype=torch.int32)
 
     def __call__(self, packed: Tensor, past: KeyValue, window: int | None) -> tuple[Tensor, KeyValue]:
@@ -74,7 +75,7 @@ class CudaDecodeAttention:
             "do_rotary": 1,
             "scale": config.query_pre_attn_scalar**-0.5,
             "softcap": config.attn_logit_softcapping or 0.0,  # 0: no cap
-            "local_window_size": -1 if window is None else window,  # -1: none
+            "local_window_size": -1 if window is None else window,  # -1: no window
         }
         lengths_and_angles = (self.past_lengths, self.capacity, *_rotary_tables(self.decoder))
         inputs: tuple[Tensor | None, ...] = (packed, None, None, *past, *lengths_and_angles)

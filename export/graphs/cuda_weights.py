@@ -61,8 +61,8 @@ def check_head_dim(config: TextConfig) -> None:
     """Raise CheckpointError if no CUDA kernel supports the width of the attention heads."""
     if config.head_dim % HEAD_DIM_MULTIPLE:
         raise CheckpointError(
-            f"head_dim is {config.head_dim}, graphs for a GPU take multiples of {HEAD_DIM_MULTIPLE}; export "
-            "as fp32"
+            f"head_dim is {config.head_dim}, but graphs for a GPU support only multiples of "
+            f"{HEAD_DIM_MULTIPLE}; export as fp32"
         )
 
 

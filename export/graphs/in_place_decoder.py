@@ -17,13 +17,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import cast
 
 import torch
 from torch import Tensor
 
-from paligemma_onnx.model.attention import Attention
 from paligemma_onnx.model.cache import KeyValue
 from paligemma_onnx.model.config import TextConfig
 from paligemma_onnx.model.gemma import DecoderLayer
@@ -67,7 +65,7 @@ def decode_in_place(
     rows, tokens = x.shape[:2]
     added = image_features.shape[1] + text_lengths
     folded = torch.where(torch.full((), tokens) == 1, count_folded_heads(config), 1)
-    call = InPlaceCall(past_lengths, past_lengths + added, folded)
+    lengths_after = past_lengths + added
     positions = past_lengths[:, None] + torch.arange(tokens, device=x.device)
     sliding_mask = None
     if config.sliding_window is not None:
@@ -78,53 +76,18 @@ def decode_in_place(
     cache: list[Tensor] = []
     for index, module in enumerate(decoder.layers):
         layer, layer_past = cast("DecoderLayer", module), KeyValue(*past[2 * index : 2 * index + 2])
+        attention, normed = layer.self_attn, layer.input_layernorm(x)
+        query, key, value = attention.q_proj(normed), attention.k_proj(normed), attention.v_proj(normed)
+        present = scatter_kv(layer_past, _rotate(key, rotation, config), value, past_lengths, config)
+        query = fold_query_groups(_rotate(query, rotation, config), folded, config)
         mask = None if config.window(index) is None else sliding_mask
-        attended, present = attend_in_place(
-            layer.self_attn, layer.input_layernorm(x), rotation, mask, layer_past, call
-        )
+        mixed = attend(query, present, mask, lengths_after, config)
+        attended = attention.o_proj(unfold_query_groups(mixed, folded, config))
         x = layer.add_to_stream(x, attended)
         cache += present
     last = torch.arange(rows, device=x.device) * tokens + added - 1
     logits = decoder.logits(x.flatten(0, 1).index_select(0, last))
     return logits, *cache
-
-
-@dataclass(frozen=True)
-class InPlaceCall:
-    """Tensors that the attention of every layer reads in one call."""
-
-    lengths: Tensor  # int64[B], slots of each row in use before the call
-    lengths_after: Tensor  # int64[B], slots of each row in use after the call
-    folded: Tensor  # int64[], query heads folded into the token axis
-
-
-def attend_in_place(
-    attention: Attention,
-    x: Tensor,
-    rotation: Rotation,
-    mask: Tensor | None,
-    past: KeyValue,
-    call: InPlaceCall,
-) -> tuple[Tensor, KeyValue]:
-    """Return the result of Attention.forward, computed by operators of ONNX 24 on a cache of C slots.
-
-    Args:
-        attention: projections of the layer.
-        x: float[B, L, D].
-        rotation: cosine and sine of the tokens' angles.
-        mask: bool[B, 1, L * folded, C] in a layer with a sliding window, None in other layers.
-        past: cache of the layer, float[B, K, C, H] each.
-        call: lengths and folding.
-
-    Returns:
-        float[B, L, D], and the cache of the layer.
-    """
-    config = attention.config
-    query, key, value = attention.q_proj(x), attention.k_proj(x), attention.v_proj(x)
-    present = scatter_kv(past, _rotate(key, rotation, config), value, call.lengths, config)
-    query = fold_query_groups(_rotate(query, rotation, config), call.folded, config)
-    mixed = attend(query, present, mask, call.lengths_after, config)
-    return attention.o_proj(unfold_query_groups(mixed, call.folded, config)), present
 
 
 def scatter_kv(past: KeyValue, key: Tensor, value: Tensor, lengths: Tensor, config: TextConfig) -> KeyValue:

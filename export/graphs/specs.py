@@ -57,11 +57,11 @@ class GraphDefinition:
     name: str  # before quantisation, definitions of the same name have the same graph
     spec: GraphSpec
     weight_file: str  # prefill and decode have the same weight file
-    function: Callable[..., object]  # called with the model and the inputs; returns the outputs
+    function: Callable[..., object]  # called with a network and the inputs; returns the outputs
     opset: int
-    mask_decoder: MaskDecoder | None = (
-        None  # on the meta device; None: the function is called with the PaliGemma
-    )
+    # The network, on the meta device, if the graph is that of the mask decoder. None: the network is the
+    # model.
+    mask_decoder: MaskDecoder | None = None
 
     def module(self, model: PaliGemma) -> nn.Module:
         """Return a module whose forward method is the function, because the tracer needs a module.

@@ -23,7 +23,6 @@ from paligemma_onnx.runtime.bundle.schema import TensorSpec
 from .specs import GraphDefinition, example_input
 
 _PARAMETER_PREFIX = "model."  # prefix of the PaliGemma's parameters in the traced modules
-_NOISY_LOGGERS = ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")
 
 
 @dataclass(frozen=True)
@@ -64,8 +63,7 @@ def trace(definition: GraphDefinition, model: PaliGemma) -> TracedGraph:
             value.const_value = None
         optimizer.optimize_ir(graph_model, onnx_shape_inference=False)
         transposed_weights = _fold_transposes(graph_model.graph)
-        RemoveUnusedNodesPass()(graph_model)
-        _remove_unused_initializers(graph_model.graph)
+        RemoveUnusedNodesPass()(graph_model)  # also removes weights, because the module has the whole model
         _omit_unused_outputs(graph_model.graph)
         _remove_intermediate_types(graph_model.graph)
         ClearMetadataAndDocStringPass()(graph_model)
@@ -130,13 +128,6 @@ def _fold_transposes(graph: ir.Graph) -> frozenset[str]:
     return frozenset(transposed_weights)
 
 
-def _remove_unused_initializers(graph: ir.Graph) -> None:
-    """Remove the weights that the graph does not use; the traced module contains the whole model."""
-    for name, value in list(graph.initializers.items()):
-        if not value.uses():
-            graph.initializers.pop(name)
-
-
 def _omit_unused_outputs(graph: ir.Graph) -> None:
     """Give each unused output of a contrib operator the empty name, so that the output is not computed."""
     graph_outputs = set(graph.outputs)
@@ -157,15 +148,12 @@ def _remove_intermediate_types(graph: ir.Graph) -> None:
 
 @contextmanager
 def _silenced_tracer() -> Iterator[None]:
-    """Suppress tracer warnings about which a user can do nothing, such as a missing torchvision."""
-    loggers = [logging.getLogger(name) for name in _NOISY_LOGGERS]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
+    """Suppress warnings of the tracer that do not help a user, such as those about a missing torchvision."""
+    previous = logging.root.manager.disable
+    logging.disable(logging.WARNING)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+        logging.disable(previous)

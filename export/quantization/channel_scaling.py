@@ -41,11 +41,13 @@ from paligemma_onnx.model.config import PaliGemmaConfig
 
 from ..sources.tensor_source import TensorSource
 
-# Share of the importance of a channel that stays in the activation. 0 moves the whole importance into the
-# weights, 1 moves nothing.
+# Share of the importance of a channel that stays in the activation. With 0 the whole importance moves into
+# the weights, with 1 nothing moves.
 ALPHA = 0.5
-MIN_IMPORTANCE = 2.0**-20  # relative to the mean; lower bound, for channels whose weights are all zero
-INPUT_SCALES = "input_scales"  # last part of the name of the factors for the input of a matrix
+# Lower bound of an importance, relative to the mean importance; needed for channels whose weights are all
+# zero.
+MIN_IMPORTANCE = 2.0**-20
+INPUT_SCALES = "input_scales"  # last part of the name of the factors that multiply the input of a matrix
 
 
 @dataclass(frozen=True)

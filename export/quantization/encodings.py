@@ -161,8 +161,8 @@ def to_half(tensor: Tensor, dtype: HalfType) -> Tensor:
     half = tensor.to(getattr(torch, dtype))
     if dtype == "float16" and half.isinf().sum() > tensor.isinf().sum():
         raise CheckpointError(
-            f"a weight of {tensor.abs().max().item():.3g} is over float16's largest number, 65504; export as "
-            "bf16, or as fp32 if the weight belongs to the embedding, which bf16 stores in float16, too"
+            f"a weight of {tensor.abs().max().item():.3g} exceeds float16's largest number, 65504; export as "
+            "bf16 (or as fp32 if the weight belongs to the embedding, which bf16 also stores in float16)"
         )
     return half
 

@@ -108,7 +108,7 @@ def quantize_graph(traced: TracedGraph, matrices: WeightFormat, embedding: Embed
             references[name] = TensorRef(stored, 0, shape)
             continue
         rewriter = _MatrixRewriter(graph, stored, references)
-        graph.initializers.pop(name)  # first, because a replacement may have the same name
+        graph.initializers.pop(name)  # removed before the rewriting, which may add the same name
         for use in tuple(weight.uses()):
             rewriter.replace(use.node)
     if any(node.domain == ORT_DOMAIN for node in graph):

@@ -12,7 +12,7 @@ from itertools import accumulate, pairwise
 
 from .chart_scales import Scale
 
-# A chart is about as many pixels wide as units, on a phone too.
+# Width of a chart in units. On a phone, too, a unit is about one pixel.
 WIDTH = 380
 HEIGHT = 220  # height of a plot
 LEFT, RIGHT, TOP, BOTTOM = 44, 12, 28, 34  # margins around the plot area, for labels

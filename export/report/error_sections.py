@@ -113,7 +113,7 @@ def _layer_errors(graph: str, kinds: Mapping[str, Mapping[int, list[Difference]]
 
 
 def _limit_lines(differences: Iterable[Difference]) -> dict[str, float]:
-    """Return the finite limits of some tensors by the name that a chart shows.
+    """Return the finite limits of the tensors; the keys are the names that a chart shows.
 
     If both measures of a tensor have the same limit, they share a single entry.
     """

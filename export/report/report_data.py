@@ -79,7 +79,7 @@ class ReportData:
 
     validation: Validation
     problem: str | None  # one line about the most important failure; None if the validation passed
-    created: str  # ISO 8601, UTC
+    created: str  # time of creation, ISO 8601, UTC
     seconds: float  # duration of the validation
     checkpoint: str  # folder or hub id, as the user named it
     adapter: str | None  # folder, as the user named it; None: no adapter

@@ -68,7 +68,7 @@ def compare(
     if runner.manifest.graphs.mask_decoder is not None:
         progress("bundle: mask decoder")
         masks = runner.decode_masks(reference["mask.codes"], never)
-        # float32 in every precision
+        # The mask decoder is float32 in every precision.
         differences.append(measure_difference("mask_decoder", "masks", masks, reference["mask.maps"], EXACT))
 
     progress("bundle: prefill")
@@ -82,7 +82,7 @@ def compare(
     channel_sizes = dict[str, NDArray[np.float64]]()  # key: cache tensor; value: float64[1, K, 1, H]
     for name, value in _cache_tensors(cache):
         expected = reference[f"prefill.{name}"]
-        actual = value.numpy()[:, :, : expected.shape[2]]  # later slots are free
+        actual = value.numpy()[:, :, : expected.shape[2]]  # later slots are not in use
         # Padding slots have no defined content, so they are not compared.
         used = (np.arange(actual.shape[2]) < cache.lengths[:, None])[:, None, :, None]
         actual, expected = np.where(used, actual, 0), np.where(used, expected, 0)

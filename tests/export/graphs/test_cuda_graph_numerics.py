@@ -225,7 +225,7 @@ def test_a_model_whose_heads_no_kernel_takes(checkpoint: Folders, tmp_path: Path
 def test_a_weight_that_float16_does_not_hold() -> None:
     large = torch.tensor([1.0, 7e4])
     assert to_half(large, "bfloat16").isfinite().all()
-    with pytest.raises(CheckpointError, match="a weight of 7e\\+04 is over float16's largest number"):
+    with pytest.raises(CheckpointError, match="a weight of 7e\\+04 exceeds float16's largest number"):
         to_half(large, "float16")
     assert to_half(torch.tensor([1.0, torch.inf]), "float16").isinf().sum() == 1  # infinity stays infinity
 
