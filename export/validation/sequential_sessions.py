@@ -18,46 +18,35 @@ from .float32_emulation import needs_emulation, open_float32_emulation
 OpenGraph = Callable[[GraphSpec], Any]  # returns an onnxruntime session
 
 
-class SequentialSessions:
-    """Sessions of several graphs, of which at most one is open at a time.
-
-    Args:
-        open_graph: opens a graph and returns its session.
-    """
-
-    def __init__(self, open_graph: OpenGraph) -> None:
-        self._open_graph = open_graph
-        self._session: Any = None
-        self._digest = ""  # digest of the graph of the open session
-
-    def session(self, graph: GraphSpec) -> Any:
-        """Return the session of a graph. If the session of another graph is open, close it first.
-
-        Callers must not store the session, because it is closed when another graph is requested. Errors that
-        `open_graph` raises are not caught.
-        """
-        if graph.digest != self._digest:
-            self._session, self._digest = None, ""
-            trim_heap()
-            self._session = self._open_graph(graph)
-            self._digest = graph.digest
-        return self._session
-
-
 @dataclass(frozen=True)
 class LazySession:
-    """Session of one graph with the methods that a runner uses; each call opens the graph if needed."""
+    """Session of one graph with the methods that a runner uses; each call opens the graph if needed.
 
-    sessions: SequentialSessions
+    Of all sessions that share the dict `opened`, at most one is open at a time.
+    """
+
     graph: GraphSpec
+    open_graph: OpenGraph
+    opened: dict[str, Any]  # the open session; key: digest of its graph
 
     def io_binding(self) -> Any:
         """Return a new binding of the session."""
-        return self.sessions.session(self.graph).io_binding()
+        return self._open().io_binding()
 
     def run_with_iobinding(self, binding: Any, options: Any) -> None:
         """Run the session on a binding."""
-        self.sessions.session(self.graph).run_with_iobinding(binding, options)
+        self._open().run_with_iobinding(binding, options)
+
+    def _open(self) -> Any:
+        """Return the session of the graph. If the session of another graph is open, close it first.
+
+        Callers must not store the session, because it is closed when another graph runs.
+        """
+        if self.graph.digest not in self.opened:
+            self.opened.clear()
+            trim_heap()
+            self.opened[self.graph.digest] = self.open_graph(self.graph)
+        return self.opened[self.graph.digest]
 
 
 def graph_opener(folder: Path, manifest: Manifest, placement: Placement) -> OpenGraph:
@@ -83,12 +72,12 @@ def open_sequentially(manifest: Manifest, placement: Placement, open_graph: Open
         placement: the device on which the graphs run.
         open_graph: opens a graph and returns its session; see `graph_opener`.
     """
-    sessions = SequentialSessions(open_graph)
-    graphs = manifest.graphs
+    graphs, opened = manifest.graphs, dict[str, Any]()
     # Without a wide batch, decode steps of many rows run in the decode graph, too, so that it is checked.
     manifest = replace(manifest, precision=replace(manifest.precision, wide_batch=None))
     vision, prefill, decode = (
-        LazySession(sessions, graph) for graph in (graphs.vision_encoder, graphs.prefill, graphs.decode)
+        LazySession(graph, open_graph, opened)
+        for graph in (graphs.vision_encoder, graphs.prefill, graphs.decode)
     )
-    masks = None if graphs.mask_decoder is None else LazySession(sessions, graphs.mask_decoder)
+    masks = None if graphs.mask_decoder is None else LazySession(graphs.mask_decoder, open_graph, opened)
     return OnnxModelRunner(None, manifest, placement, vision, prefill, decode, masks)
