@@ -24,7 +24,7 @@ from .detection.detections import Detections, detections
 from .detection.prompts import task_prompt
 from .engine.devices import Placement, choose_placement
 from .engine.prepared_graphs import find_prepared
-from .errors import BundleError, ProviderError
+from .errors import BundleError, OptionError, ProviderError
 from .generation.plan import GenerationBatch, PlannedRequest, plan_batch
 from .generation.run import run_batch
 from .generation.stream import Stream
@@ -74,12 +74,11 @@ class PaliGemma:
                 warning if CUDA is installed but does not load.
             threads: threads per operator on the CPU, 1 to 256. None, the default, uses every processor that
                 this process may use.
-            memory_limit: limit in bytes, at least 1, of the GPU memory for weights, graphs and caches. The
-                small working memory of the steps is not included. None, the default, sets no limit. With
-                `cpu` only None is allowed.
+            memory_limit: limit in bytes, at least 1, of the GPU memory for weights, graphs and caches; not
+                for the small working memory of the steps. None: no limit. With `cpu` only None is allowed.
 
         Raises:
-            OptionError: `device`, `threads` or `memory_limit` is outside its range.
+            OptionError: an argument has a wrong type or is outside its range.
             BundleError: the folder is incomplete, damaged, mixed from two exports, or for another device.
             ProviderError: onnxruntime is not installed, or does not support the device.
             ResourceError: out of memory.
@@ -88,6 +87,8 @@ class PaliGemma:
             >>> model = PaliGemma.load("bundle/", device="cpu", threads=4)
         """
         started = time.perf_counter()
+        if not isinstance(folder, str | Path):
+            raise OptionError(f"folder is of type {type(folder).__name__}, expected the path of a bundle")
         folder = Path(folder)
         with translate_resource_errors(str(folder)):
             manifest = read_manifest(folder)

@@ -10,6 +10,11 @@ from pathlib import PurePosixPath, PureWindowsPath
 
 from .schema import SEG_TOKENS_PER_MASK, TENSOR_TABLE, Manifest, TensorSpec
 
+# Sizes, token ids and positions are 32-bit numbers in kernels.
+MAX_SIZE = (1 << 31) - 1
+# Bounds for the numbers of the preprocessing, which is computed in float32. SigLIP's are 1/255 and 0.5.
+MIN_FACTOR, MAX_FACTOR = 1e-9, 1e9
+
 Shape = tuple[int | None, ...]  # a dimension that varies is None
 
 
@@ -55,8 +60,11 @@ def _check_numbers(manifest: Manifest) -> None:
         "precision.wide_batch": 1 if wide_batch is None else wide_batch,
     }
     for field, value in at_least_1.items():
+        most = (1 << 63) - 1 if field == "model.parameters" else MAX_SIZE
         if value < 1:
             raise ValueError(f"{field} is {value}, expected at least 1")
+        if value > most:
+            raise ValueError(f"{field} is {value}, expected at most {most}")
     if manifest.generation.max_new_tokens > model.context_length:
         raise ValueError("generation.max_new_tokens is over model.context_length")
     generation = manifest.generation
@@ -64,10 +72,13 @@ def _check_numbers(manifest: Manifest) -> None:
         raise ValueError("generation.temperature, top_k or top_p is out of its range")
     if not 0 < generation.repetition_penalty < math.inf:
         raise ValueError("generation.repetition_penalty is not a number above 0")
-    if not all(map(math.isfinite, image.mean)):
-        raise ValueError("image.mean is not finite")
-    if not all(math.isfinite(value) and value > 0 for value in (image.rescale_factor, *image.std)):
-        raise ValueError("image.rescale_factor or image.std is not a number above 0")
+    if not all(abs(value) <= MAX_FACTOR for value in image.mean):
+        raise ValueError(f"image.mean is not finite or over {MAX_FACTOR:g}")
+    if not all(MIN_FACTOR <= value <= MAX_FACTOR for value in (image.rescale_factor, *image.std)):
+        raise ValueError(
+            "image.rescale_factor or image.std is not a number above 0, from "
+            f"{MIN_FACTOR:g} to {MAX_FACTOR:g}"
+        )
 
 
 def _check_tokens(manifest: Manifest) -> None:

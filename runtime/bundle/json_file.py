@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,20 +22,30 @@ def read_json_object(path: Path, max_bytes: int) -> dict[str, Any]:
     is a subclass of int.
 
     Raises:
-        BundleError: the file is missing, larger than `max_bytes`, or does not hold a JSON object.
+        BundleError: the file is missing, larger than `max_bytes`, or does not hold a JSON object; or an
+            integer does not fit into 64 bits.
     """
+    if not _is_possible(path):
+        raise BundleError(f"{str(path)!a}: not a possible file name; check the path")
     try:
         if path.exists() and not path.is_file():
             raise BundleError(f"{path}: not a regular file; export the checkpoint again")
         if path.stat().st_size > max_bytes:
             raise BundleError(f"{path}: larger than {max_bytes} bytes; export the checkpoint again")
-        data = _normalized(json.loads(path.read_bytes()))
+        data = _normalized(json.loads(path.read_bytes(), parse_int=_int64))
     except FileNotFoundError:
         raise BundleError(
             f"{path}: no such file; `paligemma-onnx export CHECKPOINT --output {path.parent}` makes a bundle"
         ) from None
     except OSError as error:
-        raise BundleError(f"{path}: cannot be read ({error.strerror})") from None
+        remedy = "export the checkpoint again"
+        if error.errno == errno.ELOOP:
+            remedy = "give the folder itself, not a link"
+        raise BundleError(f"{path}: cannot be read ({error.strerror}); {remedy}") from None
+    except OverflowError:
+        raise BundleError(
+            f"{path}: holds a number that does not fit into 64 bits; export the checkpoint again"
+        ) from None
     except (ValueError, RecursionError):
         raise BundleError(f"{path}: not valid JSON; export the checkpoint again") from None
     if not isinstance(data, dict):
@@ -54,6 +66,20 @@ def build(schema: type[T], data: dict[str, Any]) -> T:
     except dacite.DaciteFieldError as error:
         missing = isinstance(error, dacite.MissingValueError)
         raise ValueError(f"{error.field_path} is {'missing' if missing else 'of a wrong type'}") from None
+
+
+def _is_possible(path: Path) -> bool:
+    try:
+        return b"\0" not in os.fsencode(path)
+    except UnicodeEncodeError:  # a lone surrogate
+        return False
+
+
+def _int64(text: str) -> int:
+    number = int(text)
+    if not -(1 << 63) <= number < 1 << 63:
+        raise OverflowError
+    return number
 
 
 def _normalized(value: Any) -> Any:

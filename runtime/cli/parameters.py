@@ -10,7 +10,7 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem
 
-from ..engine.devices import DEVICES, MAX_THREADS, parse_device
+from ..engine.devices import DEVICES, MAX_BYTES, MAX_THREADS, parse_device
 from ..errors import OptionError
 from .completion import complete_folders
 
@@ -53,10 +53,10 @@ class SizeType(click.ParamType[int]):
         match = _SIZE.fullmatch(str(value))
         unit = match["unit"].lower() if match else ""
         base = 1024 if unit.endswith("i") else 1000
-        size = int(float(match["number"]) * base ** _POWERS[unit[:1]]) if match else 0
-        if size == 0:
+        size = float(match["number"]) * base ** _POWERS[unit[:1]] if match else 0.0
+        if not 1 <= size <= MAX_BYTES:
             self.fail(f"{value!r} is not a memory size such as 12GiB or 800MB", param, ctx)
-        return size
+        return int(size)
 
 
 class PathType(click.Path):

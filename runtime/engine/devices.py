@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Literal
 
 from ..bundle.schema import Device
@@ -24,6 +25,7 @@ DEVICE_NAMES = "auto, cpu, cuda or cuda:N"  # text for messages
 _DEVICE_NAME = re.compile(r"(?P<kind>auto|cpu|cuda)|cuda:(?P<index>[0-9]{1,3})")
 PRECISION_ADVICE: dict[Device, str] = {"cpu": "fp32, int8 or int4", "cuda": "bf16"}  # for messages
 MAX_THREADS = 256  # threads per session; thousands would stall the machine
+MAX_BYTES = (1 << 63) - 1  # onnxruntime's limit of memory is a 64-bit number
 
 
 @dataclass(frozen=True)
@@ -91,10 +93,12 @@ def choose_placement(
         ProviderError: onnxruntime does not support the requested device, or it supports none of the devices
             that the graphs are made for.
     """
-    if threads is not None and not (isinstance(threads, int) and 1 <= threads <= MAX_THREADS):
+    if threads is not None and not (_is_whole(threads) and 1 <= threads <= MAX_THREADS):
         raise OptionError(f"threads is {threads!r}, expected 1 to {MAX_THREADS}")
-    if memory_limit is not None and not (isinstance(memory_limit, int) and memory_limit > 0):
-        raise OptionError(f"memory_limit is {memory_limit!r}, expected a number of bytes over 0")
+    if memory_limit is not None and not (_is_whole(memory_limit) and 0 < memory_limit <= MAX_BYTES):
+        raise OptionError(
+            f"memory_limit is {memory_limit!r}, expected a number of bytes over 0, up to {MAX_BYTES}"
+        )
     (kind, index), available = parse_device(device), available_devices()
     if kind == "auto":
         by_priority: tuple[Device, ...] = ("cuda", "cpu")
@@ -110,9 +114,13 @@ def choose_placement(
             f"device {kind!r} is not available here, only: {', '.join(available)}; CUDA needs "
             f"`{INSTALL}` in an environment without onnxruntime"
         )
-    threads = threads or available_threads()
+    threads = int(threads or available_threads())
     if kind == "cpu":
         if memory_limit is not None and device == "cpu":
             raise OptionError("memory_limit (--gpu-memory) limits GPU memory, and device is 'cpu'")
         return Placement("cpu", threads)
-    return Placement("cuda", threads, index, memory_limit)
+    return Placement("cuda", threads, index, None if memory_limit is None else int(memory_limit))
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool)

@@ -6,14 +6,14 @@ Shapes: docs/notation.md.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from os import PathLike, fspath
 
 import numpy as np
 
 from ..bundle.schema import Manifest
-from ..errors import PromptError
+from ..errors import OptionError, PromptError
 from ..graphs.model_runner import Array
 from ..image.open import ImageInput
 from ..image.picture import Picture, open_picture
@@ -85,7 +85,7 @@ class GenerationBatch:
 
 
 def plan_batch(
-    requests: Sequence[Request],
+    requests: Iterable[Request],
     options: Options,
     manifest: Manifest,
     tokenizer: PromptTokenizer,
@@ -114,16 +114,26 @@ def plan_batch(
     sampling, context = resolved.sampling, manifest.model.context_length
     batch_seed = random_seed() if sampling.seed is None else int(sampling.seed)
     images = _ImageSet(resolved.max_image_pixels, manifest)
-    planned = []
+    try:
+        requests = list(requests)
+    except TypeError:
+        raise OptionError(f"requests is of type {type(requests).__name__}, expected Requests") from None
+    prompts = []
+    # Before an image is opened: that takes long if the image is large.
     for position, request in enumerate(requests):
-        indices = tuple(images.add(image) for image in _as_sequence(request.images))
-        image_tokens = len(indices) * manifest.image.tokens
+        if not isinstance(request, Request):
+            raise OptionError(f"requests[{position}] is {type(request).__name__}, expected a Request")
+        count = len(_as_sequence(request.images))
+        image_tokens = count * manifest.image.tokens
         max_prompt_tokens = context - image_tokens - 1  # at least one token of the answer
         if max_prompt_tokens < 2:  # BOS and newline
             raise PromptError(
-                f"{len(indices)} images take {image_tokens} tokens, the context has {context}; show fewer"
+                f"{count} images take {image_tokens} tokens, the context has {context}; show fewer"
             )
-        prompt = tokenizer.encode(request.prompt, max_prompt_tokens, len(indices))
+        prompts.append(tokenizer.encode(request.prompt, max_prompt_tokens, count))
+    planned = []
+    for position, (request, prompt) in enumerate(zip(requests, prompts, strict=True)):
+        indices = tuple(images.add(image) for image in _as_sequence(request.images))
         request_seed = replace(sampling, seed=request.seed).seed  # raises if it is out of range
         seed = (batch_seed + position) % NUM_SEEDS if request_seed is None else int(request_seed)
         grammar = None

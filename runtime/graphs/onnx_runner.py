@@ -31,7 +31,7 @@ from ..engine.graph_executor import Executor
 from ..engine.memory import shrink_arena
 from ..engine.ort import InferenceSession, OrtValue, Session
 from ..engine.shared_weights import SharedWeights
-from ..errors import BundleError, ResourceError
+from ..errors import BundleError, NumericsError, ResourceError
 from .buffer_pool import BufferPool
 from .kv_cache import CACHE_HEADROOM, Cache, StepBuffers, allocate_cache, ensure_free_slot
 from .model_runner import Array, Ids, ImageFeatures
@@ -105,6 +105,13 @@ class OnnxModelRunner:
             feeds, outputs = {"pixel_values": pixels}, {"image_features": part}
             self._executor.run(
                 self.vision_session, graph, feeds, {}, cancel, outputs=outputs, shrink_arena=True
+            )
+        # A prefill that quantises activations to 8 bits turns NaN into ordinary numbers. No precision for
+        # GPUs does so: there NaN shows in the logits.
+        if self.placement.device == "cpu" and not np.isfinite(features.to_numpy_view()).all():
+            raise NumericsError(
+                f"{graph.file}: the image features are NaN or infinite; run `paligemma-onnx verify`, or use "
+                "precision fp32"
             )
         return features
 

@@ -47,7 +47,7 @@ class Scan:
 
     @property
     def in_sequence(self) -> bool:
-        """Whether the RST markers are numbered 0 to 7 in turn."""
+        """True if the RST markers are numbered 0 to 7 in turn."""
         return all(
             marker == _RESTARTS[count % len(_RESTARTS)] for count, (_, marker) in enumerate(self.restarts)
         )
@@ -65,17 +65,17 @@ class Jpeg:
 
     @property
     def is_arithmetic(self) -> bool:
-        """Whether the data has arithmetic coding, which may omit zeros at the end of the data."""
+        """True if the coding is arithmetic, which may omit zeros at the end of the data."""
         return self.frame in _ARITHMETIC
 
     @property
     def is_single_pass(self) -> bool:
-        """Whether a decoder can output rows before it has read all data, and nothing divides the data."""
+        """True if rows can be decoded before all data is read, and nothing divides the data."""
         return self.frame in _SEQUENTIAL and len(self.scans) == 1 and not self.scans[0].restarts
 
     @property
     def has_all_scans(self) -> bool:
-        """Whether the scans code every coefficient of every component down to its last bit."""
+        """True if the scans code every coefficient of every component down to its last bit."""
         coded, components = set[tuple[int, int]](), set[int]()
         data = {scan.index for scan in self.scans}
         for part in (part for index, part in enumerate(self.parts) if index not in data):

@@ -53,6 +53,7 @@ def generate(bundle: Folders, image: Path) -> tuple[str, ...]:
         (["--gpu-memory", "0"], "'--gpu-memory': '0' is not a memory size such as 12GiB"),
         (["--gpu-memory", "-1GiB"], "'-1GiB' is not a memory size"),
         (["--gpu-memory", "much"], "'much' is not a memory size"),
+        (["--gpu-memory", "9" * 400], "is not a memory size"),
         (["--gpu-memory", "0.1B"], "'0.1B' is not a memory size"),
         (["--max-image-pixels", "0"], "max_image_pixels is 0"),
         (["--no-such"], "No such option"),
