@@ -153,7 +153,9 @@ def read_token_facts(folder: Path, config: PaliGemmaConfig, tokenizer_file: Path
     path = tokenizer_file or folder / TOKENIZER
     tokenizer = open_tokenizer(path)
     image, rows = tokenizer.image_id, config.text_config.vocab_size
-    if tokenizer.size > rows:
+    vocabulary = set(tokenizer.library.get_vocab(with_added_tokens=True).values())
+    # The row of `<image>` is never looked up, and some checkpoints (pi0) do not have it.
+    if any(token >= rows for token in vocabulary - {image}):
         raise CheckpointError(f"{path}: has {tokenizer.size} tokens, the embedding only {rows} rows")
     if config.image_token_index != image:
         raise CheckpointError(
@@ -164,14 +166,13 @@ def read_token_facts(folder: Path, config: PaliGemmaConfig, tokenizer_file: Path
         raise CheckpointError(
             f"{folder}: generation_config.json has eos_token_id {list(stop)} outside the embedding"
         )
-    untrained = set(range(rows)) - set(tokenizer.library.get_vocab(with_added_tokens=True).values())
     return TokenFacts(
         file=TOKENIZER,
         bos=tokenizer.bos_id,
         pad=tokenizer.pad_id,
         image=image,
         stop=stop,
-        suppressed=tuple(sorted({image, *untrained})),
+        suppressed=tuple(sorted(set(range(rows)) - (vocabulary - {image}))),
     )
 
 
@@ -237,9 +238,8 @@ def _check_number(folder: Path, key: str, value: object) -> float:
 
 def _check_triple(folder: Path, key: str, value: object) -> tuple[float, float, float]:
     if not isinstance(value, tuple) or len(value) != 3:
-        raise CheckpointError(
-            f"{folder}: the image processor has {key} {quote_value(value)}, expected three numbers"
-        )
+        stated = quote_value(list(value) if isinstance(value, tuple) else value)
+        raise CheckpointError(f"{folder}: the image processor has {key} {stated}, expected three numbers")
     red, green, blue = (_check_number(folder, key, channel) for channel in value)
     return red, green, blue
 

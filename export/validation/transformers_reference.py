@@ -60,8 +60,12 @@ class TransformersReference:
     def __init__(self, folder: Path) -> None:
         transformers.utils.logging.disable_progress_bar()
         try:
+            config = transformers.PaliGemmaConfig.from_pretrained(folder, local_files_only=True)
+            for part in (config, config.text_config, config.vision_config):
+                # Left over from quantised training; transformers would quantise the weights again.
+                part.__dict__.pop("quantization_config", None)
             self._model = transformers.PaliGemmaForConditionalGeneration.from_pretrained(
-                folder, dtype=torch.float32, attn_implementation="eager", local_files_only=True
+                folder, config=config, dtype=torch.float32, attn_implementation="eager", local_files_only=True
             ).eval()
         except (OSError, ValueError, KeyError, RuntimeError) as error:
             raise _cannot_load(folder, "this checkpoint", error) from None

@@ -11,17 +11,27 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ..config import PaliGemmaConfig, VisionConfig
-from .config_keys import MAX_DIMENSION, MAX_LAYERS, MAX_SIDE, TOP_ACCEPTED, VISION_ACCEPTED, VISION_KEYS
+from .config_keys import (
+    GEMMA2_KEYS,
+    MAX_DIMENSION,
+    MAX_LAYERS,
+    MAX_SIDE,
+    QUANTIZATION,
+    TOP_ACCEPTED,
+    VISION_ACCEPTED,
+    VISION_KEYS,
+)
 from .errors import quote_value
 from .json_file import Section, read_json
 from .text_config_json import read_text_config
 
+CONFIG = "config.json"
 MAX_CONFIG_BYTES = 1 << 20  # published: about 1 KiB; with all defaults written out: about 10 KiB
 
 
 def read_config(folder: Path) -> PaliGemmaConfig:
     """Return the configuration in `config.json` of a checkpoint folder; see `read_config_file`."""
-    return read_config_file(folder / "config.json")
+    return read_config_file(folder / CONFIG)
 
 
 def read_config_file(path: Path) -> PaliGemmaConfig:
@@ -57,10 +67,24 @@ def parse_config(path: Path, values: Mapping[str, object]) -> PaliGemmaConfig:
     return PaliGemmaConfig(vision, text, _read_image_token_index(top))
 
 
+def find_unused_settings(path: Path) -> list[str]:
+    """Return a note for each setting of a config.json, accepted by `read_config_file`, that has no effect."""
+    top = Section(path, "", read_json(path, MAX_CONFIG_BYTES))
+    text, vision = top.get_section("text_config"), top.get_section("vision_config")
+    quantized = [part.prefix for part in (top, text, vision) if part.values.get(QUANTIZATION)]
+    notes = [f"{path}: {part}{QUANTIZATION} is not used; the weights are not quantised" for part in quantized]
+    for part, known in ((text, GEMMA2_KEYS), (vision, VISION_KEYS)):
+        notes += [
+            f"{path}: {part.prefix}{key} is {quote_value(value)} and not used"
+            for key, value in part.find_unknown(known).items()
+        ]
+    return notes
+
+
 def _read_vision_config(section: Section) -> VisionConfig:
     """Return SigLIP's sizes; the defaults are those of transformers' SiglipVisionConfig."""
     section.check_values(VISION_ACCEPTED)
-    section.refuse_unknown(VISION_KEYS)
+    section.refuse_unknown(VISION_KEYS, accept_off=True)
     config = VisionConfig(
         hidden_size=section.get_integer("hidden_size", 768, 1, MAX_DIMENSION),
         intermediate_size=section.get_integer("intermediate_size", 3072, 1, MAX_DIMENSION),

@@ -2,7 +2,8 @@
 
 An unknown key in a tower's section is an error, because a misspelt or new key (`sliding_windw`, a second
 rotary base) could change what the model computes. Three kinds of keys are ignored: the keys listed here, keys
-whose value is null, and keys that begin with an underscore, which transformers uses for internal notes. The
+whose value asks for nothing (null, false, or an empty text, list or object), and keys that begin with an
+underscore, which transformers uses for internal notes. The
 lists cover the files that transformers 4.41 to 5.23 write. The top level describes no tower; there, only the
 keys that affect the model are checked, and unknown keys are accepted.
 """
@@ -34,7 +35,10 @@ _IGNORED = {
 }
 
 # Keys that affect the arithmetic, each with the values that are implemented. None stands for null in JSON.
-_EVERYWHERE: dict[str, tuple[object, ...]] = {"quantization_config": (None,), "per_layer_config": (None,)}
+_EVERYWHERE: dict[str, tuple[object, ...]] = {"per_layer_config": (None,)}
+# How a model was quantised. Dequantised models keep the key. If the weights are still quantised, their dtypes
+# or names are refused, so the key itself asks for nothing.
+QUANTIZATION = "quantization_config"
 TOP_ACCEPTED = {"model_type": ("paligemma",), "tie_word_embeddings": (True,), **_EVERYWHERE}
 TEXT_ACCEPTED = {
     # The first Gemma files say "gelu", and transformers reads this value as the tanh form.
@@ -50,8 +54,7 @@ VISION_ACCEPTED = {
     "model_type": ("siglip_vision_model",),
     "hidden_act": ("gelu_pytorch_tanh",),
     "num_channels": (3,),
-    # PaliGemma takes its features before the pooling head, so both values mean the same model. A file that
-    # stores the tensors of a pooling head is refused, because the model does not have these tensors.
+    # PaliGemma takes its features before the pooling head, so both values mean the same model.
     "vision_use_head": (False, True),
     "pruned_heads": ({}, None),
     **_EVERYWHERE,
@@ -59,7 +62,7 @@ VISION_ACCEPTED = {
 
 _SIZES = {"hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"}
 GEMMA_KEYS = {
-    *(*_IGNORED, *TEXT_ACCEPTED, *_SIZES),
+    *(*_IGNORED, *TEXT_ACCEPTED, *_SIZES, QUANTIZATION),
     *("vocab_size", "num_key_value_heads", "head_dim", "rms_norm_eps", "max_position_embeddings"),
     *("rope_theta", "rope_scaling", "rope_parameters", "cache_implementation", "use_cache"),
 }
@@ -69,7 +72,7 @@ GEMMA2_KEYS = GEMMA_KEYS | {
 }
 # `projector_hidden_act` names an activation that PaliGemma's projector (one linear layer) does not have.
 VISION_KEYS = {
-    *(*_IGNORED, *VISION_ACCEPTED, *_SIZES),
+    *(*_IGNORED, *VISION_ACCEPTED, *_SIZES, QUANTIZATION),
     *("image_size", "patch_size", "layer_norm_eps", "initializer_factor", "projector_hidden_act"),
     *("tie_word_embeddings", "vocab_size"),
 }

@@ -148,22 +148,35 @@ class Section:
                     key, f"is {quote_value(self.values[key])}; only {implemented} is implemented"
                 )
 
-    def refuse_unknown(self, known: Collection[str]) -> None:
-        """Raise CheckpointError if a key is unknown, its value is not null, and it has no leading underscore.
+    def find_unknown(self, known: Collection[str]) -> dict[str, object]:
+        """Return the unknown keys that have a value and no leading underscore, with their values.
 
         transformers uses keys with a leading underscore for internal notes.
         """
-        unknown = [
-            key
+        return {
+            key: value
             for key, value in self.values.items()
             if key not in known and value is not None and not key.startswith("_")
-        ]
+        }
+
+    def refuse_unknown(self, known: Collection[str], *, accept_off: bool) -> None:
+        """Raise CheckpointError if a key is unknown.
+
+        With `accept_off`, an unknown key is accepted if its value asks for nothing.
+        """
+        found = self.find_unknown(known).items()
+        unknown = [key for key, value in found if not (accept_off and asks_for_nothing(value))]
         if unknown:
             where = self.prefix.rstrip(".") or "the file"
             raise CheckpointError(
                 f"{self.path}: {where} has keys that are not understood: {quote_names(unknown)}; "
                 "remove them if they do not change what the model computes"
             )
+
+
+def asks_for_nothing(value: object) -> bool:
+    """Return whether a value leaves a setting off: null, false, or an empty text, list or object."""
+    return value is None or value is False or value in ("", [], {})
 
 
 def _is_same(value: object, choice: object) -> bool:

@@ -16,7 +16,7 @@ from ..rotary import inverse_frequencies
 from ..skeleton import meta_model
 from .adapter import WeightedAdapter
 from .checkpoint import Checkpoint
-from .config_json import read_config
+from .config_json import CONFIG, find_unused_settings, read_config
 
 
 def open_checkpoint(
@@ -33,7 +33,8 @@ def open_checkpoint(
     expected = {name: tuple(weight.shape) for name, weight in meta_model(config).named_parameters()}
     # The row of `<image>` and the rows after it do not stand for tokens of a text.
     checkpoint = Checkpoint.open(folder, expected, adapters, trained_rows=config.image_token_index)
-    return adapted_config(config, checkpoint), checkpoint
+    notes = (*find_unused_settings(folder / CONFIG), *checkpoint.notes)
+    return adapted_config(config, checkpoint), replace(checkpoint, notes=notes)
 
 
 def adapted_config(config: PaliGemmaConfig, checkpoint: Checkpoint) -> PaliGemmaConfig:

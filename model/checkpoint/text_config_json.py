@@ -36,10 +36,10 @@ def read_text_config(section: Section) -> TextConfig:
     model_type = section.values.get("model_type", "gemma")  # transformers has the same default
     section.check_values(TEXT_ACCEPTED)
     if model_type == "gemma":
-        section.refuse_unknown(GEMMA_KEYS)
+        section.refuse_unknown(GEMMA_KEYS, accept_off=True)
         return _read_gemma(section, "gemma")
     if model_type == "gemma2":
-        section.refuse_unknown(GEMMA2_KEYS)
+        section.refuse_unknown(GEMMA2_KEYS, accept_off=True)
         return _read_gemma2(section)
     raise section.error(
         "model_type", f"is {quote_value(model_type)}; only 'gemma' and 'gemma2' are implemented"
@@ -99,7 +99,9 @@ def _read_rope_theta(section: Section) -> float:
             rope = section.get_section(key)
             rope.check_values({"rope_type": ("default",), "type": ("default",)})
             rope.check_values({"partial_rotary_factor": (1.0, 1, None)})
-            rope.refuse_unknown({"rope_type", "type", "rope_theta", "partial_rotary_factor"})
+            rope.refuse_unknown(
+                {"rope_type", "type", "rope_theta", "partial_rotary_factor"}, accept_off=False
+            )
             places.append(rope)
     stated = [place for place in places if "rope_theta" in place.values]
     bases = {place.get_positive("rope_theta", ROPE_THETA, MAX_REAL) for place in stated}

@@ -86,7 +86,10 @@ def _check_tokens(manifest: Manifest) -> None:
     if not tokens.stop:
         raise ValueError("tokens.stop is empty, so no answer would end")
     suppressed = (*tokens.suppressed, *manifest.generation.suppress_tokens)
-    for token in (tokens.bos, tokens.pad, tokens.image, *tokens.stop, *suppressed):
+    # The id of `<image>` is that of the checkpoint. It is never looked up, so it may lie outside.
+    if tokens.image < 0:
+        raise ValueError(f"token id {tokens.image} is below 0")
+    for token in (tokens.bos, tokens.pad, *tokens.stop, *suppressed):
         if not 0 <= token < vocab_size:
             raise ValueError(f"token id {token} is outside the vocabulary of {vocab_size}")
 

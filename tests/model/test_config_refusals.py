@@ -16,7 +16,6 @@ from paligemma_onnx.model.checkpoint.errors import CheckpointError
     [
         (None, {"model_type": "llava"}, "model_type is 'llava'"),
         (None, {"projection_dim": 2304}, "projection_dim is 2304"),
-        (None, {"quantization_config": {"bits": 4}}, "quantization_config"),
         (None, {"tie_word_embeddings": False}, "tie_word_embeddings is False"),
         (None, {"text_config": None}, "text_config must be an object"),
         (None, {"image_token_index": -1}, "image_token_index is -1"),
@@ -47,6 +46,8 @@ from paligemma_onnx.model.checkpoint.errors import CheckpointError
         ("text_config", {"rope_parameters": {"rope_theta": 1.0}, "rope_theta": 2.0}, "given twice"),
         ("text_config", {"rope_parameters": 3}, "rope_parameters must be an object"),
         ("text_config", {"sliding_windw": 4096}, "not understood: sliding_windw"),
+        ("text_config", {"use_adarms": True}, "not understood: use_adarms"),
+        ("text_config", {"adarms_cond_dim": 0}, "not understood: adarms_cond_dim"),
         ("text_config", {"final_logit_softcapping": 30.0}, "not understood: final_logit_softcapping"),
         ("text_config", {"pruned_heads": {"0": [1]}}, "pruned_heads"),
         ("vision_config", {"model_type": "clip_vision_model"}, "vision_config.model_type"),

@@ -40,6 +40,9 @@ def writing(name: str, content: str) -> Damage:
     return lambda folder: (folder / name).write_text(content)
 
 
+MORE = "language_model.model.more"
+
+
 def setting(name: str, *path: str, to: Any) -> Damage:
     def change(content: Any) -> None:
         for key in path[:-1]:
@@ -94,7 +97,7 @@ DAMAGES: list[tuple[Damage, str]] = [
     (setting("config.json", "text_config", "hidden_size", to=10**12), "hidden_size is 1000000000000"),
     (setting("config.json", "text_config", "vocab_size", to=640), "misshapen (1): "),
     (tensors(lambda all_: all_.pop(EMBEDDING)), f"missing (1): {EMBEDDING.replace('model.', '', 1)[:15]}"),
-    (tensors(lambda all_: all_.update(more=torch.zeros(1))), "unexpected (1): more"),
+    (tensors(lambda all_: all_.update({MORE: torch.zeros(1)})), f"unexpected (1): {MORE}"),
     (tensors(lambda all_: all_.update({EMBEDDING: all_[EMBEDDING].t().contiguous()})), "misshapen (1): "),
     (indexed("absent.safetensors"), "absent.safetensors: no such file"),
     (indexed("../weights.safetensors"), "'../weights.safetensors', not the plain name of a .safetensors"),
