@@ -13,6 +13,7 @@ from . import cuda_provider as cuda
 from .devices import PROVIDERS, Placement
 from .fork import register_session
 from .int8_overflow import configure_int8
+from .load_errors import load_problem
 from .ort import InferenceSession, Onnxruntime, OrtValue, SessionOptions, import_onnxruntime
 
 MIN_EXTERNAL_BYTES = 1024  # larger tensors go to a file next to the prepared graph, smaller ones into it
@@ -195,7 +196,11 @@ def _session_options(ort: Onnxruntime, placement: Placement, manifest: Manifest)
 
 
 def _translate(error: Exception, path: Path, placement: Placement) -> PaliGemmaError:
-    return cuda.to_public_error(error, str(path), placement.device) or BundleError(
+    if public := cuda.to_public_error(error, str(path), placement.device):
+        return public
+    if problem := load_problem(str(error)):
+        return BundleError(f"{path}: {problem}")
+    return BundleError(
         f"{path}: onnxruntime does not load this graph ({type(error).__name__}); "
         f"run `paligemma-onnx verify {path.parent}`, then export again"
     )
