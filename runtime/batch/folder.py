@@ -88,6 +88,6 @@ def _find_images(folder: Path, skipped: Counter[str]) -> Iterator[str]:
                     yield f"{parent}{entry.name}"
                 elif entry.is_dir():
                     skipped["links to folders"] += 1
-                else:
+                elif not entry.name.startswith("."):
                     kind = f"{suffix or 'other'} files"
                     skipped[kind if len(skipped) < _COUNTED_KINDS else "other files"] += 1

@@ -35,9 +35,12 @@ def translate_output_errors(path: Path) -> Iterator[None]:
     """Translate errors of the file system while the block reads or writes a file of the output.
 
     Raises:
-        OptionError: the file cannot be read or written. A full disk is an OSError, as before.
+        OptionError: the file cannot be read or written, or is a pipe or device, which might never end. A full
+            disk is an OSError, as before.
     """
     try:
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            raise OptionError(f"{path}: is a pipe, socket or device; delete it, or {REMEDY}")
         yield
     except OSError as error:
         if resource_problem(error):

@@ -9,7 +9,7 @@ from pathlib import Path
 from ..errors import OptionError
 from .columns import Columns, list_names
 from .sources import Source, read_items
-from .table import csv_columns, jsonl_columns, parquet_columns
+from .table import csv_columns, jsonl_columns, parquet_columns, require_images
 
 _COLUMN_NAMES = {"jsonl": jsonl_columns, "csv": csv_columns, "parquet": parquet_columns}
 _SURVEYED_ITEMS = 100  # of a tar
@@ -27,6 +27,8 @@ def survey(source: Source) -> list[str]:
     names = _COLUMN_NAMES.get(source.kind)
     present = names(source.path) if names else None
     _check_columns(source, present)
+    if present and source.kind in ("csv", "parquet"):  # JSON lines may have other keys in each line
+        require_images(source.path, sorted(present), source.columns)
     if source.kind == "folder":
         return [
             f"{table} is not read; to take prompts from it, use `--input {table}`"

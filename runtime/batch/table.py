@@ -56,7 +56,7 @@ def read_csv(path: Path, prompt: str | None, columns: Columns) -> Iterator[Item]
         OptionError: the file is damaged, or its header has no column with images.
     """
     with _open_csv(path) as (header, rows):
-        _require_images(path, header, columns)
+        require_images(path, header, columns)
         for number, row in enumerate(rows, 1):
             if len(row) == len(header):
                 cells = {name: cell or None for name, cell in zip(header, row, strict=True)}
@@ -76,7 +76,7 @@ def read_parquet(path: Path, prompt: str | None, columns: Columns) -> Iterator[I
     number = 0
     with _open_parquet(path) as file:
         present = file.schema_arrow.names
-        _require_images(path, present, columns)
+        require_images(path, present, columns)
         used = [name for name in present if name in columns.names]
         try:
             for batch in file.iter_batches(batch_size=READ_ROWS, columns=used):
@@ -199,7 +199,8 @@ def _cell(value: Any, name: str) -> object:
     return cell
 
 
-def _require_images(path: Path, present: list[str], columns: Columns) -> None:
+def require_images(path: Path, present: list[str], columns: Columns) -> None:
+    """Raise OptionError if no column contains the images."""
     if not set(columns.image) & set(present):
         raise OptionError(
             f"{path}: has no column `{'` or `'.join(columns.image)}`; its columns are: "

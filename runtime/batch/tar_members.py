@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 
 from ..errors import OptionError
 from .folder import is_system_file
+from .input_files import translate_input_errors
 from .items import Slice
 from .rows import replace_surrogates
 
@@ -47,9 +48,11 @@ def read_members(path: Path) -> Iterator[Member]:
         OptionError: the tar is damaged, compressed, or a concatenation, or a member is sparse.
     """
     name = "its beginning"
+    with translate_input_errors(path):
+        raw = io.FileIO(path)
     try:
         with (
-            _BoundedReader(io.FileIO(path)) as file,
+            _BoundedReader(raw) as file,
             tarfile.open(fileobj=file, mode="r:") as tar,
         ):
             end = -1

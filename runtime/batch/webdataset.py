@@ -141,11 +141,13 @@ def _read(member: Member) -> bytes:
 
 def _key(member: Member) -> str:
     path = PurePosixPath(member.name)
-    return str(path.with_name(path.name.partition(".")[0] or path.name))
+    stem = path.name.partition(".")[0]
+    return str(path.with_name(stem)) if stem else member.name  # the name is `.png`, or empty
 
 
 def _stem(member: Member) -> str:
-    return str(PurePosixPath(member.name).with_suffix(""))
+    path = PurePosixPath(member.name)
+    return str(path.with_suffix("")) if path.suffix else member.name
 
 
 def _is_image(member: Member) -> bool:

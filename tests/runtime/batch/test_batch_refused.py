@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
-from batch_runs import Run, as_table, batch_command
+from batch_runs import PROMPT, Run, batch_command
 from command_line import run_in_process
+
+from paligemma_onnx.runtime import OptionError
+from paligemma_onnx.runtime.batch.sources import Source, count_items, source_kind
 
 
 @pytest.mark.parametrize("option", ["--input", "--output"])
@@ -46,13 +50,26 @@ def test_a_folder_that_is_too_deep_is_an_error_of_the_input(run: Run, tmp_path: 
     assert result.error.endswith("(File name too long); check --input")
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read every file")
-@pytest.mark.parametrize("kind", ["txt", "jsonl", "csv", "parquet"])
-def test_an_input_without_permission_is_an_error_of_the_input(run: Run, listed: Path, kind: str) -> None:
-    path = listed if kind == "txt" else as_table(listed, kind)
-    path.chmod(0)
-    result = run(path)
-    assert result.error == f"error: {path}: cannot be read (Permission denied); check --input"
+@pytest.fixture
+def user() -> Iterator[None]:
+    """Drop the rights of root, who may read every file."""
+    if (root := os.geteuid()) == 0:
+        os.seteuid(65534)
+    yield
+    os.seteuid(root)
+
+
+@pytest.mark.parametrize("name", ["t.txt", "t.jsonl", "t.csv", "t.parquet", "t.tar"])
+def test_an_input_without_permission_is_an_error_of_the_input(
+    tmp_path: Path, name: str, request: pytest.FixtureRequest
+) -> None:
+    path = tmp_path / name
+    path.touch(mode=0)
+    source = Source(path, source_kind(path), PROMPT, tmp_path / "listing")
+    request.getfixturevalue("user")
+    with pytest.raises(OptionError) as caught:
+        count_items(source)
+    assert str(caught.value) == f"{path}: cannot be read (Permission denied); check --input"
 
 
 @pytest.mark.parametrize(
@@ -76,6 +93,19 @@ def test_an_empty_input_is_named_by_its_kind(run: Run, tmp_path: Path, name: str
         path.write_bytes({".csv": b"image\n", ".tar": bytes(10240)}.get(path.suffix, b"\n"))
     result = run(path)
     assert (result.code, f"{path}: contains no input; {words}" in result.error) == (2, True)
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_a_table_without_images_leaves_no_output(run: Run, tmp_path: Path, kind: str) -> None:
+    path = tmp_path / f"table.{kind}"
+    if kind == "csv":
+        path.write_text("Image,other\na.png,x\n")
+    else:
+        pyarrow.parquet.write_table(pa.table({"Image": ["a.png"], "other": ["x"]}), path)
+    result = run(path)
+    assert result.code == 2
+    assert "has no column `image` or `file_name`; its columns are: Image, other;" in result.error
+    assert not (tmp_path / "out").exists()
 
 
 def test_what_is_not_listed_is_mentioned_once(run: Run, tmp_path: Path, images: Path) -> None:

@@ -15,7 +15,7 @@ from batch_runs import all_items, message
 from paligemma_onnx.runtime import OptionError
 from paligemma_onnx.runtime.batch.folder import write_listing
 from paligemma_onnx.runtime.batch.items import Item, Shard
-from paligemma_onnx.runtime.batch.sources import Source, read_items
+from paligemma_onnx.runtime.batch.sources import Source, count_items, read_items
 
 
 def test_a_folder(tmp_path: Path) -> None:
@@ -124,6 +124,20 @@ def test_what_is_no_input_is_refused(tmp_path: Path) -> None:
     ):
         with pytest.raises(OptionError, match=words):
             all_items(tmp_path / name)
+
+
+def test_counting_parses_no_line_and_one_shard_hashes_no_id(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError
+
+    (tmp_path / "t.jsonl").write_text('{"image": "a.png"}\n\n \t\r\n{"image": "b.png"}')
+    monkeypatch.setattr("json.loads", refuse)
+    monkeypatch.setattr("paligemma_onnx.runtime.batch.items.stable_hash", refuse)
+    assert count_items(Source(tmp_path / "t.jsonl", "jsonl", None, tmp_path)) == 2
+    item = Item("a", None, None, b"")
+    assert list(Shard(0, 1).items([item])) == [item]
 
 
 def test_shards_share_out_the_items_by_a_hash_that_stays() -> None:

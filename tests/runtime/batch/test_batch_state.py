@@ -126,6 +126,20 @@ def test_a_damaged_listing_is_named(
     assert (result.code, f"error: {listing}: {words}" in result.error) == (2, True), result.error
 
 
+@pytest.mark.parametrize("name", ["run.json", f".{PART}.count", f".{PART}.partial", ".listing.jsonl"])
+def test_a_pipe_in_place_of_a_state_file_does_not_hang(
+    run: Run, tmp_path: Path, images: Path, name: str
+) -> None:
+    assert run(images).code == 0
+    output = tmp_path / "out"
+    if name != f".{PART}.count":
+        (output / f"{PART}.jsonl").unlink()
+    (output / name).unlink(missing_ok=True)
+    os.mkfifo(output / name)
+    result = run(images)
+    assert (result.code, name in result.error) == (2, True)
+
+
 @pytest.mark.parametrize("damage", ["{", "[]", "", "null", "[" * 100_000, '{"rows": 3}', "rows", "columns"])
 def test_a_damaged_record_can_be_forced(run: Run, tmp_path: Path, listed: Path, damage: str) -> None:
     assert run(listed).code == 0

@@ -191,6 +191,17 @@ def test_links_are_rows_with_errors(tmp_path: Path) -> None:
     ]
 
 
+def test_odd_names_are_rows(tmp_path: Path) -> None:
+    names = ["/", "", "..", "../x.png", "/abs.png", ".png", "a", "v1.0/a.b.png", "line\nfeed.png"]
+    items = all_items(archive(tmp_path / "set.tar", dict.fromkeys(names, b"x")))
+    assert [item.id for item in items] == [
+        *("/", "", "..", "../x", "/abs", ".png", "a", "v1.0/a", "line\nfeed")
+    ]
+    assert [item.path for item in items if item.path] == [
+        *("../x.png", "/abs.png", "v1.0/a.b.png", "line\nfeed.png")
+    ]
+
+
 def test_a_concatenation_is_refused(tmp_path: Path) -> None:
     first, second = (archive(tmp_path / f"{name}.tar", {f"{name}.png": b"x"}) for name in "ab")
     joined = tmp_path / "joined.tar"
