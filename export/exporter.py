@@ -38,10 +38,10 @@ from .source import Source, open_source
 
 
 class Progress(Protocol):
-    """Receives the progress of an export."""
+    """Receiver of the progress of an export."""
 
     def stage(self, text: str) -> object:
-        """Name the step that starts now."""
+        """Announce the step that starts now."""
 
     def set_total(self, size: int) -> object:
         """Set the number of bytes that will be written."""
@@ -74,7 +74,7 @@ def export(
     """Write a bundle and return its manifest.
 
     Args:
-        request: what to export.
+        request: input, output and options of the export.
         progress: receives the steps and the number of bytes written.
         check: compares the finished bundle with the checkpoint, and raises MismatchError if bundle and
             checkpoint differ. The bundle gets its final name after the check. None: no comparison.

@@ -43,7 +43,10 @@ class HalfPrecision:
 
 @dataclass(frozen=True)
 class Int8PerChannel:
-    """Signed 8-bit weights, a scale per output channel. At run time, activations are quantised to 8 bits."""
+    """Signed 8-bit weights with one scale per output channel.
+
+    Activations are quantised to 8 bits at run time.
+    """
 
     def __str__(self) -> str:
         """Return the description of the format in the manifest."""
@@ -52,7 +55,7 @@ class Int8PerChannel:
 
 @dataclass(frozen=True)
 class BlockQuantized:
-    """Signed 4-bit or 8-bit weights. A block of consecutive inputs of an output channel has one scale."""
+    """Signed 4-bit or 8-bit weights. Each block of consecutive inputs of an output channel has one scale."""
 
     bits: Literal[4, 8]
     block_size: int  # weights per block; a power of two, at least 16

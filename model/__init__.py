@@ -1,1 +1,1 @@
-"""PaliGemma 1 and 2 in PyTorch, written to be read."""
+"""PyTorch implementation of PaliGemma 1 and 2, from which the exported graphs are traced."""

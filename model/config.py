@@ -1,4 +1,4 @@
-"""The sizes of a PaliGemma, as frozen dataclasses. Sizes that follow from other sizes are properties.
+"""Configuration of a PaliGemma, as frozen dataclasses. Sizes that follow from other sizes are properties.
 
 The fields have the names of the keys in the checkpoint's config.json, which checkpoint/config_json.py reads.
 """
@@ -11,7 +11,7 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class VisionConfig:
-    """SigLIP's vision tower (arXiv 2303.15343; So400m shape from arXiv 2305.13035)."""
+    """Sizes of SigLIP's vision tower (arXiv 2303.15343; shape So400m: arXiv 2305.13035)."""
 
     hidden_size: int
     intermediate_size: int
@@ -28,13 +28,16 @@ class VisionConfig:
 
     @property
     def num_patches(self) -> int:
-        """Patches per image, equal to image tokens per image. Pixels that do not fill a patch are dropped."""
+        """Number of patches per image, which is the number of image tokens.
+
+        The vision tower ignores pixels at the right and lower edge that do not fill a patch.
+        """
         return (self.image_size // self.patch_size) ** 2
 
 
 @dataclass(frozen=True)
 class TextConfig:
-    """Gemma (arXiv 2403.08295) or Gemma 2 (arXiv 2408.00118) decoder."""
+    """Sizes and constants of the Gemma (arXiv 2403.08295) or Gemma 2 (arXiv 2408.00118) decoder."""
 
     model_type: Literal["gemma", "gemma2"]
     vocab_size: int
@@ -55,7 +58,7 @@ class TextConfig:
 
     @property
     def query_groups(self) -> int:
-        """Query heads that share one key-value head (arXiv 2305.13245)."""
+        """Number of query heads that share one key-value head (arXiv 2305.13245)."""
         return self.num_attention_heads // self.num_key_value_heads
 
     @property
@@ -73,7 +76,7 @@ class TextConfig:
 
 @dataclass(frozen=True)
 class PaliGemmaConfig:
-    """PaliGemma 1 (arXiv 2407.07726) or 2 (arXiv 2412.03555)."""
+    """Configuration of PaliGemma 1 (arXiv 2407.07726) or 2 (arXiv 2412.03555)."""
 
     vision_config: VisionConfig
     text_config: TextConfig

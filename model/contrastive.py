@@ -21,7 +21,7 @@ from torch.utils.checkpoint import checkpoint
 
 
 def similarity(images: Tensor, texts: Tensor) -> Tensor:
-    """Return the cosine of each image with each text: float[B, E], float[texts, E] -> float32[B, texts]."""
+    """Return cosine similarities of images and texts: float[B, E], float[texts, E] -> float32[B, texts]."""
     return F.normalize(images.float(), dim=-1) @ F.normalize(texts.float(), dim=-1).T
 
 
@@ -40,7 +40,7 @@ def clip_loss(images: Tensor, texts: Tensor, log_scale: Tensor) -> Tensor:
 
 
 def clip_loss_from_logits(logits: Tensor) -> Tensor:
-    """Return CLIP's loss, float32[], of float[B, B] logits with a row per image and a column per text."""
+    """Return CLIP's loss: logits float[B, B], one row per image and one column per text -> float32[]."""
     targets = torch.arange(len(logits), device=logits.device)
     logits = logits.float()
     return (F.cross_entropy(logits, targets) + F.cross_entropy(logits.T, targets)) / 2

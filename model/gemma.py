@@ -90,9 +90,9 @@ class DecoderLayer(nn.Module):
 
 
 class Gemma(nn.Module):
-    """The decoder: vectors in, vectors and cache out.
+    """The decoder.
 
-    Embedding and output head are the same matrix, unless an adapter changed them differently.
+    The embedding and the output head are the same matrix, unless adapters change the two in different ways.
     """
 
     frequencies: Tensor
@@ -111,7 +111,7 @@ class Gemma(nn.Module):
 
     @property
     def head(self) -> TiedEmbedding:
-        """The output head: the embedding, or a matrix of the same shape."""
+        """The output head, which is the embedding or a separate matrix of the same shape."""
         return self.embed_tokens if self.config.tied_head else self.lm_head
 
     def embed(self, ids: Tensor, dtype: torch.dtype) -> Tensor:

@@ -35,7 +35,7 @@ def draft_manifest(source: Source, precision_name: str) -> Manifest:
 
 
 def export_notes(source: Source) -> list[str]:
-    """Return what the user should know about files of the checkpoint that the export does not follow.
+    """Return messages for the user about settings in the checkpoint's files that the export ignores.
 
     Raises:
         CheckpointError: a file is damaged.

@@ -10,5 +10,5 @@ FOLDER = "paligemma-scenes"
 
 
 def shipped_model() -> AbstractContextManager[Path]:
-    """Return a context manager that provides the folder of the checkpoint while the context is open."""
+    """Return a context manager that yields the folder of the checkpoint."""
     return as_file(files(__package__) / FOLDER)

@@ -1,4 +1,4 @@
-"""Attention of a decoder layer in the CUDA graphs: everything between the input and output projections.
+"""Attention of a decoder layer in the CUDA graphs, without the input and output projections.
 
 One packed matrix product computes query, key and value. A decode step then uses the single operator
 `GroupQueryAttention`, which applies the rotary embedding, writes into the cache and attends. The CUDA kernels

@@ -1,4 +1,4 @@
-"""Graphs for CUDA: matrices in half precision, norms and residual stream in float32, few kernels.
+"""Graphs for CUDA, with matrices in half precision, norms and residual stream in float32, and few kernels.
 
 A GPU reads the weights of a small decoder in two milliseconds, and every kernel takes two microseconds to
 start. A decode step therefore consists of few kernels. One matrix product computes query, key and value. One

@@ -1,7 +1,7 @@
-"""Tensors that the CUDA graphs read instead of tensors of the checkpoint: packed projections, norm gains.
+"""Compute the tensors that only the CUDA graphs read: packed projections, norm gains, rotary tables.
 
 A packed projection is computed from three tensors of the checkpoint, a gain from one tensor. Each result is
-computed when it is written to the file, so memory holds only one result at a time.
+computed when it is written to the file, so only one result is in memory at a time.
 
 Shapes: docs/notation.md.
 """

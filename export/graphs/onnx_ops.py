@@ -1,4 +1,4 @@
-"""Insertion of ONNX operators that have no counterpart in torch into a traced graph."""
+"""Insert ONNX operators that have no counterpart in torch into a traced graph."""
 
 from __future__ import annotations
 

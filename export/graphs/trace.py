@@ -1,4 +1,4 @@
-"""Tracing of a graph definition, without weights, into an ONNX graph with the declared names.
+"""Trace a graph definition into an ONNX graph with the declared names, without weights.
 
 The model is on the meta device, so tracing a 28B model needs no memory for its weights. The initializers of
 the result have shapes but no values; bundle/weight_file.py assigns each initializer a position in a file.

@@ -39,7 +39,7 @@ def render_page(data: ReportData, images: Sequence[EmbeddedImage]) -> str:
 
 
 def _output(value: object) -> object:
-    """Return a value in the form that Jinja then escapes.
+    """Format a value that a template prints; Jinja escapes the result.
 
     A float has at most two decimals. In a text, characters that are not printable are replaced.
     """
