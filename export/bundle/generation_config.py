@@ -1,4 +1,4 @@
-"""Defaults of `generate` from generation_config.json, with the meaning that transformers gives them."""
+"""Read the defaults of `generate` from generation_config.json, and interpret them as transformers does."""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ from paligemma_onnx.model.checkpoint.json_file import read_json
 from paligemma_onnx.runtime.bundle.schema import GenerationDefaults
 
 GENERATION_CONFIG = "generation_config.json"
-_MAX_FLOAT = sys.float_info.max  # an integer of a JSON file can be larger
+_MAX_FLOAT = sys.float_info.max  # an integer in a JSON file can be larger
 MAX_JSON_BYTES = 1 << 20  # published files are smaller than 1 kB
 # Default limit of generated tokens. Captions and answers are shorter; boxes of twenty objects are longer.
 MAX_NEW_TOKENS = 256
-# What transformers' generate (5.23) uses with `do_sample` if the file does not say otherwise.
+# Defaults of generate in transformers 5.23 if the file sets `do_sample` but not these values.
 SAMPLING_TEMPERATURE, SAMPLING_TOP_K = 1.0, 50
 
-# Keys that do not change a greedy or sampled answer: ids that other files define, caches, what transformers'
-# generate returns, and speculative decoding, whose answers are the same.
+# Keys that do not change a greedy or sampled answer: ids that other files define, settings of caches,
+# settings of the values that transformers' generate returns, and speculative decoding, whose answers are the
+# same.
 _WITHOUT_EFFECT = frozenset(
     {
         *("transformers_version", "bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id"),
@@ -32,7 +33,7 @@ _WITHOUT_EFFECT = frozenset(
         *("target_lookbehind", "prompt_lookup_num_tokens", "max_matching_ngram_size", "use_mtp"),
     }
 )
-# Values, other than null, false, 0 and empty ones, with which a key changes nothing.
+# Values with which a key does not change an answer. Null, false, 0 and empty values never change an answer.
 _NEUTRAL: Mapping[str, float] = {
     "num_beams": 1,
     "num_beam_groups": 1,
@@ -49,7 +50,7 @@ _TAKEN_TOKENS = frozenset({"repetition_penalty", "suppress_tokens"})
 
 @dataclass(frozen=True)
 class GenerationConfig:
-    """What an export takes from generation_config.json.
+    """Content of generation_config.json that an export uses.
 
     Attributes:
         defaults: the defaults of the bundle.
@@ -63,9 +64,9 @@ class GenerationConfig:
 def read_generation_config(folder: Path, *, vocab_size: int, context_length: int) -> GenerationConfig:
     """Return the defaults that generation_config.json sets. The file may be absent.
 
-    As in transformers, answers are greedy unless `do_sample` is true, and `temperature` then is 1 and `top_k`
-    50 if the file does not set them. Without `do_sample`, `top_k` and `top_p` apply once a user sets a
-    temperature.
+    As in transformers, answers are greedy unless `do_sample` is true. If `do_sample` is true, the default of
+    `temperature` is 1 and the default of `top_k` is 50. Otherwise `top_k` and `top_p` only have an effect
+    when a user sets a temperature.
 
     Args:
         folder: folder of the checkpoint.

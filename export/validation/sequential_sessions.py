@@ -22,7 +22,7 @@ OpenGraph = Callable[[GraphSpec], Any]  # returns an onnxruntime session
 class LazySession:
     """Session of one graph with the methods that a runner uses; each call opens the graph if needed.
 
-    Of all sessions that share the dict `opened`, at most one is open at a time.
+    The sessions that share the dict `opened` are open one at a time.
     """
 
     graph: GraphSpec
