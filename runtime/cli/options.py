@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from ..image.quiet import silence_libraries
 from ..paligemma import PaliGemma
 from .completion import complete_folders
 from .parameters import THREADS, Command, PathType, SizeType, device_option
@@ -45,6 +46,7 @@ class DeviceOptions:
 
     def load(self, bundle: Path) -> PaliGemma:
         """Return a loaded bundle. This method raises the same errors as `PaliGemma.load`."""
+        silence_libraries()
         return PaliGemma.load(bundle, device=self.name, threads=self.threads, memory_limit=self.memory_limit)
 
 

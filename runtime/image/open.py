@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import stat
@@ -139,7 +140,8 @@ def _opened(source: str | os.PathLike[str] | bytes, name: str) -> Iterator[Binar
         missing = "is a link to a file that does not exist" if path.is_symlink() else "does not exist"
         raise ImageError(f"{name} {missing}; check the path") from None
     except OSError as error:
-        raise ImageError(f"{name} cannot be opened: {error.strerror}") from error
+        remedy = "give the image itself, not a link" if error.errno == errno.ELOOP else "check the path"
+        raise ImageError(f"{name} cannot be opened: {error.strerror}; {remedy}") from error
     except ImageError:
         raise
     except ValueError as error:  # a NUL, or a lone surrogate

@@ -1,4 +1,4 @@
-"""Memory of opening images: level over many images, and independent of what follows the first frame."""
+"""Memory and messages of opening images, measured in the whole process."""
 
 from __future__ import annotations
 
@@ -139,3 +139,34 @@ def test_levels_of_an_animation_s_first_frame() -> None:
     opened = open_image(data + bytes(99))
     np.testing.assert_array_equal(np.asarray(opened.rgb)[0, 0], (255, 0, 0))
     assert "is animated" in opened.warnings[0]
+
+
+QUIET = """
+import sys
+from paligemma_onnx.runtime.errors import ImageError
+from paligemma_onnx.runtime.image.open import open_image
+from paligemma_onnx.runtime.image.quiet import silence_libraries
+silence_libraries()
+for name in sys.argv[1:]:
+    try:
+        open_image(name)
+    except ImageError:
+        print("refused")
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="libtiff's messages can be discarded on Linux only")
+def test_libraries_print_nothing(tmp_path: Path) -> None:
+    data = bytearray(encode(format="TIFF", compression="tiff_deflate"))
+    data[300] ^= 0xFF
+    (tmp_path / "deflate.tif").write_bytes(data)
+    samples = encode(format="TIFF")
+    place = (
+        samples.index(struct.pack("<HHI", 277, 3, 1)) + 8
+    )  # SamplesPerPixel, which Pillow writes to its log
+    (tmp_path / "samples.tif").write_bytes(samples[:place] + struct.pack("<H", 9999) + samples[place + 2 :])
+    paths = (tmp_path / "deflate.tif", tmp_path / "samples.tif")
+    done = subprocess.run(
+        [sys.executable, "-c", QUIET, *map(str, paths)], check=True, capture_output=True, text=True
+    )
+    assert (done.stdout, done.stderr) == ("refused\n" * 2, "")

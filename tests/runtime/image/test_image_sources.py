@@ -84,7 +84,7 @@ def test_paths_that_are_no_files(tmp_path: Path) -> None:
     refused("/dev/zero", "/dev/zero is a pipe, socket or device")
     refused(tmp_path / "none.png", r"none\.png does not exist")
     refused(tmp_path / "broken", "broken is a link to a file that does not exist")
-    refused(tmp_path / "loop", "loop cannot be opened")
+    refused(tmp_path / "loop", r"loop cannot be opened: .*; give the image itself, not a link")
     refused("", "the empty file name")
 
 
