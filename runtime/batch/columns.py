@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import json
 import uuid
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from decimal import Decimal
@@ -41,6 +42,11 @@ def list_names(names: Iterable[str]) -> str:
     """Return the names of columns for a message: the first MAX_NAMES of them, or `none`."""
     listed = list(names)
     return ", ".join(listed[:MAX_NAMES]) + ", ..." * (len(listed) > MAX_NAMES) or "none"
+
+
+def repeated(names: Iterable[str]) -> list[str]:
+    """Return the names that occur more than once."""
+    return [name for name, count in Counter(names).items() if count > 1]
 
 
 class CellError(ValueError):
@@ -126,8 +132,7 @@ def parse_json(text: str | bytes) -> object:
 def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
     cells = dict(pairs)
     if len(cells) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"the key {next(name for name in names if names.count(name) > 1)!r} occurs twice")
+        raise ValueError(f"the key {repeated(name for name, _ in pairs)[0]!r} occurs twice")
     return cells
 
 

@@ -124,11 +124,12 @@ def run_part(part: Part, items: Iterator[Item], model: Model, options: BatchOpti
         yield finished, False
         return
     recovered = part.recover()
-    for number, (row, item) in enumerate(zip(recovered, items, strict=False), 1):
-        if row.id != item.id:
+    for number, row in enumerate(recovered, 1):
+        item = next(items, None)
+        if item is None or item.id != row.id:
+            expected = "there is no such input" if item is None else f"that of the input is {item.id!r}"
             raise OptionError(
-                f"{part.folder / part.name}: the id of row {number} is {row.id!r} and that of the input is "
-                f"{item.id!r}; {REMEDY}"
+                f"{part.folder / part.name}: the id of row {number} is {row.id!r}, but {expected}; {REMEDY}"
             )
     total = Count.of(recovered)
     yield total, False

@@ -43,6 +43,10 @@ def survey(source: Source) -> list[str]:
         prompt_columns = [f"`{name}`" for name in source.columns.prompt if name in present]
         if source.prompt is not None and prompt_columns:
             notes.append(f"{source.path}: a prompt in column {' or '.join(prompt_columns)} {_PRECEDENCE}")
+        for field in fields(Columns):
+            both = [f"`{name}`" for name in getattr(source.columns, field.name) if name in present]
+            if len(both) > 1:
+                notes.append(f"{source.path}: {' takes precedence over '.join(both)} where a row has both")
         if unused := sorted(present - source.columns.names):
             notes.append(f"{source.path}: columns that are not used: {list_names(unused)}")
     return notes

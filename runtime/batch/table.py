@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import OptionError
-from .columns import CellError, Columns, list_names, make_item, parse_json
+from .columns import CellError, Columns, list_names, make_item, parse_json, repeated
 from .input_files import open_text, translate_input_errors
 from .items import Item
 from .parquet import import_parquet
@@ -209,5 +209,5 @@ def require_images(path: Path, present: list[str], columns: Columns) -> None:
 
 
 def _require_unique(path: Path, names: list[str]) -> None:
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise OptionError(f"{path}: has several columns {', '.join(twice)}; rename or remove one")
+    if twice := repeated(names):
+        raise OptionError(f"{path}: has several columns {list_names(twice)}; rename or remove one")

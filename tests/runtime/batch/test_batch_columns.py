@@ -86,9 +86,11 @@ def test_the_first_name_with_a_value_counts(tmp_path: Path) -> None:
         {"image": "a.png", "file_name": "x.png", "prompt": None, "prefix": "two"},
         {"image": None, "file_name": "b.png", "prompt": "one", "prefix": "two"},
     ]
-    assert facts(all_items(write_table(tmp_path / "t.jsonl", rows))) == [
-        ("a.png", "two", None),
-        ("b.png", "one", None),
+    path = write_table(tmp_path / "t.jsonl", rows)
+    assert facts(all_items(path)) == [("a.png", "two", None), ("b.png", "one", None)]
+    assert notes(path, None) == [
+        f"{path}: `image` takes precedence over `file_name` where a row has both",
+        f"{path}: `prompt` takes precedence over `prefix` where a row has both",
     ]
 
 

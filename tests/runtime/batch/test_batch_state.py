@@ -14,6 +14,7 @@ import pytest
 from batch_runs import IMAGES, EchoModel, Run, as_table, rows_in
 
 from paligemma_onnx.runtime import OptionError
+from paligemma_onnx.runtime.batch.items import Shard
 from paligemma_onnx.runtime.batch.ray_engine import PartWriter
 from paligemma_onnx.runtime.batch.shard_runner import ShardJob, run_shard
 from paligemma_onnx.runtime.batch.sources import Snapshot, input_facts
@@ -69,8 +70,10 @@ def test_inputs_are_compared_with_their_count(
     job: ShardJob, echo: EchoModel, rows: int, words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job = replace(job, snapshot=Snapshot(rows, *input_facts(job.source.path)))
-    with pytest.raises(OptionError, match=f"has {words} inputs, but {rows} were counted at the start"):
-        list(run_shard(job, echo))
+    shards = [replace(job, shard=Shard(index, 2)) for index in range(2)]
+    for each in (job, *shards):
+        with pytest.raises(OptionError, match=f"has {words} inputs, but {rows} were counted at the start"):
+            list(run_shard(each, echo))
     monkeypatch.setattr(ShardJob, "open", lambda _: echo)
     writer = PartWriter(replace(job, output=job.output.parent))
     for _ in range(2):  # a failed stream is not taken for the end of the input
@@ -160,7 +163,7 @@ def test_a_damaged_record_can_be_forced(run: Run, tmp_path: Path, listed: Path, 
         ('{"id": "x"}', "line 2 is not a row of this run"),
         ('"text"', "line 2 is not a row of this run"),
         ("[" * 100_000, "line 2 is not a row of this run"),
-        (None, "the id of row 2 is '0.png' and that of the input is '1.png'"),
+        (None, "the id of row 2 is '0.png', but that of the input is '1.png'"),
     ],
 )
 def test_a_foreign_line_in_a_part_is_named(
