@@ -61,6 +61,7 @@ def test_quantised_weights_are_equal(
     assert contents(exported) == contents(rounded(CASE, precision))
 
 
+@pytest.mark.slow
 def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The shipped model as an archive: export with masks, compare, answer a prompt."""
     with shipped_model() as folder:

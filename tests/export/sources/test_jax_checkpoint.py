@@ -194,6 +194,7 @@ def test_training_state_is_not_read(checkpoint: Folders, tmp_path: Path) -> None
     assert_same(opened, folder)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not STATUS.exists(), reason="reads /proc")
 def test_memory_holds_one_layer(tmp_path: Path) -> None:
     """The archive has 100 MB in stacked arrays of 8 layers, and 4 MiB in the largest tensor."""
