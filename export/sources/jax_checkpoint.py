@@ -66,6 +66,9 @@ def open_jax_checkpoint(
     _check_keys(path, arrays, rules)
     config = None if config_file is None else read_config_file(config_file)
     sizes = _measure(path, arrays, rules, {} if config is None else sizes_of(config))
+    if wrong := [letter for letter, count in layers.items() if sizes.get(letter, count) != count]:
+        numbers = ", ".join(f"{layers[letter]} instead of {sizes[letter]}" for letter in wrong)
+        raise CheckpointError(f"{path}: has another number of layers than {config_file} says: {numbers}")
     if config is None:
         config = derive_config(path, sizes | layers, image_token, is_gemma2=is_gemma2(arrays.keys()))
     elif is_gemma2(arrays.keys()) != config.text_config.has_post_norms:

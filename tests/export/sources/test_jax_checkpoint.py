@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import ml_dtypes
 import numpy as np
 import pytest
 import torch
@@ -183,6 +184,16 @@ def test_adapters_are_merged(checkpoint: Folders, tmp_path: Path) -> None:
     _, expected = open_checkpoint(folder, merged)
     for name in expected.names:
         assert torch.equal(opened.tensor(name), expected.tensor(name)), name
+
+
+def test_bfloat16_of_jax(checkpoint: Folders, tmp_path: Path) -> None:
+    """The dtype that JAX uses for bfloat16 is written as void, too, with another mark for the byte order."""
+    folder = checkpoint("gemma_one_kv_head")
+    arrays = {key: array.view(ml_dtypes.bfloat16) for key, array in arrays_of(folder).items()}
+    _, opened = open_jax_checkpoint(
+        write_npz(tmp_path / "model.npz", arrays), IMAGE_TOKEN, folder / "config.json"
+    )
+    assert_same(opened, folder)
 
 
 def test_training_state_is_not_read(checkpoint: Folders, tmp_path: Path) -> None:

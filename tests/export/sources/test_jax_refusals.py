@@ -97,6 +97,21 @@ def test_shapes_must_determine_the_configuration(checkpoint: Folders, tmp_path: 
         open_jax_checkpoint(path, IMAGE_TOKEN)
 
 
+@pytest.mark.parametrize(("layers", "stated"), [(1, 3), (3, 1)])
+def test_number_of_layers(checkpoint: Folders, tmp_path: Path, layers: int, stated: int) -> None:
+    """Numbered layers are counted, since no axis has their number."""
+    config = json.loads((checkpoint(GEMMA) / "config.json").read_text())
+    config["text_config"]["num_hidden_layers"] = stated
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    arrays = {
+        key: np.resize(array, (layers, *array.shape[1:])) if key.startswith("llm/layers/") else array
+        for key, array in arrays_of(checkpoint(GEMMA)).items()
+    }
+    path = write_npz(tmp_path / "model.npz", unstack(arrays))
+    with pytest.raises(CheckpointError, match=f"number of layers .*: {layers} instead of {stated}"):
+        open_jax_checkpoint(path, IMAGE_TOKEN, tmp_path / "config.json")
+
+
 def test_configuration_of_another_family(checkpoint: Folders, tmp_path: Path) -> None:
     path = write_npz(tmp_path / "model.npz", arrays_of(checkpoint(GEMMA)))
     with pytest.raises(CheckpointError, match=r"misshapen .*instead of"):
