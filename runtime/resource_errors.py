@@ -1,4 +1,4 @@
-"""Recognition of library errors about exhausted memory or disk space, and their translation."""
+"""Recognize library errors about exhausted memory, disk space or file descriptors, and translate them."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ from contextlib import contextmanager
 
 from .errors import ResourceError
 
+_FILES = (errno.EMFILE, errno.ENFILE)
+# From onnxruntime: strerror(EMFILE), or the number of EMFILE or ENFILE on Linux.
+_FILES_TEXT = re.compile(r"too many open files|system error number 2[34]\b", re.IGNORECASE)
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # torch, onnxruntime and the dynamic linker raise general errors: only their text is specific.
 _MEMORY = re.compile(
@@ -28,7 +31,7 @@ _DISK_TEXT = re.compile(r"No usable temporary directory|requested and \d+ writte
 def resource_problem(error: BaseException, *, device: str = "cpu") -> str | None:
     """Return a line that names the exhausted resource and the remedy.
 
-    If neither the error nor one of its causes is about memory or disk space, return None.
+    If neither the error nor one of its causes is about such a resource, return None.
 
     Args:
         error: exception that a library raised.
@@ -45,13 +48,13 @@ def resource_problem(error: BaseException, *, device: str = "cpu") -> str | None
 
 @contextmanager
 def translate_resource_errors(place: str) -> Iterator[None]:
-    """Translate the libraries' errors about exhausted memory or disk space.
+    """Translate the libraries' errors about exhausted memory, disk space or file descriptors.
 
     Args:
         place: file, folder or task that the message names.
 
     Raises:
-        ResourceError: memory or disk space ran out. Other errors of the block are not changed.
+        ResourceError: a resource ran out. Other errors of the block are not changed.
     """
     try:
         yield
@@ -69,6 +72,8 @@ def _message(error: BaseException, device: str) -> str | None:
     text = str(error)
     if isinstance(error, OSError) and (error.errno in _DISK or _DISK_TEXT.search(text)):
         return "the disk (or that of TMPDIR) is full, or a file may not grow; free space there"
+    if (isinstance(error, OSError) and error.errno in _FILES) or _FILES_TEXT.search(text):
+        return "too many open files; close files, or raise the limit (ulimit -n)"
     match = _REQUESTED.search(text)
     amount = f" ({_in_megabytes(match[1])} more are needed)" if match else ""
     if _LIMIT.search(text):
@@ -78,9 +83,12 @@ def _message(error: BaseException, device: str) -> str | None:
     )
     if not is_main_memory and not _MEMORY.search(text):
         return None
-    if device == "cuda" and not is_main_memory:
-        return f"out of GPU memory{amount}; process less at once, or use another GPU (--device cuda:N)"
-    return f"out of memory{amount}; close other programs, or process less at once"
+    is_gpu_memory = device == "cuda" and not is_main_memory
+    return (
+        f"out of GPU memory{amount}; process less at once, or use another GPU (--device cuda:N)"
+        if is_gpu_memory
+        else f"out of memory{amount}; close other programs, or process less at once"
+    )
 
 
 def _in_megabytes(amount: str) -> str:

@@ -16,13 +16,13 @@ import click
 
 from paligemma_onnx.runtime.bundle.schema import Device
 from paligemma_onnx.runtime.cli.completion import complete_folders
-from paligemma_onnx.runtime.cli.parameters import BUNDLE, JSON, THREADS, PathType, device_option
+from paligemma_onnx.runtime.cli.parameters import BUNDLE, JSON, THREADS, PathType, TextType, device_option
 from paligemma_onnx.runtime.cli.signals import exiting_on_signals
 
 from ..precisions import DEFAULT_PRECISIONS, PRECISIONS, choose_precision
 
 
-class _Lines(click.types.StringParamType):
+class _Lines(TextType):
     """Text option with several values; an environment variable contains one value per line."""
 
     envvar_list_splitter = "\n"

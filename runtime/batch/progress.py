@@ -26,7 +26,8 @@ class Progress:
         self._started = self._shown = time.monotonic()
         self._bar: tqdm[Any] | None = None
         if sys.stderr.isatty():
-            self._bar = tqdm(total=expected, unit="image", smoothing=0, dynamic_ncols=True, file=sys.stderr)
+            bar = tqdm(total=expected, unit="image", smoothing=0, dynamic_ncols=True, file=sys.stderr)
+            self._bar = None if bar.disable else bar  # the variable TQDM_DISABLE disables bars
 
     def close(self) -> None:
         """Close the bar and print the summary."""

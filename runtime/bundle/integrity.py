@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ..errors import BundleError
+from .json_file import OUT_OF_FILES
 from .schema import TENSOR_TABLE, FileSpec, Manifest
 
 MAX_PROBLEMS = 10  # files that one message names
@@ -79,6 +80,8 @@ def file_problem(path: Path, expected: FileSpec, *, hashed: bool) -> str | None:
         if hashed and sha256(path) != expected.sha256:
             return f"{path.name} is altered (another SHA-256)"
     except OSError as error:
+        if error.errno in OUT_OF_FILES:
+            raise  # not a problem of the bundle
         return f"{path.name} cannot be read ({error.strerror})"
     return None
 

@@ -12,6 +12,7 @@ import dacite
 
 from ..errors import BundleError
 
+OUT_OF_FILES = (errno.EMFILE, errno.ENFILE)  # the process or the system has too many open files
 T = TypeVar("T")
 
 
@@ -24,6 +25,7 @@ def read_json_object(path: Path, max_bytes: int) -> dict[str, Any]:
     Raises:
         BundleError: the file is missing, larger than `max_bytes`, or does not hold a JSON object; or an
             integer does not fit into 64 bits.
+        OSError: too many files are open.
     """
     if not _is_possible(path):
         raise BundleError(f"{str(path)!a}: not a possible file name; check the path")
@@ -38,6 +40,8 @@ def read_json_object(path: Path, max_bytes: int) -> dict[str, Any]:
             f"{path}: no such file; `paligemma-onnx export CHECKPOINT --output {path.parent}` makes a bundle"
         ) from None
     except OSError as error:
+        if error.errno in OUT_OF_FILES:
+            raise  # not a problem of the bundle
         remedy = "export the checkpoint again"
         if error.errno == errno.ELOOP:
             remedy = "give the folder itself, not a link"

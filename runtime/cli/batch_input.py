@@ -16,7 +16,7 @@ from ..batch.sources import Source, source_kind
 from ..batch.survey import metadata_tables
 from ..errors import OptionError
 from .options import add_options
-from .parameters import Command, PathType
+from .parameters import Command, PathType, TextType
 
 _INPUT = (
     click.option(
@@ -37,6 +37,7 @@ _INPUT = (
     click.option(
         "--prompt",
         metavar="TEXT",
+        type=TextType(),
         help="Prompt for all images without their own; required for a folder or list.",
     ),
     click.option(

@@ -17,7 +17,7 @@ from ..generation.types import Options
 from .generation_options import generation_options
 from .options import MODEL, DeviceOptions, add_options, device_options
 from .output_image import output_image
-from .parameters import JSON, Command, PathType
+from .parameters import JSON, Command, PathType, TextType
 
 IMAGE_HELP = "Image file (JPEG, PNG, WebP, BMP, GIF or TIFF)."
 
@@ -36,7 +36,7 @@ def _common_options(command: Command) -> Command:
         generation_options,
         device_options,
         JSON,
-        click.argument("labels"),
+        click.argument("labels", type=TextType()),
     )
 
 

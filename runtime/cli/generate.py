@@ -17,7 +17,7 @@ from ..generation.stream import Stream
 from ..generation.types import Generation, Options
 from .generation_options import generation_options
 from .options import MODEL, DeviceOptions, device_options
-from .parameters import JSON
+from .parameters import JSON, TextType
 
 
 @click.command()
@@ -34,7 +34,7 @@ from .parameters import JSON
 @device_options
 @JSON
 @click.option("--stats", is_flag=True, help="Print timings and tokens/s to stderr.")
-@click.argument("prompt")
+@click.argument("prompt", type=TextType())
 def generate(
     model: Path,
     image: tuple[str, ...],

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +72,23 @@ class PathType(click.Path):
         if value == "":
             self.fail("the path is empty", param, ctx)
         return super().convert(value, param, ctx)
+
+
+class TextType(click.types.StringParamType):
+    """A text in any language, also if the locale has only ASCII."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the text. If the locale's encoding cannot represent its bytes, read them as UTF-8.
+
+        Python represents each of these bytes by half of a surrogate pair. Bytes that are not UTF-8 stay so.
+        """
+        text: str = super().convert(value, param, ctx)
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            with suppress(UnicodeError):
+                return os.fsencode(text).decode()
+        return text
 
 
 class TokenIdsType(click.ParamType[tuple[int, ...]]):

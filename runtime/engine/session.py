@@ -10,7 +10,7 @@ from ..bundle.graph_interface import check_interface
 from ..bundle.schema import GraphSpec, Manifest
 from ..errors import BundleError, PaliGemmaError, ProviderError
 from . import cuda_provider as cuda
-from .devices import PROVIDERS, Placement
+from .devices import PROVIDERS, Placement, available_threads
 from .fork import register_session
 from .int8_overflow import configure_int8
 from .load_errors import load_problem
@@ -19,6 +19,9 @@ from .ort import InferenceSession, Onnxruntime, OrtValue, SessionOptions, import
 MIN_EXTERNAL_BYTES = 1024  # larger tensors go to a file next to the prepared graph, smaller ones into it
 LOG_FATAL_ONLY = 4  # onnxruntime severity; errors need no log, since they are raised
 DISABLE_PREPACKING = ("session.disable_prepacking", "1")
+# Threads spin while they wait for work. If there are more threads than processors, they keep each other from
+# working: 256 threads on 2 processors take a minute per answer, and a second without spinning.
+DISABLE_SPINNING = ("session.intra_op.allow_spinning", "0")
 
 
 def open_session(
@@ -113,7 +116,7 @@ def open_serialized(
     ort = import_onnxruntime()
     options: SessionOptions = ort.SessionOptions()
     options.log_severity_level = LOG_FATAL_ONLY
-    options.intra_op_num_threads = placement.threads
+    _set_threads(options, placement)
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     # Run nodes in the order of the file. By default, nodes without inputs run first, such as casts of
     # weights.
@@ -177,9 +180,15 @@ def _open(
     return session
 
 
+def _set_threads(options: SessionOptions, placement: Placement) -> None:
+    options.intra_op_num_threads = placement.threads
+    if placement.threads > available_threads():
+        options.add_session_config_entry(*DISABLE_SPINNING)
+
+
 def _session_options(ort: Onnxruntime, placement: Placement, manifest: Manifest) -> SessionOptions:
     options: SessionOptions = ort.SessionOptions()
-    options.intra_op_num_threads = placement.threads
+    _set_threads(options, placement)
     options.log_severity_level = LOG_FATAL_ONLY
     if placement.device == "cuda":
         # Without prepacking, weights are copied to a GPU in one piece. The arena then exceeds its limit.
