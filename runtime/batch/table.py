@@ -24,6 +24,7 @@ from .rows import RowError, replace_surrogates
 
 READ_ROWS = 16  # Parquet rows to read at a time; few, because an encoded image has megabytes
 SURVEYED_ROWS = 1000  # rows of JSON lines that are searched for the names of columns
+_PARQUET_ERRORS = (OSError, ValueError, NotImplementedError)  # base classes of pyarrow's errors
 _BLANK = " \t\r\n"
 
 
@@ -83,7 +84,7 @@ def read_parquet(path: Path, prompt: str | None, columns: Columns) -> Iterator[I
                 for cells in _rows(batch):
                     number += 1
                     yield make_item(cells, number, path.parent, prompt, columns)
-        except (OSError, ValueError, NotImplementedError) as error:  # base classes of pyarrow's errors
+        except _PARQUET_ERRORS as error:
             raise OptionError(f"{path}: is damaged after row {number}; download or copy it again") from error
 
 
@@ -170,7 +171,7 @@ def _open_parquet(path: Path) -> Iterator[Any]:
         path.open("rb").close()  # pyarrow's message about a file without permission is that of a damaged file
     try:
         file = parquet.ParquetFile(path)
-    except (OSError, ValueError) as error:
+    except _PARQUET_ERRORS as error:
         raise OptionError(
             f"{path}: is not a Parquet file or is damaged; download or copy it again"
         ) from error

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
@@ -14,7 +15,7 @@ from batch_runs import PROMPT, Run, batch_command
 from command_line import run_in_process
 
 from paligemma_onnx.runtime import OptionError
-from paligemma_onnx.runtime.batch.sources import Source, count_items, source_kind
+from paligemma_onnx.runtime.batch.sources import Source, count_items, read_items, source_kind
 
 
 @pytest.mark.parametrize("option", ["--input", "--output"])
@@ -93,6 +94,24 @@ def test_an_empty_input_is_named_by_its_kind(run: Run, tmp_path: Path, name: str
         path.write_bytes({".csv": b"image\n", ".tar": bytes(10240)}.get(path.suffix, b"\n"))
     result = run(path)
     assert (result.code, f"{path}: contains no input; {words}" in result.error) == (2, True)
+
+
+def test_a_damaged_parquet_file_is_refused_or_read(tmp_path: Path) -> None:
+    path, random = tmp_path / "t.parquet", np.random.default_rng(0)
+    images = [{"bytes": b"x", "path": "a.png"}] * 20
+    pyarrow.parquet.write_table(pa.table({"image": images, "id": list(range(20))}), path)
+    content, messages = path.read_bytes(), list[str]()
+    for _ in range(100):
+        damaged = bytearray(content)
+        for place in random.integers(len(content), size=3):
+            damaged[place] = random.integers(256)
+        path.write_bytes(damaged)
+        try:
+            list(read_items(Source(path, "parquet", PROMPT, path)))
+        except OptionError as error:
+            messages.append(str(error))
+    assert len(messages) > 50
+    assert all(text.startswith(f"{path}: ") for text in messages)
 
 
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
