@@ -30,6 +30,8 @@ from training.published_layout import published_config
 
 Folders = Callable[[str], Path]
 ROWS = "llm/embedder/input_embedding"
+BLOCK = "img/Transformer/encoderblock"
+ATTENTION = f"{BLOCK}/MultiHeadDotProductAttention_0"
 
 
 def arrays_of(folder: Path) -> Arrays:
@@ -98,6 +100,49 @@ def test_equal_numbers_of_heads(tmp_path: Path) -> None:
         assert derived.text_config == config.text_config
         for name, tensor in tensors.items():
             assert torch.equal(opened.tensor(name), tensor), name
+
+
+# Contractions of big_vision (models/ppp/gemma.py; flax.linen's Dense, attention and Conv), then the tensor
+# whose product with the flattened input is the flattened output.
+CONTRACTIONS = [
+    ("llm/layers/attn/q_einsum/w", (1,), "td,ndh->tnh", "language_model.layers.1.self_attn.q_proj"),
+    ("llm/layers/attn/kv_einsum/w", (1, 0), "td,kdh->tkh", "language_model.layers.1.self_attn.k_proj"),
+    ("llm/layers/attn/kv_einsum/w", (0, 1), "td,kdh->tkh", "language_model.layers.0.self_attn.v_proj"),
+    ("llm/layers/attn/attn_vec_einsum/w", (1,), "tnh,nhd->td", "language_model.layers.1.self_attn.o_proj"),
+    ("llm/layers/mlp/gating_einsum", (1, 0), "td,df->tf", "language_model.layers.1.mlp.gate_proj"),
+    ("llm/layers/mlp/gating_einsum", (1, 1), "td,df->tf", "language_model.layers.1.mlp.up_proj"),
+    ("llm/layers/mlp/linear", (0,), "tf,fd->td", "language_model.layers.0.mlp.down_proj"),
+    (f"{BLOCK}/MlpBlock_0/Dense_0/kernel", (1,), "td,df->tf", "vision_tower.encoder.layers.1.mlp.fc1"),
+    (f"{ATTENTION}/key/kernel", (1,), "td,dah->tah", "vision_tower.encoder.layers.1.self_attn.k_proj"),
+    (
+        f"{ATTENTION}/out/kernel",
+        (0,),
+        "tah,ahd->td",
+        "vision_tower.encoder.layers.0.self_attn.out_proj",
+    ),
+    ("img/head/kernel", (), "td,df->tf", "multi_modal_projector.linear"),
+]
+
+
+@pytest.mark.parametrize(("key", "index", "contraction", "module"), CONTRACTIONS)
+def test_products_are_those_of_big_vision(
+    checkpoint: Folders, tmp_path: Path, key: str, index: tuple[int, ...], contraction: str, module: str
+) -> None:
+    folder = checkpoint("gemma2_window")
+    arrays = arrays_of(folder)
+    _, opened = open_jax_checkpoint(
+        write_npz(tmp_path / "model.npz", arrays), IMAGE_TOKEN, folder / "config.json"
+    )
+    kernel = arrays[key][index].astype(np.float64)
+    axes, letters = (
+        contraction.partition(",")[0],
+        contraction[contraction.index(",") + 1 :].partition("->")[0],
+    )
+    sizes = dict(zip(letters, kernel.shape, strict=True)) | {"t": 3}
+    x = np.random.default_rng(0).standard_normal([sizes[axis] for axis in axes])
+    expected = np.einsum(contraction, x, kernel).reshape(3, -1)
+    weight = opened.tensor(f"{module}.weight").double().numpy()
+    np.testing.assert_allclose(x.reshape(3, -1) @ weight.T, expected, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", CASES)
