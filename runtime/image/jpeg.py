@@ -8,7 +8,9 @@ from __future__ import annotations
 import io
 import re
 import struct
-from dataclasses import dataclass
+from array import array
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import BinaryIO
 
 from ..errors import ImageError
@@ -35,6 +37,7 @@ _MAX_SEGMENTS = 1 << 14
 _MAX_SCANS = 100
 _MAX_EXIF_BYTES = 1 << 20
 
+_BLOCK_SIDE = 8  # pixels
 _COEFFICIENTS = 64  # of a block
 
 
@@ -43,14 +46,8 @@ class Scan:
     """A scan: its place among the segments, and the restart intervals in its data."""
 
     index: int  # of the data in `Jpeg.parts`
-    restarts: tuple[tuple[int, int], ...]  # position in the data and second byte of each RST marker
-
-    @property
-    def in_sequence(self) -> bool:
-        """True if the RST markers are numbered 0 to 7 in turn."""
-        return all(
-            marker == _RESTARTS[count % len(_RESTARTS)] for count, (_, marker) in enumerate(self.restarts)
-        )
+    restarts: Sequence[int]  # positions of RST markers in the data
+    in_sequence: bool  # whether the RST markers are numbered 0 to 7 in turn
 
 
 @dataclass(frozen=True)
@@ -98,11 +95,11 @@ def read_jpeg(file: BinaryIO, name: str, max_pixels: int) -> Jpeg:
     """
     file.seek(2)
     parts, scans, frame, exif, xmp = [b"\xff\xd8"], list[Scan](), 0, b"", b""
-    left, in_scan = MAX_METADATA_BYTES, False
+    left, blocks, in_scan = MAX_METADATA_BYTES, 0, False
     for _ in range(_MAX_SEGMENTS):
-        data, restarts, marker = _until_marker(file, name, left, in_scan=in_scan)
+        data, scan, marker = _until_marker(file, name, left, blocks if in_scan else None)
         if in_scan:
-            scans.append(Scan(len(parts), restarts))
+            scans.append(replace(scan, index=len(parts)))
             parts.append(data)
             left -= len(data)
         in_scan = marker == _SOS
@@ -119,6 +116,7 @@ def read_jpeg(file: BinaryIO, name: str, max_pixels: int) -> Jpeg:
             height, width = struct.unpack_from(">HH", body, 1)
             check_size(width, height, max_pixels, name)
             frame, left = marker, max_encoded_bytes(width * height)
+            blocks = -(-width // _BLOCK_SIDE) * -(-height // _BLOCK_SIDE)  # each may be a restart interval
         if len(scans) == _MAX_SCANS:
             raise ImageError(
                 f"{name} is a JPEG of more than {_MAX_SCANS} scans, which would take long to decode; "
@@ -146,27 +144,36 @@ def _segment(file: BinaryIO, name: str, marker: int, *, wanted: bool) -> bytes:
 
 
 def _until_marker(
-    file: BinaryIO, name: str, max_bytes: int, *, in_scan: bool
-) -> tuple[bytes, tuple[tuple[int, int], ...], int]:
-    """Read up to and including the next marker; in a scan, RST markers belong to the data.
+    file: BinaryIO, name: str, max_bytes: int, max_restarts: int | None
+) -> tuple[bytes, Scan, int]:
+    """Read up to and including the next marker.
+
+    Args:
+        file: the file.
+        name: the file's name in messages.
+        max_bytes: maximum number of bytes before the marker.
+        max_restarts: in a scan, where RST markers belong to the data: their maximum number. Otherwise None.
 
     Returns:
         The data before the marker, the RST markers in it, and the second byte of the marker.
     """
-    pieces, length, restarts, rest = list[bytes](), 0, list[tuple[int, int]](), b""
+    pieces, length, count, rest = list[bytes](), 0, 0, b""
+    restarts, in_sequence = array("Q"), True
     while block := file.read(_BLOCK_BYTES):
+        count += len(block)
         block = rest + block
         for match in _MARKER.finditer(block):
             marker, start = match[0][-1], match.start()
             while start and block[start - 1] == 0xFF:
                 start -= 1
-            if not in_scan or marker not in _RESTARTS:
+            if max_restarts is None or marker not in _RESTARTS:
                 file.seek(match.end() - len(block), io.SEEK_CUR)
-                return b"".join((*pieces, block[:start])), tuple(restarts), marker
-            restarts.append((length + start, marker))
+                return b"".join((*pieces, block[:start])), Scan(0, restarts, in_sequence), marker
+            in_sequence = in_sequence and marker == _RESTARTS[len(restarts) % len(_RESTARTS)]
+            restarts.append(length + start)
         piece = block.rstrip(b"\xff")  # the marker may begin in this block and end in the next
         pieces.append(piece)
-        length, rest = length + len(piece), block[len(piece) :]
-        if length + len(rest) > max_bytes:
+        length, rest = length + len(piece), block[len(piece) :][:1]
+        if count > max_bytes or len(restarts) > (max_restarts or 0):
             raise too_much_data(name, "JPEG")
     raise truncated(name, "JPEG")

@@ -17,7 +17,8 @@ from .jpeg import Jpeg
 # Decoded as coefficients, these bytes change the pixels. No byte is FF, which begins a marker.
 _FILLER = bytes((37 * index + 91) % 251 for index in range(96))
 # Bytes of a scan's end that are given to libjpeg separately. If it needs none, they are not padding.
-_END_BYTES = 64
+_END_BYTES = 32
+_AHEAD_BYTES = 16  # libjpeg reads up to 8 bytes ahead
 _RESTARTS = 8  # number of RST markers; the first is D0
 _COMPARED_BYTES = 1 << 20
 
@@ -56,7 +57,7 @@ class _SteppedJpeg(JpegImageFile):
         data = jpeg.parts[scan.index]
         before, after = b"".join(jpeg.parts[: scan.index]), b"".join(jpeg.parts[scan.index + 1 :])
         end = max(0, len(data) - _END_BYTES)
-        self.steps = [after, data[end:] + _FILLER, before + data[:end]]
+        self.steps = [after, data[end:] + _FILLER[:_AHEAD_BYTES], before + data[:end]]
         super().__init__(io.BytesIO(before))
 
     def load_read(self, read_bytes: int) -> bytes:  # noqa: ARG002  each step has its size
@@ -73,7 +74,7 @@ def _with_filler(jpeg: Jpeg) -> JpegImageFile:
     parts = list(jpeg.parts)
     for scan in jpeg.scans:
         data, start, pieces = parts[scan.index], 0, []
-        for end in (*(place for place, _ in scan.restarts), len(data)):
+        for end in (*scan.restarts, len(data)):
             pieces += [data[start:end], _FILLER]
             start = end
         missing = bytes((0xFF, 0xD0 + len(scan.restarts) % _RESTARTS))  # if an interval is missing

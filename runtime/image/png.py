@@ -45,10 +45,10 @@ def read_png(file: BinaryIO, name: str, max_pixels: int) -> Encoded:
             animated = int.from_bytes(body[:4], "big") > 1  # the number of frames
         elif chunk == b"eXIf":
             exif = body
-        elif body.startswith(_XMP):
+        elif body.startswith(_XMP) and not xmp:
             xmp = _text(chunk, body.removeprefix(_XMP))
-        elif body.startswith(_RAW_EXIF):
-            exif = exif or _from_hexadecimal(_text(chunk, body.removeprefix(_RAW_EXIF)))
+        elif body.startswith(_RAW_EXIF) and not exif:
+            exif = _from_hexadecimal(_text(chunk, body.removeprefix(_RAW_EXIF)))
     return Encoded(io.BytesIO(b"".join((*kept, _chunk(b"IEND", b"")))), animated, exif, xmp)
 
 
