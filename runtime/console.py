@@ -21,12 +21,12 @@ def printable(text: str) -> str:
 
 
 def echo_stderr(text: str) -> None:
-    """Print one line to stderr, with control characters escaped. Nothing happens if nobody reads stderr."""
+    """Print one line to stderr, with control characters escaped. Errors of the stream are ignored."""
     echo_stderr_lines(" ".join(text.split()))
 
 
 def echo_stderr_lines(text: str) -> None:
-    """Print lines to stderr, with control characters escaped. Nothing happens if nobody reads stderr."""
+    """Print lines to stderr, with control characters escaped. Errors of the stream are ignored."""
     with suppress(OSError):  # the stream may be closed, or its disk full: the result does not depend on it
         print("\n".join(map(printable, text.split("\n"))), file=sys.stderr, flush=True)
 

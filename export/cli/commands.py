@@ -18,6 +18,7 @@ from paligemma_onnx.runtime.bundle.schema import Device
 from paligemma_onnx.runtime.cli.completion import complete_folders
 from paligemma_onnx.runtime.cli.parameters import BUNDLE, JSON, THREADS, PathType, TextType, device_option
 from paligemma_onnx.runtime.cli.signals import exiting_on_signals
+from paligemma_onnx.runtime.engine.devices import available_threads
 
 from ..precisions import DEFAULT_PRECISIONS, PRECISIONS, choose_precision
 
@@ -30,11 +31,15 @@ class _Lines(TextType):
 
 @contextmanager
 def _importing_torch() -> Iterator[None]:
-    """Context in which a command imports torch."""
+    """Context in which a command imports modules that need torch."""
     # Torch makes this folder for its compiler, which exports do not use: name one that exists.
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", tempfile.gettempdir())
     with exiting_on_signals():
+        import torch  # noqa: PLC0415
+
         yield
+    # Torch counts the processors of the machine and ignores the quota of a container.
+    torch.set_num_threads(min(torch.get_num_threads(), available_threads()))
 
 
 ADAPTER = click.option(

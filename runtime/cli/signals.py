@@ -1,4 +1,4 @@
-"""What SIGINT (Ctrl-C) and SIGTERM do while the process starts, runs a command, and ends."""
+"""Handlers of SIGINT (Ctrl-C) and SIGTERM while the process starts, runs a command, and ends."""
 
 from __future__ import annotations
 

@@ -5,9 +5,11 @@ onnxruntime has no type information. Each protocol here describes the class that
 
 from __future__ import annotations
 
+import ctypes
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any, Protocol
 
 from numpy.typing import NDArray
@@ -183,6 +185,7 @@ def import_onnxruntime() -> Onnxruntime:
     """
     try:
         if "onnxruntime" not in sys.modules:
+            _load_unwinder()
             with ThreadPoolExecutor(1) as thread:
                 return thread.submit(_import).result()
         return _import()
@@ -195,6 +198,16 @@ def import_onnxruntime() -> Onnxruntime:
         if words := resource_problem(error):
             raise ResourceError(f"onnxruntime: {words}") from error
         raise ProviderError(f"onnxruntime is installed and does not load: {error}") from error
+
+
+def _load_unwinder() -> None:
+    """Load the library with which glibc handles C++ exceptions, which `backtrace` does.
+
+    glibc loads it when it first needs it. If memory is exhausted then, glibc ends the process, and the error
+    of onnxruntime about the memory is lost.
+    """
+    with suppress(AttributeError, OSError, TypeError):  # not glibc; on Windows `CDLL(None)` fails
+        ctypes.CDLL(None).backtrace((ctypes.c_void_p * 1)(), 1)
 
 
 def _import() -> Onnxruntime:

@@ -58,7 +58,7 @@ class Preparation:
 def find_prepared(manifest: Manifest, placement: Placement) -> Path | None:
     """Return the folder of a bundle's prepared graphs for this machine.
 
-    Prepared graphs are optional: if they are missing or damaged, or if there is no cache folder,
+    Prepared graphs are optional: if they are missing or damaged, or if the user has no cache folder,
     the result is None.
 
     Raises:
@@ -92,7 +92,7 @@ def prepare(bundle: Path, progress: Callable[[str], object]) -> Preparation:
 
     Raises:
         BundleError: the bundle is incomplete or damaged.
-        OptionError: the bundle has no graph to prepare, or there is no cache folder that can be written.
+        OptionError: the bundle has no graph to prepare, or no cache folder can be written.
         ResourceError: out of disk or memory.
     """
     started = time.perf_counter()
@@ -139,7 +139,7 @@ def remove_prepared(bundle: Path) -> Path | None:
 
     Raises:
         BundleError: the bundle's manifest is missing or damaged.
-        OptionError: there is no cache folder, or the prepared graphs cannot be removed.
+        OptionError: the user has no cache folder, or the prepared graphs cannot be removed.
     """
     folder = _prepared_folder(read_manifest(bundle))
     if not folder.exists():

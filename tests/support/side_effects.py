@@ -41,7 +41,7 @@ _HARMLESS = ("/dev/null", "/dev/tty", "/dev/shm/sem.", "/proc/", "/sys/")
 
 @dataclass(frozen=True)
 class SideEffects:
-    """What a process left or tried outside of the folders that it may use."""
+    """Files, writes and sockets of a process outside of the folders that it may use."""
 
     files: frozenset[str]  # new or changed files and folders of the user
     writes: frozenset[str]  # paths that were opened for writing or made
