@@ -73,9 +73,12 @@ def read_manifest(folder: Path) -> Manifest:
 def _may_exist(path: Path) -> bool:
     """Return whether a path exists; also if that cannot be told, so that reading reports the reason."""
     try:
-        return path.exists()
-    except OSError:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except (OSError, ValueError):  # a loop of links, no permission; a NUL in the name
         return True
+    return True
 
 
 def _explain_missing(folder: Path) -> str:
