@@ -15,7 +15,7 @@ import numpy.typing as npt
 from paligemma_onnx.runtime import Detection
 from paligemma_onnx.runtime.detection.parsing import parse_answer
 
-from .scenes import SCENE_SIDE, Box, RenderedScene
+from .scenes import SCENE_SIDE, RenderedScene
 from .shapes import Mask
 from .tasks import QUESTIONS, Example
 
@@ -96,7 +96,7 @@ def match_boxes(overlaps: npt.NDArray[np.float64]) -> list[tuple[int, int]]:
     return pairs
 
 
-def box_iou(a: Box, b: tuple[float, float, float, float]) -> float:
+def box_iou(a: tuple[float, float, float, float], b: tuple[float, float, float, float]) -> float:
     """Return the IoU of two boxes (left, top, right, bottom)."""
     width = min(a[2], b[2]) - max(a[0], b[0])
     height = min(a[3], b[3]) - max(a[1], b[1])

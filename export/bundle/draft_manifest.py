@@ -7,6 +7,7 @@ from paligemma_onnx.runtime.bundle.schema import SCHEMA_VERSION, Manifest
 from ..graphs.specs import graph_definitions, graph_specs
 from ..precisions import PRECISIONS
 from ..source import Source
+from ..sources.tokenizer_file import find_missing_tokens
 from . import manifest_facts as facts
 from .generation_config import GenerationConfig, read_generation_config
 
@@ -41,7 +42,8 @@ def export_notes(source: Source) -> list[str]:
         CheckpointError: a file is damaged.
     """
     conflict = facts.find_processor_conflict(source.path, source.config)
-    notes = (*source.checkpoint.notes, conflict, *_generation_config(source).notes)
+    missing = find_missing_tokens(source.tokenizer)
+    notes = (*source.checkpoint.notes, conflict, missing, *_generation_config(source).notes)
     return [note for note in notes if note is not None]
 
 

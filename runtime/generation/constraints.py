@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from ..bundle.schema import SEG_TOKENS_PER_MASK
 from ..errors import BundleError, OptionError
-from ..text.special_tokens import LAST_LOCATION, LAST_SEGMENT
+from ..text.special_tokens import LAST_SEGMENT
 from ..text.tokenizer import PromptTokenizer
 
 LOCATIONS_PER_BOX = 4  # top, left, bottom, right
@@ -136,7 +136,7 @@ def grammar_for_prompt(prompt: str, tokenizer: PromptTokenizer, stop_ids: Sequen
             raise OptionError(f"constrained: the label {label[:40]!r} contains `<`, which begins a token")
         if tokenizer.decode(_ids(tokenizer, f" {label}" if label else "")).strip() != label:
             raise OptionError(f"constrained: the vocabulary cannot represent the label {label[:40]!r}")
-    locations = location_ids(tokenizer)
+    locations = np.array(tokenizer.location_ids, dtype=np.int64)
     segment_ids = _existing_ids(tokenizer, [f"<seg{number:03d}>" for number in range(LAST_SEGMENT + 1)])
     if len(locations) < 2 or not len(segment_ids):
         raise BundleError(f"{tokenizer.source}: has no location and segment tokens to constrain answers to")
@@ -147,11 +147,6 @@ def grammar_for_prompt(prompt: str, tokenizer: PromptTokenizer, stop_ids: Sequen
         labels=_label_tree(list(labels), tokenizer, LOCATIONS_PER_BOX + MASK_TOKENS[task]),
         stop_ids=np.array(stop_ids, dtype=np.int64),
     )
-
-
-def location_ids(tokenizer: PromptTokenizer) -> NDArray[np.int64]:
-    """Return the ids of the location tokens from the top or left edge: int64[locations]."""
-    return _existing_ids(tokenizer, [f"<loc{number:04d}>" for number in range(LAST_LOCATION + 1)])
 
 
 def _existing_ids(tokenizer: PromptTokenizer, tokens: Sequence[str]) -> NDArray[np.int64]:

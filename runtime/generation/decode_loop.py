@@ -6,7 +6,7 @@ Shapes: docs/notation.md.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -53,7 +53,7 @@ def decode_batch(
     sampling: SamplingOptions,
     generators: Sequence[np.random.Generator],
     grammars: Sequence[AnswerGrammar | None],
-    location_ids: NDArray[np.int64] | None,
+    near: Mapping[int, NDArray[np.int64]] | None,
     cancel: Cancellation,
     timings: DecodeTimings,
 ) -> Iterator[TokenEvent]:
@@ -67,8 +67,7 @@ def decode_batch(
         sampling: options for choosing each id.
         generators: one random generator per row, so that a row does not depend on the others.
         grammars: for each row the grammar of its answer, or None for an answer without restriction.
-        location_ids: int64[locations], ids of the location tokens, for the score of each token; None: no
-            scores.
+        near: result of `near_locations`, for the score of each token; None: no scores.
         cancel: triggers the end of generation, at the latest after the graph run in progress.
         timings: receives the time spent.
 
@@ -111,7 +110,7 @@ def decode_batch(
                     token_id = _sample_token(
                         logits[row], sampling, generators[row], suppressed, allowed, seen[row]
                     )
-                    score = None if location_ids is None else score_token(logits[row], token_id, location_ids)
+                    score = None if near is None else score_token(logits[row], token_id, near)
                 timings.first_token_at = timings.first_token_at or time.perf_counter()
                 if token_id in tokens.stop:
                     yield TokenEvent(row, None, "stop")

@@ -9,8 +9,8 @@ import numpy as np
 
 from ..cancellation import Cancelled
 from ..graphs.model_runner import ImageFeatures, ModelRunner
-from .constraints import location_ids
 from .decode_loop import DecodeTimings, decode_batch
+from .logits import near_locations
 from .plan import GenerationBatch, PlannedRequest
 from .sampling import rng_for
 
@@ -68,7 +68,7 @@ def _run_requests(
         sampling=batch.options.sampling,
         generators=[rng_for(request.seed, 0) for request in requests],
         grammars=[request.grammar for request in requests],
-        location_ids=location_ids(batch.tokenizer) if batch.options.logprobs else None,
+        near=near_locations(batch.tokenizer.location_ids) if batch.options.logprobs else None,
         cancel=batch.options.cancel,
         timings=timings,
     )

@@ -8,13 +8,14 @@ from __future__ import annotations
 import codecs
 from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 from tokenizers import Tokenizer
 
 from ..errors import BundleError, PromptError
 from .prompt_prefix import drop_prefix
-from .special_tokens import BOS, CONTROL_TOKENS, EOS, IMAGE, PAD
+from .special_tokens import BOS, CONTROL_TOKENS, EOS, IMAGE, LAST_LOCATION, PAD
 from .tokenizer_json import SPACE, read_tokenizer_file
 
 NEWLINE = "\n"
@@ -93,6 +94,13 @@ class PromptTokenizer:
                 f"{self.source}: has no token {token!r}; take tokenizer.json from a PaliGemma checkpoint"
             )
         return token_id
+
+    @cached_property
+    def location_ids(self) -> tuple[int, ...]:
+        """Ids of the location tokens that the vocabulary has, from the top or left edge."""
+        names = (f"<loc{number:04d}>" for number in range(LAST_LOCATION + 1))
+        ids = map(self.library.token_to_id, names)
+        return tuple(token_id for token_id in ids if token_id is not None)
 
     def token_name(self, token_id: int) -> str:
         """Return the name of an id in the vocabulary; an id without a token has an empty name."""

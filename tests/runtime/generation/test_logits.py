@@ -10,11 +10,12 @@ from scipy.special import log_softmax
 from transformers import RepetitionPenaltyLogitsProcessor, SuppressTokensLogitsProcessor
 
 from paligemma_onnx.runtime.errors import NumericsError
-from paligemma_onnx.runtime.generation.logits import NEAR, penalize, score_token
+from paligemma_onnx.runtime.generation.logits import NEAR, near_locations, penalize, score_token
 from paligemma_onnx.runtime.generation.sampling import SamplingOptions, candidates, rng_for, sample
 
 VOCAB = 4000
 LOCATIONS = np.arange(1000, 2024)
+LOCATIONS_NEAR = near_locations(tuple(LOCATIONS.tolist()))
 
 
 def logits(seed: int, size: int = VOCAB) -> NDArray[np.float32]:
@@ -43,12 +44,14 @@ def test_penalty_comes_before_suppression_and_filters() -> None:
 
 
 @pytest.mark.parametrize("size", [VOCAB, 257_216])
-@pytest.mark.parametrize("scale", [0.01, 1.0, 10.0])
+@pytest.mark.parametrize("scale", [0.01, 1.0, 10.0, 100.0])
 def test_log_probability_is_log_softmax(size: int, scale: float) -> None:
     row = logits(2, size) * np.float32(scale)
     expected = log_softmax(row.astype(np.float64))
     for token in (0, 17, int(row.argmax()), int(row.argmin())):
-        assert score_token(row, token, LOCATIONS).logprob == pytest.approx(expected[token], abs=1e-5)
+        assert score_token(row, token, LOCATIONS_NEAR).logprob == pytest.approx(
+            expected[token], abs=1e-5, rel=1e-6
+        )
 
 
 def test_location_probability_counts_near_locations() -> None:
@@ -56,15 +59,16 @@ def test_location_probability_counts_near_locations() -> None:
     probabilities = np.exp(log_softmax(row.astype(np.float64)))
     for place in (0, NEAR - 1, 512, 1023):
         near = probabilities[LOCATIONS[max(0, place - NEAR) : place + NEAR + 1]].sum()
-        actual = score_token(row, int(LOCATIONS[place]), LOCATIONS).location_prob
+        actual = score_token(row, int(LOCATIONS[place]), LOCATIONS_NEAR).location_prob
         assert actual == pytest.approx(near, rel=1e-5)
     for token in (999, 2024):
-        assert score_token(row, token, LOCATIONS).location_prob is None
+        assert score_token(row, token, LOCATIONS_NEAR).location_prob is None
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_logits_that_are_no_numbers(bad: float) -> None:
+@pytest.mark.parametrize("token", [0, 5])
+def test_logits_that_are_no_numbers(bad: float, token: int) -> None:
     row = logits(4)
     row[5] = bad
     with pytest.raises(NumericsError):
-        score_token(row, 0, LOCATIONS)
+        score_token(row, token, LOCATIONS_NEAR)
