@@ -172,6 +172,7 @@ def test_doctor(capsys: pytest.CaptureFixture[str]) -> None:
     assert facts["runs"] is True
     assert "cpu" in facts["devices"]
     assert facts["threads"] >= 1
+    assert facts["telemetry_disabled"] is True
     assert facts["versions"]["torch"]
 
 

@@ -82,3 +82,32 @@ def test_an_ignored_signal_stays_ignored(tmp_path: Path) -> None:
     )
     assert code == 4
     assert "absent" in err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("module", ["torch", "torch._C", "onnx_ir"])
+def test_while_an_export_starts(tmp_path: Path, module: str) -> None:
+    arguments = ("export", tmp_path, "--output", tmp_path / "bundle")
+    assert run_until_signal(send_when_imported(module, signal.SIGINT), *arguments) == (130, "")
+
+
+IGNORED = """
+import os, signal, sys, time, weakref
+class Object:
+    pass
+def interrupt(_reference):
+    os.kill(os.getpid(), signal.SIGTERM)
+    for _ in range(1000):
+        pass
+def read_manifest(_folder):
+    object_ = Object()
+    reference = weakref.ref(object_, interrupt)
+    del object_  # Python ignores exceptions of this callback
+    time.sleep(30)
+import paligemma_onnx.runtime.cli.bundle
+paligemma_onnx.runtime.cli.bundle.read_manifest = read_manifest
+"""
+
+
+def test_a_signal_whose_exception_python_ignored(tmp_path: Path) -> None:
+    assert run_until_signal(IGNORED, "inspect", tmp_path) == (143, "")
