@@ -14,6 +14,7 @@ from torch import Tensor
 from transformers.cache_utils import Cache, DynamicCache
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
+from paligemma_onnx.export.validation.transformers_reference import CACHE_ARGUMENT
 from paligemma_onnx.model.config import PaliGemmaConfig
 
 from .torch_timing import TimedTorchModel
@@ -66,6 +67,6 @@ class Reference(TimedTorchModel[Cache]):
 
     def next_ids(self, model: Any, ids: Tensor, cache: Cache, **inputs: Any) -> Tensor:
         """Call the model, and return the most likely next ids, int64[B, 1]."""
-        output = model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1, **inputs)
+        output = model(input_ids=ids, use_cache=True, logits_to_keep=1, **{CACHE_ARGUMENT: cache}, **inputs)
         chosen: Tensor = output.logits[:, -1].argmax(dim=-1, keepdim=True)
         return chosen

@@ -9,6 +9,7 @@ Shapes: docs/notation.md.
 from __future__ import annotations
 
 from collections.abc import Callable
+from inspect import signature
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,13 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from paligemma_onnx.model.cache import Cache, KeyValue
 from paligemma_onnx.model.checkpoint.errors import CheckpointError
+
+# transformers 5.24 renamed the argument.
+CACHE_ARGUMENT = (
+    "cache"
+    if "cache" in signature(transformers.PaliGemmaForConditionalGeneration.forward).parameters
+    else "past_key_values"
+)
 
 
 def load_image_processor(folder: Path) -> Callable[[Image.Image], NDArray[np.float32]]:
@@ -112,9 +120,9 @@ class TransformersReference:
             # transformers counts positions from 1 by default, which would rotate the keys differently.
             position_ids=torch.arange(first_position, first_position + tokens)[None],
             attention_mask=torch.ones(1, first_position + tokens, dtype=torch.long),
-            past_key_values=cache,
             use_cache=True,
             logits_to_keep=1,
+            **{CACHE_ARGUMENT: cache},
             **inputs,
         )
         return output.logits[:, -1], cache

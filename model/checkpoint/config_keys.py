@@ -4,7 +4,7 @@ An unknown key in a tower's section is an error, because a misspelt or new key (
 rotary base) could change what the model computes. Three kinds of keys are ignored: the keys listed here, keys
 whose value asks for nothing (null, false, or an empty text, list or object), and keys that begin with an
 underscore, which transformers uses for internal notes. The
-lists cover the files that transformers 4.41 to 5.23 write. The top level describes no tower; there, only the
+lists cover the files that transformers 4.41 to 5.24 write. The top level describes no tower; there, only the
 keys that affect the model are checked, and unknown keys are accepted.
 """
 

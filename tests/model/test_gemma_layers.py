@@ -7,6 +7,7 @@ rounds by 6e-8). Any other mistake causes an error above 1e-4.
 from __future__ import annotations
 
 from dataclasses import replace
+from inspect import signature
 
 import numpy as np
 import pytest
@@ -155,11 +156,13 @@ def test_layer_on_one_token_and_a_cache(name: str, index: int) -> None:
 
     rotation = compute_rotation(position[None], ours.frequencies)
     out, present = ours.layers[index](x, rotation, mask, past, position)
-    expected = theirs.layers[index](
+    layer = theirs.layers[index]
+    argument = "cache" if "cache" in signature(layer.forward).parameters else "past_key_values"  # before 5.24
+    expected = layer(
         x,
         position_embeddings=theirs.rotary_emb(x, position[None]),
         attention_mask=additive(mask),
-        past_key_values=cache,
+        **{argument: cache},
     )
     assert_close(f"{name} layer {index}", out, expected, BOUND)
     for kind, tensor, theirs_kind in (("key", present.key, "keys"), ("value", present.value, "values")):

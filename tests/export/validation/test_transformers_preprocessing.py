@@ -44,7 +44,8 @@ def test_a_misread_setting_is_found(
 ) -> None:
     """Export with the older file, as before, then validate: the bundle's pixels are not the processor's."""
     folder, bundle = twice_saved(checkpoint(CASE), tmp_path / "checkpoint"), tmp_path / "bundle"
-    assert run_in_process(capsys, "export", str(folder), "--output", str(bundle), "--no-validate").code == 0
+    first = run_in_process(capsys, "export", str(folder), "--output", str(bundle), "--no-validate")
+    assert first.code == 0, first.err
     assert validate(capsys, bundle, folder)[0] == 0
     with monkeypatch.context() as patch:
         patch.setattr(manifest_facts, "PROCESSOR_FILES", ("preprocessor_config.json",))
