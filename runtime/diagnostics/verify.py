@@ -5,6 +5,7 @@ Only graphs that run on a CPU are opened.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -17,6 +18,10 @@ from ..engine.devices import choose_placement
 from ..errors import BundleError
 from ..graphs.onnx_runner import OnnxModelRunner
 
+# The name of a weight file in a serialized graph: a StringStringEntryProto of onnx.proto. Its field 1 is the
+# key "location". Its field 2 is the name, after its length in one byte.
+_LOCATION = re.compile(rb"\x0a\x08location\x12(?=(.{1,128}))", re.DOTALL)
+
 
 def verify(folder: Path, progress: Callable[[str], object]) -> Manifest:
     """Compare every byte of a bundle with its manifest, and return the manifest.
@@ -24,7 +29,8 @@ def verify(folder: Path, progress: Callable[[str], object]) -> Manifest:
     Graphs that run on a CPU are opened, and their inputs and outputs are compared with the manifest. They are
     opened in a folder that has only the files that the manifest lists, so that no weights come from
     another file. Graphs for CUDA are not opened, because this machine may have no GPU. The hashes of the
-    graphs for CUDA show that they are unchanged since the export.
+    graphs for CUDA show that they are unchanged since the export, and the names of their weight files are
+    compared with the manifest.
 
     Raises:
         BundleError: files are missing, of another size, or altered. The message names each of these files.
@@ -39,7 +45,20 @@ def verify(folder: Path, progress: Callable[[str], object]) -> Manifest:
                 OnnxModelRunner.open(listed, manifest, choose_placement("cpu", None))
             except BundleError as error:
                 raise BundleError(str(error).replace(str(listed), str(folder))) from error
+    else:
+        _check_weight_files(folder, manifest)
     return manifest
+
+
+def _check_weight_files(folder: Path, manifest: Manifest) -> None:
+    for graph in manifest.graphs.distinct:
+        for rest in _LOCATION.findall((folder / graph.file).read_bytes()):
+            name = rest[1 : 1 + rest[0]].decode(errors="replace")
+            if name not in manifest.files:
+                raise BundleError(
+                    f"{folder / graph.file}: its weights are in {name!a}, which the manifest does not list; "
+                    "export the checkpoint again"
+                )
 
 
 @contextmanager

@@ -32,9 +32,9 @@ _EXIF, _XMP = b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0"
 _MARKER = re.compile(rb"\xff[^\x00\xff]")  # in data, FF is followed by 00; before a marker, FF is padding
 _BLOCK_BYTES = 1 << 16
 _MAX_SEGMENTS = 1 << 14
-# Encoders write up to 20 scans. Each scan visits every block of the image, so a small file with thousands of
-# scans takes minutes.
-_MAX_SCANS = 100
+# Encoders write up to 18 scans. Each scan visits every block of the image, so a small file with thousands of
+# scans takes minutes: an empty scan about 1 ns per pixel. The limit is between these bounds.
+_MIN_SCANS, _MAX_SCANS, _MAX_SCANNED_PIXELS = 20, 100, 1_000_000_000
 _MAX_EXIF_BYTES = 1 << 20
 
 _BLOCK_SIDE = 8  # pixels
@@ -95,7 +95,7 @@ def read_jpeg(file: BinaryIO, name: str, max_pixels: int) -> Jpeg:
     """
     file.seek(2)
     parts, scans, frame, exif, xmp = [b"\xff\xd8"], list[Scan](), 0, b"", b""
-    left, blocks, in_scan = MAX_METADATA_BYTES, 0, False
+    left, blocks, max_scans, in_scan = MAX_METADATA_BYTES, 0, _MAX_SCANS, False
     for _ in range(_MAX_SEGMENTS):
         data, scan, marker = _until_marker(file, name, left, blocks if in_scan else None)
         if in_scan:
@@ -116,10 +116,11 @@ def read_jpeg(file: BinaryIO, name: str, max_pixels: int) -> Jpeg:
             height, width = struct.unpack_from(">HH", body, 1)
             check_size(width, height, max_pixels, name)
             frame, left = marker, max_encoded_bytes(width * height)
+            max_scans = min(_MAX_SCANS, max(_MIN_SCANS, _MAX_SCANNED_PIXELS // (width * height)))
             blocks = -(-width // _BLOCK_SIDE) * -(-height // _BLOCK_SIDE)  # each may be a restart interval
-        if len(scans) == _MAX_SCANS:
+        if len(scans) == max_scans:
             raise ImageError(
-                f"{name} is a JPEG of more than {_MAX_SCANS} scans, which would take long to decode; "
+                f"{name} is a JPEG of more than {max_scans} scans, which would take long to decode; "
                 "save the image anew"
             )
         if marker in _KEPT:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import onnx
 import pytest
-from damage import copy_folder, edit_graph
+from damage import copy_folder, edit_graph, edit_manifest
 
 from paligemma_onnx.runtime import BundleError, PaliGemma
 from paligemma_onnx.runtime.diagnostics.verify import verify
@@ -102,3 +102,12 @@ def test_nothing_is_left_behind(copy: Path, tmp_path: Path, monkeypatch: pytest.
     before = sorted(tmp_path.iterdir())
     verify(copy, lambda _: None)
     assert sorted(tmp_path.iterdir()) == before
+
+
+def test_weights_of_graphs_for_a_gpu(copy: Path) -> None:
+    """Such graphs are not opened: the names in them are compared."""
+    edit_manifest(copy, lambda manifest: manifest["precision"].update(devices=["cuda"]))
+    verify(copy, lambda _: None)
+    edit_graph(copy, "decode.onnx", with_weights_in("other.data"))
+    with pytest.raises(BundleError, match=r"decode\.onnx: its weights are in 'other.data', which"):
+        verify(copy, lambda _: None)
