@@ -9,6 +9,9 @@ import pytest
 from command_line import start_command
 from paths import SCENE
 
+from paligemma_onnx.runtime.cli.process import run_command
+from paligemma_onnx.runtime.console import Terminated
+
 CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
 TIMEOUT = 60.0  # seconds
 CLI = "paligemma_onnx.runtime.cli"
@@ -82,6 +85,16 @@ def test_an_ignored_signal_stays_ignored(tmp_path: Path) -> None:
     )
     assert code == 4
     assert "absent" in err
+
+
+def test_an_error_that_an_interrupt_caused(capsys: pytest.CaptureFixture[str]) -> None:
+    """A library in C++ may raise its own exception after an interrupt."""
+
+    def command() -> None:
+        raise ImportError("initialization failed") from Terminated()
+
+    assert run_command(command) == 143
+    assert capsys.readouterr().err == ""
 
 
 @pytest.mark.slow

@@ -24,7 +24,12 @@ SENTENCE = "the model was loaded before this process was forked; call PaliGemma.
 END = 60.0  # seconds within which a process must end
 REQUESTS, WORKERS = 50, 4  # requests per way to start processes; four ways make 200 requests
 
-pytestmark = pytest.mark.slow
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings(
+        "ignore:.*multi-threaded.*fork:DeprecationWarning"
+    ),  # Python 3.12: the subject
+]
 
 FORK = """
 import os, sys
