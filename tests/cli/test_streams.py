@@ -18,7 +18,7 @@ from paligemma_onnx.runtime import PaliGemma
 
 CAPTION = "the word door"  # end of the caption of SCENE
 ESCAPE = "\x1b]0;title\x07\x1b[31m"
-TIMEOUT = 120.0  # seconds
+TIMEOUT = 300.0  # seconds
 
 pytestmark = pytest.mark.slow
 
