@@ -19,7 +19,14 @@ from paligemma_onnx.model.checkpoint.errors import CheckpointError, quote_names
 from paligemma_onnx.model.config import PaliGemmaConfig
 from paligemma_onnx.model.skeleton import meta_model
 from paligemma_onnx.runtime.bundle.manifest import MANIFEST, compute_bundle_id
-from paligemma_onnx.runtime.bundle.schema import BUNDLE_ID_KEY, TENSOR_TABLE, FileSpec, Graphs, Manifest
+from paligemma_onnx.runtime.bundle.schema import (
+    BUNDLE_ID_KEY,
+    TENSOR_TABLE,
+    BaseWeights,
+    FileSpec,
+    Graphs,
+    Manifest,
+)
 from paligemma_onnx.runtime.bundle.tensor_table import TensorTable
 from paligemma_onnx.runtime.errors import OptionError, ResourceError
 from paligemma_onnx.runtime.resource_errors import resource_problem, translate_resource_errors
@@ -61,6 +68,7 @@ class ExportRequest:
     output: Path  # folder of the bundle
     precision: str = "fp32"  # a key of PRECISIONS
     adapters: tuple[WeightedAdapter, ...] = ()  # LoRA adapters that are merged into the weights
+    base_weights: BaseWeights = "stored"  # what linear layers are rounded to before the merge
     mask_decoder: Path | None = None  # None: mask_decoder.npz in the checkpoint's folder, if it exists
     tokenizer: Path | None = None  # tokenizer.json of an .npz archive
     config: Path | None = None  # config.json of an .npz archive; None: derived from the shapes of its arrays
@@ -93,7 +101,12 @@ def export(
     progress.stage("reading checkpoint")
     with translate_resource_errors(str(request.checkpoint)):
         source = open_source(
-            request.checkpoint, request.adapters, request.mask_decoder, request.tokenizer, request.config
+            request.checkpoint,
+            request.adapters,
+            request.mask_decoder,
+            request.tokenizer,
+            request.config,
+            request.base_weights,
         )
         manifest = draft_manifest(source, request.precision)
     for note in export_notes(source):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from paligemma_onnx.model.checkpoint.load import open_checkpoint
 from paligemma_onnx.model.config import PaliGemmaConfig
 from paligemma_onnx.model.mask_decoder import MaskDecoder
 from paligemma_onnx.model.rotary import inverse_frequencies
+from paligemma_onnx.runtime.bundle.schema import BaseWeights
 from paligemma_onnx.runtime.errors import OptionError
 
 from .graphs.cuda_weights import PackedCheckpoint
@@ -59,6 +60,7 @@ def open_source(
     mask_decoder: Path | None = None,
     tokenizer: Path | None = None,
     config_file: Path | None = None,
+    base_weights: BaseWeights = "stored",
 ) -> Source:
     """Return an open checkpoint.
 
@@ -68,6 +70,7 @@ def open_source(
         mask_decoder: weights of the mask decoder; None: `mask_decoder.npz` in the folder if this file exists.
         tokenizer: tokenizer.json; only for an archive, which holds no tokenizer.
         config_file: config.json; only for an archive. None: derived from the shapes of the arrays.
+        base_weights: what linear layers are rounded to before adapters are merged.
 
     Raises:
         CheckpointError: the checkpoint, an adapter, the tokenizer or the mask decoder is incomplete, damaged
@@ -83,6 +86,8 @@ def open_source(
         config, checkpoint = open_checkpoint(path, adapters)
     else:
         raise OptionError(f"{path}: --tokenizer and --config are for .npz archives; put both into the folder")
+    if base_weights != "stored":
+        checkpoint = replace(checkpoint, nf4=base_weights)
     text = config.text_config
     constants = {"language_model.frequencies": inverse_frequencies(text.head_dim, text.rope_theta)}
     if mask_decoder is None and (path / MASK_DECODER).exists():

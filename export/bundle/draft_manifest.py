@@ -23,7 +23,7 @@ def draft_manifest(source: Source, precision_name: str) -> Manifest:
     return Manifest(
         schema_version=SCHEMA_VERSION,
         bundle_id="",
-        model=facts.describe_model(config),
+        model=facts.describe_model(config, source.checkpoint.nf4 or "stored"),
         image=facts.read_image_facts(source.path, config),
         tokens=facts.read_token_facts(source.path, config, source.tokenizer),
         cache=facts.describe_cache(config, precision),

@@ -12,6 +12,7 @@ from paligemma_onnx.model.checkpoint.json_file import read_json
 from paligemma_onnx.model.config import PaliGemmaConfig
 from paligemma_onnx.model.skeleton import meta_model
 from paligemma_onnx.runtime.bundle.schema import (
+    BaseWeights,
     CacheFacts,
     ImageFacts,
     Manifest,
@@ -37,7 +38,7 @@ MEAN = STD = (0.5, 0.5, 0.5)
 BICUBIC = 3  # Pillow's number of the bicubic filter, which preprocessor files use too
 
 
-def describe_model(config: PaliGemmaConfig) -> ModelFacts:
+def describe_model(config: PaliGemmaConfig, base_weights: BaseWeights = "stored") -> ModelFacts:
     """Return the sizes and constants of the model that the runtime, or a reader of the manifest, needs."""
     text = config.text_config
     return ModelFacts(
@@ -49,6 +50,7 @@ def describe_model(config: PaliGemmaConfig) -> ModelFacts:
         final_logit_softcapping=text.final_logit_softcapping,
         sliding_window=text.sliding_window,
         vision_heads=config.vision_config.num_attention_heads,
+        base_weights=base_weights,
     )
 
 

@@ -10,11 +10,11 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import click
 
-from paligemma_onnx.runtime.bundle.schema import Device
+from paligemma_onnx.runtime.bundle.schema import BaseWeights, Device
 from paligemma_onnx.runtime.cli.completion import complete_folders
 from paligemma_onnx.runtime.cli.parameters import BUNDLE, JSON, THREADS, PathType, TextType, device_option
 from paligemma_onnx.runtime.cli.signals import exiting_on_signals
@@ -102,6 +102,13 @@ CONFIG = click.option(
 @MASK_DECODER
 @TOKENIZER
 @CONFIG
+@click.option(
+    "--base-weights",
+    type=click.Choice(get_args(BaseWeights)),
+    default="stored",
+    help="Weights of the linear layers that adapters are merged into: as stored, or rounded to 4 bits as in "
+    "QLoRA training (nf4-double: with double quantisation).",
+)
 @click.option("--force", is_flag=True, help="Replace an existing bundle in the output folder.")
 @click.option("--strict", is_flag=True, help="Fail if a weight is NaN or infinite, instead of warning.")
 @click.option(

@@ -94,6 +94,7 @@ def run_validate(
             mask_decoder,
             tokenizer,
             config,
+            manifest.model.base_weights,
         )
         if manifest.graphs.mask_decoder is not None and source.mask_decoder is None:
             raise OptionError(f"{bundle} has a mask decoder, but {checkpoint} has none; give --mask-decoder")

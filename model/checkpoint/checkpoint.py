@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from .adapter import Adapter, WeightedAdapter
 from .errors import CheckpointError, quote_names, quote_value
+from .nf4 import round_to_nf4
 from .safetensors_file import StoredTensor, refuse_other_dtypes
-from .tensor_names import EMBEDDING, LM_HEAD, canonical_name, is_unused
+from .tensor_names import EMBEDDING, LM_HEAD, canonical_name, is_linear, is_unused
 from .weight_files import open_weight_files
 
 # Number of values that are compared or checked at once. They take 16 MiB in float32; a tensor may have
@@ -27,6 +29,7 @@ class Checkpoint:
     adapter: Adapter
     _tensors: Mapping[str, StoredTensor]
     notes: tuple[str, ...] = ()  # what the files hold and the model does not use, one line each
+    nf4: Literal["nf4", "nf4-double"] | None = None  # what linear layers are rounded to before the merge
 
     @classmethod
     def open(
@@ -103,16 +106,24 @@ class Checkpoint:
 
         A tensor that the adapter does not change is a private mapping of the file, in the stored dtype.
         Reading the mapping loads pages of the file, which the system may drop again, and takes no other
-        memory. A tensor that the adapter changes is computed in float32 at every call.
+        memory. A tensor that the adapter changes is computed in float32 at every call, and a tensor that is
+        rounded is computed at every call.
 
         Raises:
             KeyError: the name is not one of the names that `open` expected.
         """
-        return self.adapter.merge(name, self._tensors[name].load())
+        tensor = self._tensors[name].load()
+        if self._is_rounded(name):
+            tensor = round_to_nf4(tensor, double=self.nf4 == "nf4-double")
+        return self.adapter.merge(name, tensor)
 
     def is_mapped(self, name: str) -> bool:
-        """Return whether the stored tensor is a mapping of the file; otherwise `tensor` returns a copy."""
-        return self._tensors[name].is_mapped
+        """Return whether `tensor` returns a mapping of the file; otherwise it returns a copy."""
+        is_computed = name in self.adapter.changes or self._is_rounded(name)
+        return self._tensors[name].is_mapped and not is_computed
+
+    def _is_rounded(self, name: str) -> bool:
+        return self.nf4 is not None and is_linear(name)
 
     def dtype(self, name: str) -> torch.dtype:
         """Return the dtype of `tensor(name)`: as stored, or float32 if adapters compute the tensor."""

@@ -47,11 +47,10 @@ def load_model(config: PaliGemmaConfig, checkpoint: Checkpoint) -> PaliGemma:
     """Return the model with its weights mapped from the checkpoint in their stored dtype.
 
     The model computes in the dtype of its inputs (linear.py). The model of a bfloat16 checkpoint therefore
-    computes in float32 if the pixels are float32, and the weights occupy only the system's file cache. If an
-    adapter changes a weight, this function merges the weight in new memory.
+    computes in float32 if the pixels are float32, and the weights occupy only the system's file cache.
 
-    A linear layer whose weight cannot be mapped loads the weight at each call and frees it
-    afterwards. Then memory holds the embedding and the weights of one layer.
+    A linear layer whose weight cannot be mapped, or is changed by an adapter, loads or computes the weight at
+    each call and frees it afterwards. Then memory holds the embedding and the weights of one layer.
     """
     model = meta_model(config)
     weights = dict[str, Tensor](model.named_parameters())  # the parameters on the meta device stay there

@@ -15,6 +15,10 @@ from __future__ import annotations
 EMBEDDING = "language_model.embed_tokens.weight"
 LM_HEAD = "language_model.lm_head.weight"  # a parameter only if the output head differs from the embedding
 
+_LINEAR = {
+    *("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
+    *("out_proj", "fc1", "fc2", "linear"),
+}
 # Buffers that some releases of transformers save: rotary frequencies and position numbers.
 _BUFFERS = {"inv_freq", "original_inv_freq", "position_ids"}
 _POOLING_HEAD = "vision_tower.head."  # PaliGemma takes the features before it
@@ -37,6 +41,12 @@ def canonical_name(stored: str) -> str:
         if name.startswith(prefix):
             return replacement + name.removeprefix(prefix)
     return name
+
+
+def is_linear(name: str) -> bool:
+    """Return whether a canonical name is that of a linear layer's weight, in a tower or the projector."""
+    module, _, parameter = name.rpartition(".")
+    return parameter == "weight" and module.rpartition(".")[2] in _LINEAR
 
 
 def is_unused(name: str) -> bool:

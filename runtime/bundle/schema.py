@@ -19,6 +19,9 @@ CacheUpdate = Literal["grow", "in_place"]
 Device = Literal["cpu", "cuda"]
 
 
+BaseWeights = Literal["stored", "nf4", "nf4-double"]
+
+
 @dataclass(frozen=True)
 class TensorSpec:
     """An input or output of a graph."""
@@ -85,6 +88,9 @@ class ModelFacts:
     final_logit_softcapping: float | None  # applied inside the graphs
     sliding_window: int | None  # tokens; applies to every second layer
     vision_heads: int  # attention heads of the vision tower
+    # What the linear layers of the checkpoint were rounded to before adapters were merged. `manifest.json`
+    # does not contain the default.
+    base_weights: BaseWeights = "stored"
 
 
 @dataclass(frozen=True)
@@ -202,6 +208,8 @@ class Manifest:
         content = asdict(self)
         if self.graphs.mask_decoder is None:
             del content["graphs"]["mask_decoder"]
+        if self.model.base_weights == "stored":
+            del content["model"]["base_weights"]
         for default in fields(GenerationDefaults):
             if getattr(self.generation, default.name) == default.default:
                 del content["generation"][default.name]
