@@ -42,7 +42,7 @@ def run_until_signal(before: str, *arguments: object) -> tuple[int, str]:
 @pytest.mark.parametrize("number", CODES)
 @pytest.mark.parametrize(
     "module",
-    [f"{CLI}.environment", f"{CLI}.group", "click", "numpy", "tokenizers", "PIL.Image"],
+    [f"{CLI}.environment", "click", "numpy"],
 )
 def test_while_modules_are_imported(module: str, number: signal.Signals, tmp_path: Path) -> None:
     send = send_when_imported(module, number)

@@ -71,7 +71,7 @@ def test_the_observers_notice_native_code(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("value", "expected"), [(None, "1"), ("", "1"), ("0", "0"), ("true", "true")])
-@pytest.mark.parametrize("package", ["runtime", "runtime.errors", "export", "export.precisions"])
+@pytest.mark.parametrize("package", ["runtime.errors", "export"])
 def test_the_variable_is_set_unless_the_user_has_set_it(
     value: str | None, expected: str, package: str
 ) -> None:
