@@ -38,8 +38,8 @@ from ..validation.reference_outputs import ReferenceModel
 from ..validation.validate import validate
 from .progress import TerminalProgress
 
-# Of pixel values of this project and of transformers. Both sides round them to float32; the values of two
-# neighbouring grey levels are 1 / 255 / std apart, and std is at most 1.
+# Largest accepted difference between pixel values of this project and of transformers. Both round them to
+# float32; the values of two neighbouring grey levels are 1 / 255 / std apart, and std is at most 1.
 MAX_PIXEL_DIFFERENCE = 1e-4
 
 

@@ -30,8 +30,8 @@ def resolve_checkpoint(checkpoint: str) -> Path:
             model that is not in the local cache of the hub client is downloaded.
 
     Raises:
-        CheckpointError: the argument is neither a folder or archive nor an id that can be downloaded, or what
-            it names is no checkpoint.
+        CheckpointError: the argument is neither a folder or archive nor an id that can be downloaded, or it
+            names something other than a checkpoint.
         ResourceError: the disk is full.
     """
     folder = _find_folder(checkpoint)

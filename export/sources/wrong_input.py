@@ -1,4 +1,4 @@
-"""Recognise inputs of `export` that are no checkpoint, and name the command that helps."""
+"""Recognise inputs of `export` other than checkpoints, and name the command for each."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .mask_decoder_npz import MASK_DECODER
 
 JAX_SUFFIX = "-jax"  # of the names of Google's repositories of JAX archives
 CONFIG, ADAPTER_CONFIG = "config.json", "adapter_config.json"
-# https://huggingface.co/OWNER/NAME, with /tree/REVISION or /blob/REVISION/FILE behind it, or hf://OWNER/NAME.
+# https://huggingface.co/OWNER/NAME, with /tree/REVISION or /blob/REVISION/FILE after it, or hf://OWNER/NAME.
 _URL = re.compile(
     r"(?:hf://|https?://[^/]+/)([\w.-]+/[\w.-]+)(?:/(?:tree|blob|resolve)/([\w.-]+))?(?:[/?#].*)?"
 )

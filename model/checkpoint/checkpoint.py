@@ -93,7 +93,7 @@ class Checkpoint:
 
     @property
     def has_tied_head(self) -> bool:
-        """Whether the output head is the embedding's matrix. Only an adapter can make the two differ."""
+        """True if the output head is the embedding's matrix. Only an adapter can make the two differ."""
         return LM_HEAD not in self._tensors
 
     @property

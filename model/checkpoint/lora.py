@@ -4,7 +4,7 @@
     DoRA   magnitude * V / |V| with V = W + scale * B A    (arXiv 2402.09353, equation 5)
 
 Shapes: a linear layer's W is [out, in], A is [rank, in], B is [out, rank]; |V| is the norm of each row. A
-convolution's W and A are flattened behind their first axis. An embedding's W is [rows, width], A is [rank,
+convolution's W and A are flattened after their first axis. An embedding's W is [rows, width], A is [rank,
 rows], B is [width, rank], the product is (B A)^T, and |V| is the norm of each column.
 """
 
@@ -50,7 +50,7 @@ class TokenRows:
 
 @dataclass(frozen=True)
 class Change:
-    """What an adapter does to one tensor, in this order: replace it, add to it, replace rows of it."""
+    """Changes of one tensor by an adapter, in this order: replacement, additions, replacement of rows."""
 
     replacement: StoredTensor | None = None
     products: tuple[Product, ...] = ()
@@ -59,12 +59,12 @@ class Change:
 
     @property
     def only_replaces(self) -> bool:
-        """Whether the changed tensor is stored, so that nothing is computed."""
+        """True if the changed tensor is stored, so that nothing is computed."""
         return not self.products and self.offset is None and self.rows is None
 
     @property
     def is_plain_lora(self) -> bool:
-        """Whether the change is a sum of products, which can be weighted and added to other changes."""
+        """True if the change is a sum of products, which can be weighted and added to other changes."""
         has_magnitude = any(product.magnitude is not None for product in self.products)
         return self.replacement is None and self.offset is None and self.rows is None and not has_magnitude
 

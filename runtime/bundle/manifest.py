@@ -71,7 +71,7 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def _may_exist(path: Path) -> bool:
-    """Return whether a path exists; also if that cannot be told, so that reading reports the reason."""
+    """Return False if a path certainly does not exist; True also where only reading can tell the reason."""
     try:
         path.stat()
     except (FileNotFoundError, NotADirectoryError):

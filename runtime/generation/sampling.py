@@ -209,7 +209,7 @@ def _nucleus(
 ) -> NDArray[np.int64]:
     """Return the positions of the smallest set whose weights reach `top_p` of the total.
 
-    Of n weights, the weights below (1 - top_p) * total / n together have less than 1 - top_p of the total, so
+    Among n weights, those below (1 - top_p) * total / n together have less than 1 - top_p of the total, so
     the set needs none of these small weights. The other weights are split at their median. The half with the
     boundary is split again, and so on, in n + n/2 + ... = 2 n steps. The ranking uses the logits instead of
     the weights, since weights of different logits may round to equal numbers.

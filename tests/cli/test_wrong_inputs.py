@@ -1,4 +1,4 @@
-"""What people give to a command by mistake: each is recognised, and the message names the next command."""
+"""Inputs of the wrong kind: each is recognised, and the message names the next command."""
 
 from __future__ import annotations
 
