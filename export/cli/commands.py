@@ -44,7 +44,6 @@ def _importing_torch() -> Iterator[None]:
 
 ADAPTER = click.option(
     "--adapter",
-    "adapters",
     metavar="ADAPTER[:WEIGHT]",
     type=_Lines(),
     multiple=True,
@@ -116,7 +115,7 @@ CONFIG = click.option(
 )
 def export(
     checkpoint: str,
-    adapters: tuple[str, ...],
+    adapter: tuple[str, ...],
     precision: str | None,
     device: Device | None,
     validate: bool,
@@ -136,7 +135,7 @@ def export(
         from .run import run_export  # noqa: PLC0415
 
     precision = choose_precision(precision, device)
-    folder, merged = resolve_checkpoint(checkpoint), tuple(map(resolve_adapter, adapters))
+    folder, merged = resolve_checkpoint(checkpoint), tuple(map(resolve_adapter, adapter))
     run_export(ExportRequest(folder, precision=precision, adapters=merged, **request), validate=validate)
 
 

@@ -60,7 +60,7 @@ def run_validate(
     *,
     bundle: Path,
     checkpoint: str,
-    adapters: tuple[str, ...],
+    adapter: tuple[str, ...],
     mask_decoder: Path | None,
     tokenizer: Path | None,
     config: Path | None,
@@ -90,7 +90,7 @@ def run_validate(
         started = time.perf_counter()
         source = open_source(
             resolve_checkpoint(checkpoint),
-            tuple(map(resolve_adapter, adapters)),
+            tuple(map(resolve_adapter, adapter)),
             mask_decoder,
             tokenizer,
             config,
@@ -127,7 +127,7 @@ def run_validate(
             prompts=prompts,
             images=tuple(loaded.info for loaded in images),
             checkpoint=checkpoint,
-            adapter=", ".join(adapters) or None,
+            adapter=", ".join(adapter) or None,
             seconds=time.perf_counter() - started,
         )
         try:

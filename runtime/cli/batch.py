@@ -75,7 +75,7 @@ PART_ROWS = 1000  # rows per output file
     show_default="never stop",
     help=f"Stop if more than this fraction of rows (0 to 1) failed, after {MIN_ROWS_FOR_RATE} rows or more.",
 )
-@click.option("--force", is_flag=True, help="Delete the output of a different run and start over.")
+@click.option("--force", is_flag=True, help="Replace the output of a different run.")
 @click.option(
     "--engine",
     type=click.Choice(("local", "ray")),

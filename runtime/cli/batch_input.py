@@ -59,7 +59,7 @@ _INPUT = (
         "--suffix-column",
         metavar="NAME",
         show_default="suffix",
-        help="Column of a table with the expected answers, with which the answers are compared.",
+        help="Column of a table with the expected answers, to score answers.",
     ),
 )
 

@@ -57,9 +57,7 @@ _GENERATION = (
         show_default=f"{_DEFAULT}, else none",
         help='Never generate these token ids: "108,235"; "" suppresses none.',
     ),
-    click.option(
-        "--seed", metavar="N", type=int, show_default="random", help="Makes sampled answers reproducible."
-    ),
+    click.option("--seed", metavar="N", type=int, show_default="random", help="Make sampling reproducible."),
     click.option(
         "--constrained",
         is_flag=True,
