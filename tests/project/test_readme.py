@@ -120,7 +120,8 @@ def test_the_commands_run(
     monkeypatch.setenv("PALIGEMMA_ONNX_CACHE", str(user_folder / "cache"))
     lines = commands(ROOT / "docs" / "quickstart.md") + commands(page)
     for line in (HUB_IDS.sub("checkpoint", line) for line in lines if "[" not in line):
-        if line in finished:
+        # An archive has the sizes of a published model, too large here; test_jax_export.py runs small ones.
+        if line in finished or "pt_224.npz" in line:
             continue
         finished.add(line)
         arguments = shlex.split(line)[1:]
