@@ -12,6 +12,7 @@ from torch import Tensor
 
 from .adapter import Adapter, WeightedAdapter
 from .errors import CheckpointError, quote_names, quote_value
+from .lora_config import MERGE_WITH_PEFT
 from .nf4 import round_to_nf4
 from .safetensors_file import StoredTensor, refuse_other_dtypes
 from .tensor_names import EMBEDDING, LM_HEAD, canonical_name, is_linear, is_unused
@@ -78,22 +79,35 @@ class Checkpoint:
         """
         tensors = _by_canonical_name(stored)
         refuse_other_dtypes(tensor for name, tensor in tensors.items() if not is_unused(name))
-        head = tensors.pop(LM_HEAD, None)
-        if head is not None:
+        head = tensors.get(LM_HEAD)
+        if head is not None and LM_HEAD not in expected:
             tensors.setdefault(EMBEDDING, head)  # some files store the tied tensor only as the head
+            del tensors[LM_HEAD]
         _check_names_and_shapes(path, tensors, expected)
         unused = [tensors.pop(name).name for name in tensors.keys() - expected.keys()]
         notes = [f"{path}: the model does not use {quote_names(unused)}"] if unused else []
         if head is not None and tensors[EMBEDDING] is not head:
-            _check_tied(path, head, tensors[EMBEDDING], trained_rows)
+            if LM_HEAD not in expected:
+                _check_tied(path, head, tensors[EMBEDDING], trained_rows)
+            elif _are_equal(head, tensors[EMBEDDING], rows=None):
+                del tensors[LM_HEAD]
         adapter = Adapter.open(adapters, expected)
+        if LM_HEAD in tensors and not adapter.changes.keys().isdisjoint((EMBEDDING, LM_HEAD)):
+            raise CheckpointError(
+                f"{path}: an adapter changes the embedding or the output head, which differ in this "
+                f"checkpoint; {MERGE_WITH_PEFT}"
+            )
         if LM_HEAD in adapter.changes:
             tensors[LM_HEAD] = tensors[EMBEDDING]
         return cls(adapter, tensors, tuple(notes))
 
     @property
     def has_tied_head(self) -> bool:
-        """True if the output head is the embedding's matrix. Only an adapter can make the two differ."""
+        """True if the output head is the embedding's matrix.
+
+        The two differ if the checkpoint stores different matrices and its config.json has
+        `"tie_word_embeddings": false`, or if an adapter changes only one of them.
+        """
         return LM_HEAD not in self._tensors
 
     @property
@@ -174,13 +188,18 @@ def _check_names_and_shapes(
 
 
 def _check_tied(folder: Path, head: StoredTensor, embedding: StoredTensor, rows: int | None) -> None:
-    """Raise CheckpointError if the output head differs from the embedding: the model has only one matrix."""
+    """Raise CheckpointError if the output head of a tied model differs from the embedding."""
     if head.shape != embedding.shape:
         shapes = f"{quote_value(head.shape)}, the embedding {quote_value(embedding.shape)}"
         raise CheckpointError(f"{folder}: {head.name} has the shape {shapes}")
+    if not _are_equal(head, embedding, rows):
+        raise CheckpointError(
+            f"{folder}: {head.name} differs from the embedding, but config.json says that they are the same "
+            'matrix; if they are not, set "tie_word_embeddings" to false there'
+        )
+
+
+def _are_equal(head: StoredTensor, embedding: StoredTensor, rows: int | None) -> bool:
     chunks = zip(*(tensor.load()[:rows].flatten().split(CHUNK) for tensor in (head, embedding)), strict=True)
     # Two NaNs count as equal here, because find_non_finite reports NaNs.
-    if not all(torch.allclose(a.float(), b.float(), rtol=0, atol=0, equal_nan=True) for a, b in chunks):
-        raise CheckpointError(
-            f"{folder}: {head.name} differs from the embedding; only a tied output head is implemented"
-        )
+    return all(torch.allclose(a.float(), b.float(), rtol=0, atol=0, equal_nan=True) for a, b in chunks)

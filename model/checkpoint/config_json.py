@@ -8,6 +8,7 @@ The section of the decoder is read by text_config_json.py.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from ..config import PaliGemmaConfig, VisionConfig
@@ -56,6 +57,7 @@ def parse_config(path: Path, values: Mapping[str, object]) -> PaliGemmaConfig:
         raise top.error("model_type", "is missing; a PaliGemma checkpoint has 'paligemma' there")
     top.check_values(TOP_ACCEPTED)
     text = read_text_config(top.get_section("text_config"))
+    text = replace(text, tied_head=top.values.get("tie_word_embeddings", True) is True)
     vision = _read_vision_config(top.get_section("vision_config"))
     # The top level's hidden_size is ignored: transformers always writes 2048, even if the decoder has
     # another width.

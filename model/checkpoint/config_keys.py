@@ -39,14 +39,14 @@ _EVERYWHERE: dict[str, tuple[object, ...]] = {"per_layer_config": (None,)}
 # How a model was quantised. Dequantised models keep the key. If the weights are still quantised, their dtypes
 # or names are refused, so the key itself asks for nothing.
 QUANTIZATION = "quantization_config"
-TOP_ACCEPTED = {"model_type": ("paligemma",), "tie_word_embeddings": (True,), **_EVERYWHERE}
+TOP_ACCEPTED = {"model_type": ("paligemma",), "tie_word_embeddings": (True, False), **_EVERYWHERE}
 TEXT_ACCEPTED = {
     # The first Gemma files say "gelu", and transformers reads this value as the tanh form.
     "hidden_act": ("gelu_pytorch_tanh", "gelu", None),
     "hidden_activation": ("gelu_pytorch_tanh", None),
     "attention_bias": (False,),
     "use_bidirectional_attention": (True, None),  # None: PaliGemma's default, which is True
-    "tie_word_embeddings": (True,),
+    "tie_word_embeddings": (True, False),  # transformers 5 reads only the key of the top level
     "pruned_heads": ({}, None),
     **_EVERYWHERE,
 }

@@ -68,7 +68,7 @@ def _read_gemma(section: Section, model_type: Literal["gemma", "gemma2"]) -> Tex
         query_pre_attn_scalar=float(head_dim),
         rms_norm_eps=section.get_positive("rms_norm_eps", 1e-6, 1.0),
         rope_theta=_read_rope_theta(section),
-        tied_head=True,  # an adapter may change that
+        tied_head=True,  # the top level of config.json or an adapter may change that
         **sizes,
     )
 

@@ -16,7 +16,7 @@ from paligemma_onnx.model.checkpoint.errors import CheckpointError
     [
         (None, {"model_type": "llava"}, "model_type is 'llava'"),
         (None, {"projection_dim": 2304}, "projection_dim is 2304"),
-        (None, {"tie_word_embeddings": False}, "tie_word_embeddings is False"),
+        (None, {"tie_word_embeddings": "no"}, "tie_word_embeddings is 'no'"),
         (None, {"text_config": None}, "text_config must be an object"),
         (None, {"image_token_index": -1}, "image_token_index is -1"),
         (None, {"image_token_index": None}, "image_token_index is None"),
@@ -39,7 +39,7 @@ from paligemma_onnx.model.checkpoint.errors import CheckpointError
         ("text_config", {"hidden_activation": "gelu"}, "hidden_activation is 'gelu'"),
         ("text_config", {"hidden_act": "silu"}, "hidden_act is 'silu'"),
         ("text_config", {"use_bidirectional_attention": False}, "use_bidirectional_attention is False"),
-        ("text_config", {"tie_word_embeddings": False}, "text_config.tie_word_embeddings"),
+        ("text_config", {"tie_word_embeddings": "no"}, "text_config.tie_word_embeddings"),
         ("text_config", {"rope_scaling": {"type": "linear", "factor": 2.0}}, "rope_scaling.type is 'linear'"),
         ("text_config", {"rope_parameters": {"rope_type": "yarn"}}, "rope_parameters.rope_type is 'yarn'"),
         ("text_config", {"rope_parameters": {"full_attention": {}}}, "not understood: full_attention"),

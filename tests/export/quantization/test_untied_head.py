@@ -1,4 +1,4 @@
-"""An adapter of the embedding alone: the bundle gets a second matrix for the output head."""
+"""Output heads that differ from the embedding: the bundle stores a second matrix."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import pytest
 import torch
 from checkpoints import CASES, make_model
 from exporting import export_checked
+from untied_checkpoint import write_untied_checkpoint
 
 from paligemma_onnx.export.exporter import ExportRequest
 from paligemma_onnx.export.precisions import PRECISIONS
@@ -41,5 +42,13 @@ def test_bundle_agrees_with_torch(
 ) -> None:
     request = ExportRequest(checkpoint(CASE), tmp_path / "b", precision=precision, adapters=(adapter,))
     manifest = export_checked(request)
+    rows, width = manifest.model.vocab_size, manifest.model.hidden_size
+    assert manifest.model.parameters == read_manifest(bundle(CASE)).model.parameters + rows * width
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int4"])
+def test_checkpoint_with_a_stored_head(bundle: Folders, tmp_path: Path, precision: str) -> None:
+    write_untied_checkpoint(CASE, tmp_path / "checkpoint")
+    manifest = export_checked(ExportRequest(tmp_path / "checkpoint", tmp_path / "b", precision=precision))
     rows, width = manifest.model.vocab_size, manifest.model.hidden_size
     assert manifest.model.parameters == read_manifest(bundle(CASE)).model.parameters + rows * width
