@@ -1,4 +1,5 @@
 """Writing of files and folders that appear under their final name either complete or not at all.
+
 Content is written under a temporary name in the same folder, flushed to the disk and renamed. If the process
 is killed, the temporary name may remain. The final name then has the previous content or the new content, or
 does not exist.

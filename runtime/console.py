@@ -1,7 +1,8 @@
 """Text on stdout and stderr, and the exception that SIGTERM raises.
 
-A terminal acts on control characters, and the texts quote answers, file names and manifests that strangers
-wrote. The module imports nothing large, because the command line uses it before it imports other modules.
+Control characters are escaped, because a terminal acts on them and the texts quote answers, file names and
+manifests from untrusted sources. The module imports no large library, because the command line uses it before
+it imports other modules.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Measure what the scores of detections are worth: average precision and calibration on scenes.
+"""Measure the quality of detection scores: average precision and calibration error on drawn scenes.
 
 python -m training.calibration BUNDLE ... --json calibration.json --figure calibration.png
 
@@ -44,7 +44,7 @@ HIGH_IOU = 0.75  # the second threshold of COCO's summary
 
 @dataclass(frozen=True)
 class ScoredObject:
-    """An object of an answer with everything that a ranking can use."""
+    """An object of an answer with the probabilities from which the rankings compute scores."""
 
     image: int
     label: str
@@ -53,7 +53,7 @@ class ScoredObject:
     written_locations: float  # geometric mean of the probabilities of the four location tokens
 
 
-# Ways to rank the objects; the first one is `Detection.score`.
+# Scores by which the objects can be ranked, by name; the first one is `Detection.score`.
 RANKINGS: Mapping[str, Callable[[ScoredObject], float]] = {
     "score": lambda found: found.score.product,
     "box_score": lambda found: found.score.box,

@@ -117,7 +117,7 @@ def _check_replaceable(output: Path, *, force: bool) -> None:
 
 
 def _may_be_exported(entry: Path) -> bool:
-    """Return whether the name of a file is a name that an export writes.
+    """Return whether an export writes files of this name.
 
     The content is not read, so that damaged bundles can be replaced.
     """

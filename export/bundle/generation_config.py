@@ -33,7 +33,7 @@ _WITHOUT_EFFECT = frozenset(
         *("target_lookbehind", "prompt_lookup_num_tokens", "max_matching_ngram_size", "use_mtp"),
     }
 )
-# Values with which a key does not change an answer. Null, false, 0 and empty values never change an answer.
+# For some keys, the value that does not change an answer. Null, false, 0 and empty values never do.
 _NEUTRAL: Mapping[str, float] = {
     "num_beams": 1,
     "num_beam_groups": 1,
@@ -133,7 +133,7 @@ def _notes(path: Path, settings: Mapping[str, object], *, do_sample: bool) -> li
         and value not in (False, "", [], {}, _NEUTRAL.get(key, 0))
     }
     notes += [
-        f"{path}: {quote_value(key)[1:-1]} {quote_value(value)} is not supported; the bundle does without it"
+        f"{path}: {quote_value(key)[1:-1]} {quote_value(value)} is not supported; the export ignores it"
         for key, value in ignored.items()
     ]
     return notes

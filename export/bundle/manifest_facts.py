@@ -27,7 +27,7 @@ from ..graphs.specs import OPSETS
 from ..precisions import PRECISIONS, Precision
 from ..sources.tokenizer_file import TOKENIZER, open_tokenizer
 
-# Settings of the image processor: those of transformers 5 come first, then those of earlier releases.
+# Files with the settings of the image processor: that of transformers 5, then that of earlier releases.
 PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")
 MAX_JSON_BYTES = 1 << 20  # for JSON files of settings; published files are smaller than 2 kB
 
@@ -99,8 +99,8 @@ def find_difference(bundle: Manifest, checkpoint: Manifest) -> str | None:
 def read_image_facts(folder: Path, config: PaliGemmaConfig) -> ImageFacts:
     """Return the settings of the image processor, compared with config.json.
 
-    They stand in the `image_processor` of processor_config.json, which transformers 5 writes, or else in
-    preprocessor_config.json of earlier releases. A folder that both saved has both files.
+    transformers 5 writes the settings to processor_config.json, under `image_processor`; earlier releases
+    write preprocessor_config.json. If a folder has both files, processor_config.json is read.
 
     Raises:
         CheckpointError: the file is damaged, or requires preprocessing that the runtime does not implement.
@@ -125,7 +125,7 @@ def read_image_facts(folder: Path, config: PaliGemmaConfig) -> ImageFacts:
 
 
 def find_processor_conflict(folder: Path, config: PaliGemmaConfig) -> str | None:
-    """Return a line that says which image processor was taken if a folder has two different ones."""
+    """Return a note for the user if a folder has two different image processors, or else None."""
     processors = _read_processors(folder)
     if len(processors) < 2:
         return None
@@ -147,7 +147,7 @@ def read_token_facts(folder: Path, config: PaliGemmaConfig, tokenizer_file: Path
     Args:
         folder: folder of the checkpoint, or an .npz archive.
         config: the configuration.
-        tokenizer_file: tokenizer.json; None: the one in the folder.
+        tokenizer_file: path of tokenizer.json; None means the file in the folder.
 
     Raises:
         CheckpointError: tokenizer.json is missing, damaged or has another vocabulary.
@@ -184,13 +184,13 @@ def _get(settings: Mapping[str, object], key: str, default: object) -> object:
 
 
 def _read_processors(folder: Path) -> dict[str, Mapping[str, object]]:
-    """Return the settings of the folder's image processors by file name; the first is the one that counts."""
+    """Return the settings of the folder's image processors by file name; an export uses the first."""
     processors: dict[str, Mapping[str, object]] = {}
     for name in PROCESSOR_FILES:
         if not (folder / name).exists():
             continue
         content = read_json(folder / name, MAX_JSON_BYTES)
-        # Earlier releases wrote a processor_config.json without the settings of images.
+        # Earlier releases wrote a processor_config.json without image settings.
         nested = content.get("image_processor", {} if name == "processor_config.json" else content)
         if not isinstance(nested, dict | None):
             raise CheckpointError(
@@ -215,7 +215,7 @@ def _required_settings(side: int) -> dict[str, object]:
 
 
 def _normalize(key: str, value: object) -> object:
-    """Return a setting in one of the forms in which releases write it."""
+    """Return a setting in one form for all releases: a size as height and width, a list as a tuple."""
     if key == "size" and type(value) is int:  # early releases; transformers reads it as a square
         return {"height": value, "width": value}
     if isinstance(value, dict):  # newer files also list settings that are null

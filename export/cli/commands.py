@@ -32,7 +32,7 @@ class _Lines(TextType):
 @contextmanager
 def _importing_torch() -> Iterator[None]:
     """Context in which a command imports modules that need torch."""
-    # Torch makes this folder for its compiler, which exports do not use: name one that exists.
+    # Torch would create a cache folder for its compiler, which exports do not use. Name an existing one.
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", tempfile.gettempdir())
     with exiting_on_signals():
         import torch  # noqa: PLC0415

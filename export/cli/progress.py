@@ -1,4 +1,4 @@
-"""Progress of an export on stderr: a bar on a terminal, otherwise a line from time to time."""
+"""Progress of an export on stderr: a bar on a terminal, otherwise a line every 10 seconds."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class TerminalProgress:
             self._bar.close()
 
     def stage(self, text: str) -> None:
-        """Show a text about the work that starts now."""
+        """Show the name of the stage that starts now."""
         if not self._interactive:
             # Stages that differ only in numbers are steps of the same work; there may be thousands.
             same = re.sub(r"\d+", "", text) == re.sub(r"\d+", "", self._stage)

@@ -1,4 +1,4 @@
-"""The work of the commands `export`, `validate` and `demo`, and the lines that they print."""
+"""Implementation of the commands `export`, `validate` and `demo`, including the text that they print."""
 
 from __future__ import annotations
 

@@ -44,8 +44,9 @@ def resolve_adapter(adapter: str) -> WeightedAdapter:
     """Return the folder and the weight of an adapter.
 
     Args:
-        adapter: a folder or the id of a model, as for `resolve_checkpoint`, then a colon and the weight. The
-            weight is 1 if it is missing, and if the whole text is the name of a folder.
+        adapter: a folder or the id of a model, as for `resolve_checkpoint`, optionally followed by a colon
+            and the weight, such as `lora:0.5`. Without a number the weight is 1. If a folder has the name
+            `lora:0.5`, the argument names this folder, with weight 1.
 
     Raises:
         CheckpointError: as for `resolve_checkpoint`.

@@ -33,8 +33,8 @@ NPZ = ".npz"  # suffix of the file
 # First part of the keys of the weights. A training state also has an optimizer state, which is not read.
 PREFIXES = ("params/", "opt/target/")
 TRAINING_STATE = ("opt/", "chrono/", "extra/")
-# dtypes in the file. numpy has no bfloat16 and stores it as void; an integer of the same size carries its
-# bits.
+# dtypes in the file. numpy has no bfloat16 and stores it as void; the bits are copied as an integer of the
+# same size.
 DTYPES: Mapping[np.dtype[Any], tuple[torch.dtype, np.dtype[Any]]] = {
     np.dtype("<f4"): (torch.float32, np.dtype("<f4")),
     np.dtype("<f2"): (torch.float16, np.dtype("<f2")),
@@ -89,7 +89,7 @@ def open_jax_checkpoint(
 
 
 def _select_weights(path: Path, arrays: Mapping[str, StoredArray]) -> dict[str, StoredArray]:
-    """Return the model's arrays by key without prefix."""
+    """Return the model's arrays; the keys of the result lack the prefix of the weights."""
     prefix = next((prefix for prefix in PREFIXES if any(key.startswith(prefix) for key in arrays)), "")
     weights = {key: array for key, array in arrays.items() if key.startswith(prefix)}
     others = [key for key in arrays if key not in weights and not key.startswith(TRAINING_STATE)]
@@ -118,7 +118,7 @@ def _check_keys(path: Path, arrays: Mapping[str, StoredArray], rules: list[Rule]
 def _measure(
     path: Path, arrays: Mapping[str, StoredArray], rules: list[Rule], sizes: dict[str, int]
 ) -> dict[str, int]:
-    """Return the length of each axis by letter; known lengths are given, others are those of most arrays.
+    """Return the length of each axis by letter: the length in `sizes`, or else the most common one.
 
     Raises:
         CheckpointError: an array has another number of axes, or an axis of another length.
@@ -144,7 +144,7 @@ def _measure(
 def _cut(
     array: StoredArray, rule: Rule, sizes: Mapping[str, int], expected: Mapping[str, tuple[int, ...]]
 ) -> list[StoredTensor]:
-    """Return the tensors that an array holds."""
+    """Return the tensors that are cut from an array."""
     dtype, _ = DTYPES[array.dtype]
     tensors = []
     for name, index in rule.tensors(sizes[rule.axes[0]] if rule.axes[0] in "lL" else 1):
@@ -160,7 +160,7 @@ def _cut(
 def _load(
     array: StoredArray, index: tuple[int, ...], order: tuple[int, ...], shape: tuple[int, ...]
 ) -> Tensor:
-    """Return a part of an array with its axes in another order, as a contiguous tensor of a shape."""
+    """Read the part of an array at `index`; return it with permuted axes (`order`) and the given shape."""
     dtype, _ = DTYPES[array.dtype]
     part = torch.empty(array.shape[len(index) :], dtype=dtype)
     _copy(array, index, part)
@@ -170,10 +170,10 @@ def _load(
 def _load_rows(array: StoredArray, rows: int) -> Tensor:
     """Return the embedding with `rows` rows.
 
-    The rows after those of the archive, of `<image>` and of no token, are never looked up, and their tokens
-    are never generated. Each is the mean of the other rows, as in transformers' conversion, which adds noise
-    of 0.3 % of the standard deviation. The logit of such a row is the mean of the logits, so it is never the
-    largest.
+    The archive may lack the row of `<image>` and later rows without a token. The model never looks up these
+    rows and never generates their ids. Each of them is set to the mean of the rows in the archive.
+    transformers' conversion also uses the mean, and adds noise of 0.3 % of the standard deviation. The logit
+    of an added row is the mean of the other logits, so it is never the largest.
     """
     dtype, _ = DTYPES[array.dtype]
     stored, width = array.shape
@@ -186,7 +186,7 @@ def _load_rows(array: StoredArray, rows: int) -> Tensor:
 
 
 def _copy(array: StoredArray, index: tuple[int, ...], out: Tensor) -> None:
-    """Copy a part of an array. A copy is aligned, and a mapping of the archive may not be."""
+    """Copy the part of an array at `index` to `out`, because a mapping of the archive may be unaligned."""
     _, raw = DTYPES[array.dtype]
     target = out.view(torch.int16) if out.dtype == torch.bfloat16 else out
     np.copyto(target.numpy(), array.map(raw)[index])

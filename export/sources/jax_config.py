@@ -48,9 +48,9 @@ def derive_config(
 ) -> PaliGemmaConfig:
     """Return the configuration of a model whose arrays have these lengths.
 
-    Settings that are not sizes are those of config.json of the published models: transformers' defaults. In
-    PaliGemma 2, the final soft cap is 30, as in pretraining and in the published safetensors; big_vision
-    sets it to 0 in transfers. A cap changes no ranking of tokens, only their probabilities.
+    All other settings have transformers' defaults, like the config.json of the published models. The final
+    soft cap of PaliGemma 2 is 30, as in pretraining and in the published safetensors; big_vision sets it to 0
+    in transfers. The cap changes the probabilities of tokens, but not their order.
 
     Raises:
         CheckpointError: the lengths contradict each other, or do not determine the configuration.
@@ -63,7 +63,7 @@ def derive_config(
             "colours"
         )
     if sizes["a"] * sizes["h"] != sizes["d"]:
-        raise CheckpointError(f"{path}: {sizes['a']} heads of {sizes['h']} are not {sizes['d']} wide")
+        raise CheckpointError(f"{path}: {sizes['a']} heads of width {sizes['h']} do not make {sizes['d']}")
     text = dict[str, object](
         model_type="gemma2" if is_gemma2 else "gemma",
         vocab_size=_count_rows(sizes["V"], image_token),
@@ -96,5 +96,8 @@ def derive_config(
 
 
 def _count_rows(rows: int, image_token: int) -> int:
-    """Return the rows of the embedding: those of the archive, or more if it has none for `<image>`."""
+    """Return the number of rows of the model's embedding, given that the archive has `rows` rows.
+
+    The model has more rows than the archive if the archive has no row for `<image>`.
+    """
     return rows if rows > image_token else -(-(rows + ADDED_TOKENS) // MULTIPLE) * MULTIPLE

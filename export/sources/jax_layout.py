@@ -10,7 +10,7 @@ Axes, one letter each, lower case for SigLIP, upper case for the decoder; docs/n
 
     l, L  layers        d, D  width          f, F  width of the MLP      a, A  query heads
     h, H  head width    K  key-value heads   i  image tokens             V  rows of the embedding
-    p, q  height and width of a patch        c  colours                  1, 2, 3  that many tensors
+    p, q  height and width of a patch        c  colours                  1, 2, 3  tensors in one array
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from paligemma_onnx.model.checkpoint.tensor_names import EMBEDDING
 
 @dataclass(frozen=True)
 class Rule:
-    """One array, and the tensors that are cut from it along the leading layer and digit axes."""
+    """One array, and the tensors into which it is split along its layer axis and its digit axis."""
 
     key: str
-    axes: str  # of the array
-    order: str  # the axes of a tensor, before axes that the tensor joins are joined
+    axes: str  # axes of the array
+    order: str  # axes of a tensor, in its order; several of them may be flattened to one dimension
     names: tuple[str, ...]  # canonical names of the tensors; "{}" stands for the number of the layer
 
     def tensors(self, layers: int) -> Iterator[tuple[str, tuple[int, ...]]]:
@@ -138,7 +138,7 @@ def is_gemma2(keys: Collection[str]) -> bool:
 
 
 def rules_for(keys: Collection[str]) -> tuple[list[Rule], dict[str, int]]:
-    """Return the rules of all arrays that a checkpoint with some of these keys must have.
+    """Return a rule for each array that the checkpoint must have, given the keys that it has.
 
     Returns:
         The rules, and the number of layers by axis letter for each tower whose layers are not stacked.

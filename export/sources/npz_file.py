@@ -1,8 +1,8 @@
 """The arrays of an uncompressed .npz archive, located in the file (format: numpy.lib.format).
 
 numpy reads a whole array at a time, and a stacked array of a checkpoint holds gigabytes. The archive is a zip
-file whose members are .npy files. A stored member is a plain range of bytes, so that a part of an array can
-be read alone. Nothing is unpickled.
+file whose members are .npy files. An uncompressed member is a contiguous range of bytes, so a part of an
+array can be read without the rest. Nothing is unpickled.
 """
 
 from __future__ import annotations
@@ -38,13 +38,14 @@ class StoredArray:
     key: str  # name of the member without .npy
     dtype: np.dtype[Any]
     shape: tuple[int, ...]
-    _offset: int  # of the first element, bytes from the start of the archive
+    _offset: int  # position of the first element, in bytes from the start of the archive
     _order: Literal["C", "F"]
 
     def map(self, dtype: np.dtype[Any]) -> NDArray[Any]:
         """Return a read-only mapping of the array; elements are read as `dtype`, of the same size.
 
-        The elements may be unaligned, because zip files align nothing. NumPy copies them correctly.
+        The elements may be unaligned, because a zip file does not align its members. NumPy copies unaligned
+        elements correctly.
         """
         return np.memmap(self.path, dtype, "r", self._offset, self.shape, self._order)
 
@@ -90,7 +91,7 @@ def _check_members(path: Path, members: list[zipfile.ZipInfo]) -> None:
     if others := [name for name in names if not name.endswith(".npy")]:
         raise CheckpointError(f"{path}: holds members that are not arrays: {quote_names(others)}")
     if twice := [name for name, count in Counter(names).items() if count > 1]:
-        raise CheckpointError(f"{path}: holds two members of one name: {quote_names(twice)}")
+        raise CheckpointError(f"{path}: holds several members of the same name: {quote_names(twice)}")
     if encrypted := [member.orig_filename for member in members if member.flag_bits & ENCRYPTED]:
         raise CheckpointError(f"{path}: holds encrypted members: {quote_names(encrypted)}")
     if compressed := [

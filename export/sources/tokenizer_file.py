@@ -11,7 +11,7 @@ from paligemma_onnx.model.checkpoint.json_file import read_json
 from paligemma_onnx.runtime.errors import BundleError
 from paligemma_onnx.runtime.text.tokenizer import PromptTokenizer
 
-SENTENCEPIECE = "tokenizer.model"  # the older form, which some repositories have alone
+SENTENCEPIECE = "tokenizer.model"  # older format; some repositories have only this file
 TOKENIZER_SOURCE = "google/paligemma-3b-pt-224"  # PaliGemma 2 has the same tokenizer
 TOKENIZER = "tokenizer.json"  # file name in the folder of a checkpoint, and in a bundle
 TOKENIZER_CONFIG, ADDED_TOKENS = "tokenizer_config.json", "added_tokens.json"
@@ -22,7 +22,7 @@ def open_tokenizer(path: Path) -> PromptTokenizer:
     """Return the tokenizer in a tokenizer.json.
 
     Raises:
-        CheckpointError: the file is missing, damaged, or not PaliGemma's.
+        CheckpointError: the file is missing or damaged, or is not a tokenizer of PaliGemma.
     """
     if not path.exists():
         raise CheckpointError(f"{path}: no such file; {_explain_missing(path)}")
@@ -68,7 +68,7 @@ def _listed_tokens(config: Mapping[str, object]) -> set[str]:
 
 
 def _explain_missing(path: Path) -> str:
-    """Return how to get a tokenizer.json."""
+    """Return the remedy for a missing tokenizer.json, as part of an error message."""
     folder = shlex.quote(str(path.parent))
     download = f"download it: `hf download {TOKENIZER_SOURCE} {path.name} --local-dir {folder}`"
     if path.with_name(SENTENCEPIECE).exists():

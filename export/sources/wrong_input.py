@@ -51,7 +51,7 @@ def refuse_url(argument: str) -> None:
 
 
 def explain_file(path: Path) -> str:
-    """Return what a file is that was given instead of a folder, and the remedy."""
+    """Return a phrase with the kind of a file that is not a checkpoint, and the remedy."""
     suffix = path.suffix.lower()
     known = _PICKLE if suffix in PICKLE_SUFFIXES else _FILES.get(suffix)
     return (
@@ -62,7 +62,7 @@ def explain_file(path: Path) -> str:
 
 
 def refuse_other_folders(folder: Path, name: str) -> None:
-    """Raise CheckpointError if a folder is an adapter, a bundle, or a folder around checkpoints.
+    """Raise CheckpointError if a folder is an adapter or a bundle, or only has subfolders with checkpoints.
 
     Args:
         folder: the folder, which may be in the cache of the hub client.
@@ -81,7 +81,7 @@ def refuse_other_folders(folder: Path, name: str) -> None:
         example = shlex.quote(str(Path(name) / max(inner, key=_last_number)))
         command = f"paligemma-onnx export {example} --output BUNDLE"
         raise CheckpointError(
-            f"{name}: has no {CONFIG}, but folders with one: {quote_names(inner)}; `{command}`"
+            f"{name}: has no {CONFIG}, but these subfolders have one: {quote_names(inner)}; `{command}`"
         )
     if folder != Path(name):
         repository = name.partition("@")[0]
@@ -97,13 +97,13 @@ def refuse_other_folders(folder: Path, name: str) -> None:
     if archives := [file for file in files if file.endswith(NPZ) and file != MASK_DECODER]:
         example = shlex.quote(str(Path(name) / min(archives)))
         command = f"paligemma-onnx export {example} --tokenizer tokenizer.json --output BUNDLE"
-        raise CheckpointError(f"{name}: has no {CONFIG}, but JAX weights; name the archive: `{command}`")
+        raise CheckpointError(f"{name}: has JAX weights and no {CONFIG}; name the archive: `{command}`")
     if graphs := [file for file in files if file.lower().endswith(".gguf")]:
         raise CheckpointError(f"{name}: {quote_names(graphs)} is {_FILES['.gguf']}")
 
 
 def refuse_other_adapters(folder: Path, name: str) -> None:
-    """Raise CheckpointError if a folder given as an adapter is a model, or a folder around adapters."""
+    """Raise CheckpointError if a folder is a model, or only has subfolders with adapters."""
     files = _names(folder)
     if ADAPTER_CONFIG in files:
         return

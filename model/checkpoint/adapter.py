@@ -1,4 +1,4 @@
-"""PEFT LoRA adapters: from folders to the changes of the base model's tensors (lora.py)."""
+"""Read PEFT LoRA adapters from folders, as changes of the base model's tensors (lora.py)."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ WEIGHTS = "adapter_model.safetensors"
 PREFIX = "base_model.model."  # PEFT wraps the model twice
 MAGNITUDE, TOKENS = "lora_magnitude_vector", "token_adapter.trainable_tokens_delta"
 LINEAR, EMBEDDED = ("lora_A.weight", "lora_B.weight"), ("lora_embedding_A", "lora_embedding_B")
-# A tensor that belongs to an adapted module. Every other tensor replaces a tensor of the base model.
+# Names of the tensors of an adapted module. Every other tensor replaces a tensor of the base model.
 _PART = re.compile(
     r"(.+)\.(lora_A\.weight|lora_B\.(?:weight|bias)|lora_embedding_[AB]|"
     rf"{MAGNITUDE}(?:\.weight)?|{re.escape(TOKENS)})"
 )
-# PEFT moves the tensors of an adapted module below these names.
+# PEFT inserts these parts into the names of an adapted module's original tensors.
 _WRAPPER = re.compile(r"(\.token_adapter)?\.base_layer(?=\.)")
 
 
@@ -41,8 +41,8 @@ class WeightedAdapter:
 class Adapter:
     """The changes that adapters make to tensors, by the canonical name of the tensor.
 
-    The output head is the embedding's matrix. It has an entry of its own name only if the adapters change the
-    two differently; the adapted model then has two matrices.
+    The base model uses the embedding's matrix as its output head. There is an entry for the output head only
+    if the adapters change the two differently; the adapted model then has two matrices.
     """
 
     changes: Mapping[str, Change]
@@ -52,13 +52,14 @@ class Adapter:
         """Return the sum of adapters, each from a folder that holds adapter_config.json and WEIGHTS.
 
         Args:
-            adapters: folders written by `save_pretrained` of a PEFT model, and their weights. The sum is the
-                one of PEFT's `add_weighted_adapter(..., combination_type="cat")`.
+            adapters: folders written by `save_pretrained` of a PEFT model, and their weights. They are summed
+                as in PEFT's `add_weighted_adapter(..., combination_type="cat")`.
             expected: shape of each parameter of the base model by canonical name.
 
         Raises:
-            CheckpointError: a file is missing or damaged, a setting or a tensor is not understood, no base
-                tensor has the name and shape of a change, or a sum is not one of plain LoRA products.
+            CheckpointError: a file is missing or damaged; a setting or a tensor is not understood; a change
+                does not fit the name and shape of any base tensor; or an adapter that is not plain LoRA has a
+                weight other than 1 or is added to another adapter.
         """
         shapes = dict(expected)
         if EMBEDDING in shapes:
@@ -139,11 +140,11 @@ def _holds(replacements: Mapping[str, StoredTensor], module: str) -> bool:
 def _read_replacements(
     path: Path, replacements: Mapping[str, StoredTensor], expected: Mapping[str, tuple[int, ...]]
 ) -> dict[str, Change]:
-    """Return the tensors that an adapter file holds as a whole: modules_to_save, biases, saved embeddings."""
+    """Return the tensors that replace a whole base tensor: modules_to_save, biases and saved embeddings."""
     changes: dict[str, Change] = {}
     wrapped = {key for key in replacements if _WRAPPER.search(key)}
-    # The matrix inside a wrapper is the one that embedding and head share. A module of modules_to_save has a
-    # copy, which comes later here.
+    # An adapter file may have two tensors of one name: the matrix inside a wrapper, which embedding and head
+    # share, and the copy of modules_to_save. The copy comes later and therefore wins.
     for key in sorted(replacements, key=lambda key: key not in wrapped):
         tensor, name = replacements[key], canonical_name(_WRAPPER.sub("", key))
         if name not in expected:
@@ -217,7 +218,7 @@ def _read_rows(
 
 
 def _tie(changes: Mapping[str, Change]) -> dict[str, Change]:
-    """Return the changes without those of the output head, if they are the same as those of the embedding."""
+    """Return the changes. If the output head changes like the embedding, leave out the change of the head."""
     tied = dict(changes)
     if EMBEDDING not in tied and LM_HEAD not in tied:
         return tied

@@ -29,8 +29,8 @@ class Checkpoint:
 
     adapter: Adapter
     _tensors: Mapping[str, StoredTensor]
-    notes: tuple[str, ...] = ()  # what the files hold and the model does not use, one line each
-    nf4: Literal["nf4", "nf4-double"] | None = None  # what linear layers are rounded to before the merge
+    notes: tuple[str, ...] = ()  # lines for the user about content of the files that the model does not use
+    nf4: Literal["nf4", "nf4-double"] | None = None  # rounding of linear layers before the merge
 
     @classmethod
     def open(
@@ -72,10 +72,10 @@ class Checkpoint:
         *,
         trained_rows: int | None,
     ) -> Checkpoint:
-        """Return the checkpoint that consists of the stored tensors; the other arguments are those of `open`.
+        """Return a checkpoint of the given tensors. The arguments that `open` has too mean the same as there.
 
         Raises:
-            CheckpointError: as `open`; the message begins with `path`.
+            CheckpointError: for the same reasons as in `open`. The message begins with `path`.
         """
         tensors = _by_canonical_name(stored)
         refuse_other_dtypes(tensor for name, tensor in tensors.items() if not is_unused(name))
@@ -177,7 +177,7 @@ def _check_names_and_shapes(
         for name, shape in expected.items()
         if name in tensors and tensors[name].shape != tuple(shape)
     ]
-    # If nothing else is wrong, an unused tensor is none.
+    # Unused tensors alone are accepted. If there are other problems, the message lists them as well.
     if not missing and not misshapen and all(is_unused(name) for name in extra):
         return
     unexpected = [tensors[name].name for name in extra]

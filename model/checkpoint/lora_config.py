@@ -31,9 +31,9 @@ _ACCEPTED: dict[str, tuple[object, ...]] = {
     "lora_bias": _SWITCH,
     "fan_in_fan_out": _SWITCH,  # concerns Conv1D, which PaliGemma does not have; PEFT ignores it for Linear
     "ensure_weight_tying": _SWITCH,
-    # The other initialisations (PiSSA, OLoRA, CorDA, LoftQ, LoRA-GA) change the base weights as well, so the
-    # adapter does not fit the stored base model, unless PEFT converted it to plain LoRA (`save_pretrained`
-    # with `path_initial_model_for_weight_conversion`), which then says so here.
+    # The other initialisations (PiSSA, OLoRA, CorDA, LoftQ, LoRA-GA) also change the base weights, so the
+    # adapter does not fit the stored base model. PEFT can convert such an adapter to plain LoRA
+    # (`save_pretrained` with `path_initial_model_for_weight_conversion`); it then writes one of these values.
     "init_lora_weights": (True, False, None, "gaussian", "eva", "orthogonal", "mica"),
 }
 # Known settings are either read below or have no effect on a trained adapter: the tensors show which modules
@@ -64,15 +64,15 @@ class AdapterConfig:
     alpha_pattern: Mapping[re.Pattern[str], float]
     use_dora: bool
     saved_modules: tuple[str, ...]  # modules that the adapter file holds as a whole
-    token_indices: Mapping[str, tuple[int, ...]]  # trained rows by name of an embedding; "" for any
+    token_indices: Mapping[str, tuple[int, ...]]  # trained rows by embedding name; "": any embedding
 
     def token_ids(self, module: str) -> tuple[int, ...]:
-        """Return the ids whose rows an embedding stores. The module path has the adapter's layout."""
+        """Return the ids of the trained rows of an embedding. The adapter's module path names it."""
         named = (ids for name, ids in self.token_indices.items() if f".{module}".endswith(f".{name}"))
         return next(named, self.token_indices.get("", ()))
 
     def rank(self, module: str) -> int:
-        """Return the rank of a module. The module path is written in the layout of the adapter."""
+        """Return the rank of a module. The adapter's module path names it."""
         return next((r for path, r in self.rank_pattern.items() if path.match(module)), self.r)
 
     def scale(self, module: str) -> float:

@@ -22,7 +22,7 @@ CODES = (
 
 
 def round_to_nf4(weight: Tensor, *, double: bool) -> Tensor:
-    """Return a weight of the same shape and dtype whose values are those of NF4.
+    """Return the weight rounded to NF4, with the same shape and dtype.
 
     Args:
         weight: a weight in float32, bfloat16 or float16.

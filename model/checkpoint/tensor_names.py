@@ -50,7 +50,7 @@ def is_linear(name: str) -> bool:
 
 
 def is_unused(name: str) -> bool:
-    """Return whether the model computes the same without the tensor of this canonical name.
+    """Return whether the model's results do not depend on the tensor of this canonical name.
 
     transformers ignores such a tensor: a buffer that follows from the configuration, SigLIP's pooling head,
     or a part that is outside the model (the heads and experts of models that contain a PaliGemma).

@@ -40,7 +40,7 @@ def open_weight_files(folder: Path) -> list[StoredTensor]:
 
 
 def _explain_missing_weights(names: set[str]) -> str:
-    """Return an error text: which other files the folder holds instead of weight files, and the remedy."""
+    """Return a phrase that names the files in a folder without weight files, and the remedy."""
     if "adapter_model.safetensors" in names:
         return "holds a LoRA adapter but not a model; pass its base model, and this folder as the adapter"
     if others := [name for name in names if name.endswith(".safetensors")]:

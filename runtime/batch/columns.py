@@ -1,4 +1,4 @@
-"""Columns of tables and keys of JSON objects: which of them a run uses, and how a row becomes an item."""
+"""Choose the columns (of a table) or keys (of JSON objects) that a run uses, and convert rows to items."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from pathlib import Path
 from .items import Item
 from .rows import RowError, replace_surrogates
 
-MAX_NAMES = 20  # of columns in a message
-# Types of ids besides text and bytes. A float keeps the digits that Python prints for it.
+MAX_NAMES = 20  # column names in one message
+# Accepted types of ids, in addition to text and bytes. A float is written as Python prints it.
 _ID_TYPES = int | float | Decimal | uuid.UUID | datetime.date | datetime.time
 
 
 @dataclass(frozen=True)
 class Columns:
-    """Names of the columns; of several names, the first one that has a value in a row counts.
+    """Accepted names of the columns. If a field lists several, the first with a value in the row is used.
 
-    `prefix` and `suffix` are the names in the data sets of big_vision and Roboflow, `file_name` is the one in
-    the image folders of Hugging Face.
+    The data sets of big_vision and Roboflow use `prefix` and `suffix`; the image folders of Hugging Face use
+    `file_name`.
     """
 
     image: tuple[str, ...] = ("image", "file_name")
@@ -50,7 +50,7 @@ def repeated(names: Iterable[str]) -> list[str]:
 
 
 class CellError(ValueError):
-    """A cell cannot be used. The message is for the error of the row."""
+    """A cell cannot be used. Its message becomes part of the error of the row."""
 
 
 def make_item(
@@ -60,9 +60,9 @@ def make_item(
 
     Args:
         cells: the row. The value of a cell that cannot be read is a CellError.
-        number: of the row, counted from 1.
+        number: number of the row, counted from 1.
         base: folder of relative paths.
-        prompt: prompt if the row has none.
+        prompt: prompt for a row without a prompt.
         columns: names of the columns.
     """
     path = suffix = row_prompt = None
@@ -112,7 +112,7 @@ def find_text(cells: Mapping[str, object], names: Iterable[str]) -> str | None:
 
 
 def find_suffix(cells: Mapping[str, object], columns: Columns) -> str | None:
-    """Return the expected answer of a row as valid Unicode, or None. This function raises as `find_text`."""
+    """Return the expected answer of a row as valid Unicode, or None; raise the errors of `find_text`."""
     suffix = find_text(cells, columns.suffix)
     return None if suffix is None else replace_surrogates(suffix)
 

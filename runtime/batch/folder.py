@@ -71,7 +71,7 @@ def is_system_file(path: PurePath) -> bool:
 
 
 def _find_images(folder: Path, skipped: Counter[str]) -> Iterator[str]:
-    """Yield the paths of the images below a folder, and count by kind what else is there."""
+    """Yield the paths of the images below a folder, and count all other entries by kind in `skipped`."""
     pending = [""]
     while pending:
         parent = pending.pop()

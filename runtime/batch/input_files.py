@@ -23,7 +23,7 @@ _BOMS = (
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
-_START_BYTES = 4096  # in which NUL bytes are counted
+_START_BYTES = 4096  # bytes at the start of a file in which NUL bytes are counted
 _MAX_PATH = 200  # characters of a path in a message
 
 
@@ -53,7 +53,7 @@ def open_text(path: Path, *, newline: str) -> Iterator[TextIO]:
         encoding, errors = _encoding(start)
         if encoding == "utf-8" and 3 * start.count(0) > len(start):
             raise OptionError(
-                f"{path}: has many NUL bytes, as UTF-16 without a byte order mark does; save it as UTF-8"
+                f"{path}: has many NUL bytes, like UTF-16 without a byte order mark; save it as UTF-8"
             )
         try:
             with path.open(encoding=encoding, errors=errors, newline=newline) as text:
@@ -67,7 +67,8 @@ def translate_input_errors(path: Path) -> Iterator[None]:
     """Translate errors of the file system while the block reads an input file or folder.
 
     Raises:
-        OptionError: the input cannot be read. Lack of memory or of file descriptors is an OSError, as before.
+        OptionError: the input cannot be read. If memory or file descriptors are exhausted, the OSError of the
+            block is not translated.
     """
     try:
         yield

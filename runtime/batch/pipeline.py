@@ -46,7 +46,7 @@ class Model(Protocol):
 
 @dataclass(frozen=True)
 class BatchOptions:
-    """How the rows of a run are generated."""
+    """Options for generating the rows of a run."""
 
     generation: Options  # options without a seed
     seed: int | None  # seed of the run; None if answers are greedy

@@ -140,7 +140,7 @@ def _check_reachable(address: str) -> None:
 def _write_parts(ray: Any, job: ShardJob, missing: list[int], workers: int | None) -> Iterator[Count]:
     """Yield the row counts of the parts as workers complete them."""
     workers = workers or max(1, sum(bool(node["Alive"]) for node in ray.nodes()))
-    # Workers run on GPUs by the device option, the bundle, or what `auto` selects here.
+    # Workers need a GPU if this machine would select one for the device option and the bundle.
     placement = choose_placement(job.device, None, runs_on=read_manifest(job.bundle).precision.devices)
     numbers = ray.data.from_items(
         [{"number": number} for number in missing], override_num_blocks=len(missing)
@@ -158,4 +158,4 @@ def _write_parts(ray: Any, job: ShardJob, missing: list[int], workers: int | Non
         if record["kind"]:
             raise getattr(errors, record["kind"])(record["message"])
         zeros = asdict(Count())
-        yield Count(**{name: type(zero)(record[name]) for name, zero in zeros.items()})  # Ray's are NumPy's
+        yield Count(**{name: type(zero)(record[name]) for name, zero in zeros.items()})  # from NumPy scalars

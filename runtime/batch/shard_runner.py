@@ -15,7 +15,8 @@ from .pipeline import BatchOptions, Model, answer_items
 from .sources import Snapshot, Source, check_unchanged, read_counted_items, read_items
 from .state_file import REMEDY
 
-# Row counts as a run proceeds. True: a batch that this run wrote. False: rows that an earlier run wrote.
+# Row counts in the order in which a run yields them, with True for rows that this run wrote and False for
+# rows that an earlier run wrote.
 Steps = Generator[tuple[Count, bool], None, None]
 
 
@@ -95,7 +96,7 @@ class PartItems:
                 yield item
             self._job.check_input()  # before the part gets its final name
         except OptionError:
-            self._restart()  # the failed stream looks like one that has ended
+            self._restart()  # a generator that raised looks like one that has ended
             raise
 
 
@@ -118,7 +119,7 @@ def run_part(part: Part, items: Iterator[Item], model: Model, options: BatchOpti
     """Write the missing rows of a part and yield their counts; to stop, close the generator.
 
     Raises:
-        The same errors as `run_shard`.
+        BundleError, ProviderError, OptionError, OSError: as in `run_shard`.
     """
     if (finished := part.finished_count()) is not None:
         yield finished, False

@@ -103,7 +103,8 @@ def read_counted_items(source: Source, snapshot: Snapshot) -> Iterator[Item]:
     """Iterate over the items of a source, as `read_items`, and compare their number with the snapshot.
 
     Raises:
-        OptionError: the number differs, after the items that the snapshot counts, or as `read_items`.
+        OptionError: as in `read_items`, or the number of items differs; the latter is raised after the items
+            that the snapshot counts.
     """
     number = 0
     for number, item in enumerate(read_items(source), 1):
@@ -143,7 +144,7 @@ def input_facts(path: Path) -> tuple[int | None, int | None]:
 
 
 def count_items(source: Source) -> int:
-    """Return the number of items; read as little of the source as possible. Raises as `read_items`."""
+    """Return the number of items; read as little of the source as possible. Raise as `read_items`."""
     if source.kind == "folder":
         return sum(1 for _ in read_items(source))
     return _COUNTERS[source.kind](source.path)

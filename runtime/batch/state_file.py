@@ -35,8 +35,8 @@ def translate_output_errors(path: Path) -> Iterator[None]:
     """Translate errors of the file system while the block reads or writes a file of the output.
 
     Raises:
-        OptionError: the file cannot be read or written, or is a pipe or device, which might never end. A full
-            disk is an OSError, as before.
+        OptionError: the file cannot be read or written, or is a pipe or device, which might never end. If the
+            disk is full, the OSError of the block is not translated.
     """
     try:
         if path.exists() and not (path.is_file() or path.is_dir()):

@@ -1,4 +1,4 @@
-"""Facts about an input that the user learns before the run: unused columns, and prompts that compete."""
+"""Notes about an input that are printed before a run: unused columns, and prompts from two sources."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .sources import Source, read_items
 from .table import csv_columns, jsonl_columns, parquet_columns, require_images
 
 _COLUMN_NAMES = {"jsonl": jsonl_columns, "csv": csv_columns, "parquet": parquet_columns}
-_SURVEYED_ITEMS = 100  # of a tar
+_SURVEYED_ITEMS = 100  # items of a tar that are searched for prompts
 _METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")  # in image folders of Hugging Face
 _PRECEDENCE = "takes precedence; --prompt applies to the images without one"
 

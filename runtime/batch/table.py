@@ -94,13 +94,13 @@ def count_lines(path: Path) -> int:
 
 
 def count_csv_rows(path: Path) -> int:
-    """Return the number of items of a CSV file; raises as `read_csv`."""
+    """Return the number of items of a CSV file; raise the errors of `read_csv`."""
     with _open_csv(path) as (_, rows):
         return sum(1 for _ in rows)
 
 
 def count_parquet_rows(path: Path) -> int:
-    """Return the number of rows that the footer of a Parquet file states; raises as `read_parquet`."""
+    """Return the number of rows in the footer of a Parquet file; raise the errors of `read_parquet`."""
     with _open_parquet(path) as file:
         return int(file.metadata.num_rows)
 
@@ -117,13 +117,13 @@ def jsonl_columns(path: Path) -> set[str]:
 
 
 def csv_columns(path: Path) -> set[str]:
-    """Return the header of a CSV file; raises as `read_csv`."""
+    """Return the column names in the header of a CSV file; raise the errors of `read_csv`."""
     with _open_csv(path) as (header, _):
         return set(header)
 
 
 def parquet_columns(path: Path) -> set[str]:
-    """Return the names of the columns of a Parquet file; raises as `read_parquet`."""
+    """Return the column names of a Parquet file; raise the errors of `read_parquet`."""
     with _open_parquet(path) as file:
         return set(file.schema_arrow.names)
 
@@ -149,7 +149,7 @@ def _parse_object(line: str) -> dict[str, object]:
 
 @contextmanager
 def _open_csv(path: Path) -> Iterator[tuple[list[str], Iterator[list[str]]]]:
-    """Open a CSV file, or a TSV file by its suffix: the header, and the rows that are not blank."""
+    """Open a CSV or TSV file. Yield the header and an iterator over the rows that are not blank."""
     with open_text(path, newline="") as file:
         # A strict reader refuses a quote that is never closed, which would hide the rows after it.
         reader = csv.reader(file, delimiter="\t" if path.suffix.lower() == ".tsv" else ",", strict=True)
@@ -168,7 +168,7 @@ def _open_parquet(path: Path) -> Iterator[Any]:
     """Open a Parquet file as a `pyarrow.parquet.ParquetFile`."""
     parquet = import_parquet()
     with translate_input_errors(path):
-        path.open("rb").close()  # pyarrow's message about a file without permission is that of a damaged file
+        path.open("rb").close()  # raises PermissionError, which pyarrow would report as a damaged file
     try:
         file = parquet.ParquetFile(path)
     except _PARQUET_ERRORS as error:

@@ -25,7 +25,7 @@ class Member:
     content: Slice | None  # None: the member is a link, which has no content
 
 
-# Damaged headers raise tarfile.TarError, and the numbers and lists in them raise the other classes.
+# tarfile raises TarError for most damaged headers, and the other classes for damaged numbers and lists.
 _TAR_ERRORS = (
     *(tarfile.TarError, EOFError, OSError),
     *(ValueError, LookupError, ArithmeticError, RecursionError),
@@ -82,7 +82,7 @@ def read_members(path: Path) -> Iterator[Member]:
 def _check_end(path: Path, file: io.BufferedReader, offset: int) -> None:
     """Raise an exception unless the archive ends at `offset` with a block of zeros and none follows it.
 
-    tarfile takes a damaged header for the end, and does not read an archive that follows the end.
+    tarfile treats a damaged header as the end of the archive, and ignores a second archive after the end.
     """
     file.seek(offset)
     if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):

@@ -34,11 +34,11 @@ class _Texts:
 
     prompt: str | None = None
     suffix: str | None = None
-    caption: str | None = None  # of a .txt member
+    caption: str | None = None  # content of a .txt member
     problem: str | None = None  # why a member cannot be used
 
     def or_else(self, other: _Texts) -> _Texts:
-        """Return these texts, and those of `other` for the ones that do not exist."""
+        """Return these texts, with each missing text taken from `other`."""
         pairs = zip(astuple(self), astuple(other), strict=True)
         return _Texts(*(theirs if ours is None else ours for ours, theirs in pairs))
 
@@ -142,7 +142,7 @@ def _read(member: Member) -> bytes:
 def _key(member: Member) -> str:
     path = PurePosixPath(member.name)
     stem = path.name.partition(".")[0]
-    return str(path.with_name(stem)) if stem else member.name  # the name is `.png`, or empty
+    return str(path.with_name(stem)) if stem else member.name  # such as `.png`
 
 
 def _stem(member: Member) -> str:

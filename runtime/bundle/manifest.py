@@ -71,7 +71,7 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def _may_exist(path: Path) -> bool:
-    """Return False if a path certainly does not exist; True also where only reading can tell the reason."""
+    """Return False if a path does not exist, and True if it exists or if its existence is unknown."""
     try:
         path.stat()
     except (FileNotFoundError, NotADirectoryError):
@@ -82,7 +82,7 @@ def _may_exist(path: Path) -> bool:
 
 
 def _explain_missing(folder: Path) -> str:
-    """Return what a path without `manifest.json` is, and the command that makes a bundle of it."""
+    """Return a message about a path without `manifest.json`: its kind, and how to make a bundle from it."""
     name = shlex.quote(str(folder))
     if _may_exist(folder / "adapter_config.json"):
         command = f"paligemma-onnx export BASE_MODEL --output BUNDLE --adapter {name}"

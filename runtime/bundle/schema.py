@@ -88,8 +88,8 @@ class ModelFacts:
     final_logit_softcapping: float | None  # applied inside the graphs
     sliding_window: int | None  # tokens; applies to every second layer
     vision_heads: int  # attention heads of the vision tower
-    # What the linear layers of the checkpoint were rounded to before adapters were merged. `manifest.json`
-    # does not contain the default.
+    # Format to which the linear layers of the checkpoint were rounded before adapters were merged. The
+    # default is left out of `manifest.json`.
     base_weights: BaseWeights = "stored"
 
 
@@ -165,7 +165,7 @@ class PrecisionFacts:
 
 @dataclass(frozen=True)
 class GenerationDefaults:
-    """Default values for options of `generate`, whose names and meanings the fields have.
+    """Default values for the options of `generate`. A field has the name and meaning of its option.
 
     `manifest.json` contains only the fields that differ from the values given here.
     """

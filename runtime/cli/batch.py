@@ -223,7 +223,7 @@ def _check_error_rate(progress: Progress, max_rate: float | None) -> None:
 
 
 def _check_row_count(progress: Progress, record: RunRecord, output: Path) -> None:
-    """Raise OptionError if a complete run has not one row per input."""
+    """Raise OptionError if the number of rows of a finished run differs from the number of inputs."""
     if progress.all.rows != record.rows:
         raise OptionError(
             f"{output}: has {progress.all.rows:,} rows for {record.rows:,} inputs, as if hidden files were "

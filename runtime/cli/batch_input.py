@@ -38,7 +38,7 @@ _INPUT = (
         "--prompt",
         metavar="TEXT",
         type=TextType(),
-        help="Prompt for all images without their own; required for a folder or list.",
+        help="Prompt for each image without a prompt; required for a folder or list.",
     ),
     click.option(
         "--image-column",
@@ -67,7 +67,8 @@ _INPUT = (
 def input_options(command: Command) -> Command:
     """Add the options of the input to a command, which receives them as `source` and `output`.
 
-    The command raises OptionError if the input does not exist, or its kind has no prompts and there is none.
+    The command raises OptionError if the input does not exist, or if --prompt is missing and the input is of
+    a kind that contains no prompts.
     """
 
     @wraps(command)
@@ -87,7 +88,7 @@ def input_options(command: Command) -> Command:
 
 
 def _absolute(path: Path) -> Path:
-    """Return an absolute path with its links, which `Path.resolve` would follow."""
+    """Return an absolute path in which symbolic links stay; `Path.resolve` would follow them."""
     try:
         return Path(os.path.abspath(path))  # noqa: PTH100
     except FileNotFoundError as error:

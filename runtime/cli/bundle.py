@@ -1,4 +1,4 @@
-"""The commands `verify`, `inspect`, `prepare` and `doctor`: about a bundle's files or this machine."""
+"""The commands `verify`, `inspect` and `prepare` for a bundle, and `doctor` for this installation."""
 
 from __future__ import annotations
 

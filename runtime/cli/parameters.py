@@ -62,7 +62,7 @@ class SizeType(click.ParamType[int]):
 
 
 class PathType(click.Path):
-    """A path. An empty text, which an unset variable of a shell gives, is not the current folder."""
+    """A path. An empty text, such as an unset shell variable, is an error and not the current folder."""
 
     def __init__(self, *, dir_okay: bool = True) -> None:
         super().__init__(dir_okay=dir_okay, path_type=Path)
@@ -80,7 +80,8 @@ class TextType(click.types.StringParamType):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """Return the text. If the locale's encoding cannot represent its bytes, read them as UTF-8.
 
-        Python represents each of these bytes by half of a surrogate pair. Bytes that are not UTF-8 stay so.
+        Python represents each of these bytes by half of a surrogate pair. If the bytes are not UTF-8, the
+        text is returned unchanged.
         """
         text: str = super().convert(value, param, ctx)
         try:

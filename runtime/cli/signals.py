@@ -19,24 +19,26 @@ _CODES = {signal.SIGINT: INTERRUPTED, signal.SIGTERM: TERMINATED}
 
 
 def exit_on_signals() -> None:
-    """End the process at once and without a message on a signal, while it starts and ends.
+    """Make SIGINT and SIGTERM end the process at once, without a message.
 
-    Nothing has to be cleaned up then, and an exception would be printed with a traceback.
+    This suits the start and the end of the process: nothing has to be cleaned up, and an exception would be
+    printed with a traceback.
     """
     _install(_exit)
 
 
 def raise_on_signals() -> None:
-    """Raise KeyboardInterrupt or Terminated in the main thread on a signal, so that the command cleans up."""
+    """Make SIGINT and SIGTERM raise an exception in the main thread, so that the command cleans up."""
     sys.unraisablehook = _send_again
     _install(_raise)
 
 
 @contextmanager
 def exiting_on_signals() -> Iterator[None]:
-    """Call `exit_on_signals` for a block that imports modules, after `raise_on_signals`.
+    """Make signals end the process at once during a block, and raise exceptions again after it.
 
-    An exception in the initialization of a library in C++ may abort the process.
+    Use it for a block that imports modules: an exception in the initialization of a C++ library may abort the
+    process.
     """
     if signal.getsignal(signal.SIGTERM) is not _raise:  # the command runs in another program
         yield

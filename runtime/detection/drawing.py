@@ -27,7 +27,7 @@ LINES_PER_SIDE = 250  # thickness of a line = shorter side of the image / 250
 LABELS_PER_SIDE = 28  # height of a label's text = shorter side of the image / 28
 MIN_TEXT_HEIGHT = 11  # pixels; the font is not legible below
 MAX_LABEL_HEIGHT = 0.2  # as a fraction of the image's height
-MAX_LABEL_WIDTH = 0.75  # of the text, as a fraction of the image's width
+MAX_LABEL_WIDTH = 0.75  # width of the text, as a fraction of the image's width
 MAX_LABEL_CHARACTERS = 120  # more do not fit into any image
 BRIGHT = 140  # luma of 255 above which black text is easier to read than white
 _MIN_SIDE_FOR_SEAMS = 100  # pixels; in smaller images a dark seam would cover too much

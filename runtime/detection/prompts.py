@@ -14,8 +14,8 @@ def task_prompt(task: str, labels: str | Sequence[str]) -> str:
 
     Args:
         task: `detect` or `segment`.
-        labels: text with labels separated by semicolons, or a list or tuple of labels. A text may also be the
-            whole prompt: what the prompt begins with (`<image>`, `<bos>`, the task) is not repeated.
+        labels: text with labels separated by semicolons, or a list or tuple of labels. The text may also be
+            the whole prompt, with the task and optionally `<image>` and `<bos>` before the labels.
 
     Raises:
         PromptError: no label is given, or a label is not text or contains a semicolon.

@@ -1,10 +1,11 @@
 """Run lengths of a mask in COCO's compressed form, which pycocotools reads and writes.
 
 A mask is read column by column, starting with a run of background, which may be empty. In the compressed
-form, the first three runs are written as lengths. Each later run is written as the difference from the run
-two places before, which also is background or also is foreground. Each number is then split into groups of
-5 bits, lowest bits first. A sixth bit of a group is set if more groups of the number follow, and 48 is added
-to make each group a printable character (COCO API: `maskApi.h`; `rleToString` in `maskApi.c`).
+form, the first three runs are written as lengths. Each later run is written as the difference from the length
+of the previous run of the same kind (background or foreground), two places before. Each number is then split
+into groups of 5 bits, lowest bits first. A sixth bit of a group is set if more groups of the number follow,
+and 48 is added to make each group a printable character (COCO API: `maskApi.h`; `rleToString` in
+`maskApi.c`).
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ def encode(mask: NDArray[np.bool_]) -> RunLengths:
 
 
 def runs(mask: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """Return the lengths int64[runs] of a mask's background and foreground runs, in turn.
+    """Return the lengths of a mask's alternating background and foreground runs, int64[runs].
 
     The mask is bool[height, width].
     """

@@ -29,7 +29,7 @@ class GraphContents:
     """Sizes, operators and matrices of one graph."""
 
     bytes: int  # size of the graph file
-    weight_bytes: int  # size of what the graph reads from weight files; a shared tensor counts once
+    weight_bytes: int  # bytes of the graph's tensors in weight files; a shared tensor counts once
     operators: dict[str, int]  # number of nodes by operator, descending
     matrices: tuple[StoredMatrices, ...]
 

@@ -33,8 +33,8 @@ def verify(folder: Path, progress: Callable[[str], object]) -> Manifest:
     compared with the manifest.
 
     Raises:
-        BundleError: files are missing, of another size, or altered. The message names each of these files.
-            Or the weights of a graph are in a file that the manifest does not list.
+        BundleError: files are missing, of another size, or altered (the message names each of these files);
+            or the weights of a graph are in a file that the manifest does not list.
     """
     manifest = read_manifest(folder)
     check_hashes(folder, manifest, progress)
@@ -63,9 +63,9 @@ def _check_weight_files(folder: Path, manifest: Manifest) -> None:
 
 @contextmanager
 def _listed_files(folder: Path, manifest: Manifest, progress: Callable[[str], object]) -> Iterator[Path]:
-    """Return a temporary folder with links to the files that the manifest lists.
+    """Yield a temporary folder with links to the files that the manifest lists.
 
-    If no links can be made, report this and return the bundle's folder.
+    If links cannot be created, report this and yield the bundle's folder.
     """
     with ExitStack() as stack:
         try:

@@ -32,7 +32,9 @@ def open_sessions(
     Returns:
         The sessions by the digest of their graph, and the weights that two of the sessions share, or None.
 
-    Raises what `open_session`, `load_shared_weights` and `check_gpu` raise.
+    Raises:
+        BundleError, ProviderError, ResourceError: as in `open_session`, `load_shared_weights` and
+            `check_gpu`.
     """
     if placement.device == "cuda":
         check_gpu(placement.index, manifest.cache.dtype)

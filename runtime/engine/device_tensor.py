@@ -22,8 +22,8 @@ from .ort import IoBinding, OrtValue, import_onnxruntime
 class DeviceTensor:
     """A tensor in device memory. Several tensors may share the memory; it is freed with the last of them."""
 
-    # Its dtype: on a CPU the NumPy storage of `dtype`; on a GPU int64, because `allocate` works in words of
-    # 8 bytes; for an output that onnxruntime allocated, the dtype of the output.
+    # The OrtValue has the NumPy storage of `dtype` on a CPU, and int64 on a GPU, because `allocate` works in
+    # words of 8 bytes. If onnxruntime allocated it for an output, it has the dtype of the output.
     memory: OrtValue
     dtype: DTypeName
     shape: tuple[int, ...]

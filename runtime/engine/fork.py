@@ -13,7 +13,7 @@ from weakref import WeakSet
 from ..errors import ProviderError
 from .ort import InferenceSession, Session
 
-_opened: WeakSet[InferenceSession] = WeakSet()  # by this process
+_opened: WeakSet[InferenceSession] = WeakSet()  # sessions that this process opened
 _inherited = set[int]()  # ids of the sessions of parent processes, which are never destroyed
 
 

@@ -201,10 +201,10 @@ def import_onnxruntime() -> Onnxruntime:
 
 
 def _load_unwinder() -> None:
-    """Load the library with which glibc handles C++ exceptions, which `backtrace` does.
+    """Call glibc's `backtrace`, which loads the library that unwinds C++ exceptions.
 
-    glibc loads it when it first needs it. If memory is exhausted then, glibc ends the process, and the error
-    of onnxruntime about the memory is lost.
+    Otherwise glibc loads this library at the first C++ exception. If memory is exhausted at that time, glibc
+    ends the process, and onnxruntime's error about the memory is lost.
     """
     with suppress(AttributeError, OSError, TypeError):  # not glibc; on Windows `CDLL(None)` fails
         ctypes.CDLL(None).backtrace((ctypes.c_void_p * 1)(), 1)

@@ -196,8 +196,8 @@ def _session_options(ort: Onnxruntime, placement: Placement, manifest: Manifest)
             options.add_session_config_entry(*DISABLE_PREPACKING)
     elif manifest.precision.is_float32:
         # Prepacking copies every weight into private memory, for prefill and again for decode. Without
-        # prepacking both sessions map the same file, and memory holds the weights one time, in the file
-        # cache. Quantised products on a CPU need prepacking: their fast kernels read only packed weights.
+        # prepacking both sessions map the same file, and memory holds the weights once, in the file cache.
+        # Quantised products on a CPU need prepacking: their fast kernels read only packed weights.
         options.add_session_config_entry(*DISABLE_PREPACKING)
     else:
         configure_int8(options, ort)

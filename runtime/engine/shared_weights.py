@@ -1,4 +1,4 @@
-"""Copy the weights that prefill and decode share to a GPU, one time for both sessions.
+"""Copy the weights that prefill and decode share to a GPU, once for both sessions.
 
 Without sharing, each of two sessions that read the same file copies it to the device: 5 GB of a 3B model,
 twice. So this module copies the file in a few pieces, and both sessions get tensors at addresses in these

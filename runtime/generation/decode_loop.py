@@ -31,7 +31,7 @@ class TokenEvent:
     row: int
     token_id: int | None
     finish_reason: FinishReason | None
-    score: TokenScore | None = None  # of `token_id`; None if scores are not requested
+    score: TokenScore | None = None  # score of `token_id`; None if scores are not requested
 
 
 @dataclass

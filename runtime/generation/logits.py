@@ -62,8 +62,8 @@ def score_token(
 ) -> TokenScore:
     """Return the score of a token.
 
-    The number of NumPy calls counts: after a decode step each call takes 5 to 10 us, because the step has
-    displaced its code from the processor's caches.
+    The function makes few NumPy calls: after a decode step each call takes 5 to 10 us, because the step has
+    displaced NumPy's code from the processor's caches.
 
     Args:
         logits: float32[V], as the graphs computed them.

@@ -1,4 +1,4 @@
-"""Checks requests, opens their images and tokenises their prompts before any graph runs.
+"""Check requests, open their images and tokenise their prompts before any graph runs.
 
 Shapes: docs/notation.md.
 """
@@ -119,7 +119,7 @@ def plan_batch(
     except TypeError:
         raise OptionError(f"requests is of type {type(requests).__name__}, expected Requests") from None
     prompts = []
-    # Before an image is opened: that takes long if the image is large.
+    # Check prompts before images are opened, because opening a large image takes long.
     for position, request in enumerate(requests):
         if not isinstance(request, Request):
             raise OptionError(f"requests[{position}] is {type(request).__name__}, expected a Request")
@@ -128,7 +128,7 @@ def plan_batch(
         max_prompt_tokens = context - image_tokens - 1  # at least one token of the answer
         if max_prompt_tokens < 2:  # BOS and newline
             raise PromptError(
-                f"{count} images take {image_tokens} tokens, the context has {context}; show fewer"
+                f"{count} images take {image_tokens} tokens, the context has {context}; give fewer"
             )
         prompts.append(tokenizer.encode(request.prompt, max_prompt_tokens, count))
     planned = []

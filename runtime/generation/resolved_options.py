@@ -1,4 +1,4 @@
-"""Checks the options of a call, and adds the defaults of the bundle."""
+"""Check the options of a call, and add the defaults of the bundle."""
 
 from __future__ import annotations
 

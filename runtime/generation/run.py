@@ -1,4 +1,4 @@
-"""Runs a planned batch: encode its images, prefill, decode."""
+"""Run a planned batch: encode its images, prefill, decode."""
 
 from __future__ import annotations
 

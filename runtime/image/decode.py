@@ -1,4 +1,4 @@
-"""Decodes an encoded image completely or not at all.
+"""Decode an encoded image completely, or raise an error.
 
 Only the formats of an allow-list are accepted, and the size is checked before any pixel is decoded.
 The plugin of the recognised format is called directly. `PIL.Image.open` would apply Pillow's size limit

@@ -18,7 +18,7 @@ _XMP_ORIENTATION = re.compile(rb"""tiff:Orientation(?:\s*=\s*["']|>)\s*([0-9])""
 
 
 def orientation(exif: bytes, xmp: bytes) -> int:
-    """Return the orientation (1 to 8): that in EXIF; without one in EXIF, that in XMP; without both, 1.
+    """Return the orientation (1 to 8) in EXIF; if EXIF has none, the one in XMP; if XMP has none, 1.
 
     Pillow's reader is not used: it reports damaged EXIF with `warnings.warn` only. To catch the warning, the
     warning filters of the whole process would have to change, which is not safe while other threads open
@@ -63,7 +63,7 @@ def _exif_orientation(block: bytes) -> int | None:
 
 
 def upright(rgb: Image.Image, stated: int) -> Image.Image:
-    """Return an image, turned or mirrored from the stated orientation (1 to 8) to its displayed orientation.
+    """Return a copy of an image, rotated or mirrored as the stated orientation (1 to 8) requires.
 
     The returned image has no metadata.
     """

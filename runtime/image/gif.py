@@ -43,7 +43,7 @@ def _skip_colours(file: BinaryIO, flags: int) -> None:
 
 
 def _skip_extensions(file: BinaryIO, name: str) -> bytes:
-    """Skip extensions: a label, then blocks. Return the first byte of what follows."""
+    """Skip extensions, each a label and blocks; return the first byte after them."""
     start = file.tell()
     while (byte := file.read(1)) == b"!":
         file.seek(1, os.SEEK_CUR)

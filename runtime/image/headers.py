@@ -16,10 +16,10 @@ from ..errors import ImageError
 # 1,000,000 that is 32 MB. The longest screenshots of web pages are a tenth of it.
 MAX_SIDE = 1_000_000
 
-# Bytes of metadata that are read from a file at most. The metadata of photographs has less than 10 MB.
+# Maximum number of metadata bytes that are read from a file. Photographs have less than 10 MB of metadata.
 MAX_METADATA_BYTES = 64 << 20
-# Encoded bytes per pixel that are read at most. The largest pixel of an accepted format, TIFF with four
-# channels of float32, has 16 bytes before its compression.
+# Maximum number of encoded bytes per pixel that are read. The largest pixel of an accepted format, TIFF with
+# four channels of float32, has 16 bytes before its compression.
 MAX_BYTES_PER_PIXEL = 16
 
 
@@ -43,11 +43,11 @@ def check_size(width: int, height: int, max_pixels: int, name: str) -> None:
             "make it smaller or raise max_image_pixels"
         )
     if max(width, height) > MAX_SIDE:
-        raise ImageError(f"{name} is {width} x {height}, no side may pass {MAX_SIDE:,}; make it smaller")
+        raise ImageError(f"{name} is {width} x {height}, no side may exceed {MAX_SIDE:,}; make it smaller")
 
 
 def max_encoded_bytes(pixels: int) -> int:
-    """Return the number of bytes that are read at most from a file with this number of pixels."""
+    """Return the maximum number of bytes that are read from a file with this number of pixels."""
     return MAX_METADATA_BYTES + MAX_BYTES_PER_PIXEL * pixels
 
 
@@ -78,7 +78,7 @@ class LimitedFile:
         self._in_pixels = False
 
     def begin_pixels(self, pixels: int) -> None:
-        """Allow the bytes of this number of pixels, and from now on raise at the end of the file."""
+        """Allow reading the bytes of this number of pixels; from now on raise at the end of the file."""
         self._left += max_encoded_bytes(pixels)
         self._in_pixels = True
 

@@ -38,14 +38,14 @@ _MIN_SCANS, _MAX_SCANS, _MAX_SCANNED_PIXELS = 20, 100, 1_000_000_000
 _MAX_EXIF_BYTES = 1 << 20
 
 _BLOCK_SIDE = 8  # pixels
-_COEFFICIENTS = 64  # of a block
+_COEFFICIENTS = 64  # per block
 
 
 @dataclass(frozen=True)
 class Scan:
-    """A scan: its place among the segments, and the restart intervals in its data."""
+    """A scan: the position of its data, and the restart intervals in the data."""
 
-    index: int  # of the data in `Jpeg.parts`
+    index: int  # index of the data in `Jpeg.parts`
     restarts: Sequence[int]  # positions of RST markers in the data
     in_sequence: bool  # whether the RST markers are numbered 0 to 7 in turn
 

@@ -1,7 +1,7 @@
 """Decode a JPEG, and find out whether its data is complete.
 
 libjpeg leaves missing blocks grey and skips data that is left over. It only counts a warning, which Pillow
-ignores. So this module observes what libjpeg needs of the data.
+ignores. So this module observes how much of the data libjpeg reads.
 """
 
 from __future__ import annotations
@@ -14,9 +14,11 @@ from PIL.JpegImagePlugin import JpegImageFile
 from .headers import truncated
 from .jpeg import Jpeg
 
-# Decoded as coefficients, these bytes change the pixels. No byte is FF, which begins a marker.
+# Filler for missing data. Decoded as coefficients, these bytes change the pixels. None is FF, which begins a
+# marker.
 _FILLER = bytes((37 * index + 91) % 251 for index in range(96))
-# Bytes of a scan's end that are given to libjpeg separately. If it needs none, they are not padding.
+# Number of bytes at the end of a scan that are given to libjpeg separately. More than padding bytes: if
+# libjpeg does not read them, the scan has surplus data.
 _END_BYTES = 32
 _AHEAD_BYTES = 16  # libjpeg reads up to 8 bytes ahead
 _RESTARTS = 8  # number of RST markers; the first is D0
@@ -24,7 +26,7 @@ _COMPARED_BYTES = 1 << 20
 
 
 def decode_jpeg(jpeg: Jpeg, name: str) -> tuple[Image.Image, bool]:
-    """Return the image, and whether it is damaged: its data does not fit its size.
+    """Return the image, and whether it is damaged, which means that its data does not fit its size.
 
     Raises:
         ImageError: data is missing.
@@ -43,10 +45,10 @@ def decode_jpeg(jpeg: Jpeg, name: str) -> tuple[Image.Image, bool]:
 
 
 class _SteppedJpeg(JpegImageFile):
-    """A JPEG of one scan that is given to libjpeg in three steps, each when libjpeg needs more.
+    """A JPEG of one scan that is given to libjpeg in three steps, each when libjpeg needs more data.
 
-    The steps are all but the end of the data; the end of the data and filler; the end of the image. Pillow
-    stops after the last row.
+    The first step is everything before the last bytes of the scan. The second step is these bytes and filler.
+    The third step is the end of the file. Pillow requests no more steps after it has decoded the last row.
 
     Attributes:
         steps: steps that libjpeg has not needed yet, the next at the end.

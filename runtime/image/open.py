@@ -1,4 +1,4 @@
-"""Opens an image given as a path, bytes, a Pillow image or an array: upright RGB pixels, or an ImageError."""
+"""Open an image from a path, bytes, a Pillow image or an array, as RGB in its displayed orientation."""
 
 from __future__ import annotations
 

@@ -13,8 +13,8 @@ from PIL import TiffImagePlugin
 def silence_libraries() -> None:
     """Discard Pillow's log messages, and on Linux libtiff's messages, in the whole process.
 
-    The error that this package raises about the image says the same. A program with other users of Pillow
-    should not call this function.
+    The ImageError that this package raises contains the same information. A program with other users of
+    Pillow should not call this function.
     """
     logging.getLogger(TiffImagePlugin.__name__).addHandler(logging.NullHandler())
     with suppress(OSError, AttributeError):  # another system, or a libtiff that is linked into Pillow

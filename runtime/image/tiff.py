@@ -15,7 +15,8 @@ from PIL.TiffImagePlugin import TiffImageFile
 
 from .headers import LimitedFile, check_size, max_encoded_bytes, too_much_data, truncated
 
-# Bytes. Pillow reads the tags several times. Tags of Photoshop contain its layers, some 100 MB.
+# Maximum number of bytes that are read. Pillow reads the tags several times. Tags of Photoshop contain its
+# layers, some 100 MB.
 MAX_TIFF_BYTES = 1 << 30
 
 # tag numbers, and a value of Compression
@@ -25,7 +26,7 @@ _DATA = ((273, 279), (324, 325))  # offsets and lengths in bytes: of strips, of 
 
 
 class TiffFile(TiffImageFile):
-    """Pillow's plugin without Pillow's limit on the size, a global of the process."""
+    """Pillow's plugin without Pillow's own size limit, which is a global variable of the process."""
 
     def load_prepare(self) -> None:
         """Allocate the image, whose size `check_size` has compared with the caller's limit."""

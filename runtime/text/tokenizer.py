@@ -55,8 +55,9 @@ class PromptTokenizer:
     @classmethod
     def load(cls, path: Path) -> PromptTokenizer:
         """Return the tokenizer that a tokenizer.json describes.
+
         Raises:
-            BundleError: the file is missing, unreadable, damaged, or not PaliGemma's.
+            BundleError: the file is missing, unreadable or damaged, or is not a tokenizer of PaliGemma.
         """
         file = read_tokenizer_file(path)
         vocabulary = file.vocabulary

@@ -1,4 +1,4 @@
-"""Builds Gemma's tokenizer from a tokenizer.json that has been checked.
+"""Build Gemma's tokenizer from a tokenizer.json that has been checked.
 
 The file is parsed as JSON and checked. The tokenizer is then built from the vocabulary, the merges and the
 added tokens of the file. Other content of the file (padding, truncation, the post-processor of PaliGemma 1

@@ -1,4 +1,4 @@
-"""Progress of an export: a bar on a terminal, otherwise a line from time to time; NO_COLOR."""
+"""Progress of an export: a bar on a terminal, otherwise a line every 10 seconds; NO_COLOR."""
 
 from __future__ import annotations
 

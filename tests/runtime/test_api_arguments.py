@@ -70,7 +70,7 @@ def test_images_are_images(model: PaliGemma, images: Any) -> None:
 
 def test_the_number_of_images_is_checked_before_any_is_opened(model: PaliGemma) -> None:
     many = ["missing.png"] * (model.manifest.model.context_length // model.manifest.image.tokens)
-    with pytest.raises(PromptError, match=f"{len(many)} images take .* show fewer"):
+    with pytest.raises(PromptError, match=f"{len(many)} images take .* give fewer"):
         model.generate(many, "caption en")
     with pytest.raises(PromptError, match="images take"):
         model.generate_batch([Request("missing.png", "caption en"), Request(many, "caption en")])

@@ -117,7 +117,7 @@ def test_folder_with_an_archive(tmp_path: Path, capsys: pytest.CaptureFixture[st
     np.savez(tmp_path / "pt_224.npz", a=np.ones(3))
     ended = run_in_process(capsys, "export", tmp_path, "--output", tmp_path / "bundle")
     assert ended.code == 4
-    assert "has no config.json, but JAX weights; name the archive: `paligemma-onnx export" in ended.error
+    assert "has JAX weights and no config.json; name the archive: `paligemma-onnx export" in ended.error
     assert f"{tmp_path}/pt_224.npz --tokenizer tokenizer.json --output BUNDLE`" in ended.error
 
 

@@ -142,7 +142,7 @@ DAMAGES: list[tuple[Callable[[Path], object], str]] = [
     (Path.unlink, "no such file"),
     (compress, "compressed members, which cannot be read in parts; unpack the archive and write it again"),
     (bomb, "compressed members"),
-    (repeat, "two members of one name: a.npy"),
+    (repeat, "several members of the same name: a.npy"),
     (overlap, NOT_COMPLETE),
     (lie_about_size, "overlap others: a.npy"),
     (claim_huge_directory, NOT_COMPLETE),

@@ -193,7 +193,7 @@ def test_a_byte_order_mark_names_the_encoding(tmp_path: Path, encoding: str, end
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ("a.png\r\n".encode("utf-16-le"), "has many NUL bytes, as UTF-16 without a byte order mark does"),
+        ("a.png\r\n".encode("utf-16-le"), "has many NUL bytes, like UTF-16 without a byte order mark"),
         ("a.png\r\n".encode("utf-16-be"), "save it as UTF-8"),
         ("a.png\r\n".encode("utf-16")[:-1], "is not valid UTF-16; save it as UTF-8"),
         (b"\xff\xfe\x00\xd8\x00\xd8", "is not valid UTF-16"),

@@ -216,7 +216,7 @@ def test_a_hostile_chunk_length_is_not_allocated(tmp_path: Path) -> None:
 
 
 def test_sides_and_tiles_have_bounds_too() -> None:
-    refused(oversized("PNG", 1_000_001, 1), "no side may pass 1,000,000")
+    refused(oversized("PNG", 1_000_001, 1), "no side may exceed 1,000,000")
     refused(oversized("PNG", 0, 4), "no pixels")
     tiled = bytearray(encode(**ENCODINGS["TIFF, deflate"]))
     for tag, instead_of in ((322, 278), (323, 284)):  # TileWidth and TileLength, of entries that are optional
