@@ -42,7 +42,7 @@ class Product:
 
 @dataclass(frozen=True)
 class TokenRows:
-    """Trained rows of an embedding."""
+    """Trained rows of an embedding, or of the output head that is tied to it."""
 
     values: StoredTensor  # [rows, width]
     ids: tuple[int, ...]
@@ -50,7 +50,10 @@ class TokenRows:
 
 @dataclass(frozen=True)
 class Change:
-    """Changes of one tensor by an adapter, in this order: replacement, additions, replacement of rows."""
+    """Changes of one tensor by an adapter, in this order: replacement, replacement of rows, additions.
+
+    PEFT adds the product of an adapted output head to the head that is tied to the trained rows.
+    """
 
     replacement: StoredTensor | None = None
     products: tuple[Product, ...] = ()
@@ -81,13 +84,13 @@ class Change:
         if self.only_replaces:
             return tensor
         changed = tensor.to(torch.float32, copy=True)
+        if self.rows is not None:
+            changed[list(self.rows.ids)] = self.rows.values.load().float()
         for product in self.products:
             product.add_to(changed)
         if self.offset is not None:
             values, scale = self.offset
             changed += scale * values.load().float()
-        if self.rows is not None:
-            changed[list(self.rows.ids)] = self.rows.values.load().float()
         return changed
 
 

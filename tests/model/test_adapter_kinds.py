@@ -94,6 +94,14 @@ KINDS = {
     "trained tokens of the head": Kind(
         {"target_modules": ["q_proj"], "trainable_token_indices": {"lm_head": [5, 6]}}, tied=False
     ),
+    "trained tokens, adapted head": Kind(
+        {
+            "target_modules": ["q_proj", "lm_head"],
+            "use_rslora": True,
+            "trainable_token_indices": {"embed_tokens": [30, 5]},
+        },
+        tied=False,
+    ),
     "PiSSA, converted": Kind({"target_modules": ["q_proj", "up_proj"], "init_lora_weights": "pissa"}),
     "OLoRA, converted": Kind({"target_modules": ["q_proj", "up_proj"], "init_lora_weights": "olora"}),
 }
