@@ -15,7 +15,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-MAX_NAME_CHARACTERS = 50  # of the final name in the temporary one: file systems limit a name to 255 bytes
+# Characters of the final name that the temporary name contains: file systems limit a name to 255 bytes.
+MAX_NAME_CHARACTERS = 50
 
 
 @contextmanager

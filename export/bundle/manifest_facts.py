@@ -138,7 +138,7 @@ def find_processor_conflict(folder: Path, config: PaliGemmaConfig) -> str | None
     if not different:
         return None
     names = ", ".join(different)
-    return f"{folder}: {taken} and {other} differ in {names}; {taken} was taken, as in transformers 5"
+    return f"{folder}: {taken} and {other} differ in {names}; {taken} was used, as in transformers 5"
 
 
 def read_token_facts(folder: Path, config: PaliGemmaConfig, tokenizer_file: Path | None = None) -> TokenFacts:

@@ -16,7 +16,7 @@ from paligemma_onnx.runtime.bundle.manifest import MANIFEST
 from .jax_checkpoint import NPZ
 from .mask_decoder_npz import MASK_DECODER
 
-JAX_SUFFIX = "-jax"  # of the names of Google's repositories of JAX archives
+JAX_SUFFIX = "-jax"  # suffix of the names of Google's repositories of JAX archives
 CONFIG, ADAPTER_CONFIG = "config.json", "adapter_config.json"
 # https://huggingface.co/OWNER/NAME, with /tree/REVISION or /blob/REVISION/FILE after it, or hf://OWNER/NAME.
 _URL = re.compile(

@@ -72,8 +72,8 @@ class Adapter:
                 continue
             if others := [name for name, change in opened.items() if not change.is_plain_lora]:
                 raise CheckpointError(
-                    f"{adapter.folder}: only plain LoRA has a weight or is added to another adapter, not "
-                    f"the changes of {quote_names(others)}; {MERGE_WITH_PEFT}"
+                    f"{adapter.folder}: only plain LoRA can be scaled or added to another adapter, not the "
+                    f"changes of {quote_names(others)}; {MERGE_WITH_PEFT}"
                 )
             for name, change in opened.items():
                 products = (replace(each, scale=each.scale * adapter.weight) for each in change.products)
@@ -92,13 +92,13 @@ class Adapter:
 
 
 def _open_folder(folder: Path, expected: Mapping[str, tuple[int, ...]]) -> dict[str, Change]:
-    """Return the changes of one adapter by canonical name; check that each fits its tensor."""
+    """Return the changes of one adapter by canonical name. Raise CheckpointError if one does not fit."""
     config = read_adapter_config(folder)
     path = folder / WEIGHTS
     if not path.exists() and (folder / "adapter_model.bin").exists():
         raise CheckpointError(
-            f"{folder}: safetensors only, and this folder holds adapter_model.bin; load the adapter in PEFT "
-            "and write it again with save_pretrained"
+            f"{folder}: adapter_model.bin is a pickle, and export reads safetensors only; load the adapter "
+            "in PEFT and write it again with save_pretrained"
         )
     stored = open_safetensors(path)
     refuse_other_dtypes(stored.values())
@@ -106,7 +106,8 @@ def _open_folder(folder: Path, expected: Mapping[str, tuple[int, ...]]) -> dict[
         raise CheckpointError(f"{path}: holds no tensors")
     if others := [name for name in stored if not name.startswith(PREFIX)]:
         raise CheckpointError(
-            f"{path}: not tensors of a PEFT adapter, whose names begin with {PREFIX}: {quote_names(others)}"
+            f"{path}: holds tensors whose names do not begin with {PREFIX}, so they are not tensors of a "
+            f"PEFT adapter: {quote_names(others)}"
         )
     modules: dict[str, dict[str, StoredTensor]] = {}
     replacements: dict[str, StoredTensor] = {}
@@ -180,7 +181,7 @@ def _read_module(
         if len(parts) == 1:
             return
         raise CheckpointError(
-            f"{path}: {quote_value(module)} has trained tokens and factors; {MERGE_WITH_PEFT}"
+            f"{path}: {quote_value(module)} has both trained token rows and LoRA factors; {MERGE_WITH_PEFT}"
         )
     is_embedding = not parts.keys().isdisjoint(EMBEDDED)
     names = EMBEDDED if is_embedding else LINEAR

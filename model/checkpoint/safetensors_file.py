@@ -41,7 +41,7 @@ class StoredTensor:
     """A tensor of an open file, with the dtype and shape that the header of the file states."""
 
     path: Path
-    name: str  # in the file
+    name: str  # name in the file
     dtype: torch.dtype
     shape: tuple[int, ...]
     load: Callable[[], Tensor]  # returns the tensor in its stored dtype

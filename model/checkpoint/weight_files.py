@@ -49,7 +49,7 @@ def _explain_missing_weights(names: set[str]) -> str:
         )
     if pickles := [name for name in names if PurePosixPath(name).suffix in PICKLE_SUFFIXES]:
         return (
-            f"safetensors only, and this folder holds {quote_names(pickles)}; "
+            f"only safetensors are read, and this folder holds {quote_names(pickles)}; "
             "load it in transformers and write it again with save_pretrained"
         )
     return f"has neither {SINGLE} nor {INDEX}"

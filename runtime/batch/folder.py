@@ -23,7 +23,7 @@ from .state_file import REMEDY, translate_output_errors
 # Common file name suffixes of the formats that the runtime reads.
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
 _COUNTED_KINDS = 100  # kinds of files that are not images; a folder may have millions of different suffixes
-_NAMED_KINDS = 5  # in a note
+_NAMED_KINDS = 5  # kinds that one note names
 _SYSTEM_FILES = frozenset({".DS_Store", "Thumbs.db", "desktop.ini"})
 
 

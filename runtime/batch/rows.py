@@ -79,10 +79,12 @@ class Row:
     text: str | None = None
     boxes: tuple[LabelledBox, ...] = ()
     tokens: tuple[str, ...] | None = None  # names of the answer's tokens; None without --logprobs
-    logprobs: tuple[float, ...] | None = None  # of each token
+    logprobs: tuple[float, ...] | None = None  # logarithm of each token's probability
     finish_reason: FinishReason | None = None
     suffix: str | None = None  # the expected answer, if the input has one
-    exact_match: bool | None = None  # these two compare `text` with `suffix`, see scoring.py
+    exact_match: bool | None = (
+        None  # this and token_accuracy compare the answer with `suffix`, see scoring.py
+    )
     token_accuracy: float | None = None
     seed: int | None = None  # reproduces a sampled answer; None for a greedy answer
     error: RowError | None

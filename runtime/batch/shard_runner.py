@@ -34,7 +34,7 @@ class ShardJob:
     device: str
     threads: int | None
     memory_limit: int | None = None  # bytes of GPU memory; None: no limit
-    snapshot: Snapshot | None = None  # of the source; None: the items are not counted
+    snapshot: Snapshot | None = None  # state of the source when its items were counted; None: not counted
 
     def open(self) -> PaliGemma:
         """Load the bundle and return its model. The errors of `PaliGemma.load` are not caught."""

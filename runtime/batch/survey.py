@@ -13,7 +13,7 @@ from .table import csv_columns, jsonl_columns, parquet_columns, require_images
 
 _COLUMN_NAMES = {"jsonl": jsonl_columns, "csv": csv_columns, "parquet": parquet_columns}
 _SURVEYED_ITEMS = 100  # items of a tar that are searched for prompts
-_METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")  # in image folders of Hugging Face
+_METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")  # tables in image folders of Hugging Face
 _PRECEDENCE = "takes precedence; --prompt applies to the images without one"
 
 

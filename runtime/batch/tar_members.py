@@ -14,7 +14,7 @@ from .input_files import translate_input_errors
 from .items import Slice
 from .rows import replace_surrogates
 
-MAX_HEADER_BYTES = 1 << 20  # of an extended header; real ones have a few names of at most 4,096 bytes
+MAX_HEADER_BYTES = 1 << 20  # size of an extended header, which has a few names of at most 4,096 bytes
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,7 +40,7 @@ _DEVICE = (
 class DeviceOptions:
     """The device that a bundle runs on, and its limits."""
 
-    name: str  # as `--device` takes it
+    name: str  # value of `--device`
     threads: int | None  # None: all CPUs available to the process
     memory_limit: int | None  # bytes of GPU memory; None: no limit
 

@@ -18,7 +18,7 @@ from .parsing import ParsedObject
 
 @dataclass(frozen=True)
 class ObjectScore:
-    """How probable the model finds an object that it wrote, from 0 to 1.
+    """The model's probabilities (0 to 1) of the box and the label of an object that it wrote.
 
     Attributes:
         box: geometric mean over the four edges of the probability of a location within 20 / 1,024 of the

@@ -30,7 +30,7 @@ class Cost:
     images: int
     tokens: int  # per answer
     vision_s: float  # per image, in the vision graph
-    prefill_s: float  # of all rows, in the prefill graph
+    prefill_s: float  # for all rows, in the prefill graph
     time_to_first_token_s: float  # from the call: image preprocessing, vision, prefill, choice of a token
     token_s: float  # per decode step of all rows, including the Python code around the graph
     overhead_s: float  # the part of token_s spent outside onnxruntime

@@ -32,12 +32,12 @@ class Diagnosis:
 
     python: str
     system: str
-    versions: dict[str, str | None]  # by distribution; None: not installed
+    versions: dict[str, str | None]  # version of each distribution; None: not installed
     devices: tuple[str, ...]  # devices that can run a bundle
     gpus: tuple[Gpu, ...]  # all GPUs of the NVIDIA driver
     driver: tuple[int, int] | None  # newest CUDA version that the NVIDIA driver supports; None: no driver
     unusable: dict[str, str]  # devices that onnxruntime supports but that do not work, with the reason
-    telemetry_disabled: bool  # of onnxruntime, by an environment variable
+    telemetry_disabled: bool  # whether an environment variable disables onnxruntime's telemetry
     threads: int
     memory_bytes: int | None
     advice: tuple[str, ...]

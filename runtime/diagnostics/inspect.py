@@ -26,8 +26,8 @@ from .memory_estimate import (
 )
 
 KIB, MIB = 1 << 10, 1 << 20  # bytes
-MAX_IDS = 8  # of suppressed tokens in the text; the JSON lists all
-MAX_OPERATORS = 6  # per graph in the text; the JSON lists all operators
+MAX_IDS = 8  # ids of suppressed tokens that the text lists; the JSON lists all
+MAX_OPERATORS = 6  # operators that the text lists per graph; the JSON lists all
 
 WEIGHTS = {
     "mapped": "mapped from the bundle's files, shared between processes",

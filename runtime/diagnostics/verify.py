@@ -73,6 +73,9 @@ def _listed_files(folder: Path, manifest: Manifest, progress: Callable[[str], ob
             for name in manifest.files:
                 (listed / name).symlink_to((folder / name).resolve())
         except OSError as error:
-            progress(f"no links in a temporary folder ({error.strerror}): unlisted weights are not noticed")
+            progress(
+                f"cannot create links in a temporary folder ({error.strerror}), so weights in files that the "
+                "manifest does not list are not detected"
+            )
             listed = folder
         yield listed

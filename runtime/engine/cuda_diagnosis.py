@@ -34,7 +34,7 @@ def preload_libraries(ort: Onnxruntime) -> None:
 
 
 def diagnose_startup(ort: Onnxruntime, index: int, error: BaseException | None = None) -> str:
-    """Return a message of one line: why CUDA does not start on a GPU, and the remedy.
+    """Return one line that says why CUDA does not start on a GPU, and the remedy.
 
     Args:
         ort: onnxruntime.

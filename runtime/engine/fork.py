@@ -1,4 +1,4 @@
-"""Refuse sessions in a process that was forked after they were opened, and let that process end cleanly.
+"""Refuse to run sessions that a parent process opened before a fork, and let the forked process end cleanly.
 
 A forked process has only the thread that called fork. The threads of an onnxruntime session are missing
 there: the session runs slowly or not at all, and its destructor waits for the threads or crashes.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-_MAX_CHARACTERS = 200  # of a name in the graph, in a message
+_MAX_CHARACTERS = 200  # length of a name from the graph in a message
 
 # Texts of onnxruntime 1.30 to 1.32. Each group is a name from the graph.
 _CAUSES = (

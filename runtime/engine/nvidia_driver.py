@@ -29,7 +29,7 @@ class Driver:
     """Version and GPUs that the driver reports."""
 
     cuda: tuple[int, int] | None  # newest supported CUDA version (major, minor); None: no driver
-    gpus: tuple[Gpu, ...]  # in the order of their indices
+    gpus: tuple[Gpu, ...]  # ordered by index
     error: str | None  # name of the CUDA error if the GPUs could not be queried
 
 

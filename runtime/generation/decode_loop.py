@@ -163,10 +163,10 @@ def _sample_token(
     allowed: NDArray[np.int64] | None,
     seen: Sequence[int],
 ) -> int:
-    """Return the id of the chosen token, as transformers does: penalty, suppression, then the other options.
+    """Return the id of the chosen token. As in transformers, penalty and suppression come first.
 
-    If `allowed` is given, choose only among these ids: those that are not suppressed, or all of them if every
-    one is suppressed.
+    If `allowed` is given, choose one of these ids. Suppressed ids are excluded, unless all allowed ids are
+    suppressed.
     """
     if float(sampling.repetition_penalty) != 1:
         logits = penalize(logits, np.array(seen, dtype=np.int64), float(sampling.repetition_penalty))

@@ -25,7 +25,7 @@ MAX_BYTES_PER_PIXEL = 16
 
 @dataclass(frozen=True)
 class Encoded:
-    """The part of an image file that determines the pixels of its first frame, and facts from the rest."""
+    """The bytes of an image file that determine the pixels of its first frame, and its metadata."""
 
     file: BinaryIO
     animated: bool

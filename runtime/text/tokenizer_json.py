@@ -56,10 +56,10 @@ class TokenizerFile:
 
 
 def read_tokenizer_file(path: Path) -> TokenizerFile:
-    """Return the content of a tokenizer.json of a Gemma model, checked.
+    """Read the tokenizer.json of a Gemma model, check it, and return its content.
 
     Raises:
-        BundleError: the file is missing, unreadable, damaged, or not Gemma's.
+        BundleError: the file is missing, unreadable or damaged, or is not a tokenizer of Gemma.
     """
     try:
         return _build(_parse(path))
@@ -92,7 +92,7 @@ def _parse(path: Path) -> Any:
 
 
 def _build(document: Any) -> TokenizerFile:
-    """Return the tokenizer that a parsed file describes. Raise an error if it is not Gemma's."""
+    """Return the tokenizer that a parsed file describes. Raise an error if it differs from Gemma's."""
     normalizer, splitter, decoder = (document[part] for part in ("normalizer", "pre_tokenizer", "decoder"))
     if not (
         _has_steps(normalizer, "normalizers", _NORMALIZER)

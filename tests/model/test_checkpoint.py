@@ -215,7 +215,7 @@ def test_other_types_are_named(tiny: Tiny, tmp_path: Path) -> None:
     ("files", "words"),
     [
         ([], "has neither model.safetensors nor model.safetensors.index.json"),
-        (["pytorch_model-00001-of-00002.bin"], "safetensors only"),
+        (["pytorch_model-00001-of-00002.bin"], "only safetensors are read"),
         (["model.pt"], "save_pretrained"),
         (["weights.ckpt"], "weights.ckpt"),
         (["other.safetensors"], "only other.safetensors"),

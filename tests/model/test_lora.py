@@ -214,7 +214,7 @@ def test_settings_refused_by_name(tmp_path: Path, settings: Json, words: str) ->
             factors() | {f"base_model.model.{Q}.lora_embedding_A": torch.ones(2, 6)},
             "lora_embedding_B' is missing",
         ),
-        (factors() | {f"{Q}.lora_A.weight": torch.ones(2, 4)}, "not tensors of a PEFT adapter"),
+        (factors() | {f"{Q}.lora_A.weight": torch.ones(2, 4)}, "so they are not tensors of a PEFT adapter"),
         ({name: t.double() for name, t in factors().items()}, "not F64"),
     ],
 )

@@ -70,7 +70,9 @@ def test_sum_of_peft(folders: Path, weights: dict[str, float]) -> None:
 def test_only_plain_lora_has_a_weight(folders: Path) -> None:
     plain, dora = WeightedAdapter(folders / "first"), folders / "dora"
     for adapters in ([WeightedAdapter(dora, 0.5)], [plain, WeightedAdapter(dora)]):
-        with pytest.raises(CheckpointError, match=r"dora: only plain LoRA has a weight .*merge it with PEFT"):
+        with pytest.raises(
+            CheckpointError, match=r"dora: only plain LoRA can be scaled .*merge it with PEFT"
+        ):
             open_checkpoint(folders / "base", adapters)
 
 

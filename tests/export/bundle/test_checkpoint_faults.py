@@ -104,7 +104,7 @@ DAMAGES: list[tuple[Damage, str]] = [
     (cut("model.safetensors"), "fetch the file again"),
     (writing("model.safetensors", "\xff" * 99), "broken safetensors file"),
     (writing("model.safetensors", POINTER), "git lfs pull"),
-    (pickled, "safetensors only"),
+    (pickled, "only safetensors are read"),
     (removing("model.safetensors"), "has neither model.safetensors nor"),
     (removing(TOKENIZER), "tokenizer.json: no such file; download it"),
     (cut(TOKENIZER), "tokenizer.json: is cut short"),

@@ -70,7 +70,7 @@ def test_the_processor_that_transformers_takes(
     assert (conflict is None) == (nested is None)
     if conflict is not None:
         assert "processor_config.json and preprocessor_config.json differ in " in conflict
-        assert conflict.endswith("; processor_config.json was taken, as in transformers 5")
+        assert conflict.endswith("; processor_config.json was used, as in transformers 5")
         assert all(key in conflict for key in ("image_mean", "image_std", *older))
 
 

@@ -63,7 +63,7 @@ def test_the_export_says_which_processor_was_taken(
     result = run_in_process(
         capsys, "export", str(folder), "--output", str(tmp_path / "bundle"), "--no-validate"
     )
-    assert "differ in image_mean; processor_config.json was taken, as in transformers 5" in result.err
+    assert "differ in image_mean; processor_config.json was used, as in transformers 5" in result.err
     assert json.loads((tmp_path / "bundle" / "manifest.json").read_text())["image"]["mean"] == [0.4, 0.5, 0.6]
 
 

@@ -94,7 +94,7 @@ def test_weights_in_a_file_that_is_not_listed(copy: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(tempfile, "mkdtemp", no_folder)
     lines: list[str] = []
     verify(copy, lines.append)
-    assert "unlisted weights are not noticed" in lines[-1]
+    assert "files that the manifest does not list are not detected" in lines[-1]
 
 
 def test_nothing_is_left_behind(copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
