@@ -60,7 +60,7 @@ def resolve_adapter(adapter: str) -> WeightedAdapter:
 
 
 def _find_folder(checkpoint: str) -> Path:
-    """Return the folder or archive that an argument names; download a model of the hub."""
+    """Return the folder or archive that an argument names. Download it if it is a model on the hub."""
     folder = Path(checkpoint)
     try:
         is_file = folder.exists()

@@ -22,7 +22,7 @@ _TEXT = "LDFAKH"
 
 
 def sizes_of(config: PaliGemmaConfig) -> dict[str, int]:
-    """Return the lengths of the axes of a model, except for V: the archive may have fewer rows."""
+    """Return the length of each axis of a model by letter, without V: an archive may have fewer rows."""
     vision, text = config.vision_config, config.text_config
     return {
         "p": vision.patch_size,

@@ -72,7 +72,7 @@ class Checkpoint:
         *,
         trained_rows: int | None,
     ) -> Checkpoint:
-        """Return a checkpoint of the given tensors. The arguments that `open` has too mean the same as there.
+        """Return a checkpoint of the given tensors. See `open` for `expected`, `adapters` and `trained_rows`.
 
         Raises:
             CheckpointError: for the same reasons as in `open`. The message begins with `path`.

@@ -70,7 +70,7 @@ def parse_config(path: Path, values: Mapping[str, object]) -> PaliGemmaConfig:
 
 
 def find_unused_settings(path: Path) -> list[str]:
-    """Return a note for each setting of a config.json, accepted by `read_config_file`, that has no effect."""
+    """Return a note for each setting without effect in a config.json that `read_config_file` accepts."""
     top = Section(path, "", read_json(path, MAX_CONFIG_BYTES))
     text, vision = top.get_section("text_config"), top.get_section("vision_config")
     quantized = [part.prefix for part in (top, text, vision) if part.values.get(QUANTIZATION)]

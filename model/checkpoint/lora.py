@@ -29,7 +29,7 @@ class Product:
     is_embedding: bool = False
 
     def add_to(self, weight: Tensor) -> None:
-        """Add the product to a float32 weight in place, then scale to the magnitudes."""
+        """Add the product to a float32 weight in place, then scale the sum to DoRA's magnitudes, if any."""
         a, b = self.a.load().float().flatten(1), self.b.load().float().flatten(1)
         left, right = (a.T, b.T) if self.is_embedding else (b, a)
         rows = weight.view(len(weight), -1)

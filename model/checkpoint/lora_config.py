@@ -121,7 +121,7 @@ def _read_names(top: Section, key: str) -> tuple[str, ...]:
 
 
 def _read_token_indices(top: Section) -> dict[str, tuple[int, ...]]:
-    """Return the trained rows: PEFT writes a list for the input embedding, or a list for each module."""
+    """Return the ids of trained rows by embedding name; one list without names has the name ""."""
     key = "trainable_token_indices"
     stated = top.values.get(key) or {}
     lists = {"": stated} if isinstance(stated, list) else stated

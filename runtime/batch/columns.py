@@ -34,7 +34,7 @@ class Columns:
 
     @property
     def names(self) -> frozenset[str]:
-        """All names."""
+        """Accepted names of all columns."""
         return frozenset(name for field in fields(self) for name in getattr(self, field.name))
 
 

@@ -1,7 +1,7 @@
 """Part files of the output. A part file has the rows of consecutive inputs and appears only when complete.
 
 .NAME.partial   the rows written so far, one line of JSON each, appended and synced batch by batch. If the
-                process is killed right after it completes a Parquet part, this file may stay and has no effect.
+                process is killed right after it completes a Parquet part, this file may stay without effect.
 .NAME.count     numbers of rows and errors in the part, written before the part appears
 NAME.FORMAT     the complete part, which is never read or written again
 

@@ -75,7 +75,7 @@ class PartWriter:
 
 
 def run_shard_on_ray(job: ShardJob, rows: int, *, address: str, workers: int | None) -> Steps:
-    """Let a cluster write the missing parts of the only shard.
+    """Write the missing parts of a run on a Ray cluster. The run must have a single shard.
 
     Args:
         job: the shard to write. The paths of the job must be valid on all machines.

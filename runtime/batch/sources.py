@@ -144,7 +144,7 @@ def input_facts(path: Path) -> tuple[int | None, int | None]:
 
 
 def count_items(source: Source) -> int:
-    """Return the number of items; read as little of the source as possible. Raise as `read_items`."""
+    """Return the number of items; read as little as possible. Raise the errors of `read_items`."""
     if source.kind == "folder":
         return sum(1 for _ in read_items(source))
     return _COUNTERS[source.kind](source.path)

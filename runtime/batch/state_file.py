@@ -1,4 +1,4 @@
-"""Files in the output folder that record the state of a run: reading them with a check of every field."""
+"""Read the files in the output folder that record the state of a run, and check every field."""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ def read_tar(path: Path, prompt: str | None, columns: Columns) -> Iterator[Item]
 
 
 def count_tar_items(path: Path) -> int:
-    """Return the number of items; only the headers are read. Raises as `read_tar`."""
+    """Return the number of items; only the headers are read. Raise the errors of `read_tar`."""
     return sum(max(1, sum(map(_is_image, sample))) for sample in _samples(path))
 
 

@@ -33,7 +33,7 @@ def check_hashes(folder: Path, manifest: Manifest, progress: Callable[[str], obj
 
     Args:
         folder: the bundle.
-        manifest: the bundle's.
+        manifest: manifest of the bundle.
         progress: called with a line of text before each file.
 
     Raises:

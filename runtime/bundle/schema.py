@@ -136,7 +136,7 @@ class CacheFacts:
 
 @dataclass(frozen=True)
 class Matrices:
-    """Descriptions of how each graph stores matrices; "float32" is the checkpoint's arithmetic."""
+    """The format in which each graph stores its matrices, as text. "float32" means not quantised."""
 
     vision_encoder: str
     prefill: str

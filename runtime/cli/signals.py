@@ -58,7 +58,7 @@ def exit_code(interrupt: KeyboardInterrupt) -> int:
 def find_interrupt(error: BaseException | None) -> KeyboardInterrupt | None:
     """Return the interrupt that caused an exception, or None.
 
-    A library in C++ that was interrupted while it called Python may raise an exception of its own.
+    If a signal interrupts a C++ library while it calls Python, the library may raise a different exception.
     """
     while error is not None and not isinstance(error, KeyboardInterrupt):
         error = error.__cause__ or error.__context__

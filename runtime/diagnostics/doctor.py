@@ -113,7 +113,7 @@ def table(diagnosis: Diagnosis) -> str:
 
 
 def _device_names(available: tuple[str, ...], gpus: int) -> Iterator[str]:
-    """Yield the names that `--device` accepts for the devices; several GPUs are cuda, cuda:1, cuda:2, ..."""
+    """Yield the names of the devices for `--device`. Several GPUs have the names cuda, cuda:1, cuda:2, ..."""
     for device in available:
         yield device
         if device == "cuda":

@@ -211,7 +211,7 @@ def _describe_processor() -> str:
 
 @contextmanager
 def _staging_folder(final: Path) -> Iterator[Path]:
-    """Make a folder to write into, next to `final`. At the end remove it if the caller has not renamed it."""
+    """Yield a new folder next to `final`. At the end, remove it unless the caller has renamed it."""
     try:
         final.parent.mkdir(parents=True, exist_ok=True)
         # The pattern matches the names that mkdtemp makes below.

@@ -110,7 +110,7 @@ def _text(chunk: bytes, body: bytes) -> bytes:
 
 
 def _from_hexadecimal(profile: bytes) -> bytes:
-    """Return the content of an ImageMagick profile: an empty line, its type, its length, then hexadecimal."""
+    """Return the bytes of an ImageMagick profile: lines with its type and length, then hexadecimal digits."""
     try:
         return bytes.fromhex(b"".join(profile.split(b"\n")[3:]).decode("ascii"))
     except ValueError:
