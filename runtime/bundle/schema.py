@@ -136,7 +136,7 @@ class CacheFacts:
 
 @dataclass(frozen=True)
 class Matrices:
-    """The format in which each graph stores its matrices, as text. "float32" means not quantised."""
+    """Text that describes the format in which each graph stores its matrices, such as "float32"."""
 
     vision_encoder: str
     prefill: str
