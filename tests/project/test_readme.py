@@ -82,6 +82,11 @@ def user_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         Image.fromarray(pixels).save(photos / f"{number}.png")
     row = {"image": "photos/0.png", "prompt": "caption en"}
     (tmp_path / "questions.jsonl").write_text(json.dumps(row) + "\n", encoding="utf-8")
+    valid = tmp_path / "dataset" / "valid"
+    valid.mkdir(parents=True)
+    shutil.copy(photos / "0.png", valid)
+    example = {"image": "0.png", "prefix": "caption en", "suffix": "a cat"}
+    (valid / "annotations.jsonl").write_text(json.dumps(example) + "\n", encoding="utf-8")
     pq.write_table(pa.table({"image": ["photos/1.png"]}), tmp_path / "photos.parquet")
     with shipped_model() as checkpoint:
         shutil.copytree(checkpoint, tmp_path / "checkpoint")
