@@ -104,15 +104,15 @@ class Part:
             except (ValueError, TypeError) as error:
                 raise OptionError(f"{self._count}: is damaged; {REMEDY}") from error
 
-    def recover(self) -> list[Row]:
-        """Remove a truncated line at the end of an incomplete part, and return the rows before it.
+    def recover(self) -> tuple[list[Row], int]:
+        """Remove a truncated line at the end of an incomplete part; return the rows before it and their size.
 
         Raises:
             OptionError: the part contains a line that is JSON, but not a row, or cannot be read.
         """
         rows: list[Row] = []
         if not self._partial.exists():
-            return rows
+            return rows, 0
         with translate_output_errors(self._partial), self._partial.open("rb+") as file:
             end = 0
             for line in file:
@@ -128,28 +128,47 @@ class Part:
                     ) from error
                 end += len(line)
             file.truncate(end)
-        return rows
+        return rows, end
 
-    def append(self, rows: Sequence[Row]) -> Count:
-        """Append the rows of a batch, flush them to the disk and return their counts.
+    def append(self, rows: Sequence[Row], size: int) -> int:
+        """Append the rows of a batch, flush them to the disk and return the new size in bytes.
+
+        Args:
+            rows: the rows.
+            size: bytes that were written before.
 
         Raises:
-            OptionError: the file cannot be written.
+            OptionError: the file cannot be written, or does not have `size` bytes.
         """
+        lines = b"".join(row.line() for row in rows)
         with translate_output_errors(self._partial), self._partial.open("ab") as file:
-            file.write(b"".join(row.line() for row in rows))
+            self._check_size(os.fstat(file.fileno()).st_size, size)
+            file.write(lines)
             file.flush()
             os.fsync(file.fileno())
-        return Count.of(rows)
+        return size + len(lines)
 
-    def finish(self, count: Count) -> None:
-        """Publish the part under its final name; `count` is the total of all appended rows.
+    def _check_size(self, found: int, written: int) -> None:
+        """Raise OptionError if another program removed or changed the file of an incomplete part."""
+        if found != written:
+            raise OptionError(
+                f"{self._partial}: was removed or changed during the run: it has {found:,} bytes, and "
+                f"{written:,} were written; run the command again to write the missing rows"
+            )
+
+    def finish(self, count: Count, size: int) -> None:
+        """Publish the part under its final name.
+
+        Args:
+            count: total of all rows.
+            size: bytes of all rows.
 
         Raises:
             ProviderError: pyarrow is not installed.
-            OptionError: a file cannot be read or written.
+            OptionError: a file cannot be read or written, or the rows do not have `size` bytes.
         """
         with translate_output_errors(self.file):
+            self._check_size(self._partial.stat().st_size if self._partial.exists() else 0, size)
             with write_atomically(self._count, locked=True) as file:
                 file.write(json.dumps(asdict(count)).encode("ascii"))
             if self.format == "jsonl":

@@ -124,7 +124,7 @@ def run_part(part: Part, items: Iterator[Item], model: Model, options: BatchOpti
     if (finished := part.finished_count()) is not None:
         yield finished, False
         return
-    recovered = part.recover()
+    recovered, size = part.recover()
     for number, row in enumerate(recovered, 1):
         item = next(items, None)
         if item is None or item.id != row.id:
@@ -135,7 +135,8 @@ def run_part(part: Part, items: Iterator[Item], model: Model, options: BatchOpti
     total = Count.of(recovered)
     yield total, False
     for rows in answer_items(model, items, options):
-        written = part.append(rows)
+        size = part.append(rows, size)
+        written = Count.of(rows)
         total += written
         yield written, True
-    part.finish(total)
+    part.finish(total, size)

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import dacite
 
-from ..errors import OptionError
+from ..errors import OptionError, ResourceError
 from ..resource_errors import resource_problem
 
 T = TypeVar("T")
@@ -35,16 +35,16 @@ def translate_output_errors(path: Path) -> Iterator[None]:
     """Translate errors of the file system while the block reads or writes a file of the output.
 
     Raises:
-        OptionError: the file cannot be read or written, or is a pipe or device, which might never end. If the
-            disk is full, the OSError of the block is not translated.
+        OptionError: the file cannot be read or written, or is a pipe or device, which might never end.
+        ResourceError: the disk is full, or too many files are open.
     """
     try:
         if path.exists() and not (path.is_file() or path.is_dir()):
             raise OptionError(f"{path}: is a pipe, socket or device; delete it, or {REMEDY}")
         yield
     except OSError as error:
-        if resource_problem(error):
-            raise
+        if problem := resource_problem(error):
+            raise ResourceError(f"{path}: {problem}") from error
         raise OptionError(
             f"{path}: cannot be read or written ({error.strerror}); restore it, or {REMEDY}"
         ) from error

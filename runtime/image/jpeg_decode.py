@@ -17,10 +17,8 @@ from .jpeg import Jpeg
 # Filler for missing data. Decoded as coefficients, these bytes change the pixels. None is FF, which begins a
 # marker.
 _FILLER = bytes((37 * index + 91) % 251 for index in range(96))
-# Number of bytes at the end of a scan that are given to libjpeg separately. More than padding bytes: if
-# libjpeg does not read them, the scan has surplus data.
-_END_BYTES = 32
-_AHEAD_BYTES = 16  # libjpeg reads up to 8 bytes ahead
+_END_BYTES = 32  # bytes of a scan's end that are given to libjpeg one by one
+_AHEAD_BYTES = 8  # libjpeg reads up to 8 bytes ahead: BIT_BUF_SIZE in its jdhuff.h is at most 64 bits
 _RESTARTS = 8  # number of RST markers; the first is D0
 _COMPARED_BYTES = 1 << 20
 
@@ -36,7 +34,7 @@ def decode_jpeg(jpeg: Jpeg, name: str) -> tuple[Image.Image, bool]:
         stepped = _SteppedJpeg(jpeg)
         stepped.load()
         if stepped.steps:
-            return stepped, damaged or len(stepped.steps) > 1  # the end of the data was not needed
+            return stepped, damaged or stepped.has_data_left_over
     image = JpegImageFile(io.BytesIO(b"".join(jpeg.parts)))
     image.load()
     if not jpeg.is_arithmetic and not _equal(image, _with_filler(jpeg)):
@@ -45,10 +43,11 @@ def decode_jpeg(jpeg: Jpeg, name: str) -> tuple[Image.Image, bool]:
 
 
 class _SteppedJpeg(JpegImageFile):
-    """A JPEG of one scan that is given to libjpeg in three steps, each when libjpeg needs more data.
+    """A JPEG of one scan that is given to libjpeg in steps, each when libjpeg needs more data.
 
-    The first step is everything before the last bytes of the scan. The second step is these bytes and filler.
-    The third step is the end of the file. Pillow requests no more steps after it has decoded the last row.
+    The first step is everything before the last bytes of the scan. Each of these bytes, and each byte of a
+    filler, is a step. The last step is the end of the file. Pillow requests no more steps after it has decoded
+    the last row.
 
     Attributes:
         steps: steps that libjpeg has not needed yet, the next at the end.
@@ -59,8 +58,15 @@ class _SteppedJpeg(JpegImageFile):
         data = jpeg.parts[scan.index]
         before, after = b"".join(jpeg.parts[: scan.index]), b"".join(jpeg.parts[scan.index + 1 :])
         end = max(0, len(data) - _END_BYTES)
-        self.steps = [after, data[end:] + _FILLER[:_AHEAD_BYTES], before + data[:end]]
+        last = data[end:] + _FILLER[:_AHEAD_BYTES]
+        self.steps = [after, *(bytes((byte,)) for byte in reversed(last)), before + data[:end]]
         super().__init__(io.BytesIO(before))
+
+    @property
+    def has_data_left_over(self) -> bool:
+        """True if libjpeg did not need the end of the data. A few bytes of zeros are padding."""
+        left_over = self.steps[:_AHEAD_BYTES:-1]
+        return len(left_over) >= _END_BYTES or any(map(any, left_over))
 
     def load_read(self, read_bytes: int) -> bytes:  # noqa: ARG002  each step has its size
         """Return the next step."""

@@ -129,6 +129,38 @@ def test_a_line_that_was_cut_off_is_dropped(job: ShardJob, echo: EchoModel, tail
     assert ids(job) == EVERYTHING
 
 
+def truncate(partial: Path) -> None:
+    os.truncate(partial, partial.stat().st_size // 2)
+
+
+def exchange(partial: Path) -> None:
+    partial.rename(partial.with_name("elsewhere"))
+    partial.write_bytes(b"another program\n")
+
+
+@pytest.mark.parametrize("format", ["jsonl", "parquet"])
+@pytest.mark.parametrize("rows", [14, 20])  # in the middle and at the end of the second part
+@pytest.mark.parametrize("change", [Path.unlink, truncate, exchange])
+def test_a_part_that_changes_during_the_run_is_reported(
+    job: ShardJob, echo: EchoModel, change: Callable[[Path], None], rows: int, format: Format
+) -> None:
+    job = replace(job, format=format)
+    partial = job.output / ".part-00000-of-00001-000001.partial"
+    written_rows = Count()
+
+    def change_once(count: Count) -> None:
+        nonlocal written_rows
+        written_rows += count
+        if written_rows.rows == rows:
+            change(partial)
+
+    with pytest.raises(OptionError, match=f"{partial.name}: was removed or changed during the run"):
+        run(job, echo, change_once)
+    assert [path.name for path in job.output.glob("part-*")] == [job.part(0).file.name]
+    run(job, echo)
+    assert written(job) == EVERYTHING
+
+
 def test_finished_parts_are_counted_and_not_read(job: ShardJob, echo: EchoModel) -> None:
     table = job.source.path.with_suffix(".jsonl")
     prompts = [PROMPT] * 5 + ["nan"] + [PROMPT] * 6

@@ -86,6 +86,16 @@ def test_half_a_jpeg_is_refused_and_data_left_over_is_reported() -> None:
     np.testing.assert_array_equal(open_image(data[:end] + bytes(20) + data[end:]).rgb, open_image(data).rgb)
 
 
+@pytest.mark.parametrize("layout", ["baseline", "4:4:4", "optimised"])
+@pytest.mark.parametrize("count", [9, 29])  # libjpeg reads up to 8 bytes ahead
+def test_few_bytes_left_over_are_reported_and_zeros_are_padding(layout: str, count: int) -> None:
+    data = jpeg(PHOTO, layout)
+    _, end = data_range(data)
+    (warning,) = open_image(data[:end] + b"\x5a" * count + data[end:]).warnings
+    assert "is damaged: its JPEG data does not fit its size" in warning
+    assert open_image(data[:end] + bytes(count) + data[end:]).warnings == ()
+
+
 def test_many_scans_are_refused_before_they_are_decoded() -> None:
     data = jpeg(Image.new("L", (4000, 4000)), "progressive")
     last = data.rindex(b"\xff\xda")
