@@ -45,9 +45,9 @@ def decode_jpeg(jpeg: Jpeg, name: str) -> tuple[Image.Image, bool]:
 class _SteppedJpeg(JpegImageFile):
     """A JPEG of one scan that is given to libjpeg in steps, each when libjpeg needs more data.
 
-    The first step is everything before the last bytes of the scan. Each of these bytes, and each byte of a
-    filler, is a step. The last step is the end of the file. Pillow requests no more steps after it has decoded
-    the last row.
+    The first step is everything before the last bytes of the scan. Each of these bytes, and each byte of
+    filler, is a step. The last step is the end of the file. Pillow requests no more steps after it has
+    decoded the last row.
 
     Attributes:
         steps: steps that libjpeg has not needed yet, the next at the end.
