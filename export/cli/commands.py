@@ -62,14 +62,14 @@ TOKENIZER = click.option(
     "--tokenizer",
     metavar="FILE",
     type=PathType(dir_okay=False),
-    help="tokenizer.json of the model; for a JAX checkpoint (.npz), which holds no tokenizer.",
+    help="tokenizer.json of the model: required for a JAX checkpoint (.npz), refused for others.",
 )
 CONFIG = click.option(
     "--config",
     metavar="FILE",
     type=PathType(dir_okay=False),
     show_default="derived from the shapes of the arrays",
-    help="config.json of a JAX checkpoint (.npz).",
+    help="config.json for a JAX checkpoint (.npz).",
 )
 
 
@@ -105,8 +105,8 @@ CONFIG = click.option(
     "--base-weights",
     type=click.Choice(get_args(BaseWeights)),
     default="stored",
-    help="Weights of the linear layers that adapters are merged into: as stored, or rounded to 4 bits as in "
-    "QLoRA training (nf4-double: with double quantisation).",
+    help="How to round linear layers before adapters are merged: not at all (stored), or to 4 bits as QLoRA "
+    "training does (nf4; nf4-double with double quantisation).",
 )
 @click.option("--force", is_flag=True, help="Replace an existing bundle in the output folder.")
 @click.option("--strict", is_flag=True, help="Fail if a weight is NaN or infinite, instead of warning.")
@@ -123,9 +123,9 @@ def export(
 ) -> None:
     """Convert the PaliGemma checkpoint CHECKPOINT to a bundle of ONNX graphs.
 
-    CHECKPOINT is a folder with config.json, safetensors and tokenizer.json, or the id of a model on the
-    Hugging Face Hub such as google/paligemma2-3b-mix-224, optionally with @REVISION, or a JAX checkpoint
-    of big_vision such as pt_224.npz, with --tokenizer.
+    CHECKPOINT is a folder with config.json, safetensors and tokenizer.json; or the id of a model on the
+    Hugging Face Hub such as google/paligemma2-3b-mix-224, optionally with @REVISION; or a JAX checkpoint of
+    big_vision such as pt_224.npz, which needs --tokenizer.
 
     The output folder appears only if the export succeeds and the bundle agrees with the PyTorch model.
     """

@@ -2,7 +2,7 @@
 
 An unknown key in a tower's section is an error, because a misspelt or new key (`sliding_windw`, a second
 rotary base) could change what the model computes. Three kinds of keys are ignored: the keys listed here, keys
-whose value asks for nothing (null, false, or an empty text, list or object), and keys that begin with an
+whose value leaves a setting off (null, false, or an empty text, list or object), and keys that begin with an
 underscore, which transformers uses for internal notes. The
 lists cover the files that transformers 4.41 to 5.24 write. The top level describes no tower; there, only the
 keys that affect the model are checked, and unknown keys are accepted.
@@ -37,7 +37,7 @@ _IGNORED = {
 # Keys that affect the arithmetic, each with the values that are implemented. None stands for null in JSON.
 _EVERYWHERE: dict[str, tuple[object, ...]] = {"per_layer_config": (None,)}
 # How a model was quantised. Dequantised models keep the key. If the weights are still quantised, their dtypes
-# or names are refused, so the key itself asks for nothing.
+# or names are refused, so the key itself has no effect.
 QUANTIZATION = "quantization_config"
 TOP_ACCEPTED = {"model_type": ("paligemma",), "tie_word_embeddings": (True, False), **_EVERYWHERE}
 TEXT_ACCEPTED = {

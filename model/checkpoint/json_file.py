@@ -162,7 +162,7 @@ class Section:
     def refuse_unknown(self, known: Collection[str], *, accept_off: bool) -> None:
         """Raise CheckpointError if a key is unknown.
 
-        With `accept_off`, an unknown key is accepted if its value asks for nothing.
+        With `accept_off`, an unknown key is accepted if its value leaves a setting off (`asks_for_nothing`).
         """
         found = self.find_unknown(known).items()
         unknown = [key for key, value in found if not (accept_off and asks_for_nothing(value))]

@@ -73,7 +73,7 @@ PART_ROWS = 1000  # rows per output file
     metavar="RATE",
     type=click.FloatRange(0, 1),
     show_default="never stop",
-    help=f"Stop if more than this fraction of rows (0 to 1) failed, after {MIN_ROWS_FOR_RATE} rows or more.",
+    help=f"Stop if more than this fraction (0 to 1) of at least {MIN_ROWS_FOR_RATE} rows failed.",
 )
 @click.option("--force", is_flag=True, help="Replace the output of a different run.")
 @click.option(

@@ -55,9 +55,11 @@ _GENERATION = (
         metavar="IDS",
         type=TokenIdsType(),
         show_default=f"{_DEFAULT}, else none",
-        help='Never generate these token ids: "108,235"; "" suppresses none.',
+        help='Never generate these token ids, such as "108,235"; "" means none.',
     ),
-    click.option("--seed", metavar="N", type=int, show_default="random", help="Make sampling reproducible."),
+    click.option(
+        "--seed", metavar="N", type=int, show_default="random", help="Seed for reproducible samples."
+    ),
     click.option(
         "--constrained",
         is_flag=True,
@@ -79,7 +81,7 @@ _GENERATION = (
         metavar="N",
         type=int,
         default=DEFAULT_MAX_PIXELS,
-        help="Reject images with more pixels (width x height).",
+        help="Reject images with more than N pixels (width x height).",
     ),
 )
 
