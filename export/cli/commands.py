@@ -105,8 +105,8 @@ CONFIG = click.option(
     "--base-weights",
     type=click.Choice(get_args(BaseWeights)),
     default="stored",
-    help="How to round linear layers before adapters are merged: not at all (stored), or to 4 bits as QLoRA "
-    "training does (nf4; nf4-double with double quantisation).",
+    help="Rounding of the linear layers before adapters are merged: none (stored), or to 4 bits as in QLoRA "
+    "training (nf4; nf4-double with double quantisation).",
 )
 @click.option("--force", is_flag=True, help="Replace an existing bundle in the output folder.")
 @click.option("--strict", is_flag=True, help="Fail if a weight is NaN or infinite, instead of warning.")
