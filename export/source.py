@@ -26,6 +26,7 @@ from .sources.jax_checkpoint import NPZ, open_jax_checkpoint
 from .sources.mask_decoder_npz import MASK_DECODER, read_mask_decoder
 from .sources.tensor_source import TensorSource
 from .sources.tokenizer_file import TOKENIZER, TOKENIZER_SOURCE, open_tokenizer
+from .sources.wrong_input import refuse_inner_adapter
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ def open_source(
 
     Raises:
         CheckpointError: the checkpoint, an adapter, the tokenizer or the mask decoder is incomplete, damaged
-            or of another model.
+            or of another model; or the folder also holds an adapter, and `adapters` is empty.
         OptionError: an archive without a tokenizer, or a folder with a tokenizer or a configuration.
     """
     if path.suffix == NPZ and not path.is_dir():
@@ -82,6 +83,8 @@ def open_source(
         image_token = open_tokenizer(tokenizer).image_id
         config, checkpoint = open_jax_checkpoint(path, image_token, config_file, adapters)
     elif tokenizer is None and config_file is None:
+        if not adapters:
+            refuse_inner_adapter(path)
         tokenizer = path / TOKENIZER
         config, checkpoint = open_checkpoint(path, adapters)
     else:

@@ -36,6 +36,8 @@ MAX_JSON_BYTES = 1 << 20  # for JSON files of settings; published files are smal
 RESCALE_FACTOR = 1 / 255
 MEAN = STD = (0.5, 0.5, 0.5)
 BICUBIC = 3  # Pillow's number of the bicubic filter, which preprocessor files use too
+# The names that transformers 4 and 5 write.
+PROCESSOR_CLASSES = {f"SiglipImageProcessor{suffix}" for suffix in ("", "Fast", "Pil")}
 
 
 def describe_model(config: PaliGemmaConfig, base_weights: BaseWeights = "stored") -> ModelFacts:
@@ -106,22 +108,42 @@ def read_image_facts(folder: Path, config: PaliGemmaConfig) -> ImageFacts:
         CheckpointError: the file is damaged, or requires preprocessing that the runtime does not implement.
     """
     vision = config.vision_config
-    settings = next(iter(_read_processors(folder).values()), {})
-    for key, expected in _required_settings(vision.image_size).items():
-        value = settings.get(key)
-        if value is not None and value != expected:
-            raise CheckpointError(
-                f"{folder}: the image processor has {key} {quote_value(value)}, expected {expected!r}"
-            )
+    name, settings = next(iter(_read_processors(folder).items()), (PROCESSOR_FILES[-1], {}))
+    path = folder / name
+    _check_processor(path, settings, vision.image_size)
     return ImageFacts(
         size=vision.image_size,
         tokens=vision.num_patches,
         rescale_factor=_check_number(
-            folder, "rescale_factor", _get(settings, "rescale_factor", RESCALE_FACTOR)
+            path, "rescale_factor", _get(settings, "rescale_factor", RESCALE_FACTOR)
         ),
-        mean=_check_triple(folder, "image_mean", _get(settings, "image_mean", MEAN)),
-        std=_check_triple(folder, "image_std", _get(settings, "image_std", STD)),
+        mean=_check_triple(path, "image_mean", _get(settings, "image_mean", MEAN)),
+        std=_check_triple(path, "image_std", _get(settings, "image_std", STD)),
     )
+
+
+def _check_processor(path: Path, settings: Mapping[str, object], side: int) -> None:
+    """Raise CheckpointError if the image processor computes other pixels than the runtime."""
+    remedy = (
+        f"take {path.name} from the base model, unless the model was trained with this setting; the runtime "
+        "does not implement it"
+    )
+    kind = settings.get("image_processor_type")
+    if kind is not None and kind not in PROCESSOR_CLASSES:
+        raise CheckpointError(
+            f"{path}: image_processor_type is {quote_value(kind)}, expected 'SiglipImageProcessor'; {remedy}"
+        )
+    for key, expected in _required_settings(side).items():
+        value = settings.get(key)
+        if value is None or value == expected:
+            continue
+        if key == "size" and isinstance(value, dict) and value.keys() == {"height", "width"}:
+            remedy = (
+                f"image_size in config.json is {side}; take both files from the checkpoint of the model's "
+                "resolution"
+            )
+        problem = f"{key} {quote_value(value)}, expected {expected!r}"
+        raise CheckpointError(f"{path}: the image processor has {problem}; {remedy}")
 
 
 def find_processor_conflict(folder: Path, config: PaliGemmaConfig) -> str | None:
@@ -223,7 +245,7 @@ def _normalize(key: str, value: object) -> object:
     return tuple(value) if isinstance(value, list) else value
 
 
-def _check_number(folder: Path, key: str, value: object) -> float:
+def _check_number(path: Path, key: str, value: object) -> float:
     # The mean may be 0: pixels from 0 to 1. The other numbers are factors and divisors.
     is_mean = key == "image_mean"
     if (
@@ -233,16 +255,16 @@ def _check_number(folder: Path, key: str, value: object) -> float:
     ):
         interval = "[0, 1]" if is_mean else "(0, 1]"
         raise CheckpointError(
-            f"{folder}: the image processor has {key} {quote_value(value)}, expected a number in {interval}"
+            f"{path}: the image processor has {key} {quote_value(value)}, expected a number in {interval}"
         )
     return float(value)
 
 
-def _check_triple(folder: Path, key: str, value: object) -> tuple[float, float, float]:
+def _check_triple(path: Path, key: str, value: object) -> tuple[float, float, float]:
     if not isinstance(value, tuple) or len(value) != 3:
         stated = quote_value(list(value) if isinstance(value, tuple) else value)
-        raise CheckpointError(f"{folder}: the image processor has {key} {stated}, expected three numbers")
-    red, green, blue = (_check_number(folder, key, channel) for channel in value)
+        raise CheckpointError(f"{path}: the image processor has {key} {stated}, expected three numbers")
+    red, green, blue = (_check_number(path, key, channel) for channel in value)
     return red, green, blue
 
 

@@ -102,6 +102,19 @@ def refuse_other_folders(folder: Path, name: str) -> None:
         raise CheckpointError(f"{name}: {quote_names(graphs)} is {_FILES['.gguf']}")
 
 
+def refuse_inner_adapter(folder: Path) -> None:
+    """Raise CheckpointError if the folder of a model also holds an adapter.
+
+    transformers merges such an adapter, and without a choice the bundle would be another model.
+    """
+    if (folder / ADAPTER_CONFIG).is_file():
+        option = f"--adapter {shlex.quote(str(folder))}"
+        raise CheckpointError(
+            f"{folder}: holds a model and an adapter, which transformers adds to the model; add `{option}`, "
+            f"or remove {ADAPTER_CONFIG} to export the model alone"
+        )
+
+
 def refuse_other_adapters(folder: Path, name: str) -> None:
     """Raise CheckpointError if a folder is a model, or only has subfolders with adapters."""
     files = _names(folder)

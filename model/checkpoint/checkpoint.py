@@ -21,6 +21,12 @@ from .weight_files import open_weight_files
 # Number of values that are compared or checked at once. They take 16 MiB in float32; a tensor may have
 # gigabytes.
 CHUNK = 1 << 22
+# Prefixes of names that wrappers of a model add, and how to save the model itself.
+WRAPPERS = {
+    "module.": "save the model inside DistributedDataParallel or DeepSpeed: model.module.save_pretrained",
+    "_orig_mod.": "save the model that was given to torch.compile: model._orig_mod.save_pretrained",
+    "base_model.model.": "save the merged model of PEFT: model.merge_and_unload().save_pretrained",
+}
 
 
 @dataclass(frozen=True)
@@ -180,11 +186,17 @@ def _check_names_and_shapes(
     # Unused tensors alone are accepted. If there are other problems, the message lists them as well.
     if not missing and not misshapen and all(is_unused(name) for name in extra):
         return
+    if wrapper := next((each for each in WRAPPERS if _all_begin_with(tensors.values(), each)), None):
+        raise CheckpointError(f"{folder}: all names of tensors begin with {wrapper!r}; {WRAPPERS[wrapper]}")
     unexpected = [tensors[name].name for name in extra]
     kinds = {"missing": missing, "unexpected": unexpected, "misshapen": misshapen}
     problems = [f"{kind} ({len(names)}): {quote_names(names)}" for kind, names in kinds.items() if names]
     if problems:
         raise CheckpointError(f"{folder}: the tensors do not fit the configuration; {'; '.join(problems)}")
+
+
+def _all_begin_with(tensors: Iterable[StoredTensor], prefix: str) -> bool:
+    return all(tensor.name.startswith(prefix) for tensor in tensors)
 
 
 def _check_tied(folder: Path, head: StoredTensor, embedding: StoredTensor, rows: int | None) -> None:

@@ -19,6 +19,7 @@ from .config_keys import (
     MAX_SIDE,
     QUANTIZATION,
     TOP_ACCEPTED,
+    TOP_KEYS,
     VISION_ACCEPTED,
     VISION_KEYS,
 )
@@ -75,7 +76,7 @@ def find_unused_settings(path: Path) -> list[str]:
     text, vision = top.get_section("text_config"), top.get_section("vision_config")
     quantized = [part.prefix for part in (top, text, vision) if part.values.get(QUANTIZATION)]
     notes = [f"{path}: {part}{QUANTIZATION} is not used; the weights are not quantised" for part in quantized]
-    for part, known in ((text, GEMMA2_KEYS), (vision, VISION_KEYS)):
+    for part, known in ((top, TOP_KEYS), (text, GEMMA2_KEYS), (vision, VISION_KEYS)):
         notes += [
             f"{path}: {part.prefix}{key} is {quote_value(value)} and not used"
             for key, value in part.find_unknown(known).items()

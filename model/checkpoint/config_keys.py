@@ -4,8 +4,8 @@ An unknown key in a tower's section is an error, because a misspelt or new key (
 rotary base) could change what the model computes. Three kinds of keys are ignored: the keys listed here, keys
 whose value leaves a setting off (null, false, or an empty text, list or object), and keys that begin with an
 underscore, which transformers uses for internal notes. The
-lists cover the files that transformers 4.41 to 5.24 write. The top level describes no tower; there, only the
-keys that affect the model are checked, and unknown keys are accepted.
+lists cover the files that transformers 4.41 to 5.24 write. The top level describes no tower, and transformers
+ignores unknown keys there. They are accepted and named in a note.
 """
 
 from __future__ import annotations
@@ -75,4 +75,11 @@ VISION_KEYS = {
     *(*_IGNORED, *VISION_ACCEPTED, *_SIZES, QUANTIZATION),
     *("image_size", "patch_size", "layer_norm_eps", "initializer_factor", "projector_hidden_act"),
     *("tie_word_embeddings", "vocab_size"),
+}
+# Sizes of the top level are copies, some of them wrong, of those in the towers' sections.
+TOP_KEYS = {
+    *(*_IGNORED, *TOP_ACCEPTED, *_SIZES, QUANTIZATION),
+    *("text_config", "vision_config", "image_token_index", "image_token_id", "ignore_index", "vocab_size"),
+    *("use_cache", "cache_implementation", "pruned_heads", "processor_class"),
+    *("unsloth_version", "unsloth_fixed"),
 }

@@ -50,7 +50,7 @@ def error(capsys: Capsys, *arguments: object) -> str:
         ),
         (
             ("checkpoint-900/config.json", "checkpoint-1000/config.json", "trainer_state.json"),
-            "folders with one: checkpoint-1000, checkpoint-900; "
+            "these subfolders have one: checkpoint-1000, checkpoint-900; "
             "`paligemma-onnx export {folder}/checkpoint-1000 --output BUNDLE`",
         ),
         (
@@ -177,3 +177,15 @@ def test_other_names_given_as_bundle(tmp_path: Path, capsys: Capsys, monkeypatch
     assert f"export it: `paligemma-onnx export {BASE} --output BUNDLE`" in error(capsys, "inspect", BASE)
     write(tmp_path, "model.gguf")
     assert "model.gguf: is a file; name the folder of a bundle" in error(capsys, "inspect", "model.gguf")
+
+
+def test_an_adapter_in_the_folder_of_a_model(capsys: Capsys, tmp_path: Path) -> None:
+    """transformers adds the adapter by itself, so the model alone would be a wrong bundle."""
+    folder = write(tmp_path / "both", "config.json", "model.safetensors", "adapter_config.json")
+    message = error(capsys, "export", folder, "--output", tmp_path / "bundle")
+    assert (
+        f"holds a model and an adapter, which transformers adds to the model; add `--adapter {folder}`"
+        in message
+    )
+    message = error(capsys, "export", folder, "--output", tmp_path / "bundle", "--adapter", folder)
+    assert "model_type is missing" in message

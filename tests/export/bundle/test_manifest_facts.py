@@ -111,12 +111,30 @@ def test_what_is_not_set_means_the_default(folder: Path, changes: dict[str, obje
         {"size": {"shortest_edge": 28}},
         {"image_mean": [0.5, 0.5]},
         {"rescale_factor": "1/255"},
+        {"image_processor_type": "CLIPImageProcessor"},
+        {"do_normalize": False},
     ],
 )
 def test_preprocessing_the_runtime_does_not_do_is_refused(folder: Path, changes: dict[str, object]) -> None:
     preprocessor(folder, **changes)
-    with pytest.raises(CheckpointError, match=next(iter(changes))):
+    with pytest.raises(CheckpointError, match=next(iter(changes))) as caught:
         read_image_facts(folder, read_config(folder))
+    assert str(caught.value).startswith(f"{folder / 'preprocessor_config.json'}: ")
+
+
+def test_the_remedies_for_other_preprocessing(folder: Path) -> None:
+    nested_processor(folder, resample=2)
+    with pytest.raises(CheckpointError, match=r"take processor_config\.json from the base model, unless"):
+        read_image_facts(folder, read_config(folder))
+    nested_processor(folder, size={"height": 56, "width": 56})
+    with pytest.raises(CheckpointError, match=r"image_size in config\.json is 28; take both files from"):
+        read_image_facts(folder, read_config(folder))
+
+
+@pytest.mark.parametrize("suffix", ["", "Fast", "Pil"])
+def test_siglip_s_processor_classes(folder: Path, suffix: str) -> None:
+    preprocessor(folder, image_processor_type=f"SiglipImageProcessor{suffix}")
+    assert read_image_facts(folder, read_config(folder)).size == 28
 
 
 def test_token_facts_are_the_tokenizer_s(folder: Path) -> None:
