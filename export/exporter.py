@@ -13,7 +13,7 @@ from typing import Protocol
 import onnx_ir as ir
 import torch
 
-from paligemma_onnx.model.checkpoint.adapter import WeightedAdapter
+from paligemma_onnx.model.checkpoint.adapter import Adapter, WeightedAdapter
 from paligemma_onnx.model.checkpoint.checkpoint import find_non_finite
 from paligemma_onnx.model.checkpoint.errors import CheckpointError, quote_names
 from paligemma_onnx.model.config import PaliGemmaConfig
@@ -149,12 +149,21 @@ def _real_path(path: Path) -> Path:
 def _report_non_finite(request: ExportRequest, source: Source, progress: Progress) -> None:
     """Warn about weights that contain NaN or infinity; raise CheckpointError if the request is strict."""
     progress.stage("looking for NaN and infinity")
-    names = [
-        *find_non_finite(source.checkpoint),
+    checkpoint = source.checkpoint
+    merged = find_non_finite(checkpoint)
+    stored = replace(checkpoint, adapter=Adapter({}))
+    adapted = set(merged) & checkpoint.adapter.changes.keys()
+    by_adapter = adapted - set(find_non_finite(stored, adapted))
+    others = [
+        *(name for name in merged if name not in by_adapter),
         *(name for name, constant in source.constants.items() if not constant.isfinite().all()),
     ]
-    if names:
-        message = f"{request.checkpoint}: weights contain NaN or infinity: {quote_names(names)}"
+    adapters = ", ".join(str(adapter.folder) for adapter in request.adapters)
+    for origin, names in ((str(request.checkpoint), others), (adapters, by_adapter)):
+        if not names:
+            continue
+        part = "the adapter makes these weights" if names is by_adapter else "weights contain"
+        message = f"{origin}: {part} NaN or infinity: {quote_names(names)}"
         if request.strict:
             raise CheckpointError(message)
         progress.warn(message)

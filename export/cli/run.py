@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from paligemma_onnx.model.checkpoint.errors import CheckpointError
 from paligemma_onnx.runtime.bundle.integrity import check_files
-from paligemma_onnx.runtime.bundle.manifest import read_manifest
+from paligemma_onnx.runtime.bundle.manifest import MANIFEST, read_manifest
 from paligemma_onnx.runtime.cli.output_image import output_file, output_image
 from paligemma_onnx.runtime.console import echo, printable
 from paligemma_onnx.runtime.engine.devices import choose_placement
@@ -81,6 +81,10 @@ def run_validate(
         OptionError: the HTML page cannot be written. This is checked before anything is computed.
     """
     manifest = read_manifest(bundle)
+    if (Path(checkpoint) / MANIFEST).exists():
+        raise CheckpointError(
+            f"{checkpoint}: is a bundle; name the checkpoint that {bundle} was exported from"
+        )
     check_files(bundle, manifest)
     # The CPU can emulate graphs for a GPU: it computes in float32 and rounds to half precision.
     devices = tuple(dict.fromkeys((*manifest.precision.devices, "cpu")))

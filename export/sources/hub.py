@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import sys
 from pathlib import Path
 
@@ -52,8 +53,15 @@ def resolve_adapter(adapter: str) -> WeightedAdapter:
         CheckpointError: as for `resolve_checkpoint`.
         ResourceError: the disk is full.
     """
-    weighted = None if Path(adapter).exists() else _WEIGHTED.fullmatch(adapter)
+    is_path = Path(adapter).exists()
+    weighted = None if is_path else _WEIGHTED.fullmatch(adapter)
     name, weight = (adapter, 1.0) if weighted is None else (weighted[1], float(weighted[2]))
+    before, colon, text = adapter.rpartition(":")
+    if not is_path and weighted is None and colon and (Path(before).is_dir() or _HUB_ID.fullmatch(before)):
+        raise CheckpointError(f"{adapter}: the weight {quote_value(text)} is not a finite number")
+    if Path(name).is_file():
+        parent = shlex.quote(str(Path(name).parent))
+        raise CheckpointError(f"{name}: is a file; name the folder of the adapter: `--adapter {parent}`")
     folder = _find_folder(name)
     refuse_other_adapters(folder, name)
     return WeightedAdapter(folder, weight)

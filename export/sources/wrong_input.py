@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 from collections.abc import Iterable
@@ -22,7 +23,9 @@ CONFIG, ADAPTER_CONFIG = "config.json", "adapter_config.json"
 _URL = re.compile(
     r"(?:hf://|https?://[^/]+/)([\w.-]+/[\w.-]+)(?:/(?:tree|blob|resolve)/([\w.-]+))?(?:[/?#].*)?"
 )
-_IS_URL = re.compile(r"(?:https?|hf|s3|gs)://|(?:www\.)?(?:huggingface\.co|kaggle\.com)/")
+_IS_URL = re.compile(r"(?:https?|hf|s3|gs)://|(?:www\.)?(?:huggingface\.co|hf\.co|kaggle\.com)/")
+# The folder of a model in the cache of the hub client, the cache itself, and the folder around it.
+_SNAPSHOTS = tuple(f"{parent}snapshots/*/config.json" for parent in ("", "models--*/", "hub/models--*/"))
 _FILES = {
     ".gguf": "a model of llama.cpp, whose weights are quantised; export the checkpoint that it was made from",
     ".onnx": "an ONNX graph; export the checkpoint that it was made from",
@@ -72,8 +75,20 @@ def refuse_other_folders(folder: Path, name: str) -> None:
     if ADAPTER_CONFIG in files and files.isdisjoint({SINGLE, INDEX}):
         command = f"paligemma-onnx export {_base_model(folder)} --output BUNDLE --adapter {shlex.quote(name)}"
         raise CheckpointError(f"{name}: is a LoRA adapter; export its base model with it: `{command}`")
+    if not files and os.access(folder, os.R_OK):
+        command = f"hf download OWNER/NAME --local-dir {shlex.quote(name)}"
+        raise CheckpointError(f"{name}: is empty; download the checkpoint: `{command}`")
+    has_weights = any(file.endswith(".safetensors") for file in files)
+    if not has_weights and (graphs := [file for file in files if file.lower().endswith(".gguf")]):
+        raise CheckpointError(f"{name}: {quote_names(graphs)} is {_FILES['.gguf']}")
     if CONFIG in files:
         return
+    if snapshots := [path.parent for pattern in _SNAPSHOTS for path in sorted(folder.glob(pattern))]:
+        example = shlex.quote(str(snapshots[-1]))
+        raise CheckpointError(
+            f"{name}: belongs to the cache of the Hugging Face Hub; name the folder of a snapshot: "
+            f"`paligemma-onnx export {example} --output BUNDLE`"
+        )
     if MANIFEST in files:
         command = f"paligemma-onnx generate --model {shlex.quote(name)} --image IMAGE PROMPT"
         raise CheckpointError(f"{name}: is a bundle, the result of an export; run it: `{command}`")
@@ -98,8 +113,6 @@ def refuse_other_folders(folder: Path, name: str) -> None:
         example = shlex.quote(str(Path(name) / min(archives)))
         command = f"paligemma-onnx export {example} --tokenizer tokenizer.json --output BUNDLE"
         raise CheckpointError(f"{name}: has JAX weights and no {CONFIG}; name the archive: `{command}`")
-    if graphs := [file for file in files if file.lower().endswith(".gguf")]:
-        raise CheckpointError(f"{name}: {quote_names(graphs)} is {_FILES['.gguf']}")
 
 
 def refuse_inner_adapter(folder: Path) -> None:
@@ -120,6 +133,8 @@ def refuse_other_adapters(folder: Path, name: str) -> None:
     files = _names(folder)
     if ADAPTER_CONFIG in files:
         return
+    if MANIFEST in files:
+        raise CheckpointError(f"{name}: is a bundle, not an adapter; name the folder with {ADAPTER_CONFIG}")
     if CONFIG in files:
         command = f"paligemma-onnx export {shlex.quote(name)} --output BUNDLE"
         raise CheckpointError(f"{name}: is a model, not an adapter; export it: `{command}`")
@@ -128,6 +143,10 @@ def refuse_other_adapters(folder: Path, name: str) -> None:
         raise CheckpointError(
             f"{name}: has no {ADAPTER_CONFIG}; give one of its folders: `--adapter {example}`"
         )
+    raise CheckpointError(
+        f"{name}: has no {ADAPTER_CONFIG}, which states rank and scale; fetch this file as well, or save the "
+        "adapter again with save_pretrained of PEFT"
+    )
 
 
 def _names(folder: Path) -> set[str]:

@@ -12,7 +12,7 @@ from torch import Tensor, dtype
 
 from .errors import CheckpointError, quote_names, quote_value
 from .lora import Change, Product, TokenRows, changes_both_alike
-from .lora_config import MERGE_WITH_PEFT, AdapterConfig, read_adapter_config
+from .lora_config import MERGE_WITH_PEFT, NOT_MERGEABLE, AdapterConfig, read_adapter_config
 from .safetensors_file import StoredTensor, open_safetensors, refuse_other_dtypes
 from .tensor_names import EMBEDDING, LM_HEAD, canonical_name
 
@@ -204,7 +204,9 @@ def _read_module(
     if (bias := parts.get("lora_B.bias")) is not None:
         name = name.removesuffix("weight") + "bias"
         if expected.get(name) != bias.shape:
-            raise CheckpointError(f"{path}: {quote_value(module)} has no bias that lora_B.bias fits")
+            raise CheckpointError(
+                f"{path}: {quote_value(module)} has no bias that lora_B.bias fits; {NOT_MERGEABLE}"
+            )
         yield name, Change(offset=(bias, scale))
 
 

@@ -150,9 +150,15 @@ class Checkpoint:
         return self.adapter.dtype(name, self._tensors[name].dtype)
 
 
-def find_non_finite(checkpoint: Checkpoint) -> list[str]:
-    """Return the names of the tensors that contain a NaN or an infinity. One tensor is read at a time."""
-    return [name for name in sorted(checkpoint.names) if not _is_finite(checkpoint.tensor(name))]
+def find_non_finite(checkpoint: Checkpoint, names: Iterable[str] | None = None) -> list[str]:
+    """Return which of the named tensors contain a NaN or an infinity. One tensor is read at a time.
+
+    Args:
+        checkpoint: the checkpoint.
+        names: canonical names; None: those of all tensors.
+    """
+    searched = checkpoint.names if names is None else names
+    return [name for name in sorted(searched) if not _is_finite(checkpoint.tensor(name))]
 
 
 def _is_finite(tensor: Tensor) -> bool:
@@ -196,7 +202,8 @@ def _check_names_and_shapes(
 
 
 def _all_begin_with(tensors: Iterable[StoredTensor], prefix: str) -> bool:
-    return all(tensor.name.startswith(prefix) for tensor in tensors)
+    names = [tensor.name for tensor in tensors]
+    return bool(names) and all(name.startswith(prefix) for name in names)
 
 
 def _check_tied(folder: Path, head: StoredTensor, embedding: StoredTensor, rows: int | None) -> None:

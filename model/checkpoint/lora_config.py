@@ -21,6 +21,11 @@ MAX_ALPHA = 1e9  # far above any alpha in use; keeps the scale finite
 MAX_PATTERN_CHARACTERS = 200
 
 MERGE_WITH_PEFT = "merge it with PEFT (merge_and_unload), save the model and export that"
+NOT_MERGEABLE = "an adapter of this kind cannot be merged into weights, so it cannot be exported"
+# Kinds of PEFT that change inputs or choose among adapters, and settings with which its merge fails.
+_PROMPTS = {"PROMPT_TUNING", "MULTITASK_PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING", "ADAPTION_PROMPT", "CPT"}
+_NOT_MERGEABLE_KINDS = (*_PROMPTS, "XLORA")
+_NOT_MERGEABLE_SETTINGS = ("alora_invocation_tokens", "layer_replication", "arrow_config")
 
 _SWITCH: tuple[object, ...] = (True, False, None)
 _ACCEPTED: dict[str, tuple[object, ...]] = {
@@ -96,7 +101,10 @@ def read_adapter_config(folder: Path) -> AdapterConfig:
     try:
         top.check_values(_ACCEPTED | dict.fromkeys(top.values.keys() - _KNOWN, _OFF))
     except CheckpointError as error:
-        raise CheckpointError(f"{error}; {MERGE_WITH_PEFT}") from None
+        mergeable = top.values["peft_type"] not in _NOT_MERGEABLE_KINDS and not any(
+            top.values.get(key) for key in _NOT_MERGEABLE_SETTINGS
+        )
+        raise CheckpointError(f"{error}; {MERGE_WITH_PEFT if mergeable else NOT_MERGEABLE}") from None
     return AdapterConfig(
         r=top.get_integer("r", None, 1, MAX_RANK),
         lora_alpha=top.get_positive("lora_alpha", 8.0, MAX_ALPHA),  # PEFT's default

@@ -79,7 +79,11 @@ def refuse_other_dtypes(tensors: Iterable[StoredTensor]) -> None:
         found = {name for name, dtype in DTYPES.items() if any(tensor.dtype == dtype for tensor in refused)}
         # A quantised checkpoint has many tensors of other dtypes. The message lists these tensors.
         names = quote_names(tensor.name for tensor in refused)
+        remedy = (
+            "load a quantised model in transformers, call dequantize() and save_pretrained, and export that"
+        )
+        if found == {"F64"}:
+            remedy = "save the model as float32: model.float().save_pretrained"
         raise CheckpointError(
-            f"{refused[0].path}: only F32, BF16 and F16 are read, not {quote_names(found)}: {names}; load a "
-            "quantised model in transformers, call dequantize() and save_pretrained, and export that"
+            f"{refused[0].path}: only F32, BF16 and F16 are read, not {quote_names(found)}: {names}; {remedy}"
         )

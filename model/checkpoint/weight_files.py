@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from .errors import CheckpointError, quote_names, quote_value
@@ -11,7 +12,10 @@ from .safetensors_file import StoredTensor, open_safetensors
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 MAX_INDEX_BYTES = 1 << 24  # an index takes about 120 bytes per tensor
+DOWNLOADS = ".cache/huggingface/download"  # of `hf download --local-dir`
 PICKLE_SUFFIXES = {".bin", ".pt", ".pth", ".ckpt", ".pkl"}
+
+_SHARD = re.compile(r"model-\d{5}-of-\d{5}\.safetensors")
 
 
 def open_weight_files(folder: Path) -> list[StoredTensor]:
@@ -28,6 +32,7 @@ def open_weight_files(folder: Path) -> list[StoredTensor]:
         if not folder.is_dir():
             raise CheckpointError(f"{folder}: not a checkpoint folder")
         names = {entry.name for entry in folder.iterdir()}
+        names |= {entry.name for entry in (folder / DOWNLOADS).glob("*.incomplete")}
     except OSError as error:
         raise CheckpointError(f"{folder}: cannot be read ({error.strerror})") from error
     if SINGLE in names and INDEX in names:
@@ -43,6 +48,10 @@ def _explain_missing_weights(names: set[str]) -> str:
     """Return a phrase that names the files in a folder without weight files, and the remedy."""
     if "adapter_model.safetensors" in names:
         return "holds a LoRA adapter but not a model; pass its base model, and this folder as the adapter"
+    if unfinished := [name for name in names if name.endswith(".incomplete")]:
+        return f"the download of {quote_names(unfinished)} did not finish; run it again"
+    if any(_SHARD.fullmatch(name) for name in names):
+        return f"has shards of weights but no {INDEX}; fetch this file from the same place"
     if others := [name for name in names if name.endswith(".safetensors")]:
         return (
             f"has neither {SINGLE} nor {INDEX}, only {quote_names(others)}; rename a whole model to {SINGLE}"
@@ -52,7 +61,7 @@ def _explain_missing_weights(names: set[str]) -> str:
             f"only safetensors are read, and this folder holds {quote_names(pickles)}; "
             "load it in transformers and write it again with save_pretrained"
         )
-    return f"has neither {SINGLE} nor {INDEX}"
+    return f"has neither {SINGLE} nor {INDEX}; fetch the weights, or write them with save_pretrained"
 
 
 def _open_shards(index: Path) -> list[StoredTensor]:

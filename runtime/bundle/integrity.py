@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ..errors import BundleError
-from .json_file import OUT_OF_FILES
+from .json_file import LFS_POINTER, OUT_OF_FILES
 from .schema import TENSOR_TABLE, FileSpec, Manifest
 
 MAX_PROBLEMS = 10  # files that one message names
@@ -76,6 +76,9 @@ def file_problem(path: Path, expected: FileSpec, *, hashed: bool) -> str | None:
             return f"{path.name} is missing"
         size = path.stat().st_size
         if size != expected.bytes:
+            with path.open("rb") as file:
+                if file.read(len(LFS_POINTER)) == LFS_POINTER:
+                    return f"{path.name} is a Git LFS pointer (run `git lfs pull`)"
             return f"{path.name} has {size} bytes instead of {expected.bytes}"
         if hashed and sha256(path) != expected.sha256:
             return f"{path.name} is altered (another SHA-256)"

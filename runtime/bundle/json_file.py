@@ -13,6 +13,7 @@ import dacite
 from ..errors import BundleError
 
 OUT_OF_FILES = (errno.EMFILE, errno.ENFILE)  # the process or the system has too many open files
+LFS_POINTER = b"version https://git-lfs"  # first bytes of a pointer file (git-lfs specification)
 T = TypeVar("T")
 
 
@@ -34,7 +35,10 @@ def read_json_object(path: Path, max_bytes: int) -> dict[str, Any]:
             raise BundleError(f"{path}: not a regular file; export the checkpoint again")
         if path.stat().st_size > max_bytes:
             raise BundleError(f"{path}: larger than {max_bytes} bytes; export the checkpoint again")
-        data = _normalized(json.loads(path.read_bytes(), parse_int=_int64))
+        content = path.read_bytes()
+        if content.startswith(LFS_POINTER):
+            raise BundleError(f"{path}: a Git LFS pointer, not the file itself; run `git lfs pull`")
+        data = _normalized(json.loads(content, parse_int=_int64))
     except FileNotFoundError:
         raise BundleError(
             f"{path}: no such file; `paligemma-onnx export CHECKPOINT --output {path.parent}` makes a bundle"

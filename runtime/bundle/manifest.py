@@ -19,6 +19,7 @@ from .schema import MIN_SCHEMA_VERSION, SCHEMA_VERSION, Manifest
 MANIFEST = "manifest.json"
 ID_LENGTH = 32  # hexadecimal digits of a bundle id: 128 bits
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")  # owner/name
+_URL = re.compile(r"((?:https?|hf|s3|gs):)/+|(?:huggingface|hf)\.co/")
 MAX_MANIFEST_BYTES = 4 << 20  # the manifest of a 46-layer model is 60 kB
 
 
@@ -83,6 +84,9 @@ def _may_exist(path: Path) -> bool:
 
 def _explain_missing(folder: Path) -> str:
     """Return a message about a path without `manifest.json`: its kind, and how to make a bundle from it."""
+    if url := _URL.match(str(folder)):  # a path has one of the two slashes
+        address = f"{url[1]}//{str(folder)[url.end() :]}" if url[1] else folder
+        return f"{address}: is a URL; download the bundle and name its folder"
     name = shlex.quote(str(folder))
     if _may_exist(folder / "adapter_config.json"):
         command = f"paligemma-onnx export BASE_MODEL --output BUNDLE --adapter {name}"

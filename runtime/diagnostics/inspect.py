@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from ..bundle.integrity import file_problem
 from ..bundle.schema import GenerationDefaults, Manifest
 from ..bundle.tensor_table import read_tensor_table
 from ..console import printable
@@ -45,6 +46,7 @@ class Inspection:
     graphs: Mapping[str, GraphContents]
     caches: tuple[CacheSize, ...]
     memory: MemoryEstimate
+    file_problems: tuple[str, ...]  # missing files and files of another size
 
 
 def inspect_bundle(folder: Path, manifest: Manifest) -> Inspection:
@@ -60,7 +62,10 @@ def inspect_bundle(folder: Path, manifest: Manifest) -> Inspection:
     except ProviderError:  # onnxruntime is not installed, so there are no prepared graphs for it
         prepared = False
     memory = estimate_memory(manifest, tensors, machine, prepared=prepared)
-    return Inspection(manifest, graphs, cache_sizes(manifest), memory)
+    files = manifest.files.items()
+    problems = (file_problem(folder / name, spec, hashed=False) for name, spec in files)
+    found = tuple(problem for problem in problems if problem is not None)
+    return Inspection(manifest, graphs, cache_sizes(manifest), memory, found)
 
 
 def facts(inspected: Inspection) -> dict[str, Any]:
@@ -85,6 +90,7 @@ def facts(inspected: Inspection) -> dict[str, Any]:
         "cache_bytes_full_context": cache_bytes(manifest, manifest.model.context_length),
         "cache_by_length": [asdict(size) for size in inspected.caches],
         "memory": asdict(inspected.memory),
+        "file_problems": list(inspected.file_problems),
     }
 
 
@@ -111,6 +117,7 @@ def table(inspected: Inspection) -> str:
         "",
         *(f"{spec.bytes:>16,}  {name}" for name, spec in sorted(manifest.files.items())),
         f"{total:>16,}  bytes in total",
+        *(f"note        {problem}; copy the bundle again" for problem in inspected.file_problems),
         *(line for name, graph in inspected.graphs.items() for line in _graph_lines(name, graph)),
         "",
         *_cache_lines(inspected),

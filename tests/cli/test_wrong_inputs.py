@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import huggingface_hub
 import pytest
+import torch
 from command_line import run_in_process
 from paths import GOLDEN
+from safetensors.torch import save_file
 
 from paligemma_onnx.export.sources.tokenizer_file import open_tokenizer
 from paligemma_onnx.model.checkpoint.errors import CheckpointError
+from paligemma_onnx.model.checkpoint.load import open_checkpoint
 
 Capsys = pytest.CaptureFixture[str]
 BASE = "google/paligemma2-3b-pt-224"
+POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n"
 ADAPTER = {"peft_type": "LORA", "r": 2, "base_model_name_or_path": BASE}
 
 
@@ -58,6 +63,12 @@ def error(capsys: Capsys, *arguments: object) -> str:
             "is a model of llama.cpp, whose weights are quantised; export",
         ),
         (("tokenizer.model",), "config.json: no such file"),
+        (("config.json", "model-Q4.gguf"), "model-Q4.gguf is a model of llama.cpp"),
+        (
+            ("models--a--b/snapshots/c0ffee/config.json",),
+            "name the folder of a snapshot: `paligemma-onnx export {folder}/models--a--b/snapshots/c0ffee --",
+        ),
+        (("snapshots/c0ffee/config.json", "refs/main"), "export {folder}/snapshots/c0ffee --output"),
     ],
 )
 def test_folders_given_to_export(tmp_path: Path, capsys: Capsys, names: tuple[str, ...], words: str) -> None:
@@ -89,6 +100,7 @@ def test_files_given_to_export(tmp_path: Path, capsys: Capsys, name: str, words:
         (f"huggingface.co/{BASE}/", f"`paligemma-onnx export {BASE} ...`"),
         (f"https://huggingface.co/{BASE}/tree/bfloat16", f"`paligemma-onnx export {BASE}@bfloat16 ...`"),
         (f"https://hf-mirror.com/{BASE}/blob/main/config.json?x=1", f"export {BASE}@main ..."),
+        (f"hf.co/{BASE}", f"is a URL; use the id of the model: `paligemma-onnx export {BASE} ...`"),
         (f"hf://{BASE}", f"export {BASE} ..."),
         ("https://www.kaggle.com/models/google/paligemma", "download the files and name the folder"),
         ("s3://bucket/model", "is a URL; download the files"),
@@ -126,7 +138,8 @@ def test_hub_ids_given_to_export(
             ("checkpoint-20/adapter_config.json",),
             "give one of its folders: `--adapter {folder}/checkpoint-20`",
         ),
-        (("README.md",), "adapter_config.json: no such file"),
+        (("README.md",), "has no adapter_config.json, which states rank and scale; fetch this file as well"),
+        (("manifest.json",), "is a bundle, not an adapter"),
     ],
 )
 def test_folders_given_as_adapter(
@@ -189,3 +202,55 @@ def test_an_adapter_in_the_folder_of_a_model(capsys: Capsys, tmp_path: Path) -> 
     )
     message = error(capsys, "export", folder, "--output", tmp_path / "bundle", "--adapter", folder)
     assert "model_type is missing" in message
+
+
+def test_an_empty_folder(capsys: Capsys, tmp_path: Path) -> None:
+    message = error(capsys, "export", tmp_path, "--output", tmp_path.parent / "bundle")
+    assert f"is empty; download the checkpoint: `hf download OWNER/NAME --local-dir {tmp_path}`" in message
+
+
+@pytest.mark.parametrize("weight", ["abc", "nan", "1e400", ""])
+def test_weights_that_are_no_numbers(capsys: Capsys, tmp_path: Path, weight: str) -> None:
+    base = write(tmp_path / "base", "config.json")
+    adapter = f"{write(tmp_path / 'lora', 'adapter_config.json')}:{weight}"
+    message = error(capsys, "export", base, "--output", tmp_path / "bundle", "--adapter", adapter)
+    assert f"the weight '{weight}' is not a finite number" in message
+
+
+def test_a_file_given_as_adapter(capsys: Capsys, tmp_path: Path) -> None:
+    base = write(tmp_path / "base", "config.json")
+    file = write(tmp_path / "lora", "adapter_model.safetensors") / "adapter_model.safetensors"
+    message = error(capsys, "export", base, "--output", tmp_path / "bundle", "--adapter", file)
+    assert f"is a file; name the folder of the adapter: `--adapter {file.parent}`" in message
+
+
+def test_a_url_given_as_bundle(capsys: Capsys) -> None:
+    message = error(capsys, "verify", f"https://huggingface.co/{BASE}")
+    assert f"https://huggingface.co/{BASE}: is a URL; download the bundle and name its folder" in message
+
+
+def test_a_bundle_given_as_its_checkpoint(capsys: Capsys, shipped_bundle: Path) -> None:
+    message = error(capsys, "validate", shipped_bundle, "--checkpoint", shipped_bundle)
+    assert f"is a bundle; name the checkpoint that {shipped_bundle} was exported from" in message
+
+
+def test_git_lfs_pointers_in_a_bundle(capsys: Capsys, shipped_bundle: Path, tmp_path: Path) -> None:
+    bundle = shutil.copytree(shipped_bundle, tmp_path / "bundle")
+    (bundle / "decoder.data").write_text(POINTER)
+    assert "decoder.data is a Git LFS pointer (run `git lfs pull`)" in error(capsys, "verify", bundle)
+    inspected = run_in_process(capsys, "inspect", bundle)
+    assert inspected.code == 0
+    assert "note        decoder.data is a Git LFS pointer" in inspected.out
+    (bundle / "manifest.json").write_text(POINTER)
+    assert "a Git LFS pointer, not the file itself; run `git lfs pull`" in error(capsys, "verify", bundle)
+
+
+def test_an_adapter_with_nan(checkpoint: Callable[[str], Path], capsys: Capsys, tmp_path: Path) -> None:
+    base, folder = checkpoint("gemma_one_kv_head"), write(tmp_path / "lora", "adapter_config.json")
+    q_proj = "language_model.layers.0.self_attn.q_proj"
+    outputs, inputs = open_checkpoint(base)[1].tensor(f"{q_proj}.weight").shape
+    factors = {"A": torch.ones(2, inputs), "B": torch.full((outputs, 2), torch.nan)}
+    names = {f"base_model.model.model.{q_proj}.lora_{key}.weight": factors[key] for key in factors}
+    save_file(names, folder / "adapter_model.safetensors")
+    message = error(capsys, "export", base, "--adapter", folder, "--strict", "--output", tmp_path / "bundle")
+    assert f"error: {folder}: the adapter makes these weights NaN or infinity: {q_proj}.weight" in message

@@ -219,6 +219,8 @@ def test_other_types_are_named(tiny: Tiny, tmp_path: Path) -> None:
         (["model.pt"], "save_pretrained"),
         (["weights.ckpt"], "weights.ckpt"),
         (["other.safetensors"], "only other.safetensors"),
+        (["model-00001-of-00002.safetensors"], "has shards of weights but no model.safetensors.index.json"),
+        (["model.safetensors.incomplete"], "the download of model.safetensors.incomplete did not finish"),
         (["adapter_model.safetensors"], "LoRA adapter"),
         (["model.safetensors", "model.safetensors.index.json"], "has both"),
     ],

@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from paligemma_onnx.model.checkpoint.checkpoint import Checkpoint
 from paligemma_onnx.model.checkpoint.config_json import find_unused_settings, read_config_file
 from paligemma_onnx.model.checkpoint.errors import CheckpointError
+from paligemma_onnx.model.checkpoint.lora_config import read_adapter_config
 
 NORM = "language_model.norm.weight"
 
@@ -57,3 +58,24 @@ def test_settings_that_transformers_writes_have_no_note(tmp_path: Path) -> None:
 
     transformers.PaliGemmaConfig().save_pretrained(tmp_path)
     assert notes(tmp_path, json.loads((tmp_path / "config.json").read_text())) == []
+
+
+def test_float64_has_its_remedy(tmp_path: Path) -> None:
+    save_file({NORM: torch.zeros(2, dtype=torch.float64)}, tmp_path / "model.safetensors")
+    with pytest.raises(CheckpointError, match=r"not F64: .*; save the model as float32: model\.float\(\)"):
+        Checkpoint.open(tmp_path, {NORM: (2,)})
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"peft_type": "PROMPT_TUNING", "num_virtual_tokens": 4},
+        {"peft_type": "LORA", "r": 2, "alora_invocation_tokens": [5]},
+        {"peft_type": "LORA", "r": 2, "layer_replication": [[0, 2], [1, 2]]},
+    ],
+)
+def test_adapters_that_peft_cannot_merge(tmp_path: Path, settings: Json) -> None:
+    (tmp_path / "adapter_config.json").write_text(json.dumps(settings))
+    with pytest.raises(CheckpointError, match="cannot be merged into weights") as caught:
+        read_adapter_config(tmp_path)
+    assert "merge_and_unload" not in str(caught.value)

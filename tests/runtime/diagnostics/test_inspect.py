@@ -45,7 +45,7 @@ def test_json(bundle: Folders, capsys: pytest.CaptureFixture[str]) -> None:
     folder = bundle(CASE)
     result = run_in_process(capsys, "inspect", folder, "--json")
     inspected: Any = json.loads(result.out)
-    assert inspected.keys() == KEYS | {"cache_by_length", "memory"}
+    assert inspected.keys() == KEYS | {"cache_by_length", "memory", "file_problems"}
     expected = json.loads((folder / "manifest.json").read_text())["graphs"]
     for name, graph in inspected["graphs"].items():
         model = onnx.load(folder / f"{name}.onnx", load_external_data=False)
