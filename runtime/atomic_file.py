@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 # Characters of the final name that the temporary name contains: file systems limit a name to 255 bytes.
+# The disk or a quota is full, or a file may not grow.
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 MAX_NAME_CHARACTERS = 50
 
 
@@ -50,7 +52,9 @@ def write_atomically(path: Path, *, locked: bool = False) -> Iterator[BinaryIO]:
                 file.fileno()
             )  # before the rename: the name must not survive a power cut without the bytes
         temporary.replace(final)
-    except BaseException:
+    except BaseException as error:
+        if isinstance(error, OSError) and error.errno in DISK_ERRORS and error.filename is None:
+            error.filename = str(path)  # for the message
         temporary.unlink(missing_ok=True)
         raise
 

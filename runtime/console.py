@@ -47,6 +47,9 @@ def echo(text: str, *, end: str = "\n") -> bool:
         print(text, end=end, flush=True)
     except BrokenPipeError:
         return False
+    except OSError as error:
+        error.filename = "stdout"  # for the message
+        raise
     return True
 
 

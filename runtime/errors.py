@@ -5,6 +5,19 @@ A message is one line written by this package; it names the file or the option, 
 
 from __future__ import annotations
 
+import re
+
+# Parameters of the Python API whose name differs from their option, and where a message names them: not as
+# a part of a path.
+_OPTIONS = {"memory_limit": "--gpu-memory"} | {
+    name: f"--{name.replace('_', '-')}"
+    for name in (
+        *("max_new_tokens", "top_k", "top_p", "repetition_penalty", "suppress_tokens", "special_tokens"),
+        "max_image_pixels",
+    )
+}
+_PARAMETER = re.compile(rf"(?<![\w/.\\-])({'|'.join(_OPTIONS)})(?![\w/.\\-]| \(--)")
+
 
 class PaliGemmaError(Exception):
     """Base class of the errors that this package raises on purpose."""
@@ -62,3 +75,16 @@ class FailedRowsError(PaliGemmaError):
     """A batch is complete, but some rows contain an error instead of an answer. Exit code 7."""
 
     exit_code = 7
+
+
+def name_options(message: str) -> str:
+    """Return a message with the options of the command line in place of the parameters of the Python API."""
+    return _PARAMETER.sub(lambda match: _OPTIONS[match[0]], message)
+
+
+def quote(value: object) -> str:
+    """Return the representation of a value for a message."""
+    try:
+        return repr(value)
+    except ValueError:  # Python refuses to print integers of more than 4300 digits
+        return "a number of thousands of digits"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import re
 import uuid
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -14,6 +15,8 @@ from pathlib import Path
 from .items import Item
 from .rows import RowError, replace_surrogates
 
+NOT_UTF8 = "has bytes that are not UTF-8"
+_UNDECODED = re.compile("[\udc80-\udcff]")  # bytes that are not UTF-8, see `open_text`
 MAX_NAMES = 20  # column names in one message
 # Accepted types of ids, in addition to text and bytes. A float is written as Python prints it.
 _ID_TYPES = int | float | Decimal | uuid.UUID | datetime.date | datetime.time
@@ -98,7 +101,7 @@ def find_text(cells: Mapping[str, object], names: Iterable[str]) -> str | None:
     """Return the text of the first column that has a value; None if no column has a value.
 
     Raises:
-        CellError: the value is not text.
+        CellError: the value is not text, or not UTF-8.
     """
     for name in names:
         value = _value(cells, name)
@@ -106,6 +109,8 @@ def find_text(cells: Mapping[str, object], names: Iterable[str]) -> str | None:
             return _decode(value, name)
         if value is not None and not isinstance(value, str):
             raise CellError(f"`{name}` is {type(value).__name__}, not text")
+        if value is not None and _UNDECODED.search(value):
+            raise CellError(f"`{name}` {NOT_UTF8}; save the file as UTF-8")
         if value is not None:
             return value
     return None
@@ -169,4 +174,4 @@ def _decode(value: bytes, name: str) -> str:
     try:
         return value.decode("utf-8")
     except UnicodeDecodeError:
-        raise CellError(f"`{name}` has bytes that are not UTF-8") from None
+        raise CellError(f"`{name}` {NOT_UTF8}") from None

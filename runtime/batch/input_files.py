@@ -24,6 +24,7 @@ _BOMS = (
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
 _START_BYTES = 4096  # bytes at the start of a file in which NUL bytes are counted
+_BLOCK_BYTES = 1 << 20
 _MAX_PATH = 200  # characters of a path in a message
 
 
@@ -60,6 +61,20 @@ def open_text(path: Path, *, newline: str) -> Iterator[TextIO]:
                 yield text
         except UnicodeError as error:
             raise OptionError(f"{path}: is not valid {encoding.upper()}; save it as UTF-8") from error
+
+
+def is_decodable(path: Path) -> bool:
+    """Return whether all bytes of a text file are valid in its encoding; raise the errors of `open_text`."""
+    with translate_input_errors(path), path.open("rb") as file:
+        decoder = codecs.getincrementaldecoder(_encoding(file.read(_START_BYTES))[0])()
+        file.seek(0)
+        try:
+            while block := file.read(_BLOCK_BYTES):
+                decoder.decode(block)
+            decoder.decode(b"", final=True)
+        except UnicodeDecodeError:
+            return False
+    return True
 
 
 @contextmanager

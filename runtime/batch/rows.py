@@ -7,7 +7,15 @@ from dataclasses import asdict, dataclass
 
 from ..detection.parsing import ParsedObject, parse_answer
 from ..detection.scores import answer_text, score_object
-from ..errors import ImageError, NumericsError, OptionError, PaliGemmaError, PromptError, ResourceError
+from ..errors import (
+    ImageError,
+    NumericsError,
+    OptionError,
+    PaliGemmaError,
+    PromptError,
+    ResourceError,
+    name_options,
+)
 from ..generation.types import FinishReason, Generation
 from ..resource_errors import resource_problem
 from ..text.tokenizer import PromptTokenizer
@@ -37,7 +45,7 @@ class RowError:
         if code is None and (problem := resource_problem(error)):
             return cls("resources", problem)
         text = str(error) if isinstance(error, PaliGemmaError) else f"{type(error).__name__}: {error}"
-        return cls(code or "unexpected", replace_surrogates(" ".join(text.split())))
+        return cls(code or "unexpected", replace_surrogates(" ".join(name_options(text).split())))
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from itertools import chain, count
 from pathlib import Path
 
 from ..errors import OptionError
+from ..image.quiet import silence_libraries
 from ..paligemma import PaliGemma
 from .items import Item, Shard
 from .output_parts import Count, Format, Part
@@ -38,6 +39,7 @@ class ShardJob:
 
     def open(self) -> PaliGemma:
         """Load the bundle and return its model. The errors of `PaliGemma.load` are not caught."""
+        silence_libraries()
         return PaliGemma.load(
             self.bundle, device=self.device, threads=self.threads, memory_limit=self.memory_limit
         )

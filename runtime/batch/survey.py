@@ -7,7 +7,9 @@ from itertools import islice
 from pathlib import Path
 
 from ..errors import OptionError
-from .columns import Columns, list_names
+from .columns import NOT_UTF8, Columns, list_names
+from .input_files import is_decodable
+from .rows import RowError
 from .sources import Source, read_items
 from .table import csv_columns, jsonl_columns, parquet_columns, require_images
 
@@ -21,7 +23,7 @@ def survey(source: Source) -> list[str]:
     """Return notes for the user: which columns are not used, and which prompts take precedence.
 
     Raises:
-        OptionError: a column that an option names does not exist, or the source cannot be read.
+        OptionError: a column that an option names does not exist, or the source cannot be read or decoded.
         ProviderError: pyarrow is not installed.
     """
     names = _COLUMN_NAMES.get(source.kind)
@@ -29,6 +31,8 @@ def survey(source: Source) -> list[str]:
     _check_columns(source, present)
     if present and source.kind in ("csv", "parquet"):  # JSON lines may have other keys in each line
         require_images(source.path, sorted(present), source.columns)
+    if source.kind in ("jsonl", "csv") and not is_decodable(source.path):
+        _check_decoded(source)
     if source.kind == "folder":
         return [
             f"{table} is not read; to take prompts from it, use `--input {table}`"
@@ -55,6 +59,13 @@ def survey(source: Source) -> list[str]:
 def metadata_tables(folder: Path) -> list[Path]:
     """Return the tables with the metadata of an image folder of Hugging Face."""
     return [folder / name for name in _METADATA if (folder / name).is_file()]
+
+
+def _check_decoded(source: Source) -> None:
+    """Raise OptionError if a prompt or an expected answer is not UTF-8, as in a table saved as Latin-1."""
+    for item in read_items(source):
+        if isinstance(item.image, RowError) and NOT_UTF8 in item.image.message:
+            raise OptionError(f"{source.path}: {item.image.message}")
 
 
 def _check_columns(source: Source, present: set[str] | None) -> None:

@@ -25,6 +25,7 @@ from .rows import RowError, replace_surrogates
 READ_ROWS = 16  # Parquet rows to read at a time; few, because an encoded image has megabytes
 SURVEYED_ROWS = 1000  # rows of JSON lines that are searched for the names of columns
 _PARQUET_ERRORS = (OSError, ValueError, NotImplementedError)  # base classes of pyarrow's errors
+_START_CHARACTERS = 1 << 16  # in which the end of a line is searched
 _BLANK = " \t\r\n"
 
 
@@ -130,7 +131,11 @@ def parquet_columns(path: Path) -> set[str]:
 
 def _read_lines(path: Path) -> Iterator[tuple[int, str]]:
     """Yield the number, counted from 1, and the text of each line that is not blank."""
-    with open_text(path, newline="\n") as file:
+    with open_text(path, newline="") as file:
+        start = file.read(_START_CHARACTERS)
+    # Programs for classic Mac OS end lines with CR.
+    line_end = "\r" if "\r" in start and "\n" not in start else "\n"
+    with open_text(path, newline=line_end) as file:
         for number, line in enumerate(file, 1):
             if line.strip(_BLANK):
                 yield number, line.rstrip("\r\n")

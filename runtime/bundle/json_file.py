@@ -49,6 +49,8 @@ def read_json_object(path: Path, max_bytes: int) -> dict[str, Any]:
         remedy = "export the checkpoint again"
         if error.errno == errno.ELOOP:
             remedy = "give the folder itself, not a link"
+        elif isinstance(error, PermissionError):
+            remedy = "check the permissions of the file and of its folders"
         raise BundleError(f"{path}: cannot be read ({error.strerror}); {remedy}") from None
     except OverflowError:
         raise BundleError(

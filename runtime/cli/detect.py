@@ -13,11 +13,12 @@ import click
 from ..cancellation import Cancellation
 from ..console import echo, echo_stderr
 from ..detection.detections import Detections
+from ..errors import OptionError
 from ..generation.types import Options
 from .generation_options import generation_options
 from .options import MODEL, DeviceOptions, add_options, device_options
 from .output_image import output_image
-from .parameters import JSON, Command, PathType, TextType
+from .parameters import IMAGE, JSON, Command, PathType, TextType
 
 IMAGE_HELP = "Image file (JPEG, PNG, WebP, BMP, GIF or TIFF)."
 
@@ -26,7 +27,7 @@ def _common_options(command: Command) -> Command:
     return add_options(
         command,
         MODEL,
-        click.option("--image", metavar="FILE", type=click.Path(), required=True, help=IMAGE_HELP),
+        click.option("--image", metavar="FILE", type=IMAGE, required=True, help=IMAGE_HELP),
         click.option(
             "--draw",
             metavar="FILE",
@@ -77,6 +78,8 @@ def _find_objects(
     device: DeviceOptions,
     json: bool,
 ) -> None:
+    if draw is not None and _is_same_file(draw, image):
+        raise OptionError(f"{draw}: is the input image; choose another --draw")
     cancel = Cancellation()
     request_options: Options = {**options, "cancel": cancel}
     with ExitStack() as outputs:
@@ -101,6 +104,13 @@ def _find_objects(
                 echo(dumps(detections.as_json()))
             else:
                 echo(_lines(detections), end="\n" if detections else "")
+
+
+def _is_same_file(one: Path, other: str) -> bool:
+    try:
+        return one.samefile(other)
+    except (OSError, ValueError):  # one of them does not exist, which is reported later
+        return False
 
 
 def _lines(detections: Detections) -> str:

@@ -17,7 +17,7 @@ from ..generation.stream import Stream
 from ..generation.types import Generation, Options
 from .generation_options import generation_options
 from .options import MODEL, DeviceOptions, device_options
-from .parameters import JSON, TextType
+from .parameters import IMAGE, JSON, TextType
 
 
 @click.command()
@@ -25,7 +25,7 @@ from .parameters import JSON, TextType
 @click.option(
     "--image",
     metavar="FILE",
-    type=click.Path(),
+    type=IMAGE,
     required=True,
     multiple=True,
     help="Image file (JPEG, PNG, WebP, BMP, GIF or TIFF). Repeat it for several images.",

@@ -64,8 +64,8 @@ class SizeType(click.ParamType[int]):
 class PathType(click.Path):
     """A path. An empty text, such as an unset shell variable, is an error and not the current folder."""
 
-    def __init__(self, *, dir_okay: bool = True) -> None:
-        super().__init__(dir_okay=dir_okay, path_type=Path)
+    def __init__(self, *, dir_okay: bool = True, readable: bool = True, path_type: type = Path) -> None:
+        super().__init__(dir_okay=dir_okay, readable=readable, path_type=path_type)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Return the path, or fail if it is empty."""
@@ -107,6 +107,7 @@ class TokenIdsType(click.ParamType[tuple[int, ...]]):
         return tuple(map(int, parts))
 
 
+IMAGE = PathType(readable=False, path_type=str)  # the runtime reports what it cannot read
 BUNDLE = click.argument("bundle", type=PathType(), shell_complete=complete_folders)
 JSON = click.option("--json", is_flag=True, help="Print the result as one JSON object.")
 THREADS = click.option(

@@ -13,6 +13,7 @@ from pathlib import Path
 import click
 
 from ..console import echo_stderr, echo_stderr_lines
+from ..errors import name_options
 from ..resource_errors import resource_problem
 from .signals import INTERRUPTED, exit_code, find_interrupt
 
@@ -87,9 +88,10 @@ def exit_code_and_message(error: Exception) -> tuple[int, str]:
     """Return the exit code and the one-line message for an exception."""
     code = getattr(error, "exit_code", None)
     if isinstance(code, int):
-        return code, str(error)
+        return code, name_options(str(error))
     if problem := resource_problem(error):
-        return RESOURCES, problem
+        place = getattr(error, "filename", None)
+        return RESOURCES, f"{place}: {problem}" if place else problem
     if isinstance(error, FileNotFoundError) and not has_working_folder():
         return USAGE, NO_WORKING_FOLDER
     return (

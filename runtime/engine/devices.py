@@ -10,7 +10,7 @@ from numbers import Integral
 from typing import Literal
 
 from ..bundle.schema import Device
-from ..errors import BundleError, OptionError, ProviderError
+from ..errors import BundleError, OptionError, ProviderError, quote
 from .cgroups import cpu_limit
 from .cuda_diagnosis import INSTALL
 from .cuda_provider import PROVIDER as CUDA_PROVIDER
@@ -94,10 +94,10 @@ def choose_placement(
             that the graphs are made for.
     """
     if threads is not None and not (_is_whole(threads) and 1 <= threads <= MAX_THREADS):
-        raise OptionError(f"threads is {threads!r}, expected 1 to {MAX_THREADS}")
+        raise OptionError(f"threads is {quote(threads)}, expected 1 to {MAX_THREADS}")
     if memory_limit is not None and not (_is_whole(memory_limit) and 0 < memory_limit <= MAX_BYTES):
         raise OptionError(
-            f"memory_limit is {memory_limit!r}, expected a number of bytes over 0, up to {MAX_BYTES}"
+            f"memory_limit is {quote(memory_limit)}, expected a number of bytes over 0, up to {MAX_BYTES}"
         )
     (kind, index), available = parse_device(device), available_devices()
     if kind == "auto":

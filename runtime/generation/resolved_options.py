@@ -8,7 +8,7 @@ from typing import cast
 
 from ..bundle.schema import Manifest
 from ..cancellation import Cancellation
-from ..errors import OptionError
+from ..errors import OptionError, quote
 from ..image.open import DEFAULT_MAX_PIXELS
 from .sampling import SamplingOptions
 from .types import Options
@@ -44,9 +44,11 @@ def resolve_options(given: Options, manifest: Manifest) -> ResolvedOptions:
     options = with_defaults(given, manifest)
     max_new_tokens, context = options["max_new_tokens"], manifest.model.context_length
     if isinstance(max_new_tokens, bool) or not isinstance(max_new_tokens, Integral):
-        raise OptionError(f"max_new_tokens is {max_new_tokens!r}, expected a whole number")
+        raise OptionError(f"max_new_tokens is {quote(max_new_tokens)}, expected a whole number")
     if not 1 <= max_new_tokens <= context:
-        raise OptionError(f"max_new_tokens is {max_new_tokens}, expected 1 to {context}, the context length")
+        raise OptionError(
+            f"max_new_tokens is {quote(max_new_tokens)}, expected 1 to {context}, the context length"
+        )
 
     cancel = options.get("cancel", Cancellation())
     if not isinstance(cancel, Cancellation):
@@ -72,7 +74,7 @@ def resolve_options(given: Options, manifest: Manifest) -> ResolvedOptions:
     vocab_size = manifest.model.vocab_size
     for token_id in sampling.suppress_tokens:
         if not 0 <= token_id < vocab_size:
-            raise OptionError(f"suppress_tokens has the id {token_id}, expected 0 to {vocab_size - 1}")
+            raise OptionError(f"suppress_tokens has the id {quote(token_id)}, expected 0 to {vocab_size - 1}")
     return ResolvedOptions(
         sampling=sampling,
         max_new_tokens=int(max_new_tokens),

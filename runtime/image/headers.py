@@ -36,7 +36,7 @@ class Encoded:
 def check_size(width: int, height: int, max_pixels: int, name: str) -> None:
     """Raise ImageError if an image of `width` x `height` pixels is empty or larger than allowed."""
     if width < 1 or height < 1:
-        raise ImageError(f"{name} has no pixels: it is {width} x {height}")
+        raise ImageError(f"{name} has no pixels: it is {width} x {height}; get it again, or save it anew")
     if width * height > max_pixels:
         raise ImageError(
             f"{name} is {width} x {height} = {width * height:,} pixels, over the cap of {max_pixels:,}; "

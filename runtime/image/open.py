@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from ..errors import ImageError, OptionError, ResourceError
+from ..errors import ImageError, OptionError, ResourceError, quote
 from .decode import read_image
 from .exif import orientation, upright
 from .headers import check_size
@@ -36,6 +36,12 @@ DEFAULT_MAX_PIXELS = 1024 * 1024 * 1024 // 4 // 3
 _ACCEPTED_ARRAYS = (
     "an array must be uint8 of shape [height, width] or [height, width, channels] with 1, 3 or 4 channels"
 )
+_PERMISSIONS = "check the permissions of the file and of its folders"
+_REMEDIES = {
+    errno.ELOOP: "give the image itself, not a link",
+    errno.EACCES: _PERMISSIONS,
+    errno.EPERM: _PERMISSIONS,
+}
 _MAX_NAME = 200  # characters of a file name in a message
 
 
@@ -73,7 +79,7 @@ def open_image(source: ImageInput, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> O
         ResourceError: out of memory.
     """
     if isinstance(max_pixels, bool) or not isinstance(max_pixels, Integral) or max_pixels < 1:
-        raise OptionError(f"max_image_pixels is {max_pixels!r}, expected a whole number of at least 1")
+        raise OptionError(f"max_image_pixels is {quote(max_pixels)}, expected a whole number of at least 1")
     name = _name(source)
     try:
         image, warnings = _load(source, name, max_pixels)
@@ -113,8 +119,11 @@ def _name(source: ImageInput) -> str:
     printable = "".join(
         char if char.isprintable() else char.encode("unicode_escape").decode() for char in os.fsdecode(source)
     )
+    spaced = any(part != part.strip() for part in printable.split("/"))
     if len(printable) > _MAX_NAME:
         printable = printable[: _MAX_NAME // 2] + "..." + printable[-_MAX_NAME // 2 :]
+    if spaced:
+        return f"'{printable}'"  # a space at the end of a name would not be seen
     return printable or "the empty file name"
 
 
@@ -140,7 +149,7 @@ def _opened(source: str | os.PathLike[str] | bytes, name: str) -> Iterator[Binar
         missing = "is a link to a file that does not exist" if path.is_symlink() else "does not exist"
         raise ImageError(f"{name} {missing}; check the path") from None
     except OSError as error:
-        remedy = "give the image itself, not a link" if error.errno == errno.ELOOP else "check the path"
+        remedy = _REMEDIES.get(error.errno or 0, "check the path")
         raise ImageError(f"{name} cannot be opened: {error.strerror}; {remedy}") from error
     except ImageError:
         raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -30,16 +31,16 @@ def generate(bundle: Folders, image: Path) -> tuple[str, ...]:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--max-new-tokens", "0"], "max_new_tokens is 0, expected 1 to 8192"),
-        (["--max-new-tokens", "-1"], "max_new_tokens is -1"),
+        (["--max-new-tokens", "0"], "--max-new-tokens is 0, expected 1 to 8192"),
+        (["--max-new-tokens", "-1"], "--max-new-tokens is -1"),
         (["--max-new-tokens", "1000000000"], "expected 1 to 8192, the context length"),
         (["--max-new-tokens", "1e9"], "'--max-new-tokens': '1e9' is not a valid integer"),
         (["--temperature", "-1"], "temperature must be a finite number >= 0"),
         (["--temperature", "nan"], "temperature"),
         (["--temperature", "inf"], "temperature"),
-        (["--top-p", "0"], "top_p must be a number > 0 and <= 1"),
-        (["--top-p", "1.1"], "top_p"),
-        (["--top-k", "-1"], "top_k must be a whole number >= 0"),
+        (["--top-p", "0"], "--top-p must be a number > 0 and <= 1"),
+        (["--top-p", "1.1"], "--top-p"),
+        (["--top-k", "-1"], "--top-k must be a whole number >= 0"),
         (["--seed", "-1"], "seed must be a whole number from 0 to"),
         (["--seed", str(2**64)], "seed"),
         (["--threads", "0"], "'--threads': 0 is not in the range 1<=x<=256"),
@@ -55,7 +56,8 @@ def generate(bundle: Folders, image: Path) -> tuple[str, ...]:
         (["--gpu-memory", "much"], "'much' is not a memory size"),
         (["--gpu-memory", "9" * 400], "is not a memory size"),
         (["--gpu-memory", "0.1B"], "'0.1B' is not a memory size"),
-        (["--max-image-pixels", "0"], "max_image_pixels is 0"),
+        (["--max-image-pixels", "0"], "--max-image-pixels is 0"),
+        (["--image", ""], "Invalid value for '--image': the path is empty"),
         (["--no-such"], "No such option"),
         (["two"], "unexpected extra argument"),
     ],
@@ -154,3 +156,50 @@ def test_no_engine(generate: tuple[str, ...]) -> None:
     doctor = run_command("doctor", before=block_imports("onnxruntime"))
     assert doctor.code == 4
     assert "onnxruntime is not installed" in doctor.out
+
+
+def test_a_message_names_options(
+    generate: tuple[str, ...], image: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = run_in_process(capsys, *generate, "--max-image-pixels", 9, "caption en")
+    assert result.code == 3
+    assert result.error.endswith("over the cap of 9; make it smaller or raise --max-image-pixels")
+    absent = image.with_name("top_k")  # a parameter's name in a path is not changed
+    assert str(absent) in run_in_process(capsys, *generate, "--image", absent, "caption en").error
+
+
+def test_an_input_image_is_not_overwritten(
+    bundle: Folders, image: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = image.read_bytes()
+    link = tmp_path / "link.png"
+    link.symlink_to(image)
+    for drawn in (image, link):
+        arguments = ("detect", "--model", bundle(CASE), "--image", image, "cat", "--draw", drawn)
+        result = run_in_process(capsys, *arguments)
+        assert result.code == 2
+        assert f"{drawn}: is the input image; choose another --draw" in result.error
+    assert image.read_bytes() == content
+
+
+def test_an_image_without_permission_reaches_the_image_reader(
+    generate: tuple[str, ...],
+    image: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Root may read every file, so that the check of click is made to fail."""
+    monkeypatch.setattr(os, "access", lambda path, *_, **__: os.fspath(path) != str(image))
+    assert run_in_process(capsys, *generate, "caption en").code == 0
+
+
+def test_a_manifest_without_permission(
+    bundle: Folders, image: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def denied(*_: object, **__: object) -> bytes:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "read_bytes", denied)
+    result = run_in_process(capsys, "generate", "--model", bundle(CASE), "--image", image, "caption en")
+    assert result.code == 4
+    assert "manifest.json: cannot be read (Permission denied); check the permissions" in result.error

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from command_line import MAIN, start_command
 from damage import copy_folder, edit_manifest, flip_bit
+from image_files import encode
 from paths import ROOT, SCENE
 from pseudo_terminal import Terminal
 
@@ -123,6 +124,38 @@ def test_an_unread_result_does_not_change_the_exit_code(shipped_bundle: Path, tm
     assert run_in_shell("run --help | head -1") == 0
     full = 'run generate --model "$1" --image "$2" "caption en" > /dev/full'
     assert run_in_shell(full, shipped_bundle, SCENE) == 5
+    named = full + ' 2> >(grep -q "^error: stdout: the disk" && touch "$3")'
+    run_in_shell(named + "; wait $!", shipped_bundle, SCENE, tmp_path / "named")
+    assert (tmp_path / "named").exists()
+
+
+def test_the_file_that_does_not_fit_on_the_disk_is_named(shipped_bundle: Path, tmp_path: Path) -> None:
+    limit = "import resource\nresource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))\n"
+    drawn, output = tmp_path / "drawn.png", tmp_path / "out"
+    common = ("--model", shipped_bundle)
+    for name, arguments in (
+        (drawn, ("detect", *common, "--image", SCENE, "circle", "--draw", drawn)),
+        (output, ("batch", *common, "--input", SCENE.parent, "--prompt", "caption en", "--output", output)),
+    ):
+        process = start_command(*map(str, arguments), before=limit)
+        _, err = process.communicate(timeout=TIMEOUT)
+        assert process.returncode == 5
+        assert err.decode().splitlines()[-1].startswith(f"error: {name}"), err
+        assert "the disk" in err.decode()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="libtiff's messages can be discarded on Linux only")
+def test_batch_prints_no_lines_of_libtiff(shipped_bundle: Path, tmp_path: Path) -> None:
+    images = tmp_path / "images"
+    images.mkdir()
+    data = bytearray(encode(format="TIFF", compression="tiff_deflate"))
+    data[300] ^= 0xFF
+    (images / "a.tif").write_bytes(data)
+    command = ("batch", "--model", shipped_bundle, "--input", images, "--prompt", "caption en")
+    process = start_command(*map(str, command), "--output", str(tmp_path / "out"))
+    _, err = process.communicate(timeout=TIMEOUT)
+    assert process.returncode == 7
+    assert b"tempfile" not in err
 
 
 def on_a_terminal(*arguments: object, before: str = "", **variables: str) -> str:

@@ -94,3 +94,20 @@ def test_nan_in_the_vision_encoder_is_noticed(
         path.write_bytes(sound[:start] + b"\xff" * (end - start) + sound[end:])  # FFFFFFFF is a NaN
         with pytest.raises(NumericsError, match=r"vision_encoder\.onnx: the image features are NaN"):
             PaliGemma.load(folder, device="cpu").generate(IMAGE, "caption en", max_new_tokens=2)
+
+
+@pytest.mark.parametrize(
+    "option", ["max_new_tokens", "suppress_tokens", "max_image_pixels", "top_k", "seed", "temperature"]
+)
+def test_numbers_that_python_does_not_print(model: PaliGemma, option: str) -> None:
+    number = -(10**5000)
+    options: dict[str, Any] = {option: [number] if option == "suppress_tokens" else number}
+    with pytest.raises(OptionError, match=f"{option} .*thousands of digits"):
+        model.generate(IMAGE, "caption en", **options)
+
+
+@pytest.mark.parametrize("option", ["threads", "memory_limit"])
+def test_limits_that_python_does_not_print(bundle: Folders, option: str) -> None:
+    limits: dict[str, Any] = {option: 10**5000}
+    with pytest.raises(OptionError, match=f"{option} is a number of thousands of digits"):
+        PaliGemma.load(bundle(CASE), device="cpu", **limits)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import datetime
 import json
+import os
 import uuid
 from decimal import Decimal
 from pathlib import Path
@@ -238,3 +239,32 @@ def test_bytes_of_other_writers_are_text(tmp_path: Path) -> None:
     pyarrow.parquet.write_table(table, path)
     (item,) = all_items(path)
     assert (item.prompt, message(item)) == ("café", "row 1: `suffix` has bytes that are not UTF-8")
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl"])
+@pytest.mark.parametrize("column", ["prompt", "suffix"])
+def test_a_table_in_latin_1_is_refused_once(tmp_path: Path, kind: str, column: str) -> None:
+    path = tmp_path / f"t.{kind}"
+    texts = ["plain", "o\u00f9 est l'\u00e9toile"]
+    rows = [{"image": "a.png", column: text} for text in texts]
+    lines = [json.dumps(row, ensure_ascii=False) for row in rows]
+    content = "\n".join(
+        lines if kind == "jsonl" else [f"image,{column}", *(f"a.png,{text}" for text in texts)]
+    )
+    source = Source(path, kind, "all", tmp_path / "listing")
+    path.write_bytes(content.encode("latin-1"))
+    with pytest.raises(OptionError) as caught:
+        survey(source)
+    assert str(caught.value) == (
+        f"{path}: row 2: `{column}` has bytes that are not UTF-8; save the file as UTF-8"
+    )
+    path.write_text(content, encoding="utf-8")
+    survey(source)
+
+
+def test_a_file_name_in_a_table_may_have_any_bytes(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_bytes(b"image\ncaf\xe9.png\n")
+    survey(Source(path, "csv", "all", tmp_path / "listing"))
+    (item,) = all_items(path, "all")
+    assert item.image == tmp_path / os.fsdecode(b"caf\xe9.png")

@@ -56,6 +56,12 @@ def test_a_list(tmp_path: Path) -> None:
     ]
 
 
+def test_a_list_whose_lines_end_with_cr(tmp_path: Path) -> None:
+    path = tmp_path / "list.txt"
+    path.write_bytes(b"a.jpg\rb.jpg\r\rc d.png\r")
+    assert [item.id for item in all_items(path)] == ["a.jpg", "b.jpg", "c d.png"]
+
+
 def test_a_table_of_json_lines(tmp_path: Path) -> None:
     path = tmp_path / "table.jsonl"
     lines = [

@@ -71,6 +71,10 @@ def test_empty_files_and_mistaken_ones(tmp_path: Path) -> None:
     refused(b"BMW is a car, and this is not a bitmap", "truncated or damaged")
 
 
+def test_an_array_of_no_pixels() -> None:
+    refused(np.zeros((0, 5, 3), np.uint8), r"has no pixels: it is 5 x 0; get it again, or save it anew")
+
+
 # Truncated and damaged
 
 

@@ -94,7 +94,9 @@ def test_unreadable_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
     (tmp_path / "secret.png").touch()
     monkeypatch.setattr(Path, "open", denied)  # mode 000 does not stop root, which may run the tests
-    refused(tmp_path / "secret.png", r"secret\.png cannot be opened: Permission denied")
+    refused(
+        tmp_path / "secret.png", r"secret\.png cannot be opened: Permission denied; check the permissions"
+    )
 
 
 def test_strange_file_names(tmp_path: Path) -> None:
@@ -105,6 +107,8 @@ def test_strange_file_names(tmp_path: Path) -> None:
     not_utf8.write_bytes(encode(format="GIF", save_all=True, append_images=[IMAGE.rotate(180)]))
     assert open_image(not_utf8).warnings[0].isprintable()
     refused("a\nb\x1b[31m.png", r"a\\nb\\x1b\[31m\.png does not exist")
+    refused("photo.png ", "'photo\\.png ' does not exist")
+    refused("folder /photo.png", "'folder /photo\\.png' does not exist")
     refused("a\0b", "not a possible file name")
     refused("a\ud800b", "not a possible file name")
     assert len(refused("x" * 100_000, "cannot be opened")) < 300
