@@ -92,6 +92,7 @@ def test_a_weight_follows_a_colon(
     monkeypatch.chdir(tmp_path)
     for name in ("lora", "exists:3"):
         (tmp_path / name).mkdir()
+        (tmp_path / name / "adapter_config.json").touch()
     assert resolve_adapter(text) == WeightedAdapter(Path(folder), weight)
 
 
