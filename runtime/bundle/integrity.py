@@ -75,6 +75,7 @@ def file_problem(path: Path, expected: FileSpec, *, hashed: bool) -> str | None:
         if not path.is_file():
             return f"{path.name} is missing"
         size = path.stat().st_size
+        path.open("rb").close()  # onnxruntime's message about a file without permission names another cause
         if size != expected.bytes:
             with path.open("rb") as file:
                 if file.read(len(LFS_POINTER)) == LFS_POINTER:
@@ -85,7 +86,8 @@ def file_problem(path: Path, expected: FileSpec, *, hashed: bool) -> str | None:
     except OSError as error:
         if error.errno in OUT_OF_FILES:
             raise  # not a problem of the bundle
-        return f"{path.name} cannot be read ({error.strerror})"
+        advice = ": check its permissions" if isinstance(error, PermissionError) else ""
+        return f"{path.name} cannot be read ({error.strerror}{advice})"
     return None
 
 

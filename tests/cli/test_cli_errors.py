@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -203,3 +204,19 @@ def test_a_manifest_without_permission(
     result = run_in_process(capsys, "generate", "--model", bundle(CASE), "--image", image, "caption en")
     assert result.code == 4
     assert "manifest.json: cannot be read (Permission denied); check the permissions" in result.error
+
+
+def test_a_weight_file_without_permission(
+    bundle: Folders, image: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = Path.open
+
+    def denied(path: Path, *arguments: Any, **options: Any) -> Any:
+        if path.suffix == ".data":
+            raise PermissionError(13, "Permission denied")
+        return opened(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, "open", denied)
+    result = run_in_process(capsys, "generate", "--model", bundle(CASE), "--image", image, "caption en")
+    assert result.code == 4
+    assert ".data cannot be read (Permission denied: check its permissions)" in result.error
