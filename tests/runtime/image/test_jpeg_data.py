@@ -99,16 +99,16 @@ def test_few_bytes_left_over_are_reported_and_zeros_are_padding(layout: str, cou
 def test_many_scans_are_refused_before_they_are_decoded() -> None:
     data = jpeg(Image.new("L", (4000, 4000)), "progressive")
     last = data.rindex(b"\xff\xda")
-    started = time.perf_counter()
+    started = time.process_time()
     refused(data[:-2] + data[last:-2] * 200 + b"\xff\xd9", "more than 62 scans")
-    assert time.perf_counter() - started < 1  # seconds
+    assert time.process_time() - started < 1  # seconds
 
 
 def test_long_runs_of_ff_and_of_restart_markers() -> None:
     data = jpeg(PHOTO, "baseline")
     start, _ = data_range(data)
-    started = time.perf_counter()
+    started = time.process_time()
     open_image(data[:start] + b"\xff" * 20_000_000 + b"\0" + data[start:])
     restarts = b"".join(bytes((0xFF, 0xD0 + number)) for number in range(8)) * 500_000
     refused(data[:start] + restarts + data[start:], "far more data than its pixels need")
-    assert time.perf_counter() - started < 2  # seconds
+    assert time.process_time() - started < 2  # seconds
