@@ -22,7 +22,7 @@ from benchmarks.sizes import benchmark_model
 pytestmark = [pytest.mark.slow, pytest.mark.full]
 
 TIMEOUT_S = 280  # of a command; pytest itself gives up after 300
-TESTED = {"real_size", "plot", "peers", "batch", "batch_memory", "cuda"}
+TESTED = {"real_size", "plot", "peers", "batch", "batch_memory", "cuda", "token_scores"}
 TINY = ("--size", "tiny", "--rounds", "1")
 WITH_TOOLS = "BENCHMARK_PEERS"  # environment variable: also run tools that have to be installed
 
@@ -130,6 +130,15 @@ def test_plot(tmp_path: Path) -> None:
     assert image.read_bytes().startswith(b"\x89PNG")
 
 
+def test_token_scores(tmp_path: Path) -> None:
+    file = tmp_path / "figures.json"
+    table = run("token_scores", "--work", tmp_path / "work", "--json", file)
+    costs = read(file)["costs"]
+    assert [cost["name"] for cost in costs] == ["included", "vocabulary-257216-fp32"]
+    assert all(0 < cost["score_s"] < cost["step_s"] for cost in costs)
+    assert table.count("%") == len(costs)
+
+
 def test_peers_with_bundles_only(work: Path, tmp_path: Path) -> None:
     file = tmp_path / "figures.json"
     bundles = ("--bundles", "int4,int8", "--peers", "", "--steps", "2")
@@ -173,7 +182,7 @@ def test_peers_reports_a_tool_that_cannot_be_installed(work: Path, tmp_path: Pat
         timeout=TIMEOUT_S,
     )
     assert ended.returncode == 0, ended.stderr
-    assert "optimum FAILED: not made: No matching distribution" in ended.stdout
+    assert "optimum FAILED: not created: No matching distribution" in ended.stdout
     assert read(file)["contenders"]["optimum"]["tool"] == "optimum-onnx 0.1.0"
 
 
