@@ -75,7 +75,8 @@ def refuse_other_folders(folder: Path, name: str) -> None:
     if ADAPTER_CONFIG in files and files.isdisjoint({SINGLE, INDEX}):
         command = f"paligemma-onnx export {_base_model(folder)} --output BUNDLE --adapter {shlex.quote(name)}"
         raise CheckpointError(f"{name}: is a LoRA adapter; export its base model with it: `{command}`")
-    if not files and os.access(folder, os.R_OK):
+    # The snapshot of a repository is empty if none of its files is one that a checkpoint has.
+    if not files and folder == Path(name) and os.access(folder, os.R_OK):
         command = f"hf download OWNER/NAME --local-dir {shlex.quote(name)}"
         raise CheckpointError(f"{name}: is empty; download the checkpoint: `{command}`")
     has_weights = any(file.endswith(".safetensors") for file in files)
