@@ -49,8 +49,8 @@ def find_missing_tokens(path: Path) -> str | None:
     if not missing:
         return None
     return (
-        f"{path}: lacks tokens that {TOKENIZER_CONFIG} or {ADDED_TOKENS} adds: {quote_names(missing)}; they "
-        "are spelt out in prompts; save the tokenizer again with AutoTokenizer of transformers"
+        f"{path}: lacks tokens that {TOKENIZER_CONFIG} or {ADDED_TOKENS} adds: {quote_names(missing)}; "
+        "prompts treat them as ordinary text; save the tokenizer again with AutoTokenizer of transformers"
     )
 
 

@@ -130,7 +130,7 @@ def run_part(part: Part, items: Iterator[Item], model: Model, options: BatchOpti
     for number, row in enumerate(recovered, 1):
         item = next(items, None)
         if item is None or item.id != row.id:
-            expected = "there is no such input" if item is None else f"that of the input is {item.id!r}"
+            expected = "the input has fewer rows" if item is None else f"that of the input is {item.id!r}"
             raise OptionError(
                 f"{part.folder / part.name}: the id of row {number} is {row.id!r}, but {expected}; {REMEDY}"
             )

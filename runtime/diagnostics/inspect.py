@@ -59,7 +59,7 @@ def inspect_bundle(folder: Path, manifest: Manifest) -> Inspection:
     graphs = summarize_graphs(folder, manifest, tensors)
     try:
         prepared = find_prepared(manifest, Placement("cpu", machine.threads)) is not None
-    except ProviderError:  # onnxruntime is not installed, so there are no prepared graphs for it
+    except ProviderError:  # without onnxruntime, prepared graphs cannot be used
         prepared = False
     memory = estimate_memory(manifest, tensors, machine, prepared=prepared)
     files = manifest.files.items()

@@ -7,27 +7,13 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from sample_tokenizer import build_sample_tokenizer
 from transformers import AutoTokenizer, PaliGemmaProcessor
 
 from paligemma_onnx.runtime.errors import PromptError
 from paligemma_onnx.runtime.text.tokenizer import Detokenizer, PromptTokenizer
-from training.published_layout import write_processor_files
 
 MAX_TOKENS = 99  # tokens, more than any prompt here needs
 ADDED = ("<s_menu>", "</s_menu>")  # special tokens of a fine-tune
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("tokenizer")
-    write_processor_files(path, build_sample_tokenizer(), image_size=28)
-    return path
-
-
-@pytest.fixture(scope="module")
-def tokenizer(folder: Path) -> PromptTokenizer:
-    return PromptTokenizer.load(folder / "tokenizer.json")
 
 
 @pytest.fixture(scope="module")
@@ -48,8 +34,8 @@ def test_image_tokens_before_the_prompt(
 ) -> None:
     processor = PaliGemmaProcessor.from_pretrained(folder)
     prompt = "<image>" * images + text
-    pictures = [Image.new("RGB", (28, 28))] * images
-    reference = processor(images=[pictures], text=[prompt])["input_ids"][0]
+    blank_images = [Image.new("RGB", (28, 28))] * images
+    reference = processor(images=[blank_images], text=[prompt])["input_ids"][0]
     text_ids = [token for token in reference if token != tokenizer.image_id]
     assert list(tokenizer.encode(prompt, MAX_TOKENS, images)) == text_ids
     assert list(tokenizer.encode(text, MAX_TOKENS, images)) == text_ids

@@ -86,18 +86,6 @@ def prompts() -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("tokenizer")
-    write_processor_files(path, build_sample_tokenizer(), image_size=28)
-    return path
-
-
-@pytest.fixture(scope="module")
-def tokenizer(folder: Path) -> PromptTokenizer:
-    return PromptTokenizer.load(folder / "tokenizer.json")
-
-
-@pytest.fixture(scope="module")
 def library(folder: Path) -> Any:
     return Tokenizer.from_file(str(folder / "tokenizer.json"))
 

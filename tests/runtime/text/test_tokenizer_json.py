@@ -13,21 +13,8 @@ from sample_tokenizer import build_sample_tokenizer
 
 from paligemma_onnx.runtime.errors import BundleError
 from paligemma_onnx.runtime.text.tokenizer import PromptTokenizer
-from training.published_layout import write_processor_files
 
 PROMPTS = ["", "caption en", " two  spaces\n\n", "größer 猫 \U0001f600", "<loc0001><seg002> <b>"]
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("tokenizer")
-    write_processor_files(path, build_sample_tokenizer(), image_size=28)
-    return path
-
-
-@pytest.fixture(scope="module")
-def tokenizer(folder: Path) -> PromptTokenizer:
-    return PromptTokenizer.load(folder / "tokenizer.json")
 
 
 def write(folder: Path, document: Any) -> Path:
