@@ -38,28 +38,7 @@ _MODULES = {
     "Stream": ".generation.stream",
     "Timings": ".generation.types",
 }
-__all__ = [
-    "Box",
-    "BundleError",
-    "Cancellation",
-    "Detection",
-    "Detections",
-    "Generation",
-    "ImageError",
-    "Mask",
-    "NumericsError",
-    "OptionError",
-    "Options",
-    "PaliGemma",
-    "PaliGemmaError",
-    "Picture",
-    "PromptError",
-    "ProviderError",
-    "Request",
-    "ResourceError",
-    "Stream",
-    "Timings",
-]
+__all__ = list(_MODULES)
 
 
 def __getattr__(name: str) -> object:
