@@ -1,0 +1,43 @@
+"""What the chapters share: the look of figures, the included model, and source code of this repository in the text."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import matplotlib as mpl
+import torch
+from IPython.display import Markdown
+
+from paligemma_onnx.export.demo.shipped_model import FOLDER
+
+ROOT = Path(__file__).parents[2]  # of the repository
+CHECKPOINT = ROOT / "export" / "demo" / FOLDER  # the included model, trained on drawn scenes
+THREADS = 2  # of torch, so that timings are comparable
+
+sys.path.append(str(ROOT))  # training/ is not installed
+torch.set_num_threads(THREADS)
+mpl.rcParams.update(
+    {
+        "figure.dpi": 90,  # a figure of 7 x 3 inches takes about 20 KB
+        "figure.constrained_layout.use": True,
+        "figure.facecolor": "white",  # readable on a dark page, too
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.titlesize": "medium",
+        "font.size": 9,
+        "image.cmap": "viridis",
+    }
+)
+
+
+def show_source(*objects: Callable[..., object] | type) -> Markdown:
+    """Return the source code of functions or classes, each below its file and line."""
+    parts = []
+    for described in objects:
+        lines, first = inspect.getsourcelines(described)
+        path = Path(inspect.getfile(described)).resolve().relative_to(ROOT)
+        parts.append(f"`{path.as_posix()}`, line {first}:\n\n```python\n{inspect.cleandoc(''.join(lines))}\n```")
+    return Markdown("\n\n".join(parts))
