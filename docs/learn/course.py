@@ -1,9 +1,10 @@
-"""What the chapters share: the look of figures, the included model, and source code of this repository in the text."""
+"""What the chapters share: the look of figures, the included model, and a display of this repository's code."""
 
 from __future__ import annotations
 
 import inspect
 import sys
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 
@@ -39,5 +40,6 @@ def show_source(*objects: Callable[..., object] | type) -> Markdown:
     for described in objects:
         lines, first = inspect.getsourcelines(described)
         path = Path(inspect.getfile(described)).resolve().relative_to(ROOT)
-        parts.append(f"`{path.as_posix()}`, line {first}:\n\n```python\n{inspect.cleandoc(''.join(lines))}\n```")
+        code = textwrap.dedent("".join(lines)).rstrip()
+        parts.append(f"`{path.as_posix()}`, line {first}:\n\n```python\n{code}\n```")
     return Markdown("\n\n".join(parts))
