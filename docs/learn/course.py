@@ -1,4 +1,4 @@
-"""What the chapters share: the look of figures, the included model, and a display of this repository's code."""
+"""Figure style, the included model, and a display of source code for the chapters of the course."""
 
 from __future__ import annotations
 
