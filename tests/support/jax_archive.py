@@ -16,6 +16,9 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file
 
 from paligemma_onnx.model.checkpoint.tensor_names import LM_HEAD, canonical_name
+from paligemma_onnx.model.config import PaliGemmaConfig
+from paligemma_onnx.model.skeleton import meta_model
+from training.published_layout import published_config
 
 Array = NDArray[Any]
 Arrays = dict[str, Array]
@@ -108,6 +111,16 @@ def jax_arrays(tensors: Mapping[str, torch.Tensor], sizes: Mapping[str, Any]) ->
     for key, name in norms.items():
         arrays[f"llm/layers/{key}/scale"] = np.stack(decoder(f"{name}.weight"))
     return arrays
+
+
+def random_arrays(config: PaliGemmaConfig) -> tuple[dict[str, torch.Tensor], Arrays]:
+    """Return random tensors of a model by canonical name, and the arrays that hold them."""
+    generator = torch.Generator().manual_seed(0)
+    tensors = {
+        name: torch.randn(weight.shape, generator=generator)
+        for name, weight in meta_model(config).named_parameters()
+    }
+    return tensors, jax_arrays(tensors, published_config(config))
 
 
 def unstack(arrays: Mapping[str, Array]) -> Arrays:

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import ml_dtypes
@@ -14,8 +11,7 @@ import numpy as np
 import pytest
 import torch
 from checkpoints import CASES, IMAGE_TOKEN, VOCABULARY
-from jax_archive import Arrays, jax_arrays, read_tensors, unstack, write_npz
-from process_memory import STATUS
+from jax_archive import Arrays, jax_arrays, random_arrays, read_tensors, unstack, write_npz
 from safetensors.torch import save_file
 
 from paligemma_onnx.export.demo.shipped_model import shipped_model
@@ -27,7 +23,6 @@ from paligemma_onnx.model.checkpoint.checkpoint import Checkpoint
 from paligemma_onnx.model.checkpoint.load import load_model, open_checkpoint
 from paligemma_onnx.model.checkpoint.tensor_names import EMBEDDING
 from paligemma_onnx.model.config import PaliGemmaConfig
-from paligemma_onnx.model.skeleton import meta_model
 from training.published_layout import published_config
 
 Folders = Callable[[str], Path]
@@ -78,16 +73,6 @@ def test_shipped_model(tmp_path: Path) -> None:
         assert sizes_of(config) == sizes_of(expected)
         assert config.text_config.max_position_embeddings == 8192
         assert open_jax_checkpoint(path, 1781, folder / "config.json")[0] == expected
-
-
-def random_arrays(config: PaliGemmaConfig) -> tuple[dict[str, torch.Tensor], Arrays]:
-    """Return random tensors of a model by canonical name, and the arrays that hold them."""
-    generator = torch.Generator().manual_seed(0)
-    tensors = {
-        name: torch.randn(weight.shape, generator=generator)
-        for name, weight in meta_model(config).named_parameters()
-    }
-    return tensors, jax_arrays(tensors, published_config(config))
 
 
 def test_equal_numbers_of_heads(tmp_path: Path) -> None:
@@ -250,55 +235,3 @@ def test_training_state_is_not_read(checkpoint: Folders, tmp_path: Path) -> None
     path = write_npz(tmp_path / "model.npz", arrays, "")
     _, opened = open_jax_checkpoint(path, IMAGE_TOKEN, folder / "config.json")
     assert_same(opened, folder)
-
-
-# Reads all tensors of two archives and runs their models; prints the memory that the second archive adds.
-MEASURE = """
-import re, sys
-from pathlib import Path
-import torch
-from paligemma_onnx.export.sources.jax_checkpoint import open_jax_checkpoint
-from paligemma_onnx.model import presets
-from paligemma_onnx.model.checkpoint.load import load_model
-
-def resident(field):
-    text = Path("/proc/self/status").read_text()
-    return int(re.search(field + r":\\s+(\\d+) kB", text)[1]) * 1024
-
-def read(path):
-    config, checkpoint = open_jax_checkpoint(Path(path), presets.TINY_IMAGE_TOKEN)
-    assert all(checkpoint.tensor(name).isfinite().all() for name in checkpoint.names)
-    with torch.inference_mode():
-        features = torch.zeros(1, 16, config.text_config.hidden_size)
-        load_model(config, checkpoint).prefill(torch.tensor([[2, 5]]), features, torch.tensor([2]))
-
-torch.set_num_threads(1)
-read(sys.argv[1])
-before = resident("VmRSS")
-read(sys.argv[2])
-print(resident("VmHWM") - before)
-"""
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(not STATUS.exists(), reason="reads /proc")
-def test_memory_holds_one_layer(tmp_path: Path) -> None:
-    """The larger archive has 100 MB in two stacked arrays of 16 layers, and 2 MiB in the largest tensor.
-
-    A new process reads it, so that the memory of other tests and of their tools is not counted. It reads a
-    small archive first, which loads the libraries' code. The peak counts mapped pages of the archive too, and
-    arrays that are freed again.
-    """
-    tiny = presets.tiny_gemma()
-    sizes = {"hidden_size": 128, "intermediate_size": 4096, "num_hidden_layers": 16}
-    large = replace(tiny, text_config=replace(tiny.text_config, **sizes))
-    paths = [
-        write_npz(tmp_path / f"{name}.npz", random_arrays(config)[1])
-        for name, config in (("small", tiny), ("large", large))
-    ]
-    size = paths[1].stat().st_size
-    assert size > 100e6
-    done = subprocess.run(
-        [sys.executable, "-c", MEASURE, *paths], check=True, capture_output=True, text=True, timeout=120
-    )
-    assert 0 < int(done.stdout) < size / 4
