@@ -199,7 +199,7 @@ def test_no_bundle_and_no_checkpoint(
     bundle: Folders, checkpoint: Folders, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     assert "is a checkpoint, not a bundle" in validated(capsys, checkpoint(CASE), checkpoint(CASE)).error
-    assert "config.json: no such file" in validated(capsys, bundle(CASE), tmp_path).error
+    assert f"{tmp_path}: is empty; download the checkpoint" in validated(capsys, bundle(CASE), tmp_path).error
 
 
 def test_validate_takes_prompts_and_images_from_variables(

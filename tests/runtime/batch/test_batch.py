@@ -201,7 +201,7 @@ def test_what_cannot_start_leaves_nothing(
     for arguments, code, words in (
         ((*good, "--temperature", "-1"), 2, "temperature"),
         ((*good, "--seed", "-1"), 2, "seed"),
-        ((*good, "--max-new-tokens", "0"), 2, "max_new_tokens"),
+        ((*good, "--max-new-tokens", "0"), 2, "--max-new-tokens"),
         ((*good, "--prompt", "x" * 100_000), 3, "prompt"),
         ((*good, "--input", str(tmp_path / "absent")), 2, "does not exist"),
         ((*good, "--model", str(tmp_path)), 4, "manifest.json"),

@@ -129,7 +129,7 @@ def test_one_process_writes_a_shard(
     ("options", "words"),
     [
         (("--prompt", "detect cat"), "prompt 'caption en', not 'detect cat'"),
-        (("--max-new-tokens", "6"), "max_new_tokens 5, not 6"),
+        (("--max-new-tokens", "6"), "--max-new-tokens 5, not 6"),
         (SAMPLED, "temperature 0.0, not 1.0; seed None, not 5"),
         (("--format", "parquet"), "format 'jsonl', not 'parquet'"),
         (("--num-shards", "2"), "num_shards 1, not 2"),

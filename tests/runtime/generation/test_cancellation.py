@@ -134,7 +134,7 @@ def test_stdout_on_a_full_disk(bundle: Folders, image_file: Path) -> None:
         process = start_command(*command(bundle(CASE), image_file, "--max-new-tokens", "5"), stdout=full)
         err = process.communicate(timeout=30)[1].decode()
     assert process.returncode == 5
-    assert err.startswith("error: the disk")
+    assert err.startswith("error: stdout: the disk")
     assert err.count("\n") == 1
 
 
