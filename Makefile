@@ -17,7 +17,7 @@ GPU_VENV := .venv-gpu
 GPU_INSTALLED := $(if $(filter Linux-x86_64,$(shell uname -sm | tr ' ' -)),$(GPU_VENV)/.installed)
 WORKERS ?= 2
 PYTEST := $(VENV)/bin/pytest
-PARALLEL := -n $(WORKERS) --dist loadfile
+PARALLEL := -n $(WORKERS) --dist loadfile --no-loadscope-reorder  # tests/conftest.py orders the files
 ARGS ?=
 MAX_LINES := 300
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -32,17 +33,28 @@ def pytest_configure(config: pytest.Config) -> None:
 EXPORTING_FIXTURES = {"bundle", "in_place_bundle", "rounded"}  # each export takes ten seconds or more
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark tests that run the CUDA provider on the fake CUDA runtime, and those that export.
+@pytest.hookimpl(wrapper=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
+    """Mark tests that run the CUDA provider on the fake CUDA runtime, and those that export; order the files.
 
-    `make check` exports one model only, the shipped one.
+    `make check` exports one model only, the shipped one. One worker exports it for the first file; the other
+    files that use it come last, so that no worker waits.
     """
     for item in items:
-        fixtures = set(getattr(item, "fixturenames", ()))
-        if "gpu_python" in fixtures:
+        if "gpu_python" in fixtures_of(item):
             item.add_marker(pytest.mark.cuda)
-        if fixtures & EXPORTING_FIXTURES:
+        if fixtures_of(item) & EXPORTING_FIXTURES:
             item.add_marker(pytest.mark.slow)
+    yield  # pytest deselects tests by marker
+    sizes = Counter(item.path for item in items)
+    users = {item.path for item in items if "shipped_bundle" in fixtures_of(item)}
+    first = min(users, key=sizes.__getitem__, default=None)
+    items.sort(key=lambda item: (item.path != first, item.path in users, -sizes[item.path], item.path))
+
+
+def fixtures_of(item: pytest.Item) -> set[str]:
+    """Return the names of the fixtures that a test uses."""
+    return set(getattr(item, "fixturenames", ()))
 
 
 @pytest.fixture(scope="session")

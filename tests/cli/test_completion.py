@@ -90,6 +90,7 @@ def test_every_script(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert {"bash": "complete -o", "zsh": "compdef", "fish": "complete --no-files"}[shell] in result.out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("shell", "words", "cword", "answer"),
     [

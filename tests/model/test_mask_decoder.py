@@ -75,6 +75,7 @@ def test_a_width_that_a_file_of_kilobytes_asks_for_costs_nothing(tmp_path: Path)
         read_mask_decoder(tmp_path / "wide.npz")
 
 
+@pytest.mark.slow
 def test_flipped_bytes_are_one_error(tmp_path: Path) -> None:
     """With one bit flipped anywhere, the file is either read or refused by CheckpointError."""
     rng = np.random.default_rng(0)

@@ -99,6 +99,7 @@ def test_values_that_are_not_numbers(tmp_path: Path, dtype: torch.dtype) -> None
     assert find_non_finite(checkpoint) == ["minus", "nan", "plus"]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not STATUS.exists(), reason="reads /proc")
 def test_tensors_are_mapped_and_not_copied(tmp_path: Path) -> None:
     size = 32 * CHUNK  # bytes of each of two tensors: 128 MiB

@@ -200,6 +200,7 @@ def test_the_design_page_has_the_same_levels() -> None:
         assert tuple(shown) == levels, part
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("file", "planted", "complaint"),
     [
@@ -253,6 +254,7 @@ def test_every_import_statement_is_allowed(part: str) -> None:
     assert forbidden_imports(ROOT / part, part) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("planted", "complaint"),
     [

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from paths import ROOT, SCENE
 
 HEAVY = (
@@ -56,6 +57,7 @@ def test_importing_all_of_the_runtime_brings_in_nothing_heavy() -> None:
     assert run_script(IMPORT_ALL) == "[]"
 
 
+@pytest.mark.slow
 def test_a_planted_heavy_import_is_noticed(tmp_path: Path) -> None:
     """Import a copy of the runtime, found before the installed package, that imports safetensors."""
     copy = tmp_path / "paligemma_onnx" / "runtime"

@@ -134,6 +134,7 @@ def test_segmentations() -> None:
     assert second.endswith("<seg002> ring")
 
 
+@pytest.mark.slow
 def test_boxes_read_back_are_those_of_the_scene() -> None:
     max_error = 0.5 / 1023 * SCENE_SIDE + 1e-9  # pixels, from rounding to a location token
     for seed in range(60):
@@ -147,6 +148,7 @@ def test_boxes_read_back_are_those_of_the_scene() -> None:
             assert box == pytest.approx(scene.items[index].box, abs=max_error)
 
 
+@pytest.mark.slow
 def test_a_prompt_never_has_two_answers() -> None:
     """The phrase for an object in a question fits exactly one object."""
     for seed in range(80):

@@ -62,6 +62,7 @@ def test_balanced_weights_compute_what_they_did(checkpoint: Folders, name: str) 
     assert len(changed) > 10
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*FAMILIES, "shipped"])
 def test_injected_outliers_change_no_code(checkpoint: Folders, name: str) -> None:
     if name == "shipped":

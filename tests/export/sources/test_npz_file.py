@@ -78,9 +78,9 @@ def compress(path: Path) -> None:
 
 
 def bomb(path: Path) -> None:
-    """Write a member that unpacks to 1 GiB of zeros."""
+    """Write a member that unpacks to 128 MiB of zeros."""
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive, archive.open("a.npy", "w") as member:
-        for _ in range(64):
+        for _ in range(8):
             member.write(bytes(1 << 24))
 
 

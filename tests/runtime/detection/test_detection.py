@@ -48,6 +48,7 @@ def segmented(model: PaliGemma, seed: int) -> Detections:
     return model.segment(Image.fromarray(drawing.pixels), prompt.removeprefix("segment "))
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=300)
 @given(MASKS)
 def test_run_lengths_are_cocos(mask: NDArray[np.bool_]) -> None:
@@ -163,6 +164,7 @@ def test_labels_and_images_of_every_kind(model: PaliGemma) -> None:
         model.detect(image, ["a ; b", "c"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(1, 1), (20, 15), (1, 3000), (2000, 1500)])
 @pytest.mark.parametrize("label", ["cat", "", "longer than any image " * 500, "\N{CAT}\n\u202e"])
 def test_drawing_keeps_the_resolution(model: PaliGemma, size: tuple[int, int], label: str) -> None:
@@ -185,6 +187,7 @@ def test_neighbouring_colours_differ() -> None:
         assert np.linalg.norm(colour - previous) > 80
 
 
+@pytest.mark.slow
 def test_the_commands(
     capsys: pytest.CaptureFixture[str], shipped_bundle: Path, model: PaliGemma, tmp_path: Path
 ) -> None:

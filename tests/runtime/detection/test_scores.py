@@ -82,6 +82,7 @@ def test_scores_from_logits(model: PaliGemma) -> None:
     assert found.label_score == pytest.approx(softmax(steps[4].astype(np.float64))[ids[4]], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_the_same_scores_everywhere(
     model: PaliGemma, shipped_bundle: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

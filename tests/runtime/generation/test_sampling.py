@@ -55,6 +55,7 @@ def reference(logits: Logits, options: SamplingOptions) -> tuple[list[int], floa
     return sorted(order[:count].tolist()), float(np.abs(reach - options.top_p).min())
 
 
+@pytest.mark.slow
 @given(logits=logit_arrays, options=option_sets)
 @settings(max_examples=400, deadline=None)
 def test_candidates_are_those_of_a_full_sort(logits: Logits, options: SamplingOptions) -> None:
@@ -67,6 +68,7 @@ def test_candidates_are_those_of_a_full_sort(logits: Logits, options: SamplingOp
     np.testing.assert_allclose(weights / weights.sum(), probabilities, rtol=1e-7, atol=1e-12)
 
 
+@pytest.mark.slow
 @given(logits=logit_arrays, options=option_sets, seed=st.integers(0, 2**64 - 1))
 @settings(max_examples=200, deadline=None)
 def test_sampled_id_is_a_candidate_of_positive_probability(
@@ -142,6 +144,7 @@ def test_equals_at_a_boundary_keep_the_lowest_ids() -> None:
     assert candidates(equal, SamplingOptions(1.0, top_p=0.2505))[0].tolist() == list(range(251))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [SamplingOptions(1.0), SamplingOptions(0.8, top_k=12), SamplingOptions(1.5, top_k=30, top_p=0.8)],

@@ -31,6 +31,7 @@ FORMATS: dict[str, dict[str, Any]] = {
 GIBIBYTE = 1 << 30
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", FORMATS)
 def test_no_image_waits_for_the_garbage_collector(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     alive = weakref.WeakValueDictionary[int, ImageFile.ImageFile]()
@@ -91,6 +92,7 @@ def sparse(path: Path, start: bytes, length: int, end: bytes) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_metadata_of_any_size_takes_no_memory(tmp_path: Path) -> None:
     png, webp = encode(format="PNG"), encode(format="WEBP", lossless=True)
     jpeg = encode(format="JPEG")
@@ -106,6 +108,7 @@ def test_metadata_of_any_size_takes_no_memory(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-c", MEASURE, *map(str, paths)], check=True, timeout=60)
 
 
+@pytest.mark.slow
 def test_pixel_data_has_a_limit(tmp_path: Path) -> None:
     words = "far more data than its pixels need"
     png, jpeg, gif = encode(format="PNG"), encode(format="JPEG"), encode(format="GIF")

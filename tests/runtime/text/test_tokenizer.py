@@ -178,6 +178,7 @@ def test_limit_in_tokens(tokenizer: PromptTokenizer) -> None:
         tokenizer.encode("what is in the picture", length - 1)
 
 
+@pytest.mark.slow
 @given(prompt=st.text(max_size=60), max_tokens=st.integers(0, 40))
 @settings(max_examples=200, deadline=None)
 def test_what_fits_in_tokens_is_never_refused_for_its_bytes(
@@ -207,6 +208,7 @@ def test_streamed_text_is_the_library_s(tokenizer: PromptTokenizer, library: Any
     assert sum(piece.count("\ufffd") for piece in pieces) == text.count("\ufffd")
 
 
+@pytest.mark.slow
 @given(data=st.data())
 @settings(max_examples=300, deadline=None)
 def test_any_ids_of_whole_characters_decode_as_the_library_does(
