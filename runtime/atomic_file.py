@@ -10,10 +10,14 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
+
+from .interrupts import cleaning_up, deferring_signals
 
 # Characters of the final name that the temporary name contains: file systems limit a name to 255 bytes.
 # The disk or a quota is full, or a file may not grow.
@@ -43,20 +47,17 @@ def write_atomically(path: Path, *, locked: bool = False) -> Iterator[BinaryIO]:
         raise OSError(errno.EINVAL, "not a regular file", str(path))
     writer = "" if locked else f".{os.getpid()}"
     temporary = final.with_name(f".{final.name.lstrip('.')[:MAX_NAME_CHARACTERS]}{writer}.writing")
-    file = temporary.open("wb")
-    try:
-        with file:
-            yield file
-            file.flush()
-            os.fsync(
-                file.fileno()
-            )  # before the rename: the name must not survive a power cut without the bytes
-        temporary.replace(final)
-    except BaseException as error:
-        if isinstance(error, OSError) and error.errno in DISK_ERRORS and error.filename is None:
-            error.filename = str(path)  # for the message
-        temporary.unlink(missing_ok=True)
-        raise
+    with cleaning_up(partial(temporary.unlink, missing_ok=True)):
+        try:
+            with temporary.open("wb") as file, cleaning_up(file.close):  # Windows removes only closed files
+                yield file
+                file.flush()
+                os.fsync(file.fileno())  # before the rename: the name must not survive a power cut without it
+            temporary.replace(final)
+        except OSError as error:
+            if error.errno in DISK_ERRORS and error.filename is None:
+                error.filename = str(path)  # for the message
+            raise
 
 
 def publish_folder(staging: Path, final: Path) -> None:
@@ -76,21 +77,43 @@ def publish_folder(staging: Path, final: Path) -> None:
         sync(file)
     sync(staging)
     previous = staging.with_suffix(".previous")
-    while True:
-        with suppress(FileNotFoundError):
-            final.rename(previous)
-        try:
-            staging.rename(final)
-            break
-        except BaseException as error:  # includes a signal, which may arrive after the rename
-            taken = final.exists()
-            if not taken and previous.exists():
-                previous.rename(final)
-            if not taken or not isinstance(error, OSError):
-                raise
-            shutil.rmtree(previous, ignore_errors=True)  # another process published in between
-    sync(final.parent)
-    shutil.rmtree(previous, ignore_errors=True)
+    with deferring_signals():
+        while True:
+            with suppress(FileNotFoundError):
+                final.rename(previous)
+            try:
+                staging.rename(final)
+                break
+            except BaseException as error:  # includes KeyboardInterrupt, which may arrive after the rename
+                taken = final.exists()
+                if not taken and previous.exists():
+                    previous.rename(final)
+                if not taken or not isinstance(error, OSError):
+                    raise
+                shutil.rmtree(previous, ignore_errors=True)  # another process published in between
+        sync(final.parent)
+        shutil.rmtree(previous, ignore_errors=True)
+
+
+@contextmanager
+def temporary_folder(
+    parent: Path | None = None, prefix: str = "paligemma-onnx-", suffix: str = ""
+) -> Iterator[Path]:
+    """Yield a new folder with a unique name, which is removed at the end of the block.
+
+    Args:
+        parent: where to create the folder; None: the system's folder for temporary files.
+        prefix: start of the name.
+        suffix: end of the name.
+
+    Raises:
+        OSError: the folder cannot be created.
+    """
+    with ExitStack() as stack:
+        with deferring_signals():
+            folder = Path(tempfile.mkdtemp(suffix, prefix, parent))
+            stack.enter_context(cleaning_up(partial(shutil.rmtree, folder, ignore_errors=True)))
+        yield folder
 
 
 def sync(path: Path) -> None:

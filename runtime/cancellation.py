@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -26,7 +25,7 @@ class Cancellation:
     """
 
     def __init__(self) -> None:
-        self._triggered = threading.Event()
+        self._cancelled = False
         self._running: set[Any] = set()  # run options of the graphs that are running
 
     def cancel(self) -> None:
@@ -34,14 +33,14 @@ class Cancellation:
 
         Any thread may call this method, also repeatedly.
         """
-        self._triggered.set()
+        self._cancelled = True  # without a lock: a signal handler may interrupt this method and call it
         for run_options in tuple(self._running):
             run_options.terminate = True
 
     @property
     def cancelled(self) -> bool:
         """True after `cancel` was called."""
-        return self._triggered.is_set()
+        return self._cancelled
 
     def check(self) -> None:
         """Raise Cancelled after `cancel` was called."""

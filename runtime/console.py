@@ -11,6 +11,8 @@ import sys
 from contextlib import suppress
 from unicodedata import category
 
+from .interrupts import deferring_signals
+
 
 class Terminated(KeyboardInterrupt):
     """SIGTERM was received. It is handled like Ctrl-C, but the exit code differs."""
@@ -36,7 +38,7 @@ def echo(text: str, *, end: str = "\n") -> bool:
     """Print a result to stdout, and return whether the reader of stdout is still there.
 
     On a terminal, control characters other than line breaks and tabs are escaped. A pipe or file receives the
-    text unchanged.
+    text unchanged. A signal takes effect after the text is written, so that no result is written in part.
 
     Raises:
         OSError: the text cannot be written, for example because the disk is full.
@@ -44,7 +46,8 @@ def echo(text: str, *, end: str = "\n") -> bool:
     if sys.stdout.isatty():
         text = "".join(_escape(char) if _is_control(char) else char for char in text)
     try:
-        print(text, end=end, flush=True)
+        with deferring_signals():
+            print(text, end=end, flush=True)
     except BrokenPipeError:
         return False
     except OSError as error:

@@ -11,7 +11,8 @@ import errno
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 
 import filelock
@@ -20,6 +21,7 @@ from paligemma_onnx.runtime.atomic_file import publish_folder
 from paligemma_onnx.runtime.bundle.manifest import MANIFEST
 from paligemma_onnx.runtime.bundle.schema import TENSOR_TABLE
 from paligemma_onnx.runtime.errors import OptionError
+from paligemma_onnx.runtime.interrupts import cleaning_up, deferring_signals
 
 from ..sources.tokenizer_file import TOKENIZER
 
@@ -58,21 +60,19 @@ def staged_folder(output: Path, *, force: bool) -> Iterator[Path]:
     created = False
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
-        with filelock.FileLock(lock_file, timeout=0):
-            try:
-                _recover(output, staging, previous)
-                _check_replaceable(output, force=force)
-                staging.mkdir()
-                created = True
-                try:
-                    yield staging
-                    publish_folder(staging, output)
-                finally:
-                    shutil.rmtree(staging, ignore_errors=True)
-            finally:
+        with ExitStack() as stack:
+            with deferring_signals():
+                stack.enter_context(filelock.FileLock(lock_file, timeout=0))
                 # The file is unlinked before the lock is released. A process that opens the name later
                 # locks a new file.
-                lock_file.unlink(missing_ok=True)
+                stack.enter_context(cleaning_up(partial(lock_file.unlink, missing_ok=True)))
+            _recover(output, staging, previous)
+            _check_replaceable(output, force=force)
+            stack.enter_context(cleaning_up(partial(shutil.rmtree, staging, ignore_errors=True)))
+            staging.mkdir()
+            created = True
+            yield staging
+            publish_folder(staging, output)
     except filelock.Timeout:
         if not lock_file.exists():  # no file can be created, as in /proc
             raise OptionError(f"{output}: cannot be written; choose another --output") from None

@@ -17,8 +17,8 @@ import click
 from paligemma_onnx.runtime.bundle.schema import BaseWeights, Device
 from paligemma_onnx.runtime.cli.completion import complete_folders
 from paligemma_onnx.runtime.cli.parameters import BUNDLE, JSON, THREADS, PathType, TextType, device_option
-from paligemma_onnx.runtime.cli.signals import exiting_on_signals
 from paligemma_onnx.runtime.engine.devices import available_threads
+from paligemma_onnx.runtime.interrupts import deferring_signals
 
 from ..precisions import DEFAULT_PRECISIONS, PRECISIONS, choose_precision
 
@@ -33,11 +33,11 @@ class _Lines(TextType):
 def _importing_torch() -> Iterator[None]:
     """Context in which a command imports modules that need torch."""
     # Torch would create a cache folder for its compiler, which exports do not use. Name an existing one.
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", tempfile.gettempdir())
-    with exiting_on_signals():
-        import torch  # noqa: PLC0415
+    with deferring_signals():  # gettempdir writes a test file
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", tempfile.gettempdir())
+    import torch  # noqa: PLC0415
 
-        yield
+    yield
     # Torch counts the processors of the machine and ignores the quota of a container.
     torch.set_num_threads(min(torch.get_num_threads(), available_threads()))
 

@@ -12,6 +12,7 @@ from typing import Any
 from tqdm import tqdm
 
 from paligemma_onnx.runtime.console import echo_stderr, printable
+from paligemma_onnx.runtime.interrupts import cleaning_up
 
 INTERVAL = 10.0  # seconds between lines about the same work, if there is no bar
 GB = 1e9  # bytes
@@ -26,17 +27,18 @@ class TerminalProgress:
         self._clock = clock  # seconds
         self._stage, self._printed = "", 0.0  # _printed: time of the last line, in seconds
         self._total = self._written = 0  # bytes
+        self._closing = cleaning_up(self._close)
 
     def __enter__(self) -> TerminalProgress:
         """Return the object itself."""
+        self._closing.__enter__()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Close the bar, also after an error."""
-        if self._bar is not None:
-            self._bar.close()
+        self._closing.__exit__(kind, error, trace)
 
     def stage(self, text: str) -> None:
         """Show the name of the stage that starts now."""
@@ -74,6 +76,10 @@ class TerminalProgress:
             echo_stderr(f"warning: {text}")
         else:
             self._bar.write(printable(f"warning: {text}"), file=sys.stderr)
+
+    def _close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
 
     def _print(self, text: str, *, same: bool) -> None:
         """Print a line. If `same`, print it only if the last line is at least INTERVAL seconds old."""

@@ -18,6 +18,7 @@ from paligemma_onnx.runtime.cli.output_image import output_file, output_image
 from paligemma_onnx.runtime.console import echo, printable
 from paligemma_onnx.runtime.engine.devices import choose_placement
 from paligemma_onnx.runtime.errors import MismatchError, OptionError
+from paligemma_onnx.runtime.interrupts import deferring_signals
 from paligemma_onnx.runtime.resource_errors import translate_resource_errors
 from paligemma_onnx.runtime.text.tokenizer import PromptTokenizer
 
@@ -134,12 +135,13 @@ def run_validate(
             adapter=", ".join(adapter) or None,
             seconds=time.perf_counter() - started,
         )
-        try:
-            if file is not None:
-                file.write(render_page(data, [loaded.embedded for loaded in images]).encode())
-                outputs.close()
-        finally:  # the report is printed even if the disk is full
-            echo(to_json(data) if json else format_table(validation))
+        with deferring_signals():  # a signal leaves both reports or none
+            try:
+                if file is not None:
+                    file.write(render_page(data, [loaded.embedded for loaded in images]).encode())
+                    outputs.close()
+            finally:  # the report is printed even if the disk is full
+                echo(to_json(data) if json else format_table(validation))
     if data.problem is not None:
         raise MismatchError(f"{bundle} differs from {checkpoint}: {data.problem}")
 

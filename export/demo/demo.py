@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from contextlib import nullcontext
 from functools import partial
 from importlib.resources import as_file, files
@@ -10,6 +9,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from paligemma_onnx.runtime.atomic_file import temporary_folder
 from paligemma_onnx.runtime.console import echo, echo_stderr
 from paligemma_onnx.runtime.detection.detection import Detection
 from paligemma_onnx.runtime.detection.drawing import draw
@@ -42,11 +42,9 @@ def run_demo(output: Path | None, progress: Progress) -> Image.Image:
     Returns:
         The enlarged scene with boxes and masks, in RGB.
     """
-    folder_context = (
-        tempfile.TemporaryDirectory(prefix="paligemma-onnx-") if output is None else nullcontext(output)
-    )
+    folder_context = temporary_folder() if output is None else nullcontext(output)
     with shipped_model() as checkpoint, folder_context as folder:
-        bundle = Path(folder) / "bundle"
+        bundle = folder / "bundle"
         export(ExportRequest(checkpoint, bundle), progress, partial(self_check, progress=progress.stage))
         progress.stage("answering prompts about the scene")
         model = PaliGemma.load(bundle)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import math
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from paligemma_onnx.runtime.atomic_file import temporary_folder
 from paligemma_onnx.runtime.bundle.schema import Manifest
 from paligemma_onnx.runtime.engine.devices import Placement
 
@@ -71,11 +71,11 @@ def validate(
             uses the system's temporary folder.
     """
     weights = compare_weights(folder, manifest, source, progress)
-    with tempfile.TemporaryDirectory(prefix="paligemma-onnx-", dir=scratch) as outputs:
+    with temporary_folder(scratch) as outputs:
         progress("reference: loading")
         name, model = load_reference()
         pixels = inputs.pixel_values if reference_pixels is None else reference_pixels
-        reference = run_reference(model, replace(inputs, pixel_values=pixels), Path(outputs), progress)
+        reference = run_reference(model, replace(inputs, pixel_values=pixels), outputs, progress)
         if manifest.graphs.mask_decoder is not None and source.mask_decoder is not None:
             run_reference_masks(source.mask_decoder, reference)
         del model  # so that reference and bundle are never in memory at the same time

@@ -15,6 +15,7 @@ from ..console import echo, echo_stderr
 from ..detection.detections import Detections
 from ..errors import OptionError
 from ..generation.types import Options
+from ..interrupts import deferring_signals
 from .generation_options import generation_options
 from .options import MODEL, DeviceOptions, add_options, device_options
 from .output_image import output_image
@@ -95,15 +96,16 @@ def _find_objects(
                 cancel.cancel()
         for warning in detections.warnings:
             echo_stderr(f"warning: {warning}")
-        try:
-            if save is not None:
-                save(detections.drawn())
-                outputs.close()
-        finally:  # the detections are printed even if the image cannot be written
-            if json:
-                echo(dumps(detections.as_json()))
-            else:
-                echo(_lines(detections), end="\n" if detections else "")
+        with deferring_signals():  # a signal leaves the image and the printed detections, or neither
+            try:
+                if save is not None:
+                    save(detections.drawn())
+                    outputs.close()
+            finally:  # the detections are printed even if the image cannot be written
+                if json:
+                    echo(dumps(detections.as_json()))
+                else:
+                    echo(_lines(detections), end="\n" if detections else "")
 
 
 def _is_same_file(one: Path, other: str) -> bool:

@@ -15,6 +15,7 @@ from ..cancellation import Cancellation
 from ..console import echo, echo_stderr
 from ..generation.stream import Stream
 from ..generation.types import Generation, Options
+from ..interrupts import deferring_signals
 from .generation_options import generation_options
 from .options import MODEL, DeviceOptions, device_options
 from .parameters import IMAGE, JSON, TextType
@@ -54,19 +55,22 @@ def generate(
     stream = device.load(model).stream(list(image), prompt, **request_options)
     for warning in stream.result.warnings:
         echo_stderr(f"warning: {warning}")
-    try:
-        interrupt = _follow(_Pieces(stream), cancel, live=not json)
-    except Exception:
-        if not json and stream.result.text:
-            echo("")  # end the line of the partial answer
-        raise
-    finally:
-        cancel.cancel()  # the thread must not outlive the command
-    echo(dumps(asdict(stream.result)) if json else "")
-    if stats:
-        echo_stderr(_statistics(stream.result))
-    if interrupt is not None:
-        raise interrupt
+    with deferring_signals(
+        cancel.cancel
+    ):  # a signal ends the graph run in progress; the answer so far is printed
+        try:
+            for piece in _Pieces(stream):
+                if not json and not echo(piece, end=""):
+                    cancel.cancel()  # a reader such as `head -c 1` closed the pipe
+        except Exception:
+            if not json and stream.result.text:
+                echo("")  # end the line of the partial answer
+            raise
+        finally:
+            cancel.cancel()  # the thread must not outlive the command
+        echo(dumps(asdict(stream.result)) if json else "")
+        if stats:
+            echo_stderr(_statistics(stream.result))
 
 
 class _Pieces:
@@ -100,23 +104,6 @@ class _Pieces:
         if item is None:
             raise StopIteration
         return item
-
-
-def _follow(pieces: _Pieces, cancel: Cancellation, *, live: bool) -> KeyboardInterrupt | None:
-    """Consume all pieces of the answer, and print them if `live` is true.
-
-    If an interrupt cancelled the answer, return the interrupt, otherwise None.
-    """
-    interrupt = None
-    while True:
-        try:
-            for piece in pieces:
-                if live and not echo(piece, end=""):
-                    cancel.cancel()  # a reader such as `head -c 1` closed the pipe
-            return interrupt
-        except KeyboardInterrupt as error:
-            cancel.cancel()  # ends the graph run in progress, then the loop above
-            interrupt = error
 
 
 def _statistics(generation: Generation) -> str:

@@ -13,7 +13,6 @@ import click
 
 from ..errors import OptionError, ProviderError
 from .process import NO_WORKING_FOLDER, has_working_folder, run_command
-from .signals import exiting_on_signals
 
 VARIABLES = "PALIGEMMA_ONNX"  # prefix of the environment variables that set options
 _EXPORT = "paligemma_onnx.export.cli.commands"
@@ -47,8 +46,7 @@ class LazyGroup(click.Group):
         """Import a command and return it. If the name is unknown, return None."""
         if cmd_name not in COMMANDS:
             return None
-        with exiting_on_signals():
-            command: Any = getattr(importlib.import_module(COMMANDS[cmd_name][0]), cmd_name)
+        command: Any = getattr(importlib.import_module(COMMANDS[cmd_name][0]), cmd_name)
         if not isinstance(command, click.Command):
             return None
         command.epilog = _variables(cmd_name, command)

@@ -8,12 +8,13 @@ from __future__ import annotations
 import os
 import sys
 
-from .signals import INTERRUPTED, TERMINATED, exit_code, exit_on_signals, raise_on_signals
+from ..interrupts import handle_signals
+from .signals import INTERRUPTED, TERMINATED
 
 
 def main() -> None:
     """Run the command line and exit with its code."""
-    exit_on_signals()
+    handle_signals()
     from .environment import drop_unusable_tqdm_variables, open_closed_streams  # noqa: PLC0415
 
     open_closed_streams()  # first, so that no other file gets the descriptor of a standard stream
@@ -22,13 +23,7 @@ def main() -> None:
     from .process import configure_output, flush_or_discard, run_command  # noqa: PLC0415
 
     configure_output()
-    try:
-        raise_on_signals()
-        code = run_command(lambda: cli.main(prog_name="paligemma-onnx", standalone_mode=False))
-        exit_on_signals()
-    except KeyboardInterrupt as interrupt:  # a signal while the message about an error is printed
-        code = exit_code(interrupt)
-    exit_on_signals()
+    code = run_command(lambda: cli.main(prog_name="paligemma-onnx", standalone_mode=False))
     flush_or_discard()
     if code in (INTERRUPTED, TERMINATED):
         os._exit(code)  # other threads may still open or run a graph, and finalizing Python would abort them

@@ -9,8 +9,8 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
+from ..atomic_file import temporary_folder
 from ..bundle.integrity import check_hashes
 from ..bundle.manifest import read_manifest
 from ..bundle.schema import Manifest
@@ -69,7 +69,7 @@ def _listed_files(folder: Path, manifest: Manifest, progress: Callable[[str], ob
     """
     with ExitStack() as stack:
         try:
-            listed = Path(stack.enter_context(TemporaryDirectory(prefix="paligemma-onnx-")))
+            listed = stack.enter_context(temporary_folder())
             for name in manifest.files:
                 (listed / name).symlink_to((folder / name).resolve())
         except OSError as error:

@@ -14,16 +14,15 @@ import json
 import os
 import platform
 import shutil
-import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from platformdirs import user_cache_path
 
-from ..atomic_file import publish_folder
+from ..atomic_file import publish_folder, temporary_folder
 from ..bundle.integrity import check_hashes, file_problem, read_file_spec
 from ..bundle.manifest import read_manifest
 from ..bundle.schema import FileSpec, Manifest
@@ -212,19 +211,18 @@ def _describe_processor() -> str:
 @contextmanager
 def _staging_folder(final: Path) -> Iterator[Path]:
     """Yield a new folder next to `final`. At the end, remove it unless the caller has renamed it."""
+    stack = ExitStack()
     try:
         final.parent.mkdir(parents=True, exist_ok=True)
-        # The pattern matches the names that mkdtemp makes below.
+        # The pattern matches the names that temporary_folder makes below.
         for path in final.parent.glob(f".{'[0-9a-f]' * KEY_DIGITS}.*"):
             with suppress(FileNotFoundError):  # another process has renamed or removed the folder
                 if time.time() - path.stat().st_mtime > MAX_STAGING_AGE_S:
                     shutil.rmtree(path, ignore_errors=True)
-        folder = Path(tempfile.mkdtemp(".staging", f".{final.name}.", final.parent))
+        folder = stack.enter_context(temporary_folder(final.parent, f".{final.name}.", ".staging"))
     except OSError as error:
         raise OptionError(
             f"{final.parent}: cannot be written ({error.strerror}); set {CACHE} to another folder"
         ) from None
-    try:
+    with stack:
         yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)

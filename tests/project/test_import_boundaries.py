@@ -55,6 +55,7 @@ LEVELS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("engine", "image"),
         ("bundle", "text", "resource_errors", "atomic_file"),
         ("errors", "cancellation", "console", "telemetry"),
+        ("interrupts",),
     ),
 }
 # The command group names the export commands in strings and imports them on first use. The package's public
