@@ -56,8 +56,8 @@ def cleaning_up(cleanup: Callable[[], object]) -> Iterator[None]:
 def deferring_signals(on_signal: Callable[[], object] = lambda: None) -> Iterator[None]:
     """Let a signal that arrives during a block take effect at the end of the block.
 
-    A second signal more than REPETITION seconds later ends the process at once. In another thread than the main
-    thread, which handles signals, the block has no effect.
+    A second signal more than REPETITION seconds later ends the process at once. The block has no effect in a
+    thread other than the main thread, which handles signals.
 
     Args:
         on_signal: called when a signal arrives, so that the block ends early. It must not wait for a lock.

@@ -89,6 +89,23 @@ graphs.OnnxModelRunner.decode = decode
     assert 50 - prefix <= len(answer["token_ids"]) < 8000 // 4
 
 
+def test_a_signal_at_the_end_of_the_answer(talkative: Path, image_file: Path) -> None:
+    """The signal arrives when the queue has removed the end of the answer and not yet returned it."""
+    before = """
+import os, queue, signal, threading
+class Queue(queue.SimpleQueue):
+    def get(self, *arguments, **named):
+        item = super().get(*arguments, **named)
+        if item is None and threading.current_thread() is threading.main_thread():
+            os.kill(os.getpid(), signal.SIGINT)
+        return item
+queue.SimpleQueue = Queue
+"""
+    whole = run_command(*command(talkative, image_file, "--max-new-tokens", "5"))
+    ended = run_command(*command(talkative, image_file, "--max-new-tokens", "5"), before=before)
+    assert (ended.code, ended.out, ended.err) == (130, whole.out, "")
+
+
 @pytest.mark.parametrize(("number", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
 def test_a_signal_ends_a_detection(
     talkative: Path, image_file: Path, tmp_path: Path, number: str, code: int
