@@ -12,6 +12,7 @@ import pytest
 import torch
 from cached_traces import trace_with_cache
 from checkpoints import CASES, write_checkpoint
+from command_line import end_commands
 from exporting import RecordingProgress, export_bundle, export_checked
 from fake_cuda import cuda_bundle, gpu_python, pytest_terminal_summary
 from filelock import FileLock
@@ -71,6 +72,12 @@ def _cached_traces(trace_cache: Path) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(exporter, "trace", trace_with_cache(trace_cache))
         yield
+
+
+@pytest.fixture(autouse=True)
+def _no_command_outlives_its_test() -> Iterator[None]:
+    yield
+    end_commands()
 
 
 def shared_folder(factory: pytest.TempPathFactory, name: str) -> Path:

@@ -34,11 +34,8 @@ sys.addaudithook(send)
 
 def run_until_signal(before: str, *arguments: object) -> tuple[int, str]:
     """Run a command; return its exit code, negative if a signal killed it, and what it printed to stderr."""
-    with start_command(*map(str, arguments), before=before) as process:
-        try:
-            _, err = process.communicate(timeout=TIMEOUT)
-        finally:
-            process.kill()  # no effect if it has ended
+    process = start_command(*map(str, arguments), before=before)
+    _, err = process.communicate(timeout=TIMEOUT)
     return process.returncode, err.decode()
 
 

@@ -18,6 +18,7 @@ from paligemma_onnx.runtime.cli.group import cli
 # The code of the `paligemma-onnx` script. A test may prepend code that runs first in the same process.
 MAIN = "\nfrom paligemma_onnx.runtime.cli.main import main\nmain()"
 TIMEOUT = 60.0  # seconds
+_started: list[subprocess.Popen[bytes]] = []
 INTERNALS = ("Traceback", " at 0x", "<class", "object at", "Errno", "NoneType", "onnxruntime_src")
 
 
@@ -43,10 +44,22 @@ class CommandResult:
 
 def start_command(*arguments: str, before: str = "", **options: object) -> subprocess.Popen[bytes]:
     """Start a process that runs the code `before` and then the command; `options` are Popen's."""
-    return subprocess.Popen(  # type: ignore[call-overload, no-any-return]
+    process: subprocess.Popen[bytes] = subprocess.Popen(  # type: ignore[call-overload]
         [sys.executable, "-c", before + MAIN, *arguments],
         **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "preexec_fn": _restore_sigint, **options},
     )
+    _started.append(process)
+    return process
+
+
+def end_commands() -> None:
+    """End the processes of `start_command` that still run, and close their pipes.
+
+    Otherwise a test that failed would make a later test fail, when Python frees the process and warns.
+    """
+    while _started:
+        with _started.pop() as process:
+            process.kill()  # no effect if it has ended
 
 
 def run_command(
