@@ -23,7 +23,7 @@ from torch import zeros
 from paligemma_onnx.export.demo.shipped_model import shipped_model
 from paligemma_onnx.runtime.cli.group import COMMANDS, cli
 
-PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
+PAGES = (ROOT / "README.md", ROOT / "examples" / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
 BLOCK = re.compile(r"```(\w*)\n(.*?)```", re.DOTALL)
 HUB_IDS = re.compile(r"google/paligemma2?-3b-(mix|pt)-224")
 
