@@ -2,15 +2,16 @@
 
 python -m benchmarks.token_scores --work DIR [BUNDLE ...]
 
-Measures the included model, a small model of random weights with PaliGemma's vocabulary of 257,216, and any
-bundles that are named. A decode step and the score of a row of logits alternate, so that load on the machine
-and the state of its caches affect both alike.
+Measures the included model, a small model of random weights with PaliGemma's vocabulary of 257,216 in fp32
+and int4, and any bundles that are named. As in the generation loop, each decode step is followed by the
+choice of a token and then by its score, so that load on the machine and the state of its caches affect both
+alike. Scores of several tokens may be computed together, so the time of a score is the mean over the tokens
+of an answer; for each token the median over the answers counts.
 """
 
 from __future__ import annotations
 
 import json
-import statistics
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
@@ -23,25 +24,29 @@ from paligemma_onnx.export.demo.shipped_model import shipped_model
 from paligemma_onnx.export.exporter import ExportRequest, export
 from paligemma_onnx.model import presets
 from paligemma_onnx.runtime import PaliGemma
-from paligemma_onnx.runtime.generation.logits import near_locations, score_token
+from paligemma_onnx.runtime.generation.logits import TokenScores, near_locations
+from paligemma_onnx.runtime.generation.sampling import SamplingOptions, rng_for, sample
 
 from .checkpoint import make_checkpoint
 from .decode_steps import start_decoding
 from .machine import describe
 from .sizes import BenchmarkModel
 
-STEPS = 100  # decode steps, each followed by a score
+ANSWERS = 15
+TOKENS = (
+    12  # tokens of an answer: two objects with four edges and a label of one token, and what separates them
+)
 PAST = 100  # tokens in the cache before the first step
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Seconds; medians over the steps."""
+    """Seconds."""
 
     name: str
     vocab_size: int
-    step_s: float  # decode step of one sequence
-    score_s: float  # score of its logits
+    step_s: float  # decode step of one sequence: median over all steps
+    score_s: float  # score of a token: mean over the tokens of an answer
 
     @property
     def share(self) -> float:
@@ -80,14 +85,16 @@ def wide_model() -> BenchmarkModel:
 
 def bundles(work: Path, named: tuple[Path, ...]) -> Iterator[Path]:
     """Yield the bundles to measure; those that do not exist in `work` are exported."""
-    included, wide = work / "included", work / "vocabulary-257216-fp32"
+    included = work / "included"
     if not included.exists():
         with shipped_model() as checkpoint:
             export(ExportRequest(checkpoint, included), _Silent(), None)
     yield included
-    if not wide.exists():
-        export(ExportRequest(make_checkpoint(work, wide_model()), wide), _Silent(), None)
-    yield wide
+    for precision in ("fp32", "int4"):
+        wide = work / f"vocabulary-257216-{precision}"
+        if not wide.exists():
+            export(ExportRequest(make_checkpoint(work, wide_model()), wide, precision), _Silent(), None)
+        yield wide
     yield from named
 
 
@@ -96,17 +103,21 @@ def measure(folder: Path) -> Cost:
     model = PaliGemma.load(folder)
     vocab_size, locations = model.manifest.model.vocab_size, model.tokenizer.location_ids
     near = near_locations(locations)
-    logits = (4 * np.random.default_rng(0).standard_normal(vocab_size)).astype(np.float32)
-    step = start_decoding(model, model.runner, rows=1, past=PAST, steps=STEPS)
-    steps, scores = [], []
-    for _ in range(STEPS):
-        started = time.perf_counter()
-        step()
-        stepped = time.perf_counter()
-        score_token(logits, locations[0], near)
-        scores.append(time.perf_counter() - stepped)
-        steps.append(stepped - started)
-    return Cost(folder.name, vocab_size, statistics.median(steps), statistics.median(scores))
+    logits = (4 * np.random.default_rng(0).standard_normal((TOKENS, vocab_size))).astype(np.float32)
+    greedy, rng, suppressed = SamplingOptions(), rng_for(0, 0), np.array(model.manifest.tokens.suppressed)
+    steps, scores = np.empty((2, ANSWERS, TOKENS))
+    for answer in range(ANSWERS):
+        step = start_decoding(model, model.runner, rows=1, past=PAST, steps=TOKENS)
+        token_scores = TokenScores(near)
+        for token, row in enumerate(logits):
+            started = time.perf_counter()
+            step()
+            steps[answer, token] = time.perf_counter() - started
+            sample(row, greedy, rng, suppressed)
+            started = time.perf_counter()
+            token_scores.add(row, locations[0], is_last=token == TOKENS - 1)
+            scores[answer, token] = time.perf_counter() - started
+    return Cost(folder.name, vocab_size, float(np.median(steps)), float(np.median(scores, axis=0).mean()))
 
 
 @click.command()

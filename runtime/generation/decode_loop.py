@@ -6,7 +6,7 @@ Shapes: docs/notation.md.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -19,7 +19,7 @@ from ..errors import NumericsError
 from ..graphs.kv_cache import Cache
 from ..graphs.model_runner import Array, ImageFeatures, ModelRunner
 from .constraints import AnswerGrammar, GrammarState
-from .logits import TokenScore, penalize, score_token
+from .logits import TokenScores, penalize
 from .sampling import SamplingOptions, sample
 from .types import FinishReason
 
@@ -31,7 +31,6 @@ class TokenEvent:
     row: int
     token_id: int | None
     finish_reason: FinishReason | None
-    score: TokenScore | None = None  # score of `token_id`; None if scores are not requested
 
 
 @dataclass
@@ -53,7 +52,7 @@ def decode_batch(
     sampling: SamplingOptions,
     generators: Sequence[np.random.Generator],
     grammars: Sequence[AnswerGrammar | None],
-    near: Mapping[int, NDArray[np.int64]] | None,
+    scores: Sequence[TokenScores | None],
     cancel: Cancellation,
     timings: DecodeTimings,
 ) -> Iterator[TokenEvent]:
@@ -67,7 +66,8 @@ def decode_batch(
         sampling: options for choosing each id.
         generators: one random generator per row, so that a row does not depend on the others.
         grammars: for each row the grammar of its answer, or None for an answer without restriction.
-        near: result of `near_locations`, for the score of each token; None: no scores.
+        scores: for each row the object that receives its tokens and, if a stop id ends the row, the stop id;
+            None: no scores are requested.
         cancel: triggers the end of generation, at the latest after the graph run in progress.
         timings: receives the time spent.
 
@@ -96,7 +96,7 @@ def decode_batch(
     counts = [0] * len(prompts)
     active = list(range(len(prompts)))
     states = [GrammarState()] * len(prompts)
-    with _released_afterwards(runner, cache):
+    with _released_afterwards(runner, cache), _advice_for_fp32(runner.manifest.precision):
         while True:
             cancel.check()
             # Rows that have ended continue with padding; their logits are not read.
@@ -106,13 +106,15 @@ def decode_batch(
             for row in active:
                 grammar, tokens_left = grammars[row], min(max_new_tokens - counts[row], int(slots_left[row]))
                 allowed = None if grammar is None else grammar.allowed(states[row], tokens_left)
-                with _advice_for_fp32(runner.manifest.precision):
-                    token_id = _sample_token(
-                        logits[row], sampling, generators[row], suppressed, allowed, seen[row]
-                    )
-                    score = None if near is None else score_token(logits[row], token_id, near)
+                token_id = _sample_token(
+                    logits[row], sampling, generators[row], suppressed, allowed, seen[row]
+                )
+                is_stop = token_id in tokens.stop
+                ended = is_stop or counts[row] + 1 == max_new_tokens or slots_left[row] <= 1
+                if (row_scores := scores[row]) is not None:
+                    row_scores.add(logits[row], token_id, is_last=ended)
                 timings.first_token_at = timings.first_token_at or time.perf_counter()
-                if token_id in tokens.stop:
+                if is_stop:
                     yield TokenEvent(row, None, "stop")
                     continue
                 if grammar is not None:
@@ -120,10 +122,9 @@ def decode_batch(
                 next_ids[row, 0] = token_id
                 seen[row].append(token_id)
                 counts[row] += 1
-                ended = counts[row] == max_new_tokens or slots_left[row] <= 1
                 if not ended:
                     continuing.append(row)
-                yield TokenEvent(row, token_id, "length" if ended else None, score)
+                yield TokenEvent(row, token_id, "length" if ended else None)
             active = continuing
             if not active:
                 return

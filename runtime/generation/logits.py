@@ -1,4 +1,4 @@
-"""Repetition penalty and probability of a token: functions of the logits of one step.
+"""Repetition penalty, and probabilities of the generated tokens.
 
 Shapes: docs/notation.md.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 
 import numpy as np
@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from .sampling import check_peak
 
 NEAR = 20  # locations; an image has 1,024 of them from edge to edge, so this is 2 % of its side
+BLOCK = 1 << 14  # logits; they and their weights take 128 KiB, which fits in the L2 cache of a core
+MAX_PENDING = 1 << 17  # logits of a row that wait for their score; they take 512 KiB
 
 
 def penalize(logits: NDArray[np.float32], seen: NDArray[np.int64], penalty: float) -> NDArray[np.float32]:
@@ -62,8 +64,8 @@ def score_token(
 ) -> TokenScore:
     """Return the score of a token.
 
-    The function makes few NumPy calls: after a decode step each call takes 5 to 10 us, because the step has
-    displaced NumPy's code from the processor's caches.
+    The sum of exp(logit - maximum) is computed in blocks that stay in the processor's cache: in float32
+    within a block, and in float64 over the blocks. The measured error of a log-probability is below 1e-6.
 
     Args:
         logits: float32[V], as the graphs computed them.
@@ -75,9 +77,55 @@ def score_token(
     """
     peak = np.maximum.reduce(logits)  # NaN if any logit is NaN
     check_peak(float(peak))
-    weights = logits - peak
-    np.exp(weights, out=weights)
-    total = float(np.add.reduce(weights))  # relative error at most 2e-6 (pairwise sums), also for V = 257,216
+    total = 0.0
+    for start in range(0, logits.size, BLOCK):
+        weights = logits[start : start + BLOCK] - peak
+        total += float(np.add.reduce(np.exp(weights, out=weights)))
     ids = near.get(token_id)
-    location_prob = None if ids is None else float(np.add.reduce(weights[ids])) / total
+    location_prob = None if ids is None else float(np.add.reduce(np.exp(logits[ids] - peak))) / total
     return TokenScore(float(logits[token_id]) - float(peak) - math.log(total), location_prob)
+
+
+@dataclass
+class TokenScores:
+    """The scores of a row's tokens.
+
+    The scores of several steps are computed one after another. After a decode step each NumPy call takes 5 to
+    10 us, because the step has displaced NumPy's code from the processor's caches; the next call of the same
+    function takes about 1 us.
+
+    Attributes:
+        near: the result of `near_locations`.
+    """
+
+    near: Mapping[int, NDArray[np.int64]]
+    _scores: list[TokenScore] = field(default_factory=list)
+    _pending: list[tuple[NDArray[np.float32], int]] = field(default_factory=list)
+
+    def add(self, logits: NDArray[np.float32], token_id: int, *, is_last: bool) -> None:
+        """Add a token of the row.
+
+        Args:
+            logits: float32[V]. The array is read later, so it must not change.
+            token_id: id of the token.
+            is_last: whether the row ends with this token. If so, the scores of all tokens are computed now.
+
+        Raises:
+            NumericsError: a logit of this step or of an earlier one is NaN or +inf, or none is finite.
+        """
+        self._pending.append((logits, token_id))
+        if is_last or len(self._pending) * logits.size >= MAX_PENDING:
+            self._scores += self._score_pending()
+            self._pending.clear()
+
+    def so_far(self) -> list[TokenScore]:
+        """Return the scores of all tokens that were added, in order.
+
+        Raises:
+            NumericsError: a logit of a step is NaN or +inf, or none is finite.
+        """
+        return [*self._scores, *self._score_pending()]
+
+    def _score_pending(self) -> list[TokenScore]:
+        with np.errstate(under="ignore"):  # the weights of unlikely tokens are 0
+            return [score_token(logits, token_id, self.near) for logits, token_id in self._pending]

@@ -21,7 +21,7 @@ from ..text.prompt_prefix import drop_prefix
 from ..text.tokenizer import Detokenizer, PromptTokenizer
 from .constraints import AnswerGrammar, grammar_for_prompt
 from .decode_loop import DecodeTimings
-from .logits import TokenScore
+from .logits import TokenScores, near_locations
 from .resolved_options import ResolvedOptions, resolve_options
 from .sampling import NUM_SEEDS, random_seed
 from .types import FinishReason, Generation, Images, Options, Request, Timings
@@ -36,8 +36,8 @@ class PlannedRequest:
     seed: int
     detokenizer: Detokenizer
     grammar: AnswerGrammar | None  # None: the answer is not restricted
+    scores: TokenScores | None  # None: scores are not requested
     token_ids: list[int] = field(default_factory=list)
-    scores: list[TokenScore] = field(default_factory=list)  # stays empty if they are not requested
     pieces: list[str] = field(default_factory=list)
     finish_reason: FinishReason = "cancelled"  # until the decode loop reports another reason
     timings: DecodeTimings = field(default_factory=DecodeTimings)
@@ -60,7 +60,9 @@ class GenerationBatch:
 
     def result(self, request: PlannedRequest) -> Generation:
         """Return the answer to a request, with the tokens generated so far."""
-        timings, scored = request.timings, self.options.logprobs
+        timings, scores = request.timings, None
+        if request.scores is not None:
+            scores = request.scores.so_far()[: len(request.token_ids)]  # without that of a stop id
         return Generation(
             text="".join(request.pieces),
             token_ids=tuple(request.token_ids),
@@ -79,8 +81,8 @@ class GenerationBatch:
             ),
             warnings=self.warnings,
             tokens=tuple(map(self.tokenizer.token_name, request.token_ids)),
-            logprobs=tuple(score.logprob for score in request.scores) if scored else None,
-            location_probs=tuple(score.location_prob for score in request.scores) if scored else None,
+            logprobs=None if scores is None else tuple(score.logprob for score in scores),
+            location_probs=None if scores is None else tuple(score.location_prob for score in scores),
         )
 
 
@@ -141,7 +143,8 @@ def plan_batch(
             text = drop_prefix(request.prompt, len(indices))
             grammar = grammar_for_prompt(text, tokenizer, manifest.tokens.stop)
         detokenizer = Detokenizer(tokenizer, special_tokens=resolved.special_tokens)
-        planned.append(PlannedRequest(prompt, indices, seed, detokenizer, grammar))
+        scores = TokenScores(near_locations(tokenizer.location_ids)) if resolved.logprobs else None
+        planned.append(PlannedRequest(prompt, indices, seed, detokenizer, grammar, scores))
     return GenerationBatch(
         requests=planned,
         images=images.pixel_values,

@@ -10,7 +10,6 @@ import numpy as np
 from ..cancellation import Cancelled
 from ..graphs.model_runner import ImageFeatures, ModelRunner
 from .decode_loop import DecodeTimings, decode_batch
-from .logits import near_locations
 from .plan import GenerationBatch, PlannedRequest
 from .sampling import rng_for
 
@@ -68,7 +67,7 @@ def _run_requests(
         sampling=batch.options.sampling,
         generators=[rng_for(request.seed, 0) for request in requests],
         grammars=[request.grammar for request in requests],
-        near=near_locations(batch.tokenizer.location_ids) if batch.options.logprobs else None,
+        scores=[request.scores for request in requests],
         cancel=batch.options.cancel,
         timings=timings,
     )
@@ -76,8 +75,6 @@ def _run_requests(
         request = requests[event.row]
         if event.token_id is not None:
             request.token_ids.append(event.token_id)
-            if event.score is not None:
-                request.scores.append(event.score)
             request.pieces.append(request.detokenizer.push(event.token_id))
             yield request, request.pieces[-1]
         if event.finish_reason is not None:

@@ -77,7 +77,8 @@ class ModelRunner(Protocol):
             cancel: stops the run from another thread.
 
         Returns:
-            Logits float32[B, V] of each row's last token, and the cache.
+            Logits float32[B, V] of each row's last token, and the cache. Later calls do not overwrite the
+            logits.
         """
 
     def decode(self, input_ids: Ids, cache: Cache, cancel: Cancellation) -> tuple[Array, Cache]:
@@ -89,8 +90,8 @@ class ModelRunner(Protocol):
             cancel: stops the run from another thread.
 
         Returns:
-            Logits float32[B, V] after the new token, and the cache that includes the new token. The returned
-            cache may share memory with `cache`.
+            Logits float32[B, V] after the new token, and the cache that includes the new token. Later calls
+            do not overwrite the logits. The returned cache may share memory with `cache`.
 
         Raises:
             ValueError: a row has already used as many slots as the argument `slots` of `prefill`.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +12,15 @@ from scipy.special import log_softmax
 from transformers import RepetitionPenaltyLogitsProcessor, SuppressTokensLogitsProcessor
 
 from paligemma_onnx.runtime.errors import NumericsError
-from paligemma_onnx.runtime.generation.logits import NEAR, near_locations, penalize, score_token
+from paligemma_onnx.runtime.generation.logits import (
+    BLOCK,
+    MAX_PENDING,
+    NEAR,
+    TokenScores,
+    near_locations,
+    penalize,
+    score_token,
+)
 from paligemma_onnx.runtime.generation.sampling import SamplingOptions, candidates, rng_for, sample
 
 VOCAB = 4000
@@ -43,15 +53,66 @@ def test_penalty_comes_before_suppression_and_filters() -> None:
     assert set(ids.tolist()) == set(scores[0].topk(50).indices.tolist())
 
 
-@pytest.mark.parametrize("size", [VOCAB, 257_216])
-@pytest.mark.parametrize("scale", [0.01, 1.0, 10.0, 100.0])
-def test_log_probability_is_log_softmax(size: int, scale: float) -> None:
-    row = logits(2, size) * np.float32(scale)
+FULL_VOCAB = 257_216
+SPECIAL_ROWS = {
+    "large": np.where(np.arange(FULL_VOCAB) % 2, np.float32(1e4), np.float32(-1e4)),
+    "minus infinity": np.where(np.arange(FULL_VOCAB) % 3, logits(7, FULL_VOCAB), np.float32(-np.inf)),
+    "one finite": np.where(np.arange(FULL_VOCAB) == 17, np.float32(3), np.float32(-np.inf)),
+    "equal": np.full(FULL_VOCAB, 0.3, np.float32),
+    # All weights but one are equal, so all their roundings have the same sign.
+    "one-sided rounding": np.where(np.arange(FULL_VOCAB) == 5, np.float32(0), np.float32(-16.545839)),
+}
+
+
+def assert_log_softmax(row: NDArray[np.float32]) -> None:
     expected = log_softmax(row.astype(np.float64))
     for token in (0, 17, int(row.argmax()), int(row.argmin())):
-        assert score_token(row, token, LOCATIONS_NEAR).logprob == pytest.approx(
-            expected[token], abs=1e-5, rel=1e-6
-        )
+        actual = score_token(row, token, LOCATIONS_NEAR).logprob
+        assert actual == pytest.approx(expected[token], abs=1e-6, rel=0)
+
+
+@pytest.mark.parametrize("size", [1, VOCAB, BLOCK, BLOCK + 1, FULL_VOCAB])
+@pytest.mark.parametrize("scale", [0.01, 1.0, 10.0, 100.0])
+def test_log_probability_is_log_softmax(size: int, scale: float) -> None:
+    row = logits(2, max(size, 18))[:size] * np.float32(scale)
+    assert_log_softmax(np.pad(row, (0, max(0, 18 - size)), constant_values=-np.inf))
+
+
+@pytest.mark.parametrize("kind", SPECIAL_ROWS)
+def test_log_probability_of_special_logits(kind: str) -> None:
+    assert_log_softmax(SPECIAL_ROWS[kind])
+
+
+def test_scores_do_not_depend_on_when_they_are_computed() -> None:
+    rows, ids = [logits(seed) for seed in range(100)], [900 + 11 * step for step in range(100)]
+    expected = [score_token(row, token, LOCATIONS_NEAR) for row, token in zip(rows, ids, strict=True)]
+    scores, asked_for = TokenScores(LOCATIONS_NEAR), TokenScores(LOCATIONS_NEAR)
+    for step, (row, token) in enumerate(zip(rows, ids, strict=True)):
+        scores.add(row, token, is_last=step == 99)
+        asked_for.add(row, token, is_last=False)
+        assert asked_for.so_far() == expected[: step + 1]
+    assert scores.so_far() == expected
+
+
+@pytest.mark.parametrize("size", [VOCAB, FULL_VOCAB])
+def test_waiting_logits_have_a_limit(size: int) -> None:
+    scores, alive = TokenScores({}), weakref.WeakValueDictionary[int, NDArray[np.float32]]()
+    for step in range(100):
+        row = np.zeros(size, np.float32)
+        alive[step] = row
+        scores.add(row, 0, is_last=False)
+        del row
+        assert sum(waiting.size for waiting in alive.values()) < MAX_PENDING
+    scores.add(np.zeros(size, np.float32), 0, is_last=True)
+    assert not alive
+    assert len(scores.so_far()) == 101
+
+
+def test_strict_error_state_of_numpy() -> None:
+    scores = TokenScores({})
+    with np.errstate(all="raise"):
+        scores.add(np.array([0, -200], np.float32), 0, is_last=True)
+    assert scores.so_far()[0].logprob == 0
 
 
 def test_location_probability_counts_near_locations() -> None:
@@ -72,3 +133,7 @@ def test_logits_that_are_no_numbers(bad: float, token: int) -> None:
     row[5] = bad
     with pytest.raises(NumericsError):
         score_token(row, token, LOCATIONS_NEAR)
+    scores = TokenScores(LOCATIONS_NEAR)
+    scores.add(row, token, is_last=False)
+    with pytest.raises(NumericsError):
+        scores.add(logits(5), token, is_last=True)
