@@ -58,7 +58,10 @@ SPECIAL_ROWS = {
     "large": np.where(np.arange(FULL_VOCAB) % 2, np.float32(1e4), np.float32(-1e4)),
     "minus infinity": np.where(np.arange(FULL_VOCAB) % 3, logits(7, FULL_VOCAB), np.float32(-np.inf)),
     "one finite": np.where(np.arange(FULL_VOCAB) == 17, np.float32(3), np.float32(-np.inf)),
-    "equal": np.full(FULL_VOCAB, 0.3, np.float32),
+    **{
+        f"equal {value}": np.full(FULL_VOCAB, value, np.float32)
+        for value in (0.3, 0.0, -0.5, 60.0, 60.5, 90.0)
+    },
     # All weights but one are equal, so all their roundings have the same sign.
     "one-sided rounding": np.where(np.arange(FULL_VOCAB) == 5, np.float32(0), np.float32(-16.545839)),
 }

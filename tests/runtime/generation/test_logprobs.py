@@ -1,4 +1,4 @@
-"""The scores of the tokens of an answer: their number, and logits that are no numbers."""
+"""The scores of the tokens of an answer: their number, and NaN logits."""
 
 from __future__ import annotations
 
