@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,9 @@ from paligemma_onnx.runtime.bundle.schema import Manifest
 from paligemma_onnx.runtime.errors import BundleError, OptionError, ProviderError
 from paligemma_onnx.runtime.resource_errors import translate_resource_errors
 
+# Folder of the bundle in what `save_pretrained` writes. The files of a processor stand outside of it, because
+# transformers writes a tokenizer.json that differs from the bundle's.
+SUBFOLDER = "onnx"
 BUNDLE_FILES = ("*.json", "*.onnx", "*.data")
 EXPORT_PATHS = ("mask_decoder", "tokenizer")  # fields of ExportRequest that name a file
 EXPORT_OPTIONS = (*EXPORT_PATHS, "base_weights", "force", "strict")
@@ -35,10 +39,10 @@ class HubOptions(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class BundleFolder:
-    """A folder with a bundle."""
+    """A folder with a bundle, and the folder with config.json and generation_config.json, if they exist."""
 
     path: Path
-    temporary: tempfile.TemporaryDirectory[str] | None = None  # deleted with this object
+    settings: Path
 
 
 def find_bundle(model_id: str, hub_options: HubOptions) -> BundleFolder:
@@ -54,11 +58,12 @@ def find_bundle(model_id: str, hub_options: HubOptions) -> BundleFolder:
     folder = Path(model_id)
     if not folder.is_dir():
         folder = _download(model_id, hub_options)
-    if not (folder / MANIFEST).is_file():
-        raise BundleError(
-            f"{model_id}: has no {MANIFEST}, so it is not a bundle; if it is a checkpoint, pass export=True"
-        )
-    return BundleFolder(folder)
+    for path in (folder, folder / SUBFOLDER):
+        if (path / MANIFEST).is_file():
+            return BundleFolder(path, settings=folder)
+    raise BundleError(
+        f"{model_id}: has no {MANIFEST}, so it is not a bundle; if it is a checkpoint, pass export=True"
+    )
 
 
 def _download(model_id: str, hub_options: HubOptions) -> Path:
@@ -112,11 +117,10 @@ def export_bundle(
         raise ProviderError(
             f"export=True needs {error.name}: run `pip install 'paligemma-onnx[cpu,export,optimum]'`"
         ) from error
-    temporary = tempfile.TemporaryDirectory(prefix="paligemma-onnx-") if output is None else None
-    folder = Path(temporary.name, "bundle") if temporary else Path(os.fspath(output or ""))
+    folder = _temporary_folder() if output is None else BundleFolder(Path(output), Path(output))
     request = ExportRequest(
         resolve_checkpoint(checkpoint),
-        folder,
+        folder.path,
         precision=precision,
         adapters=tuple(map(resolve_adapter, adapters)),
         **{name: Path(str(value)) if name in EXPORT_PATHS else value for name, value in options.items()},  # type: ignore[arg-type]
@@ -127,11 +131,19 @@ def export_bundle(
             return self_check(staging, manifest, source, progress.stage)  # type: ignore[arg-type]
 
         export(request, progress, check if validate else None)
-    return BundleFolder(folder, temporary)
+    return folder
+
+
+def _temporary_folder() -> BundleFolder:
+    """Return a folder that is deleted with the returned object, or when Python exits."""
+    parent = tempfile.mkdtemp(prefix="paligemma-onnx-")
+    folder = BundleFolder(Path(parent, "bundle"), Path(parent))
+    weakref.finalize(folder, shutil.rmtree, parent, ignore_errors=True)
+    return folder
 
 
 def copy_bundle(folder: Path, output: Path) -> None:
-    """Copy the files of a bundle to another folder, the manifest last.
+    """Copy the files of a bundle to another folder, which is created, the manifest last.
 
     Each file is renamed over an existing one, so a process that has a weight file open keeps the old one.
 
@@ -141,6 +153,7 @@ def copy_bundle(folder: Path, output: Path) -> None:
     if folder.resolve() == output.resolve():
         return
     manifest = read_manifest(folder)
+    output.mkdir(parents=True, exist_ok=True)
     with translate_resource_errors(str(output)):
         for name in (*manifest.files, MANIFEST):
             with (folder / name).open("rb") as source, write_atomically(output / name) as target:

@@ -12,12 +12,14 @@ from paligemma_onnx.runtime.bundle.schema import Manifest
 from paligemma_onnx.runtime.bundle.tensor_table import StoredTensor, read_tensor_table
 from paligemma_onnx.runtime.text.special_tokens import BOS, EOS, IMAGE, PAD, UNK
 
+from .bundle_folder import BundleFolder
+
 CONFIG = "config.json"
 GENERATION_CONFIG = "generation_config.json"
 
 
-def load_config(folder: Path, manifest: Manifest) -> PaliGemmaConfig:
-    """Return the model's configuration: from config.json if the folder has this file, else from the bundle.
+def load_config(folder: BundleFolder, manifest: Manifest) -> PaliGemmaConfig:
+    """Return the model's configuration: from config.json if there is this file, else from the bundle.
 
     Settings that a bundle does not record, such as the epsilon of norms, have the values of the published
     checkpoints. The graphs contain the checkpoint's values.
@@ -25,10 +27,10 @@ def load_config(folder: Path, manifest: Manifest) -> PaliGemmaConfig:
     Raises:
         BundleError: the list of tensors is damaged.
     """
-    if (folder / CONFIG).is_file():
-        return PaliGemmaConfig.from_pretrained(folder, local_files_only=True)
+    if (folder.settings / CONFIG).is_file():
+        return PaliGemmaConfig.from_pretrained(folder.settings, local_files_only=True)
     model, cache = manifest.model, manifest.cache
-    graphs = read_tensor_table(folder, manifest).graphs
+    graphs = read_tensor_table(folder.path, manifest).graphs
     vision = {tensor.name: tensor for tensor in graphs["vision_encoder"]}
     text = {tensor.name: tensor for tensor in graphs["prefill"]}
     patches = vision["vision_tower.embeddings.patch_embedding.weight"].shape  # [width, 3, side, side]

@@ -25,7 +25,7 @@ from paligemma_onnx.runtime import OptionError, PaliGemma
 from paligemma_onnx.runtime.resource_errors import translate_resource_errors
 
 from .arguments import refuse_unknown, refuse_unsupported
-from .bundle_folder import BundleFolder, HubOptions, copy_bundle, export_bundle, find_bundle
+from .bundle_folder import SUBFOLDER, BundleFolder, HubOptions, copy_bundle, export_bundle, find_bundle
 from .configuration import load_config, load_generation_config, make_processor
 from .decoding import DecodeState
 from .inputs import read_prompt_rows, refuse_training_inputs
@@ -61,8 +61,8 @@ class ORTPaliGemma(GenerationMixin, OptimizedModel):  # type: ignore[misc]  # op
 
     def __init__(self, model: PaliGemma, folder: BundleFolder, config: PaliGemmaConfig | None = None) -> None:
         """Combine a loaded bundle and its folder. To load a bundle, use `from_pretrained`."""
-        super().__init__(model, config or load_config(folder.path, model.manifest))
-        self.generation_config: GenerationConfig = load_generation_config(folder.path, model.manifest)
+        super().__init__(model, config or load_config(folder, model.manifest))
+        self.generation_config: GenerationConfig = load_generation_config(folder.settings, model.manifest)
         self.device = torch.device("cpu")
         self._folder = folder
 
@@ -86,8 +86,8 @@ class ORTPaliGemma(GenerationMixin, OptimizedModel):  # type: ignore[misc]  # op
         """Load a bundle, or export a checkpoint and load the bundle.
 
         Args:
-            model_id: the folder of a bundle, or the id of a repository on the Hub with a bundle. With
-                `export=True`: a checkpoint as `paligemma-onnx export` takes it.
+            model_id: the folder of a bundle, a folder that `save_pretrained` wrote, or the id of a repository
+                on the Hub with such content. With `export=True`: what `paligemma-onnx export` takes.
             export: export the checkpoint first. Only then may `precision` to `output` be given.
             device: device of the graphs, as in `PaliGemma.load`: `auto`, `cpu`, `cuda` or `cuda:N`.
             threads: as in `PaliGemma.load`.
@@ -282,7 +282,7 @@ class ORTPaliGemma(GenerationMixin, OptimizedModel):  # type: ignore[misc]  # op
         self.processor.save_pretrained(save_directory)
 
     def _save_pretrained(self, save_directory: str | os.PathLike[str]) -> None:
-        copy_bundle(self._folder.path, Path(save_directory))
+        copy_bundle(self._folder.path, Path(save_directory, SUBFOLDER))
 
 
 def _merged(

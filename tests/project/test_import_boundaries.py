@@ -65,8 +65,8 @@ LEVELS: dict[str, tuple[tuple[str, ...], ...]] = {
     ),
     "optimum": (
         ("ort_paligemma",),
-        ("decoding",),
-        ("arguments", "bundle_folder", "configuration", "inputs"),
+        ("configuration", "decoding"),
+        ("arguments", "bundle_folder", "inputs"),
     ),
 }
 # The command group names the export commands in strings and imports them on first use. The package's public
