@@ -53,7 +53,7 @@ def find_bundle(model_id: str, hub_options: HubOptions) -> BundleFolder:
         hub_options: arguments of the download.
 
     Raises:
-        BundleError: there is no such folder, or it holds no bundle.
+        BundleError: the folder or repository is missing, or holds no bundle.
     """
     folder = Path(model_id)
     if not folder.is_dir():

@@ -19,7 +19,7 @@ GENERATION_CONFIG = "generation_config.json"
 
 
 def load_config(folder: BundleFolder, manifest: Manifest) -> PaliGemmaConfig:
-    """Return the model's configuration: from config.json if there is this file, else from the bundle.
+    """Return the model's configuration: from config.json if this file exists, else from the bundle.
 
     Settings that a bundle does not record, such as the epsilon of norms, have the values of the published
     checkpoints. The graphs contain the checkpoint's values.
@@ -76,7 +76,7 @@ def load_config(folder: BundleFolder, manifest: Manifest) -> PaliGemmaConfig:
 
 
 def _outputs(tensors: dict[str, StoredTensor], layer: str, inputs: int) -> int | None:
-    """Return the number of outputs of a linear layer, or None if there is no such layer.
+    """Return the number of outputs of a linear layer, or None if the graph has no layer of this name.
 
     Matrices of blocks are stored as [outputs, blocks, bytes of a block], others as [inputs, outputs] or
     [outputs, inputs].

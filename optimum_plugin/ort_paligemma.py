@@ -104,7 +104,7 @@ class ORTPaliGemma(GenerationMixin, OptimizedModel):  # type: ignore[misc]  # op
 
         Raises:
             OptionError: an argument is unknown, not supported or out of range.
-            BundleError: there is no such bundle, or it is damaged or made for another device.
+            BundleError: the bundle is missing, damaged or made for another device.
             ProviderError: onnxruntime, a device or the extra `export` is not available.
             CheckpointError, MismatchError: the export fails.
             ResourceError: out of memory or disk space.
