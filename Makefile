@@ -4,6 +4,7 @@
 # make test-all  every test, also those of the CUDA provider on a fake CUDA runtime
 # make test-gpu  the tests that need an NVIDIA GPU
 # make lint      ruff, the length of files, and mypy
+# make docs      build the documentation site in build/docs, with every warning an error
 #
 # Each target creates the virtual environment .venv if it is missing or older than pyproject.toml. `test-all` and
 # `test-gpu` also create .venv-gpu, with onnxruntime-gpu; only `test-gpu` needs a GPU (tests/fake_cuda/README.md).
@@ -21,7 +22,7 @@ PARALLEL := -n $(WORKERS) --dist loadfile --no-loadscope-reorder  # tests/confte
 ARGS ?=
 MAX_LINES := 300
 
-.PHONY: demo check test test-all test-gpu lint clean
+.PHONY: demo check test test-all test-gpu lint docs clean
 
 demo: $(INSTALLED)
 	$(VENV)/bin/paligemma-onnx demo
@@ -46,6 +47,10 @@ lint: $(INSTALLED)
 	$(VENV)/bin/mypy | tee $(VENV)/mypy.log; test "$${PIPESTATUS[0]}" = 0
 	@# mypy finds the packages through the links in typings/; if the links are missing it checks nothing.
 	@grep -Eq 'no issues found in [0-9]{2,} source files' $(VENV)/mypy.log
+
+docs: $(INSTALLED)
+	$(VENV)/bin/sphinx-build --fail-on-warning --keep-going --quiet docs build/docs
+	@echo "open build/docs/index.html"
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

@@ -117,7 +117,7 @@ class PaliGemma:
 
     @property
     def device(self) -> str:
-        """The device that the graphs run on: `cpu`, `cuda` or `cuda:N`."""
+        """The device that the graphs run on, in the form that `load` takes."""
         return self.runner.placement.name
 
     def open(self, image: ImageInput, *, max_image_pixels: int = DEFAULT_MAX_PIXELS) -> Picture:

@@ -3,9 +3,9 @@
     LoRA   W + scale * B A                                 (arXiv 2106.09685)
     DoRA   magnitude * V / |V| with V = W + scale * B A    (arXiv 2402.09353, equation 5)
 
-Shapes: a linear layer's W is [out, in], A is [rank, in], B is [out, rank]; |V| is the norm of each row. A
+Shapes: a linear layer's W is [out, in], A is [rank, in], B is [out, rank]; `|V|` is the norm of each row. A
 convolution's W and A are flattened after their first axis. An embedding's W is [rows, width], A is [rank,
-rows], B is [width, rank], the product is (B A)^T, and |V| is the norm of each column.
+rows], B is [width, rank], the product is (B A)^T, and `|V|` is the norm of each column.
 """
 
 from __future__ import annotations

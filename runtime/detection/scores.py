@@ -31,7 +31,7 @@ class ObjectScore:
 
     @property
     def product(self) -> float:
-        """The score that ranks objects: box times label."""
+        """The score that ranks objects, the box score times the label score."""
         return self.box * self.label
 
 
