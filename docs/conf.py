@@ -41,6 +41,7 @@ autodoc_preserve_defaults = True
 napoleon_numpy_docstring = False
 
 html_theme = "furo"
+pygments_dark_style = "github-dark"
 html_title = project
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
@@ -51,7 +52,9 @@ def quote_options(_app: Sphinx, _context: object, lines: list[str]) -> None:
     """Write options in a help text as code, so that their hyphens stay hyphens."""
     for number, line in enumerate(lines):
         if not line.lstrip().startswith(".."):
-            lines[number] = re.sub(r"(?<![\w`-])--[a-z][a-z-]*", r"``\g<0>``", line)
+            parts = line.split("`")  # every second part is code already
+            parts[::2] = [re.sub(r"(?<![\w-])--[a-z][a-z-]*", r"``\g<0>``", part) for part in parts[::2]]
+            lines[number] = "`".join(parts)
 
 
 def setup(app: Sphinx) -> None:
