@@ -232,7 +232,7 @@ class ORTPaliGemma(GenerationMixin, OptimizedModel):  # type: ignore[misc]  # op
         """
         if state.cache is not None:
             return {"input_ids": input_ids[:, -1:], "state": state}
-        names = ("pixel_values", "attention_mask", "token_type_ids", "labels")
+        names = ("pixel_values", "attention_mask", "token_type_ids")  # generate ignores labels
         return {"input_ids": input_ids, "state": state} | {name: kwargs.get(name) for name in names}
 
     def _prepare_cache_for_generation(  # type: ignore[override]  # the other arguments are not needed

@@ -145,6 +145,27 @@ def test_what_cannot_be_loaded_is_refused(
         ORTPaliGemma.from_pretrained(shipped_bundle, device="cpu", **harmless)
 
 
+def test_a_bundle_on_the_hub(
+    shipped_bundle: Path, model: ORTPaliGemma, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    calls: list[tuple[str, dict[str, object]]] = []
+
+    def download(name: str, **options: object) -> str:
+        calls.append((name, options))
+        return str(shipped_bundle)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("paligemma_onnx.optimum.bundle_folder.snapshot_download", download)
+        loaded = ORTPaliGemma.from_pretrained("owner/name", revision="v1", token=False, device="cpu")
+    assert loaded.model.manifest == model.model.manifest
+    patterns = ["*.json", "*.onnx", "*.data"]
+    assert calls == [("owner/name", {"allow_patterns": patterns, "revision": "v1", "token": False})]
+    with pytest.raises(BundleError) as caught:
+        ORTPaliGemma.from_pretrained("owner/name", cache_dir=str(tmp_path), local_files_only=True)
+    assert str(caught.value).startswith("owner/name: no such folder, and cannot be downloaded: ")
+    assert "\n" not in str(caught.value)
+
+
 def test_a_missing_package_is_named_with_its_extra(
     shipped_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

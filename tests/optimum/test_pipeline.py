@@ -79,6 +79,17 @@ def test_several_images(ask: Any, model: ORTPaliGemma, scene: Image.Image) -> No
     assert [answer["generated_text"] for answer in answers] == expected
 
 
+@pytest.mark.slow
+def test_batches_of_the_pipeline(ask: Any, scene: Image.Image) -> None:
+    """The pipeline pads the tensors of separate prompts, labels among them."""
+    texts = ("<image>caption en", "<image>answer en what colour is the square?", "<image>detect green circle")
+    items = [{"images": scene, "text": text} for text in texts]
+    options = {"return_full_text": False, "max_new_tokens": 8}
+    together = list(ask((item for item in items), batch_size=3, **options))
+    assert together == list(ask((item for item in items), **options))
+    assert [answer["input_text"] for (answer,) in together] == list(texts)
+
+
 def test_options_of_the_pipeline(ask: Any, scene: Image.Image) -> None:
     text = "<image>caption en"
     sampling = {"do_sample": True, "temperature": 2.0, "num_return_sequences": 2, "max_new_tokens": 4}
