@@ -22,7 +22,7 @@ from .machine import this_machine
 RUNTIME = ("paligemma-onnx", "numpy", "pillow", "tokenizers", "click", "dacite")
 ENGINES = ("onnxruntime", "onnxruntime-gpu")
 EXPORT = ("torch", "onnx", "onnxscript", "onnx-ir", "safetensors")
-OPTIONAL = ("transformers", "huggingface_hub", "pyarrow", "ray")
+OPTIONAL = ("transformers", "optimum", "huggingface_hub", "pyarrow", "ray")
 GIB = 1 << 30  # bytes
 
 
