@@ -12,14 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from example_runs import FOLDER, commands, run_example
+from command_line import run_in_process
+from example_runs import FOLDER, commands, run_commands_in_process, run_example
 from paths import SCENE
 from PIL import Image
 
 from paligemma_onnx.export.demo.shipped_model import shipped_model
-from paligemma_onnx.runtime.cli.main import main
 from training.scenes import render_scene
 
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # transformers
+VALID = 60  # examples to measure on
 LAYERS = r".*language_model.*\.(q_proj|v_proj|down_proj)"  # of the decoder only
 
 
@@ -34,19 +36,19 @@ def load_reference() -> tuple[Any, Any]:
 
 
 def reference_answers(
-    processor: Any, model: Any, images: Sequence[Path], prompts: Sequence[str], max_new_tokens: int
+    processor: Any, model: Any, images: Sequence[Path], prompt: str, max_new_tokens: int
 ) -> list[str]:
-    """Return transformers' greedy answers."""
+    """Return transformers' greedy answers to a prompt about each image."""
     import torch
 
-    answers = []
-    for image, prompt in zip(images, prompts, strict=True):
-        opened = Image.open(image).convert("RGB")
-        inputs = processor(text=f"<image>{prompt}", images=opened, return_tensors="pt")
-        inputs.pop("labels", None)
-        with torch.no_grad():
-            ids = model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)
-        answers.append(processor.decode(ids[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))
+    opened = [Image.open(image).convert("RGB") for image in images]
+    inputs = processor(text=[f"<image>{prompt}"] * len(images), images=opened, return_tensors="pt")
+    inputs.pop("labels", None)
+    with torch.no_grad():
+        ids = model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)
+    answers: list[str] = processor.batch_decode(
+        ids[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True
+    )
     return answers
 
 
@@ -90,19 +92,20 @@ def test_fine_tuning_raises_the_scores(
 ) -> None:
     """A short run of the three programs: data, training, scores in each precision.
 
-    The base model cannot answer the new prompt, so its exact match is near 0. The whole run reaches 0.96
-    (docs/fine-tuning.md); this one, with 60 of 150 steps, at least the margins below: four standard errors
-    of 100 examples below the 0.85 that it has.
+    The base model does not know the prompt: its exact match is 0. The whole run reaches 0.97
+    (docs/fine-tuning.md). This one, with a third of the steps and a quarter of the examples, reaches 0.88 to
+    0.9; the limit is more than four standard errors of a rate over 60 examples below that.
     """
-    write_data(monkeypatch, train=600, valid=100)
-    run_command("fine_tune.py", "--steps", "60")
+    write_data(monkeypatch, train=500, valid=VALID)
+    run_command("fine_tune.py", "--steps", "50")
+    run_commands_in_process(monkeypatch, capfd)
     out, _ = run_example("fine_tune_scores.py", monkeypatch, capfd)
     table = json.loads(Path("scores", "scores.json").read_text(encoding="utf-8"))
     assert list(table) == ["fp32", "int8", "int4"]
     for precision, (match_before, tokens_before, match_after, tokens_after) in table.items():
-        assert match_before <= 0.05, precision
-        assert match_after >= 0.7, precision
-        assert tokens_after >= tokens_before + 0.4, precision
+        assert match_before <= 0.05, table
+        assert match_after >= 0.7, table
+        assert tokens_after >= tokens_before + 0.5, table
         assert re.search(rf"\| `{precision}` \| {match_before:.3f} \|", out)
     # PEFT with this adapter gives the same answers; one may differ by rounding.
     import peft
@@ -111,9 +114,9 @@ def test_fine_tuning_raises_the_scores(
     adapted = peft.PeftModel.from_pretrained(base, "adapter").eval()
     valid = rows("valid")
     images = [Path("dataset", "valid", row["image"]) for row in valid]
-    answers = reference_answers(processor, adapted, images, [row["prefix"] for row in valid], 20)
+    answers = reference_answers(processor, adapted, images, "largest", 20)
     correct = sum(answer == row["suffix"] for answer, row in zip(answers, valid, strict=True))
-    assert abs(correct - 100 * table["fp32"][2]) <= 1
+    assert abs(correct - VALID * table["fp32"][2]) <= 1.01
 
 
 def run_command(name: str, *added: str) -> None:
@@ -133,11 +136,11 @@ def random_adapter(folder: Path, targets: str, seed: int) -> None:
     adapted = peft.get_peft_model(load_reference()[1], config)
     for name, weight in adapted.named_parameters():
         if "lora_B" in name:
-            torch.nn.init.normal_(weight, std=0.02)
+            torch.nn.init.normal_(weight, std=0.3)
     adapted.save_pretrained(str(folder))
 
 
-@pytest.mark.full
+@pytest.mark.slow
 def test_adapters_share_files(
     clone: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -147,6 +150,7 @@ def test_adapters_share_files(
     random_adapter(clone / "adapter-decoder", LAYERS, 1)
     random_adapter(clone / "adapter-both", r".*\.(q_proj|v_proj)", 2)
     names = ["base", "adapter-decoder", "adapter-both"]
+    run_commands_in_process(monkeypatch, capfd)
     out, _ = run_example("adapters.py", monkeypatch, capfd)
     answers = dict(line.split(": ", 1) for line in out.splitlines() if line.startswith(tuple(names)))
     expected = {}
@@ -154,7 +158,7 @@ def test_adapters_share_files(
         processor, reference = load_reference()
         if name != "base":
             reference = peft.PeftModel.from_pretrained(reference, clone / name).eval()
-        (expected[name],) = reference_answers(processor, reference, [SCENE], ["caption en"], 60)
+        (expected[name],) = reference_answers(processor, reference, [SCENE], "caption en", 60)
     assert answers == expected
     assert len(set(answers.values())) == 3
     files = {name: clone / "bundles" / name for name in names}
@@ -168,10 +172,7 @@ def test_adapters_share_files(
         assert base.samefile(files["adapter-decoder"] / file) == with_decoder, file
         assert base.samefile(files["adapter-both"] / file) == with_both, file
     for folder in files.values():
-        monkeypatch.setattr(sys, "argv", ["paligemma-onnx", "verify", str(folder)])
-        with pytest.raises(SystemExit) as caught:
-            main()
-        assert caught.value.code == 0
+        assert run_in_process(capfd, "verify", folder).code == 0
     written = {name: (folder / "manifest.json").stat().st_mtime_ns for name, folder in files.items()}
     again, _ = run_example("adapters.py", monkeypatch, capfd)
     assert "0.0 MB saved" in again

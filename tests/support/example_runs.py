@@ -5,10 +5,13 @@ from __future__ import annotations
 import ast
 import runpy
 import shlex
+import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+from command_line import run_in_process
 from paths import ROOT
 
 FOLDER = ROOT / "examples"
@@ -41,3 +44,18 @@ def run_example(
     runpy.run_path(command[1], run_name="__main__")
     out, err = capfd.readouterr()
     return out, err
+
+
+def run_commands_in_process(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    """Run the commands that examples start here: exports then take traced graphs from the cache."""
+
+    run = subprocess.run
+
+    def run_here(command: list[object], **options: Any) -> subprocess.CompletedProcess[str]:
+        if command[0] != "paligemma-onnx":
+            return run(command, **options)  # type: ignore[call-overload, no-any-return]
+        result = run_in_process(capfd, *command[1:])
+        assert result.code == 0, result.err
+        return subprocess.CompletedProcess(command, 0, result.out)
+
+    monkeypatch.setattr(subprocess, "run", run_here)
