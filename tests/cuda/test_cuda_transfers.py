@@ -120,7 +120,8 @@ def interrupt():
     signal.raise_signal(signal.SIGINT)
 threading.Thread(target=interrupt).start()
 try:
-    model.generate(sys.argv[2], "caption en", max_new_tokens=100)  # long enough for the thread to run on a busy machine
+    # Long enough for the thread to run on a busy machine.
+    model.generate(sys.argv[2], "caption en", max_new_tokens=100)
     ended = "answered"
 except KeyboardInterrupt:
     ended = "interrupted"
