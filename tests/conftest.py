@@ -49,7 +49,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
     yield  # pytest deselects tests by marker
     sizes = Counter(item.path for item in items)
     users = {item.path for item in items if "shipped_bundle" in fixtures_of(item)}
-    first = min(users, key=sizes.__getitem__, default=None)
+    first = min(users, key=lambda path: (sizes[path], path), default=None)
     items.sort(key=lambda item: (item.path != first, item.path in users, -sizes[item.path], item.path))
 
 

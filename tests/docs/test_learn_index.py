@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import ast
 import re
-from functools import cache
-from pathlib import Path
 
-import nbformat
 import pytest
+from headings import heading_anchors
 from paths import ROOT
 
 FOLDER = ROOT / "docs" / "learn"
@@ -45,15 +43,6 @@ TOPICS = (
 ROWS = [row for row in ROW.findall((FOLDER / "index.md").read_text(encoding="utf-8")) if row[0] != "topic"]
 
 
-@cache
-def headings(path: Path) -> set[str]:
-    """Return the anchors of a notebook's headings, as GitHub and the documentation site write them."""
-    cells = nbformat.read(path, as_version=4).cells
-    text = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
-    found = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
-    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in found}
-
-
 def test_no_topic_is_missing() -> None:
     assert {topic for topic in TOPICS if topic not in {row[0] for row in ROWS}} == set()
 
@@ -63,7 +52,7 @@ def test_chapter_section_and_code_exist(row: tuple[str, str, str]) -> None:
     _, sections, code = row
     assert SECTION.findall(sections)
     for chapter, anchor in SECTION.findall(sections):
-        assert anchor in headings(FOLDER / chapter), (chapter, anchor)
+        assert anchor in heading_anchors(FOLDER / chapter), (chapter, anchor)
     assert CODE.findall(code)
     for name, path in CODE.findall(code):
         tree = ast.parse((FOLDER / path).read_text(encoding="utf-8"))

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from command_line import run_command
+from headings import heading_anchors
 from paths import ROOT, SCENE
 from PIL import Image
 from safetensors.torch import save_file
@@ -180,9 +181,7 @@ def test_links_lead_somewhere() -> None:
             path = page.parent / target if target else page
             assert path.exists(), f"{page.name}: {target}"
             if anchor:
-                headings = re.findall(r"^#+ (.+)$", path.read_text(encoding="utf-8"), re.MULTILINE)
-                slugs = {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
-                assert anchor.removeprefix("#") in slugs, f"{page.name}: {target}{anchor}"
+                assert anchor.removeprefix("#") in heading_anchors(path), f"{page.name}: {target}{anchor}"
 
 
 def test_names_in_concepts_exist() -> None:
