@@ -1,0 +1,199 @@
+"""Run a bundle's graphs in a runtime and compare every output with the reference.
+
+Each graph gets the reference's inputs, so that an error shows up in the graph that causes it. Then the
+runtime answers every request with its own outputs.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from re import search
+from statistics import median
+
+import numpy as np
+
+from ..atomic_file import temporary_folder
+from ..bundle.integrity import check_files
+from ..bundle.manifest import read_manifest
+from ..bundle.schema import GraphSpec, Manifest
+from ..console import printable
+from ..errors import BundleError
+from .interface import Adapter, Arrays, Engine, Graph, NotInstalledError
+from .onnxruntime_cpu import start_reference
+from .recording import Recording, answer_ids, record, until_stop
+from .requests import PROMPTS, Request, read_requests, run_request
+from .results import Conformance, GraphResult, RuntimeResult, StepError, limit_of
+
+MAX_MESSAGE = 400  # characters of a runtime's message
+DRAWN = "drawn image"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is compared, and where npm packages are."""
+
+    images: tuple[Path, ...]  # empty: a drawn image
+    prompts: tuple[str, ...]  # empty: one prompt per kind
+    tokens: int  # decode steps of each request
+    packages: Path  # folder whose `node_modules` holds npm packages
+
+
+def compare_runtimes(
+    folder: Path,
+    adapters: Sequence[Adapter],
+    settings: Settings,
+    system: str,
+    progress: Callable[[str], object],
+) -> Conformance:
+    """Run a bundle in every runtime and compare the results with onnxruntime on the CPU.
+
+    Args:
+        folder: the folder of the bundle.
+        adapters: the runtimes.
+        settings: images, prompts, number of tokens and the folder of npm packages.
+        system: description of the machine for the result.
+        progress: called with a line of text before each runtime.
+
+    Raises:
+        BundleError: the bundle is damaged, or runs on GPUs only.
+        ImageError, PromptError: an image or a prompt cannot be used.
+        ProviderError: onnxruntime is not installed.
+        ResourceError: out of memory or disk.
+    """
+    manifest = read_manifest(folder)
+    check_files(folder, manifest)
+    if "cpu" not in manifest.precision.devices:
+        raise BundleError(
+            f"{folder}: its graphs need a GPU, and the reference is onnxruntime on the CPU; "
+            "export with --precision fp32, int8 or int4"
+        )
+    requests = read_requests(folder, manifest, settings.images, settings.prompts, settings.tokens)
+    with temporary_folder() as recorded:
+        progress("running onnxruntime, the reference")
+        with start_reference(manifest) as engine:
+            version = engine.version
+            opened = {
+                name: engine.open_graph(folder / spec.file, spec)
+                for name, spec in manifest.graphs.by_name.items()
+            }
+            recording = record(opened, manifest, requests, settings.tokens, recorded)
+            del opened
+        results = []
+        for adapter in adapters:
+            progress(f"running {adapter.name}")
+            results.append(_run_adapter(adapter, folder, manifest, settings, requests, recording))
+    prompts = settings.prompts or PROMPTS
+    names = [path.name for path in settings.images] or [DRAWN]
+    return Conformance(
+        bundle_id=manifest.bundle_id,
+        precision=manifest.precision.name,
+        reference=f"onnxruntime {version}",
+        system=system,
+        requests=tuple(f"{image}: {prompt}" for image in names for prompt in prompts),
+        tokens=settings.tokens,
+        limit=limit_of(manifest),
+        ids=recording.ids,
+        runtimes=tuple(results),
+    )
+
+
+def _run_adapter(
+    adapter: Adapter,
+    folder: Path,
+    manifest: Manifest,
+    settings: Settings,
+    requests: Sequence[Request],
+    recording: Recording,
+) -> RuntimeResult:
+    version = missing = problem = ids = None
+    graphs: tuple[GraphResult, ...] = ()
+    try:
+        with adapter.start(settings.packages) as engine:
+            version, opened, results = engine.version, dict[str, Graph](), list[GraphResult]()
+            for name, spec in manifest.graphs.by_name.items():
+                results.append(_run_graph(engine, folder / spec.file, spec, name, recording, opened))
+            graphs = tuple(results)
+            if not any(graph.problem for graph in graphs):
+                ids = tuple(_answer(opened, manifest, request, settings.tokens) for request in requests)
+                # Ids behind the reference's stop token have no meaning.
+                ids = tuple(row[: len(expected)] for row, expected in zip(ids, recording.ids, strict=True))
+    except NotInstalledError as error:
+        missing = str(error)
+    except Exception as error:  # each runtime has exceptions of its own
+        problem = shorten(error)
+    return RuntimeResult(adapter.name, version, adapter.install, missing, problem, graphs, ids)
+
+
+def _run_graph(
+    engine: Engine, path: Path, spec: GraphSpec, name: str, recording: Recording, opened: dict[str, Graph]
+) -> GraphResult:
+    """Run all calls of a graph. If the graph opens, it is added to `opened`."""
+    open_s, seconds, worst = None, list[float](), dict[tuple[str, str], float]()
+    problem, operators = None, tuple[str, ...]()
+    try:
+        started = time.perf_counter()
+        graph = engine.open_graph(path, spec)
+        open_s = time.perf_counter() - started
+        for call in recording.of_graph(name):
+            started = time.perf_counter()
+            outputs = graph(call.inputs)
+            seconds.append(time.perf_counter() - started)
+            for output, error in output_errors(outputs, call.outputs).items():
+                key = call.step, output
+                worst[key] = max(worst.get(key, 0.0), error)
+        opened[name] = graph
+    except Exception as error:  # each runtime has exceptions of its own
+        problem, operators = shorten(error), missing_operators(str(error), spec)
+    return GraphResult(
+        graph=name,
+        problem=problem,
+        missing_operators=operators,
+        open_s=open_s,
+        run_s=median(seconds) if seconds else None,
+        errors=tuple(StepError(*key, error) for key, error in worst.items()),
+    )
+
+
+def _answer(
+    graphs: Mapping[str, Graph], manifest: Manifest, request: Request, tokens: int
+) -> tuple[int, ...]:
+    calls = run_request(graphs, manifest, request, tokens)
+    return until_stop([each for call in calls for each in answer_ids(manifest, call)], manifest)
+
+
+def output_errors(outputs: Arrays, expected: Arrays) -> dict[str, float]:
+    """Return the largest relative error by kind of output; keys and values of all layers are one kind.
+
+    An output that is missing, has another shape or contains NaN has the error infinity.
+    """
+    errors = dict[str, float]()
+    for name, reference in expected.items():
+        kind = "cache" if name.startswith("present") else name
+        errors[kind] = max(errors.get(kind, 0.0), relative_error(outputs.get(name), reference))
+    return errors
+
+
+def relative_error(actual: object, expected: object) -> float:
+    """Return the largest absolute error divided by the largest absolute value of `expected`."""
+    computed, reference = np.asarray(actual), np.asarray(expected, np.float64)
+    if computed.dtype == object or computed.shape != reference.shape:
+        return float("inf")
+    error = float(np.abs(computed - reference).max(initial=0.0))
+    scale = float(np.abs(reference).max(initial=0.0))
+    relative = error / scale if scale else (0.0 if error == 0 else float("inf"))
+    return relative if np.isfinite(relative) else float("inf")
+
+
+def missing_operators(message: str, spec: GraphSpec) -> tuple[str, ...]:
+    """Return the operators of a graph that a runtime's message names as whole words."""
+    names = (operator.rpartition(".")[2] for operator in spec.operators)
+    return tuple(name for name in names if search(rf"(?<![\w/]){name}(?![\w/])", message))
+
+
+def shorten(error: Exception) -> str:
+    """Return the message of a runtime as one printable line."""
+    text = printable(" ".join(str(error).split())) or type(error).__name__
+    return text if len(text) <= MAX_MESSAGE else f"{text[:MAX_MESSAGE]}..."

@@ -1,0 +1,100 @@
+"""The reference's runs: every call of a graph with its inputs and outputs, stored on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ..bundle.schema import Manifest
+from .interface import Arrays, Graph
+from .requests import Call, Request, greedy_id, mask_codes, run_request
+
+
+@dataclass(frozen=True)
+class StoredCall:
+    """A call of a graph whose arrays are in two files of the recording's folder."""
+
+    graph: str
+    step: str
+    inputs: Path
+    outputs: Path
+
+    def load(self) -> Call:
+        """Return the call with its arrays."""
+        return Call(self.graph, self.step, _read(self.inputs), _read(self.outputs))
+
+
+@dataclass(frozen=True)
+class Recording:
+    """What the reference computed.
+
+    Attributes:
+        calls: every call, in the order in which the graphs ran.
+        ids: the tokens of each request's greedy answer, up to its first stop token.
+    """
+
+    calls: tuple[StoredCall, ...]
+    ids: tuple[tuple[int, ...], ...]
+
+    def of_graph(self, graph: str) -> Iterator[Call]:
+        """Yield the calls of a graph, loaded one at a time."""
+        return (call.load() for call in self.calls if call.graph == graph)
+
+
+def record(
+    graphs: Mapping[str, Graph],
+    manifest: Manifest,
+    requests: Sequence[Request],
+    tokens: int,
+    folder: Path,
+) -> Recording:
+    """Run every request with the reference's graphs and store the calls in `folder`.
+
+    Args:
+        graphs: the reference's open graphs by name.
+        manifest: the bundle's manifest.
+        requests: images and prompts.
+        tokens: number of decode steps of each request.
+        folder: an empty folder.
+
+    Raises:
+        OSError: the arrays cannot be written.
+    """
+    stored, ids = list[StoredCall](), list[tuple[int, ...]]()
+
+    def store(call: Call) -> None:
+        name = folder / f"{len(stored)}"
+        files = name.with_suffix(".inputs.npz"), name.with_suffix(".outputs.npz")
+        for file, arrays in zip(files, (call.inputs, call.outputs), strict=True):
+            np.savez(file, **arrays)  # type: ignore[arg-type]  # the names of tensors are no parameters
+        stored.append(StoredCall(call.graph, call.step, *files))
+
+    if "mask_decoder" in graphs:
+        codes = mask_codes()
+        store(Call("mask_decoder", "mask_decoder", codes, graphs["mask_decoder"](codes)))
+    for request in requests:
+        chosen = list[int]()
+        for call in run_request(graphs, manifest, request, tokens):
+            store(call)
+            chosen += answer_ids(manifest, call)
+        ids.append(until_stop(chosen, manifest))
+    return Recording(tuple(stored), tuple(ids))
+
+
+def answer_ids(manifest: Manifest, call: Call) -> list[int]:
+    """Return the token that a run of prefill or decode chooses; nothing for other graphs."""
+    return [greedy_id(manifest, call)] if "logits" in call.outputs else []
+
+
+def until_stop(ids: Sequence[int], manifest: Manifest) -> tuple[int, ...]:
+    """Return the ids up to the first stop token, which is included."""
+    end = next((index for index, each in enumerate(ids) if each in manifest.tokens.stop), len(ids))
+    return tuple(ids[: end + 1])
+
+
+def _read(file: Path) -> Arrays:
+    with np.load(file) as arrays:
+        return dict(arrays)
