@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import struct
 from math import prod
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from .interface import Arrays
 _START = struct.Struct("<Id")  # bytes of the header, bytes of the tensors
 
 
-def write_message(stream: BinaryIO, header: dict[str, object], tensors: Arrays) -> None:
+def write_message(stream: IO[bytes], header: dict[str, object], tensors: Arrays) -> None:
     """Write a message.
 
     Raises:
@@ -31,7 +31,7 @@ def write_message(stream: BinaryIO, header: dict[str, object], tensors: Arrays) 
     stream.flush()
 
 
-def read_message(stream: BinaryIO) -> tuple[dict[str, Any], Arrays]:
+def read_message(stream: IO[bytes]) -> tuple[dict[str, Any], Arrays]:
     """Return header and tensors of the next message.
 
     Raises:
@@ -47,7 +47,7 @@ def read_message(stream: BinaryIO) -> tuple[dict[str, Any], Arrays]:
     return header, tensors
 
 
-def _read(stream: BinaryIO, size: int) -> bytes:
+def _read(stream: IO[bytes], size: int) -> bytes:
     content = stream.read(size)
     if len(content) < size:
         raise EOFError

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
+
 from ..bundle.schema import GraphSpec
 from .interface import Arrays, Engine, Graph, NotInstalledError, by_output_name
 
@@ -23,7 +25,7 @@ def start(_packages: Path) -> Iterator[Engine]:
         evaluator = ReferenceEvaluator(str(path))
 
         def run(inputs: Arrays) -> Arrays:
-            return by_output_name(spec, list(evaluator.run(None, dict(inputs))))
+            return by_output_name(spec, [np.asarray(each) for each in evaluator.run(None, dict(inputs))])
 
         return run
 
