@@ -2,6 +2,7 @@
 # make check     the quick tests, under a minute
 # make test      every test but the longest, under five minutes on two cores
 # make test-all  every test, also those of the CUDA provider on a fake CUDA runtime
+# make test-web  the JavaScript runtimes in Node and headless Chromium; needs node and npm
 # make test-gpu  the tests that need an NVIDIA GPU
 # make lint      ruff, the length of files, and mypy
 # make docs      build the documentation site in build/docs, with every warning an error
@@ -16,26 +17,30 @@ INSTALLED := $(VENV)/.installed
 GPU_VENV := .venv-gpu
 # onnxruntime-gpu and the fake CUDA runtime exist for one platform; elsewhere the CUDA tests are skipped.
 GPU_INSTALLED := $(if $(filter Linux-x86_64,$(shell uname -sm | tr ' ' -)),$(GPU_VENV)/.installed)
+NODE_PACKAGES := tests/web/node_modules/.package-lock.json
 WORKERS ?= 2
 PYTEST := $(VENV)/bin/pytest
 PARALLEL := -n $(WORKERS) --dist loadfile --no-loadscope-reorder  # tests/conftest.py orders the files
 ARGS ?=
 MAX_LINES := 300
 
-.PHONY: demo check test test-all test-gpu lint docs clean
+.PHONY: demo check test test-all test-web test-gpu lint docs clean
 
 demo: $(INSTALLED)
 	$(VENV)/bin/paligemma-onnx demo
 
 check: $(INSTALLED)
-	$(PYTEST) $(PARALLEL) -m "not slow and not full and not cuda and not gpu" $(ARGS)
+	$(PYTEST) $(PARALLEL) -m "not slow and not full and not cuda and not gpu and not web" $(ARGS)
 
 test: $(INSTALLED)
-	$(PYTEST) $(PARALLEL) -m "not full and not cuda and not gpu" $(ARGS)
+	$(PYTEST) $(PARALLEL) -m "not full and not cuda and not gpu and not web" $(ARGS)
 
 test-all: $(INSTALLED) $(GPU_INSTALLED)
 	$(PYTEST) -m cuda
-	$(PYTEST) $(PARALLEL) -m "not cuda and not gpu" $(ARGS)
+	$(PYTEST) $(PARALLEL) -m "not cuda and not gpu and not web" $(ARGS)
+
+test-web: $(INSTALLED) $(NODE_PACKAGES)
+	$(PYTEST) -m web $(ARGS)
 
 test-gpu: $(INSTALLED) $(GPU_INSTALLED)
 	$(PYTEST) -m gpu
@@ -62,5 +67,9 @@ $(GPU_VENV)/.installed: pyproject.toml constraints.txt
 	$(GPU_VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[gpu]'
 	@touch $@
 
+$(NODE_PACKAGES): tests/web/package.json tests/web/package-lock.json
+	npm ci --prefix tests/web --ignore-scripts --no-audit --no-fund
+	@touch $@
+
 clean:
-	rm -rf $(VENV) .venv-* build *.egg-info
+	rm -rf tests/web/node_modules $(VENV) .venv-* build *.egg-info

@@ -13,4 +13,9 @@ ADAPTERS = (
     Adapter("iree", "pip install iree-base-compiler iree-base-runtime onnx", iree_cpu.start),
     Adapter("onnxruntime-node", "npm install onnxruntime-node", start_worker("onnxruntime_node.mjs")),
     Adapter("onnxruntime-web", "npm install onnxruntime-web", start_worker("onnxruntime_web.mjs")),
+    Adapter(
+        "webgpu",
+        "npm install onnxruntime-web playwright-core && npx playwright-core install chromium",
+        start_worker("webgpu.mjs"),
+    ),
 )

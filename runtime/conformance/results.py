@@ -145,15 +145,17 @@ def _lines(conformance: Conformance) -> Iterator[str]:
         f"bundle {conformance.bundle_id}: {conformance.precision}, {requests} requests of "
         f"{conformance.tokens} tokens, reference {conformance.reference}, limit {conformance.limit:g}"
     )
-    header = "".join(f"{name:>16}" for name in graphs)
-    yield f"{'runtime':<22}{'version':<14}{header}{'ids':>8}{'seconds':>10}  result"
+    rows = [("runtime", "version", *graphs, "ids", "seconds", "result")]
     for runtime in conformance.runtimes:
-        cells = "".join(f"{_cell(runtime.graphs, name):>16}" for name in graphs)
         ids = f"{conformance.equal_ids(runtime)}/{requests}" if runtime.ids else "-"
         seconds = sum((graph.open_s or 0) + (graph.run_s or 0) for graph in runtime.graphs)
         shown = f"{seconds:.2f}" if runtime.graphs else "-"
-        start = f"{runtime.name:<22}{runtime.version or '-':<14}{cells}"
-        yield f"{start}{ids:>8}{shown:>10}  {conformance.outcome(runtime)}"
+        errors = (_cell(runtime.graphs, name) for name in graphs)
+        outcome = conformance.outcome(runtime)
+        rows.append((runtime.name, runtime.version or "-", *errors, ids, shown, outcome))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        yield "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()
     for runtime in conformance.runtimes:
         if runtime.missing is not None:
             yield f"{runtime.name}: {runtime.missing} is not installed; install it with `{runtime.install}`"

@@ -193,6 +193,16 @@ def bare_answers(bundle: Path, cases: list[tuple[str, str]]) -> list[list[int]]:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("clone")
+def test_openvino_graphs(
+    model: PaliGemma, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    out, _ = run_example("openvino_graphs.py", monkeypatch, capfd)
+    answer = model.generate(SCENE, "caption en")
+    assert out.splitlines() == [str(list(answer.token_ids)), answer.text]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("clone")
 def test_bare_graphs_need_no_package(model: PaliGemma) -> None:
     (command, *_) = commands(FOLDER / "bare_graphs.py")
     assert command[:3] == ["python", "examples/bare_graphs.py", "demo-output/bundle"]

@@ -7,18 +7,20 @@ import { createRequire } from "node:module";
 import path from "node:path";
 import { decode, encode, messageSize } from "./messages.mjs";
 
-// Return a function that loads an npm package from the `node_modules` of a folder or of a folder above it.
-// The error of a package that is not installed has the property `missing`.
-export function packagesOf(folder) {
+// Return a function that loads an npm package from the `node_modules` of a folder or of a folder above it; its
+// property `resolve` returns the path of a package's main file. The error of a package that is not installed has
+// the property `missing`.
+function packagesOf(folder) {
   const require = createRequire(path.join(path.resolve(folder), "packages.js"));
-  return (name) => {
+  const naming = (action) => (name) => {
     try {
-      return require(name);
+      return action(name);
     } catch (error) {
       if (error.code !== "MODULE_NOT_FOUND") throw error;
       throw Object.assign(new Error(error.message), { missing: `the npm package ${name}` });
     }
   };
+  return Object.assign(naming(require), { resolve: naming(require.resolve) });
 }
 
 // Start an engine {version, open(graph, path, data), run(graph, tensors), close()} and serve requests until
