@@ -7,6 +7,7 @@ import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import Protocol
 
@@ -34,9 +35,10 @@ from paligemma_onnx.runtime.resource_errors import resource_problem, translate_r
 from .bundle.atomic_folder import staged_folder
 from .bundle.draft_manifest import draft_manifest, export_notes
 from .bundle.tensor_list import count_operators, list_tensors
-from .bundle.weight_file import WeightFile, plan_weight_file, reference_weight_file, write_weight_file
+from .bundle.weight_file import WeightFile, plan_weight_files, reference_weight_file, write_weight_file
 from .graphs.cuda_weights import cuda_meta_model
 from .graphs.patch_matmul import multiply_patches
+from .graphs.rotary_tables import tabulate_rotation
 from .graphs.specs import GraphDefinition, graph_definitions
 from .graphs.trace import TracedGraph, trace
 from .precisions import PRECISIONS, Precision
@@ -118,7 +120,7 @@ def export(
         _report_non_finite(request, source, progress)
         definitions = graph_definitions(source.config, precision, source.mask_decoder)
         graphs = _build_graphs(source.config, precision, definitions, progress)
-        plans = _plan_weight_files(definitions, graphs)
+        plans = _plan_weight_files(definitions, graphs, precision.max_file_bytes)
         files = _write_weights(staging, plans, source, request.precision, progress)
         progress.stage("writing graphs")
         files[manifest.tokens.file] = _write(staging / manifest.tokens.file, source.tokenizer.read_bytes())
@@ -181,6 +183,8 @@ def _build_graphs(
     else:
         model = cuda_meta_model(config, getattr(torch, precision.half_dtype))
     multiply_patches(model)
+    if precision.portable:
+        tabulate_rotation(model)
     traces: dict[str, TracedGraph] = {}
     graphs = {}
     for name, definition in definitions.items():
@@ -188,20 +192,22 @@ def _build_graphs(
             progress.stage(f"tracing {definition.name}")
             traces[definition.name] = trace(definition, model)
         traced = traces[definition.name].copy()
-        graphs[name] = quantize_graph(traced, weight_format(precision, name), precision.embedding)
+        matrices = weight_format(precision, name)
+        graphs[name] = quantize_graph(traced, matrices, precision.embedding, portable=precision.portable)
     return graphs
 
 
 def _plan_weight_files(
-    definitions: dict[str, GraphDefinition], graphs: dict[str, QuantizedGraph]
+    definitions: dict[str, GraphDefinition], graphs: dict[str, QuantizedGraph], max_bytes: int | None
 ) -> list[WeightFile]:
     """Return a plan that gives every weight a position in a file; make the graphs refer to the positions."""
-    plans = []
+    plans: list[WeightFile] = []
     for file in dict.fromkeys(definition.weight_file for definition in definitions.values()):
         sharing = [graphs[name] for name, definition in definitions.items() if definition.weight_file == file]
-        plans.append(plan_weight_file(file, sharing))
-        for graph in sharing:
-            reference_weight_file(graph, plans[-1])
+        files = plan_weight_files(file, sharing, max_bytes)
+        for graph, plan in product(sharing, files):
+            reference_weight_file(graph, plan)
+        plans += files
     return plans
 
 

@@ -5,6 +5,9 @@ limited by arithmetic, and arithmetic is fastest with 8-bit integers. A decode s
 sequence. Its speed is limited by reading the weights, and weights of fewer bits are read faster. `int4`
 therefore stores the matrices of the decoder twice, in 8 bits for prefill and in 4 bits for decode.
 `int4-compact` stores these matrices once, in 4 bits.
+
+`int4-portable` is for other runtimes. Its matrices are multiplied by an operator that several runtimes
+implement (MatMulNBits); everything else is computed by operators of the ONNX standard.
 """
 
 from __future__ import annotations
@@ -87,6 +90,12 @@ class Precision:
     wide_batch: int | None = None
     devices: tuple[Device, ...] = ("cpu",)  # devices that implement the graphs' operators
     activations: FloatType = "float32"  # dtype of matrix products and of the KV cache
+    # Whether the graphs avoid what other runtimes lack or compute less exactly: they look up rotary angles in
+    # tables (graphs/rotary_tables.py), and dequantise rows of the embedding by standard operators
+    # (quantization/standard_lookup.py). Only for a cache that grows.
+    portable: bool = False
+    # Weight files are split so that none is larger, in bytes; None: no limit.
+    max_file_bytes: int | None = None
 
     @property
     def quantizes_activations(self) -> bool:
@@ -106,6 +115,10 @@ def _half_precision(dtype: HalfType) -> Precision:
     return Precision(weights, weights, weights, embedding, "in_place", devices=("cuda",), activations=dtype)
 
 
+# Largest buffer that browsers allocate, in bytes (Chromium). A weight file becomes one buffer.
+MAX_BUFFER_BYTES = 2**31 - 1
+_INT4 = BlockQuantized(4, 128)
+_INT4_VISION = BlockQuantized(4, 32)
 # 4-bit weights with bfloat16 activations: prefill and decode read the same codes.
 _INT4_BF16 = BlockQuantized(4, 128, "bfloat16")
 
@@ -117,13 +130,20 @@ PRECISIONS = {
     "int4": Precision(
         Int8PerChannel(),
         Int8PerChannel(),
-        BlockQuantized(4, 128),
-        BlockQuantized(4, 128),
+        _INT4,
+        _INT4,
         "in_place",
         wide_batch=4,
     ),
-    "int4-compact": Precision(
-        Int8PerChannel(), BlockQuantized(4, 128), BlockQuantized(4, 128), BlockQuantized(4, 128), "in_place"
+    "int4-compact": Precision(Int8PerChannel(), _INT4, _INT4, _INT4, "in_place"),
+    "int4-portable": Precision(
+        _INT4_VISION,
+        _INT4,
+        _INT4,
+        _INT4,
+        "grow",
+        portable=True,
+        max_file_bytes=MAX_BUFFER_BYTES,
     ),
     "bf16": _half_precision("bfloat16"),
     "fp16": _half_precision("float16"),

@@ -20,6 +20,7 @@ from paligemma_onnx.runtime.bundle.schema import BaseWeights
 from paligemma_onnx.runtime.errors import OptionError
 
 from .graphs.cuda_weights import PackedCheckpoint
+from .graphs.rotary_tables import rotation_tables
 from .precisions import PRECISIONS
 from .quantization.channel_scaling import ScaledCheckpoint
 from .sources.jax_checkpoint import NPZ, open_jax_checkpoint
@@ -93,6 +94,7 @@ def open_source(
         checkpoint = replace(checkpoint, nf4=base_weights)
     text = config.text_config
     constants = {"language_model.frequencies": inverse_frequencies(text.head_dim, text.rope_theta)}
+    constants |= rotation_tables(text)
     if mask_decoder is None and (path / MASK_DECODER).exists():
         mask_decoder = path / MASK_DECODER
     if mask_decoder is None:

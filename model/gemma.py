@@ -13,7 +13,7 @@ from .attention import Attention, softcap
 from .cache import Cache, KeyValue
 from .config import TextConfig
 from .linear import Linear, TiedEmbedding
-from .rotary import Rotation, compute_rotation, inverse_frequencies
+from .rotary import Rotation, RotationAngles, inverse_frequencies
 
 
 class RMSNorm(nn.Module):
@@ -108,6 +108,7 @@ class Gemma(nn.Module):
         # The frequencies are a constant, not a weight: checkpoints do not store them.
         frequencies = inverse_frequencies(config.head_dim, config.rope_theta)
         self.register_buffer("frequencies", frequencies, persistent=False)
+        self.rotation = RotationAngles()
 
     @property
     def head(self) -> TiedEmbedding:
@@ -139,7 +140,7 @@ class Gemma(nn.Module):
         Returns:
             float[B, L, D] before the last norm, and the cache of P + L slots.
         """
-        rotation = compute_rotation(positions, self.frequencies)
+        rotation = self.rotation(positions, self.frequencies)
         cache: list[KeyValue] = []
         for index, (layer, mask) in enumerate(zip(self.layers, masks, strict=True)):
             x, layer_cache = layer(x, rotation, mask, None if past is None else past[index], lengths)

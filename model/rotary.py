@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 class Rotation(NamedTuple):
@@ -36,6 +36,14 @@ def compute_rotation(positions: Tensor, frequencies: Tensor) -> Rotation:
     """
     angles = positions[:, None, :, None].float() * frequencies
     return Rotation(angles.cos(), angles.sin())
+
+
+class RotationAngles(nn.Module):
+    """`compute_rotation` as a module, so that an export can replace it."""
+
+    def forward(self, positions: Tensor, frequencies: Tensor) -> Rotation:
+        """Return the cosine and sine of positions int64[B, L] times frequencies float32[H/2]."""
+        return compute_rotation(positions, frequencies)
 
 
 def rotate(x: Tensor, rotation: Rotation) -> Tensor:

@@ -41,29 +41,48 @@ class WeightFile:
         return offsets[-1] + stored.layouts[-1].length
 
 
-def plan_weight_file(file: str, graphs: list[QuantizedGraph]) -> WeightFile:
-    """Return the plan of a weight file: the tensors of the graphs, each once, in the order of first use."""
+def plan_weight_files(
+    file: str, graphs: list[QuantizedGraph], max_bytes: int | None = None
+) -> list[WeightFile]:
+    """Return the plans of weight files: the tensors of the graphs, each once, in the order of first use.
+
+    Args:
+        file: name of the first file, such as decoder.data. The next files are decoder-2.data, decoder-3.data.
+        graphs: the graphs that read the files.
+        max_bytes: a tensor that would make a file longer starts the next file; None: there is one file.
+    """
     needed = dict.fromkeys(reference.stored for graph in graphs for reference in graph.references.values())
     keys = [(stored.name, stored.format) for stored in needed]
     if len(set(keys)) < len(keys):
         name = next(name for name, format in keys if keys.count((name, format)) > 1)
         raise RuntimeError(f"{name}: two graphs that share a file need different layouts of this tensor")
-    positions, end = {}, 0
+    plans, end = [WeightFile(file, {})], 0
     for stored in needed:
-        offsets = []
-        for layout in stored.layouts:
-            alignment = PAGE_BYTES if layout.length >= PAGE_BYTES else CACHE_LINE_BYTES
-            offsets.append(-(-end // alignment) * alignment)
-            end = offsets[-1] + layout.length
-        positions[stored] = tuple(offsets)
-    return WeightFile(file, positions)
+        offsets, new_end = _place(stored, end)
+        if max_bytes is not None and new_end > max_bytes and end > 0:
+            stem, _, suffix = file.rpartition(".")
+            plans.append(WeightFile(f"{stem}-{len(plans) + 1}.{suffix}", {}))
+            offsets, new_end = _place(stored, 0)
+        plans[-1].offsets[stored] = offsets
+        end = new_end
+    return plans
+
+
+def _place(stored: StoredTensor, end: int) -> tuple[tuple[int, ...], int]:
+    """Return the positions of a tensor's arrays in a file that ends at `end`, and the new end of the file."""
+    offsets = []
+    for layout in stored.layouts:
+        alignment = PAGE_BYTES if layout.length >= PAGE_BYTES else CACHE_LINE_BYTES
+        offsets.append(-(-end // alignment) * alignment)
+        end = offsets[-1] + layout.length
+    return tuple(offsets), end
 
 
 def reference_weight_file(graph: QuantizedGraph, plan: WeightFile) -> None:
     """Make the initializers of a graph refer to the positions of their arrays in the file."""
     for name, value in graph.model.graph.initializers.items():
         reference = graph.references.get(name)
-        if reference is not None:
+        if reference is not None and reference.stored in plan.offsets:
             layout, shape = reference.stored.layouts[reference.array], ir.Shape(reference.shape)
             offset = plan.offsets[reference.stored][reference.array]
             value.const_value = ir.ExternalTensor(

@@ -5,7 +5,8 @@ In float32 nothing changes. In other precisions each product is replaced by an o
 
     MatMul, Int8PerChannel     DynamicQuantizeMatMul   8-bit activations, one scale per call
     MatMul, BlockQuantized     MatMulNBits             8-bit activations, one scale per block
-    Gather, BlockQuantized     GatherBlockQuantized    rows of the embedding are dequantised when read
+    Gather, BlockQuantized     GatherBlockQuantized    rows of the embedding are dequantised when read; in
+                               portable graphs, standard operators do this (standard_lookup.py)
     Gemm,   BlockQuantized     MatMulNBits             the output head, the same array as the embedding
 
 If activations are in half precision, only weights are quantised:
@@ -39,6 +40,7 @@ from ..precisions import (
 )
 from .channel_scaling import INPUT_SCALES
 from .encodings import Layout, array_layouts, float_format
+from .standard_lookup import lookup_nodes
 
 # Name and version of the domain of onnxruntime's contrib operators (onnxruntime, docs/ContribOperators.md).
 ORT_DOMAIN, ORT_VERSION = "com.microsoft", 1
@@ -81,13 +83,16 @@ class QuantizedGraph:
     references: dict[str, TensorRef]  # key: name of the initializer
 
 
-def quantize_graph(traced: TracedGraph, matrices: WeightFormat, embedding: EmbeddingFormat) -> QuantizedGraph:
+def quantize_graph(
+    traced: TracedGraph, matrices: WeightFormat, embedding: EmbeddingFormat, *, portable: bool
+) -> QuantizedGraph:
     """Rewrite a graph in place for a precision; return it with the arrays that its initializers read.
 
     Args:
         traced: graph whose weights are initializers without values.
         matrices: format of the linear layers.
         embedding: format of the embedding and of the output head, which are one matrix in most models.
+        portable: whether other runtimes will run the graph, too.
     """
     graph = traced.model.graph
     references: dict[str, TensorRef] = {}
@@ -107,7 +112,7 @@ def quantize_graph(traced: TracedGraph, matrices: WeightFormat, embedding: Embed
         if isinstance(format, Float32) or (isinstance(format, HalfPrecision) and not transposed):
             references[name] = TensorRef(stored, 0, shape)
             continue
-        rewriter = _MatrixRewriter(graph, stored, references)
+        rewriter = _MatrixRewriter(graph, stored, references, portable)
         graph.initializers.pop(name)  # removed before the rewriting, which may add the same name
         for use in tuple(weight.uses()):
             rewriter.replace(use.node)
@@ -157,10 +162,13 @@ class _MatrixRewriter:
     graph: ir.Graph
     stored: StoredTensor
     references: dict[str, TensorRef]
+    portable: bool
 
     def replace(self, node: ir.Node) -> None:
         """Replace a node by the operator for the stored format and the nodes that the operator needs."""
         match node.op_type, self.stored.format:
+            case "Gather", BlockQuantized(bits=4) if self.portable:
+                new = lookup_nodes(self._initializer(0), self._initializer(1), node.inputs[1], self._constant)
             case "Gather", BlockQuantized() as format:
                 new = [self._lookup_node(node, format)]
             case (("MatMul" | "Gemm"), format) if node.op_type == "MatMul" or len(node.inputs) == 2:
