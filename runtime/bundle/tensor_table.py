@@ -85,6 +85,18 @@ def read_tensor_table(folder: Path, manifest: Manifest) -> TensorTable:
     return table
 
 
+def packed_bytes(manifest: Manifest, table: TensorTable) -> int:
+    """Return the total size of the files whose weights the sessions of a quantised bundle pack.
+
+    With a cache that grows, prefill and decode are two graphs of the same matrices, and the session of each
+    graph packs them, so the weights of decode count twice.
+    """
+    size = sum(spec.bytes for spec in manifest.files.values())
+    if manifest.cache.update == "grow":
+        size += sum(tensor.length for tensor in table.graphs["decode"])
+    return size
+
+
 def _check_tensor(tensor: StoredTensor, manifest: Manifest) -> None:
     if min(*tensor.shape, tensor.offset, 0) < 0:
         raise ValueError(f"{tensor.name!a} has a negative size or offset")

@@ -8,7 +8,7 @@ from typing import Literal
 
 from ..bundle.dtypes import DTYPES
 from ..bundle.schema import Manifest
-from ..bundle.tensor_table import TensorTable
+from ..bundle.tensor_table import TensorTable, packed_bytes
 from ..engine.nvidia_driver import Gpu, query_driver
 from ..graphs.buffer_pool import MIN_SLOTS
 from .machine import Machine
@@ -89,9 +89,11 @@ def estimate_memory(
     """
     if "cpu" not in manifest.precision.devices:
         return _estimate_gpu_memory(manifest, tensors, query_driver().gpus)
-    size = sum(spec.bytes for spec in manifest.files.values())
     mapped = manifest.precision.is_float32
-    weights = size if mapped else int(PACKED_FACTOR * size)
+    if mapped:
+        weights = sum(spec.bytes for spec in manifest.files.values())
+    else:
+        weights = int(PACKED_FACTOR * packed_bytes(manifest, tensors))
     cache = cache_bytes(manifest, short_request_tokens(manifest))
     if manifest.cache.update == "grow":
         cache *= 2  # a step copies the cache, so the old and the new cache exist together

@@ -26,6 +26,7 @@ from ..atomic_file import publish_folder, temporary_folder
 from ..bundle.integrity import check_hashes, file_problem, read_file_spec
 from ..bundle.manifest import read_manifest
 from ..bundle.schema import FileSpec, Manifest
+from ..bundle.tensor_table import packed_bytes, read_tensor_table
 from ..errors import BundleError, OptionError, ResourceError
 from ..resource_errors import translate_resource_errors
 from .devices import Placement, choose_placement
@@ -104,7 +105,7 @@ def prepare(bundle: Path, progress: Callable[[str], object]) -> Preparation:
     check_hashes(bundle, manifest, progress)  # a damaged graph in the cache would be used later
     placement = choose_placement("cpu", None)
     with translate_resource_errors(str(final.parent)), _staging_folder(final) as folder:
-        needed = int(SPACE_FACTOR * sum(spec.bytes for spec in manifest.files.values()))
+        needed = int(SPACE_FACTOR * packed_bytes(manifest, read_tensor_table(bundle, manifest)))
         free = shutil.disk_usage(folder).free
         if needed > free:
             raise ResourceError(

@@ -152,7 +152,7 @@ def test_memory_of_a_process() -> None:
 
 
 def test_default_precisions_run_on_the_device() -> None:
-    assert set(precisions_for("cpu")) == {"fp32", "int8", "int4", "int4-compact"}
+    assert set(precisions_for("cpu")) == {"fp32", "int8", "int4", "int4-compact", "int4-portable"}
     assert set(precisions_for("cuda:1")) == {"fp32", "bf16", "fp16", "int4-bf16"}
 
 

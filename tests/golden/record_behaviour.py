@@ -26,8 +26,8 @@ from typing import Any
 ROOT = Path(__file__).parent.parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tests" / "support")]
 CASES = ("gemma_one_kv_head", "gemma2_window")  # names in checkpoints.py
-PRECISIONS = ("fp32", "int8", "int4", "int4-compact", "bf16", "fp16", "int4-bf16")
-CPU_PRECISIONS = PRECISIONS[:4]
+PRECISIONS = ("fp32", "int8", "int4", "int4-compact", "int4-portable", "bf16", "fp16", "int4-bf16")
+CPU_PRECISIONS = PRECISIONS[:5]
 MAX_NEW_TOKENS = 96
 EVENTS = "PALIGEMMA_ONNX_TEST_EVENTS"  # environment variable: file the pytest plugin below appends to
 

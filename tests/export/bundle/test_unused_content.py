@@ -98,7 +98,7 @@ def test_a_tensor_that_could_change_arithmetic_is_refused(
     assert words in result.error
 
 
-@pytest.mark.parametrize("precision", ["fp32", "int8", "int4-compact"])
+@pytest.mark.parametrize("precision", ["fp32", "int8", "int4-compact", "int4-portable"])
 def test_an_embedding_without_a_row_for_the_image_token(copy: Path, tmp_path: Path, precision: str) -> None:
     """As in pi0: the rows end before `<image>`, which no graph looks up."""
 

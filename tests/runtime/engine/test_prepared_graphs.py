@@ -50,7 +50,7 @@ def uses_prepared(model: PaliGemma) -> bool:
     return model.runner.prepared is not None
 
 
-@pytest.mark.parametrize("precision", ["int8", "int4", "int4-compact"])
+@pytest.mark.parametrize("precision", ["int8", "int4", "int4-compact", "int4-portable"])
 def test_prepared_graphs_answer_alike(rounded: Rounded, precision: str) -> None:
     bundle = rounded(CASE, precision)
     before = sorted(bundle.iterdir())
@@ -60,7 +60,8 @@ def test_prepared_graphs_answer_alike(rounded: Rounded, precision: str) -> None:
     model, token_ids = answer(bundle)
     assert uses_prepared(model)
     assert token_ids == expected
-    graphs = 2 if precision != "int4" else 3  # int8: prefill and decode are the same graph
+    # int8 and int4-compact: prefill and decode are the same graph.
+    graphs = 3 if precision in ("int4", "int4-portable") else 2
     assert len(list(folder.glob("*.onnx"))) == graphs
     assert sorted(bundle.iterdir()) == before
     assert [path.name for path in folder.parent.iterdir()] == [folder.name]
