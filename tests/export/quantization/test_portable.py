@@ -203,6 +203,7 @@ def torch_graphs(vision: PaliGemma, decoder: PaliGemma) -> dict[str, Graph]:
     return {"vision_encoder": encode, "prefill": prefill, "decode": decode}
 
 
+@pytest.mark.full
 def test_answers_are_those_of_torch_and_openvino(shipped: Path) -> None:
     """The shipped model answers with the same greedy ids in onnxruntime, in OpenVINO, and in torch."""
     manifest = read_manifest(shipped)
