@@ -46,6 +46,7 @@ class LazySession:
             self.opened.clear()
             trim_heap()
             self.opened[self.graph.digest] = self.open_graph(self.graph)
+            trim_heap()
         return self.opened[self.graph.digest]
 
 
