@@ -1,6 +1,6 @@
 """The mask decoder: 16 codes become a mask (decoder of a vector-quantised autoencoder, arXiv 1711.00937).
 
-PaliGemma writes a mask as a box and 16 `<seg>` tokens (arXiv 2407.07726, section 3.2.1). Each token selects a
+PaliGemma writes a mask as a box and 16 `<seg>` tokens (arXiv 2407.07726, section 5.3). Each token selects a
 vector of a codebook. A small convolutional network turns the 4 x 4 grid of vectors into a 64 x 64 map: a 1 x
 1 convolution, two residual blocks, four transposed convolutions, each of which doubles height and width, and
 a 1 x 1 convolution. A pixel belongs to the mask if the map is positive there. The parameters have the names

@@ -43,7 +43,7 @@ def tower_rate_share(step: int, schedule: Schedule) -> float:
     """Return the vision tower's learning rate as a share of the other parameters', from 0 to 1.
 
     The gradients of an untrained decoder are mostly noise and would undo what the tower has learned. The
-    tower is therefore frozen at first, and its rate then rises slowly (arXiv 2407.07726, section 3.2.1).
+    tower is therefore frozen at first, and its rate then rises slowly (arXiv 2407.07726, section 3.2.2).
     """
     return min(1.0, max(0.0, (step - schedule.tower_from) / schedule.tower_ramp))
 

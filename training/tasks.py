@@ -1,6 +1,6 @@
 """Prompts about a scene and their correct answers.
 
-The prompts have the forms PaliGemma is trained with (arXiv 2407.07726, section 3.2.1): `caption en`,
+The prompts have the forms PaliGemma is trained with (arXiv 2407.07726, section 3.2.5): `caption en`,
 `answer en QUESTION`, `detect A ; B`, `segment A`. A scene has only questions with exactly one answer.
 """
 
@@ -72,7 +72,7 @@ def make_example(
 
 
 def location_token(coordinate: float, side: int = SCENE_SIDE) -> str:
-    """Return the location token of a coordinate (arXiv 2407.07726, section 3.2.1).
+    """Return the location token of a coordinate (arXiv 2407.07726, section 5.3).
 
     Args:
         coordinate: distance from the top or left edge in pixels.

@@ -1,7 +1,7 @@
 """Parser of the answers to `detect` and `segment`: boxes, labels and mask tokens.
 
 An object consists of four `<loc>` tokens (top, left, bottom, right), of 16 `<seg>` tokens if it has a mask,
-and of a label. Objects are separated by ` ; ` (arXiv 2407.07726, section 3.2.1). A model may write any text.
+and of a label. Objects are separated by ` ; ` (arXiv 2407.07726, section 3.2.5). A model may write any text.
 A part of the answer that is not an object is left out with a warning; the parser does not guess its meaning.
 """
 

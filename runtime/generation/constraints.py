@@ -3,7 +3,7 @@
     answer = nothing | object (" ; " object)*
     object = <loc> top, left, bottom, right, with area; for `segment` 16 <seg>; then a label
 
-(arXiv 2407.07726, section 3.2.1). A grammar lists the ids that may come next. The decode loop then takes the
+(arXiv 2407.07726, section 3.2.5). A grammar lists the ids that may come next. The decode loop then takes the
 most likely of these ids, or samples one of them. The grammar also knows how many tokens each continuation
 needs to reach an end. It excludes the continuations that need more tokens than are left, so an answer is
 never cut within an object.
