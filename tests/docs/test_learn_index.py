@@ -40,6 +40,7 @@ TOPICS = (
     "temperature",
     "top-k and top-p",
 )
+CONCEPTS = (ROOT / "docs" / "concepts.md").read_text(encoding="utf-8").split("\n\n")[2:]
 ROWS = [row for row in ROW.findall((FOLDER / "index.md").read_text(encoding="utf-8")) if row[0] != "topic"]
 
 
@@ -57,3 +58,11 @@ def test_chapter_section_and_code_exist(row: tuple[str, str, str]) -> None:
     for name, path in CODE.findall(code):
         tree = ast.parse((FOLDER / path).read_text(encoding="utf-8"))
         assert name in {node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+
+
+@pytest.mark.parametrize("paragraph", CONCEPTS, ids=lambda paragraph: paragraph[2 : paragraph.index("**", 2)])
+def test_each_concept_links_to_its_section(paragraph: str) -> None:
+    links = re.findall(r"\]\(learn/([\w.-]+\.ipynb)#([\w-]+)\)", paragraph)
+    assert links
+    for chapter, anchor in links:
+        assert anchor in headings(FOLDER / chapter), (chapter, anchor)
