@@ -23,14 +23,14 @@ from .bundle.schema import Manifest
 from .detection.detections import Detections, detections
 from .detection.prompts import task_prompt
 from .engine.devices import Placement, choose_placement
-from .engine.prepared_graphs import find_prepared
 from .errors import BundleError, OptionError, ProviderError
 from .generation.plan import GenerationBatch, PlannedRequest, plan_batch
 from .generation.run import run_batch
 from .generation.stream import Stream
 from .generation.types import Generation, Images, Options, Request
 from .graphs.model_runner import ModelRunner
-from .graphs.onnx_runner import NO_MASK_DECODER, OnnxModelRunner
+from .graphs.onnx_runner import NO_MASK_DECODER
+from .graphs.open_runner import check_engine, open_runner
 from .image.open import DEFAULT_MAX_PIXELS, ImageInput, open_image
 from .image.picture import Picture, open_picture, preprocess_opened
 from .resource_errors import translate_resource_errors
@@ -64,6 +64,7 @@ class PaliGemma:
         device: str = "auto",
         threads: int | None = None,
         memory_limit: int | None = None,
+        engine: str = "onnxruntime",
     ) -> PaliGemma:
         """Load a bundle.
 
@@ -76,11 +77,12 @@ class PaliGemma:
                 this process may use.
             memory_limit: limit in bytes, at least 1, of the GPU memory for weights, graphs and caches; not
                 for the small working memory of the steps. None: no limit. With `cpu` only None is allowed.
+            engine: `onnxruntime` (default), or `openvino` for bundles whose cache grows, on the CPU.
 
         Raises:
             OptionError: an argument has a wrong type or is outside its range.
             BundleError: the folder is incomplete, damaged, mixed from two exports, or for another device.
-            ProviderError: onnxruntime is not installed, or does not support the device.
+            ProviderError: the engine is not installed, or does not support the device.
             ResourceError: out of memory.
 
         Example:
@@ -90,29 +92,21 @@ class PaliGemma:
         if not isinstance(folder, str | Path):
             raise OptionError(f"folder is of type {type(folder).__name__}, expected the path of a bundle")
         folder = Path(folder)
+        check_engine(engine, device)
         with translate_resource_errors(str(folder)):
             manifest = read_manifest(folder)
             check_files(folder, manifest)
             tokenizer = PromptTokenizer.load(folder / manifest.tokens.file)
             runs_on = manifest.precision.devices
-            placement = choose_placement(device, threads, runs_on=runs_on, memory_limit=memory_limit)
-
-            def open_runner(placement: Placement) -> ModelRunner:
-                if prepared := find_prepared(manifest, placement):
-                    try:
-                        return OnnxModelRunner.open(folder, manifest, placement, prepared=prepared)
-                    except BundleError:
-                        message = f"prepared graphs do not open; run `paligemma-onnx prepare {folder}` again"
-                        warnings.warn(message, stacklevel=3)
-                return OnnxModelRunner.open(folder, manifest, placement)
-
+            cpu = "cpu" if engine == "openvino" else device
+            placement = choose_placement(cpu, threads, runs_on=runs_on, memory_limit=memory_limit)
             try:
-                runner = open_runner(placement)
+                runner = open_runner(folder, manifest, placement, engine)
             except ProviderError as error:
                 if device != "auto" or placement.device == "cpu" or "cpu" not in runs_on:
                     raise
                 warnings.warn(f"running on the CPU, since CUDA does not load: {error}", stacklevel=2)
-                runner = open_runner(Placement("cpu", placement.threads))
+                runner = open_runner(folder, manifest, Placement("cpu", placement.threads), engine)
         return cls(manifest, tokenizer, runner, time.perf_counter() - started)
 
     @property

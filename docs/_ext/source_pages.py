@@ -16,7 +16,15 @@ LINK = re.compile(r"\]\(([^):\s#]+)(#[^)\s]*)?\)")
 FOLDER = "source"  # in docs/, not under version control
 PAGES = {".md", ".ipynb"}
 IMAGES = {".png", ".jpg", ".svg"}
-LANGUAGES = {".py": "python", ".json": "json", ".sh": "bash", ".c": "c", ".js": "javascript", ".html": "html"}
+LANGUAGES = {
+    ".py": "python",
+    ".json": "json",
+    ".sh": "bash",
+    ".c": "c",
+    ".js": "javascript",
+    ".mjs": "javascript",
+    ".html": "html",
+}
 
 
 def linked_file(page: Path, target: str, root: Path) -> Path | None:

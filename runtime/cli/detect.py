@@ -17,7 +17,7 @@ from ..errors import OptionError
 from ..generation.types import Options
 from ..interrupts import deferring_signals
 from .generation_options import generation_options
-from .options import MODEL, DeviceOptions, add_options, device_options
+from .options import ENGINE, MODEL, DeviceOptions, add_options, device_options
 from .output_image import output_image
 from .parameters import IMAGE, JSON, Command, PathType, TextType
 
@@ -37,6 +37,7 @@ def _common_options(command: Command) -> Command:
         ),
         generation_options,
         device_options,
+        ENGINE,
         JSON,
         click.argument("labels", type=TextType()),
     )
@@ -77,6 +78,7 @@ def _find_objects(
     draw: Path | None,
     options: Options,
     device: DeviceOptions,
+    engine: str,
     json: bool,
 ) -> None:
     if draw is not None and _is_same_file(draw, image):
@@ -85,7 +87,7 @@ def _find_objects(
     request_options: Options = {**options, "cancel": cancel}
     with ExitStack() as outputs:
         save = None if draw is None else outputs.enter_context(output_image(draw, "--draw"))
-        loaded = device.load(model)
+        loaded = device.load(model, engine)
         find = loaded.segment if task == "segment" else loaded.detect
         # Python handles signals in the main thread between bytecodes: a graph run there would delay Ctrl-C.
         with ThreadPoolExecutor(1) as worker:

@@ -17,7 +17,7 @@ from ..generation.stream import Stream
 from ..generation.types import Generation, Options
 from ..interrupts import deferring_signals
 from .generation_options import generation_options
-from .options import MODEL, DeviceOptions, device_options
+from .options import ENGINE, MODEL, DeviceOptions, device_options
 from .parameters import IMAGE, JSON, TextType
 
 
@@ -33,6 +33,7 @@ from .parameters import IMAGE, JSON, TextType
 )
 @generation_options
 @device_options
+@ENGINE
 @JSON
 @click.option("--stats", is_flag=True, help="Print timings and tokens/s to stderr.")
 @click.argument("prompt", type=TextType())
@@ -42,6 +43,7 @@ def generate(
     prompt: str,
     options: Options,
     device: DeviceOptions,
+    engine: str,
     json: bool,
     stats: bool,
 ) -> None:
@@ -52,7 +54,7 @@ def generate(
     """
     cancel = Cancellation()
     request_options: Options = {**options, "cancel": cancel}
-    stream = device.load(model).stream(list(image), prompt, **request_options)
+    stream = device.load(model, engine).stream(list(image), prompt, **request_options)
     for warning in stream.result.warnings:
         echo_stderr(f"warning: {warning}")
     with deferring_signals(

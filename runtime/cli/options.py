@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from ..graphs.open_runner import ENGINES
 from ..image.quiet import silence_libraries
 from ..paligemma import PaliGemma
 from .completion import complete_folders
@@ -22,6 +23,12 @@ MODEL = click.option(
     required=True,
     shell_complete=complete_folders,
     help="Bundle folder written by `export`.",
+)
+ENGINE = click.option(
+    "--engine",
+    type=click.Choice(ENGINES),
+    default="onnxruntime",
+    help="Library that runs the graphs. openvino runs bundles with a growing cache (fp32) on the CPU.",
 )
 _DEVICE = (
     device_option("auto"),
@@ -44,10 +51,16 @@ class DeviceOptions:
     threads: int | None  # None: all CPUs available to the process
     memory_limit: int | None  # bytes of GPU memory; None: no limit
 
-    def load(self, bundle: Path) -> PaliGemma:
+    def load(self, bundle: Path, engine: str = "onnxruntime") -> PaliGemma:
         """Return a loaded bundle. This method raises the same errors as `PaliGemma.load`."""
         silence_libraries()
-        return PaliGemma.load(bundle, device=self.name, threads=self.threads, memory_limit=self.memory_limit)
+        return PaliGemma.load(
+            bundle,
+            device=self.name,
+            threads=self.threads,
+            memory_limit=self.memory_limit,
+            engine=engine,
+        )
 
 
 def device_options(command: Command) -> Command:

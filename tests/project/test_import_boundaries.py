@@ -25,8 +25,11 @@ ALLOWED = {
     },
     "optimum": {"numpy", "torch", "transformers", "optimum", "huggingface_hub"},
 }
-# Libraries of one package: the runtimes that `conformance` compares, each imported when it is started.
-ALLOWED_IN_PACKAGE = {"runtime/conformance/": {"onnx", "openvino", "tract", "iree"}}
+# Libraries of a package or module: runtimes, each imported when it is started.
+ALLOWED_IN_PACKAGE = {
+    "runtime/conformance/": {"onnx", "openvino", "tract", "iree"},
+    "runtime/graphs/openvino_runner.py": {"openvino"},  # `--engine openvino`
+}
 # A folder `optimum` would hide the library of this name from programs that run in a clone.
 FOLDERS = {part: ROOT / part for part in ("model", "export", "runtime")} | {
     "optimum": ROOT / "optimum_plugin"

@@ -1,0 +1,39 @@
+"""The tables of docs/runtimes.md, compared with the stored results."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+
+from benchmarks.conformance_tables import PAGE, read_results, tables, updated
+from paligemma_onnx.runtime.conformance.adapters import ADAPTERS
+
+
+def test_the_page_shows_the_stored_results() -> None:
+    page = PAGE.read_text(encoding="utf-8")
+    results = read_results()
+    assert page == updated(page, tables(results)), "run `python -m benchmarks.conformance_tables`"
+    for result in results:
+        assert [runtime["name"] for runtime in result["runtimes"]] == [each.name for each in ADAPTERS]
+        assert all(runtime["version"] for runtime in result["runtimes"])
+
+
+def test_differences_failures_and_gaps_are_shown() -> None:
+    result = copy.deepcopy(read_results()[0])
+    first, second, third, fourth, *_ = result["runtimes"]
+    first["graphs"][0]["errors"][0]["relative"] = None
+    first["outcome"] = "differs"
+    second["graphs"][1] |= {"problem": "no kernel", "missing_operators": ["Gelu"]}
+    third |= {"outcome": "not installed", "graphs": []}
+    fourth["problem"] = "no device"
+    lines = {line.split(" | ")[0]: line for line in tables([result]).splitlines()[:12]}
+    assert "NaN, 4/4 (above the limit)" in lines[f"| `{first['name']}`"]
+    assert "no: prefill (Gelu)" in lines[f"| `{second['name']}`"]
+    assert "not measured" in lines[f"| `{third['name']}`"]
+    assert "does not start" in lines[f"| `{fourth['name']}`"]
+
+
+def test_a_page_without_the_comments_is_refused() -> None:
+    with pytest.raises(ValueError, match="lacks the lines"):
+        updated("# Other runtimes\n", "table")
