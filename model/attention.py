@@ -47,13 +47,28 @@ class Attention(nn.Module):
         Returns:
             float[B, L, D], and the layer's cache of P + L slots.
         """
-        config = self.config
+        query, new = self.project(x, rotation)
+        cache = new if past is None else append(past, new, lengths)
+        return self.attend(query, cache, mask), cache
+
+    def project(self, x: Tensor, rotation: Rotation) -> tuple[Tensor, KeyValue]:
+        """Return the queries, float[B, A, L, H], and the keys and values of the tokens of this call.
+
+        Queries and keys are rotated. Keys and values are float[B, K, L, H].
+        """
         query, key, value = self.q_proj(x), self.k_proj(x), self.v_proj(x)
         query = rotate(self._split_heads(query), rotation)
-        new = KeyValue(rotate(self._split_heads(key), rotation), self._split_heads(value))
-        cache = new if past is None else append(past, new, lengths)
-        keys, values = cache
+        return query, KeyValue(rotate(self._split_heads(key), rotation), self._split_heads(value))
 
+    def attend(self, query: Tensor, cache: KeyValue, mask: Tensor) -> Tensor:
+        """Return the output of the layer's attention: float[B, A, L, H] -> float[B, L, D].
+
+        Args:
+            query: the rotated queries.
+            cache: keys and values of the cached tokens and of the tokens of this call.
+            mask: bool[B, 1, 1, P + L], true for the slots that the tokens may see.
+        """
+        config, (keys, values) = self.config, cache
         # The G query heads of a key-value head are concatenated along the token axis, so that keys and
         # values are read once and never repeated per query head.
         groups, tokens = config.query_groups, query.shape[2]
@@ -65,7 +80,8 @@ class Attention(nn.Module):
         scores = torch.where(mask, scores, torch.finfo(scores.dtype).min)  # [B, K, G*L, P+L]
         mixed = scores.float().softmax(dim=-1).to(query.dtype) @ values
         heads = mixed.unflatten(2, (groups, tokens)).flatten(1, 2)  # [B, A, L, H]
-        return self.o_proj(heads.transpose(1, 2).flatten(2)), cache
+        attended: Tensor = self.o_proj(heads.transpose(1, 2).flatten(2))
+        return attended
 
     def _split_heads(self, x: Tensor) -> Tensor:
         """Return x with an axis for the heads: [B, L, heads * H] -> [B, heads, L, H]."""

@@ -40,6 +40,11 @@ EXAMPLE_SIZES = {
     "past_slots": 5,
     "cache_slots": 5,
     "masks": 3,
+    "batch_size": 2,
+    "sequence_length": 7,
+    "past_sequence_length": 5,
+    "past_sequence_length + sequence_length": 12,
+    "images": 3,
 }
 DECODER_DATA = "decoder.data"
 INPUT_TOKEN = TensorSpec("input_ids", "int64", ("batch", 1))

@@ -84,8 +84,13 @@ def _dynamic_shapes(definition: GraphDefinition) -> tuple[object, ...]:
     return shapes if named == len(shapes) else (*shapes[:named], shapes[named:])
 
 
-def _dynamic_axes(spec: TensorSpec) -> dict[int, torch.export.Dim]:
-    return {axis: torch.export.Dim(size) for axis, size in enumerate(spec.shape) if isinstance(size, str)}
+def _dynamic_axes(spec: TensorSpec) -> dict[int, object]:
+    """Return the dynamic axes of an input. The tracer finds out by itself that an axis is a sum of others."""
+    return {
+        axis: torch.export.Dim.AUTO if " + " in size else torch.export.Dim(size)
+        for axis, size in enumerate(spec.shape)
+        if isinstance(size, str)
+    }
 
 
 def _apply_declared_names(graph: ir.Graph, definition: GraphDefinition) -> None:
