@@ -98,18 +98,11 @@ def export(
         ResourceError: out of disk space or memory.
         MismatchError: the check failed. No bundle is written.
     """
-    _check_request(request)
+    check_request(request)
     precision = PRECISIONS[request.precision]
     progress.stage("reading checkpoint")
+    source = open_request(request)
     with translate_resource_errors(str(request.checkpoint)):
-        source = open_source(
-            request.checkpoint,
-            request.adapters,
-            request.mask_decoder,
-            request.tokenizer,
-            request.config,
-            request.base_weights,
-        )
         manifest = draft_manifest(source, request.precision)
     for note in export_notes(source):
         progress.warn(note)
@@ -117,21 +110,41 @@ def export(
         translate_resource_errors(str(request.output)),
         staged_folder(request.output, force=request.force) as staging,
     ):
-        _report_non_finite(request, source, progress)
+        report_non_finite(request, source, progress)
         definitions = graph_definitions(source.config, precision, source.mask_decoder)
         graphs = _build_graphs(source.config, precision, definitions, progress)
         plans = _plan_weight_files(definitions, graphs, precision.max_file_bytes)
-        files = _write_weights(staging, plans, source, request.precision, progress)
+        files = write_weights(staging, plans, source, request.precision, progress)
         progress.stage("writing graphs")
-        files[manifest.tokens.file] = _write(staging / manifest.tokens.file, source.tokenizer.read_bytes())
+        files[manifest.tokens.file] = write_file(
+            staging / manifest.tokens.file, source.tokenizer.read_bytes()
+        )
         manifest = _write_graphs(staging, replace(manifest, files=files), graphs)
-        _write(staging / MANIFEST, manifest.to_json().encode())
+        write_file(staging / MANIFEST, manifest.to_json().encode())
         if check is not None:
             check(staging, manifest, source)
     return manifest
 
 
-def _check_request(request: ExportRequest) -> None:
+def open_request(request: ExportRequest) -> Source:
+    """Return the open checkpoint of a request.
+
+    Raises:
+        CheckpointError: the checkpoint is incomplete, damaged or of another model.
+        OptionError: options that do not suit the checkpoint.
+    """
+    with translate_resource_errors(str(request.checkpoint)):
+        return open_source(
+            request.checkpoint,
+            request.adapters,
+            request.mask_decoder,
+            request.tokenizer,
+            request.config,
+            request.base_weights,
+        )
+
+
+def check_request(request: ExportRequest) -> None:
     """Raise OptionError if the precision is unknown or the output overlaps an input."""
     if request.precision not in PRECISIONS:
         raise OptionError(f"precision {request.precision!r} is unknown; choose from {', '.join(PRECISIONS)}")
@@ -148,7 +161,7 @@ def _real_path(path: Path) -> Path:
     return Path(os.path.realpath(path))  # Path.resolve() fails on a loop of links
 
 
-def _report_non_finite(request: ExportRequest, source: Source, progress: Progress) -> None:
+def report_non_finite(request: ExportRequest, source: Source, progress: Progress) -> None:
     """Warn about weights that contain NaN or infinity; raise CheckpointError if the request is strict."""
     progress.stage("looking for NaN and infinity")
     checkpoint = source.checkpoint
@@ -211,7 +224,7 @@ def _plan_weight_files(
     return plans
 
 
-def _write_weights(
+def write_weights(
     staging: Path, plans: list[WeightFile], source: Source, precision_name: str, progress: Progress
 ) -> dict[str, FileSpec]:
     """Write the weight files, and return their sizes and digests by file name.
@@ -243,12 +256,12 @@ def _write_graphs(staging: Path, draft: Manifest, graphs: dict[str, QuantizedGra
     """Write the tensor list, and the graphs with the id of the bundle; return the complete manifest."""
     specs = draft.graphs.by_name
     table = TensorTable({name: list_tensors(graphs[name]) for name in specs})
-    files = draft.files | {TENSOR_TABLE: _write(staging / TENSOR_TABLE, table.to_json().encode())}
+    files = draft.files | {TENSOR_TABLE: write_file(staging / TENSOR_TABLE, table.to_json().encode())}
     complete_specs = {
         name: replace(
             spec,
             operators=count_operators(graphs[name]),
-            digest=hashlib.sha256(_serialize(graphs[name])).hexdigest(),
+            digest=hashlib.sha256(serialize(graphs[name])).hexdigest(),
         )
         for name, spec in specs.items()
     }
@@ -256,15 +269,17 @@ def _write_graphs(staging: Path, draft: Manifest, graphs: dict[str, QuantizedGra
     bundle_id = compute_bundle_id(manifest)
     for name, spec in specs.items():
         graphs[name].model.metadata_props[BUNDLE_ID_KEY] = bundle_id
-        files[spec.file] = _write(staging / spec.file, _serialize(graphs[name]))
+        files[spec.file] = write_file(staging / spec.file, serialize(graphs[name]))
     return replace(manifest, bundle_id=bundle_id, files=files)
 
 
-def _serialize(graph: QuantizedGraph) -> bytes:
+def serialize(graph: QuantizedGraph) -> bytes:
+    """Return the bytes of a graph file; equal graphs give equal bytes."""
     serialized: bytes = ir.to_proto(graph.model).SerializeToString(deterministic=True)
     return serialized
 
 
-def _write(path: Path, content: bytes) -> FileSpec:
+def write_file(path: Path, content: bytes) -> FileSpec:
+    """Write a file and return its size and digest."""
     path.write_bytes(content)
     return FileSpec(len(content), hashlib.sha256(content).hexdigest())

@@ -73,8 +73,8 @@ def publish_folder(staging: Path, final: Path) -> None:
             publish to `final`, or `final` must be locked.
         final: the final name of the folder.
     """
-    for file in staging.iterdir():
-        sync(file)
+    for path in staging.rglob("*"):
+        sync(path)
     sync(staging)
     previous = staging.with_suffix(".previous")
     with deferring_signals():

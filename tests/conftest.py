@@ -13,14 +13,17 @@ import torch
 from cached_traces import trace_with_cache
 from checkpoints import CASES, write_checkpoint
 from command_line import end_commands
-from exporting import RecordingProgress, export_bundle, export_checked
+from exporting import RecordingProgress, export_bundle, export_checked, export_layout_checked
 from fake_cuda import cuda_bundle, gpu_python, pytest_terminal_summary
 from filelock import FileLock
 
 from paligemma_onnx.export import exporter
 from paligemma_onnx.export.demo.shipped_model import shipped_model
 from paligemma_onnx.export.exporter import ExportRequest
+from paligemma_onnx.export.layouts import write_layout
+from paligemma_onnx.export.layouts.write_layout import LayoutRequest
 from paligemma_onnx.export.precisions import PRECISIONS
+from paligemma_onnx.runtime.bundle.layout_record import LayoutName
 
 __all__ = ["cuda_bundle", "gpu_python", "pytest_terminal_summary"]  # found here by pytest
 
@@ -31,7 +34,12 @@ def pytest_configure(config: pytest.Config) -> None:
         torch.set_num_threads(1)
 
 
-EXPORTING_FIXTURES = {"bundle", "in_place_bundle", "rounded"}  # each export takes ten seconds or more
+EXPORTING_FIXTURES = {
+    "bundle",
+    "in_place_bundle",
+    "layout",
+    "rounded",
+}  # each export takes ten seconds or more
 
 
 @pytest.hookimpl(wrapper=True)
@@ -70,7 +78,8 @@ def trace_cache(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPat
 def _cached_traces(trace_cache: Path) -> Iterator[None]:
     """Exports in this process take traced graphs from the cache (cached_traces.py)."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(exporter, "trace", trace_with_cache(trace_cache))
+        for module in (exporter, write_layout):
+            patch.setattr(module, "trace", trace_with_cache(trace_cache))
         yield
 
 
@@ -157,3 +166,25 @@ def shipped_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
         assert not progress.warnings
 
     return build_once(shared_folder(tmp_path_factory, "shipped") / "bundle", export)
+
+
+@pytest.fixture(scope="session")
+def layout(
+    tmp_path_factory: pytest.TempPathFactory, checkpoint: Callable[[str], Path]
+) -> Callable[[str, LayoutName, str], Path]:
+    """Return the checked folder of a case for another tool, in one dtype; read only.
+
+    The case "shipped" is the model in the repository.
+    """
+    folder = shared_folder(tmp_path_factory, "layouts")
+
+    def export(name: str, kind: LayoutName, dtype: str, path: Path) -> None:
+        with shipped_model() as shipped:
+            source = shipped if name == "shipped" else checkpoint(name)
+            export_layout_checked(LayoutRequest(ExportRequest(source, path), kind, (dtype,)))
+
+    def get(name: str, kind: LayoutName, dtype: str) -> Path:
+        path = folder / f"{name}-{kind}-{dtype}"
+        return build_once(path, lambda output: export(name, kind, dtype, output))
+
+    return get

@@ -40,12 +40,13 @@ _SUFFIXES = (".onnx", ".data")  # graphs and weight files
 
 
 @contextmanager
-def staged_folder(output: Path, *, force: bool) -> Iterator[Path]:
+def staged_folder(output: Path, *, force: bool, marker: str = MANIFEST) -> Iterator[Path]:
     """Yield a folder, which is renamed to `output` if the block succeeds and removed if the block raises.
 
     Args:
         output: the final name.
-        force: replace the existing folder if it contains a bundle and nothing else.
+        force: replace the existing folder if it contains an export and nothing else.
+        marker: file that every export of this kind has.
 
     Raises:
         OptionError: the output exists and may not be replaced, is not a folder, or cannot be written; or
@@ -67,7 +68,7 @@ def staged_folder(output: Path, *, force: bool) -> Iterator[Path]:
                 # locks a new file.
                 stack.enter_context(cleaning_up(partial(lock_file.unlink, missing_ok=True)))
             _recover(output, staging, previous)
-            _check_replaceable(output, force=force)
+            _check_replaceable(output, force=force, marker=marker)
             stack.enter_context(cleaning_up(partial(shutil.rmtree, staging, ignore_errors=True)))
             staging.mkdir()
             created = True
@@ -96,10 +97,11 @@ def _recover(output: Path, staging: Path, previous: Path) -> None:
         shutil.rmtree(staging)
 
 
-def _check_replaceable(output: Path, *, force: bool) -> None:
+def _check_replaceable(output: Path, *, force: bool, marker: str) -> None:
     """Raise OptionError if the output exists and may not be replaced.
 
-    An empty folder may be replaced. A folder of a bundle may be replaced if `force` is set.
+    An empty folder may be replaced. A folder of an export with the same marker may be replaced if `force` is
+    set.
     """
     if not os.path.lexists(output):
         return
@@ -110,9 +112,11 @@ def _check_replaceable(output: Path, *, force: bool) -> None:
         return
     if not force:
         raise OptionError(f"{output}: exists already; choose another --output, or replace it with --force")
-    foreign = [entry.name for entry in entries if not _may_be_exported(entry)]
-    if foreign or output / MANIFEST not in entries:
-        why = f"contains {foreign[0]!r}, which no export wrote" if foreign else "is not a bundle"
+    written = _may_be_exported if marker == MANIFEST else _may_be_layout
+    foreign = [entry.name for entry in entries if not written(entry)]
+    if foreign or output / marker not in entries:
+        kind = "is not a bundle" if marker == MANIFEST else f"has no {marker}"
+        why = f"contains {foreign[0]!r}, which no export wrote" if foreign else kind
         raise OptionError(f"{output}: {why}, so --force does not replace it; choose another --output")
 
 
@@ -123,3 +127,10 @@ def _may_be_exported(entry: Path) -> bool:
     """
     known = entry.name in (MANIFEST, TOKENIZER, TENSOR_TABLE) or entry.suffix in _SUFFIXES
     return entry.is_file() and known
+
+
+def _may_be_layout(entry: Path) -> bool:
+    """Return whether an export for another tool writes files, or a folder, of this name."""
+    if entry.name == "onnx":
+        return entry.is_dir() and all(".onnx" in file.suffix for file in entry.iterdir())
+    return entry.is_file() and (entry.suffix == ".json" or entry.suffix.startswith(".onnx"))

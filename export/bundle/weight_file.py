@@ -41,15 +41,25 @@ class WeightFile:
         return offsets[-1] + stored.layouts[-1].length
 
 
+def name_numbered(file: str, count: int) -> str:
+    """Return the name of the file that follows `count` files: decoder-2.data after decoder.data."""
+    stem, _, suffix = file.rpartition(".")
+    return f"{stem}-{count + 1}.{suffix}"
+
+
 def plan_weight_files(
-    file: str, graphs: list[QuantizedGraph], max_bytes: int | None = None
+    file: str,
+    graphs: list[QuantizedGraph],
+    max_bytes: int | None = None,
+    name_next: Callable[[str, int], str] = name_numbered,
 ) -> list[WeightFile]:
     """Return the plans of weight files: the tensors of the graphs, each once, in the order of first use.
 
     Args:
-        file: name of the first file, such as decoder.data. The next files are decoder-2.data, decoder-3.data.
+        file: name of the first file.
         graphs: the graphs that read the files.
         max_bytes: a tensor that would make a file longer starts the next file; None: there is one file.
+        name_next: returns the name of a file, given the name and the number of the files before it.
     """
     needed = dict.fromkeys(reference.stored for graph in graphs for reference in graph.references.values())
     keys = [(stored.name, stored.format) for stored in needed]
@@ -60,8 +70,7 @@ def plan_weight_files(
     for stored in needed:
         offsets, new_end = _place(stored, end)
         if max_bytes is not None and new_end > max_bytes and end > 0:
-            stem, _, suffix = file.rpartition(".")
-            plans.append(WeightFile(f"{stem}-{len(plans) + 1}.{suffix}", {}))
+            plans.append(WeightFile(name_next(file, len(plans)), {}))
             offsets, new_end = _place(stored, 0)
         plans[-1].offsets[stored] = offsets
         end = new_end

@@ -10,16 +10,18 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import click
 
+from paligemma_onnx.runtime.bundle.layout_record import LayoutName, is_layout
 from paligemma_onnx.runtime.bundle.schema import BaseWeights, Device
 from paligemma_onnx.runtime.cli.completion import complete_folders
 from paligemma_onnx.runtime.cli.parameters import BUNDLE, JSON, THREADS, PathType, TextType, device_option
 from paligemma_onnx.runtime.engine.devices import available_threads
 from paligemma_onnx.runtime.interrupts import deferring_signals
 
+from ..layouts.layout import LAYOUTS, SUFFIXES
 from ..precisions import DEFAULT_PRECISIONS, PRECISIONS, choose_precision
 
 
@@ -92,6 +94,23 @@ CONFIG = click.option(
     "(smallest), int4-portable (for other ONNX runtimes, too); for GPUs: bf16, fp16, int4-bf16 (smallest).",
 )
 @click.option(
+    "--layout",
+    type=click.Choice(["bundle", *LAYOUTS]),
+    default="bundle",
+    help="Form of the output: a bundle of this package, or a folder for transformers.js or "
+    "onnxruntime-genai.",
+)
+@click.option(
+    "--dtype",
+    "dtypes",
+    metavar="NAME",
+    type=click.Choice(SUFFIXES),
+    multiple=True,
+    show_default="fp32",
+    help="Number format of a --layout other than bundle: fp32, q8 or q4. May be repeated for "
+    "transformers.js; the first one becomes the default.",
+)
+@click.option(
     "--device",
     type=click.Choice(DEFAULT_PRECISIONS),
     show_default="any that the precision allows",
@@ -117,6 +136,8 @@ def export(
     checkpoint: str,
     adapter: tuple[str, ...],
     precision: str | None,
+    layout: LayoutName | Literal["bundle"],
+    dtypes: tuple[str, ...],
     device: Device | None,
     validate: bool,
     **request: Any,
@@ -133,9 +154,16 @@ def export(
         from ..exporter import ExportRequest  # noqa: PLC0415  imports torch
         from ..sources.hub import resolve_adapter, resolve_checkpoint  # noqa: PLC0415
         from .run import run_export  # noqa: PLC0415
+        from .run_layout import check_options, run_export_layout  # noqa: PLC0415
 
-    precision = choose_precision(precision, device)
+    check_options(layout, dtypes, precision, device)
     folder, merged = resolve_checkpoint(checkpoint), tuple(map(resolve_adapter, adapter))
+    if layout != "bundle":
+        run_export_layout(
+            ExportRequest(folder, adapters=merged, **request), layout, dtypes or ("fp32",), validate=validate
+        )
+        return
+    precision = choose_precision(precision, device)
     run_export(ExportRequest(folder, precision=precision, adapters=merged, **request), validate=validate)
 
 
@@ -193,13 +221,16 @@ def export(
 def validate(**arguments: Any) -> None:
     """Compare BUNDLE with the checkpoint it was exported from.
 
+    BUNDLE may also be a folder that `export --layout` wrote for another tool.
+
     Compares the stored weights, the outputs of each graph, the KV cache of each layer, the logits of each
     decode step and the generated tokens. Exits with code 6 if they differ by more than rounding allows.
     """
     with _importing_torch():
         from .run import run_validate  # noqa: PLC0415  imports torch
+        from .run_layout import run_validate_layout  # noqa: PLC0415
 
-    run_validate(**arguments)
+    (run_validate_layout if is_layout(arguments["bundle"]) else run_validate)(**arguments)
 
 
 @click.command()

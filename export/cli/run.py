@@ -107,19 +107,19 @@ def run_validate(
             raise MismatchError(f"{bundle} was not exported from {checkpoint}: {different}")
         prompt_tokenizer = PromptTokenizer.load(bundle / manifest.tokens.file)
         processor = (
-            None if reference == "torch" else _import_transformers(source).load_image_processor(source.path)
+            None if reference == "torch" else import_transformers(source).load_image_processor(source.path)
         )
         images = [load_input_image(path, manifest.image, processor) for path in image or (None,)]
         pixel_values, prompts = np.stack([loaded.pixels for loaded in images]), prompt or checks.PROMPTS
         reference_pixels = np.stack([loaded.reference_pixels for loaded in images])
-        _compare_pixels(f"{bundle} and the processor of {checkpoint}", pixel_values, reference_pixels)
+        compare_pixels(f"{bundle} and the processor of {checkpoint}", pixel_values, reference_pixels)
         inputs = checks.build_validation_inputs(manifest, prompt_tokenizer, pixel_values, prompts, steps)
         with TerminalProgress() as progress, translate_resource_errors(str(bundle)):
             validation = validate(
                 bundle,
                 manifest,
                 source=source,
-                load_reference=lambda: _open_reference(reference, source),
+                load_reference=lambda: open_reference(reference, source),
                 inputs=inputs,
                 placement=placement,
                 progress=progress.stage,
@@ -146,7 +146,7 @@ def run_validate(
         raise MismatchError(f"{bundle} differs from {checkpoint}: {data.problem}")
 
 
-def _compare_pixels(sides: str, bundle: NDArray[np.float32], reference: NDArray[np.float32]) -> None:
+def compare_pixels(sides: str, bundle: NDArray[np.float32], reference: NDArray[np.float32]) -> None:
     """Raise MismatchError if the runtime and the reference preprocess an image differently."""
     if bundle.shape != reference.shape:
         problem = f"{bundle.shape[2:]} and {reference.shape[2:]} pixels"
@@ -157,16 +157,18 @@ def _compare_pixels(sides: str, bundle: NDArray[np.float32], reference: NDArray[
     raise MismatchError(f"{sides} make {problem} of the same image; export the checkpoint again")
 
 
-def _open_reference(kind: str, source: Source) -> tuple[str, ReferenceModel]:
+def open_reference(kind: str, source: Source) -> tuple[str, ReferenceModel]:
+    """Return the name and the model of a value of --reference."""
     if kind == "torch":
         return checks.torch_reference(source)
     if source.checkpoint.adapter.changes:
         raise CheckpointError("--reference transformers does not support --adapter; merge it with PEFT first")
-    model = _import_transformers(source).TransformersReference(source.path)
+    model = import_transformers(source).TransformersReference(source.path)
     return model.name, model
 
 
-def _import_transformers(source: Source) -> ModuleType:
+def import_transformers(source: Source) -> ModuleType:
+    """Return the module that runs transformers; raise CheckpointError if it cannot."""
     if source.path.suffix == NPZ:
         raise CheckpointError("--reference transformers cannot read an .npz archive; use torch")
     try:

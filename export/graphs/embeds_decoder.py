@@ -1,9 +1,8 @@
-"""Graphs that other tools expect: the embedding and the decoder are separate, and one decoder graph does both
-prefill and decode.
+"""Graphs that other tools expect: an embedding, and one decoder for both prefill and decode.
 
-The decoder takes embedded tokens, an attention mask and positions, and a cache that grows. The rows of a batch
-are padded on the left, so the last token of every row is in the last column, and the slots of the cache are the
-columns of the mask.
+The decoder takes embedded tokens, an attention mask and positions, and a cache that grows. The rows of a
+batch are padded on the left, so the last token of every row is in the last column, and the slots of the cache
+are the columns of the mask.
 
 With an empty cache (P = 0) the tokens are a prefix and see each other in both directions. With a cache a call
 adds one token (L = 1) to each row, which sees all earlier tokens. Both are the same rule: a token sees every
@@ -54,7 +53,7 @@ def embed_and_merge(model: PaliGemma, input_ids: Tensor, image_features: Tensor)
     # The number of image tokens up to each token. Features are counted from 1: row 0 stands for no feature.
     order = is_image.flatten().to(torch.int64).cumsum(0)
     padded = torch.cat([text.new_zeros(1, text.shape[2]), image_features])
-    features = padded[order * is_image.flatten()].view_as(text)
+    features = padded.index_select(0, order * is_image.flatten()).view_as(text)
     return torch.where(is_image[:, :, None], features, text)
 
 

@@ -1,6 +1,8 @@
-"""Definitions of the graphs of embeds_decoder.py, with the names that transformers.js and onnxruntime-genai use."""
+"""Definitions of the graphs of embeds_decoder.py, with the names that transformers.js and genai use."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 from paligemma_onnx.model.cache import KeyValue
 from paligemma_onnx.model.config import PaliGemmaConfig
@@ -10,51 +12,52 @@ from paligemma_onnx.runtime.bundle.schema import GraphSpec, TensorSpec
 from .embeds_decoder import decode_embeds, embed_and_merge, embed_tokens, encode_image_rows
 from .specs import OPSETS, GraphDefinition
 
-# transformers.js makes the empty cache of the first call from the inputs of the graph: the dimension with this
-# name is the number of rows, and every other dimension with a name is 0.
+# transformers.js makes the empty cache of the first call from the inputs of the graph: the dimension with
+# this name is the number of rows, and every other dimension with a name is 0.
 BATCH = "batch_size"
 TOKENS, PAST = "sequence_length", "past_sequence_length"
 OPSET = OPSETS["grow"]
 
 
 def separate_embedding(config: PaliGemmaConfig) -> dict[str, GraphDefinition]:
-    """Return the graphs of transformers.js, which merges image features and embedded text outside the graphs."""
+    """Return the graphs of transformers.js, which puts image features among embedded text by itself."""
     width = config.text_config.hidden_size
-    ids = TensorSpec("input_ids", "int64", (BATCH, TOKENS))
-    embeds = TensorSpec("inputs_embeds", "float32", (BATCH, TOKENS, width))
     features = TensorSpec("image_features", "float32", ("images", config.vision_config.num_patches, width))
-    names = ("vision_encoder", "embed_tokens", "decoder_model_merged")
-    specs = (
-        ((_pixels(config),), (features,), PaliGemma.encode_image),
-        ((ids,), (embeds,), embed_tokens),
-        (*_decoder_tensors(config), decode_embeds),
-    )
+    ids, embeds = _text_tensors(width)
     return {
-        name: GraphDefinition(
-            name, GraphSpec(f"{name}.onnx", inputs, outputs), f"{name}.onnx_data", function, OPSET
-        )
-        for name, (inputs, outputs, function) in zip(names, specs, strict=True)
+        "vision_encoder": _define("vision_encoder", PaliGemma.encode_image, (_pixels(config),), (features,)),
+        "embed_tokens": _define("embed_tokens", embed_tokens, (ids,), (embeds,)),
+        "decoder_model_merged": _define("decoder_model_merged", decode_embeds, *_decoder_tensors(config)),
     }
 
 
 def merged_embedding(config: PaliGemmaConfig) -> dict[str, GraphDefinition]:
     """Return the graphs of onnxruntime-genai, which expects image features merged inside the embedding."""
     width = config.text_config.hidden_size
-    ids = TensorSpec("input_ids", "int64", (BATCH, TOKENS))
-    embeds = TensorSpec("inputs_embeds", "float32", (BATCH, TOKENS, width))
     features = TensorSpec("image_features", "float32", ("image_tokens", width))
-    names = ("vision", "embedding", "text")
-    specs = (
-        ((_pixels(config),), (features,), encode_image_rows),
-        ((ids, features), (embeds,), embed_and_merge),
-        (*_decoder_tensors(config), decode_embeds),
-    )
+    ids, embeds = _text_tensors(width)
     return {
-        name: GraphDefinition(
-            name, GraphSpec(f"{name}.onnx", inputs, outputs), f"{name}.onnx_data", function, OPSET
-        )
-        for name, (inputs, outputs, function) in zip(names, specs, strict=True)
+        "vision": _define("vision", encode_image_rows, (_pixels(config),), (features,)),
+        "embedding": _define("embedding", embed_and_merge, (ids, features), (embeds,)),
+        "text": _define("text", decode_embeds, *_decoder_tensors(config)),
     }
+
+
+def _define(
+    name: str,
+    function: Callable[..., object],
+    inputs: tuple[TensorSpec, ...],
+    outputs: tuple[TensorSpec, ...],
+) -> GraphDefinition:
+    spec = GraphSpec(f"{name}.onnx", inputs, outputs)
+    return GraphDefinition(name, spec, f"{name}.onnx_data", function, OPSET)
+
+
+def _text_tensors(width: int) -> tuple[TensorSpec, TensorSpec]:
+    return (
+        TensorSpec("input_ids", "int64", (BATCH, TOKENS)),
+        TensorSpec("inputs_embeds", "float32", (BATCH, TOKENS, width)),
+    )
 
 
 def _pixels(config: PaliGemmaConfig) -> TensorSpec:

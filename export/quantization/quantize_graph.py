@@ -167,8 +167,9 @@ class _MatrixRewriter:
     def replace(self, node: ir.Node) -> None:
         """Replace a node by the operator for the stored format and the nodes that the operator needs."""
         match node.op_type, self.stored.format:
-            case "Gather", BlockQuantized(bits=4) if self.portable:
-                new = lookup_nodes(self._initializer(0), self._initializer(1), node.inputs[1], self._constant)
+            case "Gather", BlockQuantized(bits=bits) if self.portable:
+                arrays = self._initializer(0), self._initializer(1)
+                new = lookup_nodes(*arrays, node.inputs[1], self._constant, bits)
             case "Gather", BlockQuantized() as format:
                 new = [self._lookup_node(node, format)]
             case (("MatMul" | "Gemm"), format) if node.op_type == "MatMul" or len(node.inputs) == 2:

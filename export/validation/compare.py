@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 
 from paligemma_onnx.runtime.cancellation import Cancellation
 from paligemma_onnx.runtime.graphs.kv_cache import Cache
-from paligemma_onnx.runtime.graphs.model_runner import Array
-from paligemma_onnx.runtime.graphs.onnx_runner import OnnxModelRunner
+from paligemma_onnx.runtime.graphs.model_runner import Array, ModelRunner
 
 from .measures import (
     EXACT,
@@ -37,7 +36,7 @@ from .reference_outputs import ReferenceOutputs, ValidationInputs
 
 
 def compare(
-    runner: OnnxModelRunner,
+    runner: ModelRunner,
     inputs: ValidationInputs,
     reference: ReferenceOutputs,
     progress: Callable[[str], object],
@@ -61,7 +60,7 @@ def compare(
 
     progress("bundle: vision")
     features = reference["vision"]  # [M, I, D]
-    actual = runner.encode_image(inputs.pixel_values, never).numpy()
+    actual = np.asarray(runner.encode_image(inputs.pixel_values, never))
     sizes = channel_rms(features, (0, 1))
     differences.append(measure_difference("vision", "image_features", actual, features, limits, sizes))
 
@@ -126,7 +125,7 @@ def _token_agreements(
 
 
 def _run_greedy(
-    runner: OnnxModelRunner,
+    runner: ModelRunner,
     prefilled: tuple[Array, Cache],
     inputs: ValidationInputs,
     reference: ReferenceOutputs,

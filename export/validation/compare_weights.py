@@ -6,7 +6,7 @@ comparison needs no tolerance.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from ..bundle.weight_file import find_tensor
 from ..precisions import Float32, HalfPrecision, WeightFormat
 from ..quantization.encodings import array_layouts, encode, parse_array_name
 from ..source import Source
+from ..sources.tensor_source import TensorSource
 
 
 @dataclass(frozen=True)
@@ -49,23 +50,35 @@ def compare_weights(
         progress: called with a line of text before the comparison starts.
     """
     progress("weights: comparing every stored number with the checkpoint")
-    weights = source.weights(manifest.precision.name)
+    paths = [folder / graph.file for graph in manifest.graphs.all]
+    return compare_graph_weights(paths, source.weights(manifest.precision.name), source.constants)
+
+
+def compare_graph_weights(
+    graphs: Sequence[Path], weights: TensorSource, constants: Mapping[str, Tensor]
+) -> WeightComparison:
+    """Compare all tensors that graphs read from weight files with the tensors that were to be stored.
+
+    Args:
+        graphs: the graph files.
+        weights: provides the weights.
+        constants: tensors that are not weights, such as rotary tables.
+    """
     # The arrays of each tensor that the graphs read; the inner key is the array's index in `array_layouts`.
     reads: dict[tuple[Path, str, WeightFormat, bool], dict[int, list[ir.ExternalTensor]]] = {}
-    for graph in manifest.graphs.all:
-        for name, value in ir.load(folder / graph.file).graph.initializers.items():
+    for graph in graphs:
+        for name, value in ir.load(graph).graph.initializers.items():
             stored = value.const_value
             if isinstance(stored, ir.ExternalTensor):
                 tensor_name, weight_format, array = parse_array_name(name, stored.dtype)
                 # MatMul reads [in, out], the checkpoint stores [out, in].
-                transposed = weight_format == Float32() and any(
-                    use.node.op_type == "MatMul" for use in value.uses()
-                )
-                key = folder / str(stored.location), tensor_name, weight_format, transposed
+                is_float = isinstance(weight_format, Float32 | HalfPrecision)
+                transposed = is_float and any(use.node.op_type == "MatMul" for use in value.uses())
+                key = graph.parent / str(stored.location), tensor_name, weight_format, transposed
                 reads.setdefault(key, {}).setdefault(array, []).append(stored)
     different = []
     for (path, name, weight_format, transposed), arrays in reads.items():
-        tensor = find_tensor(name, weights, source.constants)
+        tensor = find_tensor(name, weights, constants)
         if not _is_equal(path, arrays, tensor, weight_format, transposed=transposed):
             different.append(name)
     return WeightComparison(len(reads), tuple(dict.fromkeys(different)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from ..errors import BundleError
@@ -39,8 +39,22 @@ def check_hashes(folder: Path, manifest: Manifest, progress: Callable[[str], obj
     Raises:
         BundleError: a file is missing, has another size, or is altered; the message names these files.
     """
+    check_listed(folder, manifest.files, progress)
+
+
+def check_listed(folder: Path, files: Mapping[str, FileSpec], progress: Callable[[str], object]) -> None:
+    """Check the size and the hash of every listed file.
+
+    Args:
+        folder: folder of the files.
+        files: expected sizes and hashes, by path in the folder.
+        progress: called with a line of text before each file.
+
+    Raises:
+        BundleError: a file is missing, has another size, or is altered; the message names these files.
+    """
     problems = []
-    for name, spec in manifest.files.items():
+    for name, spec in files.items():
         progress(f"checking {name}")
         problems.append(file_problem(folder / name, spec, hashed=True))
     _raise_problems(folder, problems)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from ..bundle.layout_record import is_layout, verify_layout
 from ..bundle.manifest import read_manifest
 from ..console import echo, echo_stderr, printable
 from ..diagnostics import doctor as installation
@@ -24,8 +25,17 @@ def verify(bundle: Path, json: bool) -> None:
     """Verify that BUNDLE is complete and unchanged.
 
     Compares the size and SHA-256 hash of every file with the manifest, and loads the graphs of bundles that
-    run on CPUs. Run it after copying or downloading a bundle. Exits with code 4 if a check fails.
+    run on CPUs. Run it after copying or downloading a bundle. Also verifies the folders that `export
+    --layout` writes for other tools. Exits with code 4 if a check fails.
     """
+    if is_layout(bundle):
+        record = verify_layout(bundle, echo_stderr)
+        if json:
+            echo(dumps({"layout_id": record.layout_id, "files": len(record.files), "passed": True}))
+        else:
+            layout = f"layout {record.layout}, {record.layout_id}"
+            echo(printable(f"{bundle}: verified {len(record.files)} files, {layout}"))
+        return
     manifest = verify_bundle(bundle, echo_stderr)
     if json:
         echo(dumps({"bundle_id": manifest.bundle_id, "files": len(manifest.files), "passed": True}))

@@ -48,7 +48,7 @@ LEVELS: dict[str, tuple[tuple[str, ...], ...]] = {
     ),
     "export": (
         ("cli",),
-        ("report", "demo"),
+        ("report", "demo", "layouts"),
         ("validation", "exporter"),
         ("bundle",),
         ("source",),

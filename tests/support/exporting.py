@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from paligemma_onnx.export.exporter import ExportRequest, export
+from paligemma_onnx.export.layouts.check_layout import check_layout
+from paligemma_onnx.export.layouts.write_layout import LayoutRequest, export_layout
 from paligemma_onnx.export.validation.self_check import self_check
+from paligemma_onnx.runtime.bundle.layout_record import LayoutRecord
 from paligemma_onnx.runtime.bundle.schema import Manifest
 
 
@@ -49,3 +53,9 @@ def export_bundle(checkpoint: Path, output: Path, precision: str = "fp32") -> Pa
     """Export a checked bundle to `output` and return that folder."""
     export_checked(ExportRequest(checkpoint, output, precision=precision))
     return output
+
+
+def export_layout_checked(request: LayoutRequest) -> LayoutRecord:
+    """Export a layout and compare it with torch, as the command line does unless told otherwise."""
+    progress = RecordingProgress()
+    return export_layout(request, progress, partial(check_layout, progress=progress.stage))

@@ -1,0 +1,144 @@
+"""Implementation of `export` and `validate` for the layouts of other tools."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from functools import partial
+from json import dumps, loads
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from paligemma_onnx.runtime.bundle.layout_record import LayoutName, verify_layout
+from paligemma_onnx.runtime.bundle.schema import Device
+from paligemma_onnx.runtime.console import echo, printable
+from paligemma_onnx.runtime.engine.devices import choose_placement
+from paligemma_onnx.runtime.errors import MismatchError, OptionError
+from paligemma_onnx.runtime.resource_errors import translate_resource_errors
+from paligemma_onnx.runtime.text.tokenizer import PromptTokenizer
+
+from ..bundle.draft_manifest import draft_manifest
+from ..bundle.manifest_facts import describe_precision
+from ..exporter import ExportRequest
+from ..layouts.check_layout import check_layout, validate_layout
+from ..layouts.layout import PRECISION_NAMES, check_dtypes
+from ..layouts.write_layout import LayoutRequest, export_layout
+from ..report.embedded_images import load_input_image
+from ..report.json_report import to_json
+from ..report.report_data import collect_report_data
+from ..report.text_table import format_table
+from ..source import open_source
+from ..sources.hub import resolve_adapter, resolve_checkpoint
+from ..validation import self_check as checks
+from .progress import TerminalProgress
+from .run import compare_pixels, import_transformers, open_reference
+
+
+def check_options(
+    layout: LayoutName | Literal["bundle"],
+    dtypes: tuple[str, ...],
+    precision: str | None,
+    device: Device | None,
+) -> None:
+    """Raise OptionError if an option does not suit the layout."""
+    if layout == "bundle" and dtypes:
+        raise OptionError("--dtype is for --layout transformers.js and genai; a bundle has a --precision")
+    if layout != "bundle" and (precision is not None or device is not None):
+        raise OptionError(f"--layout {layout} has a --dtype, and neither --precision nor --device")
+    if layout != "bundle":
+        check_dtypes(layout, dtypes)
+
+
+def run_export_layout(
+    request: ExportRequest, layout: LayoutName, dtypes: tuple[str, ...], *, validate: bool
+) -> None:
+    """Export a folder for another tool and print a line about it."""
+    with TerminalProgress() as progress:
+        check = partial(check_layout, progress=progress.stage) if validate else None
+        record = export_layout(LayoutRequest(request, layout, dtypes), progress, check)
+    size = sum(spec.bytes for spec in record.files.values())
+    checked = "compared with the PyTorch model" if validate else "not validated"
+    echo(
+        printable(
+            f"{request.output}: layout {layout}, {', '.join(dtypes)}, {record.layout_id}, "
+            f"{size / 1e9:.2f} GB, {checked}"
+        )
+    )
+
+
+def run_validate_layout(
+    *,
+    bundle: Path,
+    checkpoint: str,
+    adapter: tuple[str, ...],
+    mask_decoder: Path | None,
+    tokenizer: Path | None,
+    config: Path | None,
+    image: tuple[str, ...],
+    prompt: tuple[str, ...],
+    steps: int,
+    reference: str,
+    device: str,
+    threads: int | None,
+    json: bool,
+    html: Path | None,
+) -> None:
+    """Compare the folder of a layout with its checkpoint, and print a report on each dtype.
+
+    Raises:
+        MismatchError: the graphs of a dtype do not compute what the checkpoint does.
+        OptionError: an option is for bundles only.
+    """
+    if device != "cpu" or html is not None:
+        raise OptionError(f"{bundle}: --device and --html are for bundles; this folder is a layout")
+    record = verify_layout(bundle, lambda _: None)
+    source = open_source(
+        resolve_checkpoint(checkpoint),
+        tuple(map(resolve_adapter, adapter)),
+        mask_decoder,
+        tokenizer,
+        config,
+        record.base_weights,
+    )
+    manifest = draft_manifest(source, "fp32")
+    processor = (
+        None if reference == "torch" else import_transformers(source).load_image_processor(source.path)
+    )
+    images = [load_input_image(path, manifest.image, processor) for path in image or (None,)]
+    pixel_values, prompts = np.stack([loaded.pixels for loaded in images]), prompt or checks.PROMPTS
+    reference_pixels = np.stack([loaded.reference_pixels for loaded in images])
+    compare_pixels(f"this package and the processor of {checkpoint}", pixel_values, reference_pixels)
+    prompt_tokenizer, started = PromptTokenizer.load(source.tokenizer), time.perf_counter()
+    with TerminalProgress() as progress, translate_resource_errors(str(bundle)):
+        validations = validate_layout(
+            bundle,
+            record,
+            source=source,
+            load_reference=lambda: open_reference(reference, source),
+            inputs=checks.build_validation_inputs(manifest, prompt_tokenizer, pixel_values, prompts, steps),
+            placement=choose_placement("cpu", threads),
+            progress=progress.stage,
+            reference_pixels=reference_pixels,
+        )
+    reports = {
+        dtype: collect_report_data(
+            validation,
+            replace(manifest, precision=describe_precision(PRECISION_NAMES[dtype]), files=record.files),
+            prompt_tokenizer,
+            prompts=prompts,
+            images=tuple(loaded.info for loaded in images),
+            checkpoint=checkpoint,
+            adapter=", ".join(adapter) or None,
+            seconds=time.perf_counter() - started,
+        )
+        for dtype, validation in validations.items()
+    }
+    if json:
+        echo(dumps({dtype: loads(to_json(data)) for dtype, data in reports.items()}))
+    else:
+        echo("\n\n".join(format_table(validation) for validation in validations.values()))
+    for dtype, data in reports.items():
+        if data.problem is not None:
+            raise MismatchError(f"{bundle} ({dtype}) differs from {checkpoint}: {data.problem}")

@@ -1,0 +1,93 @@
+"""Read the record of a layout: a folder in the form that another tool expects, which has no manifest.
+
+The record lets `verify` and `validate` work on such a folder. The other tool ignores the file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path, PurePosixPath
+from typing import Literal
+
+from ..errors import BundleError
+from .integrity import check_listed
+from .json_file import build, read_json_object
+from .schema import BaseWeights, FileSpec, Producer
+
+LAYOUT_RECORD = "paligemma_onnx.json"
+RECORD_VERSION = 1
+MAX_RECORD_BYTES = 1 << 20
+ID_LENGTH = 32  # hexadecimal digits of an id: 128 bits
+
+LayoutName = Literal["transformers.js", "genai"]
+
+
+@dataclass(frozen=True)
+class LayoutRecord:
+    """What an export wrote into a folder for another tool."""
+
+    record_version: int
+    layout_id: str  # hash of the record; the metadata of every graph contains it
+    layout: LayoutName
+    dtypes: tuple[str, ...]  # number formats, by the names of transformers.js; the first is the default
+    base_weights: BaseWeights
+    producer: Producer
+    digests: dict[str, str]  # SHA-256 of each graph before the id was written into it, by file
+    files: dict[str, FileSpec]  # by path in the folder, such as onnx/embed_tokens.onnx
+
+    def to_json(self) -> str:
+        """Return the record as JSON text. Equal records give equal texts."""
+        return json.dumps(asdict(self), indent=2) + "\n"
+
+
+def compute_layout_id(record: LayoutRecord) -> str:
+    """Return the id of a layout: a hash of the record without the id itself and the hashes of graph files.
+
+    The metadata of a graph file contains the id, so the id cannot depend on the hash of that file.
+    """
+    files = {name: spec for name, spec in sorted(record.files.items()) if name not in record.digests}
+    without_id = replace(record, layout_id="", files=files)
+    return hashlib.sha256(without_id.to_json().encode()).hexdigest()[:ID_LENGTH]
+
+
+def is_layout(folder: Path) -> bool:
+    """Return whether a folder has the record of a layout."""
+    return (folder / LAYOUT_RECORD).is_file()
+
+
+def read_layout_record(folder: Path) -> LayoutRecord:
+    """Read and check the record of a layout.
+
+    Raises:
+        BundleError: the file is missing, damaged, altered or of a newer release, or names a path outside the
+            folder.
+    """
+    path = folder / LAYOUT_RECORD
+    data = read_json_object(path, MAX_RECORD_BYTES)
+    if data.get("record_version") != RECORD_VERSION:
+        raise BundleError(f"{path}: has another record_version than {RECORD_VERSION}; export again")
+    try:
+        record = build(LayoutRecord, data)
+        for name in record.files:
+            parts = PurePosixPath(name).parts
+            if ".." in parts or PurePosixPath(name).is_absolute() or "\\" in name or not name.isprintable():
+                raise ValueError(f"{name!a} is not a path inside the folder")
+        if compute_layout_id(record) != record.layout_id:
+            raise ValueError("is altered: its content does not match its layout_id")
+    except ValueError as error:
+        raise BundleError(f"{path}: {error}; export the checkpoint again") from None
+    return record
+
+
+def verify_layout(folder: Path, progress: Callable[[str], object]) -> LayoutRecord:
+    """Compare every byte of a layout with its record, and return the record.
+
+    Raises:
+        BundleError: a file is missing, has another size, or is altered; the message names these files.
+    """
+    record = read_layout_record(folder)
+    check_listed(folder, record.files, progress)
+    return record

@@ -1,0 +1,97 @@
+"""The layout for transformers.js in Node, compared with transformers."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from javascript import JsRequest, run_transformers_js, write_pixels
+from paths import GOLDEN as FOLDER
+from PIL import Image
+from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
+
+from paligemma_onnx.export.demo.shipped_model import shipped_model
+
+pytestmark = [
+    pytest.mark.web,
+    # Raised by transformers' processor where it computes labels, which these tests do not use.
+    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
+]
+
+GOLDEN: list[dict[str, Any]] = json.loads((FOLDER / "golden.json").read_text(encoding="utf-8"))
+TOKENS = max(len(entry["ids"]) for entry in GOLDEN) + 1
+# Largest difference of a coordinate, in 1024ths of the side: transformers.js resizes without antialiasing.
+BOX_TOLERANCE = 3
+LOCATION = re.compile(r"<loc(\d{4})>")
+Layout = Callable[[str, str, str], Path]
+
+
+@cache
+def reference() -> tuple[Any, Any]:
+    with shipped_model() as folder:
+        model = transformers.PaliGemmaForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, padding_side="left")
+        images = SiglipImageProcessorPil.from_pretrained(folder)
+    return model.eval(), transformers.PaliGemmaProcessor(images, tokenizer)
+
+
+def expected_answer(texts: list[str], files: list[list[str]]) -> tuple[Any, list[list[int]], list[list[int]]]:
+    """Return the pixel values, the prompt ids and the ids that transformers generates."""
+    model, processor = reference()
+    images = [[Image.open(file) for file in row] for row in files]
+    inputs = processor(images=images, text=texts, padding=True, return_tensors="pt")
+    output = model.generate(**inputs, max_new_tokens=TOKENS, do_sample=False)
+    prompts = inputs["input_ids"]
+    return inputs["pixel_values"].numpy(), prompts.tolist(), output[:, prompts.shape[1] :].tolist()
+
+
+def until_stop(ids: list[int]) -> list[int]:
+    eos = reference()[0].generation_config.eos_token_id
+    return ids[: ids.index(eos)] if eos in ids else ids
+
+
+def image_of(entry: dict[str, Any]) -> str:
+    return str(FOLDER / entry["image"])
+
+
+def test_ids_equal_transformers(layout: Layout, tmp_path: Path) -> None:
+    """Every kind of prompt, a padded batch of two, and two images in one prompt, with given pixels."""
+    folder = layout("shipped", "transformers.js", "fp32")
+    batches = [([f"<image>{entry['prompt']}"], [[image_of(entry)]]) for entry in GOLDEN]
+    first, second, other = GOLDEN[1], GOLDEN[8], GOLDEN[25]
+    pair = [f"<image>{entry['prompt']}" for entry in (first, second)]
+    batches.append((pair, [[image_of(first)], [image_of(second)]]))
+    batches.append((["<image><image>caption en"], [[image_of(second), image_of(other)]]))
+    expected, requests = [], []
+    for index, (texts, files) in enumerate(batches):
+        pixels, prompts, ids = expected_answer(texts, files)
+        expected.append((prompts, [until_stop(row) for row in ids]))
+        given = write_pixels(tmp_path / f"{index}.f32", pixels)
+        requests.append(JsRequest(texts, [file for row in files for file in row], TOKENS, given))
+    answers = run_transformers_js(folder, requests, tmp_path)
+    assert [(answer.prompts, [until_stop(row) for row in answer.ids]) for answer in answers] == expected
+    assert [row for _, rows in expected[: len(GOLDEN)] for row in rows] == [entry["ids"] for entry in GOLDEN]
+    assert len({len(row) for row in expected[-2][1]}) == 2
+
+
+def test_preprocessing_of_transformers_js(layout: Layout, tmp_path: Path) -> None:
+    """Scenes of twice the model's side: captions are equal, and coordinates move by at most 3/1024."""
+    folder = layout("shipped", "transformers.js", "fp32")
+    entries = [entry for entry in GOLDEN if entry["kind"] in ("caption", "detect")]
+    requests = [JsRequest([f"<image>{entry['prompt']}"], [image_of(entry)], TOKENS) for entry in entries]
+    answers = run_transformers_js(folder, requests, tmp_path)
+    for entry, answer in zip(entries, answers, strict=True):
+        expected = entry["text"]
+        (text,) = answer.texts
+        assert LOCATION.sub("", text).strip() == LOCATION.sub("", expected).strip()
+        actual, wanted = (np.array(LOCATION.findall(each), int) for each in (text, expected))
+        assert np.abs(actual - wanted).max(initial=0) <= BOX_TOLERANCE
+    assert any(LOCATION.search(entry["text"]) for entry in entries)
