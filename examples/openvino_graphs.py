@@ -1,4 +1,4 @@
-"""Answer a prompt with OpenVINO in place of onnxruntime, on a bundle with a growing cache (`fp32`).
+"""Answer a prompt with OpenVINO, on a bundle with a growing cache: `fp32` or `int4-portable`.
 
     python examples/openvino_graphs.py demo-output/bundle export/demo/scene.png "caption en"
 
@@ -34,7 +34,7 @@ def answer(folder: Path, file: str, prompt: str) -> tuple[list[int], str]:
     manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
     tokens, graphs = manifest["tokens"], manifest["graphs"]
     if manifest["cache"]["update"] != "grow":
-        sys.exit(f"{folder}: OpenVINO has no TensorScatter; export with --precision fp32")
+        sys.exit(f"{folder}: OpenVINO has no TensorScatter; export with --precision fp32 or int4-portable")
     core = openvino.Core()
     vision, prefill, decode = (
         core.compile_model(folder / graphs[name]["file"], DEVICE, OPTIONS)

@@ -17,18 +17,12 @@ import click
 from paligemma_onnx.runtime.bundle.layout_record import LayoutName, is_layout
 from paligemma_onnx.runtime.bundle.schema import BaseWeights, Device
 from paligemma_onnx.runtime.cli.completion import complete_folders
-from paligemma_onnx.runtime.cli.parameters import BUNDLE, JSON, THREADS, PathType, TextType, device_option
+from paligemma_onnx.runtime.cli.parameters import BUNDLE, JSON, THREADS, LinesType, PathType, device_option
 from paligemma_onnx.runtime.engine.devices import available_threads
 from paligemma_onnx.runtime.interrupts import deferring_signals
 
 from ..layouts.layout import LAYOUTS, SUFFIXES
 from ..precisions import DEFAULT_PRECISIONS, PRECISIONS, choose_precision
-
-
-class _Lines(TextType):
-    """Text option with several values; an environment variable contains one value per line."""
-
-    envvar_list_splitter = "\n"
 
 
 @contextmanager
@@ -47,7 +41,7 @@ def _importing_torch() -> Iterator[None]:
 ADAPTER = click.option(
     "--adapter",
     metavar="ADAPTER[:WEIGHT]",
-    type=_Lines(),
+    type=LinesType(),
     multiple=True,
     shell_complete=complete_folders,
     help="LoRA adapter in PEFT format to merge into the weights: folder or Hub id, such as lora or lora:0.5. "
@@ -191,7 +185,7 @@ def export(
 @click.option(
     "--prompt",
     metavar="TEXT",
-    type=_Lines(),
+    type=LinesType(),
     multiple=True,
     show_default="two built-in prompts",
     help="Prompt for the comparison; repeat it for a batch of several rows.",

@@ -28,7 +28,7 @@ ENGINE = click.option(
     "--engine",
     type=click.Choice(ENGINES),
     default="onnxruntime",
-    help="Library that runs the graphs. openvino runs bundles with a growing cache (fp32) on the CPU.",
+    help="Library that runs the graphs. openvino runs fp32 and int4-portable bundles, on the CPU.",
 )
 _DEVICE = (
     device_option("auto"),

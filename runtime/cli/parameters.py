@@ -92,6 +92,12 @@ class TextType(click.types.StringParamType):
         return text
 
 
+class LinesType(TextType):
+    """Text option with several values; an environment variable contains one value per line."""
+
+    envvar_list_splitter = "\n"
+
+
 class TokenIdsType(click.ParamType[tuple[int, ...]]):
     """Token ids with commas between them: `108,235`. An empty text stands for no ids."""
 

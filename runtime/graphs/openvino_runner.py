@@ -67,7 +67,7 @@ class OpenVinoRunner:
         if manifest.cache.update != "grow":
             raise BundleError(
                 f"{folder}: precision {manifest.precision.name} updates its cache in place, which OpenVINO "
-                "does not do; export with --precision fp32, or use the engine onnxruntime"
+                "does not do; export with --precision fp32 or int4-portable, or use the engine onnxruntime"
             )
         core = openvino.Core()
         # The default on processors with bfloat16 is to compute in bfloat16.

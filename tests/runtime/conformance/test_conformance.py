@@ -203,7 +203,7 @@ def test_a_runtime_that_does_not_start_is_listed(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(command, "ADAPTERS", (Adapter("fake", INSTALL, start),))
-    option = next(param for param in command.conformance.params if param.name == "names")
+    option = next(param for param in command.conformance.params if param.name == "runtime")
     monkeypatch.setattr(option, "type", type(option.type)(["fake"]))
     arguments = ("conformance", str(shipped_bundle), "--tokens", "1", "--prompt", "caption en", *options)
     result = run_in_process(capsys, *arguments)

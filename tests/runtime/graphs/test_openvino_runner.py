@@ -59,7 +59,10 @@ def test_an_answer_can_be_cancelled(shipped_bundle: Path) -> None:
 
 
 def test_an_in_place_cache_is_refused(in_place_bundle: Folders) -> None:
-    with pytest.raises(BundleError, match=r"in place, which OpenVINO does not do; export with --precision"):
+    with pytest.raises(
+        BundleError,
+        match=r"in place, which OpenVINO does not do; export with --precision fp32 or int4-portable",
+    ):
         PaliGemma.load(in_place_bundle("gemma_one_kv_head"), engine="openvino")
 
 
