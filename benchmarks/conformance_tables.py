@@ -18,9 +18,21 @@ ORDER = ("fp32", "int8", "int4", "int4-compact", "int4-portable")  # columns; ot
 
 
 def read_results(folder: Path = RESULTS) -> list[dict[str, Any]]:
-    """Return the stored results, one per precision."""
-    results = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(folder.glob("*.json"))]
-    return sorted(results, key=lambda result: (*(result["precision"] != name for name in ORDER),))
+    """Return the stored results, one per precision.
+
+    Results of the same bundle are merged: a slow runtime may be measured alone, with fewer prompts. Each
+    runtime gets the key `requests`, the number of answers that were compared.
+    """
+    merged = dict[str, dict[str, Any]]()
+    for file in sorted(folder.glob("*.json")):
+        result = json.loads(file.read_text(encoding="utf-8"))
+        for runtime in result["runtimes"]:
+            runtime["requests"] = len(result["requests"])
+        if same := merged.get(result["bundle_id"]):
+            same["runtimes"] += result["runtimes"]
+        else:
+            merged[result["bundle_id"]] = result
+    return sorted(merged.values(), key=lambda result: (*(result["precision"] != name for name in ORDER),))
 
 
 def tables(results: Sequence[dict[str, Any]]) -> str:
@@ -45,10 +57,9 @@ def _lines(results: Sequence[dict[str, Any]]) -> Iterator[str]:
     first = results[0]
     names = list(dict.fromkeys(each["name"] for result in results for each in result["runtimes"]))
     precisions = [result["precision"] for result in results]
-    requests = len(first["requests"])
     yield (
         f"Reference: {first['reference']}. Each cell has the largest error of all graphs and steps, and how "
-        f"many of {requests} answers have equal ids."
+        "many answers have equal ids."
     )
     yield ""
     yield f"| runtime | version | {' | '.join(f'`{name}`' for name in precisions)} |"
@@ -56,7 +67,7 @@ def _lines(results: Sequence[dict[str, Any]]) -> Iterator[str]:
     for name in names:
         runs = [_runtime(result, name) for result in results]
         version = next((run["version"] for run in runs if run and run["version"]), "")
-        cells = [_cell(run, requests) for run in runs]
+        cells = [_cell(run) for run in runs]
         yield f"| `{name}` | {version} | {' | '.join(cells)} |"
     yield ""
     yield (
@@ -74,7 +85,7 @@ def _runtime(result: dict[str, Any], name: str) -> dict[str, Any] | None:
     return next((each for each in result["runtimes"] if each["name"] == name), None)
 
 
-def _cell(run: dict[str, Any] | None, requests: int) -> str:
+def _cell(run: dict[str, Any] | None) -> str:
     if run is None or run["outcome"] == "not installed":
         return "not measured"
     if run["problem"]:
@@ -87,7 +98,7 @@ def _cell(run: dict[str, Any] | None, requests: int) -> str:
     errors = [error["relative"] for graph in run["graphs"] for error in graph["errors"]]
     worst = "NaN" if None in errors else f"{max(errors):.1e}"
     above = " (above the limit)" if run["outcome"] == "differs" else ""
-    return f"{worst}, {run['equal_ids']}/{requests}{above}"
+    return f"{worst}, {run['equal_ids']}/{run['requests']}{above}"
 
 
 def _seconds(run: dict[str, Any] | None) -> str:
