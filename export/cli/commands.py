@@ -85,7 +85,7 @@ CONFIG = click.option(
     type=click.Choice(PRECISIONS),
     show_default="fp32, or bf16 with --device cuda",
     help="Number format of the weights. For CPU and GPU: fp32; for CPUs: int8, int4 (fastest), int4-compact "
-    "(smallest), int4-portable (for other ONNX runtimes, too); for GPUs: bf16, fp16, int4-bf16 (smallest).",
+    "(least memory), int4-portable (for other runtimes, too); for GPUs: bf16, fp16, int4-bf16 (smallest).",
 )
 @click.option(
     "--layout",
