@@ -11,6 +11,7 @@ from paligemma_onnx.model.checkpoint.errors import CheckpointError, quote_value
 from paligemma_onnx.model.checkpoint.json_file import read_json
 from paligemma_onnx.model.config import PaliGemmaConfig
 from paligemma_onnx.model.skeleton import meta_model
+from paligemma_onnx.runtime.bundle.layout_record import LayoutRecord
 from paligemma_onnx.runtime.bundle.schema import (
     BaseWeights,
     CacheFacts,
@@ -86,8 +87,8 @@ def describe_producer() -> Producer:
     return Producer(version("paligemma-onnx"), version("torch"), version("onnx"))
 
 
-def find_difference(bundle: Manifest, checkpoint: Manifest) -> str | None:
-    """Return a description of the first model fact in which two manifests differ, or None if they agree."""
+def find_difference(bundle: Manifest | LayoutRecord, checkpoint: Manifest) -> str | None:
+    """Return a description of the first fact of the model that differs, or None if all facts agree."""
     for part in ("model", "image", "tokens", "cache"):
         expected = asdict(getattr(checkpoint, part))
         for name, value in asdict(getattr(bundle, part)).items():

@@ -20,7 +20,7 @@ from paligemma_onnx.runtime.resource_errors import translate_resource_errors
 from paligemma_onnx.runtime.text.tokenizer import PromptTokenizer
 
 from ..bundle.draft_manifest import draft_manifest
-from ..bundle.manifest_facts import describe_precision
+from ..bundle.manifest_facts import describe_precision, find_difference
 from ..exporter import ExportRequest
 from ..layouts.check_layout import check_layout, validate_layout
 from ..layouts.layout import PRECISION_NAMES, check_dtypes
@@ -100,9 +100,11 @@ def run_validate_layout(
         mask_decoder,
         tokenizer,
         config,
-        record.base_weights,
+        record.model.base_weights,
     )
     manifest = draft_manifest(source, "fp32")
+    if different := find_difference(record, manifest):
+        raise MismatchError(f"{bundle} was not exported from {checkpoint}: {different}")
     processor = (
         None if reference == "torch" else import_transformers(source).load_image_processor(source.path)
     )

@@ -15,7 +15,7 @@ from typing import Literal
 from ..errors import BundleError
 from .integrity import check_listed
 from .json_file import build, read_json_object
-from .schema import BaseWeights, FileSpec, Producer
+from .schema import CacheFacts, FileSpec, ImageFacts, ModelFacts, Producer, TokenFacts
 
 LAYOUT_RECORD = "paligemma_onnx.json"
 RECORD_VERSION = 1
@@ -33,7 +33,10 @@ class LayoutRecord:
     layout_id: str  # hash of the record; the metadata of every graph contains it
     layout: LayoutName
     dtypes: tuple[str, ...]  # number formats, by the names of transformers.js; the first is the default
-    base_weights: BaseWeights
+    model: ModelFacts
+    image: ImageFacts
+    tokens: TokenFacts
+    cache: CacheFacts
     producer: Producer
     digests: dict[str, str]  # SHA-256 of each graph before the id was written into it, by file
     files: dict[str, FileSpec]  # by path in the folder, such as onnx/embed_tokens.onnx
