@@ -37,6 +37,9 @@ export async function serve(start) {
     process.exit();
   }
   await answer({ version: engine.version });
+  // If the command was killed during a run, this process would otherwise finish the run first.
+  const parent = process.ppid;
+  setInterval(() => process.ppid === parent || process.exit(1), 1000).unref();
   let chunks = [];
   let received = 0; // bytes of the chunks
   for await (const chunk of process.stdin) {
