@@ -27,7 +27,7 @@ LayoutName = Literal["transformers.js", "genai"]
 
 @dataclass(frozen=True)
 class LayoutRecord:
-    """What an export wrote into a folder for another tool."""
+    """The content of a folder that an export wrote for another tool."""
 
     record_version: int
     layout_id: str  # hash of the record; the metadata of every graph contains it
