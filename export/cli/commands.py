@@ -96,7 +96,6 @@ CONFIG = click.option(
 )
 @click.option(
     "--dtype",
-    "dtypes",
     metavar="NAME",
     type=click.Choice(SUFFIXES),
     multiple=True,
@@ -131,7 +130,7 @@ def export(
     adapter: tuple[str, ...],
     precision: str | None,
     layout: LayoutName | Literal["bundle"],
-    dtypes: tuple[str, ...],
+    dtype: tuple[str, ...],
     device: Device | None,
     validate: bool,
     **request: Any,
@@ -150,11 +149,11 @@ def export(
         from .run import run_export  # noqa: PLC0415
         from .run_layout import check_options, run_export_layout  # noqa: PLC0415
 
-    check_options(layout, dtypes, precision, device)
+    check_options(layout, dtype, precision, device)
     folder, merged = resolve_checkpoint(checkpoint), tuple(map(resolve_adapter, adapter))
     if layout != "bundle":
         run_export_layout(
-            ExportRequest(folder, adapters=merged, **request), layout, dtypes or ("fp32",), validate=validate
+            ExportRequest(folder, adapters=merged, **request), layout, dtype or ("fp32",), validate=validate
         )
         return
     precision = choose_precision(precision, device)

@@ -13,7 +13,17 @@ from optimum.commands.base import BaseOptimumCLICommand, CommandInfo
 from optimum.commands.export.base import ExportCommand
 
 # Options with a value, and flags, of `paligemma-onnx export`.
-OPTIONS = ("precision", "device", "adapter", "mask-decoder", "tokenizer", "config", "base-weights")
+OPTIONS = (
+    "precision",
+    "layout",
+    "dtype",
+    "device",
+    "adapter",
+    "mask-decoder",
+    "tokenizer",
+    "config",
+    "base-weights",
+)
 FLAGS = ("force", "strict", "no-validate")
 
 
