@@ -90,8 +90,8 @@ class Precision:
     wide_batch: int | None = None
     devices: tuple[Device, ...] = ("cpu",)  # devices that implement the graphs' operators
     activations: FloatType = "float32"  # dtype of matrix products and of the KV cache
-    # Whether the graphs avoid what other runtimes lack or compute less exactly: they look up rotary angles in
-    # tables (graphs/rotary_tables.py), and dequantise rows of the embedding by standard operators
+    # If true, the graphs avoid what other runtimes lack or compute less exactly. They look up rotary angles
+    # in tables (graphs/rotary_tables.py), and dequantise rows of the embedding by standard operators
     # (quantization/standard_lookup.py). Only for a cache that grows.
     portable: bool = False
     # Weight files are split so that none is larger, in bytes; None: no limit.

@@ -93,7 +93,7 @@ class ORTPaliGemma(GenerationMixin, OptimizedModel):  # type: ignore[misc]  # op
             threads: as in `PaliGemma.load`.
             memory_limit: as in `PaliGemma.load`.
             config: replaces the configuration that is read from the folder.
-            precision: one of the seven precisions of docs/precisions.md.
+            precision: a name of docs/precisions.md.
             adapters: LoRA adapters to merge, each a folder or Hub id, optionally with `:WEIGHT`.
             output: folder to keep the bundle in; None: a temporary folder that is deleted with the model.
             validate: compare the new bundle with the PyTorch model.

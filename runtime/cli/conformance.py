@@ -35,7 +35,7 @@ NAMES = tuple(adapter.name for adapter in ADAPTERS)
     type=LinesType(),
     multiple=True,
     show_default="one per kind of task",
-    help="Prompt, repeatable. Every prompt is asked about every image.",
+    help="Prompt, repeatable. The runtimes answer every prompt about every image.",
 )
 @click.option(
     "--tokens",

@@ -23,7 +23,7 @@ from ..console import printable
 from ..errors import BundleError
 from .interface import Adapter, Arrays, Engine, Graph, NotInstalledError
 from .onnxruntime_cpu import start_reference
-from .recording import Recording, answer_ids, record, until_stop
+from .reference_runs import ReferenceRuns, answer_ids, run_reference, until_stop
 from .requests import PROMPTS, Request, read_requests, run_request
 from .results import Conformance, GraphResult, RuntimeResult, StepError, limit_of
 
@@ -33,7 +33,7 @@ DRAWN = "drawn image"
 
 @dataclass(frozen=True)
 class Settings:
-    """What is compared, and where npm packages are."""
+    """Inputs of the comparison, and the folder of npm packages."""
 
     images: tuple[Path, ...]  # empty: a drawn image
     prompts: tuple[str, ...]  # empty: one prompt per kind
@@ -79,12 +79,12 @@ def compare_runtimes(
                 name: engine.open_graph(folder / spec.file, spec)
                 for name, spec in manifest.graphs.by_name.items()
             }
-            recording = record(opened, manifest, requests, settings.tokens, recorded)
+            reference = run_reference(opened, manifest, requests, settings.tokens, recorded)
             del opened
         results = []
         for adapter in adapters:
             progress(f"running {adapter.name}")
-            results.append(_run_adapter(adapter, folder, manifest, settings, requests, recording))
+            results.append(_run_adapter(adapter, folder, manifest, settings, requests, reference))
     prompts = settings.prompts or PROMPTS
     names = [path.name for path in settings.images] or [DRAWN]
     return Conformance(
@@ -95,7 +95,7 @@ def compare_runtimes(
         requests=tuple(f"{image}: {prompt}" for image in names for prompt in prompts),
         tokens=settings.tokens,
         limit=limit_of(manifest),
-        ids=recording.ids,
+        ids=reference.ids,
         runtimes=tuple(results),
     )
 
@@ -106,7 +106,7 @@ def _run_adapter(
     manifest: Manifest,
     settings: Settings,
     requests: Sequence[Request],
-    recording: Recording,
+    reference: ReferenceRuns,
 ) -> RuntimeResult:
     version = missing = problem = ids = None
     graphs: tuple[GraphResult, ...] = ()
@@ -114,12 +114,12 @@ def _run_adapter(
         with adapter.start(settings.packages) as engine:
             version, opened, results = engine.version, dict[str, Graph](), list[GraphResult]()
             for name, spec in manifest.graphs.by_name.items():
-                results.append(_run_graph(engine, folder / spec.file, spec, name, recording, opened))
+                results.append(_run_graph(engine, folder / spec.file, spec, name, reference, opened))
             graphs = tuple(results)
             if not any(graph.problem for graph in graphs):
                 ids = tuple(_answer(opened, manifest, request, settings.tokens) for request in requests)
-                # Ids behind the reference's stop token have no meaning.
-                ids = tuple(row[: len(expected)] for row, expected in zip(ids, recording.ids, strict=True))
+                # Ids after the reference's stop token have no meaning.
+                ids = tuple(row[: len(expected)] for row, expected in zip(ids, reference.ids, strict=True))
     except NotInstalledError as error:
         missing = str(error)
     except Exception as error:  # each runtime has exceptions of its own
@@ -128,7 +128,7 @@ def _run_adapter(
 
 
 def _run_graph(
-    engine: Engine, path: Path, spec: GraphSpec, name: str, recording: Recording, opened: dict[str, Graph]
+    engine: Engine, path: Path, spec: GraphSpec, name: str, reference: ReferenceRuns, opened: dict[str, Graph]
 ) -> GraphResult:
     """Run all calls of a graph. If the graph opens, it is added to `opened`."""
     open_s, seconds, worst = None, list[float](), dict[tuple[str, str], float]()
@@ -137,7 +137,7 @@ def _run_graph(
         started = time.perf_counter()
         graph = engine.open_graph(path, spec)
         open_s = time.perf_counter() - started
-        for call in recording.of_graph(name):
+        for call in reference.of_graph(name):
             started = time.perf_counter()
             outputs = graph(call.inputs)
             seconds.append(time.perf_counter() - started)

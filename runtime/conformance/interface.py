@@ -1,4 +1,4 @@
-"""What a runtime of the `conformance` command is: a version, and a function that opens a graph.
+"""Interface of a runtime of the `conformance` command: a version, and a function that opens a graph.
 
 A new runtime is one module with a `start` function and one entry in adapters.py.
 """

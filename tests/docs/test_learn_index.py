@@ -13,7 +13,7 @@ FOLDER = ROOT / "docs" / "learn"
 ROW = re.compile(r"^\| (.+?) \| (.+?) \| (.+?) \|$", re.MULTILINE)
 SECTION = re.compile(r"\[[^\]]+\]\(([\w.-]+\.ipynb)#([\w-]+)\)")
 CODE = re.compile(r"\[`(\w+)`\]\(([\w./-]+\.py)\)")
-# What a course on a vision-language model has to explain, in the order of the course.
+# Topics that a course on a vision-language model has to explain, in the order of the course.
 TOPICS = (
     "contrastive learning and CLIP",
     "stability of softmax and cross-entropy",

@@ -27,7 +27,7 @@ class JsRequest:
 
 @dataclass(frozen=True)
 class JsAnswer:
-    """What transformers.js generated for a batch."""
+    """Ids and texts that transformers.js generated for a batch."""
 
     prompts: list[list[int]]  # ids of the prompts, padded on the left
     ids: list[list[int]]  # generated ids

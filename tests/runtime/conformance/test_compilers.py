@@ -1,4 +1,4 @@
-"""The adapters of tract and IREE, which are no dependencies: fake libraries with the same functions."""
+"""The adapters of tract and IREE with fake libraries, because the tests do not install the real ones."""
 
 from __future__ import annotations
 

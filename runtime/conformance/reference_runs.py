@@ -1,4 +1,4 @@
-"""The reference's runs: every call of a graph with its inputs and outputs, stored on disk."""
+"""Runs of the reference: every call of a graph with its inputs and outputs, stored on disk."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .requests import Call, Request, greedy_id, mask_codes, run_request
 
 @dataclass(frozen=True)
 class StoredCall:
-    """A call of a graph whose arrays are in two files of the recording's folder."""
+    """A call of a graph whose arrays are in two files."""
 
     graph: str
     step: str
@@ -28,8 +28,8 @@ class StoredCall:
 
 
 @dataclass(frozen=True)
-class Recording:
-    """What the reference computed.
+class ReferenceRuns:
+    """Calls and answers of the reference.
 
     Attributes:
         calls: every call, in the order in which the graphs ran.
@@ -44,13 +44,13 @@ class Recording:
         return (call.load() for call in self.calls if call.graph == graph)
 
 
-def record(
+def run_reference(
     graphs: Mapping[str, Graph],
     manifest: Manifest,
     requests: Sequence[Request],
     tokens: int,
     folder: Path,
-) -> Recording:
+) -> ReferenceRuns:
     """Run every request with the reference's graphs and store the calls in `folder`.
 
     Args:
@@ -69,7 +69,7 @@ def record(
         name = folder / f"{len(stored)}"
         files = name.with_suffix(".inputs.npz"), name.with_suffix(".outputs.npz")
         for file, arrays in zip(files, (call.inputs, call.outputs), strict=True):
-            np.savez(file, **arrays)  # type: ignore[arg-type]  # the names of tensors are no parameters
+            np.savez(file, **arrays)  # type: ignore[arg-type]  # NumPy expects no other keyword arguments than its options
         stored.append(StoredCall(call.graph, call.step, *files))
 
     if "mask_decoder" in graphs:
@@ -81,7 +81,7 @@ def record(
             store(call)
             chosen += answer_ids(manifest, call)
         ids.append(until_stop(chosen, manifest))
-    return Recording(tuple(stored), tuple(ids))
+    return ReferenceRuns(tuple(stored), tuple(ids))
 
 
 def answer_ids(manifest: Manifest, call: Call) -> list[int]:
