@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from paligemma_onnx.model.checkpoint.errors import CheckpointError
 from paligemma_onnx.runtime.bundle.integrity import check_files
 from paligemma_onnx.runtime.bundle.manifest import MANIFEST, read_manifest
+from paligemma_onnx.runtime.bundle.schema import FileSpec, ImageFacts
 from paligemma_onnx.runtime.cli.output_image import output_file, output_image
 from paligemma_onnx.runtime.console import echo, printable
 from paligemma_onnx.runtime.engine.devices import choose_placement
@@ -26,7 +28,7 @@ from ..bundle.draft_manifest import draft_manifest
 from ..bundle.manifest_facts import find_difference
 from ..demo.demo import run_demo
 from ..exporter import ExportRequest, export
-from ..report.embedded_images import load_input_image
+from ..report.embedded_images import InputImage, load_input_image
 from ..report.html_page import render_page
 from ..report.json_report import to_json
 from ..report.report_data import collect_report_data
@@ -49,12 +51,19 @@ def run_export(request: ExportRequest, *, validate: bool) -> None:
     with TerminalProgress() as progress:
         check = partial(checks.self_check, progress=progress.stage) if validate else None
         manifest = export(request, progress, check)
-    size = sum(spec.bytes for spec in manifest.files.values())
-    checked = "compared with the PyTorch model" if validate else "not validated"
-    line = (
-        f"{request.output}: bundle {manifest.bundle_id}, {request.precision}, {size / 1e9:.2f} GB, {checked}"
+    print_exported(
+        request.output,
+        f"bundle {manifest.bundle_id}, {request.precision}",
+        manifest.files,
+        validated=validate,
     )
-    echo(printable(line))
+
+
+def print_exported(output: Path, what: str, files: Mapping[str, FileSpec], *, validated: bool) -> None:
+    """Print the line about a new folder: its path, what it is, its size, and whether it was validated."""
+    size = sum(spec.bytes for spec in files.values())
+    checked = "compared with the PyTorch model" if validated else "not validated"
+    echo(printable(f"{output}: {what}, {size / 1e9:.2f} GB, {checked}"))
 
 
 def run_validate(
@@ -106,13 +115,9 @@ def run_validate(
         if different := find_difference(manifest, draft_manifest(source, manifest.precision.name)):
             raise MismatchError(f"{bundle} was not exported from {checkpoint}: {different}")
         prompt_tokenizer = PromptTokenizer.load(bundle / manifest.tokens.file)
-        processor = (
-            None if reference == "torch" else import_transformers(source).load_image_processor(source.path)
-        )
-        images = [load_input_image(path, manifest.image, processor) for path in image or (None,)]
-        pixel_values, prompts = np.stack([loaded.pixels for loaded in images]), prompt or checks.PROMPTS
-        reference_pixels = np.stack([loaded.reference_pixels for loaded in images])
-        compare_pixels(f"{bundle} and the processor of {checkpoint}", pixel_values, reference_pixels)
+        images = load_images(image, manifest.image, reference, source)
+        pixel_values, reference_pixels = stack_pixels(images, f"{bundle} and the processor of {checkpoint}")
+        prompts = prompt or checks.PROMPTS
         inputs = checks.build_validation_inputs(manifest, prompt_tokenizer, pixel_values, prompts, steps)
         with TerminalProgress() as progress, translate_resource_errors(str(bundle)):
             validation = validate(
@@ -144,6 +149,31 @@ def run_validate(
                 echo(to_json(data) if json else format_table(validation))
     if data.problem is not None:
         raise MismatchError(f"{bundle} differs from {checkpoint}: {data.problem}")
+
+
+def load_images(
+    paths: tuple[str, ...], facts: ImageFacts, reference: str, source: Source
+) -> list[InputImage]:
+    """Load the images of a comparison, or the generated image if there is none.
+
+    The reference "transformers" preprocesses them with the checkpoint's own processor, too.
+    """
+    processor = (
+        None if reference == "torch" else import_transformers(source).load_image_processor(source.path)
+    )
+    return [load_input_image(path, facts, processor) for path in paths or (None,)]
+
+
+def stack_pixels(images: Sequence[InputImage], sides: str) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return the pixel values of the runtime and of the reference, float32[M, 3, S, S] each.
+
+    Raises:
+        MismatchError: they differ. `sides` names both in the message.
+    """
+    pixel_values = np.stack([image.pixels for image in images])
+    reference_pixels = np.stack([image.reference_pixels for image in images])
+    compare_pixels(sides, pixel_values, reference_pixels)
+    return pixel_values, reference_pixels
 
 
 def compare_pixels(sides: str, bundle: NDArray[np.float32], reference: NDArray[np.float32]) -> None:

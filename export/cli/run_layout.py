@@ -9,11 +9,9 @@ from json import dumps, loads
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
-
 from paligemma_onnx.runtime.bundle.layout_record import LayoutName, verify_layout
 from paligemma_onnx.runtime.bundle.schema import Device
-from paligemma_onnx.runtime.console import echo, printable
+from paligemma_onnx.runtime.console import echo
 from paligemma_onnx.runtime.engine.devices import choose_placement
 from paligemma_onnx.runtime.errors import MismatchError, OptionError
 from paligemma_onnx.runtime.resource_errors import translate_resource_errors
@@ -25,7 +23,6 @@ from ..exporter import ExportRequest
 from ..layouts.check_layout import check_layout, validate_layout
 from ..layouts.layout import PRECISION_NAMES, check_dtypes
 from ..layouts.write_layout import LayoutRequest, export_layout
-from ..report.embedded_images import load_input_image
 from ..report.json_report import to_json
 from ..report.report_data import collect_report_data
 from ..report.text_table import format_table
@@ -33,7 +30,7 @@ from ..source import open_source
 from ..sources.hub import resolve_adapter, resolve_checkpoint
 from ..validation import self_check as checks
 from .progress import TerminalProgress
-from .run import compare_pixels, import_transformers, open_reference
+from .run import load_images, open_reference, print_exported, stack_pixels
 
 
 def check_options(
@@ -58,14 +55,8 @@ def run_export_layout(
     with TerminalProgress() as progress:
         check = partial(check_layout, progress=progress.stage) if validate else None
         record = export_layout(LayoutRequest(request, layout, dtypes), progress, check)
-    size = sum(spec.bytes for spec in record.files.values())
-    checked = "compared with the PyTorch model" if validate else "not validated"
-    echo(
-        printable(
-            f"{request.output}: layout {layout}, {', '.join(dtypes)}, {record.layout_id}, "
-            f"{size / 1e9:.2f} GB, {checked}"
-        )
-    )
+    what = f"layout {layout}, {', '.join(dtypes)}, {record.layout_id}"
+    print_exported(request.output, what, record.files, validated=validate)
 
 
 def run_validate_layout(
@@ -105,13 +96,9 @@ def run_validate_layout(
     manifest = draft_manifest(source, "fp32")
     if different := find_difference(record, manifest):
         raise MismatchError(f"{bundle} was not exported from {checkpoint}: {different}")
-    processor = (
-        None if reference == "torch" else import_transformers(source).load_image_processor(source.path)
-    )
-    images = [load_input_image(path, manifest.image, processor) for path in image or (None,)]
-    pixel_values, prompts = np.stack([loaded.pixels for loaded in images]), prompt or checks.PROMPTS
-    reference_pixels = np.stack([loaded.reference_pixels for loaded in images])
-    compare_pixels(f"this package and the processor of {checkpoint}", pixel_values, reference_pixels)
+    images = load_images(image, manifest.image, reference, source)
+    pixel_values, reference_pixels = stack_pixels(images, f"this package and the processor of {checkpoint}")
+    prompts = prompt or checks.PROMPTS
     prompt_tokenizer, started = PromptTokenizer.load(source.tokenizer), time.perf_counter()
     with TerminalProgress() as progress, translate_resource_errors(str(bundle)):
         validations = validate_layout(

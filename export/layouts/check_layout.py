@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +19,7 @@ from ..source import Source
 from ..validation import self_check as checks
 from ..validation.compare import compare
 from ..validation.compare_weights import compare_graph_weights
-from ..validation.reference_outputs import ReferenceModel, ValidationInputs, run_reference
+from ..validation.reference_outputs import ReferenceModel, ValidationInputs, load_and_run_reference
 from ..validation.validate import Validation, describe_failure
 from .layout import PRECISION_NAMES
 from .layout_runner import layout_graphs, open_layout
@@ -81,12 +79,7 @@ def validate_layout(
         weights[dtype] = compare_graph_weights(graphs, stored, source.constants)
     validations = {}
     with temporary_folder(scratch) as outputs:
-        progress("reference: loading")
-        name, model = load_reference()
-        pixels = inputs.pixel_values if reference_pixels is None else reference_pixels
-        reference = run_reference(model, replace(inputs, pixel_values=pixels), outputs, progress)
-        del model  # so that reference and graphs are never in memory at the same time
-        gc.collect()
+        name, reference = load_and_run_reference(load_reference, inputs, reference_pixels, outputs, progress)
         for dtype in record.dtypes:
             runner = open_layout(folder, record, source, dtype, placement)
             validations[dtype] = Validation(

@@ -24,7 +24,7 @@ from paligemma_onnx.runtime.engine.memory import trim_heap
 from paligemma_onnx.runtime.engine.session import open_session
 from paligemma_onnx.runtime.errors import BundleError
 from paligemma_onnx.runtime.graphs.kv_cache import Cache
-from paligemma_onnx.runtime.graphs.model_runner import Array, Ids, ImageFeatures
+from paligemma_onnx.runtime.graphs.model_runner import Array, Ids, ImageFeatures, concatenate_images
 
 from ..bundle.draft_manifest import draft_manifest
 from ..bundle.manifest_facts import describe_precision
@@ -55,8 +55,7 @@ class LayoutRunner:
     def gather_image_features(self, features: ImageFeatures, images: Ids, cancel: Cancellation) -> Array:
         """Concatenate each row's images: float32[M, I, D], int64[B, N / I] -> float32[B, N, D]."""
         cancel.check()
-        gathered: Array = np.asarray(features)[images].reshape(len(images), -1, features.shape[2])
-        return gathered
+        return concatenate_images(features, images)
 
     def prefill(
         self,

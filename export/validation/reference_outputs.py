@@ -8,8 +8,9 @@ Shapes: docs/notation.md.
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -89,6 +90,34 @@ class ReferenceOutputs:
     def save(self, name: str, array: NDArray[Any]) -> None:
         """Write an array to disk under this name."""
         np.save(self.folder / f"{name}.npy", array)
+
+
+def load_and_run_reference(
+    load: Callable[[], tuple[str, ReferenceModel]],
+    inputs: ValidationInputs,
+    pixel_values: NDArray[np.float32] | None,
+    folder: Path,
+    progress: Callable[[str], object],
+) -> tuple[str, ReferenceOutputs]:
+    """Load a reference, run it, and free it, so that reference and graphs are never in memory together.
+
+    Args:
+        load: returns the name of the reference and the reference model.
+        inputs: the inputs of the model.
+        pixel_values: what the reference's own preprocessing made of the images; None: as in `inputs`.
+        folder: the folder in which the arrays are written.
+        progress: called with a line of text before each stage.
+
+    Returns:
+        The name of the reference, and its outputs.
+    """
+    progress("reference: loading")
+    name, model = load()
+    pixels = inputs.pixel_values if pixel_values is None else pixel_values
+    outputs = run_reference(model, replace(inputs, pixel_values=pixels), folder, progress)
+    del model
+    gc.collect()
+    return name, outputs
 
 
 @torch.inference_mode()

@@ -21,7 +21,7 @@ from paligemma_onnx.runtime.engine.device_tensor import DeviceTensor
 from paligemma_onnx.runtime.engine.devices import Placement, choose_placement
 from paligemma_onnx.runtime.errors import BundleError
 from paligemma_onnx.runtime.graphs.kv_cache import Cache
-from paligemma_onnx.runtime.graphs.model_runner import Array, Ids, ImageFeatures
+from paligemma_onnx.runtime.graphs.model_runner import Array, Ids, ImageFeatures, concatenate_images
 from paligemma_onnx.runtime.graphs.onnx_runner import NO_MASK_DECODER
 from paligemma_onnx.runtime.paligemma import PaliGemma
 from paligemma_onnx.runtime.text.tokenizer import PromptTokenizer
@@ -52,8 +52,7 @@ class TorchModelRunner:
     def gather_image_features(self, features: ImageFeatures, images: Ids, cancel: Cancellation) -> Array:
         """Concatenate each row's images: float32[M, I, D], int64[B, N / I] -> float32[B, N, D]."""
         cancel.check()
-        gathered: Array = np.asarray(features)[images].reshape(len(images), -1, features.shape[2])
-        return gathered
+        return concatenate_images(features, images)
 
     @torch.inference_mode()
     def prefill(

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import gc
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +19,12 @@ from .compare import compare
 from .compare_weights import WeightComparison, compare_weights
 from .float32_emulation import needs_emulation
 from .measures import TOP, Comparison
-from .reference_outputs import ReferenceModel, ValidationInputs, run_reference, run_reference_masks
+from .reference_outputs import (
+    ReferenceModel,
+    ValidationInputs,
+    load_and_run_reference,
+    run_reference_masks,
+)
 from .sequential_sessions import graph_opener, open_sequentially
 
 
@@ -72,14 +76,9 @@ def validate(
     """
     weights = compare_weights(folder, manifest, source, progress)
     with temporary_folder(scratch) as outputs:
-        progress("reference: loading")
-        name, model = load_reference()
-        pixels = inputs.pixel_values if reference_pixels is None else reference_pixels
-        reference = run_reference(model, replace(inputs, pixel_values=pixels), outputs, progress)
+        name, reference = load_and_run_reference(load_reference, inputs, reference_pixels, outputs, progress)
         if manifest.graphs.mask_decoder is not None and source.mask_decoder is not None:
             run_reference_masks(source.mask_decoder, reference)
-        del model  # so that reference and bundle are never in memory at the same time
-        gc.collect()
         runner = open_sequentially(manifest, placement, graph_opener(folder, manifest, placement))
         comparison = compare(runner, inputs, reference, progress)
     emulated = " (float32 emulation of half precision)" if needs_emulation(manifest, placement) else ""

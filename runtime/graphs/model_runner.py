@@ -111,3 +111,9 @@ class ModelRunner(Protocol):
         Raises:
             BundleError: the bundle has no mask decoder.
         """
+
+
+def concatenate_images(features: ImageFeatures, images: Ids) -> Array:
+    """Concatenate each row's images in CPU memory: float32[M, I, D], int64[B, N / I] -> float32[B, N, D]."""
+    gathered: Array = np.asarray(features)[images].reshape(len(images), -1, features.shape[2])
+    return gathered

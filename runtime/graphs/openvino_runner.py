@@ -20,7 +20,7 @@ from ..engine.devices import Placement
 from ..errors import BundleError, NumericsError, ProviderError, ResourceError
 from ..resource_errors import resource_problem
 from .kv_cache import Cache
-from .model_runner import Array, Ids, ImageFeatures
+from .model_runner import Array, Ids, ImageFeatures, concatenate_images
 from .onnx_runner import NO_MASK_DECODER
 
 INSTALL = "pip install 'paligemma-onnx[cpu,openvino]'"
@@ -96,8 +96,7 @@ class OpenVinoRunner:
     def gather_image_features(self, features: ImageFeatures, images: Ids, cancel: Cancellation) -> Array:
         """Concatenate each row's images: float32[M, I, D], int64[B, N / I] -> float32[B, N, D]."""
         cancel.check()
-        gathered: Array = np.asarray(features)[images].reshape(len(images), -1, features.shape[2])
-        return gathered
+        return concatenate_images(features, images)
 
     def prefill(
         self,

@@ -5,16 +5,13 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-import transformers
 from paths import GOLDEN as FOLDER
 from PIL import Image
-from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
+from transformers_model import transformers_model
 
 from paligemma_onnx.export.demo.shipped_model import shipped_model
 from paligemma_onnx.export.validation.torch_runner import open_torch_model
@@ -46,15 +43,6 @@ def torch_model() -> Iterator[PaliGemma]:
 @pytest.fixture(scope="module")
 def onnx_model(shipped_bundle: Path) -> PaliGemma:
     return PaliGemma.load(shipped_bundle, device="cpu")
-
-
-@cache
-def transformers_model() -> tuple[Any, Any]:
-    with shipped_model() as folder:
-        model = transformers.PaliGemmaForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
-        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, padding_side="left")
-        images = SiglipImageProcessorPil.from_pretrained(folder)
-    return model.eval(), transformers.PaliGemmaProcessor(images, tokenizer)
 
 
 def request(index: int) -> Request:

@@ -6,23 +6,19 @@ import json
 import re
 import subprocess
 from collections.abc import Callable
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
-import transformers
 from code_blocks import code_block
 from embeds_driver import EmbedsDriver
 from javascript import WEB, JsRequest, run_transformers_js, write_pixels
 from paths import GOLDEN as FOLDER
 from paths import ROOT
 from PIL import Image
-from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
+from transformers_model import transformers_model
 
-from paligemma_onnx.export.demo.shipped_model import shipped_model
 from paligemma_onnx.export.layouts.layout import SUFFIXES
 
 pytestmark = [
@@ -39,30 +35,21 @@ LOCATION = re.compile(r"<loc(\d{4})>")
 Layout = Callable[[str, str, str], Path]
 
 
-@cache
-def reference() -> tuple[Any, Any]:
-    with shipped_model() as folder:
-        model = transformers.PaliGemmaForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
-        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, padding_side="left")
-        images = SiglipImageProcessorPil.from_pretrained(folder)
-    return model.eval(), transformers.PaliGemmaProcessor(images, tokenizer)
-
-
 def expected_answer(texts: list[str], files: list[list[str]]) -> tuple[Any, list[list[int]], list[list[int]]]:
     """Return the pixel values, the prompt ids and the ids that transformers generates."""
     inputs = reference_inputs(texts, files)
-    output = reference()[0].generate(**inputs, max_new_tokens=TOKENS, do_sample=False)
+    output = transformers_model()[0].generate(**inputs, max_new_tokens=TOKENS, do_sample=False)
     prompts = inputs["input_ids"]
     return inputs["pixel_values"].numpy(), prompts.tolist(), output[:, prompts.shape[1] :].tolist()
 
 
 def reference_inputs(texts: list[str], files: list[list[str]]) -> Any:
     images = [[Image.open(file) for file in row] for row in files]
-    return reference()[1](images=images, text=texts, padding=True, return_tensors="pt")
+    return transformers_model()[1](images=images, text=texts, padding=True, return_tensors="pt")
 
 
 def until_stop(ids: list[int]) -> list[int]:
-    eos = reference()[0].generation_config.eos_token_id
+    eos = transformers_model()[0].generation_config.eos_token_id
     return ids[: ids.index(eos)] if eos in ids else ids
 
 
@@ -116,7 +103,7 @@ def test_rounded_graphs_answer_most_prompts_alike(layout: Layout, tmp_path: Path
         given = write_pixels(tmp_path / f"{index}.f32", pixels)
         requests.append(JsRequest(texts, [image_of(entry)], TOKENS, given))
     answers = run_transformers_js(folder, requests, tmp_path)
-    suffix, image_token = SUFFIXES[dtype], reference()[0].config.image_token_id
+    suffix, image_token = SUFFIXES[dtype], transformers_model()[0].config.image_token_id
     driver = EmbedsDriver(folder, "transformers.js", suffix, image_token)
     expected = []
     for request in requests:
