@@ -2,7 +2,7 @@
 # make check     the quick tests, under a minute
 # make test      every test but the longest, under five minutes on two cores
 # make test-all  every test, also those of the CUDA provider on a fake CUDA runtime
-# make test-web  the JavaScript runtimes in Node and headless Chromium; needs node and npm
+# make test-web  the JavaScript driver, and other JavaScript runtimes, in Node and headless Chromium; needs node and npm
 # make test-gpu  the tests that need an NVIDIA GPU
 # make lint      ruff, the length of files, and mypy
 # make docs      build the documentation site in build/docs, with every warning an error
@@ -17,7 +17,7 @@ INSTALLED := $(VENV)/.installed
 GPU_VENV := .venv-gpu
 # onnxruntime-gpu and the fake CUDA runtime exist for one platform; elsewhere the CUDA tests are skipped.
 GPU_INSTALLED := $(if $(filter Linux-x86_64,$(shell uname -sm | tr ' ' -)),$(GPU_VENV)/.installed)
-NODE_PACKAGES := tests/web/node_modules/.package-lock.json
+NODE_PACKAGES := web/node_modules/.package-lock.json tests/web/node_modules/.package-lock.json
 WORKERS ?= 2
 PYTEST := $(VENV)/bin/pytest
 PARALLEL := -n $(WORKERS) --dist loadfile --no-loadscope-reorder  # tests/conftest.py orders the files
@@ -40,6 +40,7 @@ test-all: $(INSTALLED) $(GPU_INSTALLED)
 	$(PYTEST) $(PARALLEL) -m "not cuda and not gpu and not web" $(ARGS)
 
 test-web: $(INSTALLED) $(NODE_PACKAGES)
+	npm test --prefix web
 	$(PYTEST) -m web $(ARGS)
 
 test-gpu: $(INSTALLED) $(GPU_INSTALLED)
@@ -48,7 +49,7 @@ test-gpu: $(INSTALLED) $(GPU_INSTALLED)
 lint: $(INSTALLED)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
-	@git ls-files '*.py' | xargs wc -l | awk '$$1 > $(MAX_LINES) && $$2 != "total" {print $$2 ": " $$1 " lines, the limit is $(MAX_LINES)"; long = 1} END {exit long}'
+	@git ls-files '*.py' '*.ts' | xargs wc -l | awk '$$1 > $(MAX_LINES) && $$2 != "total" {print $$2 ": " $$1 " lines, the limit is $(MAX_LINES)"; long = 1} END {exit long}'
 	$(VENV)/bin/mypy | tee $(VENV)/mypy.log; test "$${PIPESTATUS[0]}" = 0
 	@# mypy finds the packages through the links in typings/; if the links are missing it checks nothing.
 	@grep -Eq 'no issues found in [0-9]{2,} source files' $(VENV)/mypy.log
@@ -67,9 +68,9 @@ $(GPU_VENV)/.installed: pyproject.toml constraints.txt
 	$(GPU_VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[gpu]'
 	@touch $@
 
-$(NODE_PACKAGES): tests/web/package.json tests/web/package-lock.json
-	npm ci --prefix tests/web --ignore-scripts --no-audit --no-fund
+%/node_modules/.package-lock.json: %/package.json %/package-lock.json
+	npm ci --prefix $* --ignore-scripts --no-audit --no-fund
 	@touch $@
 
 clean:
-	rm -rf tests/web/node_modules $(VENV) .venv-* build *.egg-info
+	rm -rf tests/web/node_modules web/node_modules web/build web/dist $(VENV) .venv-* build *.egg-info
