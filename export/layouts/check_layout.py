@@ -22,7 +22,7 @@ from ..validation.compare_weights import compare_graph_weights
 from ..validation.reference_outputs import ReferenceModel, ValidationInputs, load_and_run_reference
 from ..validation.validate import Validation, describe_failure
 from .layout import PRECISION_NAMES
-from .layout_runner import layout_graphs, open_layout
+from .layout_runner import open_layout
 
 
 def check_layout(
@@ -74,7 +74,7 @@ def validate_layout(
     weights = {}
     for dtype in record.dtypes:
         progress(f"weights: comparing every stored number of {dtype} with the checkpoint")
-        graphs = [folder / graph.file for graph in layout_graphs(record.layout, source, dtype)]
+        graphs = [folder / graph.file for graph in record.graphs[dtype].by_name.values()]
         stored = source.weights(PRECISION_NAMES[dtype])
         weights[dtype] = compare_graph_weights(graphs, stored, source.constants)
     validations = {}

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from paligemma_onnx.runtime.bundle.layout_record import LayoutName, LayoutRecord
+from paligemma_onnx.runtime.bundle.layout_record import LayoutGraphs, LayoutName, LayoutRecord
 from paligemma_onnx.runtime.bundle.schema import GraphSpec, Manifest
 from paligemma_onnx.runtime.cancellation import Cancellation
 from paligemma_onnx.runtime.engine.device_tensor import DeviceTensor
@@ -29,8 +29,7 @@ from paligemma_onnx.runtime.graphs.model_runner import Array, Ids, ImageFeatures
 from ..bundle.draft_manifest import draft_manifest
 from ..bundle.manifest_facts import describe_precision
 from ..source import Source
-from .layout import PRECISION_NAMES, graph_path
-from .write_layout import definitions_of
+from .layout import PRECISION_NAMES
 
 
 @dataclass(frozen=True)
@@ -40,7 +39,7 @@ class LayoutRunner:
     folder: Path
     layout: LayoutName
     manifest: Manifest  # facts of the model; its bundle id is the id of the layout
-    graphs: tuple[GraphSpec, ...]  # vision, embedding and decoder
+    graphs: LayoutGraphs
     placement: Placement
     opened: dict[str, Any] = field(default_factory=dict)  # the open session, by its file
 
@@ -49,7 +48,7 @@ class LayoutRunner:
         features = []
         for pixels in pixel_values[:, None]:
             cancel.check()
-            features.append(self._run(0, {"pixel_values": pixels})[0])
+            features.append(self._run(self.graphs.vision_encoder, {"pixel_values": pixels})[0])
         return np.stack(features).reshape(len(features), self.manifest.image.tokens, -1)
 
     def gather_image_features(self, features: ImageFeatures, images: Ids, cancel: Cancellation) -> Array:
@@ -103,7 +102,7 @@ class LayoutRunner:
         feeds: dict[str, NDArray[Any]] = {"input_ids": ids}
         if self.layout == "genai":
             feeds["image_features"] = features.reshape(-1, features.shape[2])
-        embeds = self._run(1, feeds)[0].copy()
+        embeds = self._run(self.graphs.embedding, feeds)[0].copy()
         if self.layout == "transformers.js":
             embeds[ids == self.manifest.tokens.image] = features.reshape(-1, features.shape[2])
         return embeds
@@ -111,13 +110,12 @@ class LayoutRunner:
     def _decode(self, embeds: Array, mask: Ids, past: list[Array]) -> tuple[Array, list[Array]]:
         """Run the decoder on float32[B, L, D] and a cache padded on the left; return logits float32[B, V]."""
         positions = np.maximum(mask.cumsum(axis=1) - 1, 0)[:, -embeds.shape[1] :]
-        named = [spec.name for spec in self.graphs[2].inputs]
+        named = [spec.name for spec in self.graphs.decoder.inputs]
         feeds = dict(zip(named, (embeds, mask, positions, *past), strict=True))
-        logits, *present = self._run(2, feeds)
+        logits, *present = self._run(self.graphs.decoder, feeds)
         return logits[:, 0], present
 
-    def _run(self, index: int, feeds: dict[str, NDArray[Any]]) -> list[Array]:
-        graph = self.graphs[index]
+    def _run(self, graph: GraphSpec, feeds: dict[str, NDArray[Any]]) -> list[Array]:
         if graph.file not in self.opened:
             self.opened.clear()  # one session at a time is in memory
             trim_heap()
@@ -151,16 +149,7 @@ def open_layout(
         graphs=replace(facts.graphs, mask_decoder=None),
         precision=describe_precision(PRECISION_NAMES[dtype]),
     )
-    graphs = layout_graphs(record.layout, source, dtype)
-    return LayoutRunner(folder, record.layout, manifest, graphs, placement)
-
-
-def layout_graphs(layout: LayoutName, source: Source, dtype: str) -> tuple[GraphSpec, ...]:
-    """Return the inputs, outputs and paths of vision, embedding and decoder of one dtype."""
-    return tuple(
-        replace(definition.spec, file=graph_path(layout, definition.spec.file, dtype))
-        for definition in definitions_of(layout, source).values()
-    )
+    return LayoutRunner(folder, record.layout, manifest, record.graphs[dtype], placement)
 
 
 def _shift(array: NDArray[Any], columns: Ids, axis: int) -> NDArray[Any]:

@@ -12,16 +12,18 @@ from paligemma_onnx.model.skeleton import meta_model
 from paligemma_onnx.runtime.bundle.layout_record import (
     LAYOUT_RECORD,
     RECORD_VERSION,
+    LayoutGraphs,
     LayoutName,
     LayoutRecord,
     compute_layout_id,
 )
-from paligemma_onnx.runtime.bundle.schema import BUNDLE_ID_KEY, FileSpec
+from paligemma_onnx.runtime.bundle.schema import BUNDLE_ID_KEY, FileSpec, GraphSpec
 from paligemma_onnx.runtime.resource_errors import translate_resource_errors
 from paligemma_onnx.runtime.text.tokenizer import PromptTokenizer
 
 from ..bundle.atomic_folder import staged_folder
 from ..bundle.draft_manifest import draft_manifest, export_notes
+from ..bundle.tensor_list import count_operators
 from ..bundle.weight_file import plan_weight_files, reference_weight_file
 from ..exporter import (
     ExportRequest,
@@ -59,6 +61,7 @@ class _WrittenGraphs:
     """Graphs of one dtype, whose weights are written."""
 
     graphs: dict[str, QuantizedGraph]  # by path in the folder
+    specs: LayoutGraphs
     files: dict[str, FileSpec]  # the weight files, by path in the folder
     data_files: dict[str, int]  # number of weight files by name of the graph file
 
@@ -134,6 +137,7 @@ def _write_dtype(
     """Rewrite the graphs for a dtype and write their weight files."""
     precision = precision_of(dtype)
     graphs, plans, data_files = dict[str, QuantizedGraph](), [], dict[str, int]()
+    definitions, specs = definitions_of(layout, source), list[GraphSpec]()
     folder = (staging / graph_path(layout, "x.onnx", dtype)).parent
     folder.mkdir(exist_ok=True)
     for name, traced in traces.items():
@@ -145,11 +149,13 @@ def _write_dtype(
             reference_weight_file(graph, plan)
         graphs[path], data_files[Path(path).name] = graph, len(files)
         plans += files
-    specs = write_weights(folder, plans, source, PRECISION_NAMES[dtype], progress)
+        digest = hashlib.sha256(serialize(graph)).hexdigest()
+        operators = count_operators(graph)
+        specs.append(replace(definitions[name].spec, file=path, operators=operators, digest=digest))
+    stored = write_weights(folder, plans, source, PRECISION_NAMES[dtype], progress)
     parent = Path(next(iter(graphs))).parent
-    return _WrittenGraphs(
-        graphs, {(parent / name).as_posix(): spec for name, spec in specs.items()}, data_files
-    )
+    files_by_path = {(parent / name).as_posix(): spec for name, spec in stored.items()}
+    return _WrittenGraphs(graphs, LayoutGraphs(*specs), files_by_path, data_files)
 
 
 def _name_next(file: str, count: int) -> str:
@@ -177,13 +183,12 @@ def _write_graphs(
         RECORD_VERSION,
         "",
         request.layout,
-        request.dtypes,
+        {dtype: part.specs for dtype, part in zip(request.dtypes, written, strict=True)},
         manifest.model,
         manifest.image,
         manifest.tokens,
         manifest.cache,
         manifest.producer,
-        {path: hashlib.sha256(serialize(graph)).hexdigest() for path, graph in graphs.items()},
         files,
     )
     record = replace(draft, layout_id=compute_layout_id(draft))

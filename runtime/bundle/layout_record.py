@@ -8,21 +8,35 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from ..errors import BundleError
 from .integrity import check_listed
 from .json_file import build, read_json_object
-from .schema import CacheFacts, FileSpec, ImageFacts, ModelFacts, Producer, TokenFacts
+from .schema import CacheFacts, FileSpec, GraphSpec, ImageFacts, ModelFacts, Producer, TokenFacts
 
 LAYOUT_RECORD = "paligemma_onnx.json"
-RECORD_VERSION = 1
+RECORD_VERSION = 2
 MAX_RECORD_BYTES = 1 << 20
 ID_LENGTH = 32  # hexadecimal digits of an id: 128 bits
 
 LayoutName = Literal["transformers.js", "genai"]
+
+
+@dataclass(frozen=True)
+class LayoutGraphs:
+    """The graphs of one number format. The path of a graph is relative to the folder of the layout."""
+
+    vision_encoder: GraphSpec
+    embedding: GraphSpec
+    decoder: GraphSpec  # reads embedded tokens, a mask, positions and a growing cache
+
+    @property
+    def by_name(self) -> dict[str, GraphSpec]:
+        """All graphs, by field name."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
 
 
 @dataclass(frozen=True)
@@ -32,14 +46,23 @@ class LayoutRecord:
     record_version: int
     layout_id: str  # hash of the record; the metadata of every graph contains it
     layout: LayoutName
-    dtypes: tuple[str, ...]  # number formats, by the names of transformers.js; the first is the default
+    graphs: dict[str, LayoutGraphs]  # by number format, with the names of transformers.js; the default first
     model: ModelFacts
     image: ImageFacts
     tokens: TokenFacts
     cache: CacheFacts
     producer: Producer
-    digests: dict[str, str]  # SHA-256 of each graph before the id was written into it, by file
     files: dict[str, FileSpec]  # by path in the folder, such as onnx/embed_tokens.onnx
+
+    @property
+    def dtypes(self) -> tuple[str, ...]:
+        """Number formats; the first is the default."""
+        return tuple(self.graphs)
+
+    @property
+    def graph_files(self) -> tuple[str, ...]:
+        """Paths of all graphs."""
+        return tuple(spec.file for graphs in self.graphs.values() for spec in graphs.by_name.values())
 
     def to_json(self) -> str:
         """Return the record as JSON text. Equal records give equal texts."""
@@ -51,7 +74,7 @@ def compute_layout_id(record: LayoutRecord) -> str:
 
     The metadata of a graph file contains the id, so the id cannot depend on the hash of that file.
     """
-    files = {name: spec for name, spec in sorted(record.files.items()) if name not in record.digests}
+    files = {name: spec for name, spec in sorted(record.files.items()) if name not in record.graph_files}
     without_id = replace(record, layout_id="", files=files)
     return hashlib.sha256(without_id.to_json().encode()).hexdigest()[:ID_LENGTH]
 
@@ -78,6 +101,8 @@ def read_layout_record(folder: Path) -> LayoutRecord:
             parts = PurePosixPath(name).parts
             if ".." in parts or PurePosixPath(name).is_absolute() or "\\" in name or not name.isprintable():
                 raise ValueError(f"{name!a} is not a path inside the folder")
+        if not record.graphs or not set(record.graph_files) <= set(record.files):
+            raise ValueError("describes no graphs, or graphs that it does not list as files")
         if compute_layout_id(record) != record.layout_id:
             raise ValueError("is altered: its content does not match its layout_id")
     except ValueError as error:
