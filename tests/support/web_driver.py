@@ -1,0 +1,27 @@
+"""Runs of the JavaScript driver in Node: its compiled programs in web/tests/parity/."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from paths import ROOT
+
+COMPILED = ROOT / "web" / "build" / "tests" / "parity"
+
+
+def run_parity(program: str, job: dict[str, Any], scratch: Path) -> Any:
+    """Return the result of a program, which reads a job and writes its result as JSON files.
+
+    `make test-web` compiles the programs before it runs the tests.
+    """
+    script = COMPILED / f"{program}.js"
+    assert script.is_file(), f"{script} is missing: run npm run compile --prefix web"
+    job_file, result_file = scratch / f"{program}.job.json", scratch / f"{program}.result.json"
+    job_file.write_text(json.dumps(job), encoding="utf-8")
+    command = ["node", str(script), str(job_file), str(result_file)]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=250, check=False)
+    assert run.returncode == 0, run.stderr
+    return json.loads(result_file.read_text(encoding="utf-8"))
