@@ -1,0 +1,46 @@
+/** The files of a bundle that a person chose in a browser. */
+
+import { BundleError } from '../errors.js';
+import type { BundleFiles } from './files.js';
+import { chunksOf, readChecked, readLimited } from './read_stream.js';
+import { MANIFEST } from './schema.js';
+
+/**
+ * Return the files of a bundle among chosen files: those in the folder of `manifest.json`.
+ *
+ * @param chosen files of a file dialog or of a drop.
+ */
+export function localFiles(chosen: Iterable<File>): BundleFiles {
+  const all = [...chosen];
+  const manifest = all.find((file) => file.name === MANIFEST);
+  const folder = manifest === undefined ? '' : folderOf(manifest);
+  const byName = new Map(all.filter((file) => folderOf(file) === folder).map((file) => [file.name, file]));
+  const locate = (name: string): string => folder + name;
+
+  async function* open(name: string, signal?: AbortSignal): AsyncGenerator<Uint8Array> {
+    const file = byName.get(name);
+    if (file === undefined)
+      throw new BundleError(`${locate(name)}: is missing; choose the folder of the bundle, or all of its files`);
+    try {
+      for await (const chunk of chunksOf(file.stream())) {
+        signal?.throwIfAborted();
+        yield chunk;
+      }
+    } catch (error) {
+      signal?.throwIfAborted();
+      const reason = error instanceof Error ? error.message : String(error);
+      throw new BundleError(`${locate(name)}: cannot be read (${reason}); choose the files again`);
+    }
+  }
+
+  return {
+    locate,
+    readSmall: (name, maxBytes, signal) => readLimited(locate(name), open(name, signal), maxBytes),
+    read: (name, expected, onBytes, signal) => readChecked(locate(name), open(name, signal), expected, onBytes),
+  };
+}
+
+/** Return the path of the folder of a chosen file with a final slash, or an empty text. */
+function folderOf(file: File): string {
+  return (file.webkitRelativePath ?? '').slice(0, -file.name.length);
+}

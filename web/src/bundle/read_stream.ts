@@ -1,0 +1,84 @@
+/** Read a stream of known or limited size into memory. */
+
+import { BundleError, ResourceError } from '../errors.js';
+import { MAX_BUFFER_BYTES, type OnBytes } from './files.js';
+import { checkContent, checkSize } from './integrity.js';
+import type { FileSpec } from './schema.js';
+
+/**
+ * Read a stream to its end and check its content.
+ *
+ * @param file name of the file with its folder or URL, for messages.
+ *
+ * Throws BundleError: the content has another size or hash. ResourceError: the file does not fit into memory.
+ */
+export async function readChecked(
+  file: string,
+  stream: AsyncIterable<Uint8Array>,
+  expected: FileSpec,
+  onBytes: OnBytes,
+): Promise<Uint8Array<ArrayBuffer>> {
+  const bytes = allocate(file, expected.bytes);
+  let size = 0;
+  for await (const chunk of stream) {
+    if (size + chunk.length <= bytes.length) bytes.set(chunk, size);
+    size += chunk.length;
+    if (size > bytes.length) break;
+    onBytes(size);
+  }
+  checkSize(file, size, expected, bytes.subarray(0, size));
+  await checkContent(file, bytes, expected);
+  return bytes;
+}
+
+/**
+ * Read a stream of at most `maxBytes` bytes.
+ *
+ * Throws BundleError: the stream is longer.
+ */
+export async function readLimited(
+  file: string,
+  stream: AsyncIterable<Uint8Array>,
+  maxBytes: number,
+): Promise<Uint8Array<ArrayBuffer>> {
+  const chunks: Uint8Array[] = [];
+  let size = 0;
+  for await (const chunk of stream) {
+    chunks.push(chunk);
+    size += chunk.length;
+    if (size > maxBytes) throw new BundleError(`${file}: larger than ${maxBytes} bytes; export the checkpoint again`);
+  }
+  const bytes = new Uint8Array(size);
+  let offset = 0;
+  for (const chunk of chunks) {
+    bytes.set(chunk, offset);
+    offset += chunk.length;
+  }
+  return bytes;
+}
+
+/** Return the chunks of a stream. (Safari's streams are no async iterables.) */
+export async function* chunksOf(stream: ReadableStream<Uint8Array>): AsyncGenerator<Uint8Array> {
+  const reader = stream.getReader();
+  try {
+    for (let part = await reader.read(); !part.done; part = await reader.read()) yield part.value;
+  } finally {
+    await reader.cancel();
+  }
+}
+
+function allocate(file: string, bytes: number): Uint8Array<ArrayBuffer> {
+  if (bytes > MAX_BUFFER_BYTES)
+    throw new BundleError(
+      `${file}: has ${bytes} bytes, and a browser can hold ${MAX_BUFFER_BYTES} in one buffer; export the checkpoint ` +
+        'with --precision int4-portable, which splits the weights',
+    );
+  try {
+    return new Uint8Array(bytes);
+  } catch (error) {
+    if (!(error instanceof RangeError)) throw error;
+    throw new ResourceError(
+      `${file}: out of memory (${bytes} more bytes are needed); close other tabs, or use a smaller bundle`,
+    );
+  }
+}
