@@ -16,6 +16,9 @@ import { type Ort, type OrtTensor, type Session, floatTensor, intTensor, isNativ
 
 export const NO_MASK_DECODER = 'the bundle has no mask decoder; export the checkpoint with --mask-decoder';
 
+/** Errors only: WebAssembly warns in each step that it copies the cache. */
+const RUN_OPTIONS = { logSeverityLevel: 3 } as const;
+
 type Tensors = Record<string, OrtTensor>;
 
 /** The open sessions of one bundle. */
@@ -133,7 +136,9 @@ export class OnnxRunner implements ModelRunner {
     const session = this.#sessions.get(name) as Session;
     const graph = this.manifest.graphs[name] as GraphSpec;
     const previous = this.#running.catch(() => undefined);
-    const run = previous.then(() => (fetches === undefined ? session.run(feeds) : session.run(feeds, fetches)));
+    const run = previous.then(() =>
+      fetches === undefined ? session.run(feeds, RUN_OPTIONS) : session.run(feeds, fetches, RUN_OPTIONS),
+    );
     this.#running = run;
     try {
       return (await run) as Tensors;
