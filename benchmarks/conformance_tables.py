@@ -59,7 +59,8 @@ def _lines(results: Sequence[dict[str, Any]]) -> Iterator[str]:
     precisions = [result["precision"] for result in results]
     yield (
         f"Reference: {first['reference']}. Each cell has the largest error of all graphs and steps, and how "
-        "many answers have equal ids."
+        "many answers have equal ids. If graphs do not run, it names them and the missing operators, and has "
+        "the largest error of the others."
     )
     yield ""
     yield f"| runtime | version | {' | '.join(f'`{name}`' for name in precisions)} |"
@@ -94,11 +95,18 @@ def _cell(run: dict[str, Any] | None) -> str:
     if failed:
         operators = dict.fromkeys(name for graph in failed for name in graph["missing_operators"])
         graphs = ", ".join(graph["graph"] for graph in failed)
-        return f"no: {graphs} ({', '.join(operators) or 'see the message'})"
-    errors = [error["relative"] for graph in run["graphs"] for error in graph["errors"]]
-    worst = "NaN" if None in errors else f"{max(errors):.1e}"
+        others = f"; others {_worst(run)}" if len(failed) < len(run["graphs"]) else ""
+        return f"no: {graphs} ({', '.join(operators) or 'see the message'}){others}"
     above = " (above the limit)" if run["outcome"] == "differs" else ""
-    return f"{worst}, {run['equal_ids']}/{run['requests']}{above}"
+    return f"{_worst(run)}, {run['equal_ids']}/{run['requests']}{above}"
+
+
+def _worst(run: dict[str, Any]) -> str:
+    """Return the largest error of the graphs that run."""
+    errors = [
+        error["relative"] for graph in run["graphs"] for error in graph["errors"] if not graph["problem"]
+    ]
+    return "NaN" if None in errors else f"{max(errors):.1e}"
 
 
 def _seconds(run: dict[str, Any] | None) -> str:

@@ -123,7 +123,9 @@ _INT4_VISION = BlockQuantized(4, 32)
 _INT4_BF16 = BlockQuantized(4, 128, "bfloat16")
 
 PRECISIONS = {
-    "fp32": Precision(Float32(), Float32(), Float32(), Float32(), "grow", devices=("cpu", "cuda")),
+    "fp32": Precision(
+        Float32(), Float32(), Float32(), Float32(), "grow", devices=("cpu", "cuda"), portable=True
+    ),
     "int8": Precision(
         Int8PerChannel(), Int8PerChannel(), Int8PerChannel(), BlockQuantized(8, 128), "in_place"
     ),

@@ -127,7 +127,7 @@ def in_place_bundle(
 ) -> Callable[[str], Path]:
     """Like `bundle`, with a KV cache that is updated in place: a combination that no precision offers."""
     folder = shared_folder(tmp_path_factory, "in_place")
-    float32_in_place = replace(PRECISIONS["fp32"], cache="in_place")
+    float32_in_place = replace(PRECISIONS["fp32"], cache="in_place", portable=False)
 
     def export(name: str, path: Path) -> None:
         with pytest.MonkeyPatch.context() as patch:

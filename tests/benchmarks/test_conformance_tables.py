@@ -26,12 +26,13 @@ def test_differences_failures_and_gaps_are_shown() -> None:
     first, second, third, fourth, *_ = result["runtimes"]
     first["graphs"][0]["errors"][0]["relative"] = None
     first["outcome"] = "differs"
-    second["graphs"][1] |= {"problem": "no kernel", "missing_operators": ["Gelu"]}
+    second["graphs"][1] |= {"problem": "no kernel", "missing_operators": ["Gelu"], "errors": []}
+    second["graphs"][0]["errors"][0]["relative"] = 0.028
     third |= {"outcome": "not installed", "graphs": []}
     fourth["problem"] = "no device"
     lines = {line.split(" | ")[0]: line for line in tables([result]).splitlines()[:12]}
     assert "NaN, 4/4 (above the limit)" in lines[f"| `{first['name']}`"]
-    assert "no: prefill (Gelu)" in lines[f"| `{second['name']}`"]
+    assert "no: prefill (Gelu); others 2.8e-02" in lines[f"| `{second['name']}`"]
     assert "not measured" in lines[f"| `{third['name']}`"]
     assert "does not start" in lines[f"| `{fourth['name']}`"]
 

@@ -22,8 +22,6 @@ pytestmark = pytest.mark.web
 Rounded = Callable[[str, str], Path]
 PACKAGES = Path(__file__).parent
 VERSIONS = json.loads((PACKAGES / "package.json").read_text(encoding="utf-8"))["dependencies"]
-# A graph that computes cosines: the WGSL standard allows an error of 2^-11 in `cos`. Measured: 2.4e-4.
-WEBGPU_BOUND = 1e-3
 
 
 def run(bundle: Path, name: str, prompts: tuple[str, ...], packages: Path = PACKAGES) -> Conformance:
@@ -51,14 +49,12 @@ def test_quantised_graphs_run(rounded: Rounded, name: str) -> None:
     assert all(graph.worst < 0.1 for graph in runtime.graphs)
 
 
-def test_webgpu_runs_every_graph(shipped_bundle: Path) -> None:
+def test_webgpu_agrees(shipped_bundle: Path) -> None:
     result = run(shipped_bundle, "webgpu", ("caption en",))
     runtime = only(result)
     if runtime.missing == "Chromium":
         pytest.skip("Chromium is not installed")
-    assert runtime.problem is None
-    assert runtime.ids == result.ids
-    assert all(graph.worst < WEBGPU_BOUND for graph in runtime.graphs)
+    assert result.outcome(runtime) == "agrees", runtime
     assert runtime.version is not None
     assert VERSIONS["onnxruntime-web"] in runtime.version
 

@@ -121,7 +121,7 @@ def test_every_weight_of_the_model_is_used_by_a_graph(
 ) -> None:
     _, source = open_checkpoint(checkpoint(name))
     used = {weight for graph in GRAPHS for weight in locations(loaded(bundle(name) / graph))}
-    assert used - {"language_model.frequencies"} == set(source.names)
+    assert used - {f"language_model.rotation.{table}" for table in ("cos", "sin")} == set(source.names)
 
 
 @every_case
