@@ -19,8 +19,15 @@ class Bundle:
 
     timed_steps = 5  # timed decode steps per cache length; one more step runs before them and is not timed
 
-    def __init__(self, folder: str, tokens: int, threads: int | None = None, device: str = "cpu") -> None:
-        self.model = PaliGemma.load(Path(folder), device=device, threads=threads)
+    def __init__(
+        self,
+        folder: str,
+        tokens: int,
+        threads: int | None = None,
+        device: str = "cpu",
+        engine: str = "onnxruntime",
+    ) -> None:
+        self.model = PaliGemma.load(Path(folder), device=device, threads=threads, engine=engine)
         self.metrics: Metrics = {LOAD_S: self.model.load_s}  # measured before the rounds
         self._benchmark, self._tokens = Benchmark(self.model), tokens
 

@@ -16,7 +16,10 @@ FLAGS = (
     *("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16"),
     *("amx_tile", "amx_int8", "amx_bf16", "asimddp", "i8mm", "bf16", "sve"),
 )
-PACKAGES = ("paligemma-onnx", "onnxruntime", "onnxruntime-gpu", "torch", "transformers", "numpy", "onnx")
+PACKAGES = (
+    *("paligemma-onnx", "onnxruntime", "onnxruntime-gpu", "openvino"),
+    *("torch", "transformers", "numpy", "onnx"),
+)
 
 
 def describe() -> dict[str, object]:

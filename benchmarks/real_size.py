@@ -32,7 +32,7 @@ from .report import Bounds, baseline_of, bounds, rows, table
 from .results import Result
 from .rounds import measure_prepared_start, measure_starts, persistent_processes, run_rounds
 from .sizes import Family, Size, benchmark_model
-from .systems import REFERENCES, RealSizePlan, bundles, references
+from .systems import OPENVINO_PRECISIONS, REFERENCES, RealSizePlan, bundles, references
 
 LIMITS = "limits"
 # Bytes that are read to measure memory bandwidth; more than a processor's caches hold. A tiny model needs no
@@ -122,6 +122,12 @@ def _measure_all_starts(specs: Sequence[ProcessSpec], results: Mapping[str, Resu
     help="Precisions of the bundles.  [default: those that run on the device]",
 )
 @click.option(
+    "--openvino",
+    default="",
+    callback=partial(parse_names, OPENVINO_PRECISIONS),
+    help=f"Precisions that OpenVINO runs, too: {', '.join(OPENVINO_PRECISIONS)}.  [default: none]",
+)
+@click.option(
     "--reference",
     callback=partial(parse_names, REFERENCES),
     help="Dtypes in which the model in transformers is measured; bf16-compiled needs a GPU.  "
@@ -146,6 +152,7 @@ def main(
     side: str,
     size: str,
     precisions: tuple[str, ...] | None,
+    openvino: tuple[str, ...],
     reference: tuple[str, ...] | None,
     batches: tuple[int, ...],
     pasts: tuple[int, ...],
@@ -167,11 +174,17 @@ def main(
         raise click.UsageError(plot.ADVICE)
     if device == "auto":
         raise click.UsageError("--device auto is not supported; choose cpu, cuda or cuda:N")
+    precisions = precisions_for(device) if precisions is None else precisions
+    if missing := set(openvino) - set(precisions):
+        raise click.UsageError(f"--openvino names {', '.join(sorted(missing))}, which --precisions does not")
+    if openvino and device != "cpu":
+        raise click.UsageError(f"--openvino runs on the CPU, and --device is {device}")
     default_references = ("bf16", "fp32") if device == "cpu" else ("bf16",)
     plan = RealSizePlan(
         subject=benchmark_model(cast(Family, family), cast(Size, size), int(side)),
         device=device,
-        precisions=precisions_for(device) if precisions is None else precisions,
+        precisions=precisions,
+        openvino=openvino,
         references=default_references if reference is None else reference,
         batches=tuple(dict.fromkeys((1, *batches))),
         pasts=pasts,

@@ -158,6 +158,7 @@ def rows(batches: Sequence[int], pasts: Sequence[int], limit: Bounds | None) -> 
         label = f"decode step with a {past}-token cache, s"
         table_rows.append(Row(label, median_of(step_at_past(past)), ".4f", "less"))
     table_rows.append(Row("driver's share of a decode step", median_of("own_share"), ".1%"))
+    table_rows.append(Row("processors that other programs used", Result.median_load, ".2f"))
     return table_rows + ([] if limit is None else list(bound_rows(limit)))
 
 

@@ -34,6 +34,7 @@ class Result:
     peak: Memory | None = None  # peak memory of a process that loaded the system and answered one request
     prepared: Prepared | None = None
     rounds: list[Metrics] = field(default_factory=list)  # figures of each round
+    other_processors: list[float] = field(default_factory=list)  # see processor_load.py; one per round
     decoder_bytes: int | None = None  # bytes of weights that a decode step reads
     kernels: dict[str, Any] | None = None  # kernels of a decode step on a GPU; see cuda/transfers.py
     tool: str | None = None  # name and version of another tool; None for this project's bundles
@@ -47,6 +48,10 @@ class Result:
     def maximum(self, name: str) -> float | None:
         """Return the largest value of a figure over the rounds, or None if the figure was not measured."""
         return max(self._values(name), default=None)
+
+    def median_load(self) -> float | None:
+        """Return how many processors other programs used, the median over the rounds; None if unknown."""
+        return median(self.other_processors) if self.other_processors else None
 
     def as_json(self) -> dict[str, object]:
         """Return a dict of all fields, with the medians of the figures under `medians`."""

@@ -18,6 +18,7 @@ from .measured_process import (
     describe_exit,
     drop_from_page_cache,
 )
+from .processor_load import LoadMeter
 from .results import Prepared, Result
 
 Log = Callable[[str], object]  # function that prints a line of progress
@@ -130,7 +131,9 @@ def run_rounds(
                                 running[name] = process
                             process.call("warm_up", batches=warm_up)
                             result.starts = result.starts or [process.start_s]
+                        load = LoadMeter(process.pid)
                         result.rounds.append(process.call("round", batches=batches, pasts=pasts))
+                        result.other_processors.append(load.other_processors())
                         if spec.profiled and number == rounds:  # profiling slows down later measurements
                             result.kernels = profile(process)
                     except ProcessFailed as failed:

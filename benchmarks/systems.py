@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from paligemma_onnx.export.precisions import PRECISIONS
 from paligemma_onnx.model.skeleton import meta_model
 from paligemma_onnx.runtime.bundle.manifest import read_manifest
+from paligemma_onnx.runtime.graphs.openvino_runner import INSTALL
 
 from .exports import ExportFailed, make_bundle
 from .lower_bounds import weight_bytes
@@ -23,6 +25,9 @@ REFERENCES = (*DTYPE_BYTES, COMPILED)
 # Export options of a bundle for a GPU. Validation would compute half precision on the CPU, which takes
 # minutes.
 NO_VALIDATION = ("--no-validate",)
+OPENVINO_PRECISIONS = tuple(
+    name for name, each in PRECISIONS.items() if each.cache == "grow" and "cpu" in each.devices
+)
 
 
 @dataclass(frozen=True)
@@ -32,6 +37,7 @@ class RealSizePlan:
     subject: BenchmarkModel
     device: str  # cpu, cuda or cuda:N
     precisions: tuple[str, ...]  # precisions of the measured bundles
+    openvino: tuple[str, ...]  # members of `precisions`: OpenVINO runs their bundles, too
     references: tuple[str, ...]  # members of REFERENCES
     batches: tuple[int, ...]  # numbers of images per request; the first is 1
     pasts: tuple[int, ...]  # numbers of cached tokens with which decode steps are timed
@@ -62,7 +68,10 @@ class System:
 def bundles(
     checkpoint: Path, plan: RealSizePlan, logs: Path, log: Callable[[str], object]
 ) -> Iterator[System]:
-    """Export a bundle of each precision, unless an earlier run exported it, and yield the bundle as a system.
+    """Export a bundle of each precision, unless an earlier run exported it, and yield its systems.
+
+    The first system of a bundle runs in onnxruntime. If `plan.openvino` has the precision, the second system
+    runs in OpenVINO.
 
     Args:
         checkpoint: folder of the checkpoint.
@@ -100,6 +109,17 @@ def bundles(
             prepares = None if manifest.precision.is_float32 else bundle
             process = ProcessSpec(precision, "benchmarks.bundle", "Bundle", arguments, files, prepares)
         yield System(result, process)
+        if precision in plan.openvino:
+            yield _openvino_system(process, result)
+
+
+def _openvino_system(bundle: ProcessSpec, result: Result) -> System:
+    """Return the system that runs the bundle of another system in OpenVINO."""
+    name = f"{bundle.name} openvino"
+    spec = replace(bundle, name=name, arguments=bundle.arguments | {"engine": "openvino"}, bundle=None)
+    missing = None if find_spec("openvino") else f"openvino is not installed: {INSTALL}"
+    own = Result(name, decoder_bytes=result.decoder_bytes, failure=missing)
+    return System(own, None if missing else spec)
 
 
 def references(checkpoint: Path, plan: RealSizePlan) -> Iterator[System]:

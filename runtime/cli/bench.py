@@ -12,7 +12,7 @@ import click
 from ..console import echo, echo_stderr, printable
 from ..diagnostics.benchmark import Benchmark, Cost, images_for, peak_bytes
 from ..paligemma import PaliGemma
-from .options import DeviceOptions, device_options
+from .options import ENGINE, DeviceOptions, device_options
 from .parameters import BUNDLE, JSON
 
 MAX_IMAGES = 256  # per request: the variants of an image differ in 8 bits
@@ -26,6 +26,7 @@ class Measurements:
     bundle_id: str
     precision: str
     device: str
+    engine: str
     threads: int
     rounds: int
     tokens: int  # per answer
@@ -36,7 +37,7 @@ class Measurements:
     time_to_first_token_s: float
     token_s: float  # per generated token
     tokens_per_second: float
-    own_share: float  # fraction of token_s spent outside onnxruntime
+    own_share: float  # fraction of token_s spent outside the engine
     images_per_minute: dict[int, float]  # by the number of images per request
     peak_bytes: (
         int | None
@@ -75,6 +76,7 @@ def batch_sizes(_context: click.Context, _option: click.Parameter, text: str) ->
     help="Batch sizes (images per request) to measure.",
 )
 @device_options
+@ENGINE
 @JSON
 def bench(
     bundle: Path,
@@ -83,6 +85,7 @@ def bench(
     rounds: int,
     batches: tuple[int, ...],
     device: DeviceOptions,
+    engine: str,
     json: bool,
 ) -> None:
     """Measure the speed and memory use of BUNDLE on this machine.
@@ -92,7 +95,7 @@ def bench(
     request. Every answer has exactly the number of tokens given by --tokens.
     """
     images = images_for(image, max(batches))
-    model = device.load(bundle)
+    model = device.load(bundle, engine)
     benchmark = Benchmark(model)
     benchmark.measure(images[:1], PROMPT, tokens)
     costs: dict[int, list[Cost]] = {size: [] for size in dict.fromkeys((1, *batches))}
@@ -100,11 +103,13 @@ def bench(
         echo_stderr(f"round {number + 1} of {rounds}")
         for size, measured in costs.items():
             measured.append(benchmark.measure(images[:size], PROMPT, tokens))
-    measurements = summarize(model, costs, batches)
+    measurements = summarize(model, engine, costs, batches)
     echo(dumps(asdict(measurements)) if json else table(bundle, measurements))
 
 
-def summarize(model: PaliGemma, costs: dict[int, list[Cost]], batches: tuple[int, ...]) -> Measurements:
+def summarize(
+    model: PaliGemma, engine: str, costs: dict[int, list[Cost]], batches: tuple[int, ...]
+) -> Measurements:
     """Return the medians over the rounds.
 
     The keys of `costs` are numbers of images per request, and include 1.
@@ -118,6 +123,7 @@ def summarize(model: PaliGemma, costs: dict[int, list[Cost]], batches: tuple[int
         bundle_id=model.manifest.bundle_id,
         precision=model.manifest.precision.name,
         device=model.device,
+        engine=engine,
         threads=model.runner.placement.threads,
         rounds=len(single),
         tokens=single[0].tokens,
@@ -138,7 +144,7 @@ def table(bundle: Path, measured: Measurements) -> str:
     throughput = ", ".join(f"{rate:.1f} at batch {size}" for size, rate in measured.images_per_minute.items())
     peak = "unknown" if measured.peak_bytes is None else f"{measured.peak_bytes / 1e9:.2f} GB resident"
     lines = [
-        f"{bundle}: {measured.precision}, {measured.device}, {measured.threads} threads, "
+        f"{bundle}: {measured.precision}, {measured.device}, {measured.engine}, {measured.threads} threads, "
         f"{measured.tokens} tokens per answer, medians of {measured.rounds} rounds",
         f"load              {measured.load_s:.3f} s",
         f"vision            {measured.vision_s:.3f} s/image",

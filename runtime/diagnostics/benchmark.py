@@ -1,4 +1,4 @@
-"""Measure requests on this machine: seconds per stage and per token, and the overhead outside onnxruntime."""
+"""Measure requests on this machine: seconds per stage and per token, and the overhead outside the engine."""
 
 from __future__ import annotations
 
@@ -11,9 +11,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..bundle.schema import Manifest
 from ..errors import OptionError
 from ..generation.types import Request
+from ..graphs.model_runner import ModelRunner
 from ..graphs.onnx_runner import OnnxModelRunner
+from ..graphs.openvino_runner import OpenVinoRunner
 from ..image.open import ImageInput, open_image
 from ..paligemma import PaliGemma
 
@@ -33,12 +36,12 @@ class Cost:
     prefill_s: float  # for all rows, in the prefill graph
     time_to_first_token_s: float  # from the call: image preprocessing, vision, prefill, choice of a token
     token_s: float  # per decode step of all rows, including the Python code around the graph
-    overhead_s: float  # the part of token_s spent outside onnxruntime
+    overhead_s: float  # the part of token_s spent outside the engine
     total_s: float
 
     @property
     def overhead_share(self) -> float:
-        """Fraction of a decode step spent outside onnxruntime."""
+        """Fraction of a decode step spent outside the engine."""
         return self.overhead_s / self.token_s
 
     @property
@@ -75,6 +78,37 @@ class TimedSession:
         self.runs.append((started, time.perf_counter()))
 
 
+class TimedModel:
+    """A compiled model of OpenVINO that records when each of its runs started and ended."""
+
+    def __init__(self, compiled: Any) -> None:
+        self._compiled = compiled
+        self.runs: list[tuple[float, float]] = []  # time.perf_counter()
+
+    def create_infer_request(self) -> TimedRequest:
+        """Return a new request whose runs are recorded."""
+        return TimedRequest(self._compiled.create_infer_request(), self.runs)
+
+
+@dataclass(frozen=True)
+class TimedRequest:
+    """A request to a compiled model. The object appends the start and the end of each run to `runs`."""
+
+    request: Any
+    runs: list[tuple[float, float]]
+
+    def infer(self, inputs: Any) -> Any:
+        """Run the model, and record when the run started and ended."""
+        started = time.perf_counter()
+        outputs = self.request.infer(inputs)
+        self.runs.append((started, time.perf_counter()))
+        return outputs
+
+    def cancel(self) -> None:
+        """End the run of the request."""
+        self.request.cancel()
+
+
 def sum_seconds(runs: Sequence[tuple[float, float]]) -> float:
     """Return the total seconds of recorded runs."""
     return sum(ended - started for started, ended in runs)
@@ -86,30 +120,17 @@ def mean_seconds(runs: Sequence[tuple[float, float]]) -> float:
 
 
 class Benchmark:
-    """A loaded bundle with timed sessions, whose answers have exactly the requested number of tokens.
+    """A loaded bundle with timed graphs, whose answers have exactly the requested number of tokens.
 
     Raises:
-        TypeError: the model does not run with onnxruntime.
+        TypeError: the model runs neither with onnxruntime nor with OpenVINO.
     """
 
     def __init__(self, model: PaliGemma) -> None:
-        if not isinstance(model.runner, OnnxModelRunner):
-            raise TypeError(f"only onnxruntime sessions can be timed, not {type(model.runner).__name__}")
-        runner, tokens = model.runner, model.manifest.tokens
         # Without stop ids the usual decode loop runs to the token limit: EOS is an ordinary token.
-        self.manifest = replace(model.manifest, tokens=replace(tokens, stop=()))
-        self.sessions = vision, prefill, decode = (
-            TimedSession(runner.vision_session),
-            TimedSession(runner.prefill_session),
-            TimedSession(runner.decode_session),
-        )
-        self.runner = replace(
-            runner,
-            manifest=self.manifest,
-            vision_session=vision,
-            prefill_session=prefill,
-            decode_session=decode,
-        )
+        self.manifest = replace(model.manifest, tokens=replace(model.manifest.tokens, stop=()))
+        # The order of the graphs: vision encoder, prefill, decode.
+        self.runner, self.sessions = _time_graphs(model.runner, self.manifest)
         self._model = PaliGemma(self.manifest, model.tokenizer, self.runner, model.load_s)
 
     def measure(self, images: Sequence[ImageInput], prompt: str, tokens: int) -> Cost:
@@ -147,6 +168,35 @@ class Benchmark:
             overhead_s=token_s - mean_seconds(steps),
             total_s=ended - started,
         )
+
+
+def _time_graphs(
+    runner: ModelRunner, manifest: Manifest
+) -> tuple[ModelRunner, tuple[TimedSession | TimedModel, ...]]:
+    """Return a runner with timed graphs and a manifest, and the timed vision encoder, prefill and decode.
+
+    Raises:
+        TypeError: the runner is of an unknown class.
+    """
+    if isinstance(runner, OnnxModelRunner):
+        sessions = vision, prefill, decode = (
+            TimedSession(runner.vision_session),
+            TimedSession(runner.prefill_session),
+            TimedSession(runner.decode_session),
+        )
+        timed = replace(
+            runner,
+            manifest=manifest,
+            vision_session=vision,
+            prefill_session=prefill,
+            decode_session=decode,
+        )
+        return timed, sessions
+    if isinstance(runner, OpenVinoRunner):
+        models = {name: TimedModel(runner.compiled[name]) for name in ("vision_encoder", "prefill", "decode")}
+        compiled = {**runner.compiled, **models}
+        return replace(runner, manifest=manifest, compiled=compiled), tuple(models.values())
+    raise TypeError(f"the graphs of {type(runner).__name__} cannot be timed")
 
 
 def images_for(source: ImageInput | None, count: int) -> list[NDArray[np.uint8]]:

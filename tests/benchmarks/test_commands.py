@@ -82,10 +82,11 @@ def test_real_size(work: Path, tmp_path: Path) -> None:
     """By default it measures the precisions that run on a CPU, and all of them run."""
     file = tmp_path / "figures.json"
     sizes = ("--batches", "1,2", "--pasts", "264", "--tokens", "4", "--reference", "bf16")
-    table = run("real_size", "--work", work, *TINY, *sizes, "--json", file)
+    engines = ("--openvino", "int4-portable")
+    table = run("real_size", "--work", work, *TINY, *sizes, *engines, "--json", file)
     document = read(file)
     systems = document["contenders"]
-    assert systems.keys() == {*precisions_for("cpu"), "transformers bf16"}
+    assert systems.keys() == {*precisions_for("cpu"), "int4-portable openvino", "transformers bf16"}
     requests = (
         "vision_s",
         "prefill_s",
@@ -99,9 +100,12 @@ def test_real_size(work: Path, tmp_path: Path) -> None:
         assert system["decoder_bytes"] > 0
         assert len(system["starts"]) == 2
         assert min(system["peak"].values()) > 0
-        if name in precisions_for("cpu"):
+        (load,) = system["other_processors"]
+        assert load >= 0
+        if not name.startswith("transformers"):
             assert_measured(system, "own_share", "step_s_past_264")
-            assert (system["prepared"] is None) == (name == "fp32")
+            assert (system["prepared"] is None) == (name in ("fp32", "int4-portable openvino"))
+        assert (system["export"] is None) == (name not in precisions_for("cpu"))
     assert document["bounds"]["read_bytes_per_s"] == document["limits"]["medians"]["read_bytes_per_s"] > 0
     assert {"cpu", "flags", "memory_bytes", "versions"} <= document["machine"].keys()
     assert (document["plan"]["subject"], document["plan"]["pasts"]) == ("paligemma-tiny", [264])

@@ -16,6 +16,7 @@ from paths import SCENE
 
 from paligemma_onnx.runtime import OptionError, PaliGemma
 from paligemma_onnx.runtime.diagnostics.benchmark import Benchmark, Cost, images_for, mean_seconds, peak_bytes
+from paligemma_onnx.runtime.graphs.open_runner import ENGINES
 
 Folders = Callable[[str], Path]
 CASE = "gemma_one_kv_head"
@@ -42,7 +43,8 @@ def test_json_has_finite_positive_figures(bundle: Folders, capsys: pytest.Captur
     assert result.code == 0, result.err
     assert result.err.splitlines() == ["round 1 of 2", "round 2 of 2"]
     measured = json.loads(result.out)
-    expected = {"threads": 1, "rounds": 2, "tokens": 3, "device": "cpu", "precision": "fp32"}
+    facts = {"device": "cpu", "engine": "onnxruntime", "precision": "fp32"}
+    expected = {"threads": 1, "rounds": 2, "tokens": 3, **facts}
     assert {name: measured[name] for name in expected} == expected
     assert set(measured["images_per_minute"]) == {"2", "3"}
     seconds = [value for name, value in measured.items() if name.endswith("_s")]
@@ -54,6 +56,14 @@ def test_json_has_finite_positive_figures(bundle: Folders, capsys: pytest.Captur
     assert measured["peak_bytes"] > 10_000_000
 
 
+def test_openvino_can_be_measured(bundle: Folders, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ("--engine", "openvino", "--tokens", 3, "--rounds", 1, "--batches", "1", "--json")
+    measured = json.loads(run_in_process(capsys, "bench", bundle(CASE), *options).out)
+    assert (measured["engine"], measured["device"]) == ("openvino", "cpu")
+    assert min(measured["vision_s"], measured["prefill_s"], measured["token_s"]) > 0
+    assert 0 < measured["own_share"] < 1
+
+
 def test_table_for_a_person(bundle: Folders, capsys: pytest.CaptureFixture[str]) -> None:
     scene = SCENE
     result = run_in_process(
@@ -61,7 +71,7 @@ def test_table_for_a_person(bundle: Folders, capsys: pytest.CaptureFixture[str])
     )
     assert result.code == 0
     first, *others = result.out.splitlines()
-    assert "fp32, cpu" in first
+    assert "fp32, cpu, onnxruntime" in first
     assert [line[:16].strip() for line in others] == [
         *("load", "vision", "prefill", "first token", "decode", "Python overhead"),
         *("images/min", "peak memory"),
@@ -107,8 +117,9 @@ def test_a_stop_id_ends_nothing_and_the_ids_before_it_are_the_same(model: PaliGe
     assert stopping.manifest.tokens.stop == (ids[1],)  # the measured model is unchanged
 
 
-def test_every_image_is_encoded(model: PaliGemma) -> None:
-    benchmark = Benchmark(model)
+@pytest.mark.parametrize("engine", ENGINES)
+def test_every_image_is_encoded(bundle: Folders, engine: str) -> None:
+    benchmark = Benchmark(PaliGemma.load(bundle(CASE), device="cpu", engine=engine))
     benchmark.measure(images_for(None, 3), "caption en", 4)
     assert [len(session.runs) for session in benchmark.sessions] == [3, 1, 3]
 
