@@ -1,0 +1,44 @@
+/** Open and preprocess images, for tests/web/test_driver_image.py. */
+
+import { readFileSync, writeFileSync } from 'node:fs';
+
+import type { Decoder } from '../../src/image/decode.js';
+import { openPicture } from '../../src/image/picture.js';
+import { answerJob, valueOrMessage } from './job.js';
+
+interface Job {
+  images: {
+    /** Encoded file, or null: the pixels are given as they are. */
+    file: string | null;
+    /** File of the decoded pixels: uint8[height, width, channels]. */
+    pixels: string;
+    width: number;
+    height: number;
+    size: number;
+    maxPixels: number;
+  }[];
+  mean: number[];
+  std: number[];
+  rescaleFactor: number;
+  /** File that receives the pixel values of all images, float32. */
+  output: string;
+}
+
+await answerJob<Job>(async (job) => {
+  const values: Uint8Array[] = [];
+  const results = [];
+  for (const { file, pixels, width, height, size, maxPixels } of job.images) {
+    const decoded = { data: new Uint8Array(readFileSync(pixels)), width, height };
+    const decode: Decoder = async () => decoded;
+    const source = file === null ? decoded : new Uint8Array(readFileSync(file));
+    results.push(
+      await valueOrMessage(async () => {
+        const picture = await openPicture(source, { ...job, size }, { decode, maxPixels });
+        values.push(new Uint8Array(picture.pixels.buffer));
+        return { width: picture.width, height: picture.height, warnings: picture.warnings };
+      }),
+    );
+  }
+  writeFileSync(job.output, Buffer.concat(values));
+  return results;
+});
