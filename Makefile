@@ -41,7 +41,7 @@ test-all: $(INSTALLED) $(GPU_INSTALLED)
 
 test-web: $(INSTALLED) $(NODE_PACKAGES)
 	npm test --prefix web
-	$(PYTEST) -m web $(ARGS)
+	$(PYTEST) $(PARALLEL) -m web tests/web $(ARGS)
 
 test-gpu: $(INSTALLED) $(GPU_INSTALLED)
 	$(PYTEST) -m gpu

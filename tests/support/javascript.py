@@ -1,4 +1,4 @@
-"""Runs of transformers.js in Node; `make test-web` installs the packages."""
+"""Runs of transformers.js in Node and in Chromium; `make test-web` installs the packages."""
 
 from __future__ import annotations
 
@@ -6,13 +6,16 @@ import json
 import subprocess
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from shutil import which
 from typing import Any
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 from paths import ROOT
 
 WEB = ROOT / "tests" / "web"
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 
 @dataclass(frozen=True)
@@ -55,3 +58,19 @@ def run_transformers_js(
     result = subprocess.run(command, cwd=WEB, capture_output=True, text=True, timeout=250, check=False)
     assert result.returncode == 0, result.stderr
     return [JsAnswer(**answer) for answer in json.loads(result.stdout.splitlines()[-1])]
+
+
+def find_chromium() -> str:
+    """Return the path of Chromium or Chrome; skip the test if neither is installed."""
+    for name in BROWSERS:
+        if program := which(name):
+            return program
+    pytest.skip("neither Chromium nor Chrome is installed")
+
+
+def open_page(program: str, site: Path, page: str) -> str:
+    """Return what a page of a site writes into its <output>, in headless Chromium."""
+    command = ["node", "chromium.mjs", program, str(site), page]
+    result = subprocess.run(command, cwd=WEB, capture_output=True, text=True, timeout=250, check=False)
+    assert result.returncode == 0, result.stderr
+    return result.stdout.strip()

@@ -16,8 +16,7 @@ from embeds_driver import EmbedsDriver
 from javascript import WEB, JsRequest, run_transformers_js, write_pixels
 from paths import GOLDEN as FOLDER
 from paths import ROOT
-from PIL import Image
-from transformers_model import transformers_model
+from transformers_model import reference_inputs, transformers_model, until_stop
 
 from paligemma_onnx.export.layouts.layout import SUFFIXES
 
@@ -41,16 +40,6 @@ def expected_answer(texts: list[str], files: list[list[str]]) -> tuple[Any, list
     output = transformers_model()[0].generate(**inputs, max_new_tokens=TOKENS, do_sample=False)
     prompts = inputs["input_ids"]
     return inputs["pixel_values"].numpy(), prompts.tolist(), output[:, prompts.shape[1] :].tolist()
-
-
-def reference_inputs(texts: list[str], files: list[list[str]]) -> Any:
-    images = [[Image.open(file) for file in row] for row in files]
-    return transformers_model()[1](images=images, text=texts, padding=True, return_tensors="pt")
-
-
-def until_stop(ids: list[int]) -> list[int]:
-    eos = transformers_model()[0].generation_config.eos_token_id
-    return ids[: ids.index(eos)] if eos in ids else ids
 
 
 def image_of(entry: dict[str, Any]) -> str:
