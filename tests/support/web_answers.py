@@ -21,8 +21,7 @@ def web_request(
 ) -> dict[str, Any]:
     """Return a request for `web_answers`, whose decoded images are written to `scratch`.
 
-    The options have the names of the JavaScript driver; `forced` are ids that the most likely ids are compared
-    with.
+    The options have the names of the JavaScript driver. `forced` are ids to compare the most likely ids with.
     """
     listed = []
     for path in images:

@@ -132,7 +132,7 @@ def assert_equal_generation(answer: dict[str, Any], python: Generation) -> None:
 
 
 def in_camel_case(options: dict[str, Any]) -> dict[str, Any]:
-    """Return options with the names of the JavaScript driver; a seed is a text, since JSON has doubles only."""
+    """Return options with the names of the JavaScript driver; a seed becomes a text."""
     return {camel(name): str(value) if name == "seed" else value for name, value in options.items()}
 
 
