@@ -16,10 +16,9 @@ from paligemma_onnx.export.demo.shipped_model import FOLDER
 
 ROOT = Path(__file__).parents[2]  # of the repository
 CHECKPOINT = ROOT / "export" / "demo" / FOLDER  # the included model, trained on drawn scenes
-THREADS = 2  # of torch, so that timings are comparable
 
 sys.path.append(str(ROOT))  # training/ is not installed
-torch.set_num_threads(THREADS)
+torch.set_num_threads(1)  # the models are too small to gain from a second thread; they lose if other programs run
 mpl.rcParams.update(
     {
         "figure.dpi": 90,  # a figure of 7 x 3 inches takes about 20 KB
