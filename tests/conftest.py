@@ -47,7 +47,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
     """Mark tests that run the CUDA provider on the fake CUDA runtime, and those that export; order the files.
 
     `make check` exports one model only, the shipped one. One worker exports it for the first file; the other
-    files that use it come last, so that no worker waits.
+    files that use it come last, so that no worker waits. The longest tests run first in `make test-all`, so
+    that both workers end at the same time.
     """
     for item in items:
         if "gpu_python" in fixtures_of(item):
@@ -56,9 +57,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
             item.add_marker(pytest.mark.slow)
     yield  # pytest deselects tests by marker
     sizes = Counter(item.path for item in items)
+    longest = {item.path for item in items if item.get_closest_marker("full")}
     users = {item.path for item in items if "shipped_bundle" in fixtures_of(item)}
     first = min(users, key=lambda path: (sizes[path], path), default=None)
-    items.sort(key=lambda item: (item.path != first, item.path in users, -sizes[item.path], item.path))
+    items.sort(
+        key=lambda item: (
+            item.path not in longest,
+            item.path != first,
+            item.path in users,
+            -sizes[item.path],
+            item.path,
+        )
+    )
 
 
 def fixtures_of(item: pytest.Item) -> set[str]:

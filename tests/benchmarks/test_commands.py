@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from paths import ROOT
+from time_limits import HANG
 
 from benchmarks.checkpoint import make_checkpoint
 from benchmarks.exports import precisions_for
@@ -21,7 +22,6 @@ from benchmarks.sizes import benchmark_model
 
 pytestmark = [pytest.mark.slow, pytest.mark.full]
 
-TIMEOUT_S = 280  # of a command; pytest itself gives up after 300
 TESTED = {"real_size", "plot", "peers", "batch", "batch_memory", "cuda", "token_scores"}
 TINY = ("--size", "tiny", "--rounds", "1")
 WITH_TOOLS = "BENCHMARK_PEERS"  # environment variable: also run tools that have to be installed
@@ -36,7 +36,7 @@ def run(command: str, *options: object, code: int = 0) -> str:
         capture_output=True,
         text=True,
         check=False,
-        timeout=TIMEOUT_S,
+        timeout=HANG,
     )
     assert ended.returncode == code, f"{ended.stdout}\n{ended.stderr}"
     return ended.stdout
@@ -184,7 +184,7 @@ def test_peers_reports_a_tool_that_cannot_be_installed(work: Path, tmp_path: Pat
         capture_output=True,
         text=True,
         check=False,
-        timeout=TIMEOUT_S,
+        timeout=HANG,
     )
     assert ended.returncode == 0, ended.stderr
     assert "optimum FAILED: not created: No matching distribution" in ended.stdout

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 from command_line import start_command
 from paths import SCENE
+from time_limits import HANG
 
 from paligemma_onnx.runtime.cli.process import run_command
 from paligemma_onnx.runtime.console import Terminated
 
 CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
-TIMEOUT = 60.0  # seconds
 CLI = "paligemma_onnx.runtime.cli"
 ENGINE = "onnxruntime.capi.onnxruntime_pybind11_state"  # onnxruntime's C++ code
 
@@ -35,7 +35,7 @@ sys.addaudithook(send)
 def run_until_signal(before: str, *arguments: object) -> tuple[int, str]:
     """Run a command; return its exit code, negative if a signal killed it, and what it printed to stderr."""
     process = start_command(*map(str, arguments), before=before)
-    _, err = process.communicate(timeout=TIMEOUT)
+    _, err = process.communicate(timeout=HANG)
     return process.returncode, err.decode()
 
 

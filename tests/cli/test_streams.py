@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -14,12 +15,12 @@ from damage import copy_folder, edit_manifest, flip_bit
 from image_files import encode
 from paths import ROOT, SCENE
 from pseudo_terminal import Terminal
+from time_limits import HANG
 
 from paligemma_onnx.runtime import PaliGemma
 
 CAPTION = "the word door"  # end of the caption of SCENE
 ESCAPE = "\x1b]0;title\x07\x1b[31m"
-TIMEOUT = 300.0  # seconds
 
 pytestmark = pytest.mark.slow
 
@@ -51,7 +52,7 @@ def run_without(descriptors: tuple[int, ...], *arguments: object) -> tuple[int, 
     """Run a command without some of the standard streams; return its exit code and stdout."""
     code = closed(*descriptors) + NOISE + MAIN
     process = start_command(*map(str, arguments), before=f"CODE = {code!r}\n" + closed(*descriptors))
-    out, _ = process.communicate(timeout=TIMEOUT)
+    out, _ = process.communicate(timeout=HANG)
     return process.returncode, out
 
 
@@ -94,7 +95,7 @@ def run_in_shell(script: str, *arguments: object) -> int:
     """Run a bash script, in which `run` is the command line, with pipefail; return its exit code."""
     function = f"set -o pipefail; run() {{ {sys.executable} -c 'import sys{MAIN}' \"$@\"; }}; "
     command = ["bash", "-c", function + script, "bash", *map(str, arguments)]
-    return subprocess.run(command, timeout=TIMEOUT, capture_output=True, check=False).returncode
+    return subprocess.run(command, timeout=HANG, capture_output=True, check=False).returncode
 
 
 def test_an_unread_progress_does_not_change_the_result(shipped_bundle: Path, tmp_path: Path) -> None:
@@ -138,7 +139,7 @@ def test_the_file_that_does_not_fit_on_the_disk_is_named(shipped_bundle: Path, t
         (output, ("batch", *common, "--input", SCENE.parent, "--prompt", "caption en", "--output", output)),
     ):
         process = start_command(*map(str, arguments), before=limit)
-        _, err = process.communicate(timeout=TIMEOUT)
+        _, err = process.communicate(timeout=HANG)
         assert process.returncode == 5
         assert err.decode().splitlines()[-1].startswith(f"error: {name}"), err
         assert "the disk" in err.decode()
@@ -153,7 +154,7 @@ def test_batch_prints_no_lines_of_libtiff(shipped_bundle: Path, tmp_path: Path) 
     (images / "a.tif").write_bytes(data)
     command = ("batch", "--model", shipped_bundle, "--input", images, "--prompt", "caption en")
     process = start_command(*map(str, command), "--output", str(tmp_path / "out"))
-    _, err = process.communicate(timeout=TIMEOUT)
+    _, err = process.communicate(timeout=HANG)
     assert process.returncode == 7
     assert b"tempfile" not in err
 
@@ -217,7 +218,7 @@ def run_where_the_folder_was_deleted(tmp_path: Path, *arguments: object) -> tupl
     gone.mkdir()
     before = "import os, shutil\nshutil.rmtree(os.getcwd())\n"
     process = start_command(*map(str, arguments), before=before, cwd=gone)
-    _, err = process.communicate(timeout=TIMEOUT)
+    _, err = process.communicate(timeout=HANG)
     return process.returncode, err.decode()
 
 
@@ -254,17 +255,20 @@ def test_a_prompt_in_a_locale_without_its_characters(shipped_bundle: Path) -> No
     locale = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     command = ("generate", "--model", shipped_bundle, "--image", SCENE, "--json", prompt)
     process = start_command(*map(str, command), env=os.environ | locale)
-    out, err = process.communicate(timeout=TIMEOUT)
+    out, err = process.communicate(timeout=HANG)
     assert (process.returncode, err) == (0, b"")
     assert json.loads(out)["text"] == expected
 
 
 def test_more_threads_than_processors(shipped_bundle: Path) -> None:
-    """256 threads that wait actively would take a minute on two processors."""
+    """256 threads that wait actively would take minutes of processor time."""
     command = ("generate", "--model", shipped_bundle, "--image", SCENE, "--threads", 256, "caption en")
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     process = start_command(*map(str, command))
-    out, _ = process.communicate(timeout=20)
+    out, _ = process.communicate(timeout=HANG)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert out.decode().rstrip().endswith(CAPTION)
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 30
 
 
 NO_DESCRIPTORS = """
@@ -289,6 +293,6 @@ except Exception as error:
 def test_no_file_descriptors_are_left(shipped_bundle: Path) -> None:
     """The bundle is sound, so the message does not advise to export it again."""
     command = [sys.executable, "-c", NO_DESCRIPTORS, str(shipped_bundle)]
-    printed = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, check=True).stdout
+    printed = subprocess.run(command, capture_output=True, text=True, timeout=HANG, check=True).stdout
     advice = "too many open files; close files, or raise the limit (ulimit -n)"
     assert printed == f"ResourceError {shipped_bundle}: {advice}\n"

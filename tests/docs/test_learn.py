@@ -10,12 +10,12 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 from paths import ROOT
+from time_limits import HANG
 
 FOLDER = ROOT / "docs" / "learn"
 CHAPTERS = sorted(FOLDER.glob("*.ipynb"))
 MAX_BYTES = 300_000  # of a chapter with its figures
 MAX_SECONDS = 60.0  # of a chapter on two cores
-TIMEOUT = 180  # seconds per cell, for a loaded machine
 
 
 def code_cells(notebook: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
@@ -41,7 +41,7 @@ def test_a_chapter_runs(path: Path, record_property: Callable[[str, object], Non
     """Its assertions hold with the code of this checkout."""
     notebook = nbformat.read(path, as_version=4)
     started = time.perf_counter()
-    NotebookClient(notebook, timeout=TIMEOUT, resources={"metadata": {"path": str(FOLDER)}}).execute()
+    NotebookClient(notebook, timeout=HANG, resources={"metadata": {"path": str(FOLDER)}}).execute()
     seconds = time.perf_counter() - started
     record_property("seconds", round(seconds, 1))
     print(f"{path.name}: {seconds:.1f} s, at most {MAX_SECONDS:.0f} s on two idle cores")

@@ -10,6 +10,7 @@ import pytest
 import torch
 import transformers
 from PIL import Image
+from time_limits import HANG
 
 from paligemma_onnx.optimum import ORTPaliGemma
 
@@ -167,7 +168,7 @@ def test_text_streamers(
     arguments = {"skip_prompt": True, "skip_special_tokens": True}
     model.generate(**inputs, streamer=transformers.TextStreamer(processor.tokenizer, **arguments))
     assert capsys.readouterr().out == text + "\n"
-    streamer = transformers.TextIteratorStreamer(processor.tokenizer, **arguments, timeout=60)
+    streamer = transformers.TextIteratorStreamer(processor.tokenizer, **arguments, timeout=HANG)
     thread = Thread(target=model.generate, kwargs=dict(inputs, streamer=streamer))
     thread.start()
     pieces = list(streamer)

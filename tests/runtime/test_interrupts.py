@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from time_limits import HANG
 
 CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
 PREPARE = """
@@ -27,7 +28,7 @@ def run_code(code: str, *arguments: object) -> tuple[int, list[str]]:
         [sys.executable, "-u", "-c", PREPARE + code, *map(str, arguments)],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        timeout=30,
+        timeout=HANG,
         check=False,
     )
     return ended.returncode, ended.stdout.decode().splitlines()

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet
 from command_line import CommandResult
 from PIL import Image
+from time_limits import HANG
 
 from paligemma_onnx.runtime import Generation, NumericsError, PaliGemma, Picture, Request, Timings
 from paligemma_onnx.runtime.batch.columns import Columns
@@ -31,7 +32,6 @@ INPUTS = 23  # in the list of the fixture `job`
 PART_ROWS = 16
 SAMPLED = ("--temperature", "1", "--seed", "5")
 TRUNCATED_BYTES = 60  # of a PNG: its header and the beginning of the pixel data
-TIMEOUT = 60.0  # seconds
 
 
 def write_images(folder: Path, count: int, *, broken: Sequence[int] = ()) -> Path:
@@ -111,8 +111,8 @@ def as_table(listed: Path, kind: str) -> Path:
 
 
 def wait_for(condition: Callable[[], object]) -> None:
-    """Poll until a condition is true; fail after TIMEOUT."""
-    deadline = time.monotonic() + TIMEOUT
+    """Poll until a condition is true; fail after HANG."""
+    deadline = time.monotonic() + HANG
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.01)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from time_limits import HANG
 
 from paligemma_onnx.runtime import BundleError, PaliGemma
 from paligemma_onnx.runtime.cli import process
@@ -17,7 +18,6 @@ from paligemma_onnx.runtime.cli.group import cli
 
 # The code of the `paligemma-onnx` script. A test may prepend code that runs first in the same process.
 MAIN = "\nfrom paligemma_onnx.runtime.cli.main import main\nmain()"
-TIMEOUT = 60.0  # seconds
 _started: list[subprocess.Popen[bytes]] = []
 INTERNALS = ("Traceback", " at 0x", "<class", "object at", "Errno", "NoneType", "onnxruntime_src")
 
@@ -62,12 +62,10 @@ def end_commands() -> None:
             process.kill()  # no effect if it has ended
 
 
-def run_command(
-    *arguments: str, before: str = "", env: dict[str, str] | None = None, timeout: float = TIMEOUT
-) -> CommandResult:
-    """Run a command in a subprocess until it exits, for at most `timeout` seconds."""
+def run_command(*arguments: str, before: str = "", env: dict[str, str] | None = None) -> CommandResult:
+    """Run a command in a subprocess until it exits, for at most HANG seconds."""
     command = start_command(*arguments, before=before, env=os.environ | (env or {}))
-    out, err = command.communicate(timeout=timeout)
+    out, err = command.communicate(timeout=HANG)
     return CommandResult(command.returncode, out.decode(), err.decode())
 
 

@@ -12,6 +12,7 @@ import pytest
 from command_line import MAIN, CommandResult
 from exporting import RecordingProgress
 from paths import ROOT
+from time_limits import HANG
 
 from paligemma_onnx.export.exporter import ExportRequest, export
 from tests.fake_cuda.build import build
@@ -42,7 +43,7 @@ class FakeCuda:
             capture_output=True,
             text=True,
             check=False,
-            timeout=120,
+            timeout=HANG,
         )
         return CommandResult(process.returncode, process.stdout, process.stderr)
 

@@ -17,13 +17,13 @@ from command_line import MAIN, CommandResult
 from exporting import RecordingProgress
 from fake_cuda import ENVIRONMENT, FakeCuda
 from paths import ROOT
+from time_limits import HANG
 
 from paligemma_onnx.export.demo.shipped_model import shipped_model
 from paligemma_onnx.export.exporter import ExportRequest, export
 
 DEVICE = os.environ.get("GPU_TEST_DEVICE", "cuda")  # of the real GPU; `benchmarks.cuda` sets it
 PROBE = ROOT / "tests" / "support" / "gpu_probe.py"
-TIMEOUT_S = 280  # of a probe or command; pytest itself gives up after 300
 CHECK = """
 from paligemma_onnx.runtime.engine.devices import available_devices
 from paligemma_onnx.runtime.engine.nvidia_driver import query_driver
@@ -65,7 +65,7 @@ class Gpu:
             capture_output=True,
             text=True,
             check=False,
-            timeout=TIMEOUT_S,
+            timeout=HANG,
         )
         return CommandResult(ended.returncode, ended.stdout, ended.stderr)
 

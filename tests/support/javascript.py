@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from paths import ROOT
+from time_limits import HANG
 
 WEB = ROOT / "tests" / "web"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
@@ -55,7 +56,7 @@ def run_transformers_js(
     }
     job.write_text(json.dumps(content), encoding="utf-8")
     command = ["node", "generate.mjs", str(job)]
-    result = subprocess.run(command, cwd=WEB, capture_output=True, text=True, timeout=250, check=False)
+    result = subprocess.run(command, cwd=WEB, capture_output=True, text=True, timeout=HANG, check=False)
     assert result.returncode == 0, result.stderr
     return [JsAnswer(**answer) for answer in json.loads(result.stdout.splitlines()[-1])]
 

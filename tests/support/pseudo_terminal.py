@@ -10,8 +10,9 @@ import termios
 import time
 from collections.abc import Mapping, Sequence
 
+from time_limits import HANG
+
 SIZE = (40, 100)  # lines, columns
-TIMEOUT = 30.0  # seconds that a wait may take
 
 
 class Terminal:
@@ -37,7 +38,7 @@ class Terminal:
 
     def __exit__(self, *_: object) -> None:
         os.close(self._end)  # hangs up
-        self._process.wait(TIMEOUT)
+        self._process.wait(HANG)
 
     def type(self, keys: str) -> None:
         """Send keys to the process and clear `shown`."""
@@ -46,7 +47,7 @@ class Terminal:
 
     def read_until(self, *words: str) -> str:
         """Read output until one of the words appears or the process ends; return all of `shown`."""
-        deadline = time.monotonic() + TIMEOUT
+        deadline = time.monotonic() + HANG
         while not any(word in self.shown for word in words):
             ready, _, _ = select.select([self._end], [], [], max(0.0, deadline - time.monotonic()))
             assert ready, f"waited for {words}, read {self.shown!r}"

@@ -14,7 +14,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-TIMEOUT = 600.0  # seconds
+from time_limits import HANG
+
 STRACE = shutil.which("strace")
 AUDIT = """
 import os, sys
@@ -85,7 +86,7 @@ def observe(
         env={**kept, **variables, **env},
         capture_output=True,
         text=True,
-        timeout=TIMEOUT,
+        timeout=HANG,
         check=False,
     )
     assert done.returncode == 0, done.stderr

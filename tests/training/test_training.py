@@ -13,6 +13,7 @@ import pytest
 import torch
 from paths import ROOT
 from safetensors.torch import load_file
+from time_limits import HANG
 
 from paligemma_onnx.export.sources.mask_decoder_npz import read_mask_decoder
 from paligemma_onnx.model.checkpoint.load import open_checkpoint
@@ -20,7 +21,6 @@ from training.recipe import SMOKE
 
 pytestmark = pytest.mark.full
 
-TIMEOUT = 240  # seconds per run
 KILL_STEP = SMOKE.stage2.steps - SMOKE.stage2.save_every  # a step of stage 2 whose state is saved
 
 
@@ -33,7 +33,7 @@ def start(output: Path, datasets: Path) -> subprocess.Popen[bytes]:
 
 def finish(run: subprocess.Popen[bytes]) -> None:
     try:
-        assert run.wait(TIMEOUT) == 0
+        assert run.wait(HANG) == 0
     finally:
         run.kill()
 
@@ -78,7 +78,7 @@ def test_a_killed_run_ends_as_one_that_was_not(whole: Path, datasets: Path) -> N
     """Kill a run in stage 2, resume it and compare log and weights with those of the uninterrupted run."""
     output = whole.parent / "killed"
     run, state = start(output, datasets), output / "stage2.resume.pt"
-    deadline = time.monotonic() + TIMEOUT
+    deadline = time.monotonic() + HANG
     while not (state.exists() and torch.load(state, weights_only=True)["done"]["steps"] >= KILL_STEP):
         assert run.poll() is None, "the run ended before it could be killed"
         assert time.monotonic() < deadline

@@ -15,6 +15,7 @@ from command_line import run_in_process
 from damage import copy_folder, edit_tensors
 from fork_server import Child, ForkServer
 from paths import TESTS
+from time_limits import HANG
 
 from paligemma_onnx.runtime.errors import BundleError, ResourceError
 from paligemma_onnx.runtime.resource_errors import resource_problem, translate_resource_errors
@@ -102,7 +103,7 @@ def siblings(output: Path) -> set[str]:
 
 def wait_for_line(child: Child, line: str) -> None:
     """Wait until a command has printed a line to stderr."""
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + HANG
     while line not in child.err.read_text():
         assert time.monotonic() < deadline, child.err.read_text()
         time.sleep(0.01)

@@ -13,6 +13,7 @@ import pytest
 from cached_traces import trace_with_cache
 from command_line import MAIN
 from exporting import export_bundle
+from time_limits import HANG
 
 from paligemma_onnx.export import exporter
 from paligemma_onnx.export.graphs.specs import GraphDefinition
@@ -92,6 +93,6 @@ def test_another_process_writes_the_same_bytes(
 ) -> None:
     """Also shows that graphs from the cache, which `bundle` uses, equal traced ones."""
     output, process = other_process
-    assert process.wait(timeout=300) == 0
+    assert process.wait(timeout=HANG) == 0
     assert contents(output) == contents(bundle(CASE))
     assert [entry.name for entry in output.parent.iterdir()] == ["bundle"]

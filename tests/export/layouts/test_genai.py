@@ -19,6 +19,7 @@ from code_blocks import code_block
 from paths import GOLDEN as FOLDER
 from paths import ROOT
 from PIL import Image
+from time_limits import HANG
 
 from paligemma_onnx.runtime import PaliGemma
 from paligemma_onnx.runtime.image.preprocess import preprocess
@@ -46,7 +47,7 @@ def test_ids_equal_the_golden_ids(
     (tmp_path / "job.json").write_text(json.dumps(requests), encoding="utf-8")
     script = ROOT / "tests" / "support" / "genai_answers.py"
     command = [sys.executable, script, layout("shipped", "genai", "fp32"), tmp_path / "job.json"]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    result = subprocess.run(command, capture_output=True, text=True, timeout=HANG, check=False)
     assert result.returncode == 0, result.stderr
     assert json.loads(result.stdout) == [[*entry["ids"], *tokens.stop] for entry in GOLDEN]
 
@@ -57,6 +58,6 @@ def test_the_program_of_the_docs(layout: Callable[[str, str, str], Path], tmp_pa
     (tmp_path / "photo.jpg").write_bytes((FOLDER / entry["image"]).read_bytes())
     program = code_block(ROOT / "docs" / "genai.md", "python")
     command = [sys.executable, "-c", program]
-    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=HANG, check=False)
     assert result.returncode == 0, result.stderr
     assert result.stdout.strip() == entry["text"]

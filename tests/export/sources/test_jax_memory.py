@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from jax_archive import random_arrays, write_npz
 from process_memory import STATUS
+from time_limits import HANG
 
 from paligemma_onnx.model import presets
 
@@ -60,6 +61,6 @@ def test_memory_holds_one_layer(tmp_path: Path) -> None:
     size = paths[1].stat().st_size
     assert size > 100e6
     done = subprocess.run(
-        [sys.executable, "-c", MEASURE, *paths], check=True, capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", MEASURE, *paths], check=True, capture_output=True, text=True, timeout=HANG
     )
     assert 0 < int(done.stdout) < size / 4

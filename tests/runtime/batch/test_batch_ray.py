@@ -14,6 +14,7 @@ import pytest
 from batch_runs import PROMPT, rows_by_id, rows_in, set_part_rows, write_images
 from command_line import run_command, start_command
 from damage import copy_folder, disable_stop_ids, edit_manifest
+from time_limits import HANG
 
 from benchmarks.ray_cluster import kill_a_writer, ray_cluster
 from paligemma_onnx.runtime.batch.items import Shard
@@ -57,7 +58,7 @@ def test_a_killed_worker_costs_no_row(
     while not (killed := kill_a_writer(head, output)) and process.poll() is None:
         time.sleep(0.01)
     assert killed, process.communicate()
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=HANG)
     assert process.returncode == 7, (out, err)
     assert b"40 rows written" in err
     assert rows_by_id(rows_in(output)) == rows_by_id(rows_in(tmp_path / "local"))

@@ -27,6 +27,7 @@ from batch_runs import (
 )
 from command_line import run_in_process, start_command
 from damage import copy_folder, disable_stop_ids, edit_manifest
+from time_limits import HANG
 
 from paligemma_onnx.runtime.batch import progress
 from paligemma_onnx.runtime.cli import batch as cli
@@ -78,12 +79,12 @@ def test_a_run_that_is_killed_goes_on(
 def test_a_signal_lets_the_batch_in_hand_be_finished(
     command: tuple[str, ...], tmp_path: Path, number: signal.Signals, code: int
 ) -> None:
-    process = start_command(*command, "--output", str(tmp_path / "out"), before=SLOW.format(seconds=0.6))
+    process = start_command(*command, "--output", str(tmp_path / "out"), before=SLOW.format(seconds=2))
     partial = tmp_path / "out" / ".part-00000-of-00001-000000.partial"
     wait_for(lambda: partial.exists() and partial.stat().st_size)
     time.sleep(0.2)  # the second batch is running
     process.send_signal(number)
-    _, err = process.communicate(timeout=30)
+    _, err = process.communicate(timeout=HANG)
     assert process.returncode == code
     lines = err.decode().splitlines()
     assert lines[0] == MESSAGE
@@ -101,7 +102,7 @@ def test_a_second_signal_ends_at_once(command: tuple[str, ...], tmp_path: Path) 
     time.sleep(0.3)
     assert process.poll() is None
     process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=5)
+    process.communicate(timeout=HANG)
     assert process.returncode == -signal.SIGTERM
 
 

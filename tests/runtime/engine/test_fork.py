@@ -16,12 +16,12 @@ from pathlib import Path
 
 import pytest
 from paths import SCENE
+from time_limits import HANG
 
 from paligemma_onnx.runtime import PaliGemma, ProviderError
 
 PROMPT = "caption en"
 SENTENCE = "the model was loaded before this process was forked; call PaliGemma.load in the new process"
-END = 60.0  # seconds within which a process must end
 REQUESTS, WORKERS = 50, 4  # requests per way to start processes; four ways make 200 requests
 
 pytestmark = [
@@ -56,7 +56,7 @@ print("".join(stream))
 @pytest.mark.parametrize("use", ["yes", "no"])
 def test_a_forked_child_refuses_and_ends(shipped_bundle: Path, threads: int, use: str) -> None:
     arguments = [sys.executable, "-c", FORK, str(shipped_bundle), str(SCENE), str(threads), use]
-    done = subprocess.run(arguments, capture_output=True, text=True, timeout=END, check=False)
+    done = subprocess.run(arguments, capture_output=True, text=True, timeout=HANG, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     *refusals, rest = done.stdout.splitlines()
     assert refusals == 2 * (use == "yes") * [f"ProviderError {SENTENCE}"]
@@ -96,7 +96,7 @@ def test_process_pools(shipped_bundle: Path, method: str) -> None:
             pool.join()
         process = context.Process(target=answer, args=(0,))
         process.start()
-        process.join(END)
+        process.join(HANG)
         assert process.exitcode == 0
     assert answer(0) == expected
 
@@ -136,7 +136,7 @@ def test_gunicorn_with_preload(shipped_bundle: Path, tmp_path: Path, hook: bool)
     log = tmp_path / "log"
     command = (
         *(sys.executable, "-m", "gunicorn", "app:app", "--preload", "--workers", str(WORKERS)),
-        *("--bind", "127.0.0.1:0", "--timeout", "120", "--graceful-timeout", str(round(END))),
+        *("--bind", "127.0.0.1:0", "--timeout", "120", "--graceful-timeout", str(round(HANG))),
     )
     with log.open("wb") as file:
         server = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=file, stderr=file)
@@ -144,10 +144,8 @@ def test_gunicorn_with_preload(shipped_bundle: Path, tmp_path: Path, hook: bool)
         address = _address(log)
         with ThreadPoolExecutor(WORKERS) as threads:
             replies = list(threads.map(lambda _: _get(address), range(REQUESTS)))
-        started = time.monotonic()
         server.send_signal(signal.SIGTERM)
-        assert server.wait(END) == 0
-        assert time.monotonic() - started < END / 2, log.read_text()
+        assert server.wait(HANG) == 0
     finally:
         server.kill()
     if hook:
@@ -164,7 +162,7 @@ def test_gunicorn_with_preload(shipped_bundle: Path, tmp_path: Path, hook: bool)
 
 def _address(log: Path) -> str:
     """Return the URL of the server as soon as all workers listen."""
-    deadline = time.monotonic() + END
+    deadline = time.monotonic() + HANG
     while time.monotonic() < deadline:
         lines = log.read_text().splitlines()
         urls = [word for line in lines if "Listening at" in line for word in line.split() if "http" in word]
@@ -177,7 +175,7 @@ def _address(log: Path) -> str:
 def _get(address: str) -> dict[str, str]:
     for _ in range(3):
         try:
-            with urllib.request.urlopen(address, timeout=END) as reply:
+            with urllib.request.urlopen(address, timeout=HANG) as reply:
                 answered: dict[str, str] = json.load(reply)
                 return answered
         except urllib.error.URLError:
