@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]  # of the repository
 CHECKPOINT = ROOT / "export" / "demo" / FOLDER  # the included model, trained on drawn scenes
 
 sys.path.append(str(ROOT))  # training/ is not installed
-torch.set_num_threads(1)  # the models are too small to gain from a second thread; they lose if other programs run
+torch.set_num_threads(1)  # small models gain nothing from a second thread, and lose on a busy machine
 mpl.rcParams.update(
     {
         "figure.dpi": 90,  # a figure of 7 x 3 inches takes about 20 KB
