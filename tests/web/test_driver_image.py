@@ -178,6 +178,13 @@ def facts(size: int) -> ImageFacts:
     )
 
 
+def check_decoder_input(file: Path, case: Case) -> None:
+    """Check that the file given to the decoder has the same pixels and no EXIF: some decoders turn images."""
+    given = file.read_bytes()
+    np.testing.assert_array_equal(decoded(given), case.pixels)
+    assert "exif" not in Image.open(io.BytesIO(given)).info
+
+
 def test_pixel_values_are_equal(tmp_path: Path) -> None:
     listed = [*cases(), *special_cases()]
     results, values = run_driver(listed, tmp_path)
@@ -197,6 +204,8 @@ def test_pixel_values_are_equal(tmp_path: Path) -> None:
         end = start + picture.pixels.size
         np.testing.assert_array_equal(values[start:end], picture.pixels.ravel(), err_msg=what)
         start = end
+        if case.file is not None:
+            check_decoder_input(tmp_path / f"{number}.file.given", case)
     assert start == values.size
     warnings = {warning for result in results if isinstance(result, dict) for warning in result["warnings"]}
     assert len({warning.partition(" bytes ")[2] for warning in warnings}) == 2

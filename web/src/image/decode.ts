@@ -3,7 +3,10 @@
 import { ImageError } from '../errors.js';
 import type { Pixels } from './pixels.js';
 
-/** Decodes a file to its first frame, as it is stored: neither turned nor converted to another colour space. */
+/**
+ * Decodes a file to its first frame, without converting it to another colour space. The file states no orientation;
+ * the driver turns the image afterwards.
+ */
 export type Decoder = (file: Uint8Array, name: string) => Promise<Pixels>;
 
 /**
@@ -23,7 +26,6 @@ export async function decodeInBrowser(file: Uint8Array, name: string): Promise<P
   let bitmap: ImageBitmap;
   try {
     bitmap = await createImageBitmap(new Blob([file as BlobPart]), {
-      imageOrientation: 'none', // the driver turns the image
       premultiplyAlpha: 'none',
       colorSpaceConversion: 'none',
     });
@@ -45,6 +47,8 @@ function readPixels(bitmap: ImageBitmap): Pixels {
   const { width, height } = bitmap;
   const context = new OffscreenCanvas(width, height).getContext('2d', { willReadFrequently: true });
   if (context === null) throw new ImageError(`an image of ${width} x ${height} is too large for this browser`);
+  // A canvas stores colours multiplied by alpha, rounded. Composited over white, every level and alpha give the same
+  // result with and without this rounding.
   context.drawImage(bitmap, 0, 0);
   return context.getImageData(0, 0, width, height);
 }

@@ -6,6 +6,21 @@ export interface Metadata {
   readonly xmp: string;
   /** Whether the file has more frames than one. */
   readonly animated: boolean;
+  /** Changes of the file that hide its EXIF from decoders. */
+  readonly hiding: readonly Patch[];
+}
+
+/** Bytes that replace those of a file at a position. */
+export interface Patch {
+  readonly position: number;
+  readonly bytes: Uint8Array;
+}
+
+/** Return a copy of a file with changes. */
+export function patched(file: Uint8Array, patches: readonly Patch[]): Uint8Array {
+  const copy = file.slice();
+  for (const { position, bytes } of patches) copy.set(bytes, position);
+  return copy;
 }
 
 /** Return bytes as text, one character per byte. */

@@ -5,7 +5,7 @@ import { readJpegMetadata } from './jpeg.js';
 import { readPngMetadata } from './png.js';
 import { readWebpMetadata } from './webp.js';
 
-const NONE: Metadata = { exif: '', xmp: '', animated: false };
+const NONE: Metadata = { exif: '', xmp: '', animated: false, hiding: [] };
 
 /** Return the metadata of a JPEG, PNG or WebP file; of other files, no metadata. */
 export async function readMetadata(file: Uint8Array): Promise<Metadata> {

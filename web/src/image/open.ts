@@ -6,6 +6,7 @@
 
 import { ImageError, OptionError } from '../errors.js';
 import { type Decoder, decodeInBrowser } from './decode.js';
+import { patched } from './encoded.js';
 import { ExifError, orientationOf, upright } from './exif.js';
 import { readMetadata } from './metadata.js';
 import { checkSize, DEFAULT_MAX_PIXELS, type Pixels, toRgb } from './pixels.js';
@@ -46,7 +47,7 @@ export async function openImage(source: ImageInput, options: OpenOptions = {}): 
   if (isPixels(source)) return { rgb: checkedRgb(source, maxPixels, name), warnings: [] };
   const file = source instanceof Uint8Array ? source : new Uint8Array(await source.arrayBuffer());
   if (file.length === 0) throw new ImageError(`${name} is empty; get it again`);
-  const { exif, xmp, animated } = await readMetadata(file);
+  const { exif, xmp, animated, hiding } = await readMetadata(file);
   const warnings = animated ? [`${name} is animated: only its first frame is used`] : [];
   let stated = 1;
   try {
@@ -55,7 +56,9 @@ export async function openImage(source: ImageInput, options: OpenOptions = {}): 
     if (!(error instanceof ExifError)) throw error;
     warnings.push(`${name} has malformed EXIF data: it is ignored, the image is taken as upright`);
   }
-  return { rgb: upright(checkedRgb(await decode(file, name), maxPixels, name), stated), warnings };
+  // Browsers differ in whether they turn the image, by format, too.
+  const pixels = await decode(patched(file, hiding), name);
+  return { rgb: upright(checkedRgb(pixels, maxPixels, name), stated), warnings };
 }
 
 function checkedRgb(pixels: Pixels, maxPixels: number, name: string): Pixels {

@@ -1,6 +1,6 @@
 /** Read the metadata of a PNG. Source: PNG third edition, sections 5 and 11. */
 
-import { latin1, type Metadata, viewOf } from './encoded.js';
+import { latin1, type Metadata, type Patch, patched, viewOf } from './encoded.js';
 
 const SIGNATURE_BYTES = 8;
 const METADATA_CHUNKS = new Set(['tEXt', 'zTXt', 'iTXt', 'eXIf', 'acTL']);
@@ -8,6 +8,7 @@ const MAX_TEXT_BYTES = 1 << 20; // also after decompression
 // Text with these keywords may contain the orientation: XMP, and EXIF as ImageMagick writes it in hexadecimal.
 const XMP = 'XML:com.adobe.xmp\0';
 const RAW_EXIF = 'Raw profile type exif\0';
+const HIDDEN = 'exIf'; // in place of eXIf: decoders skip private ancillary chunks (section 5.4)
 const CRC_POLYNOMIAL = 0xedb88320; // PNG, annex D, with its bits reversed
 
 /**
@@ -20,6 +21,7 @@ export async function readPngMetadata(file: Uint8Array): Promise<Metadata> {
   let exif = '';
   let xmp = '';
   let animated = false;
+  const hiding: Patch[] = [];
   let position = SIGNATURE_BYTES;
   while (position + 8 <= file.length) {
     const length = view.getUint32(position);
@@ -32,11 +34,24 @@ export async function readPngMetadata(file: Uint8Array): Promise<Metadata> {
     const bytes = checked.subarray(4);
     const body = latin1(bytes);
     if (chunk === 'acTL') animated = viewOf(bytes).getUint32(0) > 1; // the number of frames
-    else if (chunk === 'eXIf') exif = body;
-    else if (body.startsWith(XMP) && xmp === '') xmp = await textAfter(XMP, chunk, bytes);
+    else if (chunk === 'eXIf') {
+      exif = body;
+      hiding.push(...hidingChunk(position - checked.length - 4, checked));
+    } else if (body.startsWith(XMP) && xmp === '') xmp = await textAfter(XMP, chunk, bytes);
     else if (body.startsWith(RAW_EXIF) && exif === '') exif = fromHexadecimal(await textAfter(RAW_EXIF, chunk, bytes));
   }
-  return { exif, xmp, animated };
+  return { exif, xmp, animated, hiding };
+}
+
+/** Return the changes that hide a chunk, whose type and content begin at a position. */
+function hidingChunk(position: number, checked: Uint8Array): Patch[] {
+  const type = Uint8Array.from(HIDDEN, (char) => char.charCodeAt(0));
+  const crc = new Uint8Array(4);
+  viewOf(crc).setUint32(0, crc32(patched(checked, [{ position: 0, bytes: type }])));
+  return [
+    { position, bytes: type },
+    { position: position + checked.length, bytes: crc },
+  ];
 }
 
 /** Return the text in a chunk's content after the keyword; empty if it is malformed. Source: section 11.3.3. */

@@ -8,7 +8,7 @@ import { answerJob, valueOrMessage } from './job.js';
 
 interface Job {
   images: {
-    /** Encoded file, or null: the pixels are given as they are. */
+    /** Encoded file, or null: the pixels are given as they are. What the decoder receives is written to FILE.given. */
     file: string | null;
     /** File of the decoded pixels: uint8[height, width, channels]. */
     pixels: string;
@@ -29,7 +29,10 @@ await answerJob<Job>(async (job) => {
   const results = [];
   for (const { file, pixels, width, height, size, maxPixels } of job.images) {
     const decoded = { data: new Uint8Array(readFileSync(pixels)), width, height };
-    const decode: Decoder = async () => decoded;
+    const decode: Decoder = async (given) => {
+      writeFileSync(`${file}.given`, given);
+      return decoded;
+    };
     const source = file === null ? decoded : new Uint8Array(readFileSync(file));
     results.push(
       await valueOrMessage(async () => {
