@@ -1,4 +1,4 @@
-"""Images in the JavaScript driver: pixel values compared with the Python driver, bit for bit."""
+"""Images in the JavaScript driver: pixel values and masks compared with the Python driver, bit for bit."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ SIDES = (1, 2, 3, 5, 16, 31, 64, 100, 223, 224, 225, 301)
 SIZES = ((1, 1), (1, 5000), (5000, 1), (2, 1), (224, 224), (224, 90), (1201, 800), (640, 1003))
 MODES = ("RGB", "RGBA", "L", "LA", "P", "PA", "1", "tRNS")
 RESIZED = (16, 56, 224)
+MASK_SIZES = ((64, 64), (1, 1), (200, 10), (63, 10), (64, 7), (333, 222), (17, 64))
 MEAN, STD, RESCALE = (0.5, 0.48, 0.41), (0.5, 0.27, 0.3), 1 / 255
 
 
@@ -142,6 +143,11 @@ def special_cases() -> list[Case]:
     return [*listed, Case(None, grey, 16, 30 * 40 - 1), Case(None, np.zeros((1, 1_000_001), np.uint8), 16)]
 
 
+def mask_levels() -> np.ndarray[Any, np.dtype[np.float32]]:
+    """Return float32[64, 64], as from the mask decoder."""
+    return np.random.default_rng(4).normal(size=(64, 64)).astype(np.float32)
+
+
 def run_driver(listed: list[Case], folder: Path) -> tuple[list[Any], np.ndarray[Any, np.dtype[np.float32]]]:
     images = []
     for number, case in enumerate(listed):
@@ -160,9 +166,11 @@ def run_driver(listed: list[Case], folder: Path) -> tuple[list[Any], np.ndarray[
                 "maxPixels": case.max_pixels,
             }
         )
-    output = folder / "output.f32"
+    output, levels = folder / "output.f32", folder / "levels.f32"
+    mask_levels().tofile(levels)
+    masks = [{"levels": str(levels), "side": 64, "width": w, "height": h} for w, h in MASK_SIZES]
     facts = {"mean": MEAN, "std": STD, "rescaleFactor": RESCALE}
-    results = run_parity("image", {"images": images, "output": str(output), **facts}, folder)
+    results = run_parity("image", {"images": images, "masks": masks, "output": str(output), **facts}, folder)
     return results, np.fromfile(output, "<f4")
 
 
@@ -206,6 +214,10 @@ def test_pixel_values_are_equal(tmp_path: Path) -> None:
         start = end
         if case.file is not None:
             check_decoder_input(tmp_path / f"{number}.file.given", case)
+    for width, height in MASK_SIZES:
+        resized = Image.fromarray(mask_levels()).resize((width, height), Image.Resampling.BILINEAR)
+        np.testing.assert_array_equal(values[start:][: width * height], np.asarray(resized).ravel())
+        start += width * height
     assert start == values.size
     warnings = {warning for result in results if isinstance(result, dict) for warning in result["warnings"]}
     assert len({warning.partition(" bytes ")[2] for warning in warnings}) == 2

@@ -1,35 +1,30 @@
-/**
- * Resize a mask's levels as Pillow resizes an image of mode F with the bilinear filter.
- *
- * The filter is a triangle; if an image shrinks, the triangle widens by the same factor (`precompute_coeffs` and
- * `ImagingResampleHorizontal_32bpc` in Pillow's Resample.c). Sums are float64, and each pass rounds to float32.
- */
+/** Resize a mask's levels as Pillow resizes an image of mode F with the bilinear filter. */
 
-/** Return levels resized to a size: float32[side, side] -> float32[height, width]. */
+import { BILINEAR, columnsFirst, weightsOf } from '../image/resampling.js';
+
+/**
+ * Return levels resized to a size: float32[side, side] -> float32[height, width].
+ *
+ * Sums are float64, and each pass rounds to float32.
+ */
 export function resizeLevels(levels: Float32Array, side: number, width: number, height: number): Float32Array {
-  const rows = width === side ? levels : resizeRows(levels, side, side, width);
-  if (height === side) return rows;
-  return transpose(resizeRows(transpose(rows, side, width), width, side, height), width, height);
+  if (columnsFirst(side, side, width, height)) {
+    return resizeRows(resizeColumns(levels, side, height), height, width);
+  }
+  return resizeColumns(resizeRows(levels, side, width), width, height);
 }
 
 /** Resize each row: float32[rows, from] -> float32[rows, to]. */
-function resizeRows(pixels: Float32Array, rows: number, from: number, to: number): Float32Array {
+function resizeRows(levels: Float32Array, rows: number, to: number): Float32Array {
+  const from = levels.length / rows;
+  if (from === to) return levels;
+  const { first, count, values, perPixel } = weightsOf(from, to, BILINEAR);
   const resized = new Float32Array(rows * to);
-  const scale = from / to;
-  const filterScale = Math.max(scale, 1);
-  for (let x = 0; x < to; x++) {
-    const center = (x + 0.5) * scale;
-    const first = Math.max(0, Math.trunc(center - filterScale + 0.5));
-    const end = Math.min(from, Math.trunc(center + filterScale + 0.5));
-    const weights = Array.from({ length: end - first }, (_, index) =>
-      Math.max(0, 1 - Math.abs((index + first - center + 0.5) * (1 / filterScale))),
-    );
-    const total = weights.reduce((sum, weight) => sum + weight, 0);
-    const coefficients = weights.map((weight) => weight / total);
-    for (let row = 0; row < rows; row++) {
+  for (let row = 0; row < rows; row++) {
+    for (let x = 0; x < to; x++) {
       let sum = 0;
-      for (let index = 0; index < coefficients.length; index++) {
-        sum += pixels[row * from + first + index]! * coefficients[index]!;
+      for (let index = 0; index < count[x]!; index++) {
+        sum += levels[row * from + first[x]! + index]! * values[x * perPixel + index]!;
       }
       resized[row * to + x] = sum;
     }
@@ -37,11 +32,18 @@ function resizeRows(pixels: Float32Array, rows: number, from: number, to: number
   return resized;
 }
 
+/** Resize each column: float32[from, columns] -> float32[to, columns]. */
+function resizeColumns(levels: Float32Array, columns: number, to: number): Float32Array {
+  const from = levels.length / columns;
+  if (from === to) return levels;
+  return transpose(resizeRows(transpose(levels, from, columns), columns, to), columns, to);
+}
+
 /** float32[rows, columns] -> float32[columns, rows]. */
-function transpose(pixels: Float32Array, rows: number, columns: number): Float32Array {
-  const turned = new Float32Array(pixels.length);
+function transpose(levels: Float32Array, rows: number, columns: number): Float32Array {
+  const turned = new Float32Array(levels.length);
   for (let row = 0; row < rows; row++) {
-    for (let column = 0; column < columns; column++) turned[column * rows + row] = pixels[row * columns + column]!;
+    for (let column = 0; column < columns; column++) turned[column * rows + row] = levels[row * columns + column]!;
   }
   return turned;
 }

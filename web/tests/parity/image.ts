@@ -2,6 +2,7 @@
 
 import { readFileSync, writeFileSync } from 'node:fs';
 
+import { resizeLevels } from '../../src/detection/resize_levels.js';
 import type { Decoder } from '../../src/image/decode.js';
 import { openPicture } from '../../src/image/picture.js';
 import { answerJob, valueOrMessage } from './job.js';
@@ -17,10 +18,12 @@ interface Job {
     size: number;
     maxPixels: number;
   }[];
+  /** Levels of a mask, float32[side, side], and the size they are resized to. */
+  masks: { levels: string; side: number; width: number; height: number }[];
   mean: number[];
   std: number[];
   rescaleFactor: number;
-  /** File that receives the pixel values of all images, float32. */
+  /** File that receives the pixel values of all images and then the resized levels of all masks, float32. */
   output: string;
 }
 
@@ -41,6 +44,11 @@ await answerJob<Job>(async (job) => {
         return { width: picture.width, height: picture.height, warnings: picture.warnings };
       }),
     );
+  }
+  for (const { levels, side, width, height } of job.masks) {
+    const bytes = new Uint8Array(readFileSync(levels));
+    const resized = resizeLevels(new Float32Array(bytes.buffer), side, width, height);
+    values.push(new Uint8Array(resized.buffer));
   }
   writeFileSync(job.output, Buffer.concat(values));
   return results;
