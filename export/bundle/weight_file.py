@@ -17,7 +17,7 @@ from torch import Tensor
 from paligemma_onnx.model.checkpoint.errors import CheckpointError
 from paligemma_onnx.runtime.bundle.schema import FileSpec
 
-from ..quantization.encodings import encode
+from ..quantization.encodings import encode, parse_piece_name
 from ..quantization.quantize_graph import QuantizedGraph, StoredTensor
 from ..sources.tensor_source import TensorSource
 
@@ -154,6 +154,9 @@ def read_tensor(stored: StoredTensor, source: TensorSource, constants: Mapping[s
 
 
 def find_tensor(name: str, source: TensorSource, constants: Mapping[str, Tensor]) -> Tensor:
-    """Return the tensor with the given name, which is a constant or a weight of the source."""
+    """Return the tensor with the given name: a constant, a weight of the source, or rows of a weight."""
     constant = constants.get(name)
-    return source.tensor(name) if constant is None else constant
+    if constant is not None:
+        return constant
+    tensor, rows = parse_piece_name(name)
+    return source.tensor(tensor)[rows]

@@ -100,7 +100,7 @@ CONFIG = click.option(
     type=click.Choice(SUFFIXES),
     multiple=True,
     show_default="fp32",
-    help="Number format of a --layout other than bundle: fp32, q8 or q4. May be repeated for "
+    help="Number format of a --layout other than bundle: fp32, fp16, q8 or q4. May be repeated for "
     "transformers.js; the first one becomes the default.",
 )
 @click.option(

@@ -17,8 +17,8 @@ from ..precisions import PRECISIONS, EmbeddingFormat, Precision, WeightFormat
 LAYOUTS: tuple[LayoutName, ...] = get_args(LayoutName)
 # Names of transformers.js for number formats (transformers.js, src/utils/dtypes.js): the suffix of the files,
 # and the precision whose formats the graphs have.
-SUFFIXES = {"fp32": "", "q8": "_quantized", "q4": "_q4"}
-PRECISION_NAMES = {"fp32": "fp32", "q8": "int8", "q4": "int4-portable"}
+SUFFIXES = {"fp32": "", "fp16": "_fp16", "q8": "_quantized", "q4": "_q4"}
+PRECISION_NAMES = {"fp32": "fp32", "fp16": "fp16", "q8": "int8", "q4": "int4-portable"}
 # Part of a bundle's precision that a graph of a layout corresponds to.
 ROLES = {
     "vision_encoder": "vision_encoder",

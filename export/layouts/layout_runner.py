@@ -29,6 +29,7 @@ from paligemma_onnx.runtime.graphs.model_runner import Array, Ids, ImageFeatures
 from ..bundle.draft_manifest import draft_manifest
 from ..bundle.manifest_facts import describe_precision
 from ..source import Source
+from ..validation.float32_emulation import needs_emulation, open_float32_emulation
 from .layout import PRECISION_NAMES
 
 
@@ -119,9 +120,15 @@ class LayoutRunner:
         if graph.file not in self.opened:
             self.opened.clear()  # one session at a time is in memory
             trim_heap()
-            self.opened[graph.file] = open_session(self.folder, graph, self.manifest, self.placement)
+            self.opened[graph.file] = self._open(graph)
         outputs: list[Array] = self.opened[graph.file].run(None, feeds)
         return outputs
+
+    def _open(self, graph: GraphSpec) -> Any:
+        # To run float16 on a CPU, onnxruntime would convert all weights to float32 when it opens the graph.
+        if needs_emulation(self.manifest, self.placement):
+            return open_float32_emulation(self.folder, graph, self.placement)
+        return open_session(self.folder, graph, self.manifest, self.placement)
 
     def _to_values(self, cache: list[Array], shift: Ids) -> tuple[DeviceTensor, ...]:
         return tuple(

@@ -42,6 +42,7 @@ from ..graphs.specs import GraphDefinition
 from ..graphs.trace import TracedGraph, trace
 from ..precisions import MAX_BUFFER_BYTES
 from ..quantization.quantize_graph import QuantizedGraph, quantize_graph
+from ..quantization.table_pieces import split_tables
 from ..source import Source
 from . import genai, transformers_js
 from .layout import PRECISION_NAMES, check_dtypes, graph_formats, graph_path, precision_of
@@ -143,7 +144,8 @@ def _write_dtype(
     for name, traced in traces.items():
         path = graph_path(layout, f"{name}.onnx", dtype)
         formats = graph_formats(name, precision)
-        graph = quantize_graph(traced.copy(), formats.matrices, formats.embedding, portable=True)
+        split = split_tables(traced.copy(), formats.embedding, MAX_BUFFER_BYTES)
+        graph = quantize_graph(split, formats.matrices, formats.embedding, portable=True)
         files = plan_weight_files(f"{Path(path).name}_data", [graph], MAX_BUFFER_BYTES, _name_next)
         for plan in files:
             reference_weight_file(graph, plan)

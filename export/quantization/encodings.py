@@ -42,6 +42,8 @@ ARRAY_NAME = re.compile(
     r"(?P<tensor>.+)\.int(?P<bits>[48])(x(?P<block_size>\d+)(?P<mark>bf16|fp16|))?(?P<kind>\.scales|\.rows|)"
 )
 
+PIECE_NAME = re.compile(r"(?P<tensor>.+)\.rows(?P<first>\d+)-(?P<end>\d+)")
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -75,6 +77,19 @@ def float_format(dtype: ir.DataType | None) -> Float32 | HalfPrecision:
         case ir.DataType.FLOAT16:
             return HalfPrecision("float16")
     return Float32()
+
+
+def piece_name(tensor: str, first: int, end: int) -> str:
+    """Return the name of the rows of a tensor from `first` to before `end`."""
+    return f"{tensor}.rows{first}-{end}"
+
+
+def parse_piece_name(name: str) -> tuple[str, slice]:
+    """Return the name of a tensor, and its rows that `name` stands for: those of a piece, or all rows."""
+    match = PIECE_NAME.fullmatch(name)
+    if match is None:
+        return name, slice(None)
+    return match["tensor"], slice(int(match["first"]), int(match["end"]))
 
 
 def array_layouts(shape: tuple[int, ...], format: WeightFormat, *, transposed: bool) -> tuple[Layout, ...]:
@@ -162,7 +177,8 @@ def to_half(tensor: Tensor, dtype: HalfType) -> Tensor:
     if dtype == "float16" and half.isinf().sum() > tensor.isinf().sum():
         raise CheckpointError(
             f"a weight of {tensor.abs().max().item():.3g} exceeds float16's largest number, 65504; export as "
-            "bf16 (or as fp32 if the weight belongs to the embedding, which bf16 also stores in float16)"
+            "fp32, or a bundle as bf16 (unless the weight belongs to the embedding, which bf16 stores in "
+            "float16, too)"
         )
     return half
 

@@ -14,6 +14,9 @@ If activations are in half precision, only weights are quantised:
     MatMul, HalfPrecision      FusedMatMul             weights stored as in the checkpoint, [out, in]
     MatMul, BlockQuantized     MatMulNBits             weights are dequantised to half precision when read
 
+Portable graphs round only the inputs of products to half precision, and use standard operators
+(half_products.py).
+
 Shapes: docs/notation.md.
 """
 
@@ -39,7 +42,8 @@ from ..precisions import (
     WeightFormat,
 )
 from .channel_scaling import INPUT_SCALES
-from .encodings import Layout, array_layouts, float_format
+from .encodings import Layout, array_layouts, float_format, parse_piece_name
+from .half_products import half_logits, half_lookup, half_product
 from .standard_lookup import lookup_nodes
 
 # Name and version of the domain of onnxruntime's contrib operators (onnxruntime, docs/ContribOperators.md).
@@ -101,15 +105,16 @@ def quantize_graph(
             continue  # a constant of the graph, not a weight
         shape = tuple(weight.shape.numpy()) if weight.shape is not None else ()
         transposed = name in traced.transposed_weights
-        if name in (EMBEDDING, LM_HEAD):
+        if parse_piece_name(name)[0] in (EMBEDDING, LM_HEAD):
             format: WeightFormat = fit_blocks_to_rows(embedding, shape[1])
         else:
-            format = _choose_format(weight, matrices, transposed=transposed)
+            format = _choose_format(weight, matrices, transposed=transposed, portable=portable)
         checkpoint_shape = tuple(reversed(shape)) if transposed else shape
-        stored = StoredTensor(name, checkpoint_shape, format, transposed and isinstance(format, Float32))
-        # Graphs read a bias, and an embedding in half precision, as stored; other matrices need another
-        # operator.
-        if isinstance(format, Float32) or (isinstance(format, HalfPrecision) and not transposed):
+        reads_transposed = isinstance(format, Float32) or (isinstance(format, HalfPrecision) and portable)
+        stored = StoredTensor(name, checkpoint_shape, format, transposed and reads_transposed)
+        # Graphs read a bias, and an embedding that was traced in half precision, as stored; other matrices
+        # need another operator.
+        if isinstance(format, Float32) or (not transposed and format == float_format(weight.dtype)):
             references[name] = TensorRef(stored, 0, shape)
             continue
         rewriter = _MatrixRewriter(graph, stored, references, portable)
@@ -140,13 +145,15 @@ def fit_blocks_to_rows(format: EmbeddingFormat, width: int) -> EmbeddingFormat:
     return format
 
 
-def _choose_format(weight: ir.Value, matrices: WeightFormat, *, transposed: bool) -> WeightFormat:
+def _choose_format(
+    weight: ir.Value, matrices: WeightFormat, *, transposed: bool, portable: bool
+) -> WeightFormat:
     """Return the format of a weight that is not the embedding.
 
     Only the matrices of linear layers are stored in the format of the precision.
     """
     format = float_format(weight.dtype)
-    if transposed and (isinstance(format, HalfPrecision) or not _has_half_activations(matrices)):
+    if transposed and (portable or isinstance(format, HalfPrecision) or not _has_half_activations(matrices)):
         return matrices
     return format
 
@@ -172,6 +179,12 @@ class _MatrixRewriter:
                 new = lookup_nodes(*arrays, node.inputs[1], self._constant, bits)
             case "Gather", BlockQuantized() as format:
                 new = [self._lookup_node(node, format)]
+            case "Gather", HalfPrecision() if self.portable:
+                new = half_lookup(node.inputs[1], self._initializer(0))
+            case "Gemm", HalfPrecision() if self.portable:
+                new = half_logits(self.graph, node, self._initializer(0), self._constant)
+            case "MatMul", HalfPrecision() if self.portable:
+                new = half_product(self.graph, node, self._initializer(0))
             case (("MatMul" | "Gemm"), format) if node.op_type == "MatMul" or len(node.inputs) == 2:
                 new = self._product_nodes(node, format)
             case _:

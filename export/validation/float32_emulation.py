@@ -48,7 +48,8 @@ def open_float32_emulation(folder: Path, graph: GraphSpec, placement: Placement)
 
     Graph optimisation is off, because constant folding would keep all weights in memory as float32.
     """
-    return open_serialized(emulate_in_float32(folder / graph.file), placement, weights_folder=folder)
+    path = folder / graph.file
+    return open_serialized(emulate_in_float32(path), placement, weights_folder=path.parent)
 
 
 def emulate_in_float32(path: Path) -> bytes:

@@ -46,9 +46,10 @@ def image_of(entry: dict[str, Any]) -> str:
     return str(FOLDER / entry["image"])
 
 
-def test_ids_equal_transformers(layout: Layout, tmp_path: Path) -> None:
+@pytest.mark.parametrize("dtype", ["fp32", "fp16"])
+def test_ids_equal_transformers(layout: Layout, tmp_path: Path, dtype: str) -> None:
     """Every kind of prompt, a padded batch of two, and two images in one prompt, with given pixels."""
-    folder = layout("shipped", "transformers.js", "fp32")
+    folder = layout("shipped", "transformers.js", dtype)
     batches = [([f"<image>{entry['prompt']}"], [[image_of(entry)]]) for entry in GOLDEN]
     first, second, other = GOLDEN[1], GOLDEN[8], GOLDEN[25]
     pair = [f"<image>{entry['prompt']}" for entry in (first, second)]

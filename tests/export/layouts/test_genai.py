@@ -32,8 +32,9 @@ GOLDEN: list[dict[str, Any]] = json.loads((FOLDER / "golden.json").read_text(enc
 TOKENS = max(len(entry["ids"]) for entry in GOLDEN) + 1
 
 
+@pytest.mark.parametrize("dtype", ["fp32", "fp16"])
 def test_ids_equal_the_golden_ids(
-    layout: Callable[[str, str, str], Path], shipped_bundle: Path, tmp_path: Path
+    layout: Callable[[str, str, str], Path], shipped_bundle: Path, tmp_path: Path, dtype: str
 ) -> None:
     bundle = PaliGemma.load(shipped_bundle)
     image, tokens = bundle.manifest.image, bundle.manifest.tokens
@@ -46,7 +47,7 @@ def test_ids_equal_the_golden_ids(
         requests.append({"ids": ids, "pixels": str(pixels), "image_tokens": image.tokens, "tokens": TOKENS})
     (tmp_path / "job.json").write_text(json.dumps(requests), encoding="utf-8")
     script = ROOT / "tests" / "support" / "genai_answers.py"
-    command = [sys.executable, script, layout("shipped", "genai", "fp32"), tmp_path / "job.json"]
+    command = [sys.executable, script, layout("shipped", "genai", dtype), tmp_path / "job.json"]
     result = subprocess.run(command, capture_output=True, text=True, timeout=HANG, check=False)
     assert result.returncode == 0, result.stderr
     assert json.loads(result.stdout) == [[*entry["ids"], *tokens.stop] for entry in GOLDEN]
