@@ -35,8 +35,11 @@ def web_request(
 def web_answers(
     bundle: Path, requests: list[dict[str, Any]], scratch: Path, runtime: str = "onnxruntime-node"
 ) -> list[dict[str, Any]]:
-    """Return the driver's answers to requests in order, in Node or, for `chromium`, in a page."""
-    program = "page_answers" if runtime == "chromium" else "answers"
+    """Return the driver's answers to requests in order.
+
+    The runtime is `onnxruntime-node` or `onnxruntime-web` in Node; `chromium` (WebAssembly) or `webgpu` in a page.
+    """
+    program = "page_answers" if runtime in ("chromium", "webgpu") else "answers"
     job = {"bundle": str(bundle), "runtime": runtime, "requests": requests}
     answers: list[dict[str, Any]] = run_parity(program, job, scratch)
     return answers

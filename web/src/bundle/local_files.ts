@@ -26,6 +26,7 @@ export function localFiles(chosen: Iterable<File>): BundleFiles {
         signal?.throwIfAborted();
         yield chunk;
       }
+      signal?.throwIfAborted();
     } catch (error) {
       signal?.throwIfAborted();
       const reason = error instanceof Error ? error.message : String(error);

@@ -70,8 +70,8 @@ export async function* chunksOf(stream: ReadableStream<Uint8Array>): AsyncGenera
 function allocate(file: string, bytes: number): Uint8Array<ArrayBuffer> {
   if (bytes > MAX_BUFFER_BYTES)
     throw new BundleError(
-      `${file}: has ${bytes} bytes, and a browser can hold ${MAX_BUFFER_BYTES} in one buffer; export the checkpoint ` +
-        'with --precision int4-portable, which splits the weights',
+      `${file}: has ${bytes} bytes, and JavaScript holds at most ${MAX_BUFFER_BYTES} in one buffer; export the ` +
+        'checkpoint with --precision int4-portable, whose weight files are shorter',
     );
   try {
     return new Uint8Array(bytes);

@@ -1,4 +1,4 @@
-/** Answer requests with WebAssembly in headless Chromium, for tests/web/test_driver_answers.py. */
+/** Answer requests in headless Chromium, for tests/web/test_driver_answers.py. */
 
 import path from 'node:path';
 
@@ -8,12 +8,13 @@ import { answerJob } from './job.js';
 
 interface Job {
   bundle: string;
+  runtime: 'chromium' | 'webgpu';
   requests: ParityRequest[];
 }
 
 declare const test: typeof import('./page.js');
 
-await answerJob<Job>(async ({ bundle, requests }) => {
+await answerJob<Job>(async ({ bundle, runtime, requests }) => {
   const images = path.dirname(requests[0]!.images[0]!.file);
   const { page, close } = await openPage(path.join(import.meta.dirname, 'page.js'), { bundle, images });
   try {
@@ -21,7 +22,8 @@ await answerJob<Job>(async ({ bundle, requests }) => {
       ...request,
       images: request.images.map((image) => ({ ...image, file: path.basename(image.file) })),
     }));
-    return JSON.parse(await page.evaluate((given) => test.answer(given), named));
+    const device = runtime === 'webgpu' ? 'webgpu' : 'cpu';
+    return JSON.parse(await page.evaluate(([on, given]) => test.answer(on, given), [device, named] as const));
   } finally {
     await close();
   }
