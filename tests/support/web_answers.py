@@ -37,7 +37,7 @@ def web_answers(
 ) -> list[dict[str, Any]]:
     """Return the driver's answers to requests in order.
 
-    The runtime is `onnxruntime-node` or `onnxruntime-web` in Node; `chromium` (WebAssembly) or `webgpu` in a page.
+    Runtimes: `onnxruntime-node` or `onnxruntime-web` in Node; `chromium` (WebAssembly) or `webgpu` in a page.
     """
     program = "page_answers" if runtime in ("chromium", "webgpu") else "answers"
     job = {"bundle": str(bundle), "runtime": runtime, "requests": requests}
