@@ -5,7 +5,8 @@ import { readFileSync, writeFileSync } from 'node:fs';
 import { resizeLevels } from '../../src/detection/resize_levels.js';
 import type { Decoder } from '../../src/image/decode.js';
 import { openPicture } from '../../src/image/picture.js';
-import { answerJob, valueOrMessage } from './job.js';
+import { answerJob } from './job.js';
+import { valueOrMessage } from './value_or_message.js';
 
 interface Job {
   images: {

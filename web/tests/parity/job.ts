@@ -2,21 +2,9 @@
 
 import { readFileSync, writeFileSync } from 'node:fs';
 
-import { PaliGemmaError } from '../../src/index.js';
-
 /** Answer the job in the file that the first argument names; write the result to the file of the second. */
 export async function answerJob<Job>(answer: (job: Job) => unknown): Promise<void> {
   const [job, result] = process.argv.slice(2) as [string, string];
   const answered = await answer(JSON.parse(readFileSync(job, 'utf8')) as Job);
   writeFileSync(result, JSON.stringify(answered));
-}
-
-/** Return the value of a function or, if it throws an error for the user, the message. */
-export async function valueOrMessage(compute: () => unknown): Promise<unknown> {
-  try {
-    return await compute();
-  } catch (error) {
-    if (error instanceof PaliGemmaError) return `${error.name}: ${error.message}`;
-    throw error;
-  }
 }

@@ -5,7 +5,8 @@ import { readFileSync } from 'node:fs';
 import { penalize, scoreToken, nearLocations } from '../../src/generation/logits.js';
 import { rngFor } from '../../src/generation/random.js';
 import { checkSampling, sample, type SamplingOptions } from '../../src/generation/sampling.js';
-import { answerJob, valueOrMessage } from './job.js';
+import { answerJob } from './job.js';
+import { valueOrMessage } from './value_or_message.js';
 
 interface Job {
   /** File of float32[steps, V]. */

@@ -3,7 +3,8 @@
 import { readFileSync } from 'node:fs';
 
 import { Detokenizer, encodePrompt, loadTokenizer } from '../../src/text/tokenizer.js';
-import { answerJob, valueOrMessage } from './job.js';
+import { answerJob } from './job.js';
+import { valueOrMessage } from './value_or_message.js';
 
 interface Job {
   tokenizer: string;
