@@ -8,6 +8,10 @@ With an empty cache (P = 0) the tokens are a prefix and see each other in both d
 adds one token (L = 1) to each row, which sees all earlier tokens. Both are the same rule: a token sees every
 slot that is not padding. Gemma 2's sliding window limits only a token that is added to a cache.
 
+transformers.js 4.3 passes the mask of padding with the prompt only: with each added token it passes a mask of
+ones, and counts positions over it (generic_text_to_text_forward in src/models/modeling_utils.js). So the
+decoder marks slots of padding in the cache, hides them, and does not count them.
+
 Shapes: docs/notation.md.
 """
 
@@ -22,6 +26,10 @@ from paligemma_onnx.model.cache import KeyValue
 from paligemma_onnx.model.config import TextConfig
 from paligemma_onnx.model.gemma import DecoderLayer
 from paligemma_onnx.model.paligemma import PaliGemma
+
+# Every element of the key of a slot of padding in the first layer. A 16-bit float also holds the value, and
+# keys of models are far smaller.
+PADDING_KEY = 2.0**15
 
 
 def embed_tokens(model: PaliGemma, input_ids: Tensor) -> Tensor:
@@ -77,14 +85,20 @@ def decode_embeds(
     Returns:
         Logits float32[B, 1, V] for the token that follows each row, and the cache of P + L slots.
     """
-    decoder = model.language_model
-    rotation = decoder.rotation(position_ids, decoder.frequencies)
-    visible = attention_mask[:, None, None, :] != 0  # [B, 1, 1, P + L]
-    recent = _recent(visible, past[0].shape[2], decoder.config)
+    decoder, past_slots = model.language_model, past[0].shape[2]
+    unmarked = torch.zeros_like(position_ids, dtype=past[0].dtype)
+    marked = torch.cat([past[0][:, 0, :, 0], unmarked], dim=1) == PADDING_KEY  # [B, P + L]
+    positions = position_ids - (marked & (attention_mask != 0)).sum(dim=1, keepdim=True)
+    rotation = decoder.rotation(positions, decoder.frequencies)
+    visible = ((attention_mask != 0) & ~marked)[:, None, None, :]  # [B, 1, 1, P + L]
+    padding = attention_mask[:, None, past_slots:, None] == 0  # [B, 1, L, 1]
+    recent = _recent(visible, past_slots, decoder.config)
     x, cache = inputs_embeds, list[Tensor]()
     for index, module in enumerate(decoder.layers):
         layer, layer_past = cast("DecoderLayer", module), KeyValue(*past[2 * index : 2 * index + 2])
         query, new = layer.self_attn.project(layer.input_layernorm(x), rotation)
+        if index == 0:
+            new = new._replace(key=torch.where(padding, PADDING_KEY, new.key))
         present = KeyValue(*(torch.cat(pair, dim=2) for pair in zip(layer_past, new, strict=True)))
         mask = visible if decoder.config.window(index) is None else recent
         x = layer.add_to_stream(x, layer.self_attn.attend(query, present, mask))

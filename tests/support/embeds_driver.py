@@ -43,8 +43,9 @@ class EmbedsDriver:
             ids = logits[:, 0].argmax(axis=1)[:, None]
             chosen.append(ids)
             features, cache = features[:0], dict(zip(cache, present, strict=True))
-            mask = np.concatenate([mask, np.ones_like(ids)], axis=1)
-            positions = positions[:, -1:] + 1
+            mask, positions = np.concatenate([mask, np.ones_like(ids)], axis=1), positions[:, -1:] + 1
+            if not self.merges_inside:  # transformers.js forgets which tokens are padding, and counts them
+                mask, positions = np.ones_like(mask), np.full_like(positions, mask.shape[1])
         return [list(map(int, row)) for row in np.concatenate(chosen, axis=1)]
 
     def _embed(self, ids: NDArray[np.int64], features: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -11,7 +11,7 @@ import path from 'node:path';
 import { chromium } from 'playwright-core';
 
 const TYPES = { '.html': 'text/html', '.js': 'text/javascript', '.mjs': 'text/javascript', '.json': 'application/json', '.wasm': 'application/wasm' };
-const TIMEOUT = 240_000; // milliseconds for all answers, on a machine that does other work
+const TIMEOUT = 600_000; // milliseconds after which a page hangs, also on a machine that does other work
 const PACKAGE = /^https:\/\/cdn\.jsdelivr\.net\/npm\/((?:@[^/]+\/)?[^/@]+)@([^/]+)(?:\/(.*))?$/;
 const PACKAGES = path.join(import.meta.dirname, 'node_modules');
 const [program, folder, name] = process.argv.slice(2);

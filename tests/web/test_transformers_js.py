@@ -16,6 +16,7 @@ from embeds_driver import EmbedsDriver
 from javascript import WEB, JsRequest, run_transformers_js, write_pixels
 from paths import GOLDEN as FOLDER
 from paths import ROOT
+from reference_answers import random_pixels, reference_ids
 from transformers_model import reference_inputs, transformers_model, until_stop
 
 from paligemma_onnx.export.layouts.layout import SUFFIXES
@@ -65,6 +66,26 @@ def test_ids_equal_transformers(layout: Layout, tmp_path: Path, dtype: str) -> N
     assert [(answer.prompts, [until_stop(row) for row in answer.ids]) for answer in answers] == expected
     assert [row for _, rows in expected[: len(GOLDEN)] for row in rows] == [entry["ids"] for entry in GOLDEN]
     assert len({len(row) for row in expected[-2][1]}) == 2
+
+
+def test_paligemma2_equals_transformers(layout: Layout, tmp_path: Path) -> None:
+    """Soft caps, several KV heads, a window of 5 tokens; one image, and two in each row of a padded batch.
+
+    With added tokens, transformers.js forgets which tokens are padding; the decoder remembers.
+    """
+    name, steps, image = "gemma2_window", 8, image_of(GOLDEN[0])
+    texts = [["<image>caption en"], ["<image><image>detect cat", "<image><image>answer en what is this?"]]
+    pixels = [random_pixels(name, batch[0].count("<image>") * len(batch)) for batch in texts]
+    requests = []
+    for index, (batch, values) in enumerate(zip(texts, pixels, strict=True)):
+        given = write_pixels(tmp_path / f"{index}.f32", values)
+        requests.append(JsRequest(batch, [image] * len(values), steps, given))
+    answers = run_transformers_js(layout(name, "transformers.js", "fp32"), requests, tmp_path)
+    for answer, values in zip(answers, pixels, strict=True):
+        prompts = np.array(answer.prompts)
+        mask = (prompts != 0).astype(np.int64)  # id 0 is the padding
+        assert answer.ids == reference_ids(name, prompts, mask, values, steps)
+    assert 0 in answers[1].prompts[0]
 
 
 def test_preprocessing_of_transformers_js(layout: Layout, tmp_path: Path) -> None:

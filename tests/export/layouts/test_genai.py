@@ -19,6 +19,7 @@ from code_blocks import code_block
 from paths import GOLDEN as FOLDER
 from paths import ROOT
 from PIL import Image
+from reference_answers import random_pixels, random_prompts, reference_ids
 from time_limits import HANG
 
 from paligemma_onnx.runtime import PaliGemma
@@ -30,6 +31,17 @@ pytestmark = [
 ]
 GOLDEN: list[dict[str, Any]] = json.loads((FOLDER / "golden.json").read_text(encoding="utf-8"))
 TOKENS = max(len(entry["ids"]) for entry in GOLDEN) + 1
+
+
+def run_genai(folder: Path, requests: list[dict[str, Any]], scratch: Path) -> list[list[int]]:
+    """Return the ids that onnxruntime-genai generates for each request of genai_answers.py."""
+    (scratch / "job.json").write_text(json.dumps(requests), encoding="utf-8")
+    script = ROOT / "tests" / "support" / "genai_answers.py"
+    command = [sys.executable, script, folder, scratch / "job.json"]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=HANG, check=False)
+    assert result.returncode == 0, result.stderr
+    answers: list[list[int]] = json.loads(result.stdout)
+    return answers
 
 
 @pytest.mark.parametrize("dtype", ["fp32", "fp16"])
@@ -45,12 +57,22 @@ def test_ids_equal_the_golden_ids(
         np.save(pixels, preprocess(rgb, image.size, image.mean, image.std)[None])
         ids = [tokens.image] * image.tokens + list(bundle.tokenizer.encode(entry["prompt"], 400))
         requests.append({"ids": ids, "pixels": str(pixels), "image_tokens": image.tokens, "tokens": TOKENS})
-    (tmp_path / "job.json").write_text(json.dumps(requests), encoding="utf-8")
-    script = ROOT / "tests" / "support" / "genai_answers.py"
-    command = [sys.executable, script, layout("shipped", "genai", dtype), tmp_path / "job.json"]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=HANG, check=False)
-    assert result.returncode == 0, result.stderr
-    assert json.loads(result.stdout) == [[*entry["ids"], *tokens.stop] for entry in GOLDEN]
+    answers = run_genai(layout("shipped", "genai", dtype), requests, tmp_path)
+    assert answers == [[*entry["ids"], *tokens.stop] for entry in GOLDEN]
+
+
+def test_paligemma2_equals_transformers(layout: Callable[[str, str, str], Path], tmp_path: Path) -> None:
+    """Soft caps, several KV heads and a window of 5 tokens; with one and with three images."""
+    name, steps, image_tokens = "gemma2_window", 8, 256
+    requests, expected = [], []
+    for images, length in ((1, 9), (3, 6)):
+        ids, mask = random_prompts(images, image_tokens, (length,))
+        pixels, file = random_pixels(name, images), tmp_path / f"{images}.npy"
+        np.save(file, pixels)
+        counts = {"image_tokens": images * image_tokens, "tokens": steps}
+        requests.append({"ids": ids[0].tolist(), "pixels": str(file), **counts})
+        expected += reference_ids(name, ids, mask, pixels, steps)
+    assert run_genai(layout(name, "genai", "fp32"), requests, tmp_path) == expected
 
 
 def test_the_program_of_the_docs(layout: Callable[[str, str, str], Path], tmp_path: Path) -> None:

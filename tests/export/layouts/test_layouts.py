@@ -6,30 +6,18 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import onnx
 import pytest
-import torch
-from checkpoints import CASES, IMAGE_TOKEN, make_model
+from checkpoints import CASES, IMAGE_TOKEN
 from command_line import run_in_process
 from damage import copy_folder, flip_bit
 from embeds_driver import EmbedsDriver
+from reference_answers import random_pixels, random_prompts, reference_ids
 
 from paligemma_onnx.export.layouts.layout import LAYOUTS
 
 Layout = Callable[[str, str, str], Path]
 STEPS = 8
-
-
-def prompts(images: int, image_tokens: int, lengths: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """Return random prompts int64[B, L], padded on the left, and their mask."""
-    random, longest = np.random.default_rng(5), max(lengths)
-    ids = np.full((len(lengths), images * image_tokens + longest), IMAGE_TOKEN)
-    mask = np.ones_like(ids)
-    for row, length in enumerate(lengths):
-        ids[row, -length:] = random.integers(4, 600, length)
-        mask[row, : longest - length] = ids[row, : longest - length] = 0
-    return ids, mask
 
 
 @pytest.mark.parametrize("kind", LAYOUTS)
@@ -39,24 +27,10 @@ def test_greedy_ids_equal_transformers(
     layout: Layout, kind: str, name: str, images: int, lengths: tuple[int, ...]
 ) -> None:
     """Several images in padded batches; gemma2_window has soft caps, four KV heads and a window of 5."""
-    case = CASES[name]
-    model = make_model(case).to(case.dtype).float()  # as the checkpoint stores it
-    image_tokens = (case.image_size // 14) ** 2
-    ids, mask = prompts(images, image_tokens, lengths)
-    shape = (images * len(lengths), 3, case.image_size, case.image_size)
-    pixels = np.random.default_rng(3).uniform(-1, 1, shape).astype(np.float32)
-    with torch.no_grad():
-        expected = model.generate(
-            input_ids=torch.from_numpy(ids),
-            attention_mask=torch.from_numpy(mask),
-            token_type_ids=torch.zeros(ids.shape, dtype=torch.int64),  # 0 marks the prefix
-            pixel_values=torch.from_numpy(pixels),
-            max_new_tokens=STEPS,
-            min_new_tokens=STEPS,
-            do_sample=False,
-            eos_token_id=None,
-            suppress_tokens=[IMAGE_TOKEN],
-        )[:, ids.shape[1] :].tolist()
+    image_tokens = (CASES[name].image_size // 14) ** 2
+    ids, mask = random_prompts(images, image_tokens, lengths)
+    pixels = random_pixels(name, images * len(lengths))
+    expected = reference_ids(name, ids, mask, pixels, STEPS)
     driver = EmbedsDriver(layout(name, kind, "fp32"), kind, "", IMAGE_TOKEN)
     assert driver.generate(ids, mask, pixels, STEPS) == expected
     assert len({tuple(row) for row in expected}) == len(expected)
