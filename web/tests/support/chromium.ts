@@ -12,7 +12,7 @@ import { type Browser, chromium, type Page } from 'playwright-core';
 
 const PROGRAMS = ['chromium', 'chromium-browser', 'google-chrome', 'google-chrome-stable'];
 /** Containers often forbid the sandbox; the page loads nothing from another host. */
-const SANDBOX = '--no-sandbox';
+export const SANDBOX = '--no-sandbox';
 /** WebGPU on SwiftShader, a Vulkan driver on the CPU. */
 const WEBGPU = [
   '--enable-unsafe-webgpu',
@@ -62,7 +62,7 @@ export async function openPage(entry: string, folders: Record<string, string>): 
   return { page, close: () => closeAll(browser, server) };
 }
 
-function findChromium(): string {
+export function findChromium(): string {
   const folders = (process.env.PATH ?? '').split(path.delimiter);
   const programs = PROGRAMS.flatMap((name) => folders.map((folder) => path.join(folder, name)));
   const found = [...programs, chromium.executablePath()].find((program) => existsSync(program));

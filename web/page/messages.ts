@@ -1,0 +1,63 @@
+/** The messages between the page and its worker, which runs the model. */
+
+import type { PixelBox } from '../src/detection/parsing.js';
+import type { FinishReason, Options, Timings } from '../src/generation/types.js';
+import type { LoadProgress } from '../src/load.js';
+
+/** A kind of prompt that the page offers. */
+export type PromptKind = 'caption' | 'answer' | 'detect' | 'segment' | 'free';
+
+export type ToWorker =
+  | {
+      readonly kind: 'load';
+      /** URL of a folder, or the files of one. */
+      readonly source: string | readonly File[];
+      readonly device: 'auto' | 'cpu' | 'webgpu';
+      /** null: onnxruntime's choice. */
+      readonly threads: number | null;
+    }
+  | { readonly kind: 'ask'; readonly image: Blob; readonly prompt: string; readonly options: Options }
+  | { readonly kind: 'cancel' };
+
+export type FromWorker =
+  | { readonly kind: 'progress'; readonly progress: LoadProgress }
+  | { readonly kind: 'loaded'; readonly model: LoadedModel }
+  | { readonly kind: 'piece'; readonly piece: string }
+  | { readonly kind: 'answer'; readonly answer: Answer }
+  /** `message` is empty after a cancellation. */
+  | { readonly kind: 'failed'; readonly during: 'load' | 'ask'; readonly message: string };
+
+/** What the page shows about a loaded model. */
+export interface LoadedModel {
+  readonly family: string;
+  readonly parameters: number;
+  readonly precision: string;
+  readonly device: string;
+  /** Threads of WebAssembly. */
+  readonly threads: number;
+  readonly loadS: number;
+  /** Whether the bundle can decode masks. */
+  readonly masks: boolean;
+}
+
+export interface Answer {
+  readonly text: string;
+  readonly finishReason: FinishReason;
+  readonly timings: Timings;
+  /** Number of generated tokens. */
+  readonly tokens: number;
+  readonly warnings: readonly string[];
+  /** null: the prompt was neither `detect` nor `segment`. */
+  readonly objects: readonly DrawnObject[] | null;
+  /** The answer with the names of the Python driver. */
+  readonly json: string;
+}
+
+/** An object of an answer, in pixels of the image in its displayed orientation. */
+export interface DrawnObject {
+  readonly label: string;
+  readonly score: number;
+  readonly box: PixelBox;
+  /** uint8[height, width], 1 inside the object; null: no mask. */
+  readonly mask: Uint8Array<ArrayBuffer> | null;
+}

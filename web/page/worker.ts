@@ -1,0 +1,136 @@
+/** The worker of the page: it loads a model and answers, so that the page stays responsive. */
+
+import { readManifest } from '../src/bundle/manifest.js';
+import { detections } from '../src/detection/detections.js';
+import type { Generation, Options } from '../src/generation/types.js';
+import type { Ort } from '../src/graphs/ort.js';
+import { type BundleFiles, type Detections, localFiles, objectsAsJson, PaliGemma, urlFiles } from '../src/index.js';
+import type { Answer, DrawnObject, FromWorker, LoadedModel, ToWorker } from './messages.js';
+import { removeNamed, storingFetch } from './storage.js';
+
+type LoadMessage = Extract<ToWorker, { kind: 'load' }>;
+type AskMessage = Extract<ToWorker, { kind: 'ask' }>;
+
+/** The part of a worker's global scope that is used here; TypeScript's `lib.dom` describes pages. */
+interface Scope {
+  onmessage: (event: MessageEvent<ToWorker>) => void;
+  postMessage(message: FromWorker, transfer?: Transferable[]): void;
+}
+
+const scope = globalThis as unknown as Scope;
+let model: PaliGemma | null = null;
+let running = new AbortController();
+
+scope.onmessage = ({ data }) => {
+  running.abort(); // a new request ends the one that runs
+  if (data.kind === 'cancel') return;
+  running = new AbortController();
+  const { signal } = running;
+  const run = data.kind === 'load' ? load(data, signal) : ask(data, signal);
+  run.catch(async (error: unknown) => {
+    const message = error instanceof Error ? error.message : String(error);
+    if (data.kind === 'load') await removeNamed(message);
+    scope.postMessage({ kind: 'failed', during: data.kind, message: signal.aborted ? '' : message });
+  });
+};
+
+async function load({ source, device, threads }: LoadMessage, signal: AbortSignal): Promise<void> {
+  await model?.close();
+  model = null;
+  const files = typeof source === 'string' ? urlFiles(source, storingFetch()) : localFiles(source);
+  const chosen = device === 'auto' ? await chooseDevice(files, signal) : device;
+  const ort = await importOrt(chosen === 'webgpu' ? 'ort.webgpu.min.mjs' : 'ort.wasm.min.mjs');
+  const loaded = await PaliGemma.load(files, {
+    ort,
+    device: chosen,
+    signal,
+    ...(threads !== null && { threads }),
+    onProgress: (progress) => scope.postMessage({ kind: 'progress', progress }),
+  });
+  model = loaded;
+  const { manifest, loadS } = loaded;
+  const facts: LoadedModel = {
+    family: manifest.model.family === 'paligemma2' ? 'PaliGemma 2' : 'PaliGemma',
+    parameters: manifest.model.parameters,
+    precision: manifest.precision.name,
+    device: chosen,
+    threads: ort.env.wasm.numThreads ?? 1,
+    loadS,
+    masks: manifest.graphs.maskDecoder !== undefined,
+  };
+  scope.postMessage({ kind: 'loaded', model: facts });
+}
+
+/** Return `webgpu` if the browser has a GPU and the bundle's graphs run on it without copies of the cache. */
+async function chooseDevice(files: BundleFiles, signal: AbortSignal): Promise<'cpu' | 'webgpu'> {
+  const { gpu } = navigator as unknown as { gpu?: { requestAdapter(): Promise<Adapter | null> } };
+  const adapter = (await gpu?.requestAdapter()) ?? null;
+  if (adapter === null || adapter.info?.isFallbackAdapter === true) return 'cpu';
+  return (await readManifest(files, signal)).cache.update === 'grow' ? 'webgpu' : 'cpu';
+}
+
+interface Adapter {
+  /** A fallback adapter computes on the CPU. */
+  readonly info?: { readonly isFallbackAdapter?: boolean };
+}
+
+/** Import a module of onnxruntime-web from the folder `ort` of the site. */
+async function importOrt(file: string): Promise<Ort> {
+  const url = new URL(`ort/${file}`, globalThis.location.href).href;
+  try {
+    return (await import(url)) as Ort;
+  } catch (error) {
+    throw new Error(`${url}: cannot be loaded (${String(error)}); write the site again with \`paligemma-onnx web\``);
+  }
+}
+
+async function ask({ image, prompt, options }: AskMessage, signal: AbortSignal): Promise<void> {
+  if (model === null) throw new Error('no model is loaded');
+  const task = /^(detect|segment) /.exec(prompt)?.[1];
+  const picture = await model.open(image);
+  const settings: Options = { ...options, signal, logprobs: task !== undefined }; // scores need probabilities
+  const stream = await model.stream(picture, prompt, settings);
+  for await (const piece of stream) scope.postMessage({ kind: 'piece', piece });
+  const generation = stream.result;
+  const masks = task === 'segment' && model.manifest.graphs.maskDecoder !== undefined;
+  const { runner, tokenizer } = model;
+  const found =
+    task === undefined
+      ? null
+      : await detections(generation, picture.width, picture.height, runner, tokenizer, masks);
+  const answer = answerOf(generation, found);
+  const masked = answer.objects?.flatMap(({ mask }) => (mask === null ? [] : [mask.buffer])) ?? [];
+  scope.postMessage({ kind: 'answer', answer }, masked);
+}
+
+function answerOf(generation: Generation, found: Detections | null): Answer {
+  const drawn = found?.objects.map(
+    ({ label, score, pixels, mask }): DrawnObject => ({ label, score, box: pixels, mask: mask?.array ?? null }),
+  );
+  const { text, finishReason, timings, tokenIds, logprobs: _, locationProbs: __, ...rest } = generation;
+  const facts = { text, finishReason, tokenIds, timings, ...rest };
+  const objects = found === null ? {} : { objects: objectsAsJson(found), width: found.width, height: found.height };
+  return {
+    text,
+    finishReason,
+    timings,
+    tokens: tokenIds.length,
+    warnings: found?.warnings ?? generation.warnings,
+    objects: drawn ?? null,
+    json: asJson({ ...objects, ...facts }),
+  };
+}
+
+/** Return JSON with names in snake case, as Python writes them, and with the digits of whole numbers of any size. */
+function asJson(value: object): string {
+  const named = (_: string, item: unknown): unknown => {
+    if (typeof item === 'bigint') return `bigint ${item}`;
+    if (item === null || typeof item !== 'object' || Array.isArray(item)) return item;
+    return Object.fromEntries(Object.entries(item).map(([name, each]) => [snakeCase(name), each]));
+  };
+  return JSON.stringify(value, named, 2).replace(/"bigint ([0-9]+)"/g, '$1');
+}
+
+function snakeCase(name: string): string {
+  return name.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`);
+}

@@ -1,0 +1,151 @@
+/** Use the page as a person does, in headless Chromium, for tests/web/test_page.py. */
+
+import { type Page, chromium } from 'playwright-core';
+
+import { findChromium, SANDBOX } from '../support/chromium.js';
+import { answerJob } from './job.js';
+
+interface Job {
+  /** Address of a site with the headers of `paligemma-onnx web --serve`. */
+  url: string;
+  /** Address of the same site without these headers. */
+  plainUrl: string;
+  /** Kinds of prompts and their texts. */
+  prompts: [kind: string, text: string][];
+  /** Files of images. */
+  image: string;
+  broken: string;
+  /** Folders of damaged bundles below the site. */
+  damaged: string[];
+  /** Files of a bundle on this machine. */
+  files: string[];
+  /** Folder for screenshots; null: none. */
+  screenshots: string | null;
+}
+
+/** What the page shows after a request. */
+interface Shown {
+  text: string;
+  objects: string[][];
+  timings: string;
+  json: unknown;
+  drawing: [width: number, height: number];
+}
+
+await answerJob<Job>(async (job) => {
+  const browser = await chromium.launch({ executablePath: findChromium(), args: [SANDBOX] });
+  try {
+    const context = await browser.newContext({ permissions: ['clipboard-read', 'clipboard-write'] });
+    const page = await context.newPage();
+    const errors: string[] = [];
+    page.on('pageerror', ({ message }) => errors.push(message));
+    page.on('console', (message) => {
+      if (message.type() === 'error') errors.push(message.text());
+    });
+    page.setDefaultTimeout(0); // the test has its own limit
+    await page.goto(job.url);
+    const environment = await textOf(page, '#environment');
+    const failures: Record<string, string> = {};
+    for (const folder of job.damaged) failures[folder] = await load(page, folder);
+    const unreported = errors.filter((error) => !error.includes('404')); // Chromium reports the missing file, too
+    const status = await load(page, 'bundle/');
+    await page.setInputFiles('#image-file', job.broken);
+    const brokenImage = await textOf(page, '#image-status.error');
+    await page.setInputFiles('#image-file', job.image);
+    await page.waitForSelector('#ask:enabled');
+    const answers: Shown[] = [];
+    for (const [kind, text] of job.prompts) answers.push(await ask(page, kind, text));
+    const stopped = await stop(page);
+    if (job.screenshots !== null) await takeScreenshots(page, job.screenshots);
+    const local = await loadFiles(page, job.files);
+
+    await context.setOffline(true);
+    await page.reload();
+    const offlineStatus = await load(page, 'bundle/');
+    await page.setInputFiles('#image-file', job.image);
+    await page.waitForSelector('#ask:enabled');
+    const offline = await ask(page, ...(job.prompts[0] as [string, string]));
+    await context.close();
+
+    const plain = await (await browser.newContext({ serviceWorkers: 'block' })).newPage();
+    plain.setDefaultTimeout(0);
+    await plain.goto(job.plainUrl);
+    const plainEnvironment = await textOf(plain, '#environment');
+    const noGpu = await load(plain, 'bundle/', 'webgpu');
+    const plainStatus = await load(plain, 'bundle/', 'auto');
+    return {
+      ...{ environment, failures, errors: unreported, status, brokenImage, answers, stopped, local },
+      ...{ offlineStatus, offline, plainEnvironment, plainStatus, noGpu },
+    };
+  } finally {
+    await browser.close();
+  }
+});
+
+/** Load a bundle; return what the page says at the end. */
+async function load(page: Page, address: string, device = 'auto'): Promise<string> {
+  await page.selectOption('#device', device);
+  await page.fill('#url', address);
+  await page.click('#load');
+  return textOf(page, '#model-status');
+}
+
+async function loadFiles(page: Page, files: string[]): Promise<string> {
+  await page.setInputFiles('#files', files);
+  return textOf(page, '#model-status');
+}
+
+/** Ask and return what the page shows. */
+async function ask(page: Page, kind: string, text: string): Promise<Shown> {
+  await page.check(`input[value=${kind}]`);
+  await page.fill('#text', text);
+  await page.press('#text', 'Enter');
+  await page.waitForSelector('#copy:enabled');
+  await page.click('#copy');
+  await page.waitForSelector('#answer-status:text("Copied.")');
+  const rows = await page.locator('#objects:visible tbody tr').all();
+  return {
+    text: (await page.textContent('#text-answer')) ?? '',
+    objects: await Promise.all(rows.map((row) => row.locator('td').allTextContents())),
+    timings: (await page.textContent('#timings')) ?? '',
+    json: JSON.parse(await page.evaluate(() => navigator.clipboard.readText())),
+    drawing: await page.evaluate(() => {
+      const { width, height } = document.querySelector('canvas') as HTMLCanvasElement;
+      return [width, height];
+    }),
+  };
+}
+
+/** Stop a long answer after its first piece; return the line with the timings. */
+async function stop(page: Page): Promise<string> {
+  await page.check('input[value=free]');
+  await page.fill('#text', '');
+  await page.click('summary');
+  await page.fill('#temperature', '3'); // far from the training data, so the answer does not end soon
+  await page.fill('#max-tokens', '5000');
+  await page.click('#ask');
+  await page.waitForFunction(() => (document.querySelector('#text-answer')?.textContent ?? '') !== '');
+  await page.click('#stop');
+  await page.waitForSelector('#copy:enabled');
+  const timings = (await page.textContent('#timings')) ?? '';
+  for (const field of ['#temperature', '#max-tokens']) await page.fill(field, '');
+  await page.click('summary');
+  return timings;
+}
+
+async function takeScreenshots(page: Page, folder: string): Promise<void> {
+  for (const [width, name] of [[1200, 'wide'], [390, 'narrow']] as const) {
+    for (const colorScheme of ['light', 'dark'] as const) {
+      await page.setViewportSize({ width, height: 800 });
+      await page.emulateMedia({ colorScheme });
+      await page.screenshot({ path: `${folder}/${name}-${colorScheme}.png`, fullPage: true });
+    }
+  }
+}
+
+/** Wait until an element has a text, and return it. */
+async function textOf(page: Page, selector: string): Promise<string> {
+  const filled = page.locator(selector).filter({ hasText: /\S/ });
+  await filled.waitFor();
+  return (await filled.textContent()) ?? '';
+}
