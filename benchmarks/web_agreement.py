@@ -3,9 +3,10 @@
     npm ci --prefix web && npm run compile --prefix web
     python -m benchmarks.web_agreement BUNDLE ... --runtime onnxruntime-node --runtime chromium --json FILE
 
-The bundles are exports of the model in the repository. WebAssembly does not round activations to 8 bits, as native
-kernels do, so quantised bundles may choose another id where two are almost equally likely. Such an id changes the rest
-of the answer. So the ids are also compared teacher-forced: in each step the driver reads the ids of the Python driver.
+The bundles are exports of the model in the repository. WebAssembly does not round activations to 8 bits, as
+native kernels do, so quantised bundles may choose another id where two are almost equally likely. Such an id
+changes the rest of the answer. So the ids are also compared teacher-forced: in each step the driver reads the
+ids of the Python driver.
 """
 
 from __future__ import annotations
