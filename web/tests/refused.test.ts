@@ -72,7 +72,6 @@ test('files that are no tokenizer of PaliGemma', () => {
     ['null', /a field is missing/],
     [JSON.stringify({ ...shipped, normalizer: { type: 'NFC' } }), /its normalizer, pre-tokenizer or decoder differ/],
     [JSON.stringify({ ...shipped, model: { ...shipped.model, type: 'Unigram' } }), /not a plain BPE model/],
-    [JSON.stringify({ ...shipped, model: { ...shipped.model, merges: ['q q'] } }), /a merge has a token/],
     [JSON.stringify({ ...shipped, added_tokens: shipped.added_tokens.slice(0, -1).concat([{ id: 9 }]) }), /added tokens/],
   ];
   for (const [content, words] of refused) {

@@ -140,12 +140,8 @@ function buildBpe(model: BpeModel, vocabulary: ReadonlyMap<string, number>): (te
     throw new InvalidFileError('is damaged: its vocabulary has duplicate ids or ids out of range');
   }
   // A merge is a list of two tokens or, in older files, a text with a space between them.
+  // Unlike in Python, a merge of tokens that are not in the vocabulary does no harm, and is not looked for.
   const merges = model.merges.map((merge) => (typeof merge === 'string' ? merge.split(' ') : merge));
-  for (const [left, right, ...others] of merges as [string, string][]) {
-    if (others.length > 0 || ![left, right, left + right].every((token) => vocabulary.has(token))) {
-      throw new InvalidFileError('is damaged: a merge has a token that is not in its vocabulary');
-    }
-  }
   const bpe = new BPE({
     type: 'BPE',
     vocab: model.vocab,
