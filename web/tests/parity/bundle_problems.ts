@@ -3,7 +3,8 @@
 import { readManifest } from '../../src/bundle/manifest.js';
 import { readWeightFiles } from '../../src/bundle/tensor_table.js';
 import { folderFiles } from '../../src/node.js';
-import { answerJob, valueOrMessage } from './job.js';
+import { answerJob } from './job.js';
+import { valueOrMessage } from './value_or_message.js';
 
 await answerJob<{ folders: string[] }>(({ folders }) =>
   Promise.all(
