@@ -203,6 +203,11 @@ class Manifest:
     producer: Producer
     files: dict[str, FileSpec]
 
+    @property
+    def is_float32(self) -> bool:
+        """True if every matrix is float32."""
+        return self.precision.is_float32
+
     def to_json(self) -> str:
         """Return the manifest as JSON text. Equal manifests give equal texts."""
         content = asdict(self)

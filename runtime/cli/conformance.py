@@ -1,4 +1,4 @@
-"""The `conformance` command: run a bundle's graphs in other ONNX runtimes and compare the results."""
+"""The `conformance` command: run exported graphs in other ONNX runtimes and compare the results."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import click
 
 from ..conformance.adapters import ADAPTERS
 from ..conformance.compare import Settings, compare_runtimes
+from ..conformance.graph_set import read_graph_set
 from ..conformance.results import facts, table
 from ..console import echo, echo_stderr, printable
 from ..diagnostics.machine import this_machine
@@ -52,6 +53,12 @@ NAMES = tuple(adapter.name for adapter in ADAPTERS)
     show_default="current folder",
     help="Folder in which `npm install` was run. Node searches the folders above it, too.",
 )
+@click.option(
+    "--dtype",
+    metavar="NAME",
+    show_default="the folder's default",
+    help="Number format, if the folder is a layout: fp32, q8, q4, as exported.",
+)
 @JSON
 def conformance(
     bundle: Path,
@@ -60,20 +67,22 @@ def conformance(
     prompt: tuple[str, ...],
     tokens: int,
     packages: Path,
+    dtype: str | None,
     json: bool,
 ) -> None:
     """Run BUNDLE in other ONNX runtimes and compare them with onnxruntime on the CPU.
 
-    Runs the graphs in every runtime on the same inputs. Reports the largest relative error of each graph, the
-    answers with equal token ids, missing operators and seconds. A runtime that is not installed is listed
-    with the command that installs it. Exits with code 6 if a runtime differs, or if a runtime that --runtime
-    names does not run every graph.
+    BUNDLE may also be a folder that `export --layout` writes. Runs the graphs in every runtime on the same
+    inputs. Reports the largest relative error of each graph, the answers with equal token ids, missing
+    operators and seconds. A runtime that is not installed is listed with the command that installs it. Exits
+    with code 6 if a runtime differs, or if a runtime that --runtime names does not run every graph.
     """
     adapters = [adapter for adapter in ADAPTERS if not runtime or adapter.name in runtime]
     settings = Settings(tuple(map(Path, image)), prompt, tokens, packages)
     machine = this_machine()
     system = f"{machine.system}, {machine.processor}"
-    result = compare_runtimes(bundle, adapters, settings, system, echo_stderr)
+    graph_set = read_graph_set(bundle, dtype)
+    result = compare_runtimes(graph_set, adapters, settings, system, echo_stderr)
     lines = table(result).split("\n")
     echo(dumps(facts(result)) if json else "\n".join(map(printable, lines)))
     outcomes = {each.name: result.outcome(each) for each in result.runtimes}

@@ -1,4 +1,4 @@
-"""Run a bundle's graphs in a runtime and compare every output with the reference.
+"""Run the graphs of a bundle or of a layout in a runtime and compare every output with the reference.
 
 Each graph gets the reference's inputs, so that an error shows up in the graph that causes it. Then the
 runtime answers every request with its own outputs.
@@ -16,16 +16,22 @@ from statistics import median
 import numpy as np
 
 from ..atomic_file import temporary_folder
-from ..bundle.integrity import check_files
-from ..bundle.manifest import read_manifest
-from ..bundle.schema import GraphSpec, Manifest
+from ..bundle.schema import GraphSpec
 from ..console import printable
-from ..errors import BundleError
+from .calls import run_request
+from .graph_set import GraphSet
 from .interface import Adapter, Arrays, Engine, Graph, NotInstalledError
 from .onnxruntime_cpu import start_reference
 from .reference_runs import ReferenceRuns, answer_ids, run_reference, until_stop
-from .requests import PROMPTS, Request, read_requests, run_request
-from .results import Conformance, GraphResult, RuntimeResult, StepError, limit_of
+from .requests import PROMPTS, Request, read_requests
+from .results import (
+    FLOAT32_LIMIT,
+    ROUNDED_LIMIT,
+    Conformance,
+    GraphResult,
+    RuntimeResult,
+    StepError,
+)
 
 MAX_MESSAGE = 400  # characters of a runtime's message
 DRAWN = "drawn image"
@@ -42,59 +48,53 @@ class Settings:
 
 
 def compare_runtimes(
-    folder: Path,
+    graph_set: GraphSet,
     adapters: Sequence[Adapter],
     settings: Settings,
     system: str,
     progress: Callable[[str], object],
 ) -> Conformance:
-    """Run a bundle in every runtime and compare the results with onnxruntime on the CPU.
+    """Run graphs in every runtime and compare the results with onnxruntime on the CPU.
 
     Args:
-        folder: the folder of the bundle.
+        graph_set: the graphs of a bundle or of a layout.
         adapters: the runtimes.
         settings: images, prompts, number of tokens and the folder of npm packages.
         system: description of the machine for the result.
         progress: called with a line of text before each runtime.
 
     Raises:
-        BundleError: the bundle is damaged, or runs on GPUs only.
+        BundleError: onnxruntime does not load a graph, or the tokenizer is damaged.
         ImageError, PromptError: an image or a prompt cannot be used.
         ProviderError: onnxruntime is not installed.
         ResourceError: out of memory or disk.
     """
-    manifest = read_manifest(folder)
-    check_files(folder, manifest)
-    if "cpu" not in manifest.precision.devices:
-        raise BundleError(
-            f"{folder}: its graphs need a GPU, and the reference is onnxruntime on the CPU; "
-            "export with --precision fp32, int8 or int4"
-        )
-    requests = read_requests(folder, manifest, settings.images, settings.prompts, settings.tokens)
+    requests = read_requests(graph_set, settings.images, settings.prompts, settings.tokens)
     with temporary_folder() as recorded:
         progress("running onnxruntime, the reference")
-        with start_reference(manifest) as engine:
+        with start_reference(graph_set) as engine:
             version = engine.version
             opened = {
-                name: engine.open_graph(folder / spec.file, spec)
-                for name, spec in manifest.graphs.by_name.items()
+                name: engine.open_graph(graph_set.folder / spec.file, spec)
+                for name, spec in graph_set.graphs.items()
             }
-            reference = run_reference(opened, manifest, requests, settings.tokens, recorded)
+            reference = run_reference(opened, graph_set, requests, settings.tokens, recorded)
             del opened
         results = []
         for adapter in adapters:
             progress(f"running {adapter.name}")
-            results.append(_run_adapter(adapter, folder, manifest, settings, requests, reference))
+            results.append(_run_adapter(adapter, graph_set, settings, requests, reference))
     prompts = settings.prompts or PROMPTS
     names = [path.name for path in settings.images] or [DRAWN]
     return Conformance(
-        bundle_id=manifest.bundle_id,
-        precision=manifest.precision.name,
+        bundle_id=graph_set.bundle_id,
+        layout=graph_set.layout,
+        precision=graph_set.precision,
         reference=f"onnxruntime {version}",
         system=system,
         requests=tuple(f"{image}: {prompt}" for image in names for prompt in prompts),
         tokens=settings.tokens,
-        limit=limit_of(manifest),
+        limit=FLOAT32_LIMIT if graph_set.is_float32 else ROUNDED_LIMIT,
         ids=reference.ids,
         runtimes=tuple(results),
     )
@@ -102,8 +102,7 @@ def compare_runtimes(
 
 def _run_adapter(
     adapter: Adapter,
-    folder: Path,
-    manifest: Manifest,
+    graph_set: GraphSet,
     settings: Settings,
     requests: Sequence[Request],
     reference: ReferenceRuns,
@@ -113,11 +112,13 @@ def _run_adapter(
     try:
         with adapter.start(settings.packages) as engine:
             version, opened, results = engine.version, dict[str, Graph](), list[GraphResult]()
-            for name, spec in manifest.graphs.by_name.items():
-                results.append(_run_graph(engine, folder / spec.file, spec, name, reference, opened))
+            for name, spec in graph_set.graphs.items():
+                results.append(
+                    _run_graph(engine, graph_set.folder / spec.file, spec, name, reference, opened)
+                )
             graphs = tuple(results)
             if not any(graph.problem for graph in graphs):
-                ids = tuple(_answer(opened, manifest, request, settings.tokens) for request in requests)
+                ids = tuple(_answer(opened, graph_set, request, settings.tokens) for request in requests)
                 # Ids after the reference's stop token have no meaning.
                 ids = tuple(row[: len(expected)] for row, expected in zip(ids, reference.ids, strict=True))
     except NotInstalledError as error:
@@ -158,10 +159,10 @@ def _run_graph(
 
 
 def _answer(
-    graphs: Mapping[str, Graph], manifest: Manifest, request: Request, tokens: int
+    graphs: Mapping[str, Graph], graph_set: GraphSet, request: Request, tokens: int
 ) -> tuple[int, ...]:
-    calls = run_request(graphs, manifest, request, tokens)
-    return until_stop([each for call in calls for each in answer_ids(manifest, call)], manifest)
+    calls = run_request(graphs, graph_set, request, tokens)
+    return until_stop([each for call in calls for each in answer_ids(graph_set, call)], graph_set)
 
 
 def output_errors(outputs: Arrays, expected: Arrays) -> dict[str, float]:

@@ -54,7 +54,8 @@ def _open_graph(process: subprocess.Popen[bytes], path: Path, spec: GraphSpec) -
 def _files(path: Path) -> dict[str, object]:
     """Return the absolute paths of a graph and of the weight files that it names."""
     content = path.read_bytes()
-    data = [str(each.resolve()) for each in path.parent.glob("*.data") if each.name.encode() in content]
+    # Weight files are called NAME.data in a bundle, and NAME.onnx_data, NAME.onnx_data_1, ... in a layout.
+    data = [str(each.resolve()) for each in path.parent.glob("*data*") if each.name.encode() in content]
     return {"path": str(path.resolve()), "data": data}
 
 

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from ..bundle.schema import Manifest
+from .calls import Call, greedy_id, mask_codes, run_request
+from .graph_set import GraphSet
 from .interface import Arrays, Graph
-from .requests import Call, Request, greedy_id, mask_codes, run_request
+from .requests import Request
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class ReferenceRuns:
 
 def run_reference(
     graphs: Mapping[str, Graph],
-    manifest: Manifest,
+    graph_set: GraphSet,
     requests: Sequence[Request],
     tokens: int,
     folder: Path,
@@ -55,7 +56,7 @@ def run_reference(
 
     Args:
         graphs: the reference's open graphs by name.
-        manifest: the bundle's manifest.
+        graph_set: description of the graphs.
         requests: images and prompts.
         tokens: number of decode steps of each request.
         folder: an empty folder.
@@ -77,21 +78,21 @@ def run_reference(
         store(Call("mask_decoder", "mask_decoder", codes, graphs["mask_decoder"](codes)))
     for request in requests:
         chosen = list[int]()
-        for call in run_request(graphs, manifest, request, tokens):
+        for call in run_request(graphs, graph_set, request, tokens):
             store(call)
-            chosen += answer_ids(manifest, call)
-        ids.append(until_stop(chosen, manifest))
+            chosen += answer_ids(graph_set, call)
+        ids.append(until_stop(chosen, graph_set))
     return ReferenceRuns(tuple(stored), tuple(ids))
 
 
-def answer_ids(manifest: Manifest, call: Call) -> list[int]:
-    """Return the token that a run of prefill or decode chooses; nothing for other graphs."""
-    return [greedy_id(manifest, call)] if "logits" in call.outputs else []
+def answer_ids(graph_set: GraphSet, call: Call) -> list[int]:
+    """Return the token that a run chooses; nothing for graphs that compute no logits."""
+    return [greedy_id(graph_set, call)] if "logits" in call.outputs else []
 
 
-def until_stop(ids: Sequence[int], manifest: Manifest) -> tuple[int, ...]:
+def until_stop(ids: Sequence[int], graph_set: GraphSet) -> tuple[int, ...]:
     """Return the ids up to the first stop token, which is included."""
-    end = next((index for index, each in enumerate(ids) if each in manifest.tokens.stop), len(ids))
+    end = next((index for index, each in enumerate(ids) if each in graph_set.tokens.stop), len(ids))
     return tuple(ids[: end + 1])
 
 

@@ -1,4 +1,4 @@
-"""Results of the comparison of a bundle's graphs in several runtimes, and their limits."""
+"""Results of the comparison of graphs in several runtimes, and their limits."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
-
-from ..bundle.schema import Manifest
 
 # Largest errors that pass, relative to the largest value of the tensor. In float32 runtimes compute the same
 # arithmetic in a different order: measured errors are 1e-7 to 4e-5, and a wrong operator gives over 1e-3.
@@ -47,7 +45,7 @@ class GraphResult:
 
 @dataclass(frozen=True)
 class RuntimeResult:
-    """All graphs of a bundle in one runtime."""
+    """All graphs in one runtime."""
 
     name: str
     version: str | None  # None: not installed
@@ -60,10 +58,11 @@ class RuntimeResult:
 
 @dataclass(frozen=True)
 class Conformance:
-    """A bundle in several runtimes."""
+    """The graphs of a bundle or of a layout in several runtimes."""
 
-    bundle_id: str
-    precision: str
+    bundle_id: str  # or the id of the layout
+    layout: str  # bundle, transformers.js or genai
+    precision: str  # or the number format of the layout
     reference: str  # name and version
     system: str  # system and processor
     requests: tuple[str, ...]  # image and prompt of each request
@@ -90,11 +89,6 @@ class Conformance:
     def equal_ids(self, runtime: RuntimeResult) -> int:
         """Return the number of requests whose ids are equal to the reference's."""
         return sum(mine == theirs for mine, theirs in zip(self.ids, runtime.ids or (), strict=False))
-
-
-def limit_of(manifest: Manifest) -> float:
-    """Return the largest error that passes for a bundle's precision."""
-    return FLOAT32_LIMIT if manifest.precision.is_float32 else ROUNDED_LIMIT
 
 
 def facts(conformance: Conformance) -> dict[str, object]:
@@ -142,7 +136,7 @@ def _lines(conformance: Conformance) -> Iterator[str]:
     graphs = tuple(dict.fromkeys(graph.graph for each in conformance.runtimes for graph in each.graphs))
     requests = len(conformance.requests)
     yield (
-        f"bundle {conformance.bundle_id}: {conformance.precision}, {requests} requests of "
+        f"{conformance.layout} {conformance.bundle_id}: {conformance.precision}, {requests} requests of "
         f"{conformance.tokens} tokens, reference {conformance.reference}, limit {conformance.limit:g}"
     )
     rows = [("runtime", "version", *graphs, "ids", "seconds", "result")]

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
+from typing import Protocol
 
 from ..bundle.graph_interface import check_interface
-from ..bundle.schema import GraphSpec, Manifest
+from ..bundle.schema import GraphSpec
 from ..errors import BundleError, PaliGemmaError, ProviderError
 from . import cuda_provider as cuda
 from .devices import PROVIDERS, Placement, available_threads
@@ -24,10 +25,22 @@ DISABLE_PREPACKING = ("session.disable_prepacking", "1")
 DISABLE_SPINNING = ("session.intra_op.allow_spinning", "0")
 
 
+class SessionFacts(Protocol):
+    """The part of a manifest that determines how a graph is opened."""
+
+    @property
+    def bundle_id(self) -> str:
+        """Id in the metadata of the graph."""
+
+    @property
+    def is_float32(self) -> bool:
+        """Whether every matrix is float32."""
+
+
 def open_session(
     folder: Path,
     graph: GraphSpec,
-    manifest: Manifest,
+    manifest: SessionFacts,
     placement: Placement,
     *,
     prepared: Path | None = None,
@@ -64,7 +77,7 @@ def open_session(
 
 
 def write_session(
-    folder: Path, graph: GraphSpec, manifest: Manifest, placement: Placement, prepared: Path
+    folder: Path, graph: GraphSpec, manifest: SessionFacts, placement: Placement, prepared: Path
 ) -> None:
     """Write an optimised graph, with its matrices in the order of onnxruntime's kernels.
 
@@ -186,7 +199,7 @@ def _set_threads(options: SessionOptions, placement: Placement) -> None:
         options.add_session_config_entry(*DISABLE_SPINNING)
 
 
-def _session_options(ort: Onnxruntime, placement: Placement, manifest: Manifest) -> SessionOptions:
+def _session_options(ort: Onnxruntime, placement: Placement, manifest: SessionFacts) -> SessionOptions:
     options: SessionOptions = ort.SessionOptions()
     _set_threads(options, placement)
     options.log_severity_level = LOG_FATAL_ONLY
@@ -194,7 +207,7 @@ def _session_options(ort: Onnxruntime, placement: Placement, manifest: Manifest)
         # Without prepacking, weights are copied to a GPU in one piece. The arena then exceeds its limit.
         if placement.memory_limit is None:
             options.add_session_config_entry(*DISABLE_PREPACKING)
-    elif manifest.precision.is_float32:
+    elif manifest.is_float32:
         # Prepacking copies every weight into private memory, for prefill and again for decode. Without
         # prepacking both sessions map the same file, and memory holds the weights once, in the file cache.
         # Quantised products on a CPU need prepacking: their fast kernels read only packed weights.

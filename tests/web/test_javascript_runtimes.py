@@ -14,6 +14,7 @@ from PIL import Image
 from paligemma_onnx.runtime import PaliGemma
 from paligemma_onnx.runtime.conformance.adapters import ADAPTERS
 from paligemma_onnx.runtime.conformance.compare import Settings, compare_runtimes
+from paligemma_onnx.runtime.conformance.graph_set import read_graph_set
 from paligemma_onnx.runtime.conformance.requests import PROMPTS, draw_scene
 from paligemma_onnx.runtime.conformance.results import Conformance, RuntimeResult
 
@@ -27,7 +28,7 @@ VERSIONS = json.loads((PACKAGES / "package.json").read_text(encoding="utf-8"))["
 def run(bundle: Path, name: str, prompts: tuple[str, ...], packages: Path = PACKAGES) -> Conformance:
     (adapter,) = (adapter for adapter in ADAPTERS if adapter.name == name)
     settings = Settings((), prompts, 3, packages)
-    return compare_runtimes(bundle, [adapter], settings, "a machine", lambda _: None)
+    return compare_runtimes(read_graph_set(bundle, None), [adapter], settings, "a machine", lambda _: None)
 
 
 def only(result: Conformance) -> RuntimeResult:

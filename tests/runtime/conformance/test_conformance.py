@@ -17,6 +17,7 @@ from paligemma_onnx.runtime.bundle.schema import GraphSpec
 from paligemma_onnx.runtime.cli import conformance as command
 from paligemma_onnx.runtime.conformance.adapters import ADAPTERS
 from paligemma_onnx.runtime.conformance.compare import Settings, compare_runtimes, output_errors
+from paligemma_onnx.runtime.conformance.graph_set import read_graph_set
 from paligemma_onnx.runtime.conformance.interface import (
     Adapter,
     Arrays,
@@ -39,7 +40,7 @@ def compare(
     bundle: Path, adapters: Sequence[Adapter], prompts: tuple[str, ...] = ("caption en",)
 ) -> Conformance:
     settings = Settings((), prompts, TOKENS, Path())
-    return compare_runtimes(bundle, adapters, settings, "a machine", lambda _: None)
+    return compare_runtimes(read_graph_set(bundle, None), adapters, settings, "a machine", lambda _: None)
 
 
 def graphs_of(result: RuntimeResult) -> dict[str, GraphResult]:
