@@ -10,6 +10,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -38,6 +39,7 @@ print("END")
 for image, prompt in cases:
     print(answer(bundle, image, prompt)[0])
 """
+NEEDS_TRACT = pytest.mark.skipif(find_spec("tract") is None, reason="tract is not installed")
 MIN_LINES, MAX_LINES = 15, 60  # of an example; the maximum is without the header and empty lines
 
 
@@ -71,8 +73,11 @@ def test_readme_lists_the_examples() -> None:
 
 @pytest.mark.parametrize(
     "path",
-    [path for path in EXAMPLES if "sys.exit(__doc__)" in path.read_text(encoding="utf-8")],
-    ids=lambda path: path.name,
+    [
+        pytest.param(path, marks=[NEEDS_TRACT] if path.name == "tract_graphs.py" else [], id=path.name)
+        for path in EXAMPLES
+        if "sys.exit(__doc__)" in path.read_text(encoding="utf-8")
+    ],
 )
 def test_without_arguments_an_example_prints_its_header(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", [str(path)])
@@ -193,10 +198,11 @@ def bare_answers(bundle: Path, cases: list[tuple[str, str]]) -> list[list[int]]:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("clone")
-def test_openvino_graphs(
-    model: PaliGemma, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("name", ["openvino_graphs.py", pytest.param("tract_graphs.py", marks=NEEDS_TRACT)])
+def test_other_engines(
+    name: str, model: PaliGemma, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    out, _ = run_example("openvino_graphs.py", monkeypatch, capfd)
+    out, _ = run_example(name, monkeypatch, capfd)
     answer = model.generate(SCENE, "caption en")
     assert out.splitlines() == [str(list(answer.token_ids)), answer.text]
 

@@ -1,32 +1,15 @@
-// onnxruntime-web with WebGPU in headless Chromium. WebGPU runs on SwiftShader, which needs no GPU.
+// onnxruntime-web with WebGPU in Chromium.
 //
 // Chromium loads webgpu_page.mjs from a server in this process, and exchanges the messages of messages.mjs with it.
 
-import { existsSync } from "node:fs";
 import { readFile } from "node:fs/promises";
 import { createServer } from "node:http";
 import path from "node:path";
+import { launchChromium } from "./chromium.mjs";
 import { decode, encode } from "./messages.mjs";
 import { serve } from "./worker.mjs";
 
-const CHROMIUM = ["chromium", "chromium-browser", "google-chrome", "google-chrome-stable"];
-const FLAGS = [
-  "--no-sandbox", // containers often forbid the sandbox; the page loads nothing from another host
-  "--enable-unsafe-webgpu",
-  "--use-webgpu-adapter=swiftshader",
-  "--use-vulkan=swiftshader",
-  "--enable-features=Vulkan",
-];
 const TYPES = { ".mjs": "text/javascript", ".wasm": "application/wasm", ".html": "text/html" };
-
-// Return the path of an installed Chromium or Chrome, or of the one that Playwright installed.
-function findChromium(playwright) {
-  const folders = (process.env.PATH ?? "").split(path.delimiter);
-  const programs = CHROMIUM.flatMap((name) => folders.map((folder) => path.join(folder, name)));
-  const found = [...programs, playwright.chromium.executablePath()].find((program) => existsSync(program));
-  if (found === undefined) throw Object.assign(new Error("no Chromium"), { missing: "Chromium" });
-  return found;
-}
 
 // Serve the page, onnxruntime's files, and the files of open graphs, by name, to this machine only.
 async function startServer(shared) {
@@ -56,7 +39,7 @@ await serve(async (load) => {
   for (const name of ["ort.webgpu.min.mjs", "ort-wasm-simd-threaded.asyncify.mjs", "ort-wasm-simd-threaded.asyncify.wasm"])
     shared.files[name] = path.join(dist, name);
   for (const name of ["messages.mjs", "webgpu_page.mjs"]) shared.files[name] = path.join(import.meta.dirname, name);
-  const browser = await playwright.chromium.launch({ executablePath: findChromium(playwright), args: FLAGS });
+  const browser = await launchChromium(playwright);
   const server = await startServer(shared);
   const page = await browser.newPage();
   await page.goto(`http://127.0.0.1:${server.address().port}/`);

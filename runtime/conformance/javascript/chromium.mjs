@@ -1,0 +1,23 @@
+// Start Chromium without a window. WebGPU runs on SwiftShader, which needs no GPU.
+
+import { existsSync } from "node:fs";
+import path from "node:path";
+
+const PROGRAMS = ["chromium", "chromium-browser", "google-chrome", "google-chrome-stable"];
+const FLAGS = [
+  "--no-sandbox", // containers often forbid the sandbox; the page loads nothing from another host
+  "--enable-unsafe-webgpu",
+  "--use-webgpu-adapter=swiftshader",
+  "--use-vulkan=swiftshader",
+  "--enable-features=Vulkan",
+];
+
+// Return Playwright's browser, started from an installed Chromium or Chrome, or from the one that Playwright
+// installed. The error has the property `missing` if there is none.
+export function launchChromium(playwright) {
+  const folders = (process.env.PATH ?? "").split(path.delimiter);
+  const programs = PROGRAMS.flatMap((name) => folders.map((folder) => path.join(folder, name)));
+  const found = [...programs, playwright.chromium.executablePath()].find((program) => existsSync(program));
+  if (found === undefined) throw Object.assign(new Error("no Chromium"), { missing: "Chromium" });
+  return playwright.chromium.launch({ executablePath: found, args: FLAGS });
+}
