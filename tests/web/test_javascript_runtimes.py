@@ -50,6 +50,12 @@ def test_quantised_graphs_run(rounded: Rounded, name: str) -> None:
     assert all(graph.worst < 0.1 for graph in runtime.graphs)
 
 
+def test_a_layout_agrees(layout: Callable[[str, str, str], Path]) -> None:
+    """The weight files of a layout have other names than those of a bundle."""
+    result = run(layout("shipped", "transformers.js", "fp32"), "onnxruntime-web", ("caption en",))
+    assert result.outcome(only(result)) == "agrees", only(result)
+
+
 def test_webgpu_agrees(shipped_bundle: Path) -> None:
     result = run(shipped_bundle, "webgpu", ("caption en",))
     runtime = only(result)
