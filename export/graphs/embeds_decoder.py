@@ -59,7 +59,8 @@ def embed_and_merge(model: PaliGemma, input_ids: Tensor, image_features: Tensor)
     text = embed_tokens(model, input_ids)
     is_image = input_ids == model.config.image_token_index
     # The number of image tokens up to each token. Features are counted from 1: row 0 stands for no feature.
-    order = is_image.flatten().to(torch.int64).cumsum(0)
+    # int32, because tract takes int64 for sizes of tensors and cannot add them up.
+    order = is_image.flatten().to(torch.int32).cumsum(0, dtype=torch.int32)
     padded = torch.cat([text.new_zeros(1, text.shape[2]), image_features])
     features = padded.index_select(0, order * is_image.flatten()).view_as(text)
     return torch.where(is_image[:, :, None], features, text)

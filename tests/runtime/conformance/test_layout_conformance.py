@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,7 @@ Layout = Callable[[str, str, str], Path]
 CASE = "gemma2_window"
 TOKENS = 6
 INSTALLED = tuple(adapter for adapter in ADAPTERS if adapter.name in ("onnx", "openvino"))
+TRACT = tuple(adapter for adapter in ADAPTERS if adapter.name == "tract" and find_spec("tract"))
 
 
 @pytest.mark.parametrize("kind", ["transformers.js", "genai"])
@@ -30,7 +32,7 @@ def test_ids_are_those_of_the_bundle(layout: Layout, bundle: Callable[[str], Pat
     """The graphs answer as the decode loop of this package does, with longer texts than the window."""
     settings = Settings((), PROMPTS[:2], TOKENS, Path())
     graph_set = read_graph_set(layout(CASE, kind, "fp32"), None)
-    result = compare_runtimes(graph_set, INSTALLED, settings, "a machine", lambda _: None)
+    result = compare_runtimes(graph_set, INSTALLED + TRACT, settings, "a machine", lambda _: None)
     model = PaliGemma.load(bundle(CASE), device="cpu")
     stop = set(model.manifest.tokens.stop)
     for prompt, ids in zip(settings.prompts, result.ids, strict=True):
