@@ -9,6 +9,7 @@ import { createReadStream, existsSync, readFileSync, statSync } from 'node:fs';
 import { createServer } from 'node:http';
 import path from 'node:path';
 import { chromium } from 'playwright-core';
+import { FLAGS } from '../../runtime/conformance/javascript/chromium.mjs';
 
 const TYPES = { '.html': 'text/html', '.js': 'text/javascript', '.mjs': 'text/javascript', '.json': 'application/json', '.wasm': 'application/wasm' };
 const TIMEOUT = 600_000; // milliseconds after which a page hangs, also on a machine that does other work
@@ -39,8 +40,7 @@ const server = createServer((request, response) => {
 });
 await new Promise((ready) => server.listen(0, '127.0.0.1', ready));
 const origin = `http://127.0.0.1:${server.address().port}/`;
-const args = ['--no-sandbox']; // containers often forbid the sandbox
-const browser = await chromium.launch({ executablePath: program, args });
+const browser = await chromium.launch({ executablePath: program, args: FLAGS });
 try {
   const page = await browser.newPage();
   const failed = new Promise((_, reject) => {

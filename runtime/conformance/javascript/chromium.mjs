@@ -4,7 +4,7 @@ import { existsSync } from "node:fs";
 import path from "node:path";
 
 const PROGRAMS = ["chromium", "chromium-browser", "google-chrome", "google-chrome-stable"];
-const FLAGS = [
+export const FLAGS = [
   "--no-sandbox", // containers often forbid the sandbox; the page loads nothing from another host
   "--enable-unsafe-webgpu",
   "--use-webgpu-adapter=swiftshader",
