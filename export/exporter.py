@@ -32,7 +32,7 @@ from paligemma_onnx.runtime.bundle.tensor_table import TensorTable
 from paligemma_onnx.runtime.errors import OptionError, ResourceError
 from paligemma_onnx.runtime.resource_errors import resource_problem, translate_resource_errors
 
-from .bundle.atomic_folder import staged_folder
+from .bundle.atomic_folder import staged_export
 from .bundle.draft_manifest import draft_manifest, export_notes
 from .bundle.tensor_list import count_operators, list_tensors
 from .bundle.weight_file import WeightFile, plan_weight_files, reference_weight_file, write_weight_file
@@ -108,7 +108,7 @@ def export(
         progress.warn(note)
     with (
         translate_resource_errors(str(request.output)),
-        staged_folder(request.output, force=request.force) as staging,
+        staged_export(request.output, force=request.force) as staging,
     ):
         report_non_finite(request, source, progress)
         definitions = graph_definitions(source.config, precision, source.mask_decoder)

@@ -11,18 +11,32 @@ import errno
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
+import filelock
+
+from .errors import OptionError
 from .interrupts import cleaning_up, deferring_signals
 
-# Characters of the final name that the temporary name contains: file systems limit a name to 255 bytes.
 # The disk or a quota is full, or a file may not grow.
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# Characters of the final name that the temporary name contains: file systems limit a name to 255 bytes.
 MAX_NAME_CHARACTERS = 50
+# Errors that the system reports if a folder cannot be created or written.
+_UNWRITABLE = (
+    errno.EACCES,
+    errno.EEXIST,
+    errno.EINVAL,
+    errno.ENAMETOOLONG,
+    errno.ENOENT,
+    errno.ENOTDIR,
+    errno.EPERM,
+    errno.EROFS,
+)
 
 
 @contextmanager
@@ -58,6 +72,59 @@ def write_atomically(path: Path, *, locked: bool = False) -> Iterator[BinaryIO]:
             if error.errno in DISK_ERRORS and error.filename is None:
                 error.filename = str(path)  # for the message
             raise
+
+
+@contextmanager
+def staged_folder(
+    output: Path, *, force: bool, refusal: Callable[[Sequence[Path]], str | None]
+) -> Iterator[Path]:
+    """Yield a folder, which is renamed to `output` if the block succeeds and removed if the block raises.
+
+    .NAME.staging    the folder during writing; if the process is killed, the next call removes the folder
+    .NAME.previous   the folder that is replaced, between the two renames of `publish_folder`
+    .NAME.lock       locked during the block; the system releases the lock when the process ends
+
+    Args:
+        output: the final name.
+        force: replace an existing folder that is not empty.
+        refusal: called with the sorted entries of that folder; returns why it may not be replaced, or None.
+
+    Raises:
+        OptionError: the output exists and may not be replaced, is not a folder, or cannot be written; or
+            another process is writing the output.
+    """
+    output = Path(os.path.abspath(output))  # noqa: PTH100  does not follow links; resolve() would
+    if not output.name:
+        raise OptionError(f"{output}: is not a valid name for a folder; choose another --output")
+    staging = output.with_name(f".{output.name}.staging")
+    previous = output.with_name(f".{output.name}.previous")
+    lock_file = output.with_name(f".{output.name}.lock")
+    created = False
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        with ExitStack() as stack:
+            with deferring_signals():
+                stack.enter_context(filelock.FileLock(lock_file, timeout=0))
+                # The file is unlinked before the lock is released. A process that opens the name later
+                # locks a new file.
+                stack.enter_context(cleaning_up(partial(lock_file.unlink, missing_ok=True)))
+            _recover(output, staging, previous)
+            _check_replaceable(output, force=force, refusal=refusal)
+            stack.enter_context(cleaning_up(partial(shutil.rmtree, staging, ignore_errors=True)))
+            staging.mkdir()
+            created = True
+            yield staging
+            publish_folder(staging, output)
+    except filelock.Timeout:
+        if not lock_file.exists():  # no file can be created, as in /proc
+            raise OptionError(f"{output}: cannot be written; choose another --output") from None
+        raise OptionError(f"{output}: another process is writing this folder; wait for it to end") from None
+    except OSError as error:
+        if created or error.errno not in _UNWRITABLE:
+            raise
+        raise OptionError(
+            f"{output}: cannot be written ({error.strerror}); choose another --output"
+        ) from error
 
 
 def publish_folder(staging: Path, final: Path) -> None:
@@ -125,3 +192,29 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _recover(output: Path, staging: Path, previous: Path) -> None:
+    """Restore or remove the folders that a killed process left."""
+    if previous.exists():
+        if output.exists():
+            shutil.rmtree(previous)
+        else:
+            previous.rename(output)
+    if staging.exists():
+        shutil.rmtree(staging)
+
+
+def _check_replaceable(output: Path, *, force: bool, refusal: Callable[[Sequence[Path]], str | None]) -> None:
+    """Raise OptionError if the output exists and may not be replaced. An empty folder may be replaced."""
+    if not os.path.lexists(output):
+        return
+    if not output.is_dir() or output.is_symlink():
+        raise OptionError(f"{output}: exists and is not a folder; choose another --output")
+    entries = sorted(output.iterdir())
+    if not entries:
+        return
+    if not force:
+        raise OptionError(f"{output}: exists already; choose another --output, or replace it with --force")
+    if why := refusal(entries):
+        raise OptionError(f"{output}: {why}, so --force does not replace it; choose another --output")

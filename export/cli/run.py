@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
+from shlex import quote
 from types import ModuleType
 
 import numpy as np
@@ -231,3 +232,8 @@ def run_demo_in(output: Path | None, picture: Path) -> None:
             save(run_demo(output, progress))
     echo(printable(f"{picture}: the example image with boxes and masks"))
     echo("The included model recognizes only drawn scenes like this one, not photographs.")
+    first, folder = (
+        ("`paligemma-onnx demo --output FOLDER`, then ", "FOLDER") if output is None else ("", output)
+    )
+    command = f"`paligemma-onnx web {quote(str(Path(folder, 'bundle')))} --serve`"
+    echo(printable(f"To run it in the browser: {first}{command}"))

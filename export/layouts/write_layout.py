@@ -21,7 +21,7 @@ from paligemma_onnx.runtime.bundle.schema import BUNDLE_ID_KEY, FileSpec, GraphS
 from paligemma_onnx.runtime.resource_errors import translate_resource_errors
 from paligemma_onnx.runtime.text.tokenizer import PromptTokenizer
 
-from ..bundle.atomic_folder import staged_folder
+from ..bundle.atomic_folder import staged_export
 from ..bundle.draft_manifest import draft_manifest, export_notes
 from ..bundle.tensor_list import count_operators
 from ..bundle.weight_file import plan_weight_files, reference_weight_file
@@ -101,7 +101,7 @@ def export_layout(
     output = request.export.output
     with (
         translate_resource_errors(str(output)),
-        staged_folder(output, force=request.export.force, marker=LAYOUT_RECORD) as staging,
+        staged_export(output, force=request.export.force, marker=LAYOUT_RECORD) as staging,
     ):
         report_non_finite(request.export, source, progress)
         traces = _trace(request.layout, source, progress)

@@ -14,7 +14,7 @@ from ..conformance.results import facts, table
 from ..console import echo, echo_stderr, printable
 from ..diagnostics.machine import this_machine
 from ..errors import MismatchError, ProviderError
-from .parameters import BUNDLE, IMAGE, JSON, LinesType, PathType
+from .parameters import BUNDLE, IMAGE, JSON, PACKAGES, LinesType
 
 NAMES = tuple(adapter.name for adapter in ADAPTERS)
 
@@ -45,14 +45,7 @@ NAMES = tuple(adapter.name for adapter in ADAPTERS)
     default=8,
     help="Number of decode steps of each prompt.",
 )
-@click.option(
-    "--packages",
-    metavar="FOLDER",
-    type=PathType(),
-    default=".",
-    show_default="current folder",
-    help="Folder in which `npm install` was run. Node searches the folders above it, too.",
-)
+@PACKAGES
 @click.option(
     "--dtype",
     metavar="NAME",

@@ -116,6 +116,14 @@ class TokenIdsType(click.ParamType[tuple[int, ...]]):
 IMAGE = PathType(readable=False, path_type=str)  # the runtime reports what it cannot read
 BUNDLE = click.argument("bundle", type=PathType(), shell_complete=complete_folders)
 JSON = click.option("--json", is_flag=True, help="Print the result as one JSON object.")
+PACKAGES = click.option(
+    "--packages",
+    metavar="FOLDER",
+    type=PathType(),
+    default=".",
+    show_default="current folder",
+    help="Folder in which `npm install` was run. The folders above it are searched, too.",
+)
 THREADS = click.option(
     "--threads",
     metavar="N",

@@ -92,7 +92,8 @@ def test_the_demo(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
         else:
             assert answer == text
     assert result.err.count("tokens at") == len(expected)
-    assert "not photographs" in lines[-1]
+    assert "not photographs" in lines[-2]
+    assert f"`paligemma-onnx web {tmp_path / 'kept' / 'bundle'} --serve`" in lines[-1]
     with Image.open(output_image) as image:
         assert image.size == (672, 672)
     assert PaliGemma.load(tmp_path / "kept" / "bundle").generate(output_image, "caption en").text

@@ -45,7 +45,7 @@ LEVELS: dict[str, tuple[tuple[str, ...], ...]] = {
     ),
     "runtime": (
         ("cli",),
-        ("batch", "conformance", "diagnostics"),
+        ("batch", "conformance", "diagnostics", "website"),
         ("paligemma",),
         ("detection",),
         ("generation",),

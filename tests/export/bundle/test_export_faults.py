@@ -29,8 +29,8 @@ CASE = "gemma_one_kv_head"
 FAULTS = """
 import os, resource, signal, sys
 from pathlib import Path
-from paligemma_onnx.export.bundle import atomic_folder
 from paligemma_onnx.export.cli.progress import TerminalProgress as Progress
+from paligemma_onnx.runtime import atomic_file
 def before_call(owner, name, condition, strike):
     original = getattr(owner, name)
     def wrapped(*arguments, **named):
@@ -45,7 +45,7 @@ def at_stage(text, strike):
 def at_rename(end, strike):
     before_call(Path, "rename", lambda _, to: to.name.endswith(end), strike)
 def at_removal(end, strike):
-    before_call(atomic_folder.shutil, "rmtree", lambda path, *_: str(path).endswith(end), strike)
+    before_call(atomic_file.shutil, "rmtree", lambda path, *_: str(path).endswith(end), strike)
 """
 KILL_POINTS = {
     "reading": "at_stage('reading checkpoint', send(9))",
@@ -181,7 +181,7 @@ def test_two_at_once(
     wait_for_line(first, "tracing vision_encoder")
     second = run_in_process(capsys, "export", checkpoint(CASE), "--output", output)
     assert second.code == 2
-    assert "another export is writing this bundle" in second.error
+    assert "another process is writing this folder" in second.error
     while "\nState:\tT" not in Path(f"/proc/{first.pid}/status").read_text():
         time.sleep(0.01)
     os.kill(first.pid, signal.SIGCONT)
