@@ -144,6 +144,11 @@ def _measure_all_starts(specs: Sequence[ProcessSpec], results: Mapping[str, Resu
 @click.option(
     "--plot", "plot_file", type=click.Path(path_type=Path), help="Draw charts of the main figures (PNG file)."
 )
+@click.option(
+    "--validate/--no-validate",
+    default=None,
+    help="Compare each exported bundle with torch.  [default: --validate on a CPU]",
+)
 @click.option("--export-only", is_flag=True, help="Create checkpoint and bundles, and measure nothing.")
 def main(
     work: Path,
@@ -162,6 +167,7 @@ def main(
     memory_bytes: int,
     export_again: bool,
     export_only: bool,
+    validate: bool | None,
     json_file: Path | None,
     plot_file: Path | None,
 ) -> None:
@@ -193,6 +199,7 @@ def main(
         threads=threads,
         memory_bytes=memory_bytes,
         export_again=export_again,
+        validate=device == "cpu" if validate is None else validate,
     )
     work = work.resolve()
     if export_only:
