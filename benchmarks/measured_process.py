@@ -105,6 +105,10 @@ class MeasuredProcess:
         """Return the peak of the process's memory so far, or the memory now if it is not sampled."""
         return self._sampler.sample()
 
+    def end_sampling(self) -> Memory:
+        """Stop measuring the memory of the process, and return the peak."""
+        return self._sampler.stop()
+
     def stop(self) -> None:
         """Close the stdin of the process, which makes it exit; kill it if it does not exit."""
         self._sampler.stop()

@@ -42,6 +42,8 @@ PASTS = (264, 1024, 4096)  # numbers of cached tokens, close to those of images 
 # GPU memory in bytes that a process needs in addition to its weights: CUDA context, kernels, KV cache and
 # activations.
 GPU_OVERHEAD = 3 * 10**9
+# The same for the memory of a process on a CPU: activations, and a second copy of packed 4-bit weights.
+CPU_OVERHEAD = 3 * 10**9 // 2
 
 Store = Callable[[Mapping[str, Result], Result, Bounds | None, Mapping[str, Any]], object]
 
@@ -63,9 +65,10 @@ def measure(work: Path, plan: RealSizePlan, store: Store) -> None:
     results = {system.result.name: system.result for system in systems}
     specs = [system.process for system in systems if system.process is not None]
     gpu = _gpu_facts(plan, logs) if plan.is_gpu else {}
-    if plan.is_gpu:  # starts are not measured separately, because loading to a GPU takes long
-        needs = {spec.name: sum(file.stat().st_size for file in spec.files) + GPU_OVERHEAD for spec in specs}
-        persistent = persistent_processes(needs, gpu["free_bytes"])
+    if plan.is_gpu or not plan.starts:
+        overhead = GPU_OVERHEAD if plan.is_gpu else CPU_OVERHEAD
+        needs = {spec.name: sum(file.stat().st_size for file in spec.files) + overhead for spec in specs}
+        persistent = persistent_processes(needs, gpu["free_bytes"] if plan.is_gpu else plan.memory_bytes)
     else:
         _measure_all_starts(specs, results, logs)
         peaks = {
@@ -87,6 +90,7 @@ def measure(work: Path, plan: RealSizePlan, store: Store) -> None:
         pasts=plan.pasts,
         persistent=persistent,
         warm_up=plan.batches if plan.is_gpu else (1,),
+        sample_memory=not (plan.is_gpu or plan.starts),
         logs=logs,
         log=echo_stderr,
         after_round=lambda: store(results, limits, bounds(limits, operations), gpu),
@@ -145,6 +149,11 @@ def _measure_all_starts(specs: Sequence[ProcessSpec], results: Mapping[str, Resu
     "--plot", "plot_file", type=click.Path(path_type=Path), help="Draw charts of the main figures (PNG file)."
 )
 @click.option(
+    "--starts/--no-starts",
+    default=None,
+    help="Measure starts and prepared graphs before the rounds.  [default: --starts on a CPU]",
+)
+@click.option(
     "--validate/--no-validate",
     default=None,
     help="Compare each exported bundle with torch.  [default: --validate on a CPU]",
@@ -167,6 +176,7 @@ def main(
     memory_bytes: int,
     export_again: bool,
     export_only: bool,
+    starts: bool | None,
     validate: bool | None,
     json_file: Path | None,
     plot_file: Path | None,
@@ -199,6 +209,7 @@ def main(
         threads=threads,
         memory_bytes=memory_bytes,
         export_again=export_again,
+        starts=device == "cpu" if starts is None else starts,
         validate=device == "cpu" if validate is None else validate,
     )
     work = work.resolve()

@@ -95,6 +95,7 @@ def run_rounds(
     pasts: Sequence[int],
     persistent: frozenset[str],
     warm_up: Sequence[int],
+    sample_memory: bool = False,
     logs: Path,
     log: Log,
     after_round: Callable[[], object],
@@ -109,6 +110,8 @@ def run_rounds(
         pasts: numbers of cached tokens with which decode steps are timed.
         persistent: names of the processes that run from their first round to the end.
         warm_up: numbers of images of the requests that a new process answers before it is measured.
+        sample_memory: measure the peak memory of the first process of each system, from its start to the end
+            of its warm-up requests.
         logs: folder for the stderr of the processes.
         log: prints a line of progress.
         after_round: called after each round.
@@ -126,11 +129,15 @@ def run_rounds(
                         process = running.get(name)
                         if process is None:
                             owner = all_rounds if name in persistent else this_round
-                            process = owner.enter_context(MeasuredProcess(spec, logs / f"{name}.log"))
+                            sampled = sample_memory and result.peak is None
+                            started = MeasuredProcess(spec, logs / f"{name}.log", sample_memory=sampled)
+                            process = owner.enter_context(started)
                             if name in persistent:
                                 running[name] = process
                             process.call("warm_up", batches=warm_up)
                             result.starts = result.starts or [process.start_s]
+                            if sampled:
+                                result.peak = process.end_sampling()
                         load = LoadMeter(process.pid)
                         result.rounds.append(process.call("round", batches=batches, pasts=pasts))
                         result.other_processors.append(load.other_processors())

@@ -44,6 +44,7 @@ class RealSizePlan:
     threads: int
     memory_bytes: int  # limit for all processes that stay loaded between rounds
     export_again: bool
+    starts: bool  # whether starts, peak memory and prepared graphs are measured before the rounds
     validate: bool  # whether each export compares the bundle with torch
 
     @property

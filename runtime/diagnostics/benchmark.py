@@ -97,10 +97,10 @@ class TimedRequest:
     request: Any
     runs: list[tuple[float, float]]
 
-    def infer(self, inputs: Any) -> Any:
+    def infer(self, inputs: Any, **options: bool) -> Any:
         """Run the model, and record when the run started and ended."""
         started = time.perf_counter()
-        outputs = self.request.infer(inputs)
+        outputs = self.request.infer(inputs, **options)
         self.runs.append((started, time.perf_counter()))
         return outputs
 

@@ -82,6 +82,24 @@ def test_a_decoder_in_another_interpreter_is_measured(tmp_path: Path) -> None:
         assert process.call("tokens_read") == TOKENS + 1 + 3 < capacity_for(TOKENS, 3)
     result = Result("stub")
     measure_starts(spec, result, log)
+    assert len(result.starts) == 2
+    measure_rounds(spec, result, tmp_path)
+    assert [set(metrics) for metrics in result.rounds] == [{"prefill_s_264", "step_s_past_264"}] * 2
+    assert len(result.other_processors) == 2
+
+
+def test_the_memory_of_the_first_process_can_be_measured_in_the_rounds(tmp_path: Path) -> None:
+    results = Result("stub"), Result("stub")
+    for sample_memory, result in zip((False, True), results, strict=True):
+        measure_rounds(stub(tmp_path, "there"), result, tmp_path, sample_memory=sample_memory)
+    unknown, measured = (result.peak for result in results)
+    assert unknown is None
+    assert measured is not None
+    assert min(measured.anonymous, measured.file, measured.proportional) > 1_000_000
+    assert len(results[1].starts) == 1
+
+
+def measure_rounds(spec: ProcessSpec, result: Result, logs: Path, *, sample_memory: bool = False) -> None:
     run_rounds(
         [spec],
         {"stub": result},
@@ -90,12 +108,12 @@ def test_a_decoder_in_another_interpreter_is_measured(tmp_path: Path) -> None:
         pasts=(TOKENS,),
         persistent=frozenset({"stub"}),
         warm_up=(1,),
-        logs=tmp_path,
+        sample_memory=sample_memory,
+        logs=logs,
         log=lambda _: None,
         after_round=lambda: None,
     )
     assert result.failure is None
-    assert [set(metrics) for metrics in result.rounds] == [{"prefill_s_264", "step_s_past_264"}] * 2
 
 
 def test_which_interpreter_it_is_matters(tmp_path: Path) -> None:
