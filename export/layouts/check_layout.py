@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from ..bundle.draft_manifest import draft_manifest
 from ..source import Source
 from ..validation import self_check as checks
 from ..validation.compare import compare
+from ..validation.compare_stored import QuantizedGraphs, explain_by_rounding
 from ..validation.compare_weights import compare_graph_weights
 from ..validation.reference_outputs import ReferenceModel, ValidationInputs, load_and_run_reference
 from ..validation.validate import Validation, describe_failure
@@ -81,15 +83,27 @@ def validate_layout(
     with temporary_folder(scratch) as outputs:
         name, reference = load_and_run_reference(load_reference, inputs, reference_pixels, outputs, progress)
         for dtype in record.dtypes:
-            runner = open_layout(folder, record, source, dtype, placement)
+            open_runner = partial(open_layout, folder, record, source, dtype, placement)
+            measured = name, compare(open_runner(), inputs, reference, progress)
+            graphs = [folder / graph.file for graph in record.graphs[dtype].by_name.values()]
+            used, comparison = explain_by_rounding(
+                measured,
+                PRECISION_NAMES[dtype],
+                QuantizedGraphs(graphs, graphs),
+                open_runner,
+                source=source,
+                inputs=inputs,
+                scratch=scratch,
+                progress=progress,
+            )
             validations[dtype] = Validation(
                 bundle_id=record.layout_id,
                 precision=dtype,
-                reference=name,
+                reference=used,
                 device=placement.name,
                 rows=len(inputs.prompts),
                 steps=inputs.steps,
                 weights=weights[dtype],
-                comparison=compare(runner, inputs, reference, progress),
+                comparison=comparison,
             )
     return validations

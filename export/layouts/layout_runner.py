@@ -42,7 +42,7 @@ class LayoutRunner:
     manifest: Manifest  # facts of the model; its bundle id is the id of the layout
     graphs: LayoutGraphs
     placement: Placement
-    opened: dict[str, Any] = field(default_factory=dict)  # the open session, by its file
+    opened: dict[str, Any] = field(default_factory=dict)  # the open sessions, by file
 
     def encode_image(self, pixel_values: Array, cancel: Cancellation) -> Array:
         """Encode images one at a time: float32[M, 3, S, S] -> float32[M, I, D]."""
@@ -118,9 +118,11 @@ class LayoutRunner:
 
     def _run(self, graph: GraphSpec, feeds: dict[str, NDArray[Any]]) -> list[Array]:
         if graph.file not in self.opened:
-            self.opened.clear()  # one session at a time is in memory
+            # Every step needs both the embedding, whose weights stay in the file, and the decoder.
+            self.opened.pop(self.graphs.vision_encoder.file, None)
             trim_heap()
             self.opened[graph.file] = self._open(graph)
+            trim_heap()
         outputs: list[Array] = self.opened[graph.file].run(None, feeds)
         return outputs
 

@@ -40,6 +40,7 @@ def compare(
     inputs: ValidationInputs,
     reference: ReferenceOutputs,
     progress: Callable[[str], object],
+    limits: Limits | None = None,
 ) -> Comparison:
     """Run a bundle on the reference's inputs and measure its outputs.
 
@@ -52,8 +53,9 @@ def compare(
         inputs: the inputs that the reference was run on.
         reference: the stored outputs of the reference.
         progress: called with a line of text before each stage.
+        limits: the largest errors allowed; None: those of the bundle's precision.
     """
-    limits = LIMITS.get(runner.manifest.precision.name, ROUNDED)
+    limits = limits or LIMITS.get(runner.manifest.precision.name, ROUNDED)
     never = Cancellation()
     differences: list[Difference] = []
     agreements: list[TokenAgreement] = []

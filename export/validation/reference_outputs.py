@@ -22,6 +22,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from paligemma_onnx.model.cache import Cache
 from paligemma_onnx.model.mask_decoder import CODES, GRID, MaskDecoder
+from paligemma_onnx.runtime.engine.memory import trim_heap
 
 
 class ReferenceModel(Protocol):
@@ -117,6 +118,7 @@ def load_and_run_reference(
     outputs = run_reference(model, replace(inputs, pixel_values=pixels), folder, progress)
     del model
     gc.collect()
+    trim_heap()
     return name, outputs
 
 

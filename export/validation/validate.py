@@ -13,9 +13,11 @@ from numpy.typing import NDArray
 from paligemma_onnx.runtime.atomic_file import temporary_folder
 from paligemma_onnx.runtime.bundle.schema import Manifest
 from paligemma_onnx.runtime.engine.devices import Placement
+from paligemma_onnx.runtime.graphs.model_runner import ModelRunner
 
 from ..source import Source
 from .compare import compare
+from .compare_stored import QuantizedGraphs, explain_by_rounding
 from .compare_weights import WeightComparison, compare_weights
 from .float32_emulation import needs_emulation
 from .measures import TOP, Comparison
@@ -75,12 +77,27 @@ def validate(
             uses the system's temporary folder.
     """
     weights = compare_weights(folder, manifest, source, progress)
+
+    def open_runner() -> ModelRunner:
+        return open_sequentially(manifest, placement, graph_opener(folder, manifest, placement))
+
     with temporary_folder(scratch) as outputs:
         name, reference = load_and_run_reference(load_reference, inputs, reference_pixels, outputs, progress)
         if manifest.graphs.mask_decoder is not None and source.mask_decoder is not None:
             run_reference_masks(source.mask_decoder, reference)
-        runner = open_sequentially(manifest, placement, graph_opener(folder, manifest, placement))
-        comparison = compare(runner, inputs, reference, progress)
+        measured = name, compare(open_runner(), inputs, reference, progress)
+    files = (manifest.graphs.vision_encoder, manifest.graphs.prefill, manifest.graphs.decode)
+    vision, prefill, decode = (folder / graph.file for graph in files)
+    name, comparison = explain_by_rounding(
+        measured,
+        manifest.precision.name,
+        QuantizedGraphs((vision, prefill), (vision, decode)),
+        open_runner,
+        source=source,
+        inputs=inputs,
+        scratch=scratch,
+        progress=progress,
+    )
     emulated = " (float32 emulation of half precision)" if needs_emulation(manifest, placement) else ""
     return Validation(
         bundle_id=manifest.bundle_id,
