@@ -1,6 +1,7 @@
 """Write the tables of docs/runtimes.md from stored results of `paligemma-onnx conformance --json`.
 
 paligemma-onnx conformance BUNDLE --json > benchmarks/measured/conformance/PRECISION.json
+paligemma-onnx conformance FOLDER --dtype DTYPE --json > benchmarks/measured/conformance/LAYOUT-DTYPE.json
 python -m benchmarks.conformance_tables
 """
 
@@ -14,24 +15,32 @@ from typing import Any
 RESULTS = Path(__file__).parent / "measured" / "conformance"
 PAGE = Path(__file__).parents[1] / "docs" / "runtimes.md"
 BEGIN, END = "<!-- tables of benchmarks.conformance_tables -->\n", "<!-- end of the tables -->\n"
-ORDER = ("fp32", "int8", "int4", "int4-compact", "int4-portable")  # columns; others follow by name
+# Columns; others follow by name.
+ORDER = ("fp32", "fp16", "int8", "int4", "int4-compact", "int4-portable", "q8", "q4")
+LAYOUTS = {  # captions of the tables
+    "bundle": "Bundles, by `--precision`",
+    "transformers.js": "The layout for transformers.js, by `--dtype`",
+    "genai": "The layout for onnxruntime-genai, by `--dtype`",
+}
+STEP_GRAPHS = ("decode", "decoder")  # the graph of a bundle and that of a layout which add a token
 
 
 def read_results(folder: Path = RESULTS) -> list[dict[str, Any]]:
-    """Return the stored results, one per precision.
+    """Return the stored results, one per layout and precision.
 
-    Results of the same bundle are merged: a slow runtime may be measured alone, with fewer prompts. Each
+    Results of the same graphs are merged: a slow runtime may be measured alone, with fewer prompts. Each
     runtime gets the key `requests`, the number of answers that were compared.
     """
-    merged = dict[str, dict[str, Any]]()
+    merged = dict[tuple[str, str], dict[str, Any]]()
     for file in sorted(folder.glob("*.json")):
         result = json.loads(file.read_text(encoding="utf-8"))
         for runtime in result["runtimes"]:
             runtime["requests"] = len(result["requests"])
-        if same := merged.get(result["bundle_id"]):
+        key = result["bundle_id"], result["precision"]
+        if same := merged.get(key):
             same["runtimes"] += result["runtimes"]
         else:
-            merged[result["bundle_id"]] = result
+            merged[key] = result
     return sorted(merged.values(), key=lambda result: (*(result["precision"] != name for name in ORDER),))
 
 
@@ -55,31 +64,47 @@ def updated(page: str, content: str) -> str:
 
 def _lines(results: Sequence[dict[str, Any]]) -> Iterator[str]:
     first = results[0]
-    names = list(dict.fromkeys(each["name"] for result in results for each in result["runtimes"]))
-    precisions = [result["precision"] for result in results]
+    groups = [[each for each in results if each["layout"] == layout] for layout in LAYOUTS]
     yield (
         f"Reference: {first['reference']}. Each cell has the largest error of all graphs and steps, and how "
         "many answers have equal ids. If graphs do not run, it names them and the missing operators, and has "
         "the largest error of the others."
     )
-    yield ""
-    yield f"| runtime | version | {' | '.join(f'`{name}`' for name in precisions)} |"
-    yield "|---|---|" + "---|" * len(precisions)
-    for name in names:
-        runs = [_runtime(result, name) for result in results]
-        version = next((run["version"] for run in runs if run and run["version"]), "")
-        cells = [_cell(run) for run in runs]
-        yield f"| `{name}` | {version} | {' | '.join(cells)} |"
+    for group in filter(None, groups):
+        yield from _errors(group)
     yield ""
     yield (
         f"Seconds to open all graphs, and seconds of one decode step, on {first['system']} with other load. "
-        "They show the order of magnitude:"
+        "They show the order of magnitude."
     )
-    yield ""
-    yield f"| runtime | {' | '.join(f'`{name}`' for name in precisions)} |"
-    yield "|---|" + "---|" * len(precisions)
-    for name in names:
-        yield f"| `{name}` | {' | '.join(_seconds(_runtime(result, name)) for result in results)} |"
+    for group in filter(None, groups):
+        yield from _times(group)
+
+
+def _errors(group: Sequence[dict[str, Any]]) -> Iterator[str]:
+    yield from ("", f"{LAYOUTS[group[0]['layout']]}:", "")
+    yield f"| runtime | version | {_columns(group)} |"
+    yield "|---|---|" + "---|" * len(group)
+    for name in _names(group):
+        runs = [_runtime(result, name) for result in group]
+        version = next((run["version"] for run in runs if run and run["version"]), "")
+        yield f"| `{name}` | {version} | {' | '.join(map(_cell, runs))} |"
+
+
+def _times(group: Sequence[dict[str, Any]]) -> Iterator[str]:
+    yield from ("", f"{LAYOUTS[group[0]['layout']]}:", "")
+    yield f"| runtime | {_columns(group)} |"
+    yield "|---|" + "---|" * len(group)
+    for name in _names(group):
+        yield f"| `{name}` | {' | '.join(_seconds(_runtime(result, name)) for result in group)} |"
+
+
+def _columns(group: Sequence[dict[str, Any]]) -> str:
+    return " | ".join(f"`{result['precision']}`" for result in group)
+
+
+def _names(group: Sequence[dict[str, Any]]) -> list[str]:
+    return list(dict.fromkeys(each["name"] for result in group for each in result["runtimes"]))
 
 
 def _runtime(result: dict[str, Any], name: str) -> dict[str, Any] | None:
@@ -112,7 +137,7 @@ def _worst(run: dict[str, Any]) -> str:
 def _seconds(run: dict[str, Any] | None) -> str:
     if run is None or not run["graphs"] or any(graph["problem"] for graph in run["graphs"]):
         return "-"
-    step = next(graph["run_s"] for graph in run["graphs"] if graph["graph"] == "decode")
+    step = next(graph["run_s"] for graph in run["graphs"] if graph["graph"] in STEP_GRAPHS)
     return f"{sum(graph['open_s'] for graph in run['graphs']):.2f}, {step:.3f}"
 
 

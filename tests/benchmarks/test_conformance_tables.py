@@ -22,7 +22,7 @@ def test_the_page_shows_the_stored_results() -> None:
 
 
 def test_differences_failures_and_gaps_are_shown() -> None:
-    result = copy.deepcopy(read_results()[0])
+    result = copy.deepcopy(next(each for each in read_results() if each["layout"] == "bundle"))
     first, second, third, fourth, *_ = result["runtimes"]
     first["graphs"][0]["errors"][0]["relative"] = None
     first["outcome"] = "differs"
@@ -30,7 +30,7 @@ def test_differences_failures_and_gaps_are_shown() -> None:
     second["graphs"][0]["errors"][0]["relative"] = 0.028
     third |= {"outcome": "not installed", "graphs": []}
     fourth["problem"] = "no device"
-    lines = {line.split(" | ")[0]: line for line in tables([result]).splitlines()[:12]}
+    lines = {line.split(" | ")[0]: line for line in tables([result]).splitlines()[:14]}
     assert "NaN, 4/4 (above the limit)" in lines[f"| `{first['name']}`"]
     assert "no: prefill (Gelu); others 2.8e-02" in lines[f"| `{second['name']}`"]
     assert "not measured" in lines[f"| `{third['name']}`"]
@@ -46,7 +46,7 @@ def test_results_of_a_bundle_are_merged(tmp_path: Path) -> None:
     (tmp_path / "others.json").write_text(json.dumps(whole | {"runtimes": others}), encoding="utf-8")
     (merged,) = read_results(tmp_path)
     assert {each["name"] for each in merged["runtimes"]} == {each.name for each in ADAPTERS}
-    lines = {line.split(" | ")[0]: line for line in tables([merged]).splitlines()[:12]}
+    lines = {line.split(" | ")[0]: line for line in tables([merged]).splitlines()[:14]}
     assert "1/1" in lines[f"| `{last['name']}`"]
     assert "4/4" in lines[f"| `{others[0]['name']}`"]
 
