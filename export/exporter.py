@@ -114,7 +114,7 @@ def export(
         definitions = graph_definitions(source.config, precision, source.mask_decoder)
         graphs = _build_graphs(source.config, precision, definitions, progress)
         plans = _plan_weight_files(definitions, graphs, precision.max_file_bytes)
-        files = write_weights(staging, plans, source, request.precision, progress)
+        files = write_weights(staging, request.output, plans, source, request.precision, progress)
         progress.stage("writing graphs")
         files[manifest.tokens.file] = write_file(
             staging / manifest.tokens.file, source.tokenizer.read_bytes()
@@ -225,16 +225,29 @@ def _plan_weight_files(
 
 
 def write_weights(
-    staging: Path, plans: list[WeightFile], source: Source, precision_name: str, progress: Progress
+    staging: Path,
+    output: Path,
+    plans: list[WeightFile],
+    source: Source,
+    precision_name: str,
+    progress: Progress,
 ) -> dict[str, FileSpec]:
     """Write the weight files, and return their sizes and digests by file name.
+
+    Args:
+        staging: folder to write to.
+        output: folder of the finished export, which messages name.
+        plans: positions of the tensors in each file.
+        source: provides the weights.
+        precision_name: precision of the weights.
+        progress: receives the number of bytes written.
 
     Raises:
         ResourceError: the disk is full or a limit of file sizes is reached.
     """
     needed, free = sum(plan.length for plan in plans), shutil.disk_usage(staging).free
     too_large = ResourceError(
-        f"{staging.parent}: the weights need {needed:,} bytes, {free:,} bytes are free and a quota or limit "
+        f"{output}: the weights need {needed:,} bytes, {free:,} bytes are free and a quota or limit "
         "of file sizes may apply; free space or choose another --output"
     )
     if needed > free:

@@ -120,7 +120,7 @@ CONFIG = click.option(
     help="Rounding of the linear layers before adapters are merged: none (stored), or to 4 bits as in QLoRA "
     "training (nf4; nf4-double with double quantisation).",
 )
-@click.option("--force", is_flag=True, help="Replace an existing bundle in the output folder.")
+@click.option("--force", is_flag=True, help="Replace an existing export in the output folder.")
 @click.option("--strict", is_flag=True, help="Fail if a weight is NaN or infinite, instead of warning.")
 @click.option(
     "--validate/--no-validate", default=True, help="Compare the bundle with the PyTorch model at the end."
@@ -149,7 +149,7 @@ def export(
         from .run import run_export  # noqa: PLC0415
         from .run_layout import check_options, run_export_layout  # noqa: PLC0415
 
-    check_options(layout, dtype, precision, device)
+    check_options(layout, dtype, precision, device, request["mask_decoder"])
     folder, merged = resolve_checkpoint(checkpoint), tuple(map(resolve_adapter, adapter))
     if layout != "bundle":
         run_export_layout(

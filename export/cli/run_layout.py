@@ -38,12 +38,17 @@ def check_options(
     dtypes: tuple[str, ...],
     precision: str | None,
     device: Device | None,
+    mask_decoder: Path | None,
 ) -> None:
     """Raise OptionError if an option does not suit the layout."""
     if layout == "bundle" and dtypes:
         raise OptionError("--dtype is for --layout transformers.js and genai; a bundle has a --precision")
     if layout != "bundle" and (precision is not None or device is not None):
         raise OptionError(f"--layout {layout} has a --dtype, and neither --precision nor --device")
+    if layout != "bundle" and mask_decoder is not None:
+        raise OptionError(
+            f"--layout {layout} has no mask decoder; leave out --mask-decoder, or export a bundle"
+        )
     if layout != "bundle":
         check_dtypes(layout, dtypes)
 

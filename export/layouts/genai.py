@@ -54,7 +54,7 @@ def settings_files(config: PaliGemmaConfig, manifest: Manifest, tokenizer_json: 
         "search": {
             "do_sample": generation.temperature > 0,
             "temperature": generation.temperature or 1.0,
-            "top_k": generation.top_k or 1,
+            "top_k": generation.top_k,  # 0: no limit, as in a bundle
             "top_p": generation.top_p,
             "repetition_penalty": generation.repetition_penalty,
             "max_length": text.max_position_embeddings,

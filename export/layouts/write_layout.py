@@ -17,7 +17,7 @@ from paligemma_onnx.runtime.bundle.layout_record import (
     LayoutRecord,
     compute_layout_id,
 )
-from paligemma_onnx.runtime.bundle.schema import BUNDLE_ID_KEY, FileSpec, GraphSpec
+from paligemma_onnx.runtime.bundle.schema import BUNDLE_ID_KEY, FileSpec, GraphSpec, Manifest
 from paligemma_onnx.runtime.resource_errors import translate_resource_errors
 from paligemma_onnx.runtime.text.tokenizer import PromptTokenizer
 
@@ -96,20 +96,22 @@ def export_layout(
     check_request(request.export)
     progress.stage("reading checkpoint")
     source = open_request(request.export)
+    with translate_resource_errors(str(request.export.checkpoint)):
+        manifest = draft_manifest(source, "fp32")
     for note in export_notes(source):
         progress.warn(note)
     output = request.export.output
     with (
         translate_resource_errors(str(output)),
-        staged_export(output, force=request.export.force, marker=LAYOUT_RECORD) as staging,
+        staged_export(output, force=request.export.force) as staging,
     ):
         report_non_finite(request.export, source, progress)
         traces = _trace(request.layout, source, progress)
         written = [
-            _write_dtype(staging, request.layout, dtype, traces, source, progress) for dtype in request.dtypes
+            _write_dtype(staging, request, dtype, traces, source, progress) for dtype in request.dtypes
         ]
         progress.stage("writing graphs")
-        record = _write_graphs(staging, request, written, source)
+        record = _write_graphs(staging, request, written, source, manifest)
         write_file(staging / LAYOUT_RECORD, record.to_json().encode())
         if check is not None:
             check(staging, record, source)
@@ -129,14 +131,14 @@ def _trace(layout: LayoutName, source: Source, progress: Progress) -> dict[str, 
 
 def _write_dtype(
     staging: Path,
-    layout: LayoutName,
+    request: LayoutRequest,
     dtype: str,
     traces: dict[str, TracedGraph],
     source: Source,
     progress: Progress,
 ) -> _WrittenGraphs:
     """Rewrite the graphs for a dtype and write their weight files."""
-    precision = precision_of(dtype)
+    layout, precision = request.layout, precision_of(dtype)
     graphs, plans, data_files = dict[str, QuantizedGraph](), [], dict[str, int]()
     definitions, specs = definitions_of(layout, source), list[GraphSpec]()
     folder = (staging / graph_path(layout, "x.onnx", dtype)).parent
@@ -154,7 +156,7 @@ def _write_dtype(
         digest = hashlib.sha256(serialize(graph)).hexdigest()
         operators = count_operators(graph)
         specs.append(replace(definitions[name].spec, file=path, operators=operators, digest=digest))
-    stored = write_weights(folder, plans, source, PRECISION_NAMES[dtype], progress)
+    stored = write_weights(folder, request.export.output, plans, source, PRECISION_NAMES[dtype], progress)
     parent = Path(next(iter(graphs))).parent
     files_by_path = {(parent / name).as_posix(): spec for name, spec in stored.items()}
     return _WrittenGraphs(graphs, LayoutGraphs(*specs), files_by_path, data_files)
@@ -166,11 +168,14 @@ def _name_next(file: str, count: int) -> str:
 
 
 def _write_graphs(
-    staging: Path, request: LayoutRequest, written: list[_WrittenGraphs], source: Source
+    staging: Path,
+    request: LayoutRequest,
+    written: list[_WrittenGraphs],
+    source: Source,
+    manifest: Manifest,
 ) -> LayoutRecord:
     """Write the settings and the graphs with the id of the layout; return the complete record."""
-    manifest, tokenizer_json = draft_manifest(source, "fp32"), source.tokenizer.read_bytes()
-    tokenizer = PromptTokenizer.load(source.tokenizer)
+    tokenizer, tokenizer_json = PromptTokenizer.load(source.tokenizer), source.tokenizer.read_bytes()
     if request.layout == "genai":
         settings = genai.settings_files(source.config, manifest, tokenizer_json)
     else:

@@ -12,6 +12,7 @@ from paligemma_onnx.model.checkpoint.errors import CheckpointError, quote_names
 from paligemma_onnx.model.checkpoint.json_file import read_json
 from paligemma_onnx.model.checkpoint.lora_config import MAX_ADAPTER_CONFIG_BYTES
 from paligemma_onnx.model.checkpoint.weight_files import INDEX, PICKLE_SUFFIXES, SINGLE
+from paligemma_onnx.runtime.bundle.layout_record import LAYOUT_RECORD
 from paligemma_onnx.runtime.bundle.manifest import MANIFEST
 
 from .jax_checkpoint import NPZ
@@ -65,7 +66,7 @@ def explain_file(path: Path) -> str:
 
 
 def refuse_other_folders(folder: Path, name: str) -> None:
-    """Raise CheckpointError if a folder is an adapter or a bundle, or only has subfolders with checkpoints.
+    """Raise CheckpointError if a folder is no checkpoint: an adapter, an export, or a folder of checkpoints.
 
     Args:
         folder: the folder, which may be in the cache of the hub client.
@@ -82,6 +83,10 @@ def refuse_other_folders(folder: Path, name: str) -> None:
     has_weights = any(file.endswith(".safetensors") for file in files)
     if not has_weights and (graphs := [file for file in files if file.lower().endswith(".gguf")]):
         raise CheckpointError(f"{name}: {quote_names(graphs)} is {_FILES['.gguf']}")
+    if LAYOUT_RECORD in files:
+        raise CheckpointError(
+            f"{name}: is the result of `export --layout`; name the checkpoint that it was exported from"
+        )
     if CONFIG in files:
         return
     if snapshots := [path.parent for pattern in _SNAPSHOTS for path in sorted(folder.glob(pattern))]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from ..errors import BundleError
 from .check_manifest import check_manifest
 from .json_file import build, read_json_object
+from .layout_record import LAYOUT_RECORD
 from .schema import MIN_SCHEMA_VERSION, SCHEMA_VERSION, Manifest
 
 MANIFEST = "manifest.json"
@@ -88,14 +89,17 @@ def _explain_missing(folder: Path) -> str:
         address = f"{url[1]}//{str(folder)[url.end() :]}" if url[1] else folder
         return f"{address}: is a URL; download the bundle and name its folder"
     name = shlex.quote(str(folder))
-    if _may_exist(folder / "adapter_config.json"):
-        command = f"paligemma-onnx export BASE_MODEL --output BUNDLE --adapter {name}"
-        return f"{folder}: is a LoRA adapter, not a bundle; export it with its base model: `{command}`"
-    if _may_exist(folder / "config.json"):
-        command = f"paligemma-onnx export {name} --output BUNDLE"
-        return f"{folder}: is a checkpoint, not a bundle; export it first: `{command}`"
+    command = f"paligemma-onnx export {name} --output BUNDLE"
+    from_base = f"paligemma-onnx export BASE_MODEL --output BUNDLE --adapter {name}"
+    others = {
+        "adapter_config.json": f"a LoRA adapter, not a bundle; export it with its base model: `{from_base}`",
+        LAYOUT_RECORD: "for another tool (`export --layout`), not a bundle; export the checkpoint as one",
+        "config.json": f"a checkpoint, not a bundle; export it first: `{command}`",
+    }
+    for file, kind in others.items():
+        if _may_exist(folder / file):
+            return f"{folder}: is {kind}"
     if not _may_exist(folder) and _HUB_ID.fullmatch(str(folder)):
-        command = f"paligemma-onnx export {name} --output BUNDLE"
         return f"{folder}: no such folder; if it is a model of the Hugging Face Hub, export it: `{command}`"
     if _may_exist(folder) and not folder.is_dir():
         return f"{folder}: is a file; name the folder of a bundle, which `paligemma-onnx export` makes"

@@ -73,4 +73,6 @@ def test_options_of_bundles_are_refused(capsys: pytest.CaptureFixture[str], tmp_
     command = ["export", "missing", "--output", tmp_path / "out"]
     assert run_in_process(capsys, *command, "--layout", "genai", "--precision", "int8").code == 2
     assert run_in_process(capsys, *command, "--dtype", "q4").code == 2
+    masks = ["--mask-decoder", tmp_path / "masks.npz"]
+    assert "has no mask decoder" in run_in_process(capsys, *command, "--layout", "genai", *masks).error
     assert run_in_process(capsys, *command, "--layout", "genai", "--dtype", "q4", "--dtype", "q8").code == 2
