@@ -35,7 +35,7 @@ MAX_NEW_TOKENS = 96  # per answer, as in the golden answers
 
 @dataclass(frozen=True)
 class Agreement:
-    """How many answers and ids of a runtime equal those of the Python driver."""
+    """The numbers of answers and ids of a runtime that equal those of the Python driver."""
 
     precision: str
     runtime: str

@@ -39,16 +39,21 @@ export interface OpenPage {
 /**
  * Open an empty page that has loaded a script.
  *
- * @param entry Compiled module; esbuild bundles it with what it imports, and its exports are in `globalThis.test`.
+ * @param entry Compiled module; esbuild bundles it with what it imports.
  * @param folders Folder for each first part of a URL's path. `ort` has onnxruntime's files.
+ * @param format `iife`: a script, whose exports are in `globalThis.test`. `esm`: a module, which may await.
  */
-export async function openPage(entry: string, folders: Record<string, string>): Promise<OpenPage> {
+export async function openPage(
+  entry: string,
+  folders: Record<string, string>,
+  format: 'iife' | 'esm' = 'iife',
+): Promise<OpenPage> {
   const bundled = await build({
     entryPoints: [entry],
     bundle: true,
     write: false,
-    format: 'iife',
-    globalName: 'test',
+    format,
+    ...(format === 'iife' && { globalName: 'test' }),
     define: { 'import.meta.url': '"/"' }, // a script is no module
     logLevel: 'error',
   });
@@ -58,7 +63,7 @@ export async function openPage(entry: string, folders: Record<string, string>): 
   const browser = await chromium.launch({ executablePath: findChromium(), args: [SANDBOX, ...WEBGPU] });
   const page = await browser.newPage();
   await page.goto(`http://127.0.0.1:${(server.address() as AddressInfo).port}/`);
-  await page.addScriptTag({ content: script });
+  await page.addScriptTag({ content: script, type: format === 'esm' ? 'module' : 'text/javascript' });
   return { page, close: () => closeAll(browser, server) };
 }
 
