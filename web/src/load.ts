@@ -59,7 +59,7 @@ export interface Loaded {
 export async function loadBundle(files: BundleFiles, options: LoadOptions): Promise<Loaded> {
   const started = performance.now();
   const { ort, device = 'cpu', threads, signal } = options;
-  await checkDevice(device, threads);
+  await checkOptions(options);
   const manifest = await readManifest(files, signal);
   if (!manifest.precision.devices.includes('cpu')) {
     throw new ProviderError(
@@ -78,7 +78,10 @@ export async function loadBundle(files: BundleFiles, options: LoadOptions): Prom
   return { manifest, tokenizer, runner, device, loadS: (performance.now() - started) / 1000 };
 }
 
-async function checkDevice(device: Device, threads: number | undefined): Promise<void> {
+async function checkOptions({ ort, device = 'cpu', threads }: LoadOptions): Promise<void> {
+  if (ort?.InferenceSession === undefined) {
+    throw new OptionError('ort must be the module onnxruntime-web/wasm, onnxruntime-web/webgpu or onnxruntime-node');
+  }
   if (device !== 'cpu' && device !== 'webgpu') {
     throw new OptionError(`device is ${String(device)}, expected cpu or webgpu`);
   }
@@ -86,9 +89,9 @@ async function checkDevice(device: Device, threads: number | undefined): Promise
     throw new OptionError(`threads is ${String(threads)}, expected 1 to 256`);
   }
   if (device === 'webgpu') {
-    const { gpu } = globalThis.navigator as unknown as { gpu?: { requestAdapter(): Promise<object | null> } };
+    const { gpu } = (globalThis.navigator ?? {}) as { gpu?: { requestAdapter(): Promise<object | null> } };
     if ((await gpu?.requestAdapter()) == null) {
-      throw new ProviderError('this browser offers no WebGPU; use the device cpu, or a browser with WebGPU');
+      throw new ProviderError('WebGPU is not available here; use the device cpu, or a browser with WebGPU');
     }
   }
 }

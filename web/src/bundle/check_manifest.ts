@@ -25,7 +25,7 @@ type Shape = readonly (number | null)[];
 /**
  * Check a manifest.
  *
- * Throws FieldError: the manifest has a contradiction; the message names the first one.
+ * @throws {FieldError} The manifest has a contradiction; the message names the first one.
  */
 export function checkManifest(manifest: Manifest): void {
   checkFiles(manifest);

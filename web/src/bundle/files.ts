@@ -15,10 +15,18 @@ export interface BundleFiles {
   /** Return the name of a file with its folder or URL, for messages. */
   locate(name: string): string;
 
-  /** Read a file whose size is unknown. Throws BundleError: it has more than `maxBytes` bytes. */
+  /**
+   * Read a file whose size is unknown.
+   *
+   * @throws {BundleError} It has more than `maxBytes` bytes.
+   */
   readSmall(name: string, maxBytes: number, signal?: AbortSignal): Promise<Uint8Array<ArrayBuffer>>;
 
-  /** Read a file and check it. Throws BundleError: it has another size or hash. */
+  /**
+   * Read a file and check it.
+   *
+   * @throws {BundleError} It has another size or hash.
+   */
   read(
     name: string,
     expected: FileSpec,
@@ -29,7 +37,7 @@ export interface BundleFiles {
   /**
    * Check a file and return its path, for a runtime that opens files itself. undefined: files have no paths.
    *
-   * Throws BundleError: the file is missing, or has another size or hash.
+   * @throws {BundleError} The file is missing, or has another size or hash.
    */
   readonly path?: (name: string, expected: FileSpec, onBytes: OnBytes, signal?: AbortSignal) => Promise<string>;
 }

@@ -18,7 +18,7 @@ export async function sha256(bytes: Uint8Array<ArrayBuffer>): Promise<string> {
  *
  * @param file name of the file with its folder or URL, for messages.
  *
- * Throws BundleError: the file is cut, altered, or a Git LFS pointer.
+ * @throws {BundleError} The file is cut, altered, or a Git LFS pointer.
  */
 export async function checkContent(file: string, bytes: Uint8Array<ArrayBuffer>, expected: FileSpec): Promise<void> {
   checkSize(file, bytes.length, expected, bytes);
@@ -30,7 +30,7 @@ export async function checkContent(file: string, bytes: Uint8Array<ArrayBuffer>,
  *
  * @param start the first bytes of the file, or more.
  *
- * Throws BundleError: the file has another size, or is a Git LFS pointer.
+ * @throws {BundleError} The file has another size, or is a Git LFS pointer.
  */
 export function checkSize(file: string, size: number, expected: FileSpec, start: Uint8Array): void {
   if (size === expected.bytes) return;

@@ -15,7 +15,7 @@ const MAX_MANIFEST_BYTES = 4 << 20;
 /**
  * Read and check the manifest of a bundle.
  *
- * Throws BundleError: the file is missing or damaged, has another schema, names a path outside the folder, or
+ * @throws {BundleError} The file is missing or damaged, has another schema, names a path outside the folder, or
  * contradicts itself.
  */
 export async function readManifest(files: BundleFiles, signal?: AbortSignal): Promise<Manifest> {

@@ -10,7 +10,8 @@ import type { FileSpec } from './schema.js';
  *
  * @param file name of the file with its folder or URL, for messages.
  *
- * Throws BundleError: the content has another size or hash. ResourceError: the file does not fit into memory.
+ * @throws {BundleError} The content has another size or hash.
+ * @throws {ResourceError} The file does not fit into memory.
  */
 export async function readChecked(
   file: string,
@@ -34,7 +35,7 @@ export async function readChecked(
 /**
  * Read a stream of at most `maxBytes` bytes.
  *
- * Throws BundleError: the stream is longer.
+ * @throws {BundleError} The stream is longer.
  */
 export async function readLimited(
   file: string,

@@ -17,7 +17,7 @@ export type WeightFiles = (graph: GraphName) => readonly string[];
 /**
  * Read the names of each graph's weight files.
  *
- * Throws BundleError: the file is missing or altered, or names a file that the manifest does not list.
+ * @throws {BundleError} The file is missing or altered.
  */
 export async function readWeightFiles(
   files: BundleFiles,
@@ -34,7 +34,11 @@ export async function readWeightFiles(
   return names;
 }
 
-/** Return size and hash of a file. Throws BundleError: the manifest does not list the file. */
+/**
+ * Return size and hash of a file.
+ *
+ * @throws {BundleError} The manifest does not list the file.
+ */
 export function expectedFile(manifest: Manifest, name: string): { bytes: number; sha256: string } {
   const spec = manifest.files.get(name);
   if (spec === undefined) throw new BundleError(`${name}: is not listed in the manifest; export the checkpoint again`);

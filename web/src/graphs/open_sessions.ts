@@ -26,8 +26,8 @@ export interface OpenOptions {
 /**
  * Return a session for each graph, by name. Graphs of equal content share a session.
  *
- * Throws BundleError: a file is missing, cut or altered, or onnxruntime does not open a graph. ResourceError: out
- * of memory.
+ * @throws {BundleError} A file is missing, cut or altered, or onnxruntime does not open a graph.
+ * @throws {ResourceError} Out of memory.
  */
 export async function openSessions(
   files: BundleFiles,
@@ -39,11 +39,15 @@ export async function openSessions(
   const distinct = new Map([...named].reverse().map(([name, graph]) => [graph.digest, name])); // the first name stays
   const names = [...named.keys()].filter((name) => [...distinct.values()].includes(name));
   const open = isNative(options.ort) && files.path !== undefined ? byPath : byContent;
-  const opened = await open(files, manifest, names, weights, options);
-  return new Map([...named].map(([name, { digest }]) => [name, opened.get(distinct.get(digest) as GraphName) as Session]));
+  const opened = new Map<GraphName, Session>();
+  try {
+    await open(files, manifest, names, weights, options, opened);
+  } catch (error) {
+    await Promise.all([...opened.values()].map((session) => session.release()));
+    throw error;
+  }
+  return new Map([...named].map(([name, { digest }]) => [name, opened.get(distinct.get(digest)!)!]));
 }
-
-type Opened = Promise<Map<GraphName, Session>>;
 
 /** Let onnxruntime open the files by their paths. It maps the weights, which may be larger than a buffer. */
 async function byPath(
@@ -52,17 +56,16 @@ async function byPath(
   names: readonly GraphName[],
   weights: WeightFiles,
   options: OpenOptions,
-): Opened {
+  opened: Map<GraphName, Session>,
+): Promise<void> {
   const path = files.path as NonNullable<BundleFiles['path']>;
   const check = (name: string): Promise<string> =>
     path(name, expectedFile(manifest, name), (bytes) => options.onBytes(name, bytes), options.signal);
   for (const name of new Set(names.flatMap(weights))) await check(name);
-  const sessions = new Map<GraphName, Session>();
   for (const name of names) {
     const graph = manifest.graphs[name] as GraphSpec;
-    sessions.set(name, await create(await check(graph.file), [], name, graph, manifest, options));
+    opened.set(name, await create(await check(graph.file), [], name, graph, manifest, options));
   }
-  return sessions;
 }
 
 /** Read the files into memory. Weights that two graphs share are read once, and freed after the second. */
@@ -72,21 +75,20 @@ async function byContent(
   names: readonly GraphName[],
   weights: WeightFiles,
   options: OpenOptions,
-): Opened {
+  opened: Map<GraphName, Session>,
+): Promise<void> {
   const read = (name: string): Promise<Uint8Array<ArrayBuffer>> =>
     files.read(name, expectedFile(manifest, name), (bytes) => options.onBytes(name, bytes), options.signal);
   const held = new Map<string, Uint8Array<ArrayBuffer>>();
-  const sessions = new Map<GraphName, Session>();
   for (const [index, name] of names.entries()) {
     const graph = manifest.graphs[name] as GraphSpec;
     const content = await read(graph.file);
     for (const file of weights(name)) held.set(file, held.get(file) ?? (await read(file)));
     const external = weights(name).map((file) => ({ path: file, data: held.get(file) as Uint8Array }));
-    sessions.set(name, await create(content, external, name, graph, manifest, options));
+    opened.set(name, await create(content, external, name, graph, manifest, options));
     const later = new Set(names.slice(index + 1).flatMap(weights));
     for (const file of [...held.keys()]) if (!later.has(file)) held.delete(file);
   }
-  return sessions;
 }
 
 async function create(
