@@ -9,7 +9,7 @@ from json import dumps, loads
 from pathlib import Path
 from typing import Literal
 
-from paligemma_onnx.runtime.bundle.layout_record import LayoutName, verify_layout
+from paligemma_onnx.runtime.bundle.layout_record import LayoutName, check_layout_files
 from paligemma_onnx.runtime.bundle.schema import Device
 from paligemma_onnx.runtime.console import echo
 from paligemma_onnx.runtime.engine.devices import choose_placement
@@ -89,7 +89,7 @@ def run_validate_layout(
     """
     if device != "cpu" or html is not None:
         raise OptionError(f"{bundle}: --device and --html are for bundles; this folder is a layout")
-    record = verify_layout(bundle, lambda _: None)
+    record = check_layout_files(bundle, lambda _: None)
     source = open_source(
         resolve_checkpoint(checkpoint),
         tuple(map(resolve_adapter, adapter)),

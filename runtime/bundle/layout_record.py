@@ -22,6 +22,8 @@ RECORD_VERSION = 2
 MAX_RECORD_BYTES = 1 << 20
 ID_LENGTH = 32  # hexadecimal digits of an id: 128 bits
 
+FLOAT32, FLOAT16 = "fp32", "fp16"  # names of number formats
+
 LayoutName = Literal["transformers.js", "genai"]
 
 
@@ -110,7 +112,7 @@ def read_layout_record(folder: Path) -> LayoutRecord:
     return record
 
 
-def verify_layout(folder: Path, progress: Callable[[str], object]) -> LayoutRecord:
+def check_layout_files(folder: Path, progress: Callable[[str], object]) -> LayoutRecord:
     """Compare every byte of a layout with its record, and return the record.
 
     Raises:

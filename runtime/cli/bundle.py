@@ -8,12 +8,13 @@ from pathlib import Path
 
 import click
 
-from ..bundle.layout_record import is_layout, verify_layout
+from ..bundle.layout_record import is_layout
 from ..bundle.manifest import read_manifest
 from ..console import echo, echo_stderr, printable
 from ..diagnostics import doctor as installation
 from ..diagnostics import inspect as inspection
 from ..diagnostics.verify import verify as verify_bundle
+from ..diagnostics.verify import verify_layout
 from ..engine import prepared_graphs
 from .parameters import BUNDLE, JSON
 
@@ -24,9 +25,10 @@ from .parameters import BUNDLE, JSON
 def verify(bundle: Path, json: bool) -> None:
     """Verify that BUNDLE is complete and unchanged.
 
-    Compares the size and SHA-256 hash of every file with the manifest, and loads the graphs of bundles that
-    run on CPUs. Run it after copying or downloading a bundle. Also verifies the folders that `export
-    --layout` writes for other tools. Exits with code 4 if a check fails.
+    BUNDLE may also be a folder that `export --layout` wrote for another tool.
+
+    Compares the size and SHA-256 hash of every file with the manifest, and loads the graphs that are for
+    CPUs. Run it after copying or downloading a bundle. Exits with code 4 if a check fails.
     """
     if is_layout(bundle):
         record = verify_layout(bundle, echo_stderr)

@@ -7,12 +7,10 @@ from pathlib import Path
 from typing import Literal
 
 from ..bundle.integrity import check_files
-from ..bundle.layout_record import LayoutName, is_layout, verify_layout
+from ..bundle.layout_record import FLOAT32, LayoutName, check_layout_files, is_layout
 from ..bundle.manifest import read_manifest
 from ..bundle.schema import CacheFacts, GraphSpec, ImageFacts, ModelFacts, TokenFacts
 from ..errors import BundleError, OptionError
-
-FLOAT32 = "fp32"  # the number format of a layout whose matrices are float32
 
 
 @dataclass(frozen=True)
@@ -70,7 +68,7 @@ def _read_bundle(folder: Path, dtype: str | None) -> GraphSet:
 
 
 def _read_layout(folder: Path, dtype: str | None) -> GraphSet:
-    record = verify_layout(folder, lambda _: None)
+    record = check_layout_files(folder, lambda _: None)
     name = dtype or record.dtypes[0]
     if name not in record.graphs:
         raise OptionError(f"{folder} has no files of dtype {name!r}; choose from {', '.join(record.dtypes)}")
