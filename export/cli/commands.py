@@ -209,7 +209,7 @@ def export(
     "--html",
     metavar="FILE",
     type=PathType(),
-    help="Also write the report to FILE as an HTML page.",
+    help="Also write the report to FILE as an HTML page; for a layout with several dtypes, a page for each.",
 )
 def validate(**arguments: Any) -> None:
     """Compare BUNDLE with the checkpoint it was exported from.

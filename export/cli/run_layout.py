@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from json import dumps, loads
@@ -11,9 +12,11 @@ from typing import Literal
 
 from paligemma_onnx.runtime.bundle.layout_record import LayoutName, check_layout_files
 from paligemma_onnx.runtime.bundle.schema import Device
+from paligemma_onnx.runtime.cli.output_image import output_file
 from paligemma_onnx.runtime.console import echo
 from paligemma_onnx.runtime.engine.devices import choose_placement
 from paligemma_onnx.runtime.errors import MismatchError, OptionError
+from paligemma_onnx.runtime.interrupts import deferring_signals
 from paligemma_onnx.runtime.resource_errors import translate_resource_errors
 from paligemma_onnx.runtime.text.tokenizer import PromptTokenizer
 
@@ -23,6 +26,7 @@ from ..exporter import ExportRequest
 from ..layouts.check_layout import check_layout, validate_layout
 from ..layouts.layout import PRECISION_NAMES, check_dtypes
 from ..layouts.write_layout import LayoutRequest, export_layout
+from ..report.html_page import render_page
 from ..report.json_report import to_json
 from ..report.report_data import collect_report_data
 from ..report.text_table import format_table
@@ -85,54 +89,77 @@ def run_validate_layout(
 
     Raises:
         MismatchError: the graphs of a dtype do not compute what the checkpoint does.
-        OptionError: an option is for bundles only.
+        OptionError: --device is for bundles only, or an HTML page cannot be written. This is checked before
+            anything is computed.
     """
-    if device != "cpu" or html is not None:
-        raise OptionError(f"{bundle}: --device and --html are for bundles; this folder is a layout")
+    if device != "cpu":
+        raise OptionError(
+            f"{bundle}: --device is for bundles; this folder is a layout, which runs on the CPU"
+        )
     record = check_layout_files(bundle, lambda _: None)
-    source = open_source(
-        resolve_checkpoint(checkpoint),
-        tuple(map(resolve_adapter, adapter)),
-        mask_decoder,
-        tokenizer,
-        config,
-        record.model.base_weights,
-    )
-    manifest = draft_manifest(source, "fp32")
-    if different := find_difference(record, manifest):
-        raise MismatchError(f"{bundle} was not exported from {checkpoint}: {different}")
-    images = load_images(image, manifest.image, reference, source)
-    pixel_values, reference_pixels = stack_pixels(images, f"this package and the processor of {checkpoint}")
-    prompts = prompt or checks.PROMPTS
-    prompt_tokenizer, started = PromptTokenizer.load(source.tokenizer), time.perf_counter()
-    with TerminalProgress() as progress, translate_resource_errors(str(bundle)):
-        validations = validate_layout(
-            bundle,
-            record,
-            source=source,
-            load_reference=lambda: open_reference(reference, source),
-            inputs=checks.build_validation_inputs(manifest, prompt_tokenizer, pixel_values, prompts, steps),
-            placement=choose_placement("cpu", threads),
-            progress=progress.stage,
-            reference_pixels=reference_pixels,
+    with ExitStack() as outputs:
+        pages = _page_paths(html, record.dtypes).items()
+        files = {dtype: outputs.enter_context(output_file(path, "--html")) for dtype, path in pages}
+        started = time.perf_counter()
+        source = open_source(
+            resolve_checkpoint(checkpoint),
+            tuple(map(resolve_adapter, adapter)),
+            mask_decoder,
+            tokenizer,
+            config,
+            record.model.base_weights,
         )
-    reports = {
-        dtype: collect_report_data(
-            validation,
-            replace(manifest, precision=describe_precision(PRECISION_NAMES[dtype]), files=record.files),
-            prompt_tokenizer,
-            prompts=prompts,
-            images=tuple(loaded.info for loaded in images),
-            checkpoint=checkpoint,
-            adapter=", ".join(adapter) or None,
-            seconds=time.perf_counter() - started,
-        )
-        for dtype, validation in validations.items()
-    }
-    if json:
-        echo(dumps({dtype: loads(to_json(data)) for dtype, data in reports.items()}))
-    else:
-        echo("\n\n".join(format_table(validation) for validation in validations.values()))
+        manifest = replace(draft_manifest(source, "fp32"), producer=record.producer, files=record.files)
+        if different := find_difference(record, manifest):
+            raise MismatchError(f"{bundle} was not exported from {checkpoint}: {different}")
+        images = load_images(image, manifest.image, reference, source)
+        processors = f"this package and the processor of {checkpoint}"
+        pixel_values, reference_pixels = stack_pixels(images, processors)
+        prompts, prompt_tokenizer = prompt or checks.PROMPTS, PromptTokenizer.load(source.tokenizer)
+        inputs = checks.build_validation_inputs(manifest, prompt_tokenizer, pixel_values, prompts, steps)
+        with TerminalProgress() as progress, translate_resource_errors(str(bundle)):
+            validations = validate_layout(
+                bundle,
+                record,
+                source=source,
+                load_reference=lambda: open_reference(reference, source),
+                inputs=inputs,
+                placement=choose_placement("cpu", threads),
+                progress=progress.stage,
+                reference_pixels=reference_pixels,
+            )
+        reports = {
+            dtype: collect_report_data(
+                validation,
+                replace(manifest, precision=describe_precision(PRECISION_NAMES[dtype])),
+                prompt_tokenizer,
+                prompts=prompts,
+                images=tuple(loaded.info for loaded in images),
+                checkpoint=checkpoint,
+                adapter=", ".join(adapter) or None,
+                seconds=time.perf_counter() - started,
+            )
+            for dtype, validation in validations.items()
+        }
+        with deferring_signals():  # a signal leaves all reports or none
+            try:
+                for dtype, file in files.items():
+                    file.write(render_page(reports[dtype], [loaded.embedded for loaded in images]).encode())
+                outputs.close()
+            finally:  # the report is printed even if the disk is full
+                if json:
+                    echo(dumps({dtype: loads(to_json(data)) for dtype, data in reports.items()}))
+                else:
+                    echo("\n\n".join(map(format_table, validations.values())))
     for dtype, data in reports.items():
         if data.problem is not None:
             raise MismatchError(f"{bundle} ({dtype}) differs from {checkpoint}: {data.problem}")
+
+
+def _page_paths(html: Path | None, dtypes: tuple[str, ...]) -> dict[str, Path]:
+    """Return the HTML page of each dtype. If there are several, report.html becomes report-q4.html."""
+    if html is None:
+        return {}
+    if len(dtypes) == 1:
+        return {dtypes[0]: html}
+    return {dtype: html.with_stem(f"{html.stem}-{dtype}") for dtype in dtypes}

@@ -51,22 +51,51 @@ def test_operators_run_in_browsers(layout: Layout, kind: str, dtype: str) -> Non
         assert not {"Cos", "Sin"} & {node.op_type for node in graph.graph.node}
 
 
+@pytest.mark.parametrize(
+    ("name", "kind", "other", "files", "damaged"),
+    [
+        ("gemma2_window", "transformers.js", "gemma_two_kv_heads", 11, "onnx/embed_tokens.onnx_data"),
+        ("gemma_two_kv_heads", "genai", "gemma2_window", 8, "embedding.onnx_data"),
+    ],
+)
 def test_commands(
-    layout: Layout, checkpoint: Callable[[str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    layout: Layout,
+    checkpoint: Callable[[str], Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    name: str,
+    kind: str,
+    other: str,
+    files: int,
+    damaged: str,
 ) -> None:
-    source = str(checkpoint("gemma2_window"))
-    folder = copy_folder(layout("gemma2_window", "transformers.js", "fp32"), tmp_path / "model")
-    assert "verified 11 files" in run_in_process(capsys, "verify", folder).out
-    options = ["--checkpoint", source, "--steps", "2", "--json"]
+    folder, page = copy_folder(layout(name, kind, "fp32"), tmp_path / "model"), tmp_path / "report.html"
+    assert f"verified {files} files" in run_in_process(capsys, "verify", folder).out
+    options = ["--checkpoint", checkpoint(name), "--steps", "2", "--json", "--html", page]
     report = json.loads(run_in_process(capsys, "validate", folder, *options).out)
     assert list(report) == ["fp32"]
     assert report["fp32"]["passed"]
-    other = str(checkpoint("gemma_two_kv_heads"))
-    assert run_in_process(capsys, "validate", folder, "--checkpoint", other).code == 6
-    flip_bit(folder / "onnx" / "embed_tokens.onnx_data")
+    assert f"<title>Passed: bundle {report['fp32']['bundle_id']}</title>" in page.read_text(encoding="utf-8")
+    assert run_in_process(capsys, "validate", folder, "--checkpoint", checkpoint(other)).code == 6
+    flip_bit(folder / damaged)
     result = run_in_process(capsys, "verify", folder)
     assert result.code == 4
-    assert "embed_tokens.onnx_data" in result.err
+    assert Path(damaged).name in result.error
+
+
+def test_a_page_for_each_dtype(
+    checkpoint: Callable[[str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, folder = checkpoint("gemma2_window"), tmp_path / "model"
+    dtypes = ["--layout", "transformers.js", "--dtype", "q4", "--dtype", "fp32"]
+    assert run_in_process(capsys, "export", source, "--output", folder, *dtypes, "--no-validate").code == 0
+    options = ["--checkpoint", source, "--steps", "1", "--html", tmp_path / "report.html"]
+    assert run_in_process(capsys, "validate", folder, *options).code == 0
+    for dtype, other in (("q4", "fp32"), ("fp32", "q4")):
+        page = (tmp_path / f"report-{dtype}.html").read_text(encoding="utf-8")
+        assert f"precision {dtype}, run on cpu" in page
+        assert f"precision {other}, run on cpu" not in page
+    assert not (tmp_path / "report.html").exists()
 
 
 def test_options_of_bundles_are_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
