@@ -77,7 +77,11 @@ def compare(
     shared = np.broadcast_to(flat, (len(inputs.prompts), *flat.shape))
     lengths = inputs.text_lengths
     capacity = len(flat) + int(lengths.max()) + inputs.steps
-    logits, cache = prefilled = runner.prefill(inputs.input_ids, shared, lengths, capacity, never)
+    logits, cache = runner.prefill(inputs.input_ids, shared, lengths, capacity, never)
+    if runner.manifest.cache.update == "grow":
+        # Otherwise the weights of prefill would stay in memory while decode runs.
+        logits, cache = logits.copy(), cache.copy()
+    prefilled = logits, cache
     differences.append(measure_difference("prefill", "logits", logits, reference["prefill.logits"], limits))
     agreements += _token_agreements("prefill", logits, reference["prefill.logits"], inputs, limits)
     channel_sizes = dict[str, NDArray[np.float64]]()  # key: cache tensor; value: float64[1, K, 1, H]

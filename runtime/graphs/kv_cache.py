@@ -72,6 +72,18 @@ class Cache:
         """Return a cache with the new values, in which every row has one more token."""
         return replace(self, values=values, lengths=self.lengths + 1)
 
+    def copy(self) -> Cache:
+        """Return a copy of a float32 cache. The copy is not in memory that a session allocated.
+
+        As long as an output of a session exists, onnxruntime keeps all memory of the session, with its
+        weights.
+        """
+        values = tuple(
+            DeviceTensor.from_numpy(value.numpy(), value.dtype, value.placement, "a copy of a cache")
+            for value in self.values
+        )
+        return replace(self, values=values)
+
     def by_name(self, prefix: str) -> dict[str, DeviceTensor]:
         """Return the values by their names in the graphs: `{prefix}.0.key`, `{prefix}.0.value`, ..."""
         kinds = ("key", "value")

@@ -12,6 +12,9 @@ import numpy as np
 import pytest
 from onnxruntime.capi.onnxruntime_pybind11_state import InferenceSession as NativeSession
 
+from paligemma_onnx.export.source import open_source
+from paligemma_onnx.export.validation import validate
+from paligemma_onnx.export.validation.self_check import self_check
 from paligemma_onnx.export.validation.sequential_sessions import graph_opener, open_sequentially
 from paligemma_onnx.runtime.bundle.manifest import read_manifest
 from paligemma_onnx.runtime.bundle.schema import GraphSpec
@@ -72,3 +75,25 @@ def test_one_at_a_time(
     expected = run_graphs(OnnxModelRunner.open(folder, manifest, placement))
     assert all(map(np.array_equal, actual, expected))
     assert len(sessions) == opened
+
+
+def test_a_comparison_frees_prefill_before_it_opens_decode(
+    bundle: Callable[[str], Path], checkpoint: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A growing cache is an output of onnxruntime, which keeps the weights of the session that made it."""
+    folder, sessions = bundle(CASE), list[weakref.ref[Any]]()
+    manifest = read_manifest(folder)
+
+    def tracking_opener(*arguments: Any) -> Callable[[GraphSpec], Any]:
+        def open_and_track(graph: GraphSpec) -> Any:
+            gc.collect()
+            assert not any(session() for session in sessions)
+            session = graph_opener(*arguments)(graph)
+            sessions.append(weakref.ref(native(session)))
+            return session
+
+        return open_and_track
+
+    monkeypatch.setattr(validate, "graph_opener", tracking_opener)
+    assert self_check(folder, manifest, open_source(checkpoint(CASE)), lambda _: None).passed
+    assert len(sessions) == 3
