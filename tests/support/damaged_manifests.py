@@ -100,7 +100,7 @@ MANIFESTS: list[tuple[Damage, str]] = [
         "cache.layers is 1000000000, the decode graph has fewer outputs",
     ),
     (setting("cache", "layers", to=1), "graphs.prefill has other inputs or outputs than the driver uses"),
-    (setting("cache", "heads", to=2), "the shape of present.0.key does not follow"),
+    (setting("cache", "heads", to=3), "the shape of present.0.key does not follow"),
     (setting("cache", "update", to="in_place"), "graphs.prefill has other inputs or outputs"),
     (setting("cache", "update", to=True), "cache.update is of a wrong type"),
     (setting("generation", "max_new_tokens", to=0), "generation.max_new_tokens is 0"),

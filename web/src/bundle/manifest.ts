@@ -64,19 +64,38 @@ function checkSchemaVersion(file: string, version: unknown): void {
 /**
  * Return the id of a bundle: a hash of the manifest without the id and without the graph files.
  *
- * Python hashes the text that it writes, and JavaScript writes some numbers in another form. So the text of the
- * file is hashed, with an empty id and with other `files`, which are the last field.
+ * Python hashes the text that it writes, and JavaScript writes some numbers in another form (1.0 as 1). So the
+ * numbers of the file are hashed as they are written there.
  */
 async function bundleId(text: string, data: Record<string, unknown>, manifest: Manifest): Promise<string> {
   const graphFiles = new Set([...graphsByName(manifest).values()].map((graph) => graph.file));
   const files = Object.entries(data.files as Record<string, unknown>).filter(([name]) => !graphFiles.has(name));
   files.sort(([left], [right]) => (left < right ? -1 : 1));
-  const listed = JSON.stringify({ files: Object.fromEntries(files) }, null, 2);
-  const head = text.slice(0, text.lastIndexOf('  "files": {'));
+  const indented = indent(text);
+  const head = indented.slice(0, indented.lastIndexOf('  "files": {')); // the last field
   const withoutId = head.replace(`"bundle_id": "${manifest.bundleId}"`, '"bundle_id": ""');
+  const listed = JSON.stringify({ files: Object.fromEntries(files) }, null, 2);
   const written = `${withoutId}${listed.slice(2)}\n`.replace(
     /[\u007f-\uffff]/g,
     (unit) => `\\u${unit.charCodeAt(0).toString(16).padStart(4, '0')}`,
   );
   return (await sha256(new TextEncoder().encode(written))).slice(0, ID_LENGTH);
+}
+
+/** Return JSON with the line breaks of Python's `json.dumps(..., indent=2)`, and with unchanged numbers. */
+function indent(text: string): string {
+  let depth = 0;
+  const line = (): string => `\n${'  '.repeat(depth)}`;
+  return text.replace(/"(?:[^"\\]|\\.)*"|[{[]\s*[}\]]|[^\s{}[\],:]+|\s+|./g, (token) => {
+    if (/^[{[]\s*[}\]]$/.test(token)) return token[0]! + token.at(-1)!; // empty
+    if (token === '{' || token === '[') {
+      depth++;
+      return token + line();
+    }
+    if (token === '}' || token === ']') {
+      depth--;
+      return line() + token;
+    }
+    return token === ',' ? token + line() : token === ':' ? ': ' : token.trim();
+  });
 }
