@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 from command_line import run_command
 from headings import heading_anchors
+from npm_stub import install_onnxruntime_web
 from paths import ROOT, SCENE
 from PIL import Image
 from safetensors.torch import save_file
@@ -73,7 +74,7 @@ def test_command_parses(line: str) -> None:
 
 @pytest.fixture(scope="module")
 def user_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Make the files that the pages mention: images, tables, an adapter and a mask decoder."""
+    """Make the files that the pages mention: images, tables, an adapter, a mask decoder, npm packages."""
     tmp_path = tmp_path_factory.mktemp("user")
     shutil.copy(SCENE, tmp_path / "photo.jpg")
     photos = tmp_path / "photos"
@@ -102,6 +103,7 @@ def user_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     factors = {f"{prefix}.lora_A.weight": zeros(2, width), f"{prefix}.lora_B.weight": zeros(outputs, 2)}
     save_file(factors, adapter / "adapter_model.safetensors")
     shutil.copytree(adapter, tmp_path / "other")
+    install_onnxruntime_web(tmp_path)
     return tmp_path
 
 
@@ -127,7 +129,8 @@ def test_the_commands_run(
     lines = commands(ROOT / "docs" / "quickstart.md") + commands(page)
     for line in (HUB_IDS.sub("checkpoint", line) for line in lines if "[" not in line):
         # An archive has the sizes of a published model, too large here; test_jax_export.py runs small ones.
-        if line in finished or "pt_224.npz" in line:
+        # A server runs until Ctrl-C; tests/runtime/website/test_server.py ends one.
+        if line in finished or "pt_224.npz" in line or "--serve" in line:
             continue
         finished.add(line)
         arguments = shlex.split(line)[1:]

@@ -20,6 +20,7 @@ from time_limits import HANG
 from paligemma_onnx.runtime.errors import OptionError
 from paligemma_onnx.runtime.website.headers import HEADERS
 from paligemma_onnx.runtime.website.server import byte_range, open_server
+from paligemma_onnx.runtime.website.site import PAGE
 
 CONTENT = {
     "index.html": b"<!doctype html>",
@@ -186,21 +187,17 @@ def test_a_port_in_use(port: int) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("written", [True, False])
 def test_the_command_serves_until_it_is_interrupted(
-    shipped_bundle: Path, packages: Path, page: Path, tmp_path: Path, written: bool
+    shipped_bundle: Path, packages: Path, tmp_path: Path, written: bool
 ) -> None:
     """With --output the written website is served, else the files where they lie. No request is logged."""
-    before = (
-        "from pathlib import Path\nfrom paligemma_onnx.runtime.website import site\n"
-        f"site.PAGE = Path({str(page)!r})\n"
-    )
     output = ("--output", str(tmp_path / "site")) if written else ()
     arguments = ("web", str(shipped_bundle), "--packages", str(packages), "--serve", "--port", "0", *output)
-    process = start_command(*arguments, before=before)
+    process = start_command(*arguments)
     assert process.stdout is not None
     lines = iter(process.stdout.readline, b"")
     url = next(line.decode().strip() for line in lines if line.startswith(b"http"))
     assert urlsplit(url).hostname == "127.0.0.1"
-    for path in (page / "index.html", shipped_bundle / "manifest.json"):
+    for path in (PAGE / "index.html", shipped_bundle / "manifest.json"):
         address = url if path.name == "index.html" else f"{url}bundle/{path.name}"
         with urlopen(address, timeout=HANG) as response:
             assert response.read() == path.read_bytes()

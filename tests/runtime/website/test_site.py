@@ -14,9 +14,7 @@ from damage import copy_folder, edit_manifest, flip_bit
 
 from paligemma_onnx.runtime.website.headers import HEADERS
 from paligemma_onnx.runtime.website.onnxruntime_web import FILES
-from paligemma_onnx.runtime.website.site import MAX_FILE_BYTES
-
-pytestmark = pytest.mark.usefixtures("page")
+from paligemma_onnx.runtime.website.site import MAX_FILE_BYTES, PAGE
 
 
 @pytest.fixture
@@ -42,7 +40,7 @@ def content(folder: Path) -> dict[str, bytes]:
 
 
 def test_a_website(
-    shipped_bundle: Path, output: Path, packages: Path, page: Path, capsys: pytest.CaptureFixture[str]
+    shipped_bundle: Path, output: Path, packages: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The site has the page, six files of onnxruntime-web, the bundle and `_headers`, and nothing else."""
     ended = web(capsys, shipped_bundle, output, packages)
@@ -52,10 +50,10 @@ def test_a_website(
     bundle = {f"bundle/{name}": data for name, data in content(shipped_bundle).items()}
     written = content(output)
     headers = written.pop("_headers").decode()
-    assert written == {**content(page), **runtime, **bundle}
+    assert written == {**content(PAGE), **runtime, **bundle}
     assert headers.splitlines() == ["/*", *(f"  {name}: {value}" for name, value in HEADERS.items())]
     assert all(not path.is_symlink() for path in output.rglob("*"))
-    assert sorted(path.name for path in output.parent.iterdir()) == ["page", "project", "site"]
+    assert sorted(path.name for path in output.parent.iterdir()) == ["project", "site"]
 
 
 @pytest.mark.parametrize("linked", [True, False])
@@ -83,7 +81,7 @@ def test_weights_are_linked_if_the_file_system_permits(
     for path in (output / "bundle").iterdir():
         assert not path.is_symlink()
         assert path.samefile(real / path.name) == linked
-    assert not (output / "index.html").samefile(output.parent / "page" / "index.html")
+    assert not (output / "index.html").samefile(PAGE / "index.html")
 
 
 def test_only_a_website_is_replaced(
@@ -116,23 +114,17 @@ def test_only_a_website_is_replaced(
 @pytest.mark.slow
 @pytest.mark.parametrize("force", [True, False])
 def test_an_interrupted_run_leaves_nothing(
-    shipped_bundle: Path, output: Path, packages: Path, page: Path, force: bool
+    shipped_bundle: Path, output: Path, packages: Path, force: bool
 ) -> None:
-    before = f"""
-import os, shutil
-from pathlib import Path
-from paligemma_onnx.runtime.website import site
-site.PAGE = Path({str(page)!r})
-"""
     arguments = ("web", str(shipped_bundle), "--output", str(output), "--packages", str(packages), "--force")
     if force:
-        assert run_command(*arguments, before=before).code == 0
+        assert run_command(*arguments).code == 0
     kept = content(output)
-    strike = f"shutil.copyfile = lambda *_: os.kill(os.getpid(), {int(signal.SIGINT)})\n"
-    ended = run_command(*arguments, before=before + strike)
+    strike = f"import os, shutil\nshutil.copyfile = lambda *_: os.kill(os.getpid(), {int(signal.SIGINT)})\n"
+    ended = run_command(*arguments, before=strike)
     assert (ended.code, ended.out) == (130, "")
     assert content(output) == kept
-    assert {path.name for path in output.parent.iterdir()} - {"site"} == {"page", "project"}
+    assert {path.name for path in output.parent.iterdir()} - {"site"} == {"project"}
 
 
 def test_a_damaged_bundle(
