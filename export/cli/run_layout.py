@@ -89,13 +89,11 @@ def run_validate_layout(
 
     Raises:
         MismatchError: the graphs of a dtype do not compute what the checkpoint does.
-        OptionError: --device is for bundles only, or an HTML page cannot be written. This is checked before
+        OptionError: an option is for bundles only, or an HTML page cannot be written. This is checked before
             anything is computed.
     """
-    if device != "cpu":
-        raise OptionError(
-            f"{bundle}: --device is for bundles; this folder is a layout, which runs on the CPU"
-        )
+    if device != "cpu" or mask_decoder is not None:
+        raise OptionError(f"{bundle}: --device and --mask-decoder are for bundles; this folder is a layout")
     record = check_layout_files(bundle, lambda _: None)
     with ExitStack() as outputs:
         pages = _page_paths(html, record.dtypes).items()

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import get_args
 
 from paligemma_onnx.runtime.bundle.layout_record import LayoutName
+from paligemma_onnx.runtime.bundle.schema import GenerationDefaults
 from paligemma_onnx.runtime.errors import OptionError
 
 from ..precisions import PRECISIONS, EmbeddingFormat, Precision, WeightFormat
@@ -28,6 +29,10 @@ ROLES = {
     "decoder_model_merged": "decode",
     "text": "decode",
 }
+
+
+# The setting of generation_config.json that transformers.js 4.3 or onnxruntime-genai 0.18 ignores.
+IGNORED_SETTINGS = {"transformers.js": "top_p", "genai": "suppress_tokens"}
 
 
 @dataclass(frozen=True)
@@ -55,6 +60,14 @@ def graph_path(layout: LayoutName, file: str, dtype: str) -> str:
         return file
     stem, _, suffix = file.rpartition(".")
     return f"onnx/{stem}{SUFFIXES[dtype]}.{suffix}"
+
+
+def ignored_setting(layout: LayoutName, generation: GenerationDefaults) -> str | None:
+    """Return a line about a setting of the checkpoint that the other tool ignores, or None."""
+    name = IGNORED_SETTINGS[layout]
+    if getattr(generation, name) == getattr(GenerationDefaults(generation.max_new_tokens), name):
+        return None
+    return f"generation_config.json sets {name}, which {layout} ignores; answers may differ from a bundle's"
 
 
 def check_dtypes(layout: LayoutName, dtypes: tuple[str, ...]) -> None:

@@ -45,7 +45,7 @@ from ..quantization.quantize_graph import QuantizedGraph, quantize_graph
 from ..quantization.table_pieces import split_tables
 from ..source import Source
 from . import genai, transformers_js
-from .layout import PRECISION_NAMES, check_dtypes, graph_formats, graph_path, precision_of
+from .layout import PRECISION_NAMES, check_dtypes, graph_formats, graph_path, ignored_setting, precision_of
 
 
 @dataclass(frozen=True)
@@ -100,6 +100,8 @@ def export_layout(
         manifest = draft_manifest(source, "fp32")
     for note in export_notes(source):
         progress.warn(note)
+    if ignored := ignored_setting(request.layout, manifest.generation):
+        progress.warn(ignored)
     output = request.export.output
     with (
         translate_resource_errors(str(output)),

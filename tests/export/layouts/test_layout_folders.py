@@ -154,12 +154,27 @@ def test_a_layout_given_to_commands_of_bundles(
         result = run_in_process(capsys, *command)
         assert result.code == 4
         assert "is the result of `export --layout`; name the checkpoint" in result.error
+    for options in (["--device", "cuda"], ["--mask-decoder", "masks.npz"]):
+        result = run_in_process(capsys, "validate", folder, "--checkpoint", folder, *options)
+        assert result.code == 2
+        assert "are for bundles; this folder is a layout" in result.error
 
 
 def test_sampling_of_all_tokens(checkpoint: Checkpoint, tmp_path: Path) -> None:
     """A checkpoint that samples without a limit: onnxruntime-genai is greedy if top_k is 1."""
     source = copy_folder(checkpoint(CASE), tmp_path / "checkpoint")
     edit_json(source / "generation_config.json", lambda all_: all_.update(do_sample=True, top_k=0))
-    export_unchecked(LayoutRequest(ExportRequest(source, tmp_path / "out"), "genai"))
+    progress = export_unchecked(LayoutRequest(ExportRequest(source, tmp_path / "out"), "genai"))
+    assert progress.warnings == []
     search = json.loads((tmp_path / "out" / "genai_config.json").read_text())["search"]
     assert (search["do_sample"], search["top_k"], search["temperature"]) == (True, 0, 1.0)
+
+
+@pytest.mark.parametrize(("kind", "ignored"), [("transformers.js", "top_p"), ("genai", "suppress_tokens")])
+def test_ignored_settings_are_named(checkpoint: Checkpoint, tmp_path: Path, kind: str, ignored: str) -> None:
+    source = copy_folder(checkpoint(CASE), tmp_path / "checkpoint")
+    settings = {"do_sample": True, "top_p": 0.5, "suppress_tokens": [7]}
+    edit_json(source / "generation_config.json", lambda all_: all_.update(settings))
+    progress = export_unchecked(LayoutRequest(ExportRequest(source, tmp_path / "out"), kind))
+    (warning,) = progress.warnings
+    assert f"sets {ignored}, which {kind} ignores" in warning
