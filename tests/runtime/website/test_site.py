@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -73,7 +74,7 @@ def test_weights_are_linked_if_the_file_system_permits(
     if not linked:
 
         def refuse(*_: object) -> None:
-            raise OSError(18, "Invalid cross-device link")
+            raise OSError(errno.EXDEV, "Invalid cross-device link")
 
         monkeypatch.setattr(os, "link", refuse)
     assert web(capsys, copy, output, packages).code == 0
@@ -125,6 +126,23 @@ def test_an_interrupted_run_leaves_nothing(
     assert (ended.code, ended.out) == (130, "")
     assert content(output) == kept
     assert {path.name for path in output.parent.iterdir()} - {"site"} == {"project"}
+
+
+def test_a_full_disk_leaves_nothing(
+    shipped_bundle: Path,
+    output: Path,
+    packages: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(shutil, "copyfile", fail)
+    ended = web(capsys, shipped_bundle, output, packages)
+    assert (ended.code, ended.out) == (5, "")
+    assert f"{output}: the disk" in ended.error
+    assert [path.name for path in output.parent.iterdir()] == ["project"]
 
 
 def test_a_damaged_bundle(
