@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from paligemma_onnx.runtime.atomic_file import temporary_folder
+from paligemma_onnx.runtime.engine.memory import trim_heap
 from paligemma_onnx.runtime.graphs.model_runner import ModelRunner
 
 from ..precisions import PRECISIONS
@@ -70,6 +71,7 @@ def explain_by_rounding(
     if measured[1].passed or not PRECISIONS[precision_name].quantizes_activations:
         return measured
     progress("rounding exceeds a limit: comparing with the stored weights")
+    trim_heap()  # the graphs have just been closed
     with temporary_folder(scratch) as folder:
         name, reference = load_and_run_reference(lambda: graphs.load(source), inputs, None, folder, progress)
         if source.mask_decoder is not None:
