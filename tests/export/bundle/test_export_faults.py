@@ -201,7 +201,7 @@ def test_disk_full(
     # stderr is also a file: with a limit of 0 bytes it stays empty
     assert ended.code == 5
     if bytes_:
-        assert "the weights need 261,136 bytes" in ended.error
+        assert "the weights need 526,976 bytes" in ended.error
     assert state(output) == before
     assert siblings(output) == set()
 
