@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from paths import ROOT
+from time_limits import HANG
 
 COMPILED = ROOT / "web" / "build" / "tests" / "parity"
 
@@ -22,6 +23,6 @@ def run_parity(program: str, job: dict[str, Any], scratch: Path) -> Any:
     job_file, result_file = scratch / f"{program}.job.json", scratch / f"{program}.result.json"
     job_file.write_text(json.dumps(job), encoding="utf-8")
     command = ["node", str(script), str(job_file), str(result_file)]
-    run = subprocess.run(command, capture_output=True, text=True, timeout=250, check=False)
+    run = subprocess.run(command, capture_output=True, text=True, timeout=HANG, check=False)
     assert run.returncode == 0, run.stderr
     return json.loads(result_file.read_text(encoding="utf-8"))

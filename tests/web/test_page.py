@@ -82,7 +82,7 @@ def shown(shipped_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> dic
     """Return what the page shows while a person uses it; web/tests/parity/page_use.ts is the person."""
     scratch = tmp_path_factory.mktemp("page")
     broken = scratch / "broken.png"
-    broken.write_bytes(SCENE.read_bytes()[:60])
+    broken.write_text("not an image")
     site = site_files(shipped_bundle, WEB, print)
     write_site(site, scratch / "site", force=False)
     without_headers = partial(QuietHandler, directory=str(scratch / "site"))

@@ -5,6 +5,9 @@ import { type Page, chromium } from 'playwright-core';
 import { findChromium, SANDBOX } from '../support/chromium.js';
 import { answerJob } from './job.js';
 
+/** Milliseconds after which a wait hangs, also on a busy machine. */
+const WAIT_MS = 300_000;
+
 interface Job {
   /** Address of a site with the headers of `paligemma-onnx web --serve`. */
   url: string;
@@ -33,7 +36,7 @@ interface Shown {
 }
 
 await answerJob<Job>(async (job) => {
-  const browser = await chromium.launch({ executablePath: findChromium(), args: [SANDBOX] });
+  const browser = await chromium.launch({ executablePath: findChromium(), args: [SANDBOX], timeout: WAIT_MS });
   try {
     const context = await browser.newContext({ permissions: ['clipboard-read', 'clipboard-write'] });
     const page = await context.newPage();
@@ -42,7 +45,7 @@ await answerJob<Job>(async (job) => {
     page.on('console', (message) => {
       if (message.type() === 'error') errors.push(message.text());
     });
-    page.setDefaultTimeout(0); // the test has its own limit
+    page.setDefaultTimeout(WAIT_MS);
     await page.goto(job.url);
     const environment = await textOf(page, '#environment');
     const failures: Record<string, string> = {};
@@ -68,7 +71,7 @@ await answerJob<Job>(async (job) => {
     await context.close();
 
     const plain = await (await browser.newContext({ serviceWorkers: 'block' })).newPage();
-    plain.setDefaultTimeout(0);
+    plain.setDefaultTimeout(WAIT_MS);
     await plain.goto(job.plainUrl);
     const plainEnvironment = await textOf(plain, '#environment');
     const noGpu = await load(plain, 'bundle/', 'webgpu');
@@ -122,10 +125,13 @@ async function stop(page: Page): Promise<string> {
   await page.fill('#text', '');
   await page.click('summary');
   await page.fill('#temperature', '3'); // far from the training data, so the answer does not end soon
-  await page.fill('#max-tokens', '5000');
+  await page.fill('#max-tokens', '400');
   await page.click('#ask');
-  await page.waitForFunction(() => (document.querySelector('#text-answer')?.textContent ?? '') !== '');
-  await page.click('#stop');
+  await page.evaluate(async () => {
+    const [text, button] = ['#text-answer', '#stop'].map((id) => document.querySelector(id) as HTMLElement);
+    while (text!.textContent === '') await new Promise(requestAnimationFrame);
+    button!.click();
+  });
   await page.waitForSelector('#copy:enabled');
   const timings = (await page.textContent('#timings')) ?? '';
   for (const field of ['#temperature', '#max-tokens']) await page.fill(field, '');
