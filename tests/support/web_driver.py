@@ -7,6 +7,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+from javascript import find_chromium
 from paths import ROOT
 from time_limits import HANG
 
@@ -16,8 +17,11 @@ COMPILED = ROOT / "web" / "build" / "tests" / "parity"
 def run_parity(program: str, job: dict[str, Any], scratch: Path) -> Any:
     """Return the result of a program, which reads a job and writes its result as JSON files.
 
-    `make test-web` compiles the programs before it runs the tests.
+    `make test-web` compiles the programs before it runs the tests. The names of programs that open a page in
+    Chromium begin with `page`; they skip the test if Chromium is not installed.
     """
+    if program.startswith("page"):
+        find_chromium()
     script = COMPILED / f"{program}.js"
     assert script.is_file(), f"{script} is missing: run npm run compile --prefix web"
     job_file, result_file = scratch / f"{program}.job.json", scratch / f"{program}.result.json"

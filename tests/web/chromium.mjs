@@ -40,7 +40,7 @@ const server = createServer((request, response) => {
 });
 await new Promise((ready) => server.listen(0, '127.0.0.1', ready));
 const origin = `http://127.0.0.1:${server.address().port}/`;
-const browser = await chromium.launch({ executablePath: program, args: FLAGS });
+const browser = await chromium.launch({ executablePath: program, args: FLAGS, timeout: TIMEOUT });
 try {
   const page = await browser.newPage();
   const failed = new Promise((_, reject) => {
@@ -56,7 +56,7 @@ try {
       },
     );
   });
-  await page.goto(origin + name);
+  await page.goto(origin + name, { timeout: TIMEOUT });
   const output = page.locator('output:not(:empty)');
   await Promise.race([output.waitFor({ timeout: TIMEOUT }), failed]);
   console.log(await output.textContent());

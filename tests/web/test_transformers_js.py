@@ -17,6 +17,7 @@ from javascript import WEB, JsRequest, run_transformers_js, write_pixels
 from paths import GOLDEN as FOLDER
 from paths import ROOT
 from reference_answers import random_pixels, reference_ids
+from time_limits import HANG
 from transformers_model import reference_inputs, transformers_model, until_stop
 
 from paligemma_onnx.export.layouts.layout import SUFFIXES
@@ -134,6 +135,6 @@ def test_the_program_of_the_docs(layout: Layout, tmp_path: Path) -> None:
     (tmp_path / "photo.jpg").write_bytes(Path(image_of(entry)).read_bytes())
     (tmp_path / "program.mjs").write_text(code_block(ROOT / "docs" / "transformers-js.md", "js"))
     command = ["node", "program.mjs"]
-    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=HANG, check=False)
     assert result.returncode == 0, result.stderr
     assert entry["text"] in result.stdout

@@ -12,6 +12,8 @@ export const FLAGS = [
   "--enable-features=Vulkan",
 ];
 
+export const START_MS = 300_000; // milliseconds in which Chromium starts and opens a page on a busy machine
+
 // Return Playwright's browser, started from an installed Chromium or Chrome, or from the one that Playwright
 // installed. The error has the property `missing` if there is none.
 export function launchChromium(playwright) {
@@ -19,5 +21,5 @@ export function launchChromium(playwright) {
   const programs = PROGRAMS.flatMap((name) => folders.map((folder) => path.join(folder, name)));
   const found = [...programs, playwright.chromium.executablePath()].find((program) => existsSync(program));
   if (found === undefined) throw Object.assign(new Error("no Chromium"), { missing: "Chromium" });
-  return playwright.chromium.launch({ executablePath: found, args: FLAGS });
+  return playwright.chromium.launch({ executablePath: found, args: FLAGS, timeout: START_MS });
 }

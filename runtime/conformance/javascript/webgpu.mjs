@@ -5,7 +5,7 @@
 import { readFile } from "node:fs/promises";
 import { createServer } from "node:http";
 import path from "node:path";
-import { launchChromium } from "./chromium.mjs";
+import { START_MS, launchChromium } from "./chromium.mjs";
 import { decode, encode } from "./messages.mjs";
 import { serve } from "./worker.mjs";
 
@@ -42,7 +42,7 @@ await serve(async (load) => {
   const browser = await launchChromium(playwright);
   const server = await startServer(shared);
   const page = await browser.newPage();
-  await page.goto(`http://127.0.0.1:${server.address().port}/`);
+  await page.goto(`http://127.0.0.1:${server.address().port}/`, { timeout: START_MS });
   const { ort, adapter } = await page.evaluate(async () => (await import("/webgpu_page.mjs")).describe());
   return {
     version: `${ort} (Chromium ${browser.version()}, ${adapter})`,

@@ -60,8 +60,9 @@ export async function openPage(
   const script = bundled.outputFiles[0]!.text;
   const dist = path.dirname(createRequire(import.meta.url).resolve('onnxruntime-web'));
   const server = await serve({ ort: dist, ...folders }, { '/': '<!doctype html><title>test</title>' });
-  const browser = await chromium.launch({ executablePath: findChromium(), args: [SANDBOX, ...WEBGPU] });
+  const browser = await chromium.launch({ executablePath: findChromium(), args: [SANDBOX, ...WEBGPU], timeout: 0 });
   const page = await browser.newPage();
+  page.setDefaultTimeout(0); // the test has its own limit
   await page.goto(`http://127.0.0.1:${(server.address() as AddressInfo).port}/`);
   await page.addScriptTag({ content: script, type: format === 'esm' ? 'module' : 'text/javascript' });
   return { page, close: () => closeAll(browser, server) };
