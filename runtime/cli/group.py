@@ -29,7 +29,7 @@ COMMANDS = {
     "inspect": (f"{_RUNTIME}.bundle", None, "Show a bundle's contents and the memory it needs."),
     "prepare": (f"{_RUNTIME}.bundle", None, "Optimize a bundle for this CPU so that it loads faster."),
     "bench": (f"{_RUNTIME}.bench", None, "Measure a bundle's speed and memory on this machine."),
-    "conformance": (f"{_RUNTIME}.conformance", None, "Run a bundle in other ONNX runtimes and compare."),
+    "conformance": (f"{_RUNTIME}.conformance", None, "Run graphs in other ONNX runtimes and compare."),
     "web": (f"{_RUNTIME}.web", None, "Write a website that runs a bundle in the browser, or serve it."),
     "demo": (_EXPORT, "export", "Export and run a small included model; needs no download."),
     "doctor": (f"{_RUNTIME}.bundle", None, "Check the installation and this machine."),
