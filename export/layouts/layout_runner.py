@@ -89,6 +89,7 @@ class LayoutRunner:
         mask = (np.arange(slots + 1) >= padding[:, None]).astype(np.int64)
         no_features = np.zeros((len(input_ids), 0, self.manifest.model.hidden_size), np.float32)
         logits, present = self._decode(self._embed(input_ids, no_features), mask, past)
+        del past  # as large as the cache
         return logits, cache.advance(self._to_values(present, -padding))
 
     def release(self, cache: Cache, *, reusable: bool) -> None:
@@ -133,10 +134,12 @@ class LayoutRunner:
         return open_session(self.folder, graph, self.manifest, self.placement)
 
     def _to_values(self, cache: list[Array], shift: Ids) -> tuple[DeviceTensor, ...]:
-        return tuple(
-            DeviceTensor.from_numpy(_shift(value, shift, axis=1), "float32", self.placement, "a cache")
-            for value in cache
-        )
+        """Return moved copies of the tensors of a cache, and empty the list, so that they are freed."""
+        values = []
+        while cache:
+            moved = _shift(cache.pop(0), shift, axis=1)
+            values.append(DeviceTensor.from_numpy(moved, "float32", self.placement, "a cache"))
+        return tuple(values)
 
 
 def open_layout(
