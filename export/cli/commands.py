@@ -77,15 +77,16 @@ CONFIG = click.option(
     type=PathType(),
     required=True,
     shell_complete=complete_folders,
-    help="Folder to write the bundle to.",
+    help="Folder to write.",
 )
 @click.option(
     "--precision",
     metavar="NAME",
     type=click.Choice(PRECISIONS),
     show_default="fp32, or bf16 with --device cuda",
-    help="Number format of the weights. For CPU and GPU: fp32; for CPUs: int8, int4 (fastest), int4-compact "
-    "(least memory), int4-portable (for other runtimes, too); for GPUs: bf16, fp16, int4-bf16 (smallest).",
+    help="Number format of a bundle's weights. For CPU and GPU: fp32; for CPUs: int8, int4 (fastest), "
+    "int4-compact (least memory), int4-portable (for other runtimes, too); for GPUs: bf16, fp16, int4-bf16 "
+    "(smallest).",
 )
 @click.option(
     "--layout",
@@ -123,7 +124,7 @@ CONFIG = click.option(
 @click.option("--force", is_flag=True, help="Replace an existing export in the output folder.")
 @click.option("--strict", is_flag=True, help="Fail if a weight is NaN or infinite, instead of warning.")
 @click.option(
-    "--validate/--no-validate", default=True, help="Compare the bundle with the PyTorch model at the end."
+    "--validate/--no-validate", default=True, help="Compare the output with the PyTorch model at the end."
 )
 def export(
     checkpoint: str,
@@ -141,7 +142,7 @@ def export(
     Hugging Face Hub such as google/paligemma2-3b-mix-224, optionally with @REVISION; or a JAX checkpoint of
     big_vision such as pt_224.npz, which needs --tokenizer.
 
-    The output folder appears only if the export succeeds and the bundle agrees with the PyTorch model.
+    The output folder appears only if the export succeeds and the graphs agree with the PyTorch model.
     """
     with _importing_torch():
         from ..exporter import ExportRequest  # noqa: PLC0415  imports torch

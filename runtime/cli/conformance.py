@@ -50,7 +50,7 @@ NAMES = tuple(adapter.name for adapter in ADAPTERS)
     "--dtype",
     metavar="NAME",
     show_default="the folder's default",
-    help="Number format, if the folder is a layout: fp32, q8, q4, as exported.",
+    help="Number format, if the folder is a layout: fp32, fp16, q8 or q4, as exported.",
 )
 @JSON
 def conformance(
@@ -65,10 +65,12 @@ def conformance(
 ) -> None:
     """Run BUNDLE in other ONNX runtimes and compare them with onnxruntime on the CPU.
 
-    BUNDLE may also be a folder that `export --layout` writes. Runs the graphs in every runtime on the same
-    inputs. Reports the largest relative error of each graph, the answers with equal token ids, missing
-    operators and seconds. A runtime that is not installed is listed with the command that installs it. Exits
-    with code 6 if a runtime differs, or if a runtime that --runtime names does not run every graph.
+    BUNDLE may also be a folder that `export --layout` wrote for another tool.
+
+    Runs the graphs in every runtime on the same inputs. Reports the largest relative error of each graph, the
+    answers with equal token ids, missing operators and seconds. A runtime that is not installed is listed
+    with the command that installs it. Exits with code 6 if a runtime differs, or if a runtime that --runtime
+    names does not run every graph, and with code 4 if such a runtime is not installed.
     """
     adapters = [adapter for adapter in ADAPTERS if not runtime or adapter.name in runtime]
     settings = Settings(tuple(map(Path, image)), prompt, tokens, packages)

@@ -107,7 +107,8 @@ def _variables(name: str, command: click.Command) -> str | None:
     epilog=f"Environment variables can set all options. The name is {VARIABLES}_COMMAND_OPTION: for example, "
     f"{VARIABLES}_GENERATE_MODEL sets the option --model of generate. Exit codes: 0 success, 1 unexpected "
     "error, 2 invalid usage, 3 unusable image or prompt, 4 unusable checkpoint, bundle or device, 5 out of "
-    "memory or disk, 6 validation failed, 7 failed rows in a batch, 130 interrupted, 143 terminated.",
+    "memory or disk, 6 validation or conformance failed, 7 failed rows in a batch, 130 interrupted, 143 "
+    "terminated.",
 )
 @click.option("--debug", is_flag=True, help="Print a traceback with every error.")
 @click.version_option(package_name="paligemma-onnx")
