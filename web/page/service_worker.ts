@@ -7,6 +7,8 @@
 const CACHE = 'page';
 const PAGE_FILES = ['./', 'main.js', 'worker.js', 'style.css', 'icon.svg', 'manifest.webmanifest'];
 const ORT_FOLDER = 'ort/';
+/** The first status of a server's own failures (RFC 9110, section 15.6). */
+const SERVER_ERROR = 500;
 /** The headers with which a page is cross-origin isolated, so that WebAssembly gets threads. */
 const ISOLATION = {
   'cross-origin-opener-policy': 'same-origin',
@@ -18,7 +20,7 @@ interface ExtendableEvent extends Event {
   waitUntil(done: Promise<unknown>): void;
 }
 
-interface FetchEvent extends Event {
+interface FetchEvent extends ExtendableEvent {
   readonly request: Request;
   respondWith(response: Promise<Response>): void;
 }
@@ -37,30 +39,40 @@ const base = scope.registration.scope;
 const pageUrls = new Set(PAGE_FILES.map((file) => new URL(file, base).href));
 const ortFolder = new URL(ORT_FOLDER, base).href;
 
+// The build writes a hash of the page's files into this file, so browsers install it for each release.
 scope.addEventListener('install', (event) => {
-  event.waitUntil(caches.open(CACHE).then((cache) => cache.addAll([...pageUrls])));
+  event.waitUntil(storePage());
   void scope.skipWaiting();
 });
 scope.addEventListener('activate', (event) => event.waitUntil(scope.clients.claim()));
 scope.addEventListener('fetch', (event) => {
-  const { method, mode, url } = event.request;
+  const { method, url } = event.request;
   const plain = url.replace(/[?#].*$/, '').replace(/\/index\.html$/, '/');
   const isPage = pageUrls.has(plain) || plain.startsWith(ortFolder);
-  if (method === 'GET' && (isPage || (mode === 'navigate' && plain === base))) event.respondWith(answer(event.request, plain));
+  if (method === 'GET' && isPage) event.respondWith(answer(event, plain));
 });
 
-/** Return a file from the server, and store it; if the server is out of reach, return the stored file. */
-async function answer(request: Request, url: string): Promise<Response> {
+/** Store the files of the page, and load the stored files of onnxruntime again, which may be those of an old release. */
+async function storePage(): Promise<void> {
   const cache = await caches.open(CACHE);
-  try {
-    const response = await fetch(request);
-    if (response.status === 200) await cache.put(url, response.clone());
-    return isolated(response);
-  } catch (error) {
-    const stored = await cache.match(url);
-    if (stored === undefined) throw error;
-    return isolated(stored);
-  }
+  await cache.addAll([...pageUrls].map(fresh));
+  for (const { url } of await cache.keys()) if (url.startsWith(ortFolder)) await cache.add(fresh(url)).catch(console.warn);
+}
+
+/** Return a request that asks the server even if the browser holds the file. */
+function fresh(url: string): Request {
+  return new Request(url, { cache: 'no-cache' });
+}
+
+/** Return a file from the server, and store it; if the server does not answer or fails, return the stored file. */
+async function answer(event: FetchEvent, url: string): Promise<Response> {
+  const cache = await caches.open(CACHE);
+  const response = await fetch(event.request, { cache: 'no-cache' }).catch(() => Response.error());
+  if (response.type === 'opaqueredirect') return response; // for example to a login
+  if (response.status === 200) event.waitUntil(cache.put(url, response.clone()).catch(console.warn)); // may be full
+  if (response.type !== 'error' && response.status < SERVER_ERROR) return isolated(response);
+  const stored = await cache.match(url);
+  return stored === undefined ? response : isolated(stored);
 }
 
 function isolated(response: Response): Response {
@@ -69,3 +81,5 @@ function isolated(response: Response): Response {
   const { status, statusText } = response;
   return new Response(response.body, { status, statusText, headers });
 }
+
+export {}; // without it, TypeScript takes the names of this file for global ones

@@ -3,32 +3,44 @@
 import { MANIFEST } from '../src/bundle/schema.js';
 
 const NAME = 'bundles'; // of the cache
+/** The first status of a server's own failures (RFC 9110, section 15.6). */
+const SERVER_ERROR = 500;
+
+/** The files that are being stored, by URL. */
+const storing = new Map<string, Promise<void>>();
 
 /**
  * Return a `fetch` that stores the files of a bundle, and reads them from the storage from then on.
  *
- * `manifest.json` is read from the server if it can be reached. If it has changed, the stored files of the folder
- * are removed. The driver compares every file with its hash, stored files too. Without a storage, or if it is full,
+ * `manifest.json` is read from the server if it answers. If it has changed, the stored files of the folder are
+ * removed. The driver compares every file with its hash, stored files too. Without a storage, or if it is full,
  * files come from the server.
  */
 export function storingFetch(): typeof fetch {
   return async (request, init) => {
     const url = new URL(String(request), globalThis.location.href);
     const cache = await openCache();
-    if (cache === null) return fetch(url, init);
-    if (url.pathname.endsWith(`/${MANIFEST}`)) return fetchManifest(cache, url, init);
+    const fresh: RequestInit = { ...init, cache: 'no-cache' }; // the browser may still hold the file of an old bundle
+    if (cache === null) return fetch(url, fresh);
+    if (isManifest(url.href)) return fetchManifest(cache, url, fresh);
     const stored = await cache.match(url);
     if (stored !== undefined) return stored;
-    const response = await fetch(url, init);
+    const response = await fetch(url, fresh);
     if (response.status === 200) store(cache, url, response.clone());
     return response;
   };
 }
 
-/** Remove the stored file that an error message names, so that the next attempt loads it from the server. */
+/**
+ * Remove the stored file that an error message names, so that the next attempt loads it from the server.
+ *
+ * A manifest stays: it is compared with the server's anyway, and the next change is noticed by it.
+ */
 export async function removeNamed(message: string): Promise<void> {
   const cache = await openCache();
-  for (const { url } of (await cache?.keys()) ?? []) if (message.startsWith(`${url}:`)) await cache?.delete(url);
+  const isNamed = (url: string): boolean => message.startsWith(`${url}:`) && !isManifest(url);
+  for (const [url, stored] of storing) if (isNamed(url)) await stored; // otherwise it would appear after the removal
+  for (const { url } of (await cache?.keys()) ?? []) if (isNamed(url)) await cache?.delete(url);
 }
 
 /** Remove all bundles. */
@@ -43,29 +55,49 @@ export async function storedBytes(): Promise<number> {
   return (await navigator.storage.estimate()).usage ?? 0;
 }
 
-async function fetchManifest(cache: Cache, url: URL, init: RequestInit | undefined): Promise<Response> {
+async function fetchManifest(cache: Cache, url: URL, init: RequestInit): Promise<Response> {
   const stored = await cache.match(url);
   let response: Response;
   try {
-    response = await fetch(url, { ...init, cache: 'no-cache' });
+    response = await fetch(url, init);
   } catch (error) {
-    if (stored === undefined || init?.signal?.aborted === true) throw error;
+    if (stored === undefined || init.signal?.aborted === true) throw error;
     return stored;
   }
+  if (response.status >= SERVER_ERROR && stored !== undefined) return stored;
   if (response.status !== 200) return response;
-  if (stored !== undefined && (await stored.text()) !== (await response.clone().text())) await removeFolder(cache, url);
+  const text = await response.clone().text();
+  if (!isJson(text)) return response; // for example the login page of a network: no reason to remove files
+  if ((await stored?.text()) !== text) await removeFolder(cache, url);
   store(cache, url, response.clone());
   return response;
 }
 
 async function removeFolder(cache: Cache, manifest: URL): Promise<void> {
   const folder = new URL('.', manifest).href;
-  for (const { url } of await cache.keys()) if (url.startsWith(folder)) await cache.delete(url);
+  for (const { url } of await cache.keys()) if (new URL('.', url).href === folder) await cache.delete(url);
+}
+
+function isManifest(url: string): boolean {
+  return new URL(url).pathname.endsWith(`/${MANIFEST}`);
+}
+
+function isJson(text: string): boolean {
+  try {
+    JSON.parse(text);
+    return true;
+  } catch {
+    return false;
+  }
 }
 
 /** Store a response while it is read. A full storage does not stop the model from loading. */
 function store(cache: Cache, url: URL, response: Response): void {
-  cache.put(url, response).catch((error: unknown) => console.warn(`${url.href} is not stored: ${String(error)}`));
+  const stored = cache.put(url, response);
+  storing.set(
+    url.href,
+    stored.catch((error: unknown) => console.warn(`${url.href} is not stored: ${String(error)}`)),
+  );
 }
 
 async function openCache(): Promise<Cache | null> {
