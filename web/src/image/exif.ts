@@ -68,6 +68,15 @@ function wholeNumber(view: DataView, offset: number, type: number, littleEndian:
   return null;
 }
 
+/** Return how an image must be mirrored, and whether its rows then become columns, for an orientation of 1 to 8. */
+export function turnOf(stated: number): { mirroredX: boolean; mirroredY: boolean; transposed: boolean } {
+  return {
+    mirroredX: MIRRORED_X.has(stated),
+    mirroredY: MIRRORED_Y.has(stated),
+    transposed: stated >= FIRST_TRANSPOSED,
+  };
+}
+
 /**
  * Return an image, rotated or mirrored as the stated orientation (1 to 8) requires.
  *
@@ -77,10 +86,10 @@ export function upright(rgb: Pixels, stated: number): Pixels {
   if (stated === 1) return rgb;
   const { data, width, height } = rgb;
   // The step in `data`, in pixels, from a pixel of the image to the next one in its row and in its column.
-  const stepX = MIRRORED_X.has(stated) ? -1 : 1;
-  const stepY = MIRRORED_Y.has(stated) ? -width : width;
+  const { mirroredX, mirroredY, transposed } = turnOf(stated);
+  const stepX = mirroredX ? -1 : 1;
+  const stepY = mirroredY ? -width : width;
   const origin = (stepX < 0 ? width - 1 : 0) + (stepY < 0 ? (height - 1) * width : 0);
-  const transposed = stated >= FIRST_TRANSPOSED;
   const [columns, rows] = transposed ? [height, width] : [width, height];
   const [alongRow, alongColumn] = transposed ? [stepY, stepX] : [stepX, stepY];
   const turned = new Uint8Array(data.length);

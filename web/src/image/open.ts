@@ -6,7 +6,7 @@
 
 import { ImageError, OptionError } from '../errors.js';
 import { type Decoder, decodeInBrowser } from './decode.js';
-import { patched } from './encoded.js';
+import { type Metadata, patched } from './encoded.js';
 import { ExifError, orientationOf, upright } from './exif.js';
 import { readMetadata } from './metadata.js';
 import { checkSize, DEFAULT_MAX_PIXELS, type Pixels, toRgb } from './pixels.js';
@@ -47,18 +47,24 @@ export async function openImage(source: ImageInput, options: OpenOptions = {}): 
   if (isPixels(source)) return { rgb: checkedRgb(source, maxPixels, name), warnings: [] };
   const file = source instanceof Uint8Array ? source : new Uint8Array(await source.arrayBuffer());
   if (file.length === 0) throw new ImageError(`${name} is empty; get it again`);
-  const { exif, xmp, animated, hiding } = await readMetadata(file);
+  const { orientation, animated, hiding } = await readOrientation(file);
   const warnings = animated ? [`${name} is animated: only its first frame is used`] : [];
-  let stated = 1;
-  try {
-    stated = orientationOf(exif, xmp);
-  } catch (error) {
-    if (!(error instanceof ExifError)) throw error;
+  if (orientation === null)
     warnings.push(`${name} has malformed EXIF data: it is ignored, the image is taken as upright`);
-  }
   // Browsers differ in whether they turn the image, by format, too.
   const pixels = await decode(patched(file, hiding), name);
-  return { rgb: upright(checkedRgb(pixels, maxPixels, name), stated), warnings };
+  return { rgb: upright(checkedRgb(pixels, maxPixels, name), orientation ?? 1), warnings };
+}
+
+/** Return the metadata of a file, and the orientation (1 to 8) that it states; null: its EXIF data is malformed. */
+export async function readOrientation(file: Uint8Array): Promise<Metadata & { readonly orientation: number | null }> {
+  const metadata = await readMetadata(file);
+  try {
+    return { ...metadata, orientation: orientationOf(metadata.exif, metadata.xmp) };
+  } catch (error) {
+    if (!(error instanceof ExifError)) throw error;
+    return { ...metadata, orientation: null };
+  }
 }
 
 function checkedRgb(pixels: Pixels, maxPixels: number, name: string): Pixels {
