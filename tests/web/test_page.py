@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 from damage import copy_folder, edit_json, flip_bit
 from paths import ROOT, SCENE
-from PIL import Image
+from PIL import Image, ImageOps
+from PIL.PngImagePlugin import PngInfo
 from web_driver import run_parity
 
 from paligemma_onnx.runtime import PaliGemma
@@ -77,8 +78,26 @@ def damaged_bundles(bundle: Path, scratch: Path) -> dict[str, Path]:
     return {f"{folder.name}/{path.name}": path for folder in folders for path in folder.iterdir()}
 
 
+def turned_images(scratch: Path) -> list[Path]:
+    """Write an image in each orientation, which XMP states. No browser reads it there."""
+    image = Image.fromarray(np.arange(0, 240, 20, dtype=np.uint8).reshape(3, 4))
+    paths = [scratch / f"turned-{orientation}.png" for orientation in range(1, 9)]
+    for orientation, path in enumerate(paths, 1):
+        metadata = PngInfo()
+        metadata.add_itxt("XML:com.adobe.xmp", f'<x tiff:Orientation="{orientation}"/>')
+        image.save(path, pnginfo=metadata)
+    return paths
+
+
 @pytest.fixture(scope="module")
-def shown(shipped_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def turned(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    return turned_images(tmp_path_factory.mktemp("turned"))
+
+
+@pytest.fixture(scope="module")
+def shown(
+    shipped_bundle: Path, turned: list[Path], tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Any]:
     """Return what the page shows while a person uses it; web/tests/parity/page_use.ts is the person."""
     scratch = tmp_path_factory.mktemp("page")
     broken = scratch / "broken.png"
@@ -96,7 +115,9 @@ def shown(shipped_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> dic
             "prompts": PROMPTS,
             "image": str(SCENE),
             "broken": str(broken),
-            "damaged": ["cut/", "altered/", "incomplete/", "other/", "nowhere/"],
+            "other": str(turned[0]),
+            "turned": [str(path) for path in turned],
+            "damaged": ["cut/", "altered/", "incomplete/", "other/", "nowhere/", "http://["],
             "files": [str(path) for path in sorted(shipped_bundle.iterdir())],
             "screenshots": None,
         }
@@ -146,6 +167,29 @@ def test_a_request_is_stopped(shown: dict[str, Any]) -> None:
     assert "tokens, stopped." in shown["stopped"]
 
 
+def test_loading_is_stopped_and_repeated(shown: dict[str, Any]) -> None:
+    """The end of an interrupted load does not disturb the next one."""
+    stopped, repeated = shown["interrupted"]
+    assert stopped == "Loading was stopped."
+    assert "is ready" in repeated
+
+
+def test_another_image_ends_the_answer(shown: dict[str, Any]) -> None:
+    assert shown["replaced"] == {"text": "", "drawing": [4, 3]}
+
+
+def test_text_for_the_prompt_is_no_image(shown: dict[str, Any]) -> None:
+    """Spreadsheets add an image to copied text."""
+    assert shown["textIsLeft"] == [True, True]
+
+
+def test_images_are_drawn_upright(shown: dict[str, Any], turned: list[Path]) -> None:
+    for path, (width, *levels) in zip(turned, shown["turned"], strict=True):
+        with Image.open(path) as image:
+            upright = np.asarray(ImageOps.exif_transpose(image))
+        np.testing.assert_array_equal(np.reshape(levels, (-1, width)), upright, err_msg=path.name)
+
+
 def test_the_page_works_offline(shown: dict[str, Any]) -> None:
     assert "is ready" in shown["offlineStatus"]
     assert shown["offline"]["text"] == shown["answers"][0]["text"]
@@ -158,6 +202,7 @@ def test_messages_name_the_file(shown: dict[str, Any]) -> None:
     assert "/incomplete/prefill.onnx: no such file" in failures["incomplete/"]
     assert re.search(r"/other/manifest\.json: .*99", failures["other/"])
     assert "/nowhere/manifest.json: no such file" in failures["nowhere/"]
+    assert "http://[ is no address" in failures["http://["]
     assert "broken.png is damaged" in shown["brokenImage"]
 
 

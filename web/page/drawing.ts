@@ -1,6 +1,6 @@
 /** Drawing of boxes, labels and masks into an image, in the resolution of the image: see runtime/detection/drawing.py. */
 
-import type { DrawnObject } from './messages.js';
+import type { DrawnMask, DrawnObject } from './messages.js';
 
 /** RGB: the palette of Okabe and Ito without black (https://jfly.uni-koeln.de/color). */
 const COLOURS = [
@@ -43,12 +43,14 @@ export function draw(canvas: HTMLCanvasElement, image: ImageBitmap, objects: rea
   Object.assign(canvas, { width, height });
   const context = canvas.getContext('2d');
   if (context === null) throw new Error(`an image of ${width} x ${height} is too large for this browser`);
+  context.fillStyle = 'white'; // the model sees transparent pixels over white
+  context.fillRect(0, 0, width, height);
   context.drawImage(image, 0, 0);
   const side = Math.min(width, height);
   const line = Math.max(2, Math.round(side / LINES_PER_SIDE) + 1);
   const coloured = objects.map((object, index) => ({ object, colour: COLOURS[index % COLOURS.length] as Colour }));
   for (const { object, colour } of coloured) {
-    if (object.mask !== null) drawMask(context, object.mask, width, height, line, colour);
+    if (object.mask !== null) drawMask(context, object.mask, line, colour);
   }
   for (const { object, colour } of coloured) drawBox(context, object, line, colour);
   context.font = `600 ${Math.max(MIN_TEXT_HEIGHT, Math.round(side / LABELS_PER_SIDE))}px system-ui, sans-serif`;
@@ -58,26 +60,30 @@ export function draw(canvas: HTMLCanvasElement, image: ImageBitmap, objects: rea
 /** Draw a translucent mask with an opaque edge, which shows even on an object of the same colour. */
 function drawMask(
   context: CanvasRenderingContext2D,
-  mask: Uint8Array,
-  width: number,
-  height: number,
+  { left, top, width, height, data }: DrawnMask,
   line: number,
   [red, green, blue]: Colour,
 ): void {
+  const { canvas } = context;
   const layer = new ImageData(width, height);
+  const pixels = new Uint32Array(layer.data.buffer);
+  const rgba = (alpha: number): number => new Uint32Array(Uint8Array.of(red, green, blue, alpha).buffer)[0]!;
+  const [translucent, opaque] = [rgba(Math.round(255 * MASK_OPACITY)), rgba(255)];
+  // The mask has no edge where the image ends.
   const inside = (x: number, y: number): boolean =>
-    x < 0 || y < 0 || x >= width || y >= height || mask[y * width + x] === 1;
+    x >= 0 && y >= 0 && x < width && y < height
+      ? data[y * width + x] === 1
+      : x + left < 0 || y + top < 0 || x + left >= canvas.width || y + top >= canvas.height;
   for (let y = 0; y < height; y++) {
     for (let x = 0; x < width; x++) {
-      const pixel = y * width + x;
-      if (mask[pixel] !== 1) continue;
+      if (!inside(x, y)) continue;
       const inner = inside(x - line, y) && inside(x + line, y) && inside(x, y - line) && inside(x, y + line);
-      layer.data.set([red, green, blue, inner ? Math.round(255 * MASK_OPACITY) : 255], 4 * pixel);
+      pixels[y * width + x] = inner ? translucent : opaque;
     }
   }
   const drawn = new OffscreenCanvas(width, height);
   drawn.getContext('2d')?.putImageData(layer, 0, 0);
-  context.drawImage(drawn, 0, 0);
+  context.drawImage(drawn, left, top);
 }
 
 /** Draw a box in its colour between two black lines, which separate it from a background of the same colour. */

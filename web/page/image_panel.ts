@@ -1,10 +1,9 @@
 /** Section 2 of the page: an image from a file, a drop, the clipboard or the camera, and its drawing. */
 
-import { colourOf, draw } from './drawing.js';
+import { draw } from './drawing.js';
 import { element, showStatus } from './elements.js';
 import type { DrawnObject } from './messages.js';
-
-export { colourOf };
+import { uprightBitmap } from './upright_bitmap.js';
 
 /** The chosen image: the content of its file for the model, and its pixels for the drawing. */
 export interface ChosenImage {
@@ -30,13 +29,14 @@ export function imagePanel(onChange: () => void): ImagePanel {
   const status = element('image-status', HTMLParagraphElement);
   const section = element('image', HTMLElement);
   let chosen: ChosenImage | null = null;
+  let choices = 0;
 
   const choose = async (file: Blob): Promise<void> => {
     const name = file instanceof File && file.name !== '' ? file.name : 'the image';
-    let bitmap: ImageBitmap;
-    try {
-      bitmap = await createImageBitmap(file);
-    } catch {
+    const choice = ++choices;
+    const bitmap = await uprightBitmap(file).catch(() => null);
+    if (choice !== choices) return bitmap?.close(); // a later choice was decoded sooner
+    if (bitmap === null) {
       showStatus(status, `${name} is damaged, or no image that this browser can decode; use JPEG, PNG or WebP`, true);
       return;
     }
@@ -47,26 +47,32 @@ export function imagePanel(onChange: () => void): ImagePanel {
     showStatus(status, `${name}, ${bitmap.width} x ${bitmap.height} pixels`);
     onChange();
   };
-  const chooseFrom = (files: FileList | undefined): boolean => {
+  const chooseFrom = (files: FileList | null | undefined): boolean => {
     const file = [...(files ?? [])].find(({ type }) => type.startsWith('image/')) ?? files?.[0];
     if (file !== undefined) void choose(file);
     return file !== undefined;
   };
+  /** Text that is dropped or pasted into a field stays the browser's matter. Programs add an image to copied text. */
+  const isText = ({ target }: Event, data: DataTransfer | null): boolean =>
+    target instanceof HTMLInputElement && data !== null && data.types.includes('text/plain');
 
   const input = element('image-file', HTMLInputElement);
   input.addEventListener('change', () => {
-    chooseFrom(input.files ?? undefined);
+    chooseFrom(input.files);
     input.value = '';
   });
-  for (const type of ['dragover', 'dragleave', 'drop']) {
+  for (const type of ['dragover', 'dragleave', 'drop'] as const) {
     document.addEventListener(type, (event) => {
+      const data = event.dataTransfer;
+      if (isText(event, data)) return;
       event.preventDefault(); // otherwise the browser shows the file instead of the page
-      section.classList.toggle('over', type === 'dragover');
-      if (type === 'drop') chooseFrom((event as DragEvent).dataTransfer?.files);
+      section.classList.toggle('over', type === 'dragover' && data?.types.includes('Files') === true);
+      if (type !== 'drop' || chooseFrom(data?.files)) return;
+      showStatus(status, 'The drop contained no file; save the image first, then drop its file here.', true);
     });
   }
   document.addEventListener('paste', (event) => {
-    if (chooseFrom(event.clipboardData?.files)) event.preventDefault();
+    if (!isText(event, event.clipboardData) && chooseFrom(event.clipboardData?.files)) event.preventDefault();
   });
   connectCamera(status, choose);
 
@@ -96,22 +102,27 @@ export function imagePanel(onChange: () => void): ImagePanel {
 function connectCamera(status: HTMLElement, choose: (photo: Blob) => Promise<void>): void {
   const dialog = element('camera-dialog', HTMLDialogElement);
   const video = element('viewfinder', HTMLVideoElement);
+  const button = element('camera', HTMLButtonElement);
   const open = async (): Promise<void> => {
+    button.disabled = true; // a second stream would replace the first one without ending it
     try {
       const constraints = { video: { facingMode: 'environment' } };
       video.srcObject = await navigator.mediaDevices.getUserMedia(constraints);
       dialog.showModal();
     } catch (error) {
       showStatus(status, `The camera cannot be opened (${String(error)}); permit it in the browser's settings.`, true);
+    } finally {
+      button.disabled = false;
     }
   };
   const shoot = async (): Promise<void> => {
+    if (video.videoWidth === 0) return; // the camera has sent nothing yet
     const canvas = new OffscreenCanvas(video.videoWidth, video.videoHeight);
     canvas.getContext('2d')?.drawImage(video, 0, 0);
     dialog.close();
     await choose(new File([await canvas.convertToBlob()], 'photo.png', { type: 'image/png' }));
   };
-  element('camera', HTMLButtonElement).addEventListener('click', () => void open());
+  button.addEventListener('click', () => void open());
   element('shoot', HTMLButtonElement).addEventListener('click', () => void shoot());
   element('close-camera', HTMLButtonElement).addEventListener('click', () => dialog.close());
   dialog.addEventListener('close', () => {

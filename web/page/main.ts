@@ -2,8 +2,8 @@
 
 import { answerPanel } from './answer_panel.js';
 import { element, showStatus } from './elements.js';
-import { imagePanel } from './image_panel.js';
-import type { FromWorker, ToWorker } from './messages.js';
+import { type ChosenImage, imagePanel } from './image_panel.js';
+import type { FromWorker, LoadMessage, ToWorker } from './messages.js';
 import { modelPanel } from './model_panel.js';
 import { chosenOptions, chosenPrompt, connectKinds } from './prompt_panel.js';
 
@@ -16,14 +16,14 @@ const stop = element('stop', HTMLButtonElement);
 const status = element('ask-status', HTMLSpanElement);
 let worker: Worker | null = null;
 let hasModel = false;
-let isBusy = false;
+/** The image of the request that runs; null: none runs. */
+let asked: ChosenImage | null = null;
+/** Number of loads that were started or stopped. */
+let loads = 0;
 
-const model = modelPanel((message) => {
-  if (message.kind === 'load') hasModel = false;
-  setBusy(message.kind === 'load');
-  void send(message);
-});
+const model = modelPanel((message) => void load(message), stopLoading);
 const image = imagePanel(() => {
+  if (asked !== null) send({ kind: 'cancel' }); // its answer is about the previous image
   answer.clear();
   update();
 });
@@ -32,31 +32,57 @@ const answer = answerPanel(() => image.download());
 connectKinds();
 element('ask-form', HTMLFormElement).addEventListener('submit', (event) => {
   event.preventDefault();
-  if (image.chosen === null || !hasModel || isBusy) return;
+  if (image.chosen === null || !hasModel || asked !== null) return;
+  try {
+    send({ kind: 'ask', image: image.chosen.file, prompt: chosenPrompt(), options: chosenOptions() });
+  } catch (error) {
+    return showStatus(status, error instanceof Error ? error.message : String(error), true);
+  }
   answer.clear();
   image.drawObjects([]);
-  setBusy(true, 'Running.');
-  void send({ kind: 'ask', image: image.chosen.file, prompt: chosenPrompt(), options: chosenOptions() });
+  setAsked(image.chosen, 'Running.');
 });
-stop.addEventListener('click', () => void send({ kind: 'cancel' }));
+stop.addEventListener('click', () => send({ kind: 'cancel' }));
 update();
 
-/** Send a message to the worker, which starts with the first message. */
-async function send(message: ToWorker): Promise<void> {
+/** Load a bundle in a new worker. The previous one ends, whatever it does, and frees its memory. */
+async function load(message: LoadMessage): Promise<void> {
+  if (asked !== null) answer.clear(); // it stays incomplete
+  endWorker();
+  const current = ++loads;
   await controlled; // then the service worker also stores the files that the worker loads
-  worker ??= startWorker();
-  worker.postMessage(message);
+  if (current !== loads) return;
+  worker = startWorker();
+  send(message);
+  update();
+}
+
+function stopLoading(): void {
+  loads++;
+  endWorker();
+  model.showFailure('');
+}
+
+function endWorker(): void {
+  worker?.terminate();
+  worker = null;
+  hasModel = false;
+  setAsked(null);
+}
+
+function send(message: ToWorker): void {
+  worker?.postMessage(message);
 }
 
 function startWorker(): Worker {
   const started = new Worker(new URL('worker.js', document.baseURI), { type: 'module' });
-  started.onmessage = ({ data }: MessageEvent<FromWorker>) => receive(data);
+  started.onmessage = ({ data }: MessageEvent<FromWorker>) => {
+    if (started === worker) receive(data); // messages may arrive after a worker was ended
+  };
   started.onerror = (event) => {
     event.preventDefault();
-    started.terminate();
-    worker = null;
-    hasModel = false;
-    setBusy(false);
+    if (started !== worker) return;
+    endWorker();
     model.showFailure(
       `The browser ended the computation (${event.message || 'no reason is known'}). Reload the page; if it happens ` +
         'again, close other tabs or use a smaller bundle.',
@@ -72,32 +98,44 @@ function receive(message: FromWorker): void {
     case 'loaded':
       hasModel = true;
       model.showLoaded(message.model);
-      return setBusy(false);
+      return update();
     case 'piece':
-      return answer.append(message.piece);
+      if (asked === image.chosen) answer.append(message.piece);
+      return;
     case 'answer':
-      image.drawObjects(message.answer.objects ?? []);
-      answer.show(message.answer);
-      return setBusy(false);
+      if (asked === image.chosen) {
+        image.drawObjects(message.answer.objects ?? []);
+        answer.show(message.answer);
+      }
+      return setAsked(null);
     case 'failed':
-      if (message.during === 'load') model.showFailure(message.message);
-      setBusy(false);
-      if (message.during === 'ask') showStatus(status, message.message || 'Stopped.', message.message !== '');
+      if (message.during === 'load') {
+        endWorker(); // it may hold much memory
+        return model.showFailure(message.message);
+      }
+      setAsked(null);
+      showStatus(status, message.message || 'Stopped.', message.message !== '');
   }
 }
 
-function setBusy(busy: boolean, text = ''): void {
-  isBusy = busy;
-  stop.hidden = text === '';
+/** Show that a request about an image runs, or that none runs. */
+function setAsked(about: ChosenImage | null, text = ''): void {
+  const focused = document.activeElement;
+  asked = about;
+  stop.hidden = about === null;
+  element('text-answer', HTMLOutputElement).ariaBusy = String(about !== null); // read aloud when it is complete
   showStatus(status, text);
   update();
+  // An element that is hidden or disabled loses the focus.
+  if (focused === button && about !== null) stop.focus();
+  if (focused === stop && about === null) button.focus();
 }
 
 /** Enable the button if a request can start, and say what is missing. */
 function update(): void {
-  button.disabled = isBusy || !hasModel || image.chosen === null;
-  if (isBusy) return;
-  const missing = [...(hasModel ? [] : ['Load a model']), ...(image.chosen === null ? ['choose an image'] : [])];
+  button.disabled = asked !== null || !hasModel || image.chosen === null;
+  if (asked !== null) return;
+  const missing = [...(worker === null ? ['Load a model'] : []), ...(image.chosen === null ? ['choose an image'] : [])];
   if (missing.length > 0) showStatus(status, `${missing.join(' and ')} first.`.replace(/^c/, 'C'));
   else if (status.textContent?.endsWith('first.') === true) showStatus(status, '');
 }

@@ -7,16 +7,20 @@ import type { LoadProgress } from '../src/load.js';
 /** A kind of prompt that the page offers. */
 export type PromptKind = 'caption' | 'answer' | 'detect' | 'segment' | 'free';
 
+/** The first message to a worker. A worker loads one model. */
+export interface LoadMessage {
+  readonly kind: 'load';
+  /** URL of a folder, or the files of one. */
+  readonly source: string | readonly File[];
+  readonly device: 'auto' | 'cpu' | 'webgpu';
+  /** null: onnxruntime's choice. */
+  readonly threads: number | null;
+}
+
 export type ToWorker =
-  | {
-      readonly kind: 'load';
-      /** URL of a folder, or the files of one. */
-      readonly source: string | readonly File[];
-      readonly device: 'auto' | 'cpu' | 'webgpu';
-      /** null: onnxruntime's choice. */
-      readonly threads: number | null;
-    }
+  | LoadMessage
   | { readonly kind: 'ask'; readonly image: Blob; readonly prompt: string; readonly options: Options }
+  /** Stops the request that runs. */
   | { readonly kind: 'cancel' };
 
 export type FromWorker =
@@ -58,6 +62,16 @@ export interface DrawnObject {
   readonly label: string;
   readonly score: number;
   readonly box: PixelBox;
-  /** uint8[height, width], 1 inside the object; null: no mask. */
-  readonly mask: Uint8Array<ArrayBuffer> | null;
+  /** null: no mask. */
+  readonly mask: DrawnMask | null;
+}
+
+/** The rectangle of an object's mask around its box, in pixels of the image. */
+export interface DrawnMask {
+  readonly left: number;
+  readonly top: number;
+  readonly width: number;
+  readonly height: number;
+  /** uint8[height, width], 1 inside the object. */
+  readonly data: Uint8Array<ArrayBuffer>;
 }

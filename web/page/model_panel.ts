@@ -2,23 +2,24 @@
 
 import type { LoadProgress } from '../src/load.js';
 import { element, formatBytes, showStatus } from './elements.js';
-import type { LoadedModel, ToWorker } from './messages.js';
+import type { LoadedModel, LoadMessage } from './messages.js';
 import { removeAll, storedBytes } from './storage.js';
 
 /** What the section does with the results of the worker. */
 export interface ModelPanel {
   showProgress(progress: LoadProgress): void;
   showLoaded(model: LoadedModel): void;
-  /** `message` is empty after a cancellation. */
+  /** `message` is empty if loading was stopped. */
   showFailure(message: string): void;
 }
 
 /**
  * Connect the section with functions.
  *
- * @param send sends a message to the worker.
+ * @param load starts to load a bundle; what was being loaded is given up.
+ * @param stop gives it up.
  */
-export function modelPanel(send: (message: ToWorker) => void): ModelPanel {
+export function modelPanel(load: (message: LoadMessage) => void, stop: () => void): ModelPanel {
   const url = element('url', HTMLInputElement);
   const device = element('device', HTMLSelectElement);
   const threads = element('threads', HTMLInputElement);
@@ -27,7 +28,7 @@ export function modelPanel(send: (message: ToWorker) => void): ModelPanel {
   const lines = new Map<string, HTMLLIElement>();
   let source = '';
 
-  const load = (from: string | readonly File[], name: string): void => {
+  const start = (from: string | readonly File[], name: string): void => {
     source = name;
     lines.clear();
     element('file-progress', HTMLUListElement).replaceChildren();
@@ -35,26 +36,31 @@ export function modelPanel(send: (message: ToWorker) => void): ModelPanel {
     progress.hidden = false;
     showStatus(status, '');
     const chosen = device.value as 'auto' | 'cpu' | 'webgpu';
-    send({ kind: 'load', source: from, device: chosen, threads: threads.value === '' ? null : threads.valueAsNumber });
+    load({ kind: 'load', source: from, device: chosen, threads: threads.value === '' ? null : threads.valueAsNumber });
   };
   const finish = (): void => {
+    if (progress.contains(document.activeElement)) element('load', HTMLButtonElement).focus(); // before it is hidden
     progress.hidden = true;
     void showStored();
   };
 
   element('load-form', HTMLFormElement).addEventListener('submit', (event) => {
     event.preventDefault();
+    const address = url.value.trim();
+    if (!URL.canParse(address, document.baseURI)) {
+      return showStatus(status, `${address} is no address; give one such as bundle/ or https://HOST/FOLDER/`, true);
+    }
     void navigator.storage?.persist?.(); // asks the browser not to remove the files when space is short
-    load(new URL(url.value, document.baseURI).href, url.value);
+    start(new URL(address, document.baseURI).href, address);
   });
   for (const id of ['folder', 'files']) {
     const input = element(id, HTMLInputElement);
     input.addEventListener('change', () => {
-      if (input.files !== null && input.files.length > 0) load([...input.files], 'the chosen files');
+      if (input.files !== null && input.files.length > 0) start([...input.files], 'the chosen files');
       input.value = ''; // so that the same files can be chosen again
     });
   }
-  element('cancel-load', HTMLButtonElement).addEventListener('click', () => send({ kind: 'cancel' }));
+  element('cancel-load', HTMLButtonElement).addEventListener('click', stop);
   element('forget', HTMLButtonElement).addEventListener('click', () => void removeAll().then(showStored));
   void describeEnvironment(threads);
   void showStored();
@@ -101,6 +107,7 @@ async function describeEnvironment(threads: HTMLInputElement): Promise<void> {
 
 async function showStored(): Promise<void> {
   const bytes = await storedBytes();
+  if (bytes === 0 && document.activeElement?.id === 'forget') element('load', HTMLButtonElement).focus();
   element('stored', HTMLParagraphElement).hidden = bytes === 0;
   element('stored-text', HTMLSpanElement).textContent = `${formatBytes(bytes)} are stored in this browser.`;
 }

@@ -1,5 +1,6 @@
 /** Section 3 of the page: the kind of prompt, its text, and the options. */
 
+import { taskPrompt } from '../src/detection/prompts.js';
 import type { Options } from '../src/generation/types.js';
 import { element } from './elements.js';
 import type { PromptKind } from './messages.js';
@@ -8,8 +9,8 @@ import type { PromptKind } from './messages.js';
 const KINDS: Record<PromptKind, readonly [label: string, value: string, prompt: (text: string) => string]> = {
   caption: ['Language of the caption', 'en', (text) => `caption ${text}`],
   answer: ['Question', '', (text) => `answer en ${text}`],
-  detect: ['Objects, separated by ;', '', (text) => `detect ${text}`],
-  segment: ['Objects, separated by ;', '', (text) => `segment ${text}`],
+  detect: ['Objects, separated by ;', '', (text) => taskPrompt('detect', text)],
+  segment: ['Objects, separated by ;', '', (text) => taskPrompt('segment', text)],
   free: ['Prompt', '', (text) => text],
 };
 
@@ -24,12 +25,16 @@ export function connectKinds(): void {
     element('text-label', HTMLLabelElement).textContent = KINDS[shown as PromptKind][0];
     text.value = texts.get(shown) ?? '';
     text.required = shown !== 'free';
+    text.pattern = text.required ? '.*\\S.*' : '.*'; // more than spaces
   };
   for (const radio of radios()) radio.addEventListener('change', show);
   show();
+  // The browser cannot point to an invalid field in a closed element.
+  const options = element('options', HTMLDetailsElement);
+  options.addEventListener('invalid', () => (options.open = true), true);
 }
 
-/** Return the prompt that the fields describe. */
+/** Return the prompt that the fields describe; throw PromptError if they name no object to detect. */
 export function chosenPrompt(): string {
   return KINDS[chosenKind()][2](element('text', HTMLInputElement).value.trim());
 }

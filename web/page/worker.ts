@@ -1,14 +1,22 @@
-/** The worker of the page: it loads a model and answers, so that the page stays responsive. */
+/** The worker of the page: it loads one model and answers, so that the page stays responsive. */
 
 import { readManifest } from '../src/bundle/manifest.js';
 import { detections } from '../src/detection/detections.js';
+import { boxPixels } from '../src/detection/parsing.js';
 import type { Generation, Options } from '../src/generation/types.js';
 import type { Ort } from '../src/graphs/ort.js';
-import { type BundleFiles, type Detections, localFiles, objectsAsJson, PaliGemma, urlFiles } from '../src/index.js';
-import type { Answer, DrawnObject, FromWorker, LoadedModel, ToWorker } from './messages.js';
+import {
+  type BundleFiles,
+  type Detections,
+  localFiles,
+  type Mask,
+  objectsAsJson,
+  PaliGemma,
+  urlFiles,
+} from '../src/index.js';
+import type { Answer, DrawnMask, DrawnObject, FromWorker, LoadedModel, LoadMessage, ToWorker } from './messages.js';
 import { removeNamed, storingFetch } from './storage.js';
 
-type LoadMessage = Extract<ToWorker, { kind: 'load' }>;
 type AskMessage = Extract<ToWorker, { kind: 'ask' }>;
 
 /** The part of a worker's global scope that is used here; TypeScript's `lib.dom` describes pages. */
@@ -22,28 +30,25 @@ let model: PaliGemma | null = null;
 let running = new AbortController();
 
 scope.onmessage = ({ data }) => {
-  running.abort(); // a new request ends the one that runs
+  running.abort(); // the page sends no request while another one runs, unless it is to be stopped
   if (data.kind === 'cancel') return;
   running = new AbortController();
   const { signal } = running;
-  const run = data.kind === 'load' ? load(data, signal) : ask(data, signal);
+  const run = data.kind === 'load' ? load(data) : ask(data, signal);
   run.catch(async (error: unknown) => {
     const message = error instanceof Error ? error.message : String(error);
-    if (data.kind === 'load') await removeNamed(message);
+    if (data.kind === 'load') await removeNamed(message).catch(console.warn);
     scope.postMessage({ kind: 'failed', during: data.kind, message: signal.aborted ? '' : message });
   });
 };
 
-async function load({ source, device, threads }: LoadMessage, signal: AbortSignal): Promise<void> {
-  await model?.close();
-  model = null;
+async function load({ source, device, threads }: LoadMessage): Promise<void> {
   const files = typeof source === 'string' ? urlFiles(source, storingFetch()) : localFiles(source);
-  const chosen = device === 'auto' ? await chooseDevice(files, signal) : device;
+  const chosen = device === 'auto' ? await chooseDevice(files) : device;
   const ort = await importOrt(chosen === 'webgpu' ? 'ort.webgpu.min.mjs' : 'ort.wasm.min.mjs');
   const loaded = await PaliGemma.load(files, {
     ort,
     device: chosen,
-    signal,
     ...(threads !== null && { threads }),
     onProgress: (progress) => scope.postMessage({ kind: 'progress', progress }),
   });
@@ -62,11 +67,11 @@ async function load({ source, device, threads }: LoadMessage, signal: AbortSigna
 }
 
 /** Return `webgpu` if the browser has a GPU and the bundle's graphs run on it without copies of the cache. */
-async function chooseDevice(files: BundleFiles, signal: AbortSignal): Promise<'cpu' | 'webgpu'> {
+async function chooseDevice(files: BundleFiles): Promise<'cpu' | 'webgpu'> {
   const { gpu } = navigator as unknown as { gpu?: { requestAdapter(): Promise<Adapter | null> } };
   const adapter = (await gpu?.requestAdapter()) ?? null;
   if (adapter === null || adapter.info?.isFallbackAdapter === true) return 'cpu';
-  return (await readManifest(files, signal)).cache.update === 'grow' ? 'webgpu' : 'cpu';
+  return (await readManifest(files)).cache.update === 'grow' ? 'webgpu' : 'cpu';
 }
 
 interface Adapter {
@@ -99,13 +104,13 @@ async function ask({ image, prompt, options }: AskMessage, signal: AbortSignal):
       ? null
       : await detections(generation, picture.width, picture.height, runner, tokenizer, masks);
   const answer = answerOf(generation, found);
-  const masked = answer.objects?.flatMap(({ mask }) => (mask === null ? [] : [mask.buffer])) ?? [];
+  const masked = answer.objects?.flatMap(({ mask }) => (mask === null ? [] : [mask.data.buffer])) ?? [];
   scope.postMessage({ kind: 'answer', answer }, masked);
 }
 
 function answerOf(generation: Generation, found: Detections | null): Answer {
   const drawn = found?.objects.map(
-    ({ label, score, pixels, mask }): DrawnObject => ({ label, score, box: pixels, mask: mask?.array ?? null }),
+    ({ label, score, pixels, mask }): DrawnObject => ({ label, score, box: pixels, mask: mask && croppedMask(mask) }),
   );
   const { text, finishReason, timings, tokenIds, logprobs: _, locationProbs: __, ...rest } = generation;
   const facts = { text, finishReason, tokenIds, timings, ...rest };
@@ -121,14 +126,29 @@ function answerOf(generation: Generation, found: Detections | null): Answer {
   };
 }
 
-/** Return JSON with names in snake case, as Python writes them, and with the digits of whole numbers of any size. */
+/** Return the part of a mask that lies in its box; whole masks of many objects would take much memory. */
+function croppedMask(mask: Mask): DrawnMask {
+  const { array, width: imageWidth, height: imageHeight } = mask;
+  const edges = boxPixels(mask.box, imageWidth, imageHeight);
+  const [left, top] = [Math.floor(edges[0]), Math.floor(edges[1])];
+  const width = Math.min(imageWidth, Math.ceil(edges[2])) - left;
+  const height = Math.min(imageHeight, Math.ceil(edges[3])) - top;
+  const data = new Uint8Array(width * height);
+  for (let row = 0; row < height; row++) {
+    const start = (top + row) * imageWidth + left;
+    data.set(array.subarray(start, start + width), row * width);
+  }
+  return { left, top, width, height, data };
+}
+
+/** Return JSON with names in snake case, as Python writes them, and with all digits of the seed. */
 function asJson(value: object): string {
   const named = (_: string, item: unknown): unknown => {
-    if (typeof item === 'bigint') return `bigint ${item}`;
+    if (typeof item === 'bigint') return String(item);
     if (item === null || typeof item !== 'object' || Array.isArray(item)) return item;
     return Object.fromEntries(Object.entries(item).map(([name, each]) => [snakeCase(name), each]));
   };
-  return JSON.stringify(value, named, 2).replace(/"bigint ([0-9]+)"/g, '$1');
+  return JSON.stringify(value, named, 2).replace(/"seed": "([0-9]+)"/, '"seed": $1'); // no text has bare quotes
 }
 
 function snakeCase(name: string): string {
