@@ -112,7 +112,8 @@ def _link(source: Path, target: Path) -> bool:
 def _refusal(entries: Sequence[Path]) -> str | None:
     """Return why a folder is not a website of this package, or None."""
     site = entries[0].parent
-    if not (site / INDEX).is_file() or not (site / BUNDLE / MANIFEST).is_file():
+    parts = (site / INDEX, site / BUNDLE / MANIFEST, site / ORT)
+    if not all(part.exists() for part in parts):
         return "is not a website that this command wrote"
     for folder, suffixes in _SUFFIXES.items():
         for entry in sorted((site / folder).iterdir()):

@@ -110,6 +110,9 @@ def test_only_a_website_is_replaced(
     refused = web(capsys, shipped_bundle, packages, packages, "--force")
     assert "is not a website that this command wrote" in refused.error
     assert (packages / "node_modules").is_dir()
+    (output / "ort").rename(packages / "ort")
+    refused = web(capsys, shipped_bundle, output, packages, "--force")
+    assert "is not a website that this command wrote" in refused.error
 
 
 @pytest.mark.slow
