@@ -96,6 +96,19 @@ for (const [kind, source] of Object.entries(sources)) {
   });
 }
 
+test('among several bundles in a chosen folder, the outermost is used', async () => {
+  const manifest = (folder: string) =>
+    Object.defineProperty(new File([folder], 'manifest.json'), 'webkitRelativePath', { value: `${folder}/manifest.json` });
+  const read = async (...folders: string[]): Promise<string> =>
+    new TextDecoder().decode(await localFiles(folders.map(manifest)).readSmall('manifest.json', 100));
+  assert.equal(await read('a/old', 'a', 'a/older'), 'a');
+  await assert.rejects(read('a/one', 'a/two'), /^BundleError: a\/one\/manifest.json and a\/two\/manifest.json: two/);
+});
+
+test('a path that is not a URL', () => {
+  assert.throws(() => urlFiles('some/bundle'), /^OptionError: some\/bundle: is not a URL; .* use folderFiles in Node/);
+});
+
 test('a path is that of a checked file', async () => {
   const { path: check } = folderFiles(folder);
   assert.equal(await check!('whole file.data', SPEC, () => {}), path.join(folder, 'whole file.data'));

@@ -6,14 +6,19 @@ import { chunksOf, readChecked, readLimited } from './read_stream.js';
 import { MANIFEST } from './schema.js';
 
 /**
- * Return the files of a bundle among chosen files: those in the folder of `manifest.json`.
+ * Return the files of a bundle among chosen files: those in the folder of `manifest.json`, the outermost if several
+ * folders have one.
  *
  * @param chosen files of a file dialog or of a drop.
+ * @throws {BundleError} Two bundles are equally far outside.
  */
 export function localFiles(chosen: Iterable<File>): BundleFiles {
   const all = [...chosen];
-  const manifest = all.find((file) => file.name === MANIFEST);
-  const folder = manifest === undefined ? '' : folderOf(manifest);
+  const depth = (folder: string): number => folder.split('/').length;
+  const folders = all.filter((file) => file.name === MANIFEST).map(folderOf);
+  const [folder = '', second] = folders.sort((left, right) => depth(left) - depth(right));
+  if (second !== undefined && depth(second) === depth(folder))
+    throw new BundleError(`${folder}${MANIFEST} and ${second}${MANIFEST}: two bundles were chosen; choose the folder of one`);
   const byName = new Map(all.filter((file) => folderOf(file) === folder).map((file) => [file.name, file]));
   const locate = (name: string): string => folder + name;
 

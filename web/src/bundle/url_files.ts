@@ -1,6 +1,6 @@
 /** The files of a bundle on a web server. */
 
-import { BundleError } from '../errors.js';
+import { BundleError, OptionError } from '../errors.js';
 import type { BundleFiles } from './files.js';
 import { chunksOf, readChecked, readLimited } from './read_stream.js';
 
@@ -11,13 +11,11 @@ const COPY = 'copy the whole folder of the bundle to the server';
  *
  * @param base URL of the folder, absolute or relative to the page.
  * @param fetcher replaces `fetch`, for example by one that stores the files.
+ * @throws {OptionError} `base` is not a URL.
  */
 export function urlFiles(base: string | URL, fetcher: typeof fetch = (...request) => fetch(...request)): BundleFiles {
-  const locate = (name: string): string => {
-    const folder = new URL(base, globalThis.location?.href);
-    if (!folder.pathname.endsWith('/')) folder.pathname += '/';
-    return new URL(encodeURIComponent(name), folder).href;
-  };
+  const folder = folderUrl(base);
+  const locate = (name: string): string => new URL(encodeURIComponent(name), folder).href;
 
   async function open(name: string, signal?: AbortSignal): Promise<AsyncIterable<Uint8Array>> {
     const url = locate(name);
@@ -40,6 +38,16 @@ export function urlFiles(base: string | URL, fetcher: typeof fetch = (...request
     read: async (name, expected, onBytes, signal) =>
       readChecked(locate(name), await open(name, signal), expected, onBytes),
   };
+}
+
+function folderUrl(base: string | URL): URL {
+  try {
+    const folder = new URL(base, globalThis.location?.href);
+    if (!folder.pathname.endsWith('/')) folder.pathname += '/';
+    return folder;
+  } catch {
+    throw new OptionError(`${String(base)}: is not a URL; for a folder on this machine, use folderFiles in Node`);
+  }
 }
 
 /** Return the chunks of a body. A lost connection throws a BundleError. */
