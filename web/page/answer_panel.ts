@@ -54,6 +54,7 @@ export function answerPanel(download: () => Promise<void>): AnswerPanel {
       element('timings', HTMLParagraphElement).textContent = describeTimings(answer);
       element('warnings', HTMLUListElement).replaceChildren(...answer.warnings.map(listItem));
       showObjects(answer);
+      if (answer.objects?.length === 0) showStatus(status, 'No object was found.');
     },
   };
 }
