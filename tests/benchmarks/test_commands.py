@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -22,7 +21,6 @@ from benchmarks.sizes import benchmark_model
 
 pytestmark = [pytest.mark.slow, pytest.mark.full]
 
-TESTED = {"real_size", "plot", "peers", "batch", "batch_memory", "cuda", "token_scores"}
 TINY = ("--size", "tiny", "--rounds", "1")
 WITH_TOOLS = "BENCHMARK_PEERS"  # environment variable: also run tools that have to be installed
 
@@ -66,16 +64,6 @@ def test_real_size_exports_only(work: Path) -> None:
     """Alone, so that the time of the exports counts for no other test."""
     for precision in precisions_for("cpu"):
         assert (work / f"paligemma-tiny-{precision}" / "manifest.json").exists()
-
-
-def test_every_documented_command_is_tested() -> None:
-    pages = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
-    named = {
-        name
-        for page in pages
-        for name in re.findall(r"python -m benchmarks\.(\w+)", page.read_text(encoding="utf-8"))
-    }
-    assert named == TESTED
 
 
 def test_real_size(work: Path, tmp_path: Path) -> None:
