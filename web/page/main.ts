@@ -7,8 +7,8 @@ import type { FromWorker, LoadMessage, ToWorker } from './messages.js';
 import { modelPanel } from './model_panel.js';
 import { chosenOptions, chosenPrompt, connectKinds } from './prompt_panel.js';
 
-/** Milliseconds to wait for the service worker, which does not control a page after a forced reload. */
-const CONTROL_MS = 2000;
+/** Milliseconds after which a model loads without the service worker, which a slow connection delays. */
+const CONTROL_MS = 20_000;
 
 const controlled = registerServiceWorker();
 const button = element('ask', HTMLButtonElement);
@@ -140,17 +140,26 @@ function update(): void {
   else if (status.textContent?.endsWith('first.') === true) showStatus(status, '');
 }
 
-/** Register the service worker, which makes the page work offline; return when it controls this page, or soon. */
+/** Register the service worker, which makes the page work offline; return when it controls this page, or cannot. */
 async function registerServiceWorker(): Promise<void> {
   const container = navigator.serviceWorker as ServiceWorkerContainer | undefined; // undefined without https
   if (container === undefined || container.controller !== null) return;
-  const control = new Promise((resolve) => container.addEventListener('controllerchange', resolve, { once: true }));
-  const timeout = new Promise((resolve) => setTimeout(resolve, CONTROL_MS));
-  try {
-    await container.register(new URL('service_worker.js', document.baseURI));
-  } catch (error) {
-    console.warn(`the page does not work offline: ${String(error)}`);
-    return;
-  }
-  await Promise.race([control, timeout]);
+  const control = new Promise<void>((resolve) => {
+    container.addEventListener('controllerchange', () => resolve(), { once: true });
+  });
+  const timeout = new Promise<void>((resolve) => setTimeout(resolve, CONTROL_MS));
+  const registered = container.register(new URL('service_worker.js', document.baseURI));
+  const ready = registered
+    .then(({ installing, waiting, active }) => Promise.race([control, finished(installing ?? waiting ?? active)]))
+    .catch((error: unknown) => console.warn(`the page does not work offline: ${String(error)}`));
+  await Promise.race([ready, timeout]);
+}
+
+/** Wait until a service worker is active or was discarded. An active one does not control a page after a forced reload. */
+function finished(installed: ServiceWorker | null): Promise<void> {
+  const isFinished = (): boolean => installed === null || ['activated', 'redundant'].includes(installed.state);
+  return new Promise((resolve) => {
+    if (isFinished()) resolve();
+    installed?.addEventListener('statechange', () => isFinished() && resolve());
+  });
 }
