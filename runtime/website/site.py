@@ -8,7 +8,6 @@ _headers          HTTP headers for static hosts; only in a folder
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -64,8 +63,8 @@ def site_files(bundle: Path, packages: Path, progress: Callable[[str], object]) 
 def write_site(files: Mapping[str, Path], output: Path, *, force: bool) -> None:
     """Write a website to a folder, which appears complete or not at all.
 
-    Files of the bundle are hard links where the file system permits, because they have gigabytes and never
-    change: an export replaces the folder. All other files are copies.
+    All files are copies. Hard links to the bundle would save its size, but ONNX refuses to read weights from
+    files that have several links.
 
     Args:
         files: the result of `site_files`.
@@ -83,8 +82,7 @@ def write_site(files: Mapping[str, Path], output: Path, *, force: bool) -> None:
         for name, source in files.items():
             target = staging / name
             target.parent.mkdir(exist_ok=True)
-            if not (name.startswith(BUNDLE) and _link(source, target)):
-                shutil.copyfile(source, target)
+            shutil.copyfile(source, target)
         (staging / HEADERS_FILE).write_text(headers_file(), encoding="utf-8")
 
 
@@ -98,15 +96,6 @@ def _check_fits_browsers(bundle: Path, manifest: Manifest) -> None:
                 f"{bundle / name}: has {spec.bytes:,} bytes, and browsers load files of at most "
                 f"{MAX_FILE_BYTES:,} bytes; {REMEDY}"
             )
-
-
-def _link(source: Path, target: Path) -> bool:
-    """Create a hard link and return True, or return False if the file system does not permit it."""
-    try:
-        os.link(source.resolve(), target)  # a link to a symbolic link would be a symbolic link
-    except OSError:
-        return False
-    return True
 
 
 def _refusal(entries: Sequence[Path]) -> str | None:

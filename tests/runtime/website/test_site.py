@@ -57,32 +57,22 @@ def test_a_website(
     assert sorted(path.name for path in output.parent.iterdir()) == ["project", "site"]
 
 
-@pytest.mark.parametrize("linked", [True, False])
-def test_weights_are_linked_if_the_file_system_permits(
-    copy: Path,
-    output: Path,
-    packages: Path,
-    linked: bool,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
+def test_links_become_files(
+    copy: Path, output: Path, packages: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Also a bundle of symbolic links, as in the cache of the Hugging Face Hub, gives regular files."""
+    """A bundle of symbolic links, as in the cache of the Hugging Face Hub, gives regular files of their own.
+
+    ONNX does not read weights from files with several hard links.
+    """
     real = copy.rename(copy.with_name("blobs"))
     copy.mkdir()
     for path in real.iterdir():
         (copy / path.name).symlink_to(path)
-    if not linked:
-
-        def refuse(*_: object) -> None:
-            raise OSError(errno.EXDEV, "Invalid cross-device link")
-
-        monkeypatch.setattr(os, "link", refuse)
     assert web(capsys, copy, output, packages).code == 0
     assert content(output / "bundle") == content(real)
-    for path in (output / "bundle").iterdir():
+    for path in output.rglob("*"):
         assert not path.is_symlink()
-        assert path.samefile(real / path.name) == linked
-    assert not (output / "index.html").samefile(PAGE / "index.html")
+        assert path.is_dir() or path.stat().st_nlink == 1
 
 
 def test_only_a_website_is_replaced(
