@@ -192,8 +192,7 @@ def test_cancelled_within_a_run(model: PaliGemma, stage: str) -> None:
 
         def run_with_iobinding(self, _: Any, options: Any) -> None:
             threading.Timer(0.05, cancel.cancel).start()
-            deadline = time.monotonic() + HANG
-            while not options.terminate and time.monotonic() < deadline:
+            while not options.terminate:  # pytest ends a test that hangs
                 time.sleep(0.001)
             raise RuntimeError("Exiting due to terminate flag being set to true.")
 
