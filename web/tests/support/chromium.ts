@@ -83,7 +83,8 @@ async function serve(folders: Record<string, string>, texts: Record<string, stri
     const [, first = '', ...rest] = url.split('/');
     const folder = folders[first];
     const send = (status: number, type: string, body: string | Buffer): void => {
-      response.writeHead(status, { 'content-type': type, ...ISOLATED }).end(body);
+      const length = Buffer.byteLength(body);
+      response.writeHead(status, { 'content-type': type, 'content-length': length, ...ISOLATED }).end(body);
     };
     if (texts[url] !== undefined) return send(200, 'text/html', texts[url]);
     if (folder === undefined) return send(404, 'text/plain', '');
