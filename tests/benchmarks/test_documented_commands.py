@@ -7,7 +7,7 @@ import re
 from paths import ROOT
 
 RUN_BY_TEST_COMMANDS = {"real_size", "plot", "peers", "batch", "batch_memory", "cuda", "token_scores"}
-RUN_BY_WEB_TESTS = {"web_agreement"}  # they need Node
+RUN_BY_WEB_TESTS = {"web_agreement", "web_speed"}  # they need Node
 
 
 def test_every_documented_command_is_tested() -> None:

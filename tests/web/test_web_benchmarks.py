@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from javascript import find_chromium
 
-from benchmarks.web_agreement import main
+from benchmarks import web_agreement, web_speed
 
 pytestmark = pytest.mark.web
 
@@ -17,8 +19,26 @@ def test_web_agreement(shipped_bundle: Path, tmp_path: Path) -> None:
     """In Node, fp32 gives all golden ids."""
     file = tmp_path / "figures.json"
     arguments = [str(shipped_bundle), "--runtime", "onnxruntime-node", "--json", str(file)]
-    result = CliRunner().invoke(main, arguments, catch_exceptions=False)
+    result = CliRunner().invoke(web_agreement.main, arguments, catch_exceptions=False)
     assert result.exit_code == 0, result.output
     (agreement,) = json.loads(file.read_text(encoding="utf-8"))["results"]
     assert agreement["answers"] == agreement["prompts"] == 32
     assert agreement["agreeing"] == agreement["tokens"] > 200
+
+
+def test_web_speed(shipped_bundle: Path, layout: Callable[[str, str, str], Path], tmp_path: Path) -> None:
+    """Both systems answer with the same ids, and every figure is a positive number."""
+    find_chromium()
+    (tmp_path / "included-fp32").symlink_to(shipped_bundle)
+    (tmp_path / "included-fp32.js").symlink_to(layout("shipped", "transformers.js", "fp32"))
+    file = tmp_path / "figures.json"
+    options = ["--precisions", "fp32", "--threads", "1", "--rounds", "1", "--requests", "1", "--tokens", "4"]
+    arguments = ["--work", str(tmp_path), *options, "--json", str(file)]
+    result = CliRunner().invoke(web_speed.main, arguments, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    figures = json.loads(file.read_text(encoding="utf-8"))
+    assert figures["same_ids"] == {"included fp32": 4}
+    assert [row["system"] for row in figures["medians"]] == ["paligemma-onnx", "transformers.js"]
+    for row in figures["medians"]:
+        assert all(row[name] > 0 for name in ("load_s", "first_token_s", "tokens_per_second", "total_s"))
+    assert all(seconds > 0 for seconds in figures["pageReadyS"])
