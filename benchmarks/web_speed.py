@@ -216,6 +216,9 @@ def main(
         click.echo(format_row(row))
     equal = same_ids(figures["rounds"])
     click.echo(f"page ready after {median(figures['pageReadyS']):.2f} s; equal ids of {tokens}: {equal}")
+    for each in figures["rounds"]:
+        for request in each["requests"]:
+            del request["ids"]  # the file has durations only
     if json_file is not None:
         facts = {"versions": versions(figures["rounds"]), "medians": rows, "same_ids": equal, **figures}
         write_json(json_file, plan, started, facts)
