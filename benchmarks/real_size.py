@@ -42,7 +42,8 @@ PASTS = (264, 1024, 4096)  # numbers of cached tokens, close to those of images 
 # GPU memory in bytes that a process needs in addition to its weights: CUDA context, kernels, KV cache and
 # activations.
 GPU_OVERHEAD = 3 * 10**9
-# The same for the memory of a process on a CPU: activations, and a second copy of packed 4-bit weights.
+# Memory in bytes that a process on a CPU needs in addition to its weights: activations, and a second copy of
+# packed 4-bit weights.
 CPU_OVERHEAD = 3 * 10**9 // 2
 
 Store = Callable[[Mapping[str, Result], Result, Bounds | None, Mapping[str, Any]], object]

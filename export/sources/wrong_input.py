@@ -66,7 +66,7 @@ def explain_file(path: Path) -> str:
 
 
 def refuse_other_folders(folder: Path, name: str) -> None:
-    """Raise CheckpointError if a folder is no checkpoint: an adapter, an export, or a folder of checkpoints.
+    """Raise CheckpointError for a folder that is an adapter, an export, or a folder of checkpoints.
 
     Args:
         folder: the folder, which may be in the cache of the hub client.

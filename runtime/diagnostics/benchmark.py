@@ -86,7 +86,7 @@ class TimedModel:
         self.runs: list[tuple[float, float]] = []  # time.perf_counter()
 
     def create_infer_request(self) -> TimedRequest:
-        """Return a new request whose runs are recorded."""
+        """Return a new request whose runs are timed."""
         return TimedRequest(self._compiled.create_infer_request(), self.runs)
 
 

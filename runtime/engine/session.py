@@ -34,7 +34,7 @@ class SessionFacts(Protocol):
 
     @property
     def is_float32(self) -> bool:
-        """Whether every matrix is float32."""
+        """True if every matrix is float32."""
 
 
 def open_session(
