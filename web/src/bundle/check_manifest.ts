@@ -89,10 +89,13 @@ function checkTokens({ tokens, generation, model }: Manifest): void {
 function checkGraphs({ model, image, cache, graphs, precision }: Manifest): void {
   if (cache.layers > graphs.decode.outputs.length)
     throw new FieldError(`cache.layers is ${cache.layers}, the decode graph has fewer outputs`);
+  const first = graphs.decode.inputs.find((spec) => spec.name === 'past_key_values.0.key');
+  const cacheShape =
+    first?.shape.length === 3 ? [null, null, cache.heads * cache.headDim] : [null, cache.heads, null, cache.headDim];
   const cacheShapes = (prefix: string): [string, Shape][] =>
     Array.from({ length: 2 * cache.layers }, (_, index) => [
       `${prefix}.${index >> 1}.${index % 2 === 0 ? 'key' : 'value'}`,
-      [null, cache.heads, null, cache.headDim],
+      cacheShape,
     ]);
   const logits: [string, Shape] = ['logits', [null, model.vocabSize]];
   const past: [string, Shape][] = [['past_lengths', [null]], ...cacheShapes('past_key_values')];
@@ -101,7 +104,9 @@ function checkGraphs({ model, image, cache, graphs, precision }: Manifest): void
     ['image_features', [null, null, model.hiddenSize]],
     ['text_lengths', [null]],
   ];
-  let decode: [string, Shape][] = [['input_ids', [null, 1]], ...past];
+  // The graph of a decode step may accept several tokens.
+  const ids = graphs.decode.inputs.find((spec) => spec.name === 'input_ids');
+  let decode: [string, Shape][] = [['input_ids', [null, typeof ids?.shape[1] === 'string' ? null : 1]], ...past];
   if (cache.update === 'in_place') {
     prefill = [...prefill, ...past];
     if (graphs.decode.inputs.some((spec) => spec.name === 'image_features')) decode = prefill;

@@ -5,7 +5,7 @@ import { checkManifest } from './check_manifest.js';
 import { FieldError } from './fields.js';
 import type { BundleFiles } from './files.js';
 import { checkNoPointer, sha256 } from './integrity.js';
-import { MANIFEST, type Manifest, SCHEMA_VERSION, graphsByName, readFields } from './schema.js';
+import { MANIFEST, MIN_SCHEMA_VERSION, type Manifest, SCHEMA_VERSION, graphsByName, readFields } from './schema.js';
 
 /** Hexadecimal digits of a bundle id: 128 bits. */
 const ID_LENGTH = 32;
@@ -50,15 +50,17 @@ function parseObject(file: string, text: string): Record<string, unknown> {
 }
 
 function checkSchemaVersion(file: string, version: unknown): void {
-  if (version === SCHEMA_VERSION) return;
   if (typeof version !== 'number' || !Number.isInteger(version) || version < 1)
     throw new BundleError(`${file}: schema_version is not a positive whole number; export the checkpoint again`);
-  throw new BundleError(
-    version < SCHEMA_VERSION
-      ? `${file}: schema ${version} is older than this release reads (${SCHEMA_VERSION}); export the checkpoint again`
-      : `${file}: schema ${version} is newer than this release reads (${SCHEMA_VERSION}); ` +
+  if (version < MIN_SCHEMA_VERSION)
+    throw new BundleError(
+      `${file}: schema ${version} is older than this release reads (${MIN_SCHEMA_VERSION}); export the checkpoint again`,
+    );
+  if (version > SCHEMA_VERSION)
+    throw new BundleError(
+      `${file}: schema ${version} is newer than this release reads (${SCHEMA_VERSION}); ` +
         'update it with `npm install paligemma-onnx@latest`',
-  );
+    );
 }
 
 /**

@@ -6,7 +6,9 @@
 
 import { integer, list, nullable, number, object, oneOf, optional, recordOf, text, withDefault } from './fields.js';
 
-export const SCHEMA_VERSION = 2;
+/** The versions that this driver reads. Since version 3, the tensors of a cache may have three dimensions. */
+export const MIN_SCHEMA_VERSION = 2;
+export const SCHEMA_VERSION = 3;
 export const MANIFEST = 'manifest.json';
 export const TENSOR_TABLE = 'tensors.json';
 /** `<seg>` tokens of a mask form a grid of 4 x 4, row by row. */
@@ -144,7 +146,7 @@ export type FileSpec = ReturnType<typeof fileSpec>;
 export type ImageFacts = ReturnType<typeof imageFacts>;
 /** Token ids that the driver needs, from the checkpoint's tokenizer. */
 export type TokenFacts = ReturnType<typeof tokenFacts>;
-/** Facts of the KV cache, which has a key [B, K, C, H] and a value [B, K, C, H] for each layer. */
+/** Facts of the KV cache, which has a key and a value for each layer: [B, K, C, H], or [B, C, K * H]. */
 export type CacheFacts = ReturnType<typeof cacheFacts>;
 /** Default values for the options of `generate`. */
 export type GenerationDefaults = ReturnType<typeof generationDefaults>;

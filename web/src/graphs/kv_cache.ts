@@ -4,7 +4,7 @@
  * Shapes: docs/notation.md.
  */
 
-import type { CacheFacts } from '../bundle/schema.js';
+import type { CacheFacts, TensorSpec } from '../bundle/schema.js';
 import type { Ort, OrtTensor } from './ort.js';
 
 /**
@@ -16,7 +16,10 @@ export const CACHE_HEADROOM = 128;
 
 /** Keys and values of all tokens that the model has read. */
 export interface Cache {
-  /** Key of layer 0, value of layer 0, ...: [1, K, P, H], or [1, K, C, H] if the cache is updated in place. */
+  /**
+   * Key of layer 0, value of layer 0, ...: [1, K, P, H], or if the cache is updated in place, [1, K, C, H] or
+   * [1, C, K * H]. The axis of slots is the last but one.
+   */
   readonly values: readonly OrtTensor[];
   /** Number of used slots. */
   readonly length: number;
@@ -27,32 +30,50 @@ export function cacheNames(facts: CacheFacts, prefix: 'past_key_values' | 'prese
   return Array.from({ length: 2 * facts.layers }, (_, index) => `${prefix}.${index >> 1}.${index % 2 ? 'value' : 'key'}`);
 }
 
-/** Allocate a cache of zeros that is updated in place: [1, K, C, H] for each key and value. */
-export function allocateCache(ort: Ort, facts: CacheFacts, slots: number): OrtTensor[] {
-  return Array.from({ length: 2 * facts.layers }, () => cacheTensor(ort, facts, slots));
+/** Return the number of slots, free ones included. */
+export function slotsOf(values: readonly OrtTensor[]): number {
+  return values[0]?.dims.at(-2) ?? 0;
+}
+
+/**
+ * Allocate a cache of zeros that is updated in place.
+ *
+ * @param specs The inputs of a graph; those of the cache state its shape.
+ */
+export function allocateCache(ort: Ort, specs: readonly TensorSpec[], slots: number): OrtTensor[] {
+  const cached = specs.filter(({ name }) => name.startsWith('past_key_values.'));
+  return cached.map(({ dtype, shape }) => {
+    const [, ...sizes] = shape as readonly number[]; // the first one is B
+    return zeros(ort, dtype, withSlots([1, ...sizes], slots));
+  });
 }
 
 /** Return a copy of a cache that is updated in place, with CACHE_HEADROOM more slots; free the old tensors. */
-export async function enlargeCache(ort: Ort, facts: CacheFacts, values: readonly OrtTensor[]): Promise<OrtTensor[]> {
-  const slots = values[0]?.dims[2] ?? 0;
+export async function enlargeCache(ort: Ort, values: readonly OrtTensor[]): Promise<OrtTensor[]> {
+  const slots = slotsOf(values);
   const enlarged: OrtTensor[] = [];
   for (const value of values) {
     const old = (await value.getData(true)) as Float32Array; // downloads from a GPU
-    const larger = cacheTensor(ort, facts, slots + CACHE_HEADROOM);
+    const larger = zeros(ort, value.type, withSlots(value.dims, slots + CACHE_HEADROOM));
     const content = larger.data as Float32Array;
-    for (let head = 0; head < facts.heads; head++) {
-      const rows = old.subarray(head * slots * facts.headDim, (head + 1) * slots * facts.headDim);
-      content.set(rows, head * (slots + CACHE_HEADROOM) * facts.headDim);
+    const width = value.dims.at(-1) ?? 0; // of a slot
+    for (let start = 0, target = 0; start < old.length; start += slots * width) {
+      content.set(old.subarray(start, start + slots * width), target);
+      target += (slots + CACHE_HEADROOM) * width;
     }
     enlarged.push(larger);
   }
   return enlarged;
 }
 
-function cacheTensor(ort: Ort, facts: CacheFacts, slots: number): OrtTensor {
-  const dims = [1, facts.heads, slots, facts.headDim];
-  const size = facts.heads * slots * facts.headDim;
-  return facts.dtype === 'float16'
+/** Return the dimensions of a cache tensor with another number of slots. */
+function withSlots(dims: readonly number[], slots: number): number[] {
+  return dims.map((size, axis) => (axis === dims.length - 2 ? slots : size));
+}
+
+function zeros(ort: Ort, dtype: string, dims: readonly number[]): OrtTensor {
+  const size = dims.reduce((product, each) => product * each);
+  return dtype === 'float16'
     ? new ort.Tensor('float16', new Uint16Array(size), dims)
     : new ort.Tensor('float32', new Float32Array(size), dims);
 }

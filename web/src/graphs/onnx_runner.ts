@@ -10,7 +10,7 @@
 
 import type { GraphName, GraphSpec, Manifest } from '../bundle/schema.js';
 import { BundleError, NumericsError } from '../errors.js';
-import { CACHE_HEADROOM, type Cache, allocateCache, cacheNames, enlargeCache } from './kv_cache.js';
+import { CACHE_HEADROOM, type Cache, allocateCache, cacheNames, enlargeCache, slotsOf } from './kv_cache.js';
 import type { ModelRunner, Step } from './model_runner.js';
 import { type Ort, type OrtTensor, type Session, floatTensor, intTensor, isNative, ortError } from './ort.js';
 
@@ -66,7 +66,8 @@ export class OnnxRunner implements ModelRunner {
     };
     if (!this.#inPlace) return this.#step('prefill', feeds, [], used);
     feeds.past_lengths = intTensor(this.#ort, [0], [1]);
-    const values = allocateCache(this.#ort, this.manifest.cache, Math.min(slots, used + CACHE_HEADROOM));
+    const { inputs } = this.manifest.graphs.prefill;
+    const values = allocateCache(this.#ort, inputs, Math.min(slots, used + CACHE_HEADROOM));
     return this.#step('prefill', feeds, values, used);
   }
 
@@ -76,8 +77,7 @@ export class OnnxRunner implements ModelRunner {
       past_lengths: intTensor(this.#ort, [cache.length], [1]),
     };
     let values = cache.values;
-    if (this.#inPlace && cache.length >= (values[0]?.dims[2] ?? 0))
-      values = await enlargeCache(this.#ort, this.manifest.cache, values);
+    if (this.#inPlace && cache.length >= slotsOf(values)) values = await enlargeCache(this.#ort, values);
     const wideBatch = this.manifest.precision.wideBatch;
     const name = wideBatch !== null && wideBatch <= 1 ? 'prefill' : 'decode';
     if (this.manifest.graphs[name].inputs.some((spec) => spec.name === 'image_features')) {

@@ -6,14 +6,24 @@ type Update = Manifest['cache']['update'];
 
 /** V of the manifest. */
 export const VOCAB_SIZE = 8;
+const FILES = ['vision_encoder.onnx', 'prefill.onnx', 'decode.onnx', 'tokenizer.json', 'tensors.json'];
+
 /** Id that ends an answer. */
 export const STOP = 1;
 
-/** Return a manifest with one layer, one head of width 2, and two image tokens of width 3. */
-export function sampleManifest(update: Update, precision = 'int8'): Manifest {
-  const spec = (name: string, dtype: string, shape: unknown[]): unknown => ({ name, dtype, shape });
+/**
+ * Return a manifest with one layer, one head of width 2, and two image tokens of width 3.
+ *
+ * @param cacheShape Dimensions of keys and values.
+ */
+export function sampleManifest(
+  update: Update,
+  precision = 'int8',
+  cacheShape: readonly (string | number)[] = ['batch', 1, 'slots', 2],
+): Manifest {
+  const spec = (name: string, dtype: string, shape: readonly unknown[]): unknown => ({ name, dtype, shape });
   const cache = (prefix: string): unknown[] =>
-    ['key', 'value'].map((kind) => spec(`${prefix}.0.${kind}`, 'float32', ['batch', 1, 'slots', 2]));
+    ['key', 'value'].map((kind) => spec(`${prefix}.0.${kind}`, 'float32', cacheShape));
   const graph = (name: string, inputs: unknown[], outputs: unknown[]): unknown => ({
     file: `${name}.onnx`,
     inputs,
@@ -24,6 +34,8 @@ export function sampleManifest(update: Update, precision = 'int8'): Manifest {
   const logits = spec('logits', 'float32', ['batch', VOCAB_SIZE]);
   const ids = spec('input_ids', 'int64', ['batch', 'tokens']);
   const past = [spec('past_lengths', 'int64', ['batch']), ...cache('past_key_values')];
+  const pixels = spec('pixel_values', 'float32', ['batch', 3, 2, 2]);
+  const features = spec('image_features', 'float32', ['batch', 2, 3]);
   const prompt = [ids, spec('image_features', 'float32', ['batch', 'images', 3]), spec('text_lengths', 'int64', ['batch'])];
   const data: unknown = {
     schema_version: 2,
@@ -42,7 +54,7 @@ export function sampleManifest(update: Update, precision = 'int8'): Manifest {
     tokens: { file: 'tokenizer.json', bos: 2, pad: 0, image: 3, stop: [STOP], suppressed: [3], template: '<bos>{prompt}\n' },
     cache: { layers: 1, heads: 1, head_dim: 2, dtype: 'float32', update },
     graphs: {
-      vision_encoder: graph('vision_encoder', [], []),
+      vision_encoder: graph('vision_encoder', [pixels], [features]),
       prefill: graph('prefill', update === 'grow' ? prompt : [...prompt, ...past], [logits, ...cache('present')]),
       decode: graph('decode', [ids, ...past], [logits, ...cache('present')]),
     },
@@ -55,7 +67,7 @@ export function sampleManifest(update: Update, precision = 'int8'): Manifest {
     },
     generation: { max_new_tokens: 20 },
     producer: { paligemma_onnx: '', torch: '', onnx: '' },
-    files: {},
+    files: Object.fromEntries(FILES.map((name) => [name, { bytes: 0, sha256: '' }])),
   };
   return readFields(data, '');
 }
