@@ -1,6 +1,6 @@
 /** Decoding of an image for the page, in the orientation in which the driver sees it. */
 
-import { patched } from '../src/image/encoded.js';
+import { patchedBlob } from '../src/image/encoded.js';
 import { turnOf } from '../src/image/exif.js';
 import { readOrientation } from '../src/image/open.js';
 
@@ -14,7 +14,7 @@ import { readOrientation } from '../src/image/open.js';
 export async function uprightBitmap(file: Blob): Promise<ImageBitmap> {
   const bytes = new Uint8Array(await file.arrayBuffer());
   const { orientation, hiding } = await readOrientation(bytes);
-  const bitmap = await createImageBitmap(new Blob([patched(bytes, hiding) as BlobPart]));
+  const bitmap = await createImageBitmap(patchedBlob(file, bytes, hiding));
   if (orientation === null || orientation === 1) return bitmap;
   const { mirroredX, mirroredY, transposed } = turnOf(orientation);
   const { width, height } = bitmap;

@@ -12,11 +12,11 @@ export type Decoder = (file: Uint8Array, name: string) => Promise<Pixels>;
 /**
  * Return the first frame of an encoded image.
  *
- * @param file The content of a file.
+ * @param file The file.
  * @param name The file's name in messages.
  * @throws {ImageError} The browser cannot decode the file, or this is not a browser.
  */
-export async function decodeInBrowser(file: Uint8Array, name: string): Promise<Pixels> {
+export async function decodeInBrowser(file: Blob, name: string): Promise<Pixels> {
   if (typeof createImageBitmap !== 'function') {
     throw new ImageError(
       `${name} cannot be decoded: Node has no image decoder; decode it, for example with the npm package sharp, and ` +
@@ -25,10 +25,7 @@ export async function decodeInBrowser(file: Uint8Array, name: string): Promise<P
   }
   let bitmap: ImageBitmap;
   try {
-    bitmap = await createImageBitmap(new Blob([file as BlobPart]), {
-      premultiplyAlpha: 'none',
-      colorSpaceConversion: 'none',
-    });
+    bitmap = await createImageBitmap(file, { premultiplyAlpha: 'none', colorSpaceConversion: 'none' });
   } catch (error) {
     throw new ImageError(
       `${name} is truncated or damaged, or of a format that this browser cannot decode; get it again, or convert it ` +

@@ -16,11 +16,21 @@ export interface Patch {
   readonly bytes: Uint8Array;
 }
 
-/** Return a copy of a file with changes. */
+/** Return a copy of a file with changes; without changes, the file itself. */
 export function patched(file: Uint8Array, patches: readonly Patch[]): Uint8Array {
+  if (patches.length === 0) return file;
   const copy = file.slice();
   for (const { position, bytes } of patches) copy.set(bytes, position);
   return copy;
+}
+
+/**
+ * Return a file with changes, for the decoders of a browser; without changes, the file itself.
+ *
+ * @param bytes The content of the file.
+ */
+export function patchedBlob(file: Blob | Uint8Array, bytes: Uint8Array, patches: readonly Patch[]): Blob {
+  return file instanceof Blob && patches.length === 0 ? file : new Blob([patched(bytes, patches) as BlobPart]);
 }
 
 /** Return bytes as text, one character per byte. */

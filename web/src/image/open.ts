@@ -6,7 +6,7 @@
 
 import { ImageError, OptionError } from '../errors.js';
 import { type Decoder, decodeInBrowser } from './decode.js';
-import { type Metadata, patched } from './encoded.js';
+import { type Metadata, patched, patchedBlob } from './encoded.js';
 import { ExifError, orientationOf, upright } from './exif.js';
 import { readMetadata } from './metadata.js';
 import { checkSize, DEFAULT_MAX_PIXELS, type Pixels, toRgb } from './pixels.js';
@@ -37,7 +37,7 @@ export interface OpenOptions {
  * @throws {OptionError} `maxPixels` is not a positive whole number.
  */
 export async function openImage(source: ImageInput, options: OpenOptions = {}): Promise<OpenedImage> {
-  const { maxPixels = DEFAULT_MAX_PIXELS, decode = decodeInBrowser } = options;
+  const { maxPixels = DEFAULT_MAX_PIXELS, decode } = options;
   if (!(Number.isInteger(maxPixels) && maxPixels >= 1)) {
     throw new OptionError(
       `maxImagePixels is ${String(maxPixels)}, expected a whole number of at least 1`,
@@ -52,7 +52,10 @@ export async function openImage(source: ImageInput, options: OpenOptions = {}): 
   if (orientation === null)
     warnings.push(`${name} has malformed EXIF data: it is ignored, the image is taken as upright`);
   // Browsers differ in whether they turn the image, by format, too.
-  const pixels = await decode(patched(file, hiding), name);
+  const pixels =
+    decode === undefined
+      ? await decodeInBrowser(patchedBlob(source, file, hiding), name)
+      : await decode(patched(file, hiding), name);
   return { rgb: upright(checkedRgb(pixels, maxPixels, name), orientation ?? 1), warnings };
 }
 

@@ -65,9 +65,10 @@ export function toRgb(image: Pixels, name: string): Pixels {
   }
   const rgb = new Uint8Array(3 * width * height);
   for (let source = 0, target = 0; target < rgb.length; source += channels, target += 3) {
+    const alpha = channels === 4 ? data[source + 3]! : 255;
     for (let channel = 0; channel < 3; channel++) {
-      rgb[target + channel] =
-        channels === 1 ? data[source]! : overWhite(data[source + channel]!, data[source + 3]!);
+      const level = data[channels === 4 ? source + channel : source]!;
+      rgb[target + channel] = alpha === 255 ? level : overWhite(level, alpha);
     }
   }
   return { data: rgb, width, height };
