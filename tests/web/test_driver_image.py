@@ -200,17 +200,17 @@ def test_pixel_values_are_equal(tmp_path: Path) -> None:
     for number, (case, result) in enumerate(zip(listed, results, strict=True)):
         what = f"image {number}: {case.pixels.shape} to {case.size}"
         try:
-            picture = open_picture(case.source, facts(case.size), max_pixels=case.max_pixels)
+            image = open_picture(case.source, facts(case.size), max_pixels=case.max_pixels)
         except ImageError as error:
             expected_message = str(error).replace("the array", "the image").replace("max_image", "maxImage")
             assert result == f"ImageError: {expected_message}".replace("maxImage_pixels", "maxImagePixels"), (
                 what
             )
             continue
-        assert (result["width"], result["height"]) == (picture.width, picture.height), what
-        assert result["warnings"] == list(picture.warnings), what
-        end = start + picture.pixels.size
-        np.testing.assert_array_equal(values[start:end], picture.pixels.ravel(), err_msg=what)
+        assert (result["width"], result["height"]) == (image.width, image.height), what
+        assert result["warnings"] == list(image.warnings), what
+        end = start + image.pixels.size
+        np.testing.assert_array_equal(values[start:end], image.pixels.ravel(), err_msg=what)
         start = end
         if case.file is not None:
             check_decoder_input(tmp_path / f"{number}.file.given", case)

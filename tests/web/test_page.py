@@ -78,6 +78,18 @@ def damaged_bundles(bundle: Path, scratch: Path) -> dict[str, Path]:
     return {f"{folder.name}/{path.name}": path for folder in folders for path in folder.iterdir()}
 
 
+def broken_gpu(scratch: Path) -> dict[str, Path]:
+    """Return files of a site whose worker finds a GPU, and whose onnxruntime opens no graph on it."""
+    worker, runtime = scratch / "worker.js", scratch / "ort.webgpu.min.mjs"
+    adapter = "Object.defineProperty(navigator, 'gpu', {value: {requestAdapter: async () => ({info: {}})}});"
+    worker.write_text(adapter + (PAGE / "worker.js").read_text(encoding="utf-8"), encoding="utf-8")
+    runtime.write_text(
+        "export const env = {versions: {web: '1.30.0'}, wasm: {}};"
+        "export class InferenceSession { static async create() { throw new Error('the device is lost') } }"
+    )
+    return {"worker.js": worker, "ort/ort.webgpu.min.mjs": runtime}
+
+
 def turned_images(scratch: Path) -> list[Path]:
     """Write an image in each orientation, which XMP states. No browser reads it there."""
     image = Image.fromarray(np.arange(0, 240, 20, dtype=np.uint8).reshape(3, 4))
@@ -108,10 +120,12 @@ def shown(
     with (
         running(open_server(site | damaged_bundles(shipped_bundle, scratch), 0)) as address,
         running(ThreadingHTTPServer(("127.0.0.1", 0), without_headers)) as plain,
+        running(open_server(site | broken_gpu(scratch), 0)) as without_gpu,
     ):
         job = {
             "url": address,
             "plainUrl": plain,
+            "gpuUrl": without_gpu,
             "prompts": PROMPTS,
             "image": str(SCENE),
             "broken": str(broken),
@@ -151,11 +165,15 @@ def test_answers_of_all_kinds(shown: dict[str, Any], model: PaliGemma) -> None:
         written = shown_objects["json"]["objects"]
         assert [each["label"] for each in written] == [each.label for each in objects]
         assert [each["mask"] for each in written] == [each.as_json()["mask"] for each in objects]
+        assert shown_objects["text"] == " ; ".join(each.label for each in objects)  # without codes
+        assert "<loc" in shown_objects["raw"]
+        assert shown_objects["raw"] == shown_objects["json"]["text"]
         scores = [each["score"] for each in written]
         np.testing.assert_allclose(scores, [each.score for each in objects], atol=1e-4)
         assert [row[:2] for row in shown_objects["objects"]] == [
             [each.label, f"{each.score:.2f}"] for each in objects
         ]
+    assert caption["raw"] is answer["raw"] is None
     with Image.open(SCENE) as image:
         assert {tuple(each["drawing"]) for each in shown["answers"]} == {image.size}
     assert all(
@@ -202,8 +220,16 @@ def test_messages_name_the_file(shown: dict[str, Any]) -> None:
     assert "/incomplete/prefill.onnx: no such file" in failures["incomplete/"]
     assert re.search(r"/other/manifest\.json: .*99", failures["other/"])
     assert "/nowhere/manifest.json: no such file" in failures["nowhere/"]
-    assert "http://[ is no address" in failures["http://["]
+    assert "http://[ is not an address" in failures["http://["]
     assert "broken.png is damaged" in shown["brokenImage"]
+
+
+def test_the_automatic_choice_falls_back_to_the_cpu(shown: dict[str, Any]) -> None:
+    """The page says why. A person who chose the GPU gets the error only."""
+    assert "is ready on the CPU" in shown["fallenBack"]
+    assert re.search(r"The GPU cannot be used: .*\(the device is lost\)", shown["fallenBack"])
+    assert "is ready" not in shown["chosenGpu"]
+    assert "the device is lost" in shown["chosenGpu"]
 
 
 def test_without_isolation_and_webgpu(shown: dict[str, Any]) -> None:

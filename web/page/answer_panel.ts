@@ -4,6 +4,9 @@ import { colourOf } from './drawing.js';
 import { element, showStatus } from './elements.js';
 import type { Answer } from './messages.js';
 
+/** Tokens of coordinates and of masks. */
+const CODES = /<(?:loc[0-9]{4}|seg[0-9]{3})>/g;
+
 export interface AnswerPanel {
   /** Remove the last answer. */
   clear(): void;
@@ -21,7 +24,17 @@ export function answerPanel(download: () => Promise<void>): AnswerPanel {
   const status = element('answer-status', HTMLSpanElement);
   const copy = element('copy', HTMLButtonElement);
   const save = element('download', HTMLButtonElement);
+  const raw = element('raw', HTMLDetailsElement);
+  let written = ''; // by the model
   let json = '';
+
+  /** Show what the model has written. Codes are not for people: they stand in an element that is closed at first. */
+  const showText = (): void => {
+    const readable = written.replace(CODES, '');
+    raw.hidden = readable === written;
+    text.value = raw.hidden ? written : readable.replace(/\s+/g, ' ').trim();
+    element('raw-text', HTMLElement).textContent = written;
+  };
 
   const report = (done: Promise<void>, success: string): void => {
     done.then(
@@ -34,7 +47,8 @@ export function answerPanel(download: () => Promise<void>): AnswerPanel {
 
   return {
     clear() {
-      text.value = '';
+      written = '';
+      showText();
       json = '';
       copy.disabled = true;
       save.disabled = true;
@@ -44,10 +58,13 @@ export function answerPanel(download: () => Promise<void>): AnswerPanel {
       element('objects', HTMLTableElement).hidden = true;
     },
     append(piece) {
-      text.value += piece;
+      written += piece;
+      showText();
     },
     show(answer) {
-      text.value = answer.text;
+      written = answer.text;
+      showText();
+      raw.open = text.value === '';
       ({ json } = answer);
       copy.disabled = false;
       save.disabled = false;

@@ -7,6 +7,9 @@ import type { FromWorker, LoadMessage, ToWorker } from './messages.js';
 import { modelPanel } from './model_panel.js';
 import { chosenOptions, chosenPrompt, connectKinds } from './prompt_panel.js';
 
+/** Address of the worker's script, relative to the page; the build defines it. */
+declare const WORKER: string;
+
 /** Milliseconds after which a model loads without the service worker, which a slow connection delays. */
 const CONTROL_MS = 20_000;
 
@@ -16,6 +19,8 @@ const stop = element('stop', HTMLButtonElement);
 const status = element('ask-status', HTMLSpanElement);
 let worker: Worker | null = null;
 let hasModel = false;
+/** What the worker loads or has loaded. */
+let requested: LoadMessage | null = null;
 /** The image of the request that runs; null: none runs. */
 let asked: ChosenImage | null = null;
 /** Number of loads that were started or stopped. */
@@ -53,6 +58,7 @@ async function load(message: LoadMessage): Promise<void> {
   await controlled; // then the service worker also stores the files that the worker loads
   if (current !== loads) return;
   worker = startWorker();
+  requested = message;
   send(message);
   update();
 }
@@ -75,7 +81,7 @@ function send(message: ToWorker): void {
 }
 
 function startWorker(): Worker {
-  const started = new Worker(new URL('worker.js', document.baseURI), { type: 'module' });
+  const started = new Worker(new URL(WORKER, document.baseURI), { type: 'module' });
   started.onmessage = ({ data }: MessageEvent<FromWorker>) => {
     if (started === worker) receive(data); // messages may arrive after a worker was ended
   };
@@ -99,6 +105,9 @@ function receive(message: FromWorker): void {
       hasModel = true;
       model.showLoaded(message.model);
       return update();
+    case 'gpuFailed':
+      if (requested !== null) void load({ ...requested, device: 'cpu', gpuProblem: message.message });
+      return;
     case 'piece':
       if (asked === image.chosen) answer.append(message.piece);
       return;

@@ -15,6 +15,8 @@ export interface LoadMessage {
   readonly device: 'auto' | 'cpu' | 'webgpu';
   /** null: onnxruntime's choice. */
   readonly threads: number | null;
+  /** Why the GPU, which the page chose first, cannot be used; empty: it was not tried. */
+  readonly gpuProblem: string;
 }
 
 export type ToWorker =
@@ -26,6 +28,8 @@ export type ToWorker =
 export type FromWorker =
   | { readonly kind: 'progress'; readonly progress: LoadProgress }
   | { readonly kind: 'loaded'; readonly model: LoadedModel }
+  /** The automatic choice was the GPU, and the graphs do not open or run there. */
+  | { readonly kind: 'gpuFailed'; readonly message: string }
   | { readonly kind: 'piece'; readonly piece: string }
   | { readonly kind: 'answer'; readonly answer: Answer }
   /** `message` is empty after a cancellation. */
@@ -42,6 +46,8 @@ export interface LoadedModel {
   readonly loadS: number;
   /** Whether the bundle can decode masks. */
   readonly masks: boolean;
+  /** As in `LoadMessage`. */
+  readonly gpuProblem: string;
 }
 
 export interface Answer {

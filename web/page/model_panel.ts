@@ -36,7 +36,8 @@ export function modelPanel(load: (message: LoadMessage) => void, stop: () => voi
     progress.hidden = false;
     showStatus(status, '');
     const chosen = device.value as 'auto' | 'cpu' | 'webgpu';
-    load({ kind: 'load', source: from, device: chosen, threads: threads.value === '' ? null : threads.valueAsNumber });
+    const count = threads.value === '' ? null : threads.valueAsNumber;
+    load({ kind: 'load', source: from, device: chosen, threads: count, gpuProblem: '' });
   };
   const finish = (): void => {
     if (progress.contains(document.activeElement)) element('load', HTMLButtonElement).focus(); // before it is hidden
@@ -48,7 +49,7 @@ export function modelPanel(load: (message: LoadMessage) => void, stop: () => voi
     event.preventDefault();
     const address = url.value.trim();
     if (!URL.canParse(address, document.baseURI)) {
-      return showStatus(status, `${address} is no address; give one such as bundle/ or https://HOST/FOLDER/`, true);
+      return showStatus(status, `${address} is not an address; give one such as bundle/ or https://HOST/FOLDER/`, true);
     }
     void navigator.storage?.persist?.(); // asks the browser not to remove the files when space is short
     start(new URL(address, document.baseURI).href, address);
@@ -82,7 +83,8 @@ export function modelPanel(load: (message: LoadMessage) => void, stop: () => voi
       const place = model.device === 'webgpu' ? 'the GPU' : `the CPU with ${model.threads} thread${plural(model.threads)}`;
       const loaded = `${model.family} (${parameters} parameters, ${model.precision}) from ${source}`;
       const masks = model.masks ? '' : ' It has no mask decoder, so segment shows boxes only.';
-      showStatus(status, `${loaded} is ready on ${place} after ${model.loadS.toFixed(1)} s.${masks}`);
+      const gpu = model.gpuProblem === '' ? '' : ` The GPU cannot be used: ${model.gpuProblem}.`;
+      showStatus(status, `${loaded} is ready on ${place} after ${model.loadS.toFixed(1)} s.${masks}${gpu}`);
     },
     showFailure(message) {
       finish();

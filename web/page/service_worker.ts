@@ -5,7 +5,9 @@
  */
 
 const CACHE = 'page';
-const PAGE_FILES = ['./', 'main.js', 'worker.js', 'style.css', 'icon.svg', 'manifest.webmanifest'];
+const PAGE_FILES = ['./', 'style.css', 'icon.svg', 'manifest.webmanifest'];
+/** Addresses of the page's scripts, each with a hash of the script; the build defines them. */
+declare const SCRIPTS: readonly string[];
 const ORT_FOLDER = 'ort/';
 /** The first status of a server's own failures (RFC 9110, section 15.6). */
 const SERVER_ERROR = 500;
@@ -36,7 +38,9 @@ interface Scope {
 
 const scope = globalThis as unknown as Scope;
 const base = scope.registration.scope;
-const pageUrls = new Set(PAGE_FILES.map((file) => new URL(file, base).href));
+const urlsOf = (files: readonly string[]): ReadonlySet<string> => new Set(files.map((file) => new URL(file, base).href));
+const pageUrls = urlsOf(PAGE_FILES);
+const scriptUrls = urlsOf(SCRIPTS);
 const ortFolder = new URL(ORT_FOLDER, base).href;
 
 // The build writes a hash of the page's files into this file, so browsers install it for each release.
@@ -49,19 +53,36 @@ scope.addEventListener('fetch', (event) => {
   const { method, url } = event.request;
   const plain = url.replace(/[?#].*$/, '').replace(/\/index\.html$/, '/');
   const isPage = pageUrls.has(plain) || plain.startsWith(ortFolder);
-  if (method === 'GET' && isPage) event.respondWith(answer(event, plain));
+  if (method !== 'GET') return;
+  if (isScript(url)) event.respondWith(answerScript(event.request));
+  else if (isPage) event.respondWith(answer(event, plain));
 });
 
 /** Store the files of the page, and load the stored files of onnxruntime again, which may be those of an old release. */
 async function storePage(): Promise<void> {
   const cache = await caches.open(CACHE);
-  await cache.addAll([...pageUrls].map(fresh));
+  const old = (await cache.keys()).map(({ url }) => url).filter((url) => isScript(url) && !scriptUrls.has(url));
+  // An open tab may still need those of the previous release.
+  for (const url of old.slice(0, -scriptUrls.size)) await cache.delete(url);
+  await cache.addAll([...pageUrls, ...scriptUrls].map(fresh));
   for (const { url } of await cache.keys()) if (url.startsWith(ortFolder)) await cache.add(fresh(url)).catch(console.warn);
 }
 
 /** Return a request that asks the server even if the browser holds the file. */
 function fresh(url: string): Request {
   return new Request(url, { cache: 'no-cache' });
+}
+
+/** Return whether a URL is that of a script of this release or of another one. */
+function isScript(url: string): boolean {
+  const [script, hash = ''] = url.split('?');
+  return hash !== '' && [...scriptUrls].some((each) => each.startsWith(`${script}?`));
+}
+
+/** Return a stored script: the server has that of the newest release only, and a tab may be older. */
+async function answerScript(request: Request): Promise<Response> {
+  const stored = await (await caches.open(CACHE)).match(request.url);
+  return isolated(stored ?? (await fetch(request, { cache: 'no-cache' })));
 }
 
 /** Return a file from the server, and store it; if the server does not answer or fails, return the stored file. */

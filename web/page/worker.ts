@@ -26,6 +26,9 @@ interface Scope {
 }
 
 const scope = globalThis as unknown as Scope;
+/** An image for a trial. */
+const WHITE = { data: Uint8Array.of(255), width: 1, height: 1 };
+
 let model: PaliGemma | null = null;
 let running = new AbortController();
 
@@ -42,9 +45,22 @@ scope.onmessage = ({ data }) => {
   });
 };
 
-async function load({ source, device, threads }: LoadMessage): Promise<void> {
+async function load(message: LoadMessage): Promise<void> {
+  const { source, device } = message;
   const files = typeof source === 'string' ? urlFiles(source, storingFetch()) : localFiles(source);
-  const chosen = device === 'auto' ? await chooseDevice(files) : device;
+  if (device !== 'auto') return open(files, device, message);
+  const chosen = await chooseDevice(files);
+  if (chosen === 'cpu') return open(files, chosen, message);
+  try {
+    await open(files, chosen, message);
+  } catch (error) {
+    // The page starts another worker, so the memory of this one is freed.
+    scope.postMessage({ kind: 'gpuFailed', message: error instanceof Error ? error.message : String(error) });
+  }
+}
+
+async function open(files: BundleFiles, chosen: 'cpu' | 'webgpu', message: LoadMessage): Promise<void> {
+  const { device, threads, gpuProblem } = message;
   const ort = await importOrt(chosen === 'webgpu' ? 'ort.webgpu.min.mjs' : 'ort.wasm.min.mjs');
   const loaded = await PaliGemma.load(files, {
     ort,
@@ -52,6 +68,8 @@ async function load({ source, device, threads }: LoadMessage): Promise<void> {
     ...(threads !== null && { threads }),
     onProgress: (progress) => scope.postMessage({ kind: 'progress', progress }),
   });
+  // A GPU may lack memory or compute NaN, which only a run shows.
+  if (device === 'auto' && chosen === 'webgpu') await loaded.generate(WHITE, '', { maxNewTokens: 2 });
   model = loaded;
   const { manifest, loadS } = loaded;
   const facts: LoadedModel = {
@@ -62,6 +80,7 @@ async function load({ source, device, threads }: LoadMessage): Promise<void> {
     threads: ort.env.wasm.numThreads ?? 1,
     loadS,
     masks: manifest.graphs.maskDecoder !== undefined,
+    gpuProblem,
   };
   scope.postMessage({ kind: 'loaded', model: facts });
 }

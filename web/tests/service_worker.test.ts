@@ -21,6 +21,7 @@ const cache = {
   },
   keys: async () => [...stored.keys()].map((url) => ({ url })),
   add: async ({ url }: Request) => void stored.set(url, await (await serve(url)).text()),
+  delete: async (url: string) => stored.delete(url),
   addAll: async (requests: Request[]) => {
     for (const request of requests) await cache.add(request);
   },
@@ -32,6 +33,7 @@ const fakes = {
   addEventListener: (type: string, listener: Listener) => listeners.set(type, listener),
   caches: { open: async () => cache },
   fetch: async ({ url }: { url: string }) => serve(url),
+  SCRIPTS: ['main.js?a1', 'worker.js?a1'],
 };
 for (const [name, value] of Object.entries(fakes)) Object.defineProperty(globalThis, name, { value });
 await import('../page/service_worker.js');
@@ -87,9 +89,31 @@ test('a redirection, as to a login, is passed on', async () => {
 test('a new release replaces the stored files, onnxruntime included', async () => {
   await get(ORT);
   serve = async (url) => new Response(`new ${url}`);
+  await install();
+  assert.equal(stored.get(ORT), `new ${ORT}`);
+  assert.equal(stored.get(BASE), `new ${BASE}`);
+});
+
+test('a tab of an older release gets the scripts of that release', async () => {
+  const [oldest, old] = ['90', '91'].map((hash) => [`${BASE}main.js?${hash}`, `${BASE}worker.js?${hash}`]) as [string[], string[]];
+  for (const url of [...oldest, ...old]) stored.set(url, `content of ${url}`);
+  serve = async (url) => new Response(`new ${url}`);
+  await install();
+  assert.deepEqual([...stored.keys()].filter((url) => url.includes('?')).sort(), [
+    ...[old[0], `${BASE}main.js?a1`],
+    ...[old[1], `${BASE}worker.js?a1`],
+  ]);
+  assert.equal(await (await get(old[1]!))!.text(), `content of ${old[1]}`);
+  const current = await get(`${BASE}worker.js?a1`);
+  assert.equal(await current!.text(), `new ${BASE}worker.js?a1`);
+  assert.equal(current!.headers.get('cross-origin-embedder-policy'), 'require-corp');
+  assert.equal(await (await get(oldest[0]!))!.text(), `new ${oldest[0]}`); // it is no longer stored
+  assert.equal(stored.has(oldest[0]!), false);
+});
+
+/** Install the service worker, as a browser does for a new release. */
+async function install(): Promise<void> {
   let done: Promise<unknown> | undefined;
   listeners.get('install')!({ waitUntil: (each: Promise<unknown>) => (done = each) });
   await done;
-  assert.equal(stored.get(ORT), `new ${ORT}`);
-  assert.equal(stored.get(`${BASE}worker.js`), `new ${BASE}worker.js`);
-});
+}

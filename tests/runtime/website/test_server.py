@@ -101,6 +101,14 @@ def test_the_headers_for_nginx() -> None:
     assert dict(re.findall(r'^    add_header (\S+) "(.*)" always;$', page, re.MULTILINE)) == HEADERS
 
 
+def test_the_page_states_the_policy() -> None:
+    """Some hosts send no headers. Browsers take `frame-ancestors` from a header only."""
+    page = (PAGE / "index.html").read_text(encoding="utf-8")
+    (policy,) = re.findall(r'http-equiv="Content-Security-Policy"\s+content="(.*)"', page)
+    assert f"{policy}; frame-ancestors 'none'" == HEADERS["Content-Security-Policy"]
+    assert page.index(policy) < page.index("<script")
+
+
 def test_the_root_is_the_page(connection: HTTPConnection) -> None:
     assert get(connection, "/")[1] == CONTENT["index.html"]
 

@@ -2,9 +2,9 @@
 
 import path from 'node:path';
 
-import { type Page, chromium } from 'playwright-core';
+import type { Page } from 'playwright-core';
 
-import { findChromium, SANDBOX } from '../support/chromium.js';
+import { startChromium } from '../support/chromium.js';
 import { answerJob } from './job.js';
 
 /** Milliseconds after which a wait hangs, also on a busy machine. */
@@ -15,6 +15,8 @@ interface Job {
   url: string;
   /** Address of the same site without these headers. */
   plainUrl: string;
+  /** Address of the same site, whose worker finds a GPU that opens no graph. */
+  gpuUrl: string;
   /** Kinds of prompts and their texts. */
   prompts: [kind: string, text: string][];
   /** Files of images. */
@@ -34,6 +36,8 @@ interface Job {
 /** What the page shows after a request. */
 interface Shown {
   text: string;
+  /** The answer with its codes; null: it has none. */
+  raw: string | null;
   objects: string[][];
   timings: string;
   json: unknown;
@@ -41,7 +45,7 @@ interface Shown {
 }
 
 await answerJob<Job>(async (job) => {
-  const browser = await chromium.launch({ executablePath: findChromium(), args: [SANDBOX], timeout: WAIT_MS });
+  const browser = await startChromium([]);
   try {
     const context = await browser.newContext({ permissions: ['clipboard-read', 'clipboard-write'] });
     const page = await context.newPage();
@@ -86,10 +90,13 @@ await answerJob<Job>(async (job) => {
     const plainEnvironment = await textOf(plain, '#environment');
     const noGpu = await load(plain, 'bundle/', 'webgpu');
     const plainStatus = await load(plain, 'bundle/', 'auto');
+    await plain.goto(job.gpuUrl);
+    const fallenBack = await load(plain, 'bundle/', 'auto');
+    const chosenGpu = await load(plain, 'bundle/', 'webgpu');
     return {
       ...{ environment, failures, errors: unreported, status, brokenImage, answers, stopped, local },
       ...{ interrupted, textIsLeft, replaced, turned },
-      ...{ offlineStatus, offline, plainEnvironment, plainStatus, noGpu },
+      ...{ offlineStatus, offline, plainEnvironment, plainStatus, noGpu, fallenBack, chosenGpu },
     };
   } finally {
     await browser.close();
@@ -120,6 +127,7 @@ async function ask(page: Page, kind: string, text: string): Promise<Shown> {
   const rows = await page.locator('#objects:visible tbody tr').all();
   return {
     text: (await page.textContent('#text-answer')) ?? '',
+    raw: (await page.isVisible('#raw')) ? ((await page.textContent('#raw-text')) ?? '') : null,
     objects: await Promise.all(rows.map((row) => row.locator('td').allTextContents())),
     timings: (await page.textContent('#timings')) ?? '',
     json: JSON.parse(await page.evaluate(() => navigator.clipboard.readText())),
