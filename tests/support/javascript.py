@@ -67,11 +67,3 @@ def find_chromium() -> str:
         if program := which(name):
             return program
     pytest.skip("neither Chromium nor Chrome is installed")
-
-
-def open_page(program: str, site: Path, page: str) -> str:
-    """Return what a page of a site writes into its <output>, in headless Chromium."""
-    command = ["node", "chromium.mjs", program, str(site), page]
-    result = subprocess.run(command, cwd=WEB, capture_output=True, text=True, timeout=HANG, check=False)
-    assert result.returncode == 0, result.stderr
-    return result.stdout.strip()

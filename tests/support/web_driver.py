@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from javascript import find_chromium
+from javascript import WEB, find_chromium
 from paths import ROOT
 from time_limits import HANG
 
@@ -30,3 +30,12 @@ def run_parity(program: str, job: dict[str, Any], scratch: Path) -> Any:
     run = subprocess.run(command, capture_output=True, text=True, timeout=HANG, check=False)
     assert run.returncode == 0, run.stderr
     return json.loads(result_file.read_text(encoding="utf-8"))
+
+
+def open_page(site: Path, page: str) -> str:
+    """Return what a page of a site writes into its <output>, in headless Chromium."""
+    packages = WEB / "node_modules"
+    folders = [packages / "@huggingface" / "transformers" / "node_modules", packages]
+    job = {"folder": str(site), "page": page, "packages": [str(folder) for folder in folders]}
+    text: str = run_parity("page_output", job, site)
+    return text.strip()

@@ -16,10 +16,11 @@ from typing import Any
 import numpy as np
 import pytest
 from code_blocks import code_block
-from javascript import WEB, JsAnswer, JsRequest, find_chromium, open_page, write_pixels
+from javascript import WEB, JsAnswer, JsRequest, write_pixels
 from paths import GOLDEN as FOLDER
 from paths import ROOT
 from transformers_model import reference_inputs, until_stop
+from web_driver import open_page
 
 from paligemma_onnx.export.layouts.layout import SUFFIXES
 
@@ -45,7 +46,7 @@ def answers(
     layout: Callable[[str, str, str], Path], tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, list[JsAnswer]]:
     """The answers of each format: with the pixel values of transformers, then from the image files."""
-    program, site = find_chromium(), tmp_path_factory.mktemp("site")
+    site = tmp_path_factory.mktemp("site")
     for name in ("page.html", "answer.mjs"):
         copy(WEB / name, site)
     (site / "models").mkdir()
@@ -61,7 +62,7 @@ def answers(
         preprocessed.append(JsRequest(texts, files, TOKENS))
     job = {"models": list(SUFFIXES), "requests": [asdict(request) for request in given + preprocessed]}
     (site / "job.json").write_text(json.dumps(job), encoding="utf-8")
-    results = json.loads(open_page(program, site, "page.html"))
+    results = json.loads(open_page(site, "page.html"))
     return {dtype: [JsAnswer(**answer) for answer in rows] for dtype, rows in results.items()}
 
 
@@ -82,9 +83,9 @@ def test_a_default_call_answers(answers: dict[str, list[JsAnswer]], dtype: str) 
 
 
 def test_the_page_of_the_docs(layout: Callable[[str, str, str], Path], tmp_path: Path) -> None:
-    program, entry = find_chromium(), ENTRIES[0]
+    entry = ENTRIES[0]
     (tmp_path / "models").mkdir()
     (tmp_path / "models" / "paligemma").symlink_to(layout("shipped", "transformers.js", "q4"))
     copy(FOLDER / entry["image"], tmp_path / "photo.jpg")
     (tmp_path / "index.html").write_text(code_block(ROOT / "docs" / "transformers-js.md", "html"))
-    assert open_page(program, tmp_path, "index.html") == entry["text"]
+    assert open_page(tmp_path, "index.html") == entry["text"]

@@ -8,9 +8,10 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
-from javascript import WEB, find_chromium, open_page
+from javascript import WEB
 from paths import ROOT
 from PIL import Image
+from web_driver import open_page
 
 from paligemma_onnx.runtime import PaliGemma
 from paligemma_onnx.runtime.conformance.requests import draw_scene
@@ -27,7 +28,7 @@ ADDRESS = re.compile(r"http://127\.0\.0\.1:8000/(\S+caption%20en)")
 )
 def test_browser_graphs(shipped_bundle: Path, tmp_path: Path, provider: str, prompt: str) -> None:
     """The folder of the page is like a clone in which `npm install` and the demo have run."""
-    program, model = find_chromium(), PaliGemma.load(shipped_bundle, device="cpu")
+    model = PaliGemma.load(shipped_bundle, device="cpu")
     (tmp_path / "examples").symlink_to(EXAMPLE.parent)
     (tmp_path / "node_modules").symlink_to(WEB / "node_modules")
     (tmp_path / "demo-output").mkdir()
@@ -40,6 +41,6 @@ def test_browser_graphs(shipped_bundle: Path, tmp_path: Path, provider: str, pro
     (address,) = ADDRESS.findall(EXAMPLE.read_text(encoding="utf-8"))
     assert ADDRESS.findall((ROOT / "docs" / "runtimes.md").read_text(encoding="utf-8")) == [address]
     page = address.replace("caption%20en", f"{quote(prompt)}&provider={provider}")
-    ids, text = open_page(program, tmp_path, page).split("\n")
+    ids, text = open_page(tmp_path, page).split("\n")
     answer = model.generate(image, prompt)
     assert (json.loads(ids), text) == (list(answer.token_ids), answer.text)

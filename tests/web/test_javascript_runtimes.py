@@ -1,4 +1,4 @@
-"""The JavaScript runtimes, with the npm packages of package.json in this folder (`make test-web`)."""
+"""The JavaScript runtimes, with the npm packages of the driver (`make test-web`)."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from javascript import WEB
 from paths import ROOT
 from PIL import Image
 
@@ -21,8 +22,8 @@ from paligemma_onnx.runtime.conformance.results import Conformance, RuntimeResul
 pytestmark = pytest.mark.web
 
 Rounded = Callable[[str, str], Path]
-PACKAGES = Path(__file__).parent
-VERSIONS = json.loads((PACKAGES / "package.json").read_text(encoding="utf-8"))["dependencies"]
+PACKAGES = ROOT / "web"
+VERSIONS = json.loads((PACKAGES / "package.json").read_text(encoding="utf-8"))["devDependencies"]
 
 
 def run(bundle: Path, name: str, prompts: tuple[str, ...], packages: Path = PACKAGES) -> Conformance:
@@ -91,7 +92,7 @@ def test_node_graphs_example(shipped_bundle: Path, tmp_path: Path) -> None:
     script = str(ROOT / "examples" / "node_graphs.mjs")
     for prompt in PROMPTS:
         command = ["node", script, str(shipped_bundle), str(image), prompt]
-        out = subprocess.check_output(command, cwd=PACKAGES, text=True)
+        out = subprocess.check_output(command, cwd=WEB, text=True)
         ids, text = out.splitlines()
         answer = model.generate(image, prompt)
         assert json.loads(ids) == list(answer.token_ids)

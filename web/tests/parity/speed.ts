@@ -3,9 +3,7 @@
 import { loadavg } from 'node:os';
 import path from 'node:path';
 
-import { chromium } from 'playwright-core';
-
-import { findChromium, openPage, SANDBOX } from '../support/chromium.js';
+import { openPage, startChromium } from '../support/chromium.js';
 import { answerJob } from './job.js';
 import type { SpeedRequest, Timed } from './speed_page.js';
 
@@ -111,7 +109,7 @@ async function open(job: Job, system: System, folder: string, dtype: string, thr
 
 /** Return the seconds from the start of the navigation until the page of `paligemma-onnx web` can load a model. */
 async function timePage(site: string): Promise<number> {
-  const browser = await chromium.launch({ executablePath: findChromium(), args: [SANDBOX], timeout: 0 });
+  const browser = await startChromium([]);
   try {
     const page = await browser.newPage();
     page.setDefaultTimeout(0);

@@ -1,25 +1,18 @@
 /** A page in headless Chromium, with the files that a server of this process offers to it. */
 
-import { existsSync } from 'node:fs';
-import { readFile } from 'node:fs/promises';
+import { createReadStream, statSync } from 'node:fs';
 import { createServer, type Server } from 'node:http';
 import { createRequire } from 'node:module';
 import type { AddressInfo } from 'node:net';
 import path from 'node:path';
 
 import { build } from 'esbuild';
-import { type Browser, chromium, type Page } from 'playwright-core';
+import { type Browser, type BrowserType, chromium, type Page } from 'playwright-core';
 
-const PROGRAMS = ['chromium', 'chromium-browser', 'google-chrome', 'google-chrome-stable'];
-/** Containers often forbid the sandbox; the page loads nothing from another host. */
-export const SANDBOX = '--no-sandbox';
-/** WebGPU on SwiftShader, a Vulkan driver on the CPU. */
-const WEBGPU = [
-  '--enable-unsafe-webgpu',
-  '--use-webgpu-adapter=swiftshader',
-  '--use-vulkan=swiftshader',
-  '--enable-features=Vulkan',
-];
+/** The starter of `paligemma-onnx conformance`, as seen from the folder of compiled tests. */
+const STARTER = new URL('../../../../runtime/conformance/javascript/chromium.mjs', import.meta.url).href;
+type Launch = (playwright: { chromium: BrowserType }, flags?: readonly string[]) => Promise<Browser>;
+
 const TYPES: Record<string, string> = {
   '.html': 'text/html',
   '.js': 'text/javascript',
@@ -59,46 +52,54 @@ export async function openPage(
   });
   const script = bundled.outputFiles[0]!.text;
   const dist = path.dirname(createRequire(import.meta.url).resolve('onnxruntime-web'));
-  const server = await serve({ ort: dist, ...folders }, { '/': '<!doctype html><title>test</title>' });
-  const browser = await chromium.launch({ executablePath: findChromium(), args: [SANDBOX, ...WEBGPU], timeout: 0 });
+  const { server, origin } = await serve({ ort: dist, ...folders }, ISOLATED);
+  const browser = await startChromium();
   const page = await browser.newPage();
   page.setDefaultTimeout(0); // the test has its own limit
-  await page.goto(`http://127.0.0.1:${(server.address() as AddressInfo).port}/`);
+  await page.goto(origin);
   await page.addScriptTag({ content: script, type: format === 'esm' ? 'module' : 'text/javascript' });
   return { page, close: () => closeAll(browser, server) };
 }
 
-export function findChromium(): string {
-  const folders = (process.env.PATH ?? '').split(path.delimiter);
-  const programs = PROGRAMS.flatMap((name) => folders.map((folder) => path.join(folder, name)));
-  const found = [...programs, chromium.executablePath()].find((program) => existsSync(program));
-  if (found === undefined) throw new Error('Chromium is not installed');
-  return found;
+/** Start Chromium, with WebGPU on SwiftShader unless other flags are given. */
+export async function startChromium(flags?: readonly string[]): Promise<Browser> {
+  const { launchChromium } = (await import(STARTER)) as { launchChromium: Launch };
+  return launchChromium({ chromium }, flags);
 }
 
-/** Serve the files of some folders, and some texts, to this machine only. */
-async function serve(folders: Record<string, string>, texts: Record<string, string>): Promise<Server> {
-  const server = createServer((request, response) => {
-    const url = decodeURIComponent(new URL(request.url ?? '/', 'http://localhost').pathname);
-    const [, first = '', ...rest] = url.split('/');
-    const folder = folders[first];
-    const send = (status: number, type: string, body: string | Buffer): void => {
-      const length = Buffer.byteLength(body);
-      response.writeHead(status, { 'content-type': type, 'content-length': length, ...ISOLATED }).end(body);
-    };
-    if (texts[url] !== undefined) return send(200, 'text/html', texts[url]);
-    if (folder === undefined) return send(404, 'text/plain', '');
-    const file = path.join(folder, ...rest);
-    readFile(file).then(
-      (content) => send(200, TYPES[path.extname(file)] ?? 'application/octet-stream', content),
-      () => send(404, 'text/plain', ''),
-    );
+/** Return the MIME type of a file. */
+export function contentType(file: string): string {
+  return TYPES[path.extname(file)] ?? 'application/octet-stream';
+}
+
+/**
+ * Serve files to this machine only.
+ *
+ * @param folders Folder for each first part of a URL's path, or for all other paths under the name of no letter.
+ * @param headers Headers of every response.
+ */
+export async function serve(
+  folders: Record<string, string>,
+  headers: Record<string, string>,
+): Promise<{ server: Server; origin: string }> {
+  const server = createServer(({ url: target, method }, response) => {
+    const { pathname } = new URL(target ?? '/', 'http://localhost');
+    const [first = '', ...rest] = decodeURIComponent(pathname).slice(1).split('/');
+    const file = folders[first] === undefined ? path.join(folders[''] ?? '', first, ...rest) : path.join(folders[first], ...rest);
+    if (pathname === '/') return response.writeHead(200, { 'content-type': 'text/html', ...headers }).end(EMPTY_PAGE);
+    const found = statSync(file, { throwIfNoEntry: false });
+    if (found?.isFile() !== true) return response.writeHead(404, headers).end();
+    response.writeHead(200, { 'content-type': contentType(file), 'content-length': found.size, ...headers });
+    if (method === 'HEAD') return response.end();
+    return createReadStream(file).pipe(response);
   });
   await new Promise<void>((ready) => server.listen(0, '127.0.0.1', ready));
-  return server;
+  return { server, origin: `http://127.0.0.1:${(server.address() as AddressInfo).port}/` };
 }
 
-async function closeAll(browser: Browser, server: Server): Promise<void> {
+const EMPTY_PAGE = '<!doctype html><title>test</title>';
+
+export async function closeAll(browser: Browser, server: Server): Promise<void> {
   await browser.close();
   server.closeAllConnections();
   server.close();
