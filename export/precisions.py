@@ -94,8 +94,14 @@ class Precision:
     # in tables (graphs/rotary_tables.py), and dequantise rows of the embedding by standard operators
     # (quantization/standard_lookup.py). Only for a cache that grows.
     portable: bool = False
-    # Weight files are split so that none is larger, in bytes; None: no limit.
-    max_file_bytes: int | None = None
+
+    @property
+    def max_file_bytes(self) -> int | None:
+        """Size in bytes above which a weight file is split, for browsers; None: no file is split.
+
+        A GPU receives the weights that two graphs share from one file (runtime/engine/shared_weights.py).
+        """
+        return None if "cuda" in self.devices else MAX_BUFFER_BYTES
 
     @property
     def quantizes_activations(self) -> bool:
@@ -138,15 +144,7 @@ PRECISIONS = {
         wide_batch=4,
     ),
     "int4-compact": Precision(Int8PerChannel(), _INT4, _INT4, _INT4, "in_place"),
-    "int4-portable": Precision(
-        _INT4_VISION,
-        _INT4,
-        _INT4,
-        _INT4,
-        "grow",
-        portable=True,
-        max_file_bytes=MAX_BUFFER_BYTES,
-    ),
+    "int4-portable": Precision(_INT4_VISION, _INT4, _INT4, _INT4, "grow", portable=True),
     "bf16": _half_precision("bfloat16"),
     "fp16": _half_precision("float16"),
     "int4-bf16": replace(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from numpy.typing import NDArray
 from paths import ROOT
 from PIL import Image
 
+from paligemma_onnx.export import precisions
 from paligemma_onnx.export.demo.shipped_model import shipped_model
 from paligemma_onnx.export.exporter import ExportRequest, export
 from paligemma_onnx.export.precisions import MAX_BUFFER_BYTES, PRECISIONS
@@ -132,11 +132,21 @@ def decode_inputs(ids: NDArray[Any], lengths: NDArray[Any], values: list[NDArray
     return {"input_ids": ids, "past_lengths": lengths, **dict(zip(names, values, strict=True))}
 
 
-def test_weight_files_are_split(checkpoint: Folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert PRECISIONS[NAME].max_file_bytes == MAX_BUFFER_BYTES == 2**31 - 1
+def test_weight_files_for_browsers_are_limited() -> None:
+    """A GPU receives the weights that two graphs share from one file."""
+    limits = {name: precision.max_file_bytes for name, precision in PRECISIONS.items()}
+    assert {name for name, limit in limits.items() if limit is None} == {"fp32", "bf16", "fp16", "int4-bf16"}
+    assert set(limits.values()) == {MAX_BUFFER_BYTES, None}
+    assert MAX_BUFFER_BYTES == 2**31 - 1
+
+
+@pytest.mark.parametrize("name", [NAME, "int8"])
+def test_weight_files_are_split(
+    checkpoint: Folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
     limit = 20_000
-    monkeypatch.setitem(PRECISIONS, NAME, replace(PRECISIONS[NAME], max_file_bytes=limit))
-    request = ExportRequest(checkpoint("gemma_one_kv_head"), tmp_path / "b", precision=NAME, force=True)
+    monkeypatch.setattr(precisions, "MAX_BUFFER_BYTES", limit)
+    request = ExportRequest(checkpoint("gemma_one_kv_head"), tmp_path / "b", precision=name, force=True)
     manifest = export_checked(request)
     split = {name: spec.bytes for name, spec in manifest.files.items() if name.startswith("decoder")}
     assert {"decoder.data", "decoder-2.data"} <= set(split)
@@ -144,7 +154,7 @@ def test_weight_files_are_split(checkpoint: Folders, tmp_path: Path, monkeypatch
     alone = {
         name
         for name in split
-        if len({tensor.name.partition(".int4")[0] for tensor in table if tensor.file == name}) == 1
+        if len({tensor.name.partition(".int")[0] for tensor in table if tensor.file == name}) == 1
     }
     assert all(size <= limit for name, size in split.items() if name not in alone)
     assert export(request, RecordingProgress(), None).bundle_id == manifest.bundle_id  # --force replaces it

@@ -72,7 +72,7 @@ function allocate(file: string, bytes: number): Uint8Array<ArrayBuffer> {
   if (bytes > MAX_BUFFER_BYTES)
     throw new BundleError(
       `${file}: has ${bytes} bytes, and JavaScript holds at most ${MAX_BUFFER_BYTES} in one buffer; export the ` +
-        'checkpoint with --precision int4-portable, whose weight files are shorter',
+        'checkpoint again, or with --precision int4-portable, which splits weights into shorter files',
     );
   try {
     return new Uint8Array(bytes);
