@@ -27,7 +27,7 @@ from paligemma_onnx.runtime.bundle.schema import (
 )
 
 from ..precisions import HalfType, Precision
-from . import cuda_graphs
+from . import cpu_vision, cuda_graphs
 from .cuda_weights import check_head_dim
 from .in_place_decoder import decode_in_place
 
@@ -123,7 +123,7 @@ def graph_definitions(
             "vision_encoder",
             GraphSpec("vision_encoder.onnx", (pixels,), (features,)),
             "vision_encoder.data",
-            PaliGemma.encode_image if precision.half_dtype is None else cuda_graphs.encode_image,
+            _choose_image_encoder(precision),
             OPSETS[precision.cache],
         ),
         **decoder,
@@ -142,6 +142,12 @@ def example_input(spec: TensorSpec) -> Tensor:
     """Return an example input for tracing: a tensor on the meta device with the shape and dtype of `spec`."""
     shape = [EXAMPLE_SIZES[size] if isinstance(size, str) else size for size in spec.shape]
     return torch.empty(shape, dtype=getattr(torch, spec.dtype), device="meta")
+
+
+def _choose_image_encoder(precision: Precision) -> Callable[..., object]:
+    if precision.half_dtype is not None:
+        return cuda_graphs.encode_image
+    return PaliGemma.encode_image if precision.portable else cpu_vision.encode_image
 
 
 def _define_mask_decoder(decoder: MaskDecoder, opset: int) -> GraphDefinition:

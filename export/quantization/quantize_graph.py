@@ -52,6 +52,7 @@ INT8_ACTIVATIONS = 4  # MatMulNBits' `accuracy_level` for activations quantised 
 # Matrices whose input is not the output of a norm. The range of such an input differs from row to row, that
 # is, from token to token.
 UNNORMALIZED_INPUTS = ("o_proj", "down_proj", "out_proj", "fc2")
+BIAS_INPUT = 4  # index of the input `bias` of DynamicQuantizeMatMul
 MIN_ROW_RANGE = 1e-30  # avoids dividing a row of zeros by zero
 
 
@@ -121,6 +122,8 @@ def quantize_graph(
         graph.initializers.pop(name)  # removed before the rewriting, which may add the same name
         for use in tuple(weight.uses()):
             rewriter.replace(use.node)
+    if not portable:
+        _fuse_biases(graph)
     if any(node.domain == ORT_DOMAIN for node in graph):
         graph.opset_imports[ORT_DOMAIN] = ORT_VERSION
     return QuantizedGraph(traced.model, references)
@@ -259,6 +262,23 @@ class _MatrixRewriter:
     def _constant(self, name: str, array: NDArray[Any]) -> ir.Value:
         value = ir.val(name, const_value=ir.tensor(array, name=name))
         return self.graph.initializers.setdefault(name, value)
+
+
+def _fuse_biases(graph: ir.Graph) -> None:
+    """Let each product with 8-bit weights add the bias that the node after it adds."""
+    for product in tuple(graph):
+        if product.op_type != "DynamicQuantizeMatMul":
+            continue
+        uses = tuple(product.outputs[0].uses())
+        if len(uses) != 1 or uses[0].node.op_type != "Add":
+            continue
+        addition, bias = uses[0].node, uses[0].node.inputs[1 - uses[0].idx]
+        if bias is None or not bias.is_initializer():
+            continue
+        product.resize_inputs(BIAS_INPUT + 1)
+        product.replace_input_with(BIAS_INPUT, bias)
+        old, new = addition.outputs[0], product.outputs[0]
+        ir.convenience.replace_nodes_and_values(graph, addition, [addition], [], [old], [new])
 
 
 def _ort_node(operator: str, inputs: list[ir.Value | None], attributes: dict[str, int]) -> ir.Node:

@@ -17,6 +17,8 @@ TEXT_TOKENS = 64  # tokens of a prompt and a short answer together
 BATCHES = (1, 8)  # batch sizes of the table of KV cache sizes
 LENGTHS = (1024, 4096)  # tokens of an image of 448 and of 896 pixels
 
+TILED_ATTENTION = "com.microsoft.MultiHeadAttention"  # holds only the scores of a few patches at a time
+
 # Measured with benchmarks/real_size on bundles of 1.8 to 3.8 GB (benchmarks/measured); a test compares the
 # estimate with these measurements. The measurements are from a processor without VNNI. A processor with VNNI
 # needs up to a fifth less memory.
@@ -97,9 +99,7 @@ def estimate_memory(
     cache = cache_bytes(manifest, short_request_tokens(manifest))
     if manifest.cache.update == "grow":
         cache *= 2  # a step copies the cache, so the old and the new cache exist together
-    # Attention scores of every patch with every patch in all heads, and their softmax.
-    attention = 2 * manifest.model.vision_heads * manifest.image.tokens**2 * DTYPES["float32"].bytes
-    other = OTHER_BYTES + attention
+    other = OTHER_BYTES + _vision_bytes(manifest)
     total = weights + cache + other
     return MemoryEstimate(
         weights="mapped" if mapped else "prepared" if prepared else "packed",
@@ -112,6 +112,14 @@ def estimate_memory(
         fits=None if machine.memory_bytes is None else total <= machine.memory_bytes,
         fits_now=None if machine.free_bytes is None else total <= machine.free_bytes,
     )
+
+
+def _vision_bytes(manifest: Manifest) -> int:
+    """Return the bytes of the attention scores of one image that the vision encoder holds at once."""
+    if TILED_ATTENTION in manifest.graphs.vision_encoder.operators:
+        return 0
+    # Scores of every patch with every patch in all heads, and their softmax.
+    return 2 * manifest.model.vision_heads * manifest.image.tokens**2 * DTYPES["float32"].bytes
 
 
 def _estimate_gpu_memory(manifest: Manifest, tensors: TensorTable, gpus: Sequence[Gpu]) -> MemoryEstimate:
