@@ -70,7 +70,13 @@ _COMMON = (
         help="Folder for checkpoints, bundles and logs; the next run reuses checkpoints and bundles.",
     ),
     click.option("--family", type=click.Choice(FAMILIES), default="paligemma", help="Model family."),
-    click.option("--size", type=click.Choice(SIZES), default="3b", help="`tiny` only tests the benchmark."),
+    click.option(
+        "--size",
+        type=click.Choice(SIZES),
+        default="3b",
+        help="`vision`: a vision tower of the published size with a tiny decoder. `tiny` only tests the "
+        "benchmark.",
+    ),
     click.option(
         "--rounds", type=click.IntRange(1), default=5, help="Number of rounds; the report has the medians."
     ),

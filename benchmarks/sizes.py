@@ -1,4 +1,4 @@
-"""Sizes of the measured models: the published 3B sizes, and tiny models for testing the benchmarks."""
+"""Sizes of the measured models: the published 3B sizes, their vision towers, and tiny models for tests."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from paligemma_onnx.model import presets
 from paligemma_onnx.model.config import PaliGemmaConfig
 
 Family = Literal["paligemma", "paligemma2"]
-Size = Literal["3b", "tiny"]
+Size = Literal["3b", "vision", "tiny"]
 FAMILIES: tuple[Family, ...] = ("paligemma", "paligemma2")
-SIZES: tuple[Size, ...] = ("3b", "tiny")
+SIZES: tuple[Size, ...] = ("3b", "vision", "tiny")
 SIDES = (224, 448, 896)  # image sides in pixels, as published
 
 LOCATIONS, SEGMENTS = 1024, 128  # numbers of `<loc>` and `<seg>` tokens; their ids follow those of the pieces
@@ -30,7 +30,7 @@ class BenchmarkModel:
 
     @property
     def is_tiny(self) -> bool:
-        """True for a tiny model, which only tests the benchmarks: its figures are meaningless."""
+        """True for a tiny decoder. Its figures are meaningless, and those of a tiny vision tower, too."""
         return self.pieces == TINY_PIECES
 
     @property
@@ -40,11 +40,19 @@ class BenchmarkModel:
 
 
 def benchmark_model(family: Family, size: Size, side: int) -> BenchmarkModel:
-    """Return the model of a family and size. `side` is the image side in pixels; tiny models ignore it."""
+    """Return the model of a family and size.
+
+    The size `vision` has the vision tower of the size `3b` and a tiny decoder.
+
+    Args:
+        family: family of the decoder.
+        size: size of the model.
+        side: image side in pixels; tiny models ignore it.
+    """
     is_first = family == "paligemma"
+    published = presets.paligemma_3b(side) if is_first else presets.paligemma2_3b(side)
     if size == "3b":
-        config = presets.paligemma_3b(side) if is_first else presets.paligemma2_3b(side)
-        return BenchmarkModel(f"{family}-{side}", config)
+        return BenchmarkModel(f"{family}-{side}", published)
     config = presets.tiny_gemma() if is_first else presets.tiny_gemma2()
     # The preset has 120 ids below `<image>`, but a tokenizer needs at least 256 byte tokens.
     image_token = TINY_PIECES + LOCATIONS + SEGMENTS
@@ -55,4 +63,8 @@ def benchmark_model(family: Family, size: Size, side: int) -> BenchmarkModel:
         head_dim=TINY_HEAD,
         query_pre_attn_scalar=TINY_HEAD,
     )
-    return BenchmarkModel(f"{family}-tiny", replace(config, text_config=text, image_token_index=image_token))
+    tiny = replace(config, text_config=text, image_token_index=image_token)
+    if size == "vision":
+        with_tower = replace(tiny, vision_config=published.vision_config)
+        return BenchmarkModel(f"{family}-vision-{side}", with_tower)
+    return BenchmarkModel(f"{family}-tiny", tiny)
