@@ -40,7 +40,7 @@ class Attention(nn.Module):
         Args:
             x: float[B, L, D].
             rotation: cosine and sine of the tokens' angles.
-            mask: bool[B, 1, 1, P + L], true for the slots that the tokens may see.
+            mask: the slots that the tokens may see; see `attend`.
             past: this layer's cache of P slots, or None if the call creates the cache (P = 0).
             lengths: int64[B], slots of each row in use before the call; read only if `past` is given.
 
@@ -66,7 +66,8 @@ class Attention(nn.Module):
         Args:
             query: the rotated queries.
             cache: keys and values of the cached tokens and of the tokens of this call.
-            mask: bool[B, 1, 1, P + L], true for the slots that the tokens may see.
+            mask: true for the slots that the tokens may see: bool[B, 1, 1, P + L], the same slots for all
+                tokens, or bool[B, 1, G * L, P + L], the slots of each token, G times one after the other.
         """
         config, (keys, values) = self.config, cache
         # The G query heads of a key-value head are concatenated along the token axis, so that keys and

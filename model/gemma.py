@@ -133,7 +133,7 @@ class Gemma(nn.Module):
         Args:
             x: float[B, L, D], image features and embedded tokens.
             positions: int64[B, L], or int64[1, L] if all rows have the same positions.
-            masks: bool[B, 1, 1, P + L] for each layer, true for the slots that the tokens may see.
+            masks: for each layer the slots that the tokens may see; see `Attention.attend`.
             past: the cache of P slots, or None if the call creates the cache (P = 0).
             lengths: int64[B], slots of each row in use before the call; read only if `past` is given.
 

@@ -8,8 +8,8 @@ generated token sees the whole prefix, the earlier generated tokens, and itself.
     p   # # # . . .      prefill computes these rows at once. At that time only the first three columns
     p   # # # . . .      exist, so the mask of prefill hides only the padding of shorter sequences.
     p   # # # . . .
-    g   # # # # . .      A call of decode_step computes one of these rows. The columns of later tokens do
-    g   # # # # # .      not exist yet, so a causal mask is not needed.
+    g   # # # # . .      A call of decode_step computes one or several of these rows. Columns of tokens that
+    g   # # # # # .      no call has appended do not exist yet.
     g   # # # # # #
 
 In Gemma 2's sliding layers a generated token sees only the last `window` slots, including its own slot. In
@@ -37,20 +37,20 @@ def prefix_mask(lengths: Tensor, slots: int) -> Tensor:
     return _slot_indices(slots, lengths) < lengths[:, None, None, None]
 
 
-def step_mask(position: Tensor, slots: int, window: int | None) -> Tensor:
-    """Return a mask of the slots that a generated token sees: its own slot and earlier slots in the window.
+def step_mask(positions: Tensor, slots: int, window: int | None) -> Tensor:
+    """Return a mask of the slots that generated tokens see: the own slot and earlier slots in the window.
 
     Args:
-        position: int64[B], the slot of the new token in each row.
-        slots: P + 1, the number of slots of the cache, including the slot of the new token.
+        positions: int64[B, queries], the slot of the token of each query.
+        slots: P + T, the number of slots of the cache, including the slots of the new tokens.
         window: number of slots that a sliding layer sees, or None for a global layer.
 
     Returns:
-        bool[B, 1, 1, P + 1], true for the slots that are seen.
+        bool[B, 1, queries, P + T], true for the slots that are seen.
     """
-    slot, position = _slot_indices(slots, position), position[:, None, None, None]
-    visible = slot <= position
-    return visible if window is None else visible & (slot > position - window)
+    slot, positions = _slot_indices(slots, positions), positions[:, None, :, None]
+    visible = slot <= positions
+    return visible if window is None else visible & (slot > positions - window)
 
 
 def _slot_indices(slots: int, like: Tensor) -> Tensor:

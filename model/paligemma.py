@@ -4,7 +4,7 @@ The model has three methods. Each is exported as a graph:
 
     encode_image   pixels -> image features                          per image
     prefill        image features, prompt -> first logits, cache     per request
-    decode_step    one token, cache -> next logits, longer cache     per generated token
+    decode_step    new tokens, cache -> next logits, longer cache    per generated token
 
 Shapes: docs/notation.md.
 """
@@ -78,26 +78,34 @@ class PaliGemma(nn.Module):
         return self.language_model.logits(x.flatten(0, 1).index_select(0, last)), cache
 
     def decode_step(self, input_ids: Tensor, past_lengths: Tensor, past: Cache) -> tuple[Tensor, Cache]:
-        """Append one token to each row.
+        """Append T tokens to each row, usually one. Each token sees itself and the tokens before it.
+
+        A row of fewer than T new tokens is padded on the right with any id. If later calls count only the new
+        tokens in `past_lengths`, they overwrite the slots of the padding.
 
         Args:
-            input_ids: int64[B, 1], the id of the new token of each row.
-            past_lengths: int64[B], number of slots that each row uses, and position of its new token.
+            input_ids: int64[B, T], the ids of the new tokens of each row.
+            past_lengths: int64[B], number of slots that each row uses, and position of its first new token.
             past: the cache of P slots.
 
         Returns:
-            Logits float[B, V] for the next token of each row, and the cache of P + 1 slots.
+            Logits float[B * T, V] for the token that follows each new token: row b * T + t belongs to token t
+            of row b. And the cache of P + T slots.
         """
         x = self.language_model.embed(input_ids, past[0].key.dtype)
-        slots = past[0].key.shape[2] + 1
+        tokens = x.shape[1]
+        slots = past[0].key.shape[2] + tokens
         config = self.config.text_config
-        global_mask = step_mask(past_lengths, slots, None)
+        positions = past_lengths[:, None] + torch.arange(tokens, device=x.device)
+        # Attention concatenates the query heads of a key-value head along the token axis.
+        queries = positions[:, None].expand(-1, config.query_groups, -1).flatten(1)  # [B, G * T]
+        global_mask = step_mask(queries, slots, None)
         sliding_mask = global_mask
         if config.sliding_window is not None:
-            sliding_mask = step_mask(past_lengths, slots, config.sliding_window)
+            sliding_mask = step_mask(queries, slots, config.sliding_window)
         masks = tuple(
             global_mask if config.window(layer) is None else sliding_mask
             for layer in range(config.num_hidden_layers)
         )
-        x, cache = self.language_model(x, past_lengths[:, None], masks, past, past_lengths)
-        return self.language_model.logits(x[:, 0]), cache
+        x, cache = self.language_model(x, positions, masks, past, past_lengths)
+        return self.language_model.logits(x.flatten(0, 1)), cache

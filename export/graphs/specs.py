@@ -48,6 +48,7 @@ EXAMPLE_SIZES = {
 }
 DECODER_DATA = "decoder.data"
 INPUT_TOKEN = TensorSpec("input_ids", "int64", ("batch", 1))
+INPUT_TOKENS = TensorSpec("input_ids", "int64", ("batch", "text_tokens"))
 PAST_LENGTHS = TensorSpec("past_lengths", "int64", ("batch",))
 # For a growing cache, opset 20 is the newest opset that onnxruntime, its web build, the ONNX reference
 # evaluator and OpenVINO support completely. It includes Gelu (since 20) and LayerNormalization (since 17). A
@@ -102,9 +103,9 @@ def graph_definitions(
 
     Args:
         config: configuration of the model.
-        precision: determines how the cache is updated. If decode returns a cache that is one slot longer,
-            prefill and decode are two graphs. If decode writes into its input cache, prefill does so too, and
-            prefill and decode have the same definition, except in half precision.
+        precision: determines how the cache is updated. If decode returns a longer cache, prefill and decode
+            are two graphs. If decode writes into its input cache, prefill does so too, and prefill and decode
+            have the same definition, except in half precision.
         mask_decoder: the mask decoder, which becomes a fourth graph; None if the checkpoint has none.
 
     Raises:
@@ -163,7 +164,10 @@ def _define_mask_decoder(decoder: MaskDecoder, opset: int) -> GraphDefinition:
 
 
 def _define_growing_decoder(config: PaliGemmaConfig) -> dict[str, GraphDefinition]:
-    """Define a prefill that creates a cache, and a decode that returns a longer cache."""
+    """Define a prefill that creates a cache, and a decode that returns a longer cache.
+
+    Decode takes one or several tokens per row, and returns logits after each of them.
+    """
     prefill = GraphSpec(
         "prefill.onnx",
         _prompt_inputs(config),
@@ -171,8 +175,11 @@ def _define_growing_decoder(config: PaliGemmaConfig) -> dict[str, GraphDefinitio
     )
     decode = GraphSpec(
         "decode.onnx",
-        (INPUT_TOKEN, PAST_LENGTHS, *_cache_tensors("past_key_values", config, "past_slots")),
-        (_logits_output(config), *_cache_tensors("present", config, "past_slots + 1")),
+        (INPUT_TOKENS, PAST_LENGTHS, *_cache_tensors("past_key_values", config, "past_slots")),
+        (
+            _logits_output(config, "batch * text_tokens"),
+            *_cache_tensors("present", config, "past_slots + text_tokens"),
+        ),
     )
     return {
         "prefill": GraphDefinition("prefill", prefill, DECODER_DATA, _prefill, OPSETS["grow"]),
@@ -210,14 +217,14 @@ def _define_cuda_decoder(config: PaliGemmaConfig, dtype: HalfType) -> dict[str, 
 def _prompt_inputs(config: PaliGemmaConfig) -> tuple[TensorSpec, ...]:
     features = ("batch", "image_tokens", config.text_config.hidden_size)
     return (
-        TensorSpec("input_ids", "int64", ("batch", "text_tokens")),
+        INPUT_TOKENS,
         TensorSpec("image_features", "float32", features),
         TensorSpec("text_lengths", "int64", ("batch",)),
     )
 
 
-def _logits_output(config: PaliGemmaConfig) -> TensorSpec:
-    return TensorSpec("logits", "float32", ("batch", config.text_config.vocab_size))
+def _logits_output(config: PaliGemmaConfig, rows: str = "batch") -> TensorSpec:
+    return TensorSpec("logits", "float32", (rows, config.text_config.vocab_size))
 
 
 def _cache_tensors(

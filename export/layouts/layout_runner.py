@@ -81,7 +81,7 @@ class LayoutRunner:
         return logits, Cache(self._to_values(present, -padding), lengths)
 
     def decode(self, input_ids: Ids, cache: Cache, cancel: Cancellation) -> tuple[Array, Cache]:
-        """Add a token to each row."""
+        """Add a token to each row: int64[B, 1]. The graphs return the logits of the last token only."""
         cancel.check()
         slots = cache.values[0].shape[2]
         padding = slots - cache.lengths

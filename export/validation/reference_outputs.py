@@ -40,7 +40,7 @@ class ReferenceModel(Protocol):
         """Read prompts: int64[B, T], float32[B, N, D], int64[B] -> float32[B, V], cache of L slots."""
 
     def decode_step(self, input_ids: Tensor, past_lengths: Tensor, past: Cache) -> tuple[Tensor, Cache]:
-        """Add a token: int64[B, 1], int64[B], cache of P slots -> float32[B, V], cache of P + 1 slots."""
+        """Add tokens: int64[B, T], int64[B], cache of P slots -> float32[B * T, V], cache of P + T slots."""
 
 
 @dataclass(frozen=True)

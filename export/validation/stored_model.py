@@ -50,7 +50,7 @@ class StoredReference:
         return self.prefilling.prefill(input_ids, image_features, text_lengths)
 
     def decode_step(self, input_ids: Tensor, past_lengths: Tensor, past: Cache) -> tuple[Tensor, Cache]:
-        """Add a token: int64[B, 1], int64[B], cache of P slots -> float32[B, V], cache of P + 1 slots."""
+        """Add tokens: int64[B, T], int64[B], cache of P slots -> float32[B * T, V], cache of P + T slots."""
         return self.stepping.decode_step(input_ids, past_lengths, past)
 
 

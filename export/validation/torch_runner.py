@@ -74,7 +74,7 @@ class TorchModelRunner:
 
     @torch.inference_mode()
     def decode(self, input_ids: Ids, cache: Cache, cancel: Cancellation) -> tuple[Array, Cache]:
-        """Add a token to each row."""
+        """Add tokens to each row: int64[B, T] -> logits float32[B * T, V], and the cache with the tokens."""
         cancel.check()
         past = [torch.from_numpy(value.to_numpy_view()) for value in cache.values]
         logits, grown = self.reference.decode_step(
@@ -82,7 +82,7 @@ class TorchModelRunner:
             torch.from_numpy(cache.lengths),
             tuple(map(KeyValue, past[::2], past[1::2])),
         )
-        return logits.numpy(), cache.advance(self._to_values(grown))
+        return logits.numpy(), cache.advance(self._to_values(grown), input_ids.shape[1])
 
     def _to_values(self, cache: Iterable[KeyValue]) -> tuple[DeviceTensor, ...]:
         """Return the tensors of a torch cache, float32[B, K, P, H], as device tensors of the runtime."""

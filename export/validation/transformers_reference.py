@@ -102,18 +102,19 @@ class TransformersReference:
         return _join(rows, image_features.shape[1] + input_ids.shape[1])
 
     def decode_step(self, input_ids: Tensor, past_lengths: Tensor, past: Cache) -> tuple[Tensor, Cache]:
-        """Add a token to each row as `PaliGemma.decode_step` does."""
+        """Add tokens to each row as `PaliGemma.decode_step` does."""
         rows = []
         for row, length in enumerate(past_lengths.tolist()):
             cache = DynamicCache()
             for layer, (key, value) in enumerate(past):
                 cache.update(key[row : row + 1, :, :length], value[row : row + 1, :, :length], layer)
-            rows.append(self._call(input_ids[row : row + 1], length, cache))
-        return _join(rows, past[0].key.shape[2] + 1)
+            rows.append(self._call(input_ids[row : row + 1], length, cache, keep=input_ids.shape[1]))
+        return _join(rows, past[0].key.shape[2] + input_ids.shape[1])
 
     def _call(
-        self, input_ids: Tensor, first_position: int, cache: DynamicCache, **inputs: object
+        self, input_ids: Tensor, first_position: int, cache: DynamicCache, keep: int = 1, **inputs: object
     ) -> tuple[Tensor, DynamicCache]:
+        """Return the logits of the last `keep` tokens of one row, float32[keep, V], and the cache."""
         tokens = input_ids.shape[1]
         output = self._model(
             input_ids=input_ids,
@@ -121,11 +122,11 @@ class TransformersReference:
             position_ids=torch.arange(first_position, first_position + tokens)[None],
             attention_mask=torch.ones(1, first_position + tokens, dtype=torch.long),
             use_cache=True,
-            logits_to_keep=1,
+            logits_to_keep=keep,
             **{CACHE_ARGUMENT: cache},
             **inputs,
         )
-        return output.logits[:, -1], cache
+        return output.logits[0], cache
 
 
 def _cannot_load(folder: Path, what: str, error: Exception) -> CheckpointError:

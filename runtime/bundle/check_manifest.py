@@ -117,7 +117,7 @@ def _check_graphs(manifest: Manifest) -> None:
         "text_lengths": (None,),
     }
     past: dict[str, Shape] = {"past_lengths": (None,), **cache_shapes("past_key_values")}
-    decode: dict[str, Shape] = {"input_ids": (None, 1), **past}
+    decode: dict[str, Shape] = {"input_ids": (None, None if manifest.takes_chunks else 1), **past}
     if cache.update == "in_place":
         prefill |= past
         if "image_features" in {spec.name for spec in graphs.decode.inputs}:

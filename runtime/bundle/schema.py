@@ -129,8 +129,8 @@ class CacheFacts:
     heads: int  # K
     head_dim: int  # H
     dtype: Literal["float32", "bfloat16", "float16"]
-    # "grow": a decode step returns a new cache with one more slot. "in_place": a decode step writes into the
-    # cache that it reads; the slots were allocated in advance.
+    # "grow": a decode step returns a new, longer cache. "in_place": a decode step writes into the cache that
+    # it reads; the slots were allocated in advance.
     update: CacheUpdate
 
 
@@ -207,6 +207,17 @@ class Manifest:
     def is_float32(self) -> bool:
         """True if every matrix is float32."""
         return self.precision.is_float32
+
+    @property
+    def takes_chunks(self) -> bool:
+        """True if a decode step may add several tokens to each row, and returns logits after each of them.
+
+        The decode graph then declares a dimension that varies, and sees the tokens of a step causally.
+        """
+        varies = any(
+            spec.name == "input_ids" and isinstance(spec.shape[-1], str) for spec in self.graphs.decode.inputs
+        )
+        return self.cache.update == "grow" and varies
 
     def to_json(self) -> str:
         """Return the manifest as JSON text. Equal manifests give equal texts."""

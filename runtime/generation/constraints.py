@@ -98,6 +98,28 @@ class AnswerGrammar:
             return self.stop_ids
         return np.concatenate([top_or_left, self.stop_ids])
 
+    def expected_ids(self, state: GrammarState, tokens_left: int) -> list[int]:
+        """Return the ids that follow, as far as there is only one way to continue the answer.
+
+        After a label the answer may also end. The ids then contain the separator, although the model may
+        choose a stop id in its place.
+
+        Args:
+            state: position in the answer.
+            tokens_left: number of tokens that still fit into the answer, at least 1.
+        """
+        ids = list[int]()
+        while len(ids) < tokens_left:
+            allowed = self.allowed(state, tokens_left - len(ids))
+            if len(allowed) > 1 + len(self.stop_ids):  # most states allow many location tokens
+                break
+            continuing = allowed[~np.isin(allowed, self.stop_ids)]
+            if len(continuing) != 1:
+                break
+            ids.append(int(continuing[0]))
+            state = self.advance(state, ids[-1])
+        return ids
+
     def advance(self, state: GrammarState, token_id: int) -> GrammarState:
         """Return the state that follows `state` after `token_id`, an allowed id that is not a stop id."""
         if state.label is not None:

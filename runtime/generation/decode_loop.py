@@ -1,4 +1,10 @@
-"""The generation loop: one prefill, then one decode step per token; each row ends independently.
+"""The generation loop: one prefill, then decode steps; each row ends independently.
+
+A decode step adds the chosen token to each row. In a constrained answer the tokens that follow are often the
+only ones that the grammar allows: the rest of a label, and the separator. If the decode graph takes several
+tokens, the step adds them at once. The loop still chooses every token from the logits before it, as if each
+token had a step of its own, and uses the logits after an added token only if the loop chose this token. The
+answer, its scores and the random numbers that it draws are therefore those of single steps.
 
 Shapes: docs/notation.md.
 """
@@ -11,26 +17,20 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ..bundle.schema import PrecisionFacts
 from ..cancellation import Cancellation, Cancelled
 from ..errors import NumericsError
 from ..graphs.kv_cache import Cache
-from ..graphs.model_runner import Array, ImageFeatures, ModelRunner
-from .constraints import AnswerGrammar, GrammarState
-from .logits import TokenScores, penalize
-from .sampling import SamplingOptions, sample
-from .types import FinishReason
+from ..graphs.model_runner import ImageFeatures, ModelRunner
+from .constraints import AnswerGrammar
+from .logits import TokenScores
+from .rows import Row, Rules, TokenEvent, next_input_ids, read_logits
+from .sampling import SamplingOptions
 
-
-@dataclass(frozen=True)
-class TokenEvent:
-    """An event of a row: the row received an id, the row ended, or both."""
-
-    row: int
-    token_id: int | None
-    finish_reason: FinishReason | None
+# Tokens of a decode step in all rows together, if a row has more than one. More of them take longer: a step
+# is then bound by arithmetic and no longer by reading the weights.
+MAX_STEP_TOKENS = 16
 
 
 @dataclass
@@ -82,8 +82,8 @@ def decode_batch(
     tokens = runner.manifest.tokens
     lengths = np.array([len(prompt) for prompt in prompts], dtype=np.int64)
     input_ids = np.full((len(prompts), lengths.max()), tokens.pad, dtype=np.int64)
-    for row, prompt in enumerate(prompts):
-        input_ids[row, : len(prompt)] = prompt
+    for number, prompt in enumerate(prompts):
+        input_ids[number, : len(prompt)] = prompt
 
     context = runner.manifest.model.context_length
     slots = min(image_features.shape[1] + int(lengths.max()) + max_new_tokens, context)
@@ -91,49 +91,57 @@ def decode_batch(
     logits, cache = runner.prefill(input_ids, image_features, lengths, slots, cancel)
     timings.prefill_s = time.perf_counter() - started
 
-    suppressed = np.unique(np.array([*tokens.suppressed, *sampling.suppress_tokens], dtype=np.int64))
-    seen = [list(prompt) for prompt in prompts]
-    counts = [0] * len(prompts)
-    active = list(range(len(prompts)))
-    states = [GrammarState()] * len(prompts)
+    rules = Rules(
+        sampling=sampling,
+        suppressed=np.unique(np.array([*tokens.suppressed, *sampling.suppress_tokens], dtype=np.int64)),
+        stop=tokens.stop,
+        max_new_tokens=max_new_tokens,
+        context_length=context,
+        takes_chunks=runner.manifest.takes_chunks,
+    )
+    # The logits of prefill follow the last id of each prompt.
+    rows = [
+        Row(
+            number,
+            generators[number],
+            grammars[number],
+            scores[number],
+            seen=list(prompt),
+            used=int(cache.lengths[number]),
+            added=[prompt[-1]],
+        )
+        for number, prompt in enumerate(prompts)
+    ]
+    read = logits[:, None]  # [B, T, V]
     with _released_afterwards(runner, cache), _advice_for_fp32(runner.manifest.precision):
         while True:
-            cancel.check()
-            # Rows that have ended continue with padding; their logits are not read.
-            next_ids = np.full((len(prompts), 1), tokens.pad, dtype=np.int64)
-            slots_left = context - cache.lengths
-            continuing = []
-            for row in active:
-                grammar, tokens_left = grammars[row], min(max_new_tokens - counts[row], int(slots_left[row]))
-                allowed = None if grammar is None else grammar.allowed(states[row], tokens_left)
-                token_id = _sample_token(
-                    logits[row], sampling, generators[row], suppressed, allowed, seen[row]
-                )
-                is_stop = token_id in tokens.stop
-                ended = is_stop or counts[row] + 1 == max_new_tokens or slots_left[row] <= 1
-                if (row_scores := scores[row]) is not None:
-                    row_scores.add(logits[row], token_id, is_last=ended)
-                timings.first_token_at = timings.first_token_at or time.perf_counter()
-                if is_stop:
-                    yield TokenEvent(row, None, "stop")
-                    continue
-                if grammar is not None:
-                    states[row] = grammar.advance(states[row], token_id)
-                next_ids[row, 0] = token_id
-                seen[row].append(token_id)
-                counts[row] += 1
-                if not ended:
-                    continuing.append(row)
-                yield TokenEvent(row, token_id, "length" if ended else None)
-            active = continuing
+            reading, position = [row for row in rows if not row.ended], 0
+            while reading:
+                cancel.check()
+                agreeing = list[Row]()
+                for row in reading:
+                    used = row.used
+                    event = read_logits(row, read[row.number, position], position, rules)
+                    timings.first_token_at = timings.first_token_at or time.perf_counter()
+                    if row.used > used:  # the run also computed the logits after the chosen token
+                        agreeing.append(row)
+                    yield event
+                timings.decoded_tokens += len(agreeing)
+                reading, position = agreeing, position + 1
+            active = [row for row in rows if not row.ended]
             if not active:
                 return
+            lengths = np.array([row.used for row in rows], dtype=np.int64)
+            max_tokens = max(1, min(MAX_STEP_TOKENS // len(rows), slots - int(lengths.max())))
+            input_ids = next_input_ids(rows, tokens.pad, max_tokens)
             started = time.perf_counter()
-            used = cache.lengths.copy()
-            used[active] += 1
-            logits, cache = runner.decode(next_ids, cache, cancel)
-            # The length of an ended row does not grow: its padding overwrites one slot of the cache.
-            cache = replace(cache, lengths=used)
+            logits, cache = runner.decode(input_ids, replace(cache, lengths=lengths), cancel)
+            read = logits.reshape(*input_ids.shape, -1)
+            for row in rows:
+                if row.ended:
+                    row.added = []  # The row continues with padding, which overwrites slots of the cache.
+                else:
+                    row.used += 1
             timings.decode_s += time.perf_counter() - started
             timings.decoded_tokens += len(active)
 
@@ -154,28 +162,6 @@ def _released_afterwards(runner: ModelRunner, cache: Cache) -> Iterator[None]:
         raise
     finally:
         runner.release(cache, reusable=reusable)
-
-
-def _sample_token(
-    logits: Array,
-    sampling: SamplingOptions,
-    generator: np.random.Generator,
-    suppressed: NDArray[np.int64],
-    allowed: NDArray[np.int64] | None,
-    seen: Sequence[int],
-) -> int:
-    """Return the id of the chosen token. As in transformers, penalty and suppression come first.
-
-    If `allowed` is given, choose one of these ids. Suppressed ids are excluded, unless all allowed ids are
-    suppressed.
-    """
-    if float(sampling.repetition_penalty) != 1:
-        logits = penalize(logits, np.array(seen, dtype=np.int64), float(sampling.repetition_penalty))
-    if allowed is None:
-        return sample(logits, sampling, generator, suppressed)
-    unsuppressed = allowed[~np.isin(allowed, suppressed)]
-    ids = unsuppressed if unsuppressed.size else allowed
-    return int(ids[sample(logits[ids], sampling, generator)])
 
 
 @contextmanager

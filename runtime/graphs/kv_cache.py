@@ -68,9 +68,9 @@ class Cache:
     lengths: NDArray[np.int64]  # [B], used slots of each row
     step_buffers: StepBuffers | None = None  # None: the memory does not belong to a pool
 
-    def advance(self, values: tuple[DeviceTensor, ...]) -> Cache:
-        """Return a cache with the new values, in which every row has one more token."""
-        return replace(self, values=values, lengths=self.lengths + 1)
+    def advance(self, values: tuple[DeviceTensor, ...], tokens: int = 1) -> Cache:
+        """Return a cache with the new values, in which every row has `tokens` more tokens."""
+        return replace(self, values=values, lengths=self.lengths + tokens)
 
     def copy(self) -> Cache:
         """Return a copy of a float32 cache. The copy is not in memory that a session allocated.
@@ -125,14 +125,15 @@ def allocate_cache(
     return tuple(allocate_value(index) for index in range(2 * facts.layers))
 
 
-def ensure_free_slot(cache: Cache, facts: CacheFacts, placement: Placement) -> Cache:
-    """Return `cache` if every row has a free slot, otherwise a copy of it with more slots.
+def ensure_free_slots(cache: Cache, facts: CacheFacts, placement: Placement, tokens: int = 1) -> Cache:
+    """Return `cache` if every row has `tokens` free slots, otherwise a copy of it with more slots.
 
     Raises:
         ResourceError: out of memory.
     """
     rows, _, slots, _ = cache.values[0].shape
-    if cache.lengths.max() < slots:
+    needed = int(cache.lengths.max()) + tokens
+    if needed <= slots:
         return cache
-    values = allocate_cache(facts, placement, rows, slots + CACHE_HEADROOM, cache.values)
+    values = allocate_cache(facts, placement, rows, needed - 1 + CACHE_HEADROOM, cache.values)
     return replace(cache, values=values)

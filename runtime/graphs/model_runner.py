@@ -82,16 +82,20 @@ class ModelRunner(Protocol):
         """
 
     def decode(self, input_ids: Ids, cache: Cache, cancel: Cancellation) -> tuple[Array, Cache]:
-        """Run one decode step, which adds a token to each row; return logits and cache.
+        """Run one decode step, which adds T tokens to each row; return logits and cache.
+
+        Each token sees itself and the tokens before it. A row of fewer than T tokens is padded on the right;
+        the caller ignores the logits of the padding, and sets the length of that row in the returned cache.
 
         Args:
-            input_ids: int64[B, 1].
+            input_ids: int64[B, T]. T is 1, unless `manifest.takes_chunks`.
             cache: from `prefill` or the previous `decode` of the same batch.
             cancel: stops the run from another thread.
 
         Returns:
-            Logits float32[B, V] after the new token, and the cache that includes the new token. Later calls
-            do not overwrite the logits. The returned cache may share memory with `cache`.
+            Logits float32[B * T, V] after each new token, in the order of `input_ids`, and the cache that
+            includes the new tokens. Later calls do not overwrite the logits. The returned cache may share
+            memory with `cache`.
 
         Raises:
             ValueError: a row has already used as many slots as the argument `slots` of `prefill`.

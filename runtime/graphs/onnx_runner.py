@@ -33,7 +33,7 @@ from ..engine.ort import InferenceSession, OrtValue, Session
 from ..engine.shared_weights import SharedWeights
 from ..errors import BundleError, NumericsError, ResourceError
 from .buffer_pool import BufferPool
-from .kv_cache import CACHE_HEADROOM, Cache, StepBuffers, allocate_cache, ensure_free_slot
+from .kv_cache import CACHE_HEADROOM, Cache, StepBuffers, allocate_cache, ensure_free_slots
 from .model_runner import Array, Ids, ImageFeatures
 
 VISION_BATCH = 8  # images per run on a GPU; on a CPU, 1: more images take memory and save no time
@@ -190,30 +190,30 @@ class OnnxModelRunner:
         return Cache(allocate_cache(self.manifest.cache, self.placement, rows, slots), lengths)
 
     def decode(self, input_ids: Ids, cache: Cache, cancel: Cancellation) -> tuple[Array, Cache]:
-        """Run one decode step: int64[B, 1] -> logits float32[B, V], and the cache with the new token.
+        """Run one decode step: int64[B, T] -> logits float32[B * T, V], and the cache with the new tokens.
 
         A cache that is updated in place keeps its memory until a row has used its last slot. Then the cache
-        moves to larger memory. The argument `cache` stays valid after the call, because each step writes a
-        slot before it reads the slot. So decoding may continue from `cache` or from the returned cache, but
+        moves to larger memory. The argument `cache` stays valid after the call, because each step writes
+        slots before it reads them. So decoding may continue from `cache` or from the returned cache, but
         not from both.
         """
         if cache.step_buffers is not None:
             return self._step(input_ids, cache, cache.step_buffers, cancel), cache.advance(cache.values)
-        graph, rows = self.manifest.graphs.decode, len(input_ids)
+        graph, (rows, tokens) = self.manifest.graphs.decode, input_ids.shape
         feeds: dict[str, NDArray[Any]] = {"input_ids": input_ids}
         if not self._in_place:
             feeds["past_lengths"] = cache.lengths
             past = cache.by_name("past_key_values")
             logits, *values = self._executor.run(self.decode_session, graph, feeds, past, cancel)
-            return logits.numpy(), cache.advance(self._to_tensors(values))
-        cache = ensure_free_slot(cache, self.manifest.cache, self.placement)
+            return logits.numpy(), cache.advance(self._to_tensors(values), tokens)
+        cache = ensure_free_slots(cache, self.manifest.cache, self.placement, tokens)
         session, wide_batch = self.decode_session, self.manifest.precision.wide_batch
         if wide_batch is not None and rows >= wide_batch:
             session, graph = self.prefill_session, self.manifest.graphs.prefill
         if any(spec.name == "image_features" for spec in graph.inputs):  # `graph` is the prefill graph
             feeds["image_features"] = np.zeros((rows, 0, self.manifest.model.hidden_size), dtype=np.float32)
-            feeds["text_lengths"] = np.ones(rows, dtype=np.int64)
-        return self._run_in_place(session, graph, feeds, cache, cancel), cache.advance(cache.values)
+            feeds["text_lengths"] = np.full(rows, tokens, dtype=np.int64)
+        return self._run_in_place(session, graph, feeds, cache, cancel), cache.advance(cache.values, tokens)
 
     def _step(self, input_ids: Ids, cache: Cache, buffers: StepBuffers, cancel: Cancellation) -> Array:
         """Run a decode step in buffers of the pool, and return logits float32[B, V]."""
@@ -246,7 +246,7 @@ class OnnxModelRunner:
         inputs: Mapping[str, DeviceTensor] = MappingProxyType({}),
         shrink_arena: bool = False,
     ) -> Array:
-        """Run a graph that updates the cache in place; return logits float32[B, V].
+        """Run a graph that updates the cache in place; return its logits.
 
         The cache keeps its tensors. The OrtValues of the outputs are discarded, because an OrtValue keeps the
         session and its weights in memory.

@@ -113,11 +113,11 @@ class OpenVinoRunner:
         return logits, Cache(self._to_tensors(values), features.shape[1] + text_lengths)
 
     def decode(self, input_ids: Ids, cache: Cache, cancel: Cancellation) -> tuple[Array, Cache]:
-        """Add a token to each row: int64[B, 1] -> logits float32[B, V], and the cache with the new token."""
+        """Add tokens to each row: int64[B, T] -> logits float32[B * T, V], and the cache with the tokens."""
         past = {name: tensor.to_numpy_view() for name, tensor in cache.by_name("past_key_values").items()}
         inputs = {"input_ids": input_ids, "past_lengths": cache.lengths, **past}
         logits, *values = self._run("decode", inputs, cancel)
-        return logits, cache.advance(self._to_tensors(values))
+        return logits, cache.advance(self._to_tensors(values), input_ids.shape[1])
 
     def release(self, cache: Cache, *, reusable: bool) -> None:
         """Do nothing, because Python frees the cache when its last reference is gone."""

@@ -132,6 +132,15 @@ def test_token_scores(tmp_path: Path) -> None:
     assert table.count("%") == len(costs)
 
 
+def test_forced_tokens(shipped_bundle: Path, tmp_path: Path) -> None:
+    file = tmp_path / "figures.json"
+    run("forced_tokens", shipped_bundle, "--answers", "4", "--batch", "1,4", "--json", file)
+    for result in read(file)["results"]:
+        assert result["equal"] == result["answers"] == 4
+        assert result["largest_logprob_difference"] <= 1e-5
+        assert min(result["ratio"], result["decode_ratio"], result["tokens"]) > 0
+
+
 def test_peers_with_bundles_only(work: Path, tmp_path: Path) -> None:
     file = tmp_path / "figures.json"
     bundles = ("--bundles", "int4,int8", "--peers", "", "--steps", "2")

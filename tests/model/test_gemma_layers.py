@@ -152,7 +152,7 @@ def test_layer_on_one_token_and_a_cache(name: str, index: int) -> None:
     x, cache = noise(1, 1, 32), DynamicCache()
     for layer in range(index + 1):
         cache.update(past.key, past.value, layer)
-    mask = step_mask(position, TOKENS + 1, text.window(index))
+    mask = step_mask(position[None], TOKENS + 1, text.window(index))
 
     rotation = compute_rotation(position[None], ours.frequencies)
     out, present = ours.layers[index](x, rotation, mask, past, position)

@@ -37,7 +37,8 @@ def test_prefix_both_ways_then_one_way(drawing: str, window: int | None) -> None
     visible = np.zeros((SLOTS, SLOTS), dtype=bool)
     visible[:PREFIX, :PREFIX] = prefix_mask(torch.tensor([PREFIX]), PREFIX)[0, 0]
     for position in range(PREFIX, SLOTS):
-        visible[position, : position + 1] = step_mask(torch.tensor([position]), position + 1, window)[0, 0, 0]
+        positions = torch.tensor([[position]])
+        visible[position, : position + 1] = step_mask(positions, position + 1, window)[0, 0, 0]
     assert np.array_equal(visible, parse_drawing(drawing))
 
 
@@ -50,6 +51,14 @@ def test_rows_see_their_own_slots_only() -> None:
 
 def test_a_step_sees_no_slot_behind_its_own() -> None:
     """Rows whose new token is in slot 1 and 3 of 4, without a window and with a window of 2."""
-    position = torch.tensor([1, 3])
-    assert np.array_equal(step_mask(position, 4, None)[:, 0, 0], parse_drawing("# # . .\n# # # #"))
-    assert np.array_equal(step_mask(position, 4, 2)[:, 0, 0], parse_drawing("# # . .\n. . # #"))
+    positions = torch.tensor([[1], [3]])
+    assert np.array_equal(step_mask(positions, 4, None)[:, 0, 0], parse_drawing("# # . .\n# # # #"))
+    assert np.array_equal(step_mask(positions, 4, 2)[:, 0, 0], parse_drawing("# # . .\n. . # #"))
+
+
+@pytest.mark.parametrize(("drawing", "window"), [(GLOBAL, None), (WINDOW_OF_2, 2), (GLOBAL, SLOTS)])
+def test_new_tokens_of_one_step_see_each_other_one_way(drawing: str, window: int | None) -> None:
+    """All generated tokens as one step: the rows of the drawing below those of the prefix."""
+    mask = step_mask(torch.arange(PREFIX, SLOTS)[None], SLOTS, window)
+    assert mask.shape == (1, 1, GENERATED, SLOTS)
+    assert np.array_equal(mask[0, 0], parse_drawing(drawing)[PREFIX:])

@@ -72,6 +72,30 @@ def test_cached_steps_equal_one_uncached_call_of_transformers(name: str, images:
     assert cache[0].key.shape[2] == features.shape[1] + len(PROMPT) + len(ANSWER)
 
 
+@pytest.mark.parametrize("name", CASES)
+def test_steps_of_several_tokens_equal_one_uncached_call_of_transformers(name: str) -> None:
+    """Rows have fewer new tokens than T in some steps: they are padded, and overwrite the padding later."""
+    model = paired_models(name).model
+    pixels = random_image(model.config.vision_config.image_size)
+    expected = transformers_logits(name, pixels, ANSWER)
+    features = features_of(model).expand(2, -1, -1)
+    logits, cache = model.prefill(torch.tensor([PROMPT] * 2), features, torch.tensor([len(PROMPT)] * 2))
+    first, used, padding = features.shape[1] + len(PROMPT), torch.tensor([0, 0]), 9
+    for counts in ((3, 1), (1, 4), (4, 0), (0, 3)):
+        tokens = max(counts)
+        ids = torch.full((2, tokens), padding)
+        for row, count in enumerate(counts):
+            ids[row, :count] = torch.tensor(ANSWER[used[row] : used[row] + count])
+        logits, cache = model.decode_step(ids, first + used, cache)
+        for row, count in enumerate(counts):
+            actual = logits.unflatten(0, (2, tokens))[row, :count]
+            theirs = expected[1 + int(used[row]) :][:count]
+            if count:
+                assert_close(f"{name} row {row}, {count} tokens", actual, theirs, LOGITS)
+        used += torch.tensor(counts)
+    assert used.tolist() == [len(ANSWER)] * 2
+
+
 def test_every_feature_of_the_window_case_is_awake(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without caps, window or image, the logits differ far more than the bounds above allow."""
     name, pixels = "gemma2_window", random_image(224)

@@ -110,6 +110,10 @@ MANIFESTS: list[tuple[Damage, str]] = [
         setting("graphs", "decode", "inputs", 0, "shape", to="ab"),
         "graphs.decode.inputs.shape is of a wrong type",
     ),
+    (
+        setting("graphs", "decode", "inputs", 0, "shape", to=["batch", 2]),
+        "graphs.decode: the shape of input_ids does not follow",
+    ),
     (setting("graphs", "decode", "inputs", 0, "dtype", to="int8"), "dtype is of a wrong type"),
     (setting("files", to=[]), "files is of a wrong type"),
     (setting("files", to={}), "'vision_encoder.onnx' is used but not listed under files"),

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.forced_tokens import single_tokens
 from paligemma_onnx.runtime import PaliGemma
 from paligemma_onnx.runtime.cancellation import Cancellation
 from paligemma_onnx.runtime.graphs.kv_cache import Cache
@@ -91,7 +92,8 @@ def scripted_model(model: PaliGemma, *script: Sequence[Any], **model_facts: Any)
         model_facts: fields of the manifest's ModelFacts to change.
     """
     runner: Any = ScriptedRunner(model, script)
-    manifest = replace(model.manifest, model=replace(model.manifest.model, **model_facts))
+    manifest = single_tokens(model.manifest)  # a script has one entry per step
+    manifest = replace(manifest, model=replace(manifest.model, **model_facts))
     runner.manifest = manifest
     return PaliGemma(manifest, model.tokenizer, runner, 0.0)
 

@@ -182,11 +182,13 @@ def test_what_is_declared_to_vary_varies(
     expected, reference = model.prefill(*map(torch.from_numpy, (ids, features, lengths)))
     assert_close("prefill", logits, expected, MAX_ERROR)
     slots = torch.from_numpy(lengths + image_tokens)
-    for step in range(3):
-        token = random.integers(4, 600, (rows, 1))
+    for tokens in (1, 5, 1, 2):
+        token = random.integers(4, 600, (rows, tokens))
         logits, cache = runner.decode(token, cache, never)
-        expected, reference = model.decode_step(torch.from_numpy(token), slots + step, reference)
-        assert_close(f"step {step}", logits, expected, MAX_ERROR)
+        assert cache.lengths.tolist() == (slots + tokens).tolist()
+        expected, reference = model.decode_step(torch.from_numpy(token), slots, reference)
+        assert_close(f"{tokens} tokens", logits, expected, MAX_ERROR)
+        slots = slots + tokens
         assert [list(value.shape) for value in cache.values] == [
             list(tensor.shape) for layer in reference for tensor in layer
         ]
