@@ -23,6 +23,7 @@ from .bundle.schema import Manifest
 from .detection.detections import Detections, detections
 from .detection.prompts import task_prompt
 from .engine.devices import Placement, choose_placement
+from .engine.thread_pool import thread_pool
 from .errors import BundleError, OptionError, ProviderError
 from .generation.plan import GenerationBatch, PlannedRequest, plan_batch
 from .generation.run import run_batch
@@ -95,19 +96,21 @@ class PaliGemma:
         check_engine(engine, device)
         with translate_resource_errors(str(folder)):
             manifest = read_manifest(folder)
-            check_files(folder, manifest)
-            tokenizer = PromptTokenizer.load(folder / manifest.tokens.file)
-            runs_on = manifest.precision.devices
-            cpu = "cpu" if engine == "openvino" else device
-            placement = choose_placement(cpu, threads, runs_on=runs_on, memory_limit=memory_limit)
-            try:
-                runner = open_runner(folder, manifest, placement, engine)
-            except ProviderError as error:
-                if device != "auto" or placement.device == "cpu" or "cpu" not in runs_on:
-                    raise
-                warnings.warn(f"running on the CPU, since CUDA does not load: {error}", stacklevel=2)
-                runner = open_runner(folder, manifest, Placement("cpu", placement.threads), engine)
-        return cls(manifest, tokenizer, runner, time.perf_counter() - started)
+            # Sessions open in C++, mostly without Python's lock, so a thread reads the tokenizer meanwhile.
+            with thread_pool(1) as thread:
+                tokenizer = thread.submit(PromptTokenizer.load, folder / manifest.tokens.file)
+                check_files(folder, manifest)
+                runs_on = manifest.precision.devices
+                cpu = "cpu" if engine == "openvino" else device
+                placement = choose_placement(cpu, threads, runs_on=runs_on, memory_limit=memory_limit)
+                try:
+                    runner = open_runner(folder, manifest, placement, engine)
+                except ProviderError as error:
+                    if device != "auto" or placement.device == "cpu" or "cpu" not in runs_on:
+                        raise
+                    warnings.warn(f"running on the CPU, since CUDA does not load: {error}", stacklevel=2)
+                    runner = open_runner(folder, manifest, Placement("cpu", placement.threads), engine)
+                return cls(manifest, tokenizer.result(), runner, time.perf_counter() - started)
 
     @property
     def device(self) -> str:

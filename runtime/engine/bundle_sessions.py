@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from ..bundle.schema import GraphSpec, Manifest
 from .cuda_provider import check_gpu
 from .devices import Placement
+from .mapped_files import release_pages
 from .memory import trim_heap
 from .ort import InferenceSession
 from .session import open_session
 from .shared_weights import SharedWeights, load_shared_weights
+from .thread_pool import thread_pool
 
 
 def uses_cuda_graph(manifest: Manifest, placement: Placement) -> bool:
@@ -51,16 +52,12 @@ def open_sessions(
             cuda_graph=uses_cuda_graph(manifest, placement) and graph == manifest.graphs.decode,
         )
 
-    # Reordering the weights for the kernels takes most of the time and uses a single thread per session.
-    threads = ThreadPoolExecutor(len(graphs))
-    try:
+    with thread_pool(len(graphs)) as threads:
         futures = {graph.digest: threads.submit(open_graph, graph) for graph in graphs}
         sessions = {digest: session.result() for digest, session in futures.items()}
-    except BaseException as error:  # after Ctrl-C, do not wait for the other sessions, which may take seconds
-        threads.shutdown(wait=isinstance(error, Exception), cancel_futures=True)
-        raise
-    threads.shutdown()
     trim_heap()
+    if prepared is None and not manifest.precision.is_float32:
+        release_pages(folder / name for name in manifest.files)  # the sessions keep packed copies
     return sessions, weights
 
 

@@ -106,10 +106,12 @@ def _build(document: Any) -> TokenizerFile:
         [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
     )
     special_ids = _add_tokens(library, document["added_tokens"])
-    vocabulary: dict[str, int] = library.get_vocab(with_added_tokens=True)
-    added = {token.content for token in library.get_added_tokens_decoder().values()}
+    added = {token.content: token_id for token_id, token in library.get_added_tokens_decoder().items()}
+    vocabulary: dict[str, int] = document["model"]["vocab"] | added
     # The library would encode a control token that is not an added token character by character.
-    library.add_special_tokens([token for token in CONTROL_TOKENS if token in vocabulary.keys() - added])
+    library.add_special_tokens(
+        [token for token in CONTROL_TOKENS if token in vocabulary and token not in added]
+    )
     return TokenizerFile(library, vocabulary, special_ids, _byte_values(vocabulary))
 
 
@@ -131,10 +133,12 @@ def _bpe(model: Any) -> BPE:
     if len(ids) != len(vocabulary) or not all(type(id_) is int and 0 <= id_ < _MAX_ID for id_ in ids):
         raise _InvalidFileError("is damaged: its vocabulary has duplicate ids or ids out of range")
     # A merge is a list of two tokens or, in older files, a text with a space between them.
-    split = [merge.split(" ") if isinstance(merge, str) else merge for merge in model["merges"]]
+    split = (merge.split(" ") if isinstance(merge, str) else merge for merge in model["merges"])
     merges = [(left, right) for left, right in split]
     # The library panics or aborts on merges of unknown tokens.
-    if not all({left, right, left + right} <= vocabulary.keys() for left, right in merges):
+    if not all(
+        left in vocabulary and right in vocabulary and left + right in vocabulary for left, right in merges
+    ):
         raise _InvalidFileError("is damaged: a merge has a token that is not in its vocabulary")
     return BPE(vocab=vocabulary, merges=merges, byte_fallback=True)
 

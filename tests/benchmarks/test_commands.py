@@ -101,6 +101,26 @@ def test_real_size(work: Path, tmp_path: Path) -> None:
     assert "FAILED" not in table
 
 
+@pytest.mark.parametrize("precision", ["fp32", "int4"])
+def test_start(work: Path, tmp_path: Path, precision: str) -> None:
+    file, bundle = tmp_path / "figures.json", work / f"paligemma-tiny-{precision}"
+    text = run("start", bundle, "--work", tmp_path, "--rounds", "1", "--requests", "2", "--json", file)
+    document = read(file)
+    ways = {"bundle"} if precision == "fp32" else {"bundle", "prepared"}
+    assert ways == document.keys() & {"bundle", "prepared"}
+    for way in ways:
+        starts = document[way]
+        (spans,) = starts["spans"]
+        parts = [span["part"] for span in spans]
+        assert {"imports", "tokenizer", "session prefill.onnx", "load"} <= set(parts)
+        assert parts.count("prefill run") == 2  # one for each request
+        assert all(0 <= span["begin_s"] <= span["end_s"] for span in spans)
+        milestones = list(starts["milestones"].values())
+        assert milestones == sorted(milestones)
+        assert starts["answered"][0]["proportional"] > 0
+        assert way in text
+
+
 def test_real_size_reports_a_system_that_fails(tmp_path: Path) -> None:
     """The others, here the hardware's limits, are measured nevertheless."""
     checkpoint = make_checkpoint(tmp_path, benchmark_model("paligemma", "tiny", 224))

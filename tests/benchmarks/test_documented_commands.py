@@ -7,7 +7,8 @@ import re
 from paths import ROOT
 
 RUN_BY_TEST_COMMANDS = {
-    *("real_size", "plot", "peers", "batch", "batch_memory", "cuda", "token_scores", "forced_tokens"),
+    *("real_size", "plot", "start", "peers", "batch", "batch_memory", "cuda"),
+    *("token_scores", "forced_tokens"),
 }
 RUN_BY_WEB_TESTS = {"web_agreement", "web_speed"}  # they need Node
 
