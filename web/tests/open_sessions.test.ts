@@ -73,6 +73,20 @@ test('weights that two graphs share are read once', async () => {
   assert.deepEqual(created.map((options) => options.executionProviders), [['wasm'], ['wasm'], ['wasm']]);
 });
 
+test('the memory of weights is freed when the last graph has them', async () => {
+  const freed: number[] = [];
+  const { created, open } = recorder({ web: '1' });
+  const transfer = Object.getOwnPropertyDescriptor(ArrayBuffer.prototype, 'transfer'); // not in Node 20
+  Object.defineProperty(ArrayBuffer.prototype, 'transfer', { value: () => freed.push(created.length), configurable: true });
+  try {
+    await open();
+  } finally {
+    Reflect.deleteProperty(ArrayBuffer.prototype, 'transfer');
+    if (transfer !== undefined) Object.defineProperty(ArrayBuffer.prototype, 'transfer', transfer);
+  }
+  assert.deepEqual(freed, [1, 2, 3]); // vision_encoder.data, decoder-2.data, decoder.data, by the number of open graphs
+});
+
 test('onnxruntime-node opens checked files by their paths', async () => {
   const { events, created, open } = recorder({ node: '1' });
   await open();

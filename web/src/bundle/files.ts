@@ -23,7 +23,7 @@ export interface BundleFiles {
   readSmall(name: string, maxBytes: number, signal?: AbortSignal): Promise<Uint8Array<ArrayBuffer>>;
 
   /**
-   * Read a file and check it.
+   * Read a file and check it. The caller may free the memory of the result, so each call returns another buffer.
    *
    * @throws {BundleError} It has another size or hash.
    */

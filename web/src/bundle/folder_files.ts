@@ -47,7 +47,8 @@ export function folderFiles(folder: string): BundleFiles {
   return {
     locate,
     readSmall: (name, maxBytes, signal) => readLimited(locate(name), open(name, signal), maxBytes),
-    read: (name, expected, onBytes, signal) => readChecked(locate(name), open(name, signal), expected, onBytes),
+    read: (name, expected, onBytes, signal) =>
+      readChecked(locate(name), open(name, signal), expected, onBytes, createHash('sha256')),
     path: check,
   };
 }

@@ -14,18 +14,6 @@ export async function sha256(bytes: Uint8Array<ArrayBuffer>): Promise<string> {
 }
 
 /**
- * Check that a file has the expected content.
- *
- * @param file name of the file with its folder or URL, for messages.
- *
- * @throws {BundleError} The file is cut, altered, or a Git LFS pointer.
- */
-export async function checkContent(file: string, bytes: Uint8Array<ArrayBuffer>, expected: FileSpec): Promise<void> {
-  checkSize(file, bytes.length, expected, bytes);
-  if ((await sha256(bytes)) !== expected.sha256) throw altered(file);
-}
-
-/**
  * Check the size of a file.
  *
  * @param start the first bytes of the file, or more.

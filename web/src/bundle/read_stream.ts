@@ -2,13 +2,20 @@
 
 import { BundleError, ResourceError } from '../errors.js';
 import { MAX_BUFFER_BYTES, type OnBytes } from './files.js';
-import { checkContent, checkSize } from './integrity.js';
+import { altered, checkSize, sha256 } from './integrity.js';
 import type { FileSpec } from './schema.js';
+
+/** A hash of bytes that arrive in parts, as in the module `node:crypto`. */
+export interface Hash {
+  update(chunk: Uint8Array): unknown;
+  digest(encoding: 'hex'): string;
+}
 
 /**
  * Read a stream to its end and check its content.
  *
  * @param file name of the file with its folder or URL, for messages.
+ * @param hash a SHA-256. Default: `crypto.subtle`, which knows no parts and makes a copy of the content.
  *
  * @throws {BundleError} The content has another size or hash.
  * @throws {ResourceError} The file does not fit into memory.
@@ -18,6 +25,7 @@ export async function readChecked(
   stream: AsyncIterable<Uint8Array>,
   expected: FileSpec,
   onBytes: OnBytes,
+  hash?: Hash,
 ): Promise<Uint8Array<ArrayBuffer>> {
   const bytes = allocate(file, expected.bytes);
   let size = 0;
@@ -25,10 +33,11 @@ export async function readChecked(
     if (size + chunk.length <= bytes.length) bytes.set(chunk, size);
     size += chunk.length;
     if (size > bytes.length) break;
+    hash?.update(chunk);
     onBytes(size);
   }
   checkSize(file, size, expected, bytes.subarray(0, size));
-  await checkContent(file, bytes, expected);
+  if ((hash?.digest('hex') ?? (await sha256(bytes))) !== expected.sha256) throw altered(file);
   return bytes;
 }
 

@@ -87,8 +87,17 @@ async function byContent(
     const external = weights(name).map((file) => ({ path: file, data: held.get(file) as Uint8Array }));
     opened.set(name, await create(content, external, name, graph, manifest, options));
     const later = new Set(names.slice(index + 1).flatMap(weights));
-    for (const file of [...held.keys()]) if (!later.has(file)) held.delete(file);
+    for (const [file, bytes] of held) {
+      if (later.has(file)) continue;
+      held.delete(file);
+      free(bytes);
+    }
   }
+}
+
+/** Free the memory of a buffer at once; garbage collection may be late. Older browsers cannot. */
+function free({ buffer }: Uint8Array<ArrayBuffer>): void {
+  (buffer as ArrayBuffer & { transfer?: (bytes: number) => ArrayBuffer }).transfer?.(0); // ES2024
 }
 
 async function create(
