@@ -1,10 +1,13 @@
 /** Files of bundles in the browser's storage, so that a model loads without a network. */
 
+import { chunksOf } from '../src/bundle/read_stream.js';
 import { MANIFEST } from '../src/bundle/schema.js';
 
 const NAME = 'bundles'; // of the cache
 /** The first status of a server's own failures (RFC 9110, section 15.6). */
 const SERVER_ERROR = 500;
+
+type Writer = WritableStreamDefaultWriter<Uint8Array>;
 
 /** The files that are being stored, by URL. */
 const storing = new Map<string, Promise<void>>();
@@ -23,11 +26,14 @@ export function storingFetch(): typeof fetch {
     const fresh: RequestInit = { ...init, cache: 'no-cache' }; // the browser may still hold the file of an old bundle
     if (cache === null) return fetch(url, fresh);
     if (isManifest(url.href)) return fetchManifest(cache, url, fresh);
-    const stored = await cache.match(url);
-    if (stored !== undefined) return stored;
+    const earlier = await cache.match(url);
+    if (earlier !== undefined) return earlier;
     const response = await fetch(url, fresh);
-    if (response.status === 200) store(cache, url, response.clone());
-    return response;
+    if (response.status !== 200 || response.body === null) return response;
+    const [loaded, copy] = [new TransformStream<Uint8Array>(), new TransformStream<Uint8Array>()];
+    const stored = store(cache, url, new Response(copy.readable, response));
+    void distribute(response.body, loaded.writable.getWriter(), copy.writable.getWriter(), stored);
+    return new Response(loaded.readable, response);
   };
 }
 
@@ -69,7 +75,7 @@ async function fetchManifest(cache: Cache, url: URL, init: RequestInit): Promise
   const text = await response.clone().text();
   if (!isJson(text)) return response; // for example the login page of a network: no reason to remove files
   if ((await stored?.text()) !== text) await removeFolder(cache, url);
-  store(cache, url, response.clone());
+  void store(cache, url, response.clone());
   return response;
 }
 
@@ -91,13 +97,41 @@ function isJson(text: string): boolean {
   }
 }
 
-/** Store a response while it is read. A full storage does not stop the model from loading. */
-function store(cache: Cache, url: URL, response: Response): void {
-  const stored = cache.put(url, response);
-  storing.set(
-    url.href,
-    stored.catch((error: unknown) => console.warn(`${url.href} is not stored: ${String(error)}`)),
-  );
+/**
+ * Write each part of a body to two streams, when both can take it.
+ *
+ * The method `clone` of a response would hold in memory what the slower reader, the disk, has not read yet: up to the
+ * whole file.
+ *
+ * @param stored resolves when the second stream is no longer read, for example because the storage is full. The first
+ *   one goes on.
+ */
+async function distribute(
+  body: ReadableStream<Uint8Array>,
+  first: Writer,
+  second: Writer,
+  stored: Promise<void>,
+): Promise<void> {
+  const ignore = (): void => undefined; // each reader reports its errors
+  let isStoring = true;
+  void stored.then(() => (isStoring = false));
+  const copy = (write: () => Promise<void>): Promise<void> | undefined =>
+    isStoring ? Promise.race([stored, write().catch(ignore)]) : undefined;
+  try {
+    for await (const chunk of chunksOf(body)) await Promise.all([first.write(chunk), copy(() => second.write(chunk))]);
+    await Promise.all([first.close(), copy(() => second.close())]);
+  } catch (error) {
+    await Promise.all([first.abort(error).catch(ignore), copy(() => second.abort(error))]);
+  }
+}
+
+/** Store a response while it is read; return when that ends. A full storage does not stop the model from loading. */
+function store(cache: Cache, url: URL, response: Response): Promise<void> {
+  const stored = cache
+    .put(url, response)
+    .catch((error: unknown) => console.warn(`${url.href} is not stored: ${String(error)}`));
+  storing.set(url.href, stored);
+  return stored;
 }
 
 async function openCache(): Promise<Cache | null> {

@@ -12,6 +12,7 @@ const WEIGHTS = `${FOLDER}decoder.data`;
 let stored: Map<string, string>;
 /** What the server answers; null: it cannot be reached. */
 let served: Record<string, [status: number, body: string]> | null;
+let isFull = false;
 let requests: [url: string, cache: RequestCache | undefined][] = [];
 
 class FakeCache {
@@ -21,6 +22,7 @@ class FakeCache {
   }
 
   async put(url: URL, response: Response): Promise<void> {
+    if (isFull) throw new DOMException('full', 'QuotaExceededError');
     const body = await response.text();
     await new Promise(setImmediate); // a browser writes to its disk
     stored.set(String(url), body);
@@ -105,6 +107,32 @@ test('a damaged file is removed, also if it is still being stored', async () => 
   await removeNamed(`${WEIGHTS}: is altered (another SHA-256); copy the bundle again`);
   await settled();
   assert.deepEqual([...stored.keys()], [MANIFEST]);
+});
+
+test('a file is read at the pace of its storing, and a full storage does not stop it', async (t) => {
+  t.mock.method(console, 'warn', () => {});
+  stored.delete(WEIGHTS);
+  let taken = 0;
+  const parts = (): Response =>
+    new Response(
+      new ReadableStream<Uint8Array>({
+        pull(controller) {
+          controller.enqueue(new Uint8Array(1000));
+          if (++taken === 100) controller.close();
+        },
+      }),
+    );
+  t.mock.method(globalThis, 'fetch', async () => parts());
+  const reader = (await storingFetch()(WEIGHTS)).body!.getReader();
+  await reader.read();
+  for (let turn = 0; turn < 10; turn++) await settled();
+  assert.ok(taken < 10, `${taken} parts were taken, and one was read`);
+  await reader.cancel();
+  [taken, isFull] = [0, true];
+  const content = await (await storingFetch()(WEIGHTS)).arrayBuffer();
+  isFull = false;
+  assert.equal(content.byteLength, 100_000);
+  assert.ok(!stored.has(WEIGHTS));
 });
 
 test('no partial content and no error is stored', async () => {
