@@ -10,6 +10,7 @@ import { after, before, test } from 'node:test';
 import type { BundleFiles } from '../src/bundle/files.js';
 import { folderFiles } from '../src/bundle/folder_files.js';
 import { localFiles } from '../src/bundle/local_files.js';
+import { partsOf } from '../src/bundle/read_stream.js';
 import type { FileSpec } from '../src/bundle/schema.js';
 import { urlFiles } from '../src/bundle/url_files.js';
 import { BundleError } from '../src/index.js';
@@ -139,4 +140,26 @@ test('a response with other bytes than its header says', async () => {
     assert.match(error.message, /a\.data: cannot be loaded \(the connection was lost\); check/);
     return true;
   });
+});
+
+test('a stream of bytes is read into the same memory, and other streams are read, too', async () => {
+  for (const type of ['bytes', undefined] as const) {
+    let left = 5;
+    const source = {
+      type,
+      pull(controller: ReadableStreamDefaultController<Uint8Array>) {
+        if (left > 0) controller.enqueue(Uint8Array.of(left, left));
+        if (--left <= 0) controller.close();
+      },
+    };
+    const levels: number[] = [];
+    const parts: Uint8Array[] = [];
+    for await (const part of partsOf(new ReadableStream(source as UnderlyingDefaultSource<Uint8Array>))) {
+      levels.push(...part);
+      parts.push(part);
+    }
+    assert.deepEqual(levels, [5, 5, 4, 4, 3, 3, 2, 2, 1, 1]);
+    const kept = parts.filter(({ byteLength }) => byteLength > 0); // memory that is used again leaves an empty part
+    assert.equal(kept.length, type === 'bytes' ? 0 : 5);
+  }
 });

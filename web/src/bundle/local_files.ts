@@ -2,7 +2,7 @@
 
 import { BundleError } from '../errors.js';
 import type { BundleFiles } from './files.js';
-import { chunksOf, readChecked, readLimited } from './read_stream.js';
+import { partsOf, readChecked, readLimited } from './read_stream.js';
 import { MANIFEST } from './schema.js';
 
 /**
@@ -27,7 +27,7 @@ export function localFiles(chosen: Iterable<File>): BundleFiles {
     if (file === undefined)
       throw new BundleError(`${locate(name)}: is missing; choose the folder of the bundle, or all of its files`);
     try {
-      for await (const chunk of chunksOf(file.stream())) {
+      for await (const chunk of partsOf(file.stream())) {
         signal?.throwIfAborted();
         yield chunk;
       }

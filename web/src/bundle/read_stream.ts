@@ -5,6 +5,9 @@ import { MAX_BUFFER_BYTES, type OnBytes } from './files.js';
 import { altered, checkSize, sha256 } from './integrity.js';
 import type { FileSpec } from './schema.js';
 
+/** Bytes that are read at once. */
+const PART_BYTES = 1 << 20;
+
 /** A hash of bytes that arrive in parts, as in the module `node:crypto`. */
 export interface Hash {
   update(chunk: Uint8Array): unknown;
@@ -54,7 +57,7 @@ export async function readLimited(
   const chunks: Uint8Array[] = [];
   let size = 0;
   for await (const chunk of stream) {
-    chunks.push(chunk);
+    chunks.push(chunk.slice()); // the stream may use its memory again
     size += chunk.length;
     if (size > maxBytes) throw new BundleError(`${file}: larger than ${maxBytes} bytes; export the checkpoint again`);
   }
@@ -65,6 +68,30 @@ export async function readLimited(
     offset += chunk.length;
   }
   return bytes;
+}
+
+/**
+ * Return the parts of a stream. A part may be overwritten when the next one is requested.
+ *
+ * A stream of bytes, such as the body of a response, is read into the same memory again and again. With `chunksOf`, each
+ * part has its memory, and a browser keeps much of a large file until it collects garbage.
+ */
+export async function* partsOf(stream: ReadableStream<Uint8Array>): AsyncGenerator<Uint8Array> {
+  let reader: ReadableStreamBYOBReader;
+  try {
+    reader = stream.getReader({ mode: 'byob' });
+  } catch {
+    return yield* chunksOf(stream); // not a stream of bytes
+  }
+  try {
+    let part = await reader.read(new Uint8Array(PART_BYTES));
+    while (!part.done) {
+      yield part.value;
+      part = await reader.read(new Uint8Array(part.value.buffer));
+    }
+  } finally {
+    await reader.cancel();
+  }
 }
 
 /** Return the chunks of a stream. (Safari's streams are no async iterables.) */

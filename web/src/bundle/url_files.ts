@@ -2,7 +2,7 @@
 
 import { BundleError, OptionError } from '../errors.js';
 import type { BundleFiles } from './files.js';
-import { chunksOf, readChecked, readLimited } from './read_stream.js';
+import { partsOf, readChecked, readLimited } from './read_stream.js';
 
 const COPY = 'copy the whole folder of the bundle to the server';
 
@@ -57,7 +57,7 @@ async function* interruptible(
   signal?: AbortSignal,
 ): AsyncGenerator<Uint8Array> {
   try {
-    yield* chunksOf(body);
+    yield* partsOf(body);
   } catch (error) {
     signal?.throwIfAborted();
     throw unreachable(url, error);
