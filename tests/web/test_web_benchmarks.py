@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 from javascript import find_chromium
 
-from benchmarks import web_agreement, web_speed
+from benchmarks import web_agreement, web_memory, web_speed
 
 pytestmark = pytest.mark.web
 
@@ -42,3 +42,30 @@ def test_web_speed(shipped_bundle: Path, layout: Callable[[str, str, str], Path]
     for row in figures["medians"]:
         assert all(row[name] > 0 for name in ("load_s", "first_token_s", "tokens_per_second", "total_s"))
     assert all(seconds > 0 for seconds in figures["pageReadyS"])
+
+
+def test_web_memory(shipped_bundle: Path, tmp_path: Path) -> None:
+    """Every stage is reached, and a request that fails is a row with the reason."""
+    find_chromium()
+    file = tmp_path / "figures.json"
+    options = [
+        "--runtimes",
+        "onnxruntime-node,chromium",
+        "--threads",
+        "1",
+        "--tokens",
+        "2",
+        "--json",
+        str(file),
+    ]
+    arguments = [str(shipped_bundle), *options]
+    result = CliRunner().invoke(web_memory.main, arguments, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    native, browser = json.loads(file.read_text(encoding="utf-8"))["results"]
+    for row in (native, browser):
+        assert "problem" not in row
+        assert all(row[name] > 0 for name in ("loadS", "firstTokenS", "tokensPerSecond", "residentBytes"))
+        assert row["bundleBytes"] > 10**6
+    assert native["wasmBytes"] == 0 < browser["wasmBytes"] < 2**32
+    failed = web_memory.measure(shipped_bundle, "onnxruntime-node", 0, 2)
+    assert "threads is 0" in failed["problem"]
