@@ -48,7 +48,10 @@ def start_decoding(
         cache = replace(cache, lengths=past_lengths)
     else:
         spare = steps if model.manifest.cache.update == "in_place" else 0
-        cache = Cache(tuple(_repeated(value, used, past, spare) for value in cache.values), past_lengths)
+        axis = model.manifest.cache.slot_axis
+        cache = Cache(
+            tuple(_repeated(value, axis, used, past, spare) for value in cache.values), past_lengths
+        )
 
     def step() -> None:
         nonlocal cache
@@ -57,13 +60,13 @@ def start_decoding(
     return step
 
 
-def _repeated(value: DeviceTensor, used: int, past: int, spare: int) -> DeviceTensor:
-    """Return a cache tensor of P = `past` + `spare` slots.
+def _repeated(value: DeviceTensor, axis: int, used: int, past: int, spare: int) -> DeviceTensor:
+    """Return a cache tensor of P = `past` + `spare` slots, which are on axis `axis`.
 
     The first `past` slots repeat the first `used` slots of `value`; the other slots are zero.
     """
     content = value.to_numpy_view()
     repeats = -(-past // used)
-    array = np.tile(content[:, :, :used], (1, 1, repeats, 1))[:, :, :past]
-    array = np.pad(array, ((0, 0), (0, 0), (0, spare), (0, 0)))
+    array = np.concatenate([content.take(range(used), axis)] * repeats, axis).take(range(past), axis)
+    array = np.pad(array, [(0, spare if each == axis else 0) for each in range(array.ndim)])
     return DeviceTensor.from_numpy(array, value.dtype, value.placement, "a repeated cache")

@@ -53,7 +53,7 @@ def answer(folder: Path, file: str, prompt: str) -> tuple[list[int], str]:
     used = features.shape[1] + ids.shape[1]
     limit = min(manifest["generation"]["max_new_tokens"], manifest["model"]["context_length"] - used)
     # Only a prefill that updates its cache in place takes one: slots for the prompt and the whole answer.
-    shape = (1, facts["heads"], used + limit, facts["head_dim"])
+    shape = (1, used + limit, facts["heads"] * facts["head_dim"])
     row = {
         "image_features": features,
         "text_lengths": np.array([ids.shape[1]]),

@@ -37,6 +37,7 @@ from .bundle.draft_manifest import draft_manifest, export_notes
 from .bundle.tensor_list import count_operators, list_tensors
 from .bundle.weight_file import WeightFile, plan_weight_files, reference_weight_file, write_weight_file
 from .graphs.cuda_weights import cuda_meta_model
+from .graphs.packed_weights import pack_decoder
 from .graphs.patch_matmul import multiply_patches
 from .graphs.rotary_tables import tabulate_rotation
 from .graphs.specs import GraphDefinition, graph_definitions
@@ -191,10 +192,10 @@ def _build_graphs(
     progress: Progress,
 ) -> dict[str, QuantizedGraph]:
     """Return each graph, traced and rewritten for the precision; equal definitions are traced only once."""
-    if precision.half_dtype is None:
-        model = meta_model(config)
-    else:
-        model = cuda_meta_model(config, getattr(torch, precision.half_dtype))
+    half = precision.half_dtype
+    model = meta_model(config) if half is None else cuda_meta_model(config, getattr(torch, half))
+    if precision.is_in_place_float32:
+        pack_decoder(model.language_model)
     multiply_patches(model)
     if precision.portable:
         tabulate_rotation(model)

@@ -110,6 +110,11 @@ class Precision:
         return self.half_dtype is None and any(not isinstance(each, Float32) for each in formats)
 
     @property
+    def is_in_place_float32(self) -> bool:
+        """True if the decoder is that of graphs/in_place_decoder.py."""
+        return self.cache == "in_place" and self.activations == "float32"
+
+    @property
     def half_dtype(self) -> HalfType | None:
         """Half-precision dtype of activations, only used on CUDA; None if the graphs also run on a CPU."""
         return None if self.activations == "float32" else self.activations

@@ -19,7 +19,9 @@ from paligemma_onnx.model.rotary import inverse_frequencies
 from paligemma_onnx.runtime.bundle.schema import BaseWeights
 from paligemma_onnx.runtime.errors import OptionError
 
-from .graphs.cuda_weights import PackedCheckpoint
+from .graphs.cuda_weights import CudaCheckpoint
+from .graphs.packed_weights import PackedCheckpoint
+from .graphs.prefix_or_step import count_folded_heads
 from .graphs.rotary_tables import rotation_tables
 from .precisions import PRECISIONS
 from .quantization.channel_scaling import ScaledCheckpoint
@@ -42,11 +44,14 @@ class Source:
     mask_decoder: MaskDecoder | None
 
     def weights(self, precision_name: str) -> TensorSource:
-        """Return the weights to store: as in the checkpoint, packed for CUDA, or with scaled channels."""
-        precision = PRECISIONS[precision_name]
+        """Return the weights to store: as in the checkpoint, packed, or with scaled channels, or both."""
+        precision, text = PRECISIONS[precision_name], self.config.text_config
         if precision.half_dtype is not None:
-            return PackedCheckpoint(self.checkpoint, self.config.text_config)
-        return self._scaled if precision.quantizes_activations else self.checkpoint
+            return CudaCheckpoint(self.checkpoint, text)
+        weights = self._scaled if precision.quantizes_activations else self.checkpoint
+        if precision.is_in_place_float32:
+            return PackedCheckpoint(weights, text, count_folded_heads(text))
+        return weights
 
     @cached_property
     def _scaled(self) -> ScaledCheckpoint:

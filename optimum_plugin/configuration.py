@@ -36,7 +36,9 @@ def load_config(folder: BundleFolder, manifest: Manifest) -> PaliGemmaConfig:
     patches = vision["vision_tower.embeddings.patch_embedding.weight"].shape  # [width, 3, side, side]
     first = "language_model.layers.0"
     queries = _outputs(text, f"{first}.self_attn.q_proj", model.hidden_size)
-    if queries is None:  # graphs for a GPU multiply queries, keys and values at once
+    if (
+        queries is None
+    ):  # graphs with a cache that is updated in place multiply queries, keys and values at once
         merged = _outputs(text, f"{first}.self_attn.qkv_proj", model.hidden_size) or 0
         queries = merged - 2 * cache.heads * cache.head_dim
     text_config: dict[str, Any] = {

@@ -66,6 +66,7 @@ def describe_cache(config: PaliGemmaConfig, precision: Precision) -> CacheFacts:
         head_dim=text.head_dim,
         dtype=precision.activations,
         update=precision.cache,
+        layout="slots_heads" if precision.is_in_place_float32 else "heads_slots",
     )
 
 

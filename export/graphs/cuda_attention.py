@@ -3,7 +3,7 @@
 One packed matrix product computes query, key and value. A decode step then uses the single operator
 `GroupQueryAttention`, which applies the rotary embedding, writes into the cache and attends. The CUDA kernels
 of this operator are causal and do not support padding within a prompt. A prefill therefore uses the standard
-operators of in_place_decoder.py.
+operators `TensorScatter` and `Attention`.
 
 Shapes: docs/notation.md.
 """
@@ -18,8 +18,7 @@ from paligemma_onnx.model.config import TextConfig
 from paligemma_onnx.model.gemma import Gemma
 
 from .cuda_weights import COS, SIN
-from .in_place_decoder import attend, scatter_kv, split_heads
-from .onnx_ops import apply_operator
+from .onnx_ops import apply_operator, scatter_tokens
 
 
 class CudaPrefillAttention:
@@ -43,8 +42,9 @@ class CudaPrefillAttention:
         widths = [heads * config.head_dim for heads in (query_heads, kv_heads, kv_heads)]
         query, key, value = packed.split(widths, dim=2)
         query, key = self._rotate(query, config), self._rotate(key, config)
-        present = scatter_kv(past, key, value, self.past_lengths, config)
-        mixed = attend(split_heads(query, config), present, None, self.lengths_after, config)
+        new = _split_heads(key, config), _split_heads(value, config)
+        present = scatter_tokens(past, new, self.past_lengths, axis=2)
+        mixed = _attend(_split_heads(query, config), present, None, self.lengths_after, config)
         return mixed.transpose(1, 2).flatten(2), present
 
     def _rotate(self, x: Tensor, config: TextConfig) -> Tensor:
@@ -84,6 +84,36 @@ class CudaDecodeAttention:
             "com.microsoft::GroupQueryAttention", inputs, attributes, like=(mixed, *past)
         )
         return mixed, KeyValue(*present)
+
+
+def _attend(
+    query: Tensor, cache: KeyValue, mask: Tensor | None, lengths_after: Tensor, config: TextConfig
+) -> Tensor:
+    """Return the result of attention to the cache slots that are in use.
+
+    Args:
+        query: float[B, A, L, H].
+        cache: float[B, K, C, H] each.
+        mask: bool[B, 1, L, C], true for the slots that a token may see. None: all slots in use.
+        lengths_after: int64[B], slots of each row in use after the call.
+        config: configuration that has the scale and the cap of attention scores.
+
+    Returns:
+        Sums of values, weighted by attention, in the shape of `query`.
+    """
+    attributes = {
+        "scale": config.query_pre_attn_scalar**-0.5,
+        "softcap": config.attn_logit_softcapping or 0.0,  # 0: no cap
+        "is_causal": 0,
+    }
+    inputs = (query, *cache, mask, None, None, lengths_after)
+    (mixed,) = apply_operator("Attention", inputs, attributes, like=(query,))
+    return mixed
+
+
+def _split_heads(x: Tensor, config: TextConfig) -> Tensor:
+    """Return x with an axis for the heads: [B, L, heads * H] -> [B, heads, L, H]."""
+    return torch.unflatten(x, 2, (-1, config.head_dim)).transpose(1, 2)
 
 
 def _rotary_tables(decoder: Gemma) -> tuple[Tensor, Tensor]:

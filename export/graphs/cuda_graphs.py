@@ -5,7 +5,7 @@ start. A decode step therefore consists of few kernels. One matrix product compu
 operator adds to the residual stream and applies the norm that follows the addition. One operator,
 `GroupQueryAttention`, applies the rotary embedding, writes into the cache and attends. The CUDA kernels of
 `GroupQueryAttention` are causal, which makes no difference for a single token. A prefill, whose prefix is
-bidirectional, uses the standard operators of in_place_decoder.py.
+bidirectional, uses the standard operators `TensorScatter` and `Attention`.
 
 Precision of each part:
 
@@ -20,8 +20,6 @@ Shapes: docs/notation.md.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
 from typing import cast
 
 import torch
@@ -29,18 +27,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from paligemma_onnx.model.attention import softcap
-from paligemma_onnx.model.cache import KeyValue
-from paligemma_onnx.model.gemma import DecoderLayer, Gemma, RMSNorm
+from paligemma_onnx.model.gemma import Gemma
 from paligemma_onnx.model.paligemma import PaliGemma
 from paligemma_onnx.model.siglip import EncoderLayer
 
 from .cuda_attention import CudaDecodeAttention, CudaPrefillAttention
-from .cuda_weights import GAIN, PACKED, decoder_layers
+from .fused_layers import add_and_normalize, run_layers
 from .onnx_ops import apply_operator
 
 RESCORED_TOKENS = 32  # number of most likely tokens whose logits are computed again in float32
-
-LayerAttention = Callable[[Tensor, KeyValue], tuple[Tensor, KeyValue]]
 
 
 def encode_image(model: PaliGemma, pixel_values: Tensor) -> Tensor:
@@ -74,7 +69,7 @@ def prefill(
     added = image_features.shape[1] + text_lengths
     positions = past_lengths[:, None] + torch.arange(tokens, device=x.device)
     attention = CudaPrefillAttention(decoder, positions, past_lengths, past_lengths + added)
-    x, update, cache = _run_layers(decoder, x, past, attention)
+    x, update, cache = run_layers(decoder, x, past, attention)
     last = torch.arange(rows, device=x.device) * tokens + added - 1
     x, update = (tensor.flatten(0, 1).index_select(0, last) for tensor in (x, update))
     return _compute_logits(decoder, x, update), *cache
@@ -97,49 +92,8 @@ def decode_step(
     decoder = model.language_model
     x = decoder.embed(input_ids, torch.float32)
     attention = CudaDecodeAttention(decoder, past_lengths, past[0])
-    x, update, cache = _run_layers(decoder, x, past, attention)
+    x, update, cache = run_layers(decoder, x, past, attention)
     return _compute_logits(decoder, x.flatten(0, 1), update.flatten(0, 1)), *cache
-
-
-def _run_layers(
-    decoder: Gemma, x: Tensor, past: tuple[Tensor, ...], attention: CudaPrefillAttention | CudaDecodeAttention
-) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
-    """Run every layer.
-
-    Returns:
-        The residual stream without the last update, the last update, and the cache. The last update is the
-        output of the last MLP. The caller adds it to the stream, because one operator adds an update and
-        applies the norm that follows.
-    """
-    cache: list[Tensor] = []
-    update: Tensor | None = None
-    pairs = [KeyValue(*pair) for pair in zip(past[::2], past[1::2], strict=True)]
-    for index, (layer, layer_past) in enumerate(zip(decoder_layers(decoder), pairs, strict=True)):
-        layer_attention = partial(attention, window=decoder.config.window(index))
-        x, update, present = _run_layer(layer, x, update, layer_past, layer_attention)
-        cache += present
-    assert update is not None, "a decoder has at least one layer"
-    return x, update, tuple(cache)
-
-
-def _run_layer(
-    layer: DecoderLayer, x: Tensor, update: Tensor | None, past: KeyValue, attention: LayerAttention
-) -> tuple[Tensor, Tensor, KeyValue]:
-    """Return the residual stream, its last update (float32[B, L, D] each) and the cache after one layer."""
-    dtype = past.key.dtype
-    normed, x = _add_and_normalize(x, update, layer.input_layernorm)
-    packed = getattr(layer.self_attn, PACKED)(normed.to(dtype))
-    mixed, present = attention(packed, past)
-    update = layer.self_attn.o_proj(mixed).float()
-    norm_before_mlp = layer.post_attention_layernorm
-    if layer.has_post_norms:
-        update = _normalize(update, layer.post_attention_layernorm)
-        norm_before_mlp = layer.pre_feedforward_layernorm
-    normed, x = _add_and_normalize(x, update, norm_before_mlp)
-    update = layer.mlp(normed.to(dtype)).float()
-    if layer.has_post_norms:
-        update = _normalize(update, layer.post_feedforward_layernorm)
-    return x, update, present
 
 
 def _compute_logits(decoder: Gemma, x: Tensor, update: Tensor) -> Tensor:
@@ -149,33 +103,13 @@ def _compute_logits(decoder: Gemma, x: Tensor, update: Tensor) -> Tensor:
     less than 1/64, especially the logits of location tokens. The most likely tokens are therefore scored
     again in float32, from the rows of these tokens in the output head.
     """
-    normed, _ = _add_and_normalize(x, update, decoder.norm)
+    normed, _ = add_and_normalize(x, update, decoder.norm)
     head = decoder.head.weight
     half_logits = F.linear(normed.to(head.dtype), head)
     likely = half_logits.topk(min(RESCORED_TOKENS, len(head))).indices  # [B, 32]
     rescored = decoder.head(likely, torch.float32) @ normed[:, :, None]  # [B, 32, 1]
     logits = half_logits.float().scatter(1, likely, rescored.squeeze(2))
     return softcap(logits, decoder.config.final_logit_softcapping)
-
-
-def _normalize(x: Tensor, norm: RMSNorm) -> Tensor:
-    """Apply an RMSNorm as one operator: float32[..., D] -> the same shape."""
-    gain = getattr(norm, GAIN)
-    return apply_operator("RMSNormalization", (x, gain), {"axis": -1, "epsilon": norm.eps}, like=(x,))[0]
-
-
-def _add_and_normalize(x: Tensor, update: Tensor | None, norm: RMSNorm) -> tuple[Tensor, Tensor]:
-    """Return norm(x + update) and x + update, float32[..., D] each, computed by one operator."""
-    if update is None:
-        return _normalize(x, norm), x
-    gain = getattr(norm, GAIN)
-    normed, _, _, total = apply_operator(
-        "com.microsoft::SkipSimplifiedLayerNormalization",
-        (x, update, gain),
-        {"epsilon": norm.eps},
-        like=(x, x[..., :1], x[..., :1], x),
-    )
-    return normed, total
 
 
 def _run_encoder_layer(x: Tensor, layer: EncoderLayer, dtype: torch.dtype) -> Tensor:

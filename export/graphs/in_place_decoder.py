@@ -5,37 +5,29 @@ and output of the operator are bound to the same memory, onnxruntime writes thes
 The operator `Attention` (ONNX 24) then reads all C slots and masks the slots beyond the length of a row.
 Masked slots must still hold finite numbers, because 0 * NaN is NaN.
 
-One graph can therefore be both prefill and decode. A prefill adds many tokens to an empty cache. A decode
-step adds one token to a cache that is not empty. In a prefill and in a decode step, a token sees all slots
-that its row uses after the call, because a prefix is bidirectional, and because no token follows a single new
-token. Only Gemma 2's sliding window needs a mask.
+One graph is both prefill and decode. Image features tell the two apart. A call with image features is a
+prefill: the cache is empty, and the tokens of a row see each other in both directions. A call without image
+features is a decode step of one or more tokens, which is causal. The layout of the cache is [B, C, K * H], so
+that keys and values go from the projection to the cache, and from the cache to `Attention`, without being
+transposed.
 
 Shapes: docs/notation.md.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-from typing import cast
-
 import torch
 from torch import Tensor
 
+from paligemma_onnx.model.attention import softcap
 from paligemma_onnx.model.cache import KeyValue
 from paligemma_onnx.model.config import TextConfig
-from paligemma_onnx.model.gemma import DecoderLayer
 from paligemma_onnx.model.paligemma import PaliGemma
 from paligemma_onnx.model.rotary import Rotation, compute_rotation
 
-from .onnx_ops import apply_operator
-
-# A decode step folds query heads that share a key-value head into the token axis, as if these query heads
-# were tokens of one head, so that onnxruntime reads the keys once for all folded heads. onnxruntime
-# distributes the remaining heads over threads. PaliGemma 1, where eight query heads share one key-value head,
-# has two remaining heads per row. A prefill folds no heads, because it reads the keys for many tokens at
-# once.
-MAX_FOLDED_HEADS = 4
+from .fused_layers import add_and_normalize, run_layers
+from .onnx_ops import apply_operator, scatter_tokens
+from .prefix_or_step import PREFIX_OR_STEP, count_folded_heads
 
 
 def decode_in_place(
@@ -46,159 +38,119 @@ def decode_in_place(
     past_lengths: Tensor,
     *past: Tensor,
 ) -> tuple[Tensor, ...]:
-    """Append N + T tokens to each empty row, or one token (N = 0) to each row that is not empty.
+    """Append N + T tokens to each empty row, or T tokens (N = 0) to each row that is not empty.
 
     Args:
-        model: the traced model.
+        model: the traced model; its decoder is packed (packed_weights.py).
         input_ids: int64[B, T], padded on the right.
         image_features: float[B, N, D].
-        text_lengths: int64[B], number of tokens of each row of input_ids without padding.
+        text_lengths: int64[B], number of tokens of each row of input_ids without padding. In a decode step
+            it may be T: no token sees the padding behind it, and the next call overwrites the padding.
         past_lengths: int64[B], slots of each row in use before the call.
-        past: key and value of each layer in turn, float[B, K, C, H].
+        past: key and value of each layer in turn, float[B, C, K * H].
 
     Returns:
-        Logits float[B, V] for the token that follows the last token of each row, and the cache.
+        Logits and the cache. A prefill returns the logits float[B, V] for the token that follows the last
+        token of each row. A decode step returns the logits float[B * T, V] for the token that follows each of
+        its tokens.
     """
-    decoder, config = model.language_model, model.config.text_config
+    decoder = model.language_model
     text = decoder.embed(input_ids, image_features.dtype)
     x = torch.cat([image_features, text], dim=1)
     rows, tokens = x.shape[:2]
     added = image_features.shape[1] + text_lengths
-    folded = torch.where(torch.full((), tokens) == 1, count_folded_heads(config), 1)
-    lengths_after = past_lengths + added
-    positions = past_lengths[:, None] + torch.arange(tokens, device=x.device)
-    sliding_mask = None
-    if config.sliding_window is not None:
-        sliding_mask = _sliding_window_mask(
-            past_lengths, tokens * folded, past[0].shape[2], config.sliding_window
-        )
-    rotation = compute_rotation(positions, decoder.frequencies)
-    cache: list[Tensor] = []
-    for index, module in enumerate(decoder.layers):
-        layer, layer_past = cast("DecoderLayer", module), KeyValue(*past[2 * index : 2 * index + 2])
-        attention, normed = layer.self_attn, layer.input_layernorm(x)
-        query, key, value = attention.q_proj(normed), attention.k_proj(normed), attention.v_proj(normed)
-        present = scatter_kv(layer_past, _rotate(key, rotation, config), value, past_lengths, config)
-        query = fold_query_groups(_rotate(query, rotation, config), folded, config)
-        mask = None if config.window(index) is None else sliding_mask
-        mixed = attend(query, present, mask, lengths_after, config)
-        attended = attention.o_proj(unfold_query_groups(mixed, folded, config))
-        x = layer.add_to_stream(x, attended)
-        cache += present
-    last = torch.arange(rows, device=x.device) * tokens + added - 1
-    logits = decoder.logits(x.flatten(0, 1).index_select(0, last))
-    return logits, *cache
-
-
-def scatter_kv(past: KeyValue, key: Tensor, value: Tensor, lengths: Tensor, config: TextConfig) -> KeyValue:
-    """Return the cache with the keys and values of new tokens after the slots that each row uses.
-
-    Args:
-        past: the cache, float[B, K, C, H] each.
-        key: float[B, L, K * H], rotated.
-        value: float[B, L, K * H].
-        lengths: int64[B], slots of each row in use before the call.
-        config: configuration that has the number and the width of the heads.
-
-    Returns:
-        The cache, in the shape of `past`.
-    """
-    new = split_heads(key, config), split_heads(value, config)
-    scattered = (
-        apply_operator("TensorScatter", (cache, tokens, lengths), {"axis": 2}, like=(cache,))[0]
-        for cache, tokens in zip(past, new, strict=True)
+    is_prefill = torch.full((), image_features.shape[1]) > 0
+    index = torch.arange(tokens, device=x.device)
+    positions = past_lengths[:, None] + index
+    # Zero for a prefill, so that the mask of a prefill, which is not read, has no elements.
+    step_tokens = torch.where(is_prefill, 0, tokens)
+    attention = InPlaceAttention(
+        decoder.config,
+        compute_rotation(positions, decoder.frequencies),
+        positions,
+        step_tokens,
+        is_prefill,
+        past_lengths,
+        past_lengths + added,
+        past[0].shape[1],
     )
-    return KeyValue(*scattered)
+    x, update, cache = run_layers(decoder, x, past, attention)
+    first_of_row = torch.arange(rows, device=x.device)[:, None] * tokens
+    last = _slice_tokens(first_of_row + (added - 1)[:, None], torch.where(is_prefill, 1, 0))
+    scored = torch.cat([_slice_tokens(first_of_row + index, step_tokens), last], dim=1)
+    (scored,) = apply_operator("Reshape", (scored, torch.full((1,), -1)), {}, like=(scored.flatten(),))
+    x, update = (tensor.flatten(0, 1).index_select(0, scored) for tensor in (x, update))
+    normed, _ = add_and_normalize(x, update, decoder.norm)
+    return softcap(decoder.head.logits(normed), decoder.config.final_logit_softcapping), *cache
 
 
-def attend(
-    query: Tensor, cache: KeyValue, mask: Tensor | None, lengths_after: Tensor, config: TextConfig
-) -> Tensor:
-    """Return the result of attention to the cache slots that are in use.
+class InPlaceAttention:
+    """Attention of a layer to all slots of its cache, without the input and output projections."""
 
-    Args:
-        query: float[B, heads, tokens, H], with A heads and L tokens, or folded by `fold_query_groups`.
-        cache: float[B, K, C, H] each.
-        mask: bool[B, 1, tokens, C], true for the slots that a token may see. None: all slots in use.
-        lengths_after: int64[B], slots of each row in use after the call.
-        config: configuration that has the scale and the cap of attention scores.
+    def __init__(
+        self,
+        config: TextConfig,
+        rotation: Rotation,
+        positions: Tensor,
+        step_tokens: Tensor,
+        is_prefill: Tensor,
+        past_lengths: Tensor,
+        lengths_after: Tensor,
+        slots: int,
+    ) -> None:
+        """Compute what all layers share.
 
-    Returns:
-        Sums of values, weighted by attention, in the shape of `query`.
+        Args:
+            config: configuration of the decoder.
+            rotation: angles of the tokens, float32[B, 1, L, H / 2] each.
+            positions: int64[B, L], positions of the tokens.
+            step_tokens: int64[], L in a decode step, 0 in a prefill.
+            is_prefill: bool[], whether all tokens of a row see each other.
+            past_lengths: int64[B], slots of each row in use before the call.
+            lengths_after: int64[B], slots of each row in use after the call.
+            slots: number of slots of the cache, C.
+        """
+        self.config, self.is_prefill = config, is_prefill
+        self.angles = rotation.cos.squeeze(1), rotation.sin.squeeze(1)
+        self.past_lengths, self.lengths_after = past_lengths, lengths_after
+        slot = torch.arange(slots, device=past_lengths.device)
+        folded = count_folded_heads(config)
+        position_of_head = positions[:, :, None].expand(-1, -1, folded).flatten(1)  # [B, L * F]
+        position = _slice_tokens(position_of_head, step_tokens * folded)[:, None, :, None]
+        self.mask = slot <= position  # [B, 1, T * F, C]
+        self.sliding_mask = None
+        if config.sliding_window is not None:
+            self.sliding_mask = self.mask & (slot > position - config.sliding_window)
+
+    def __call__(self, packed: Tensor, past: KeyValue, window: int | None) -> tuple[Tensor, KeyValue]:
+        """Attend: packed projections float[B, L, (A + 2K) * H] -> float[B, L, A * H], cache of the layer."""
+        config = self.config
+        query_heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
+        widths = [heads * config.head_dim for heads in (query_heads, kv_heads, kv_heads)]
+        query, key, value = packed.split(widths, dim=2)
+        present = scatter_tokens(past, (self._rotate(key), value), self.past_lengths, axis=1)
+        attributes = {
+            "query_heads": query_heads,
+            "folded": count_folded_heads(config),
+            "kv_heads": kv_heads,
+            "head_dim": config.head_dim,
+            "scale": config.query_pre_attn_scalar**-0.5,
+            "softcap": config.attn_logit_softcapping or 0.0,  # 0: no cap
+        }
+        mask = self.mask if window is None else self.sliding_mask
+        inputs = (self.is_prefill, self._rotate(query), *present, mask, self.lengths_after)
+        return apply_operator(PREFIX_OR_STEP, inputs, attributes, like=(query,))[0], present
+
+    def _rotate(self, x: Tensor) -> Tensor:
+        """Apply rotary embedding as one operator: float32[B, L, heads * H] -> the same shape."""
+        attributes = {"num_heads": x.shape[2] // self.config.head_dim}
+        return apply_operator("RotaryEmbedding", (x, *self.angles), attributes, like=(x,))[0]
+
+
+def _slice_tokens(x: Tensor, count: Tensor) -> Tensor:
+    """Return the first `count` entries of axis 1, where `count` is known only when the graph runs.
+
+    The tracer needs a fixed shape and takes that of x; trace.py removes the types that follow from it.
     """
-    attributes = {
-        "scale": config.query_pre_attn_scalar**-0.5,
-        "softcap": config.attn_logit_softcapping or 0.0,  # 0: no cap
-        "is_causal": 0,
-    }
-    inputs = (query, *cache, mask, None, None, lengths_after)
-    (mixed,) = apply_operator("Attention", inputs, attributes, like=(query,))
-    return mixed
-
-
-def count_folded_heads(config: TextConfig) -> int:
-    """Return the number of query heads per key-value head that a decode step folds into the token axis."""
-    return math.gcd(config.query_groups, MAX_FOLDED_HEADS)
-
-
-def fold_query_groups(query: Tensor, folded: Tensor, config: TextConfig) -> Tensor:
-    """Fold query heads into the token axis: [B, L, A * H] -> [B, A / folded, L * folded, H]."""
-    rows, tokens = query.shape[:2]
-    decode_folded = count_folded_heads(config)
-    split = query.unflatten(2, (-1, decode_folded, config.head_dim))
-    split = _reshape(query, (0, 0, -1, folded, config.head_dim), like=split).transpose(1, 2)
-    joined = query.new_empty(rows, split.shape[1], tokens * decode_folded, config.head_dim)
-    return _reshape(split, (0, 0, -1, config.head_dim), like=joined)
-
-
-def unfold_query_groups(mixed: Tensor, folded: Tensor, config: TextConfig) -> Tensor:
-    """Undo `fold_query_groups`: [B, A / folded, L * folded, H] -> [B, L, A * H]."""
-    split = mixed.unflatten(2, (-1, count_folded_heads(config)))
-    return _reshape(mixed, (0, 0, -1, folded, config.head_dim), like=split).transpose(1, 2).flatten(2)
-
-
-def split_heads(x: Tensor, config: TextConfig) -> Tensor:
-    """Return x with an axis for the heads: [B, L, heads * H] -> [B, heads, L, H]."""
-    return torch.unflatten(x, 2, (-1, config.head_dim)).transpose(1, 2)
-
-
-def _reshape(x: Tensor, shape: Sequence[int | Tensor], like: Tensor) -> Tensor:
-    """Return x in a shape that is known only when the graph runs.
-
-    Args:
-        x: the tensor to reshape.
-        shape: sizes of the axes. A size of 0 keeps the size of the same axis of x; -1 infers the size.
-        like: tensor with the shape that the result has in a decode step. The tracer needs a fixed shape and
-            derives the types of later values from it; trace.py removes these types.
-    """
-    (reshaped,) = apply_operator("Reshape", (x, _shape_tensor(shape)), {}, like=(like,))
-    return reshaped
-
-
-def _shape_tensor(shape: Sequence[int | Tensor]) -> Tensor:
-    """Return the sizes as int64[rank].
-
-    The result is concatenated from tensors, because a tensor of literals would become a weight of the graph.
-    """
-    sizes = [torch.full((1,), size) if isinstance(size, int) else size[None] for size in shape]
-    return torch.cat(sizes)
-
-
-def _sliding_window_mask(past_lengths: Tensor, tokens: Tensor, slots: int, window: int) -> Tensor:
-    """Return a mask of the slots that a generated token sees: bool[B, 1, tokens, C].
-
-    The mask follows the rule of model.mask.step_mask and is equal for all folded tokens. In a prefill,
-    past_lengths is 0, and the mask hides nothing.
-    """
-    slot = torch.arange(slots, device=past_lengths.device)
-    visible = (slot > past_lengths[:, None] - window)[:, None, None, :]
-    (expanded,) = apply_operator("Expand", (visible, _shape_tensor((1, 1, tokens, 1))), {}, like=(visible,))
-    return expanded
-
-
-def _rotate(x: Tensor, rotation: Rotation, config: TextConfig) -> Tensor:
-    """Apply rotary embedding as one operator: float[B, L, heads * H] -> the same shape."""
-    attributes = {"num_heads": x.shape[2] // config.head_dim}
-    angles = rotation.cos.squeeze(1), rotation.sin.squeeze(1)
-    (rotated,) = apply_operator("RotaryEmbedding", (x, *angles), attributes, like=(x,))
-    return rotated
+    start, axes = torch.zeros(1, dtype=torch.int64), torch.ones(1, dtype=torch.int64)
+    return apply_operator("Slice", (x, start, count[None], axes), {}, like=(x,))[0]

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from paligemma_onnx.model.cache import KeyValue
+
 
 def apply_operator(
     name: str,
@@ -34,3 +36,19 @@ def apply_operator(
     )
     # The tracer always creates the outputs on the CPU, even if the inputs are on another device.
     return tuple(output.to(tensor.device) for output, tensor in zip(outputs, like, strict=True))
+
+
+def scatter_tokens(past: KeyValue, new: tuple[Tensor, Tensor], lengths: Tensor, axis: int) -> KeyValue:
+    """Return the cache with the keys and values of new tokens after the slots that each row uses.
+
+    Args:
+        past: keys and values; axis 0 has the rows, `axis` the slots.
+        new: keys and values of the new tokens, of the same rank as `past`.
+        lengths: int64[B], slots of each row in use before the call.
+        axis: the axis of the slots.
+    """
+    scattered = (
+        apply_operator("TensorScatter", (cache, tokens, lengths), {"axis": axis}, like=(cache,))[0]
+        for cache, tokens in zip(past, new, strict=True)
+    )
+    return KeyValue(*scattered)

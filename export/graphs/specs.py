@@ -189,9 +189,11 @@ def _define_growing_decoder(config: PaliGemmaConfig) -> dict[str, GraphDefinitio
 
 def _define_in_place_decoder(config: PaliGemmaConfig) -> dict[str, GraphDefinition]:
     """Define a prefill and a decode, both of which write into their input cache."""
-    past = _cache_tensors("past_key_values", config, "cache_slots")
+    text = config.text_config
+    shape = ("batch", "cache_slots", text.num_key_value_heads * text.head_dim)
+    past, present = (_name_cache(prefix, config, shape) for prefix in ("past_key_values", "present"))
     inputs = (*_prompt_inputs(config), PAST_LENGTHS, *past)
-    outputs = (_logits_output(config), *_cache_tensors("present", config, "cache_slots"))
+    outputs = (TensorSpec("logits", "float32", ("scored_tokens", text.vocab_size)), *present)
     specs = {name: GraphSpec(f"{name}.onnx", inputs, outputs) for name in ("prefill", "decode")}
     opset = OPSETS["in_place"]
     return {
@@ -231,9 +233,17 @@ def _cache_tensors(
     prefix: str, config: PaliGemmaConfig, slots: str, dtype: Literal["float32"] | HalfType = "float32"
 ) -> tuple[TensorSpec, ...]:
     text = config.text_config
-    shape = ("batch", text.num_key_value_heads, slots, text.head_dim)
+    return _name_cache(prefix, config, ("batch", text.num_key_value_heads, slots, text.head_dim), dtype)
+
+
+def _name_cache(
+    prefix: str,
+    config: PaliGemmaConfig,
+    shape: tuple[int | str, ...],
+    dtype: Literal["float32"] | HalfType = "float32",
+) -> tuple[TensorSpec, ...]:
     return tuple(
         TensorSpec(f"{prefix}.{layer}.{kind}", dtype, shape)
-        for layer in range(text.num_hidden_layers)
+        for layer in range(config.text_config.num_hidden_layers)
         for kind in KeyValue._fields
     )

@@ -20,6 +20,7 @@ from onnxscript import optimizer
 from paligemma_onnx.model.paligemma import PaliGemma
 from paligemma_onnx.runtime.bundle.schema import TensorSpec
 
+from .prefix_or_step import expand_prefix_or_step
 from .specs import GraphDefinition, example_input
 
 _PARAMETER_PREFIX = "model."  # prefix of the PaliGemma's parameters in the traced modules
@@ -63,6 +64,7 @@ def trace(definition: GraphDefinition, model: PaliGemma) -> TracedGraph:
             value.const_value = None
         optimizer.optimize_ir(graph_model, onnx_shape_inference=False)
         transposed_weights = _fold_transposes(graph_model.graph)
+        expand_prefix_or_step(graph_model)
         RemoveUnusedNodesPass()(graph_model)  # also removes weights, because the module has the whole model
         _omit_unused_outputs(graph_model.graph)
         _remove_intermediate_types(graph_model.graph)

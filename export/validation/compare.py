@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from paligemma_onnx.runtime.cancellation import Cancellation
-from paligemma_onnx.runtime.graphs.kv_cache import Cache
+from paligemma_onnx.runtime.graphs.kv_cache import Cache, split_heads
 from paligemma_onnx.runtime.graphs.model_runner import Array, ModelRunner
 
 from .measures import (
@@ -87,7 +87,8 @@ def compare(
     channel_sizes = dict[str, NDArray[np.float64]]()  # key: cache tensor; value: float64[1, K, 1, H]
     for name, value in _cache_tensors(cache):
         expected = reference[f"prefill.{name}"]
-        actual = value.numpy()[:, :, : expected.shape[2]]  # later slots are not in use
+        # Later slots are not in use.
+        actual = split_heads(value, runner.manifest.cache)[:, :, : expected.shape[2]]
         # Padding slots have no defined content, so they are not compared.
         used = (np.arange(actual.shape[2]) < cache.lengths[:, None])[:, None, :, None]
         actual, expected = np.where(used, actual, 0), np.where(used, expected, 0)
@@ -102,7 +103,8 @@ def compare(
         differences.append(measure_difference(stage, "logits", logits, expected, limits))
         agreements += _token_agreements(stage, logits, expected, inputs, limits)
         for name, value in _cache_tensors(cache):
-            written = value.numpy()[np.arange(len(slots)), :, slots]  # [B, K, H]
+            split = split_heads(value, runner.manifest.cache)
+            written = split[np.arange(len(slots)), :, slots]  # [B, K, H]
             sizes = channel_sizes[name][:, :, 0]
             expected = reference[f"{stage}.{name}"]
             differences.append(measure_difference(stage, name, written, expected, limits, sizes))

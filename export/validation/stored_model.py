@@ -9,7 +9,7 @@ Shapes: docs/notation.md.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,12 +21,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from paligemma_onnx.model.cache import Cache
-from paligemma_onnx.model.config import PaliGemmaConfig
+from paligemma_onnx.model.config import PaliGemmaConfig, TextConfig
 from paligemma_onnx.model.linear import Linear, TiedEmbedding, stream_weight
 from paligemma_onnx.model.paligemma import PaliGemma
 from paligemma_onnx.model.rotary import inverse_frequencies
 from paligemma_onnx.model.skeleton import meta_model
 
+from ..graphs.packed_weights import GAIN, PACKED, head_order, packed_rows
+from ..graphs.prefix_or_step import count_folded_heads
 from ..precisions import BlockQuantized, Int8PerChannel, WeightFormat
 from ..quantization.channel_scaling import INPUT_SCALES
 from ..quantization.encodings import parse_array_name
@@ -110,15 +112,20 @@ def load_stored_model(config: PaliGemmaConfig, graphs: Iterable[Path]) -> PaliGe
         weight = f"{name}.weight"
         if isinstance(module, Linear):
             scales = matrices.get(f"{name}.{INPUT_SCALES}")
-            stream_weight(module, partial(_load, matrices[weight], module.weight.shape[1], scales))
+            matrix, rows, columns = _find_matrix(name, matrices, config.text_config)
+            width = module.weight.shape[1]
+            stream_weight(module, partial(_load, matrix, width, scales, rows, columns))
         elif isinstance(module, TiedEmbedding):
             table = _StoredTable(matrices[weight], *module.weight.shape)
             model.language_model.add_module(name.rpartition(".")[2], table)
             del weights[weight]
+    for name in [name for name in weights if name not in matrices]:  # norms of a packed decoder
+        if (gain := matrices.get(name.removesuffix("weight") + GAIN)) is not None:
+            weights[name] = gain.arrays[0] - 1
     weights |= {
         name: matrices[name].arrays[0]
         for name in weights
-        if not isinstance(matrices[name].format, Int8PerChannel | BlockQuantized)
+        if name in matrices and not isinstance(matrices[name].format, Int8PerChannel | BlockQuantized)
     }
     model.load_state_dict(weights, strict=True, assign=True)
     text = config.text_config
@@ -126,10 +133,30 @@ def load_stored_model(config: PaliGemmaConfig, graphs: Iterable[Path]) -> PaliGe
     return model.requires_grad_(False)
 
 
-def _load(matrix: _StoredMatrix, width: int, input_scales: _StoredMatrix | None) -> Tensor:
-    """Return a matrix, float32[out, in]; factors of its inputs multiply its columns."""
-    values = matrix.rows(slice(None), width)
-    return values if input_scales is None else values * input_scales.arrays[0]
+def _find_matrix(
+    module: str, matrices: Mapping[str, _StoredMatrix], config: TextConfig
+) -> tuple[_StoredMatrix, Tensor | slice, Tensor | slice]:
+    """Return the stored matrix with the weight of a linear layer, and the rows and columns of the weight."""
+    every, (parent, _, part) = slice(None), module.rpartition(".")
+    packed = matrices.get(f"{parent}.{PACKED}.weight")
+    if packed is None:
+        return matrices[f"{module}.weight"], every, every
+    folded = count_folded_heads(config)
+    if part == "o_proj":
+        return matrices[f"{module}.weight"], every, head_order(config, folded).argsort()
+    return packed, packed_rows(config, folded)[part], every
+
+
+def _load(
+    matrix: _StoredMatrix,
+    width: int,
+    input_scales: _StoredMatrix | None,
+    rows: Tensor | slice,
+    columns: Tensor | slice,
+) -> Tensor:
+    """Return rows and columns of a matrix, float32[out, in]; factors of its inputs multiply its columns."""
+    values = matrix.rows(rows, width)
+    return (values if input_scales is None else values * input_scales.arrays[0])[:, columns]
 
 
 def _read_matrices(graphs: Iterable[Path]) -> dict[str, _StoredMatrix]:

@@ -101,7 +101,7 @@ def _check_graphs(manifest: Manifest) -> None:
 
     def cache_shapes(prefix: str) -> dict[str, Shape]:
         return {
-            f"{prefix}.{layer}.{kind}": (None, cache.heads, None, cache.head_dim)
+            f"{prefix}.{layer}.{kind}": cache.shape(None, None)
             for layer in range(cache.layers)
             for kind in ("key", "value")
         }

@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, field, fields
-from typing import Literal
+from typing import Literal, TypeVar
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 MIN_SCHEMA_VERSION = 2  # the oldest version that can be read
 TENSOR_TABLE = "tensors.json"  # file next to the manifest, see tensor_table.py
 BUNDLE_ID_KEY = "paligemma_onnx.bundle_id"  # key in the metadata of every graph
 SEG_TOKENS_PER_MASK = 16  # <seg> tokens of a mask form a grid of 4 x 4, row by row
 
 CacheUpdate = Literal["grow", "in_place"]
+CacheLayout = Literal["heads_slots", "slots_heads"]
+Size = TypeVar("Size")
 Device = Literal["cpu", "cuda"]
 
 
@@ -123,7 +125,7 @@ class TokenFacts:
 
 @dataclass(frozen=True)
 class CacheFacts:
-    """Facts of the KV cache, which has a key [B, K, C, H] and a value [B, K, C, H] for each layer."""
+    """Facts of the KV cache, which has a key and a value for each layer."""
 
     layers: int
     heads: int  # K
@@ -132,6 +134,19 @@ class CacheFacts:
     # "grow": a decode step returns a new, longer cache. "in_place": a decode step writes into the cache that
     # it reads; the slots were allocated in advance.
     update: CacheUpdate
+    # "heads_slots": keys and values are [B, K, C, H]. "slots_heads": they are [B, C, K * H].
+    layout: CacheLayout = "heads_slots"
+
+    def shape(self, rows: Size, slots: Size) -> tuple[Size | int, ...]:
+        """Return the shape of a key or value for B = `rows` and C = `slots`."""
+        if self.layout == "slots_heads":
+            return (rows, slots, self.heads * self.head_dim)
+        return (rows, self.heads, slots, self.head_dim)
+
+    @property
+    def slot_axis(self) -> int:
+        """The axis of the slots."""
+        return 1 if self.layout == "slots_heads" else 2
 
 
 @dataclass(frozen=True)
@@ -217,7 +232,8 @@ class Manifest:
         varies = any(
             spec.name == "input_ids" and isinstance(spec.shape[-1], str) for spec in self.graphs.decode.inputs
         )
-        return self.cache.update == "grow" and varies
+        # In-place graphs of schema 2 also declare it, but are not causal; they have no `slots_heads`.
+        return varies and (self.cache.update == "grow" or self.cache.layout == "slots_heads")
 
     def to_json(self) -> str:
         """Return the manifest as JSON text. Equal manifests give equal texts."""

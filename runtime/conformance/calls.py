@@ -136,8 +136,7 @@ def _run_graph(
 
 def _zero_cache(graph_set: GraphSet, graph: str, slots: int) -> dict[str, NDArray[Any]]:
     """Return zeros for the cache that a graph reads; nothing if it reads none."""
-    facts = graph_set.cache
-    shape = (1, facts.heads, slots, facts.head_dim)
+    shape = graph_set.cache.shape(1, slots)
     names = (spec.name for spec in graph_set.graphs[graph].inputs if spec.name.startswith("past_key_values"))
     return {name: np.zeros(shape, np.float32) for name in names}
 

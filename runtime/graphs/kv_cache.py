@@ -64,7 +64,8 @@ class Cache:
     but they must hold finite values, because 0 * NaN is NaN.
     """
 
-    values: tuple[DeviceTensor, ...]  # as in StepBuffers: [B, K, P, H] or [B, K, C, H]
+    # Key of layer 0, value of layer 0, ...: [B, K, P, H], or [B, C, K * H] (CacheFacts.layout)
+    values: tuple[DeviceTensor, ...]
     lengths: NDArray[np.int64]  # [B], used slots of each row
     step_buffers: StepBuffers | None = None  # None: the memory does not belong to a pool
 
@@ -97,7 +98,7 @@ def allocate_cache(
     slots: int,
     previous: Sequence[DeviceTensor] = (),
 ) -> tuple[DeviceTensor, ...]:
-    """Allocate a cache that is updated in place: [B, K, C, H] for each key and value.
+    """Allocate a cache that is updated in place, in the shape that `facts` gives each key and value.
 
     Args:
         facts: layers, heads and dtype.
@@ -112,14 +113,14 @@ def allocate_cache(
     Raises:
         ResourceError: out of memory.
     """
-    subject, shape = f"a cache of {slots} slots for {rows} rows", (rows, facts.heads, slots, facts.head_dim)
+    subject, shape = f"a cache of {slots} slots for {rows} rows", facts.shape(rows, slots)
 
     def allocate_value(index: int) -> DeviceTensor:
         if not previous:
             return DeviceTensor.zeros(shape, facts.dtype, placement, subject)
         old = previous[index].to_numpy_view()
         content = np.zeros(shape, old.dtype)
-        content[:, :, : old.shape[2]] = old
+        content[(slice(None),) * facts.slot_axis + (slice(old.shape[facts.slot_axis]),)] = old
         return DeviceTensor.from_numpy(content, facts.dtype, placement, subject)
 
     return tuple(allocate_value(index) for index in range(2 * facts.layers))
@@ -131,9 +132,19 @@ def ensure_free_slots(cache: Cache, facts: CacheFacts, placement: Placement, tok
     Raises:
         ResourceError: out of memory.
     """
-    rows, _, slots, _ = cache.values[0].shape
-    needed = int(cache.lengths.max()) + tokens
-    if needed <= slots:
+    shape = cache.values[0].shape
+    rows, slots = shape[0], shape[facts.slot_axis]
+    if cache.lengths.max() + tokens <= slots:
         return cache
-    values = allocate_cache(facts, placement, rows, needed - 1 + CACHE_HEADROOM, cache.values)
+    values = allocate_cache(facts, placement, rows, slots + tokens - 1 + CACHE_HEADROOM, cache.values)
     return replace(cache, values=values)
+
+
+def split_heads(value: DeviceTensor, facts: CacheFacts) -> NDArray[np.float32]:
+    """Return a copy of a key or value of a cache as an array [B, K, C, H], whatever its layout."""
+    array: NDArray[np.float32] = value.numpy()
+    if facts.layout == "heads_slots":
+        return array
+    rows, slots, _ = array.shape
+    split: NDArray[np.float32] = array.reshape(rows, slots, facts.heads, facts.head_dim).swapaxes(1, 2)
+    return split

@@ -61,7 +61,7 @@ MANIFESTS: list[tuple[Damage, str]] = [
     (writing(b"[]"), "not a JSON object"),
     (writing(b"{}"), "schema_version is not"),
     (writing(b" " * (MAX_MANIFEST_BYTES + 1)), "larger than"),
-    (setting("schema_version", to=99), "schema 99 is newer than this release reads (2); update it"),
+    (setting("schema_version", to=99), "schema 99 is newer than this release reads (3); update it"),
     (setting("schema_version", to=1), "schema 1 is older than this release reads (2); export the checkpoint"),
     (setting("schema_version", to=0), "schema_version is not"),
     (setting("schema_version", to="1"), "schema_version is not"),

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import torch
 
+from paligemma_onnx.export.graphs.packed_weights import PackedCheckpoint
 from paligemma_onnx.export.precisions import (
     PRECISIONS,
     BlockQuantized,
@@ -52,6 +53,8 @@ def dequantized_model(source: Source, precision_name: str, graph: str) -> PaliGe
     """
     precision = PRECISIONS[precision_name]
     matrices, weights = weight_format(precision, graph), source.weights(precision_name)
+    if isinstance(weights, PackedCheckpoint):
+        weights = weights.source  # the same numbers, under their names in the checkpoint
 
     def stored_values(name: str) -> torch.Tensor:
         tensor = weights.tensor(name)
