@@ -15,6 +15,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from paligemma_onnx.runtime.engine.prepared_graphs import CACHE
+
 from .memory import Memory, PeakSampler
 from .worker import LOAD
 
@@ -38,6 +40,8 @@ class ProcessSpec:
     bundle: Path | None = None  # bundle for `paligemma-onnx prepare`; None: `prepare` is not measured
     profiled: bool = False  # the method `profile` of the class is called after the last round
     interpreter: str = sys.executable  # Python of the environment that has the imports of the class
+    # Cache folder with prepared graphs, which the process opens; None: the process finds no prepared graphs.
+    prepared: Path | None = None
 
 
 class MeasuredProcess:
@@ -64,6 +68,7 @@ class MeasuredProcess:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=errors,
+                env=None if spec.prepared is None else {**os.environ, CACHE: str(spec.prepared)},
             )
         self._sampler = PeakSampler(self.pid)
         if sample_memory:

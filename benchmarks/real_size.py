@@ -133,6 +133,12 @@ def _measure_all_starts(specs: Sequence[ProcessSpec], results: Mapping[str, Resu
     help=f"Precisions that OpenVINO runs, too: {', '.join(OPENVINO_PRECISIONS)}.  [default: none]",
 )
 @click.option(
+    "--prepared",
+    default="",
+    callback=partial(parse_names, tuple(PRECISIONS)),
+    help="Precisions whose prepared graphs (`paligemma-onnx prepare`) are measured, too.  [default: none]",
+)
+@click.option(
     "--reference",
     callback=partial(parse_names, REFERENCES),
     help="Dtypes in which the model in transformers is measured; bf16-compiled needs a GPU.  "
@@ -168,6 +174,7 @@ def main(
     size: str,
     precisions: tuple[str, ...] | None,
     openvino: tuple[str, ...],
+    prepared: tuple[str, ...],
     reference: tuple[str, ...] | None,
     batches: tuple[int, ...],
     pasts: tuple[int, ...],
@@ -194,6 +201,8 @@ def main(
     precisions = precisions_for(device) if precisions is None else precisions
     if missing := set(openvino) - set(precisions):
         raise click.UsageError(f"--openvino names {', '.join(sorted(missing))}, which --precisions does not")
+    if missing := set(prepared) - set(precisions):
+        raise click.UsageError(f"--prepared names {', '.join(sorted(missing))}, which --precisions does not")
     if openvino and device != "cpu":
         raise click.UsageError(f"--openvino runs on the CPU, and --device is {device}")
     default_references = ("bf16", "fp32") if device == "cpu" else ("bf16",)
@@ -202,6 +211,7 @@ def main(
         device=device,
         precisions=precisions,
         openvino=openvino,
+        prepared=prepared,
         references=default_references if reference is None else reference,
         batches=tuple(dict.fromkeys((1, *batches))),
         pasts=pasts,

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, cast
+
+from paligemma_onnx.runtime.engine.prepared_graphs import CACHE
 
 from .exports import COMMAND
 from .measured_process import (
@@ -65,6 +68,22 @@ def measure_prepared_start(spec: ProcessSpec, result: Result, log: Path) -> None
         finally:
             subprocess.run([*command, "--remove"], check=True, stdout=errors, stderr=errors)
     result.prepared = Prepared(cost["seconds"], cost["bytes"], process.start_s, peak)
+
+
+def prepare_graphs(bundle: Path, cache: Path, log: Path) -> Path:
+    """Run `paligemma-onnx prepare` for a bundle unless an earlier run did, and return the cache folder.
+
+    Raises:
+        ProcessFailed: `prepare` fails.
+    """
+    command = [sys.executable, "-c", COMMAND, "prepare", str(bundle)]
+    with log.open("ab") as output:
+        ended = subprocess.run(
+            command, check=False, stdout=output, stderr=output, env={**os.environ, CACHE: str(cache)}
+        )
+    if ended.returncode != 0:
+        raise ProcessFailed(f"prepare: {describe_exit(ended.returncode)}")
+    return cache
 
 
 def persistent_processes(memory_bytes: Mapping[str, int], limit: int) -> frozenset[str]:

@@ -15,8 +15,9 @@ from paligemma_onnx.runtime.graphs.openvino_runner import INSTALL
 
 from .exports import ExportFailed, make_bundle
 from .lower_bounds import weight_bytes
-from .measured_process import ProcessSpec
+from .measured_process import ProcessFailed, ProcessSpec
 from .results import Result
+from .rounds import prepare_graphs
 from .sizes import BenchmarkModel
 
 DTYPE_BYTES = {"bf16": 2, "fp32": 4}  # bytes per weight, by the name of the dtype
@@ -36,6 +37,7 @@ class RealSizePlan:
     device: str  # cpu, cuda or cuda:N
     precisions: tuple[str, ...]  # precisions of the measured bundles
     openvino: tuple[str, ...]  # members of `precisions`: OpenVINO runs their bundles, too
+    prepared: tuple[str, ...]  # members of `precisions`: their prepared graphs are measured, too
     references: tuple[str, ...]  # members of REFERENCES
     batches: tuple[int, ...]  # numbers of images per request; the first is 1
     pasts: tuple[int, ...]  # numbers of cached tokens with which decode steps are timed
@@ -109,8 +111,23 @@ def bundles(
             prepares = None if manifest.precision.is_float32 else bundle
             process = ProcessSpec(precision, "benchmarks.bundle", "Bundle", arguments, files, prepares)
         yield System(result, process)
+        if precision in plan.prepared:
+            log(f"prepare {precision}")
+            yield prepared_system(process, result, bundle, logs)
         if precision in plan.openvino:
             yield _openvino_system(process, result)
+
+
+def prepared_system(process: ProcessSpec, result: Result, bundle: Path, logs: Path) -> System:
+    """Prepare the graphs of another system's bundle, and return the system that opens them."""
+    name = f"{process.name} prepared"
+    prepared = Result(name, decoder_bytes=result.decoder_bytes, export=result.export)
+    try:
+        cache = prepare_graphs(bundle, bundle.parent / "kept-prepared", logs / "prepare.log")
+    except ProcessFailed as failed:
+        prepared.failure = str(failed)
+        return System(prepared, None)
+    return System(prepared, replace(process, name=name, bundle=None, prepared=cache))
 
 
 def _openvino_system(bundle: ProcessSpec, result: Result) -> System:

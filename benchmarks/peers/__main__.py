@@ -5,6 +5,7 @@ python -m benchmarks.peers --work DIR --json figures.json
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -15,6 +16,7 @@ import click
 
 from paligemma_onnx.export.precisions import PRECISIONS
 from paligemma_onnx.runtime.console import echo_stderr
+from paligemma_onnx.runtime.engine.prepared_graphs import CACHE
 
 from ..checkpoint import make_checkpoint
 from ..measured_process import ProcessFailed
@@ -44,6 +46,7 @@ def measure(work: Path, plan: PeersPlan, store: Callable[[Results], object]) -> 
     """
     logs = work / "logs"
     logs.mkdir(parents=True, exist_ok=True)
+    os.environ[CACHE] = str(work / "prepared")  # empty: only systems named "prepared" find prepared graphs
     checkpoint = make_checkpoint(work, plan.subject)
     systems = list(make_systems(checkpoint, make_text_checkpoint(checkpoint), plan, logs, echo_stderr))
     results = {system.result.name: system.result for system in systems}
@@ -96,6 +99,12 @@ def report(results: Results, plan: PeersPlan) -> str:
     help="Precisions of the bundles; the first one is the baseline of the ratios.",
 )
 @click.option(
+    "--prepared",
+    default="",
+    callback=partial(parse_names, tuple(PRECISIONS)),
+    help="Bundles whose prepared graphs (`paligemma-onnx prepare`) are measured, too.  [default: none]",
+)
+@click.option(
     "--steps",
     type=click.IntRange(1, 1000),
     default=20,
@@ -107,6 +116,7 @@ def main(
     size: str,
     peers: tuple[str, ...] | None,
     bundles: tuple[str, ...],
+    prepared: tuple[str, ...],
     rounds: int,
     steps: int,
     threads: int,
@@ -121,6 +131,8 @@ def main(
     Optimum's float32 model needs 10 GB of disk and 10 GB of memory. The next run reuses the contents of the
     work folder.
     """
+    if missing := set(prepared) - set(bundles):
+        raise click.UsageError(f"--prepared names {', '.join(sorted(missing))}, which --bundles does not")
     plan = PeersPlan(
         subject=benchmark_model(cast(Family, family), cast(Size, size), SIDE),
         bundles=bundles,
@@ -129,6 +141,7 @@ def main(
         steps=steps,
         threads=threads,
         memory_bytes=memory_bytes,
+        prepared=prepared,
         export_again=export_again,
     )
     started, text = time.perf_counter(), ""

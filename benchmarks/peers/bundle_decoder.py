@@ -13,6 +13,7 @@ from paligemma_onnx.runtime import Cancellation
 from paligemma_onnx.runtime.bundle.manifest import read_manifest
 from paligemma_onnx.runtime.engine.bundle_sessions import open_sessions
 from paligemma_onnx.runtime.engine.devices import choose_placement
+from paligemma_onnx.runtime.engine.prepared_graphs import find_prepared
 from paligemma_onnx.runtime.graphs.onnx_runner import OnnxModelRunner
 
 from .decoder import TEXT_TOKENS, Decoder, prompt_ids
@@ -26,7 +27,8 @@ class BundleDecoder(Decoder):
         manifest = read_manifest(Path(model))
         placement, graphs = choose_placement("cpu", threads), manifest.graphs
         decoder = list({graph.digest: graph for graph in (graphs.prefill, graphs.decode)}.values())
-        sessions, _ = open_sessions(Path(model), decoder, manifest, placement, None)
+        prepared = find_prepared(manifest, placement)
+        sessions, _ = open_sessions(Path(model), decoder, manifest, placement, prepared)
         prefill, decode = sessions[graphs.prefill.digest], sessions[graphs.decode.digest]
         self._runner = OnnxModelRunner(None, manifest, placement, None, prefill, decode, None)
         self._capacity, self._cancel = capacity, Cancellation()

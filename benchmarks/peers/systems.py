@@ -15,7 +15,7 @@ from ..exports import Export, ExportFailed, make_bundle, read_cost, run_measured
 from ..measured_process import ProcessSpec
 from ..results import Result
 from ..sizes import BenchmarkModel
-from ..systems import System
+from ..systems import System, prepared_system
 from .catalogue import PEERS, Peer
 from .decoder import TOKENS, capacity_for
 from .environment import make_environment, pinned
@@ -34,6 +34,7 @@ class PeersPlan:
     steps: int  # decode steps that are timed per round
     threads: int
     memory_bytes: int  # limit for all processes that stay loaded between rounds
+    prepared: tuple[str, ...] = ()  # members of `bundles`: their prepared graphs are measured, too
     export_again: bool = False  # export bundles again; models of other tools are always reused
 
     def arguments(self, model: Path) -> dict[str, Any]:
@@ -71,6 +72,8 @@ def make_systems(checkpoint: Path, text: Path, plan: PeersPlan, logs: Path, log:
             result.failure = f"not created: {failed}"
             log(f"{name}: {result.failure}")
         yield System(result, process)
+        if process is not None and name in plan.prepared:
+            yield prepared_system(process, result, Path(process.arguments["model"]), logs)
 
 
 def _bundle(precision: str, checkpoint: Path, plan: PeersPlan, logs: Path, result: Result) -> ProcessSpec:
