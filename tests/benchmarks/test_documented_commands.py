@@ -10,7 +10,7 @@ RUN_BY_TEST_COMMANDS = {
     *("real_size", "plot", "start", "peers", "batch", "batch_memory", "cuda"),
     *("token_scores", "forced_tokens"),
 }
-RUN_BY_WEB_TESTS = {"web_agreement", "web_speed"}  # they need Node
+RUN_BY_WEB_TESTS = {"web_agreement", "web_memory", "web_speed"}  # they need Node
 
 
 def test_every_documented_command_is_tested() -> None:
