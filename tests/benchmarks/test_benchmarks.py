@@ -194,6 +194,13 @@ def test_integer_product_is_the_product() -> None:
     assert np.abs(product - values @ weights).max() < 0.2
 
 
+def test_a_published_tower_with_a_tiny_decoder() -> None:
+    tower, tiny = benchmark_model("paligemma2", "vision", 896), benchmark_model("paligemma2", "tiny", 896)
+    assert tower.name == "paligemma2-vision-896"
+    assert tower.config.vision_config == presets.paligemma2_3b(896).vision_config
+    assert tower.config.text_config == tiny.config.text_config
+
+
 def test_the_smallest_processes_are_kept_if_the_largest_still_fits() -> None:
     needs = {"large": 7, "small": 2, "middle": 4}
     assert persistent_processes(needs, 13) == {"small", "middle", "large"}
