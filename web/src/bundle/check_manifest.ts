@@ -89,9 +89,10 @@ function checkTokens({ tokens, generation, model }: Manifest): void {
 function checkGraphs({ model, image, cache, graphs, precision }: Manifest): void {
   if (cache.layers > graphs.decode.outputs.length)
     throw new FieldError(`cache.layers is ${cache.layers}, the decode graph has fewer outputs`);
-  const first = graphs.decode.inputs.find((spec) => spec.name === 'past_key_values.0.key');
   const cacheShape =
-    first?.shape.length === 3 ? [null, null, cache.heads * cache.headDim] : [null, cache.heads, null, cache.headDim];
+    cache.layout === 'slots_heads'
+      ? [null, null, cache.heads * cache.headDim]
+      : [null, cache.heads, null, cache.headDim];
   const cacheShapes = (prefix: string): [string, Shape][] =>
     Array.from({ length: 2 * cache.layers }, (_, index) => [
       `${prefix}.${index >> 1}.${index % 2 === 0 ? 'key' : 'value'}`,

@@ -6,7 +6,7 @@
 
 import { integer, list, nullable, number, object, oneOf, optional, recordOf, text, withDefault } from './fields.js';
 
-/** The versions that this driver reads. Since version 3, the tensors of a cache may have three dimensions. */
+/** The versions that this driver reads. Version 2 has no `layout` of the cache. */
 export const MIN_SCHEMA_VERSION = 2;
 export const SCHEMA_VERSION = 3;
 export const MANIFEST = 'manifest.json';
@@ -98,6 +98,8 @@ const cacheFacts = object({
   dtype: oneOf('float32', 'bfloat16', 'float16'),
   /** `grow`: a decode step returns a cache that is one slot longer. `in_place`: it writes into its cache. */
   update: oneOf('grow', 'in_place'),
+  /** `heads_slots`: keys and values are [B, K, C, H]. `slots_heads`: they are [B, C, K * H]. */
+  layout: withDefault(oneOf('heads_slots', 'slots_heads'), 'heads_slots'),
 });
 
 const precisionFacts = object({
@@ -146,7 +148,7 @@ export type FileSpec = ReturnType<typeof fileSpec>;
 export type ImageFacts = ReturnType<typeof imageFacts>;
 /** Token ids that the driver needs, from the checkpoint's tokenizer. */
 export type TokenFacts = ReturnType<typeof tokenFacts>;
-/** Facts of the KV cache, which has a key and a value for each layer: [B, K, C, H], or [B, C, K * H]. */
+/** Facts of the KV cache, which has a key and a value for each layer. */
 export type CacheFacts = ReturnType<typeof cacheFacts>;
 /** Default values for the options of `generate`. */
 export type GenerationDefaults = ReturnType<typeof generationDefaults>;

@@ -52,7 +52,7 @@ export function sampleManifest(
     },
     image: { size: 2, tokens: 2, rescale_factor: 1, mean: [0, 0, 0], std: [1, 1, 1], channels: 'RGB', resample: 'bicubic' },
     tokens: { file: 'tokenizer.json', bos: 2, pad: 0, image: 3, stop: [STOP], suppressed: [3], template: '<bos>{prompt}\n' },
-    cache: { layers: 1, heads: 1, head_dim: 2, dtype: 'float32', update },
+    cache: { layers: 1, heads: 1, head_dim: 2, dtype: 'float32', update, layout: cacheShape.length === 3 ? 'slots_heads' : 'heads_slots' },
     graphs: {
       vision_encoder: graph('vision_encoder', [pixels], [features]),
       prefill: graph('prefill', update === 'grow' ? prompt : [...prompt, ...past], [logits, ...cache('present')]),
