@@ -35,7 +35,8 @@ class Node:
 
     children: dict[int, Node] = field(default_factory=dict)
     ends: bool = False  # the answer may end here
-    starts_next_object: bool = False  # the separator is complete
+    # Index of the label after which the separator is complete here; None: no separator is complete.
+    starts_next_object: int | None = None
     min_tokens_to_end: int = 0
 
 
@@ -44,6 +45,8 @@ class GrammarState:
     """Position of an answer in its current object."""
 
     has_objects: bool = False  # an object was written, or is being written
+    last_label: int = -1  # index of the label of the object before this one; -1: there is none
+    expected_label: int = 0  # index of the label that the current object is expected to have
     locations: tuple[int, ...] = ()  # numbers (0 to 1023) of the location tokens so far
     mask_tokens: int = 0  # number of `<seg>` tokens so far
     label: Node | None = None  # None until all location and mask tokens are written
@@ -58,6 +61,7 @@ class AnswerGrammar:
         segment_ids: int64[segments].
         mask_tokens: `<seg>` tokens per object, 16 or 0.
         labels: root of the labels' prefix tree.
+        label_ids: for each label its ids and those of the separator.
         stop_ids: int64[stops].
     """
 
@@ -65,6 +69,7 @@ class AnswerGrammar:
     segment_ids: NDArray[np.int64]
     mask_tokens: int
     labels: Node
+    label_ids: tuple[tuple[int, ...], ...]
     stop_ids: NDArray[np.int64]
 
     @property
@@ -99,15 +104,18 @@ class AnswerGrammar:
         return np.concatenate([top_or_left, self.stop_ids])
 
     def expected_ids(self, state: GrammarState, tokens_left: int) -> list[int]:
-        """Return the ids that follow, as far as there is only one way to continue the answer.
+        """Return the ids with which the answer probably continues; the model may choose others.
 
-        After a label the answer may also end. The ids then contain the separator, although the model may
-        choose a stop id in its place.
+        If there is only one way to continue, its ids are expected. After a label, where the answer may end or
+        continue with another object, the separator is expected. At the beginning of a label, the label
+        `expected_label` with a separator is expected.
 
         Args:
             state: position in the answer.
             tokens_left: number of tokens that still fit into the answer, at least 1.
         """
+        if state.label is self.labels:
+            return list(self.label_ids[state.expected_label][:tokens_left])
         ids = list[int]()
         while len(ids) < tokens_left:
             allowed = self.allowed(state, tokens_left - len(ids))
@@ -124,9 +132,11 @@ class AnswerGrammar:
         """Return the state that follows `state` after `token_id`, an allowed id that is not a stop id."""
         if state.label is not None:
             child = state.label.children[token_id]
-            if child.starts_next_object:
-                return GrammarState(has_objects=True)
-            return replace(state, label=child)
+            if (label := child.starts_next_object) is None:
+                return replace(state, label=child)
+            # Answers usually list the objects in the order of the labels. A repeated label may come again.
+            expected = label if label == state.last_label else min(label + 1, len(self.label_ids) - 1)
+            return GrammarState(has_objects=True, last_label=label, expected_label=expected)
         if len(state.locations) == LOCATIONS_PER_BOX:
             state = replace(state, mask_tokens=state.mask_tokens + 1)
         else:
@@ -162,11 +172,16 @@ def grammar_for_prompt(prompt: str, tokenizer: PromptTokenizer, stop_ids: Sequen
     segment_ids = _existing_ids(tokenizer, [f"<seg{number:03d}>" for number in range(LAST_SEGMENT + 1)])
     if len(locations) < 2 or not len(segment_ids):
         raise BundleError(f"{tokenizer.source}: has no location and segment tokens to constrain answers to")
+    texts = [f" {label}" if label else "" for label in labels]
+    label_ids = tuple(tuple(_ids(tokenizer, f"{text} ; ")) for text in texts)
     return AnswerGrammar(
         location_ids=locations,
         segment_ids=segment_ids,
         mask_tokens=MASK_TOKENS[task],
-        labels=_label_tree(list(labels), tokenizer, LOCATIONS_PER_BOX + MASK_TOKENS[task]),
+        labels=_label_tree(
+            [_ids(tokenizer, text) for text in texts], label_ids, LOCATIONS_PER_BOX + MASK_TOKENS[task]
+        ),
+        label_ids=label_ids,
         stop_ids=np.array(stop_ids, dtype=np.int64),
     )
 
@@ -176,15 +191,21 @@ def _existing_ids(tokenizer: PromptTokenizer, tokens: Sequence[str]) -> NDArray[
     return np.array([token_id for token_id in ids if token_id is not None], dtype=np.int64)
 
 
-def _label_tree(labels: Sequence[str], tokenizer: PromptTokenizer, tokens_before_label: int) -> Node:
-    """Return the root of the prefix tree of the labels' ids, with `min_tokens_to_end` set in every node."""
+def _label_tree(
+    at_the_end: Sequence[Sequence[int]], before_separator: Sequence[Sequence[int]], tokens_before_label: int
+) -> Node:
+    """Return the root of the prefix tree of the labels' ids, with `min_tokens_to_end` set in every node.
+
+    Args:
+        at_the_end: ids of each label at the end of an answer.
+        before_separator: ids of each label and of the separator after it.
+        tokens_before_label: number of tokens of an object before its label.
+    """
     root = Node()
-    for label in labels:
-        text = f" {label}" if label else ""
-        _insert(root, _ids(tokenizer, text)).ends = True
-        _insert(root, _ids(tokenizer, f"{text} ; ")).starts_next_object = True
-    shortest_label = min(len(_ids(tokenizer, f" {label}" if label else "")) for label in labels)
-    _measure(root, tokens_before_label + shortest_label)
+    for index, (label, separated) in enumerate(zip(at_the_end, before_separator, strict=True)):
+        _insert(root, label).ends = True
+        _insert(root, separated).starts_next_object = index
+    _measure(root, tokens_before_label + min(map(len, at_the_end)))
     return root
 
 
@@ -208,7 +229,7 @@ def _measure(node: Node, min_object_tokens: int) -> None:
         _measure(child, min_object_tokens)
     if node.ends:
         node.min_tokens_to_end = 0
-    elif node.starts_next_object:
+    elif node.starts_next_object is not None:
         node.min_tokens_to_end = min_object_tokens
     else:
         node.min_tokens_to_end = min(1 + child.min_tokens_to_end for child in node.children.values())

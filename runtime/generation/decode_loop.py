@@ -1,10 +1,11 @@
 """The generation loop: one prefill, then decode steps; each row ends independently.
 
-A decode step adds the chosen token to each row. In a constrained answer the tokens that follow are often the
-only ones that the grammar allows: the rest of a label, and the separator. If the decode graph takes several
-tokens, the step adds them at once. The loop still chooses every token from the logits before it, as if each
-token had a step of its own, and uses the logits after an added token only if the loop chose this token. The
-answer, its scores and the random numbers that it draws are therefore those of single steps.
+A decode step adds the chosen token to each row. In a constrained answer some of the tokens that follow are
+the only ones that the grammar allows, or can be guessed: the rest of a label, the separator, the next label.
+If the decode graph takes several tokens, the step adds them at once. The loop still chooses every token from
+the logits before it, as if each token had a step of its own, and uses the logits after an added token only if
+the loop chose this token. The answer, its scores and the random numbers that it draws are therefore those of
+single steps.
 
 Shapes: docs/notation.md.
 """

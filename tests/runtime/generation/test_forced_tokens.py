@@ -181,7 +181,7 @@ def test_timings_count_the_tokens_of_steps(checkpoint: Folders) -> None:
     assert counts[0] == counts[1] > 0
 
 
-def test_expected_ids_are_the_only_ways_to_continue(checkpoint: Folders) -> None:
+def test_expected_ids_within_a_label_are_the_only_ways_to_continue(checkpoint: Folders) -> None:
     """In random walks through grammars: until the grammar leaves a choice, or no token fits."""
     model = open_torch_model(checkpoint("gemma_one_kv_head"))
     stop = model.manifest.tokens.stop
@@ -193,13 +193,29 @@ def test_expected_ids_are_the_only_ways_to_continue(checkpoint: Folders) -> None
             while tokens_left:
                 expected, reached, left = grammar.expected_ids(state, tokens_left), state, tokens_left
                 found.add(len(expected))
-                for token_id in expected:
+                for token_id in () if state.label is grammar.labels else expected:
                     assert set(grammar.allowed(reached, left).tolist()) - set(stop) == {token_id}
                     reached, left = grammar.advance(reached, token_id), left - 1
-                if left:
+                if left and state.label is not grammar.labels:
                     assert len(set(grammar.allowed(reached, left).tolist()) - set(stop)) != 1
                 token_id = int(rng.choice(grammar.allowed(state, tokens_left)))
                 if token_id in stop:
                     break
                 state, tokens_left = grammar.advance(state, token_id), tokens_left - 1
     assert {0, 1, 2, 3} < found
+
+
+def test_labels_are_expected_in_the_order_of_the_prompt(checkpoint: Folders) -> None:
+    """After a label that was repeated, the same label is expected. The last label follows itself."""
+    model = open_torch_model(checkpoint("gemma_one_kv_head"))
+    labels, tokenizer = ("red", "blue", "green"), model.tokenizer
+    grammar = grammar_for_prompt(f"detect {' ; '.join(labels)}", tokenizer, model.manifest.tokens.stop)
+    state, expected = GrammarState(), []
+    for label in ("red", "red", "blue", "blue", "green", "red"):
+        for location in (0, 0, 5, 5):
+            state = grammar.advance(state, tokenizer.location_ids[location])
+        expected.append(tokenizer.decode(grammar.expected_ids(state, 40)))
+        assert expected[-1].startswith(tokenizer.decode(grammar.expected_ids(state, 2)))
+        for token_id in grammar.label_ids[labels.index(label)]:
+            state = grammar.advance(state, token_id)
+    assert [text.strip(" ;") for text in expected] == ["red", "blue", "red", "green", "blue", "green"]
