@@ -31,7 +31,7 @@ from .sampling import SamplingOptions
 
 # Tokens of a decode step in all rows together, if a row has more than one. More of them take longer: a step
 # is then bound by arithmetic and no longer by reading the weights.
-MAX_STEP_TOKENS = 16
+MAX_STEP_TOKENS = 32
 
 
 @dataclass
