@@ -70,6 +70,7 @@ def decode_in_place(
         positions,
         step_tokens,
         is_prefill,
+        text_lengths.amin(dim=0) == input_ids.shape[1],
         past_lengths,
         past_lengths + added,
         past[0].shape[1],
@@ -94,6 +95,7 @@ class InPlaceAttention:
         positions: Tensor,
         step_tokens: Tensor,
         is_prefill: Tensor,
+        is_unpadded: Tensor,
         past_lengths: Tensor,
         lengths_after: Tensor,
         slots: int,
@@ -106,11 +108,12 @@ class InPlaceAttention:
             positions: int64[B, L], positions of the tokens.
             step_tokens: int64[], L in a decode step, 0 in a prefill.
             is_prefill: bool[], whether all tokens of a row see each other.
+            is_unpadded: bool[], whether no row of the call has padding.
             past_lengths: int64[B], slots of each row in use before the call.
             lengths_after: int64[B], slots of each row in use after the call.
             slots: number of slots of the cache, C.
         """
-        self.config, self.is_prefill = config, is_prefill
+        self.config, self.is_prefill, self.is_unpadded = config, is_prefill, is_unpadded
         self.angles = rotation.cos.squeeze(1), rotation.sin.squeeze(1)
         self.past_lengths, self.lengths_after = past_lengths, lengths_after
         slot = torch.arange(slots, device=past_lengths.device)
@@ -128,7 +131,8 @@ class InPlaceAttention:
         query_heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
         widths = [heads * config.head_dim for heads in (query_heads, kv_heads, kv_heads)]
         query, key, value = packed.split(widths, dim=2)
-        present = scatter_tokens(past, (self._rotate(key), value), self.past_lengths, axis=1)
+        new = self._rotate(key), value
+        present = scatter_tokens(past, new, self.past_lengths, axis=1)
         attributes = {
             "query_heads": query_heads,
             "folded": count_folded_heads(config),
@@ -138,7 +142,8 @@ class InPlaceAttention:
             "softcap": config.attn_logit_softcapping or 0.0,  # 0: no cap
         }
         mask = self.mask if window is None else self.sliding_mask
-        inputs = (self.is_prefill, self._rotate(query), *present, mask, self.lengths_after)
+        conditions = self.is_prefill, self.is_unpadded
+        inputs = (*conditions, self._rotate(query), *new, *present, mask, self.lengths_after)
         return apply_operator(PREFIX_OR_STEP, inputs, attributes, like=(query,))[0], present
 
     def _rotate(self, x: Tensor) -> Tensor:
