@@ -99,7 +99,7 @@ def estimate_memory(
     cache = cache_bytes(manifest, short_request_tokens(manifest))
     if manifest.cache.update == "grow":
         cache *= 2  # a step copies the cache, so the old and the new cache exist together
-    other = OTHER_BYTES + _vision_bytes(manifest)
+    other = OTHER_BYTES + _attention_bytes(manifest)
     total = weights + cache + other
     return MemoryEstimate(
         weights="mapped" if mapped else "prepared" if prepared else "packed",
@@ -114,12 +114,12 @@ def estimate_memory(
     )
 
 
-def _vision_bytes(manifest: Manifest) -> int:
-    """Return the bytes of the attention scores of one image that the vision encoder holds at once."""
+def _attention_bytes(manifest: Manifest) -> int:
+    """Return the bytes of the attention scores of one image that the process holds at once."""
+    scores = manifest.model.vision_heads * manifest.image.tokens**2 * DTYPES["float32"].bytes
     if TILED_ATTENTION in manifest.graphs.vision_encoder.operators:
-        return 0
-    # Scores of every patch with every patch in all heads, and their softmax.
-    return 2 * manifest.model.vision_heads * manifest.image.tokens**2 * DTYPES["float32"].bytes
+        return scores  # those of prefill: the decoders of 3B and 10B models have at most as many heads
+    return 2 * scores  # scores of every patch with every patch in all heads, and their softmax
 
 
 def _estimate_gpu_memory(manifest: Manifest, tensors: TensorTable, gpus: Sequence[Gpu]) -> MemoryEstimate:

@@ -142,7 +142,7 @@ def test_the_estimate_is_what_was_measured(manifest: Manifest, precision: str) -
     assert 1.0 <= estimate.total_bytes / measured["peak"]["proportional"] <= 1.15
 
 
-def test_attention_in_tiles_needs_no_memory_for_scores(manifest: Manifest) -> None:
+def test_attention_in_tiles_needs_less_memory_for_scores(manifest: Manifest) -> None:
     estimates = {}
     for operator in ("Softmax", "com.microsoft.MultiHeadAttention"):
         vision = replace(manifest.graphs.vision_encoder, operators={operator: 27})
@@ -154,7 +154,7 @@ def test_attention_in_tiles_needs_no_memory_for_scores(manifest: Manifest) -> No
         )
         estimates[operator] = estimate_memory(large, TensorTable({}), this_machine(), prepared=False)
     whole, tiled = (estimate.total_bytes for estimate in estimates.values())
-    assert whole - tiled == 2 * 16 * 4096**2 * 4
+    assert whole - tiled == 16 * 4096**2 * 4
 
 
 @pytest.mark.parametrize(
