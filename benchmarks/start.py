@@ -21,8 +21,8 @@ from PIL import Image
 from paligemma_onnx.runtime.bundle.manifest import read_manifest
 from paligemma_onnx.runtime.console import echo_stderr
 from paligemma_onnx.runtime.diagnostics.benchmark import images_for
-from paligemma_onnx.runtime.engine.devices import available_threads
-from paligemma_onnx.runtime.engine.prepared_graphs import CACHE
+from paligemma_onnx.runtime.engine.devices import Placement, available_threads
+from paligemma_onnx.runtime.engine.prepared_graphs import CACHE, find_prepared
 
 from .exports import COMMAND
 from .measured_process import MeasuredProcess, ProcessSpec
@@ -30,6 +30,7 @@ from .options import write_json
 from .start_parts import DECODE, LOAD, PREFILL, Span
 
 LOADED, FIRST_TOKEN, SECOND_TOKEN = "loaded", "first token", "second token"
+BUNDLE, PREPARED, LOW_MEMORY = "bundle", "prepared", "prepared, low memory"  # ways to start
 TOKENS = 8  # of each answer
 GB = 1e9  # bytes
 
@@ -44,9 +45,10 @@ class Starts:
     answered: list[dict[str, int]] = field(default_factory=list)  # memory after the answers, bytes
     load_average: list[float] = field(default_factory=list)  # of the machine, before each start
 
-    def seconds(self, part: str) -> float:
-        """Return the median duration of a part; of a part that ran several times, the first run."""
-        return median(_first(spans, part).end_s - _first(spans, part).begin_s for spans in self.spans)
+    def seconds(self, part: str, run: int = 0) -> float:
+        """Return the median duration of a part; of a part that ran several times, the run with an index."""
+        runs = [[span for span in spans if span.part == part][run] for spans in self.spans]
+        return median(span.end_s - span.begin_s for span in runs)
 
     def begin(self, part: str) -> float:
         """Return the median of the seconds from the start of the process until a part began."""
@@ -69,10 +71,18 @@ def _first(spans: list[Span], part: str) -> Span:
     return next(span for span in spans if span.part == part)
 
 
-def measure(starts: Starts, bundle: Path, image: Path, log: Path, *, threads: int, requests: int) -> None:
-    """Start a process, let it answer requests, and add its figures to `starts`."""
+def measure(starts: Starts, options: Mapping[str, Any], image: Path, log: Path, *, requests: int) -> None:
+    """Start a process, let it answer requests, and add its figures to `starts`.
+
+    Args:
+        starts: the figures.
+        options: arguments of `start_parts.Start`, without `started`.
+        image: image of the requests.
+        log: file to which the stderr of the process is appended.
+        requests: number of requests.
+    """
     starts.load_average.append(os.getloadavg()[0])
-    arguments = {"folder": str(bundle), "threads": threads, "started": time.perf_counter()}
+    arguments = {**options, "started": time.perf_counter()}
     spec = ProcessSpec("start", "benchmarks.start_parts", "Start", arguments)
     with MeasuredProcess(spec, log) as process:
         starts.loaded.append(process.call("memory"))
@@ -88,9 +98,11 @@ def table(results: Mapping[str, Starts]) -> str:
     """Return the medians as text: a line for each part and milestone, and for the memory."""
     lines = []
     for way, starts in results.items():
-        lines.append(f"{way}\n  {'part':32} {'began':>8} {'seconds':>8}")
+        lines.append(f"{way}\n  {'part':32} {'began':>8} {'seconds':>8} {'last run':>8}")
         parts = dict.fromkeys(span.part for span in sorted(starts.spans[0], key=lambda span: span.begin_s))
-        lines += [f"  {part:32} {starts.begin(part):8.3f} {starts.seconds(part):8.3f}" for part in parts]
+        for part in parts:
+            seconds = f"{starts.seconds(part):8.3f} {starts.seconds(part, -1):8.3f}"
+            lines.append(f"  {part:32} {starts.begin(part):8.3f} {seconds}")
         lines += [f"  {name:32} {'':8} {end:8.3f}" for name, end in starts.milestones().items()]
         for moment, samples in ((LOADED, starts.loaded), ("answered", starts.answered)):
             memory = {name: median(sample[name] for sample in samples) / GB for name in samples[0]}
@@ -114,27 +126,27 @@ def table(results: Mapping[str, Starts]) -> str:
 def main(bundle: Path, work: Path, rounds: int, requests: int, threads: int, json_file: Path | None) -> None:
     """List what happens between the start of a process and the first tokens of an answer, part by part.
 
-    In each round, one process opens the graphs of BUNDLE, and another opens the graphs that
-    `paligemma-onnx prepare` stored. Files are in the page cache, because a process of each kind runs before
-    the first round. The figures are medians of the rounds. The command needs Linux.
+    In each round, one process opens the graphs of BUNDLE, another opens the graphs that `paligemma-onnx
+    prepare` stored, and a third does so with `low_memory`. Files are in the page cache, because a process of
+    each kind runs before the first round. The figures are medians of the rounds. The command needs Linux.
     """
     started = time.perf_counter()
     work.mkdir(parents=True, exist_ok=True)
     bundle, image, log = bundle.resolve(), (work / "image.png").resolve(), work / "processes.log"
     Image.fromarray(images_for(None, 1)[0]).save(image)
-    caches = {"bundle": work.resolve() / "empty"}
-    if not read_manifest(bundle).precision.is_float32:  # `prepare` has nothing to do for float32
-        caches["prepared"] = work.resolve() / "prepared"
-        os.environ[CACHE] = str(caches["prepared"])
-        if not caches["prepared"].exists():
+    ways, manifest = {BUNDLE: False}, read_manifest(bundle)
+    if not manifest.precision.is_float32:  # `prepare` has nothing to do for float32
+        ways |= {PREPARED: False, LOW_MEMORY: True}
+        os.environ[CACHE] = str(work.resolve() / PREPARED)
+        if find_prepared(manifest, Placement("cpu", threads)) is None:
             subprocess.run([sys.executable, "-c", COMMAND, "prepare", str(bundle)], check=True)
-    results = {way: Starts() for way in caches}
+    results = {way: Starts() for way in ways}
     for number in range(rounds + 1):
-        for way, cache in caches.items():
+        for way, low_memory in ways.items():
             echo_stderr(f"round {number} of {rounds}: {way}" if number else f"warm up: {way}")
-            os.environ[CACHE] = str(cache)
-            target = results[way] if number else Starts()
-            measure(target, bundle, image, log, threads=threads, requests=requests)
+            os.environ[CACHE] = str(work.resolve() / ("empty" if way == BUNDLE else PREPARED))
+            options = {"folder": str(bundle), "threads": threads, "low_memory": low_memory}
+            measure(results[way] if number else Starts(), options, image, log, requests=requests)
     if json_file is not None:
         plan = {"bundle": bundle.name, "rounds": rounds, "requests": requests, "threads": threads}
         write_json(json_file, plan, started, {way: starts.as_json() for way, starts in results.items()})

@@ -45,7 +45,7 @@ class Span:
 class Start:
     """A process that loads a bundle when it is constructed, and records the parts of its work."""
 
-    def __init__(self, folder: str, started: float, threads: int) -> None:
+    def __init__(self, folder: str, started: float, threads: int, low_memory: bool) -> None:
         """Load a bundle.
 
         Args:
@@ -53,6 +53,7 @@ class Start:
             started: `time.perf_counter()` of the parent just before it started this process. On Linux this
                 clock is the same in all processes.
             threads: threads per operator.
+            low_memory: argument of `PaliGemma.load`.
         """
         self._started, self.spans, begin = started, list[Span](), time.perf_counter()
         self._lock = threading.Lock()
@@ -64,7 +65,8 @@ class Start:
             owner = getattr(owner, class_name) if class_name else owner
             setattr(owner, name, self._watched(getattr(owner, name), part))
         begin = time.perf_counter()
-        self._model = runtime.PaliGemma.load(Path(folder), device="cpu", threads=threads)
+        options = {"device": "cpu", "threads": threads, "low_memory": low_memory}
+        self._model = runtime.PaliGemma.load(Path(folder), **options)
         self._record(LOAD, begin, time.perf_counter())
         self._processor_s = {"load": time.process_time()}
 

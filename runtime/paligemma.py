@@ -66,6 +66,7 @@ class PaliGemma:
         threads: int | None = None,
         memory_limit: int | None = None,
         engine: str = "onnxruntime",
+        low_memory: bool = False,
     ) -> PaliGemma:
         """Load a bundle.
 
@@ -74,11 +75,12 @@ class PaliGemma:
             device: `cpu`, `cuda` (the first GPU), `cuda:N` or `auto` (default). `auto` selects CUDA if the
                 bundle is made for CUDA and CUDA can be used. Otherwise `auto` selects the CPU, with a
                 warning if CUDA is installed but does not load.
-            threads: threads per operator on the CPU, 1 to 256. None, the default, uses every processor that
-                this process may use.
+            threads: threads per operator on the CPU, 1 to 256. Default None: one per usable processor.
             memory_limit: limit in bytes, at least 1, of the GPU memory for weights, graphs and caches; not
                 for the small working memory of the steps. None: no limit. With `cpu` only None is allowed.
             engine: `onnxruntime` (default), or `openvino` for bundles whose cache grows, on the CPU.
+            low_memory: with prepared graphs on a CPU, keep the weights of vision and prefill in memory only
+                while they run; the first token then takes longer. Default False.
 
         Raises:
             OptionError: an argument has a wrong type or is outside its range.
@@ -92,24 +94,26 @@ class PaliGemma:
         started = time.perf_counter()
         if not isinstance(folder, str | Path):
             raise OptionError(f"folder is of type {type(folder).__name__}, expected the path of a bundle")
-        folder = Path(folder)
         check_engine(engine, device)
+        folder = Path(folder)
         with translate_resource_errors(str(folder)):
             manifest = read_manifest(folder)
-            # Sessions open in C++, mostly without Python's lock, so a thread reads the tokenizer meanwhile.
-            with thread_pool(1) as thread:
+            with thread_pool(1) as thread:  # sessions open without Python's lock, so they do not wait for it
                 tokenizer = thread.submit(PromptTokenizer.load, folder / manifest.tokens.file)
                 check_files(folder, manifest)
                 runs_on = manifest.precision.devices
                 cpu = "cpu" if engine == "openvino" else device
-                placement = choose_placement(cpu, threads, runs_on=runs_on, memory_limit=memory_limit)
+                placement = choose_placement(
+                    cpu, threads, runs_on=runs_on, memory_limit=memory_limit, low_memory=low_memory
+                )
                 try:
                     runner = open_runner(folder, manifest, placement, engine)
                 except ProviderError as error:
                     if device != "auto" or placement.device == "cpu" or "cpu" not in runs_on:
                         raise
                     warnings.warn(f"running on the CPU, since CUDA does not load: {error}", stacklevel=2)
-                    runner = open_runner(folder, manifest, Placement("cpu", placement.threads), engine)
+                    on_cpu = Placement("cpu", placement.threads, low_memory=low_memory)
+                    runner = open_runner(folder, manifest, on_cpu, engine)
                 return cls(manifest, tokenizer.result(), runner, time.perf_counter() - started)
 
     @property
@@ -280,11 +284,10 @@ class PaliGemma:
         with translate_resource_errors("this request"):
             opened = open_image(image, max_pixels=options.get("max_image_pixels", DEFAULT_MAX_PIXELS))
             preprocessed = preprocess_opened(opened, self.manifest.image)
-        options = {**options, "logprobs": True}  # for the scores of the objects
+        options["logprobs"] = True  # for the scores of the objects
         generation = self.generate(preprocessed, prompt, **options)
-        masks = task == "segment"
         with translate_resource_errors("this request"):
-            return detections(generation, opened.rgb, self.runner, self.tokenizer, masks=masks)
+            return detections(generation, opened.rgb, self.runner, self.tokenizer, masks=task == "segment")
 
     def _plan(self, requests: Sequence[Request], options: Options) -> GenerationBatch:
         with translate_resource_errors("this request"):

@@ -35,13 +35,18 @@ class ShardJob:
     device: str
     threads: int | None
     memory_limit: int | None = None  # bytes of GPU memory; None: no limit
+    low_memory: bool = False  # as in PaliGemma.load
     snapshot: Snapshot | None = None  # state of the source when its items were counted; None: not counted
 
     def open(self) -> PaliGemma:
         """Load the bundle and return its model. The errors of `PaliGemma.load` are not caught."""
         silence_libraries()
         return PaliGemma.load(
-            self.bundle, device=self.device, threads=self.threads, memory_limit=self.memory_limit
+            self.bundle,
+            device=self.device,
+            threads=self.threads,
+            memory_limit=self.memory_limit,
+            low_memory=self.low_memory,
         )
 
     def part(self, number: int) -> Part:

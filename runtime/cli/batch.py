@@ -165,6 +165,7 @@ def batch(
             device=device.name,
             threads=device.threads,
             memory_limit=device.memory_limit,
+            low_memory=device.low_memory,
             snapshot=Snapshot(record.rows, record.input_bytes, record.input_modified),
         )
         if engine == "ray":

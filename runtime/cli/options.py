@@ -40,6 +40,11 @@ _DEVICE = (
         show_default="no limit",
         help="Limit the GPU memory for weights, graphs and KV caches, e.g. 12GiB or 800MB.",
     ),
+    click.option(
+        "--low-memory",
+        is_flag=True,
+        help="Map the prepared weights of vision and prefill only while they run. CPU only.",
+    ),
 )
 
 
@@ -50,6 +55,7 @@ class DeviceOptions:
     name: str  # value of `--device`
     threads: int | None  # None: all CPUs available to the process
     memory_limit: int | None  # bytes of GPU memory; None: no limit
+    low_memory: bool = False  # value of `--low-memory`
 
     def load(self, bundle: Path, engine: str = "onnxruntime") -> PaliGemma:
         """Return a loaded bundle. This method raises the same errors as `PaliGemma.load`."""
@@ -60,6 +66,7 @@ class DeviceOptions:
             threads=self.threads,
             memory_limit=self.memory_limit,
             engine=engine,
+            low_memory=self.low_memory,
         )
 
 
@@ -67,8 +74,10 @@ def device_options(command: Command) -> Command:
     """Add the device options to a command, which receives them as `device`, a `DeviceOptions`."""
 
     @wraps(command)
-    def with_device(*, device: str, threads: int | None, gpu_memory: int | None, **arguments: Any) -> object:
-        return command(device=DeviceOptions(device, threads, gpu_memory), **arguments)
+    def with_device(
+        *, device: str, threads: int | None, gpu_memory: int | None, low_memory: bool, **arguments: Any
+    ) -> object:
+        return command(device=DeviceOptions(device, threads, gpu_memory, low_memory), **arguments)
 
     return add_options(with_device, *_DEVICE)
 

@@ -36,6 +36,7 @@ class Placement:
     threads: int  # number of threads for an operator on the CPU
     index: int = 0  # index of the GPU
     memory_limit: int | None = None  # bytes of GPU memory that sessions may use; None: no limit
+    low_memory: bool = False  # whether to need less memory on the CPU, and more time
 
     @property
     def name(self) -> str:
@@ -75,6 +76,7 @@ def choose_placement(
     *,
     runs_on: Sequence[Device] = ALL_DEVICES,
     memory_limit: int | None = None,
+    low_memory: bool = False,
 ) -> Placement:
     """Choose the device, and return the placement with the threads and memory that sessions may use.
 
@@ -86,6 +88,7 @@ def choose_placement(
         runs_on: the devices that the graphs are made for.
         memory_limit: bytes of GPU memory for weights, sessions and caches together; None: no limit. The limit
             does not include the temporary memory of decode steps, which is small.
+        low_memory: whether sessions on the CPU shall need less memory, and more time; see `Placement`.
 
     Raises:
         OptionError: an argument is out of range.
@@ -99,6 +102,8 @@ def choose_placement(
         raise OptionError(
             f"memory_limit is {quote(memory_limit)}, expected a number of bytes over 0, up to {MAX_BYTES}"
         )
+    if not isinstance(low_memory, bool):
+        raise OptionError(f"low_memory is {quote(low_memory)}, expected True or False")
     (kind, index), available = parse_device(device), available_devices()
     if kind == "auto":
         by_priority: tuple[Device, ...] = ("cuda", "cpu")
@@ -118,7 +123,7 @@ def choose_placement(
     if kind == "cpu":
         if memory_limit is not None and device == "cpu":
             raise OptionError("memory_limit (--gpu-memory) limits GPU memory, and device is 'cpu'")
-        return Placement("cpu", threads)
+        return Placement("cpu", threads, low_memory=low_memory)
     return Placement("cuda", threads, index, None if memory_limit is None else int(memory_limit))
 
 

@@ -20,6 +20,11 @@ from .ort import InferenceSession, Onnxruntime, OrtValue, SessionOptions, import
 MIN_EXTERNAL_BYTES = 1024  # larger tensors go to a file next to the prepared graph, smaller ones into it
 LOG_FATAL_ONLY = 4  # onnxruntime severity; errors need no log, since they are raised
 DISABLE_PREPACKING = ("session.disable_prepacking", "1")
+# Pack the matrices of a session in several threads. All of them are then in memory twice until the last one
+# is packed. The sessions of a bundle open at the same time, so this saves time only if there are more threads
+# than sessions. onnxruntime has this option since 1.32.
+PARALLEL_PACKING = ("session.prepack.enable_parallel", "1")
+MAX_SESSIONS = 4  # of a bundle: vision encoder, prefill, decode, mask decoder
 # Threads spin while they wait for work. If there are more threads than processors, they keep each other from
 # working: 256 threads on 2 processors take a minute per answer, and a second without spinning.
 DISABLE_SPINNING = ("session.intra_op.allow_spinning", "0")
@@ -86,8 +91,8 @@ def write_session(
         graph: the graph's description in the manifest.
         manifest: manifest of the bundle.
         placement: device that the graph will run on.
-        prepared: folder to write to. The graph's file is `prepared_name(graph)`; its weight files are next
-            to it.
+        prepared: folder to write to. The graph's file is `prepared_name(graph)`, its weights are in
+            `prepared_weights_name(graph)`.
 
     Raises:
         BundleError: the graph does not load.
@@ -98,7 +103,7 @@ def write_session(
     options.optimized_model_filepath = str(prepared / name)
     entries = {
         "session.save_external_prepacked_constant_initializers": "1",
-        "session.optimized_model_external_initializers_file_name": f"{name}.data",
+        "session.optimized_model_external_initializers_file_name": prepared_weights_name(graph),
         "session.optimized_model_external_initializers_min_size_in_bytes": str(MIN_EXTERNAL_BYTES),
     }
     for key, value in entries.items():
@@ -109,6 +114,11 @@ def write_session(
 def prepared_name(graph: GraphSpec) -> str:
     """Return the name of the graph file that `write_session` writes."""
     return f"{graph.digest}.onnx"
+
+
+def prepared_weights_name(graph: GraphSpec) -> str:
+    """Return the name of the file of weights that `write_session` writes."""
+    return f"{prepared_name(graph)}.data"
 
 
 def open_serialized(
@@ -214,6 +224,8 @@ def _session_options(ort: Onnxruntime, placement: Placement, manifest: SessionFa
         options.add_session_config_entry(*DISABLE_PREPACKING)
     else:
         configure_int8(options, ort)
+        if placement.threads > MAX_SESSIONS and not placement.low_memory:
+            options.add_session_config_entry(*PARALLEL_PACKING)
     return options
 
 

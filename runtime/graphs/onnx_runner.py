@@ -28,8 +28,10 @@ from ..engine.device_tensor import DeviceTensor
 from ..engine.devices import Placement
 from ..engine.gather_features import GATHER, open_gather
 from ..engine.graph_executor import Executor
+from ..engine.mapped_files import release_pages
 from ..engine.memory import shrink_arena
 from ..engine.ort import InferenceSession, OrtValue, Session
+from ..engine.session import prepared_weights_name
 from ..engine.shared_weights import SharedWeights
 from ..errors import BundleError, NumericsError, ResourceError
 from .buffer_pool import BufferPool
@@ -106,6 +108,7 @@ class OnnxModelRunner:
             self._executor.run(
                 self.vision_session, graph, feeds, {}, cancel, outputs=outputs, shrink_arena=True
             )
+        self._give_back_weights(graph)
         # A prefill that quantises activations to 8 bits turns NaN into ordinary numbers. No precision for
         # GPUs does so: there NaN shows in the logits.
         if self.placement.device == "cpu" and not np.isfinite(features.to_numpy_view()).all():
@@ -169,6 +172,7 @@ class OnnxModelRunner:
             first, *values = self._executor.run(
                 self.prefill_session, graph, feeds, inputs, cancel, shrink_arena=True
             )
+            self._give_back_weights(graph)
             return first.numpy(), Cache(self._to_tensors(values), lengths)
         empty = self._empty_cache(len(input_ids), image_tokens + input_ids.shape[1], slots)
         try:
@@ -178,7 +182,14 @@ class OnnxModelRunner:
         except Cancelled:
             self.release(empty, reusable=True)
             raise
+        self._give_back_weights(graph)
         return logits, replace(empty, lengths=lengths)
+
+    def _give_back_weights(self, graph: GraphSpec) -> None:
+        """If memory is to be saved, unload the mapped weights of a graph that decode steps do not read."""
+        shared = graph.digest == self.manifest.graphs.decode.digest
+        if self.placement.low_memory and self.prepared is not None and not shared:
+            release_pages([self.prepared / prepared_weights_name(graph)])
 
     def _empty_cache(self, rows: int, used: int, slots: int) -> Cache:
         """Return an empty cache that is updated in place. `used` is the number of slots of the prompt."""

@@ -12,6 +12,7 @@ import pytest
 from click.core import ParameterSource
 from command_line import run_in_process
 
+from paligemma_onnx.runtime import OptionError, PaliGemma
 from paligemma_onnx.runtime.cli.group import COMMANDS, VARIABLES, cli
 from paligemma_onnx.runtime.cli.parameters import DeviceType, SizeType, TokenIdsType
 
@@ -149,3 +150,22 @@ def test_an_empty_path_is_not_the_current_folder(
 ) -> None:
     result = run_in_process(capsys, *arguments)
     assert (result.code, f"Invalid value for '{name}': the path is empty" in result.error) == (2, True)
+
+
+@pytest.mark.parametrize("command", ["generate", "detect", "segment"])
+@pytest.mark.parametrize("options", [(), ("--low-memory",)])
+def test_low_memory_reaches_the_model(
+    command: str,
+    options: tuple[str, ...],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    loaded: list[object] = []
+
+    def load(_bundle: Path, **arguments: object) -> None:
+        loaded.append(arguments["low_memory"])
+        raise OptionError("loading ends here")
+
+    monkeypatch.setattr(PaliGemma, "load", load)
+    result = run_in_process(capsys, command, "--model", "b", "--image", "i.png", "cat", *options)
+    assert (result.code, loaded) == (2, [bool(options)]), result.error

@@ -10,8 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from paligemma_onnx.runtime import PaliGemma
+from paligemma_onnx.runtime import OptionError, PaliGemma
+from paligemma_onnx.runtime.engine import prepared_graphs
 from paligemma_onnx.runtime.engine.mapped_files import release_pages
+from paligemma_onnx.runtime.engine.session import prepared_weights_name
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
@@ -56,3 +58,33 @@ def test_a_loaded_bundle_keeps_no_second_copy_of_its_weights(
     model = PaliGemma.load(bundle, device="cpu")
     assert sum(map(resident_bytes, bundle.iterdir())) == 0
     assert model.generate(np.zeros((8, 8, 3), np.uint8), "caption en", max_new_tokens=4).token_ids
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["int4", "int4-compact", "int4-portable"])
+def test_low_memory_keeps_only_the_weights_of_decode(
+    rounded: Callable[[str, str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str
+) -> None:
+    monkeypatch.setenv(prepared_graphs.CACHE, str(tmp_path))
+    bundle = rounded("gemma_one_kv_head", precision)
+    folder = Path(prepared_graphs.prepare(bundle, lambda _: None).folder)
+    image = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
+    resident: dict[bool, dict[str, int]] = {}
+    answers = []
+    for low_memory in (False, True):
+        model = PaliGemma.load(bundle, device="cpu", low_memory=low_memory)
+        answers += [model.generate(image, "caption en", max_new_tokens=12).token_ids for _ in range(2)]
+        graphs = model.manifest.graphs
+        resident[low_memory] = {
+            graph.digest: resident_bytes(folder / prepared_weights_name(graph)) for graph in graphs.distinct
+        }
+        del model
+    assert len(set(answers)) == 1
+    assert all(resident[False].values())
+    kept = {digest for digest, size in resident[True].items() if size > 0}
+    assert kept == {graphs.decode.digest}
+
+
+def test_low_memory_is_a_truth_value(shipped_bundle: Path) -> None:
+    with pytest.raises(OptionError, match="low_memory is 'yes', expected True or False"):
+        PaliGemma.load(shipped_bundle, low_memory="yes")  # type: ignore[arg-type]
