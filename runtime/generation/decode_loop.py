@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ..bundle.schema import PrecisionFacts
+from ..bundle.schema import Manifest, PrecisionFacts
 from ..cancellation import Cancellation, Cancelled
 from ..errors import NumericsError
 from ..graphs.kv_cache import Cache
@@ -32,6 +32,7 @@ from .sampling import SamplingOptions
 # Tokens of a decode step in all rows together, if a row has more than one. More of them take longer: a step
 # is then bound by arithmetic and no longer by reading the weights.
 MAX_STEP_TOKENS = 32
+SHARED_SCALE = "com.microsoft.DynamicQuantizeMatMul"  # operator with one scale for all tokens of a call
 
 
 @dataclass
@@ -98,7 +99,7 @@ def decode_batch(
         stop=tokens.stop,
         max_new_tokens=max_new_tokens,
         context_length=context,
-        takes_chunks=runner.manifest.takes_chunks,
+        takes_chunks=_steps_may_be_joined(runner.manifest, len(prompts)),
     )
     # The logits of prefill follow the last id of each prompt.
     rows = [
@@ -145,6 +146,18 @@ def decode_batch(
                     row.used += 1
             timings.decode_s += time.perf_counter() - started
             timings.decoded_tokens += len(active)
+
+
+def _steps_may_be_joined(manifest: Manifest, rows: int) -> bool:
+    """Return whether the steps of a batch may add several tokens to a row.
+
+    `DynamicQuantizeMatMul` quantises activations with one scale per call. If a step of this operator added
+    several tokens, they would change each other's logits, and thus the answer.
+    """
+    wide_batch = manifest.precision.wide_batch
+    in_prefill_graph = wide_batch is not None and rows >= wide_batch
+    graph = manifest.graphs.prefill if in_prefill_graph else manifest.graphs.decode
+    return manifest.takes_chunks and SHARED_SCALE not in graph.operators
 
 
 @contextmanager

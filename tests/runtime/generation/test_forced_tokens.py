@@ -130,6 +130,21 @@ def test_portable_bundles_answer_as_with_single_tokens(rounded: Callable[[str, s
     assert_same_answers(model, PROMPTS, range(2))
 
 
+def test_in_place_bundles_answer_as_with_single_tokens(in_place_bundle: Folders) -> None:
+    model = PaliGemma.load(in_place_bundle("gemma2_window"), device="cpu")
+    assert_same_answers(model, PROMPTS, range(2))
+
+
+def test_steps_whose_tokens_share_a_scale_are_not_joined(rounded: Callable[[str, str], Path]) -> None:
+    """`int8` quantises activations with one scale per call, and so do steps of `int4` with four rows."""
+    for precision, joined in (("int8", ()), ("int4", (1,))):
+        model, runner = watched(PaliGemma.load(rounded("gemma_one_kv_head", precision), device="cpu"))
+        for rows in (1, 4):
+            runner.steps.clear()
+            model.generate_batch([Request(SCENE, PROMPTS[0])] * rows, constrained=True, max_new_tokens=20)
+            assert (max(runner.steps) > 1) == (rows in joined)
+
+
 def test_openvino_answers_as_with_single_tokens(bundle: Folders) -> None:
     pytest.importorskip("openvino")
     model = PaliGemma.load(bundle("gemma2_window"), device="cpu", engine="openvino")
