@@ -240,6 +240,8 @@ class Manifest:
         content = asdict(self)
         if self.graphs.mask_decoder is None:
             del content["graphs"]["mask_decoder"]
+        if self.schema_version < 3:
+            del content["cache"]["layout"]
         if self.model.base_weights == "stored":
             del content["model"]["base_weights"]
         for default in fields(GenerationDefaults):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -35,3 +37,17 @@ def test_a_listed_name_that_cannot_be_a_file(copy: Path, capsys: pytest.CaptureF
 def test_a_manifest_is_what_it_writes(bundle: Folders) -> None:
     path = bundle(CASE) / "manifest.json"
     assert read_manifest(path.parent).to_json() == path.read_text()
+
+
+def test_a_manifest_of_schema_2(copy: Path) -> None:
+    """It has no layout of the cache. Its id is the hash of its text without graph files and id."""
+    path = copy / "manifest.json"
+    data = json.loads(path.read_bytes())
+    data |= {"schema_version": 2, "bundle_id": ""}
+    del data["cache"]["layout"]
+    graphs = {graph["file"] for graph in data["graphs"].values()}
+    files = {name: spec for name, spec in sorted(data["files"].items()) if name not in graphs}
+    hashed = json.dumps({**data, "files": files}, indent=2) + "\n"
+    data["bundle_id"] = hashlib.sha256(hashed.encode()).hexdigest()[:32]
+    path.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
+    assert read_manifest(copy).cache.layout == "heads_slots"
