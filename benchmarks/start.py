@@ -104,6 +104,9 @@ def table(results: Mapping[str, Starts]) -> str:
             seconds = f"{starts.seconds(part):8.3f} {starts.seconds(part, -1):8.3f}"
             lines.append(f"  {part:32} {starts.begin(part):8.3f} {seconds}")
         lines += [f"  {name:32} {'':8} {end:8.3f}" for name, end in starts.milestones().items()]
+        for moment in starts.processor_s[0]:
+            used = median(sample[moment] for sample in starts.processor_s)
+            lines.append(f"  {f'processor time until {moment}':32} {'':8} {used:8.3f}")
         for moment, samples in ((LOADED, starts.loaded), ("answered", starts.answered)):
             memory = {name: median(sample[name] for sample in samples) / GB for name in samples[0]}
             figures = ", ".join(f"{name} {size:.2f}" for name, size in memory.items())

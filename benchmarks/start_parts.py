@@ -78,7 +78,7 @@ class Start:
         """Return a function that calls `work` and records when it ran."""
 
         @functools.wraps(work)
-        def recorded(*arguments: Any, **options: Any) -> Any:
+        def watched(*arguments: Any, **options: Any) -> Any:
             begin = time.perf_counter()
             try:
                 return work(*arguments, **options)
@@ -86,7 +86,7 @@ class Start:
                 graph = getattr(arguments[1], "file", "") if len(arguments) > 1 else ""
                 self._record(part.format(graph=graph), begin, time.perf_counter())
 
-        return recorded
+        return watched
 
     def answer(self, image: str, tokens: int) -> None:
         """Answer a request about an image, with an answer of exactly `tokens` tokens."""

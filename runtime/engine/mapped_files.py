@@ -1,7 +1,7 @@
-"""Give back the pages of mapped files: they leave this process's memory and stay in the system's file cache.
+"""Release the pages of mapped files: they leave this process's memory and stay in the system's file cache.
 
 A session maps weight files. Pages that it has read count as memory of the process until the system needs them
-for something else. A page that is given back is mapped again, from the file cache, when it is next read.
+for something else. A released page is mapped again, from the file cache, when it is next read.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _MAPS = Path("/proc/self/maps")
 
 
 def release_pages(files: Iterable[Path]) -> None:
-    """Give back the pages of mapped files. Other threads may read them meanwhile. Linux only.
+    """Release the pages of mapped files. Other threads may read them meanwhile. Linux only.
 
     Args:
         files: files that this process maps, and never writes through the mapping: a changed page would be

@@ -108,7 +108,7 @@ class OnnxModelRunner:
             self._executor.run(
                 self.vision_session, graph, feeds, {}, cancel, outputs=outputs, shrink_arena=True
             )
-        self._give_back_weights(graph)
+        self._release_weights(graph)
         # A prefill that quantises activations to 8 bits turns NaN into ordinary numbers. No precision for
         # GPUs does so: there NaN shows in the logits.
         if self.placement.device == "cpu" and not np.isfinite(features.to_numpy_view()).all():
@@ -172,7 +172,7 @@ class OnnxModelRunner:
             first, *values = self._executor.run(
                 self.prefill_session, graph, feeds, inputs, cancel, shrink_arena=True
             )
-            self._give_back_weights(graph)
+            self._release_weights(graph)
             return first.numpy(), Cache(self._to_tensors(values), lengths)
         empty = self._empty_cache(len(input_ids), image_tokens + input_ids.shape[1], slots)
         try:
@@ -182,11 +182,11 @@ class OnnxModelRunner:
         except Cancelled:
             self.release(empty, reusable=True)
             raise
-        self._give_back_weights(graph)
+        self._release_weights(graph)
         return logits, replace(empty, lengths=lengths)
 
-    def _give_back_weights(self, graph: GraphSpec) -> None:
-        """If memory is to be saved, unload the mapped weights of a graph that decode steps do not read."""
+    def _release_weights(self, graph: GraphSpec) -> None:
+        """If memory is to be saved, release the mapped weights of a graph that decode steps do not read."""
         shared = graph.digest == self.manifest.graphs.decode.digest
         if self.placement.low_memory and self.prepared is not None and not shared:
             release_pages([self.prepared / prepared_weights_name(graph)])

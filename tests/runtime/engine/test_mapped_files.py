@@ -1,4 +1,4 @@
-"""Pages of mapped files that are given back."""
+"""Pages of mapped files that are released."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def resident_bytes(file: Path) -> int:
     return total
 
 
-def test_pages_are_given_back_and_read_again(tmp_path: Path) -> None:
+def test_pages_are_released_and_read_again(tmp_path: Path) -> None:
     content = np.random.default_rng(0).integers(0, 256, 64 * mmap.PAGESIZE, dtype=np.uint8)
     names = ("a file", "link", "other")
     file, link, other = (tmp_path / name for name in names)
@@ -53,7 +53,7 @@ def test_pages_are_given_back_and_read_again(tmp_path: Path) -> None:
 def test_a_loaded_bundle_keeps_no_second_copy_of_its_weights(
     rounded: Callable[[str, str], Path], precision: str
 ) -> None:
-    """The sessions hold the weights in the order of their kernels, so the mapped files are given back."""
+    """The sessions hold the weights in the order of their kernels, so the mapped files are released."""
     bundle = rounded("gemma_one_kv_head", precision)
     model = PaliGemma.load(bundle, device="cpu")
     assert sum(map(resident_bytes, bundle.iterdir())) == 0
