@@ -90,7 +90,8 @@ def test_options_do_not_change_log_probabilities(model: PaliGemma) -> None:
     options: Any = {"temperature": 3.0, "top_k": 1, "constrained": True}
     other = model.generate(SCENE, prompt, logprobs=True, **options)
     assert other.token_ids == plain.token_ids
-    assert other.logprobs == pytest.approx(plain.logprobs)
+    # A constrained answer adds several tokens per step where it can, which adds numbers in another order.
+    assert other.logprobs == pytest.approx(plain.logprobs, abs=1e-6)
     assert model.generate(SCENE, prompt).logprobs is None
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +22,22 @@ from paligemma_onnx.runtime.errors import BundleError
 CASE = "gemma_one_kv_head"
 
 
+def all_nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    """Yield the nodes of a graph and of the branches of `If` in it."""
+    for node in graph.node:
+        yield node
+        for attribute in node.attribute:
+            if attribute.type == onnx.AttributeProto.GRAPH:
+                yield from all_nodes(attribute.g)
+
+
 def compare(folder: Path) -> None:
     manifest = read_manifest(folder)
     table = read_tensor_table(folder, manifest)
     for name, graph in manifest.graphs.by_name.items():
         expected = onnx.load(folder / graph.file, load_external_data=False).graph
         operators = Counter(
-            f"{node.domain}.{node.op_type}" if node.domain else node.op_type for node in expected.node
+            f"{node.domain}.{node.op_type}" if node.domain else node.op_type for node in all_nodes(expected)
         )
         assert graph.operators == operators
         assert list(graph.operators.values()) == sorted(operators.values(), reverse=True)
