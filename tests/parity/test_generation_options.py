@@ -91,7 +91,7 @@ def test_options_do_not_change_log_probabilities(model: PaliGemma) -> None:
     other = model.generate(SCENE, prompt, logprobs=True, **options)
     assert other.token_ids == plain.token_ids
     # A constrained answer adds several tokens per step where it can, which adds numbers in another order.
-    assert other.logprobs == pytest.approx(plain.logprobs, abs=1e-6)
+    assert other.logprobs == pytest.approx(plain.logprobs, abs=1e-5)
     assert model.generate(SCENE, prompt).logprobs is None
 
 
