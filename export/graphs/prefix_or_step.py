@@ -68,29 +68,26 @@ def _subgraph(nodes: list[ir.Node]) -> ir.Graph:
 
 
 def _unpadded_attention(graph: ir.Graph, node: ir.Node, inputs: Sequence[ir.Value | None]) -> list[ir.Node]:
-    """Return attention of the tokens of an unpadded prefill to each other.
-
-    All query heads of a key-value head become rows of one product. The result is empty if the operator
-    `Attention` is the fastest.
-    """
+    """Return attention of the tokens of an unpadded prefill to each other; empty if `Attention` is faster."""
     query, key, value = inputs
     query_heads, kv_heads, head_dim, folded = (
         node.attributes[name].as_int() for name in ("query_heads", "kv_heads", "head_dim", "folded")
     )
     scale, cap = (node.attributes[name].as_float() for name in ("scale", "softcap"))
-    fold = ir.node("Reshape", [query, _shape(graph, "rows_of_kv_heads", kv_heads * head_dim)])
     if cap and kv_heads * folded == query_heads:
+        fold = ir.node("Reshape", [query, _shape(graph, "rows_of_kv_heads", kv_heads * head_dim)])
         nodes = _capped_attention(graph, (fold.outputs[0], key, value), kv_heads, scale, cap)
-    elif not cap and kv_heads == 1:
-        # On a CPU this operator computes tiles of the scores, which takes half the time for thousands of
-        # tokens and no memory for all scores. It needs as many key-value heads as query heads.
-        attributes: dict[str, int | float] = {"num_heads": 1, "scale": scale}
-        operands = [fold.outputs[0], key, value]
-        nodes = [ir.node("MultiHeadAttention", operands, attributes, domain="com.microsoft")]
-    else:
+        unfolded = _shape(graph, "unfolded_heads", query_heads * head_dim)
+        return [fold, *nodes, ir.node("Reshape", [nodes[-1].outputs[0], unfolded])]
+    if cap or kv_heads != 1:
         return []
-    unfolded = _shape(graph, "unfolded_heads", query_heads * head_dim)
-    return [fold, *nodes, ir.node("Reshape", [nodes[-1].outputs[0], unfolded])]
+    # On a CPU this operator computes tiles of the scores, which takes less time for thousands of tokens and
+    # no memory for all scores. It needs as many key-value heads as query heads. As rows of one head, the
+    # query heads would need no copies, but WebGPU computes wrong results if there are more queries than keys.
+    copies = [ir.node("Concat", [each] * query_heads, {"axis": 2}) for each in (key, value)]
+    attributes: dict[str, int | float] = {"num_heads": query_heads, "scale": scale}
+    operands = [query, *(copy.outputs[0] for copy in copies)]
+    return [*copies, ir.node("MultiHeadAttention", operands, attributes, domain="com.microsoft")]
 
 
 def _capped_attention(
