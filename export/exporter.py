@@ -45,6 +45,7 @@ from .graphs.trace import TracedGraph, trace
 from .precisions import PRECISIONS, Precision
 from .quantization.quantize_graph import QuantizedGraph, quantize_graph, weight_format
 from .source import Source, open_source
+from .sources.tensor_source import TensorSource
 
 
 class Progress(Protocol):
@@ -115,7 +116,8 @@ def export(
         definitions = graph_definitions(source.config, precision, source.mask_decoder)
         graphs = _build_graphs(source.config, precision, definitions, progress)
         plans = _plan_weight_files(definitions, graphs, precision.max_file_bytes)
-        files = write_weights(staging, request.output, plans, source, request.precision, progress)
+        weights = source.weights(request.precision)
+        files = write_weights(staging, request.output, plans, source, weights, progress)
         progress.stage("writing graphs")
         files[manifest.tokens.file] = write_file(
             staging / manifest.tokens.file, source.tokenizer.read_bytes()
@@ -230,7 +232,7 @@ def write_weights(
     output: Path,
     plans: list[WeightFile],
     source: Source,
-    precision_name: str,
+    weights: TensorSource,
     progress: Progress,
 ) -> dict[str, FileSpec]:
     """Write the weight files, and return their sizes and digests by file name.
@@ -239,14 +241,14 @@ def write_weights(
         staging: folder to write to.
         output: folder of the finished export, which messages name.
         plans: positions of the tensors in each file.
-        source: provides the weights.
-        precision_name: precision of the weights.
+        source: provides the constants.
+        weights: provides the weights.
         progress: receives the number of bytes written.
 
     Raises:
         ResourceError: the disk is full or a limit of file sizes is reached.
     """
-    needed, free = sum(plan.length for plan in plans), shutil.disk_usage(staging).free
+    needed, free, files = sum(plan.length for plan in plans), shutil.disk_usage(staging).free, {}
     too_large = ResourceError(
         f"{output}: the weights need {needed:,} bytes, {free:,} bytes are free and a quota or limit "
         "of file sizes may apply; free space or choose another --output"
@@ -254,7 +256,6 @@ def write_weights(
     if needed > free:
         raise too_large
     progress.set_total(needed)
-    weights, files = source.weights(precision_name), {}
     for plan in plans:
         progress.stage(f"writing {plan.file}")
         try:

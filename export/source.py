@@ -48,10 +48,14 @@ class Source:
         precision, text = PRECISIONS[precision_name], self.config.text_config
         if precision.half_dtype is not None:
             return CudaCheckpoint(self.checkpoint, text)
-        weights = self._scaled if precision.quantizes_activations else self.checkpoint
+        weights = self.unpacked_weights(precision_name)
         if precision.is_in_place_float32:
             return PackedCheckpoint(weights, text, count_folded_heads(text))
         return weights
+
+    def unpacked_weights(self, precision_name: str) -> TensorSource:
+        """Return the weights as in the checkpoint, with scaled channels if activations are quantised."""
+        return self._scaled if PRECISIONS[precision_name].quantizes_activations else self.checkpoint
 
     @cached_property
     def _scaled(self) -> ScaledCheckpoint:

@@ -43,6 +43,7 @@ def count_folded_heads(config: TextConfig) -> int:
 def expand_prefix_or_step(model: ir.Model) -> None:
     """Replace every placeholder of a traced graph by the operator `If` with two branches."""
     for node in [node for node in model.graph if (node.domain, node.op_type) == (_DOMAIN, _NAME)]:
+        name = node.outputs[0].name
         is_prefill, is_unpadded, query, new_key, new_value, key, value, mask, lengths = node.inputs
         # With one key-value head, a prefill needs no folding. With several, `Attention` pairs query heads in
         # the order of PackedCheckpoint with their key-value heads only if they are folded.
@@ -51,9 +52,15 @@ def expand_prefix_or_step(model: ir.Model) -> None:
         step = _attention(model.graph, node, (query, key, value, mask, lengths), folds=True)
         unpadded = _unpadded_attention(model.graph, node, (query, new_key, new_value))
         if unpadded:
-            branches = {"then_branch": _subgraph(unpadded), "else_branch": _subgraph(prefill)}
+            branches = {
+                "then_branch": _subgraph(unpadded, f"{name}.unpadded"),
+                "else_branch": _subgraph(prefill, f"{name}.padded"),
+            }
             prefill = [ir.node("If", [is_unpadded], branches)]
-        branches = {"then_branch": _subgraph(prefill), "else_branch": _subgraph(step)}
+        branches = {
+            "then_branch": _subgraph(prefill, f"{name}.prefill"),
+            "else_branch": _subgraph(step, f"{name}.step"),
+        }
         choice = ir.node("If", [is_prefill], branches)
         ir.convenience.replace_nodes_and_values(
             model.graph, node, [node], [choice], list(node.outputs), list(choice.outputs)
@@ -62,8 +69,13 @@ def expand_prefix_or_step(model: ir.Model) -> None:
     model.graph.opset_imports.pop(_DOMAIN, None)
 
 
-def _subgraph(nodes: list[ir.Node]) -> ir.Graph:
-    """Return a branch of `If`, whose output is that of the last node."""
+def _subgraph(nodes: list[ir.Node], prefix: str) -> ir.Graph:
+    """Return a branch of `If`, whose output is that of the last node.
+
+    All values get names that begin with `prefix`, because a graph and its branches share one set of names.
+    """
+    for index, value in enumerate(output for node in nodes for output in node.outputs):
+        value.name = f"{prefix}.{index}"
     return ir.Graph([], [nodes[-1].outputs[0]], nodes=nodes, name="attention")
 
 

@@ -77,7 +77,7 @@ def validate_layout(
     for dtype in record.dtypes:
         progress(f"weights: comparing every stored number of {dtype} with the checkpoint")
         graphs = [folder / graph.file for graph in record.graphs[dtype].by_name.values()]
-        stored = source.weights(PRECISION_NAMES[dtype])
+        stored = source.unpacked_weights(PRECISION_NAMES[dtype])
         weights[dtype] = compare_graph_weights(graphs, stored, source.constants)
     validations = {}
     with temporary_folder(scratch) as outputs:

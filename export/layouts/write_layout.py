@@ -158,7 +158,8 @@ def _write_dtype(
         digest = hashlib.sha256(serialize(graph)).hexdigest()
         operators = count_operators(graph)
         specs.append(replace(definitions[name].spec, file=path, operators=operators, digest=digest))
-    stored = write_weights(folder, request.export.output, plans, source, PRECISION_NAMES[dtype], progress)
+    weights = source.unpacked_weights(PRECISION_NAMES[dtype])
+    stored = write_weights(folder, request.export.output, plans, source, weights, progress)
     parent = Path(next(iter(graphs))).parent
     files_by_path = {(parent / name).as_posix(): spec for name, spec in stored.items()}
     return _WrittenGraphs(graphs, LayoutGraphs(*specs), files_by_path, data_files)
