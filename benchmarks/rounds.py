@@ -53,37 +53,35 @@ def measure_prepared_start(spec: ProcessSpec, result: Result, log: Path) -> None
     Raises:
         ProcessFailed: `prepare` fails, or a process does not load the bundle or does not answer.
     """
-    command = [sys.executable, "-c", COMMAND, "prepare", str(spec.bundle)]
-    with log.open("ab") as errors:
-        ended = subprocess.run([*command, "--json"], check=False, stdout=subprocess.PIPE, stderr=errors)
-        if ended.returncode != 0:
-            raise ProcessFailed(f"prepare: {describe_exit(ended.returncode)}")
-        cost = json.loads(ended.stdout)
-        try:
-            with MeasuredProcess(spec, log):
-                pass  # the first start reads the prepared files from the disk
-            with MeasuredProcess(spec, log, sample_memory=True) as process:
-                process.call("warm_up", batches=[1])
-                peak = process.peak_memory()
-        finally:
-            subprocess.run([*command, "--remove"], check=True, stdout=errors, stderr=errors)
+    assert spec.bundle is not None
+    cost = prepare_graphs(spec.bundle, Path(os.environ[CACHE]), log)
+    try:
+        with MeasuredProcess(spec, log):
+            pass  # the first start reads the prepared files from the disk
+        with MeasuredProcess(spec, log, sample_memory=True) as process:
+            process.call("warm_up", batches=[1])
+            peak = process.peak_memory()
+    finally:
+        command = [sys.executable, "-c", COMMAND, "prepare", str(spec.bundle), "--remove"]
+        with log.open("ab") as output:
+            subprocess.run(command, check=True, stdout=output, stderr=output)
     result.prepared = Prepared(cost["seconds"], cost["bytes"], process.start_s, peak)
 
 
-def prepare_graphs(bundle: Path, cache: Path, log: Path) -> Path:
-    """Run `paligemma-onnx prepare` for a bundle unless an earlier run did, and return the cache folder.
+def prepare_graphs(bundle: Path, cache: Path, log: Path) -> dict[str, Any]:
+    """Run `paligemma-onnx prepare` for a bundle with the given cache folder, and return its JSON output.
 
     Raises:
         ProcessFailed: `prepare` fails.
     """
-    command = [sys.executable, "-c", COMMAND, "prepare", str(bundle)]
-    with log.open("ab") as output:
-        ended = subprocess.run(
-            command, check=False, stdout=output, stderr=output, env={**os.environ, CACHE: str(cache)}
-        )
+    command = [sys.executable, "-c", COMMAND, "prepare", str(bundle), "--json"]
+    environment = {**os.environ, CACHE: str(cache)}
+    with log.open("ab") as errors:
+        ended = subprocess.run(command, check=False, stdout=subprocess.PIPE, stderr=errors, env=environment)
     if ended.returncode != 0:
         raise ProcessFailed(f"prepare: {describe_exit(ended.returncode)}")
-    return cache
+    cost: dict[str, Any] = json.loads(ended.stdout)
+    return cost
 
 
 def persistent_processes(memory_bytes: Mapping[str, int], limit: int) -> frozenset[str]:

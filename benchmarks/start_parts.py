@@ -95,7 +95,7 @@ class Start:
         self._processor_s.setdefault("first answer", time.process_time())
 
     def parts(self) -> dict[str, Any]:
-        """Return the recorded parts, and the seconds of processor time that all threads used until then."""
+        """Return the measured parts, and the seconds of processor time that all threads used until then."""
         return {"spans": [asdict(span) for span in self.spans], "processor_s": self._processor_s}
 
     def memory(self) -> dict[str, int]:

@@ -122,8 +122,9 @@ def prepared_system(process: ProcessSpec, result: Result, bundle: Path, logs: Pa
     """Prepare the graphs of another system's bundle, and return the system that opens them."""
     name = f"{process.name} prepared"
     prepared = Result(name, decoder_bytes=result.decoder_bytes, export=result.export)
+    cache = bundle.parent / "kept-prepared"
     try:
-        cache = prepare_graphs(bundle, bundle.parent / "kept-prepared", logs / "prepare.log")
+        prepare_graphs(bundle, cache, logs / "prepare.log")
     except ProcessFailed as failed:
         prepared.failure = str(failed)
         return System(prepared, None)

@@ -66,7 +66,6 @@ def expand_prefix_or_step(model: ir.Model) -> None:
             model.graph, node, [node], [choice], list(node.outputs), list(choice.outputs)
         )
     model.opset_imports.pop(_DOMAIN, None)
-    model.graph.opset_imports.pop(_DOMAIN, None)
 
 
 def _subgraph(nodes: list[ir.Node], prefix: str) -> ir.Graph:

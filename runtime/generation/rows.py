@@ -29,7 +29,7 @@ class TokenEvent:
 
 @dataclass(frozen=True)
 class Rules:
-    """What determines the tokens of every row, apart from logits and grammar."""
+    """Options that determine the tokens of every row, apart from logits and grammar."""
 
     sampling: SamplingOptions
     suppressed: NDArray[np.int64]  # ids that are never chosen
