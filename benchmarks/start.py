@@ -6,8 +6,6 @@ python -m benchmarks.start BUNDLE --work DIR --json figures.json
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -24,9 +22,9 @@ from paligemma_onnx.runtime.diagnostics.benchmark import images_for
 from paligemma_onnx.runtime.engine.devices import Placement, available_threads
 from paligemma_onnx.runtime.engine.prepared_graphs import CACHE, find_prepared
 
-from .exports import COMMAND
 from .measured_process import MeasuredProcess, ProcessSpec
 from .options import write_json
+from .rounds import prepare_graphs
 from .start_parts import DECODE, LOAD, PREFILL, Span
 
 LOADED, FIRST_TOKEN, SECOND_TOKEN = "loaded", "first token", "second token"
@@ -142,7 +140,7 @@ def main(bundle: Path, work: Path, rounds: int, requests: int, threads: int, jso
         ways |= {PREPARED: False, LOW_MEMORY: True}
         os.environ[CACHE] = str(work.resolve() / PREPARED)
         if find_prepared(manifest, Placement("cpu", threads)) is None:
-            subprocess.run([sys.executable, "-c", COMMAND, "prepare", str(bundle)], check=True)
+            prepare_graphs(bundle, work.resolve() / PREPARED, log)
     results = {way: Starts() for way in ways}
     for number in range(rounds + 1):
         for way, low_memory in ways.items():

@@ -29,7 +29,6 @@ import click
 
 from paligemma_onnx.export.demo.shipped_model import shipped_model
 from paligemma_onnx.model import presets
-from paligemma_onnx.model.config import VisionConfig
 from paligemma_onnx.runtime.website.server import HOST, open_server
 from paligemma_onnx.runtime.website.site import site_files
 
@@ -59,19 +58,14 @@ def model_300m() -> BenchmarkModel:
         published.text_config,
         hidden_size=640,
         intermediate_size=2048,
-        num_hidden_layers=18,
         num_attention_heads=4,
-        num_key_value_heads=1,
-        head_dim=256,
-        query_pre_attn_scalar=256.0,
     )
-    vision = VisionConfig(
+    vision = replace(
+        published.vision_config,
         hidden_size=512,
         intermediate_size=2048,
         num_hidden_layers=12,
         num_attention_heads=8,
-        image_size=224,
-        patch_size=14,
     )
     return BenchmarkModel("random-300m", replace(published, vision_config=vision, text_config=text))
 

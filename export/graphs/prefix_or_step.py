@@ -22,6 +22,8 @@ import onnx_ir as ir
 
 from paligemma_onnx.model.config import TextConfig
 
+from .constants import add_constant
+
 _DOMAIN = "paligemma_onnx"
 _NAME = "PrefixOrStepAttention"
 # The placeholder.
@@ -86,10 +88,9 @@ def _unpadded_attention(graph: ir.Graph, node: ir.Node, inputs: Sequence[ir.Valu
     )
     scale, cap = (node.attributes[name].as_float() for name in ("scale", "softcap"))
     if cap and kv_heads * folded == query_heads:
-        fold = ir.node("Reshape", [query, _shape(graph, "rows_of_kv_heads", kv_heads * head_dim)])
+        fold = _reshape(graph, "folded_heads", query, kv_heads * head_dim)
         nodes = _capped_attention(graph, (fold.outputs[0], key, value), kv_heads, scale, cap)
-        unfolded = _shape(graph, "unfolded_heads", query_heads * head_dim)
-        return [fold, *nodes, ir.node("Reshape", [nodes[-1].outputs[0], unfolded])]
+        return [fold, *nodes, _reshape(graph, "unfolded_heads", nodes[-1].outputs[0], query_heads * head_dim)]
     if cap or kv_heads != 1:
         return []
     # On a CPU this operator computes tiles of the scores, which takes less time for thousands of tokens and
@@ -109,8 +110,7 @@ def _capped_attention(
     The operator `Attention` takes 1.4 to 1.7 times as long, because its soft cap is as slow as its products.
     One head at a time needs memory for the scores of one head.
     """
-    cap_value = ir.val("softcap", const_value=ir.tensor(np.array(cap, np.float32), name="softcap"))
-    cap_value = graph.initializers.setdefault("softcap", cap_value)
+    cap_value = add_constant(graph, "softcap", np.array(cap, np.float32))
     splits = [
         ir.node("Split", [each], {"axis": 2, "num_outputs": kv_heads}, num_outputs=kv_heads)
         for each in inputs
@@ -140,7 +140,7 @@ def _attention(
     folds = folds and folded > 1
     heads = query_heads // folded if folds else query_heads
     if folds:
-        nodes.append(ir.node("Reshape", [query, _shape(graph, "folded_heads", heads * head_dim)]))
+        nodes.append(_reshape(graph, "folded_heads", query, heads * head_dim))
         query = nodes[-1].outputs[0]
     attributes = {
         "q_num_heads": heads,
@@ -151,12 +151,17 @@ def _attention(
     }
     nodes.append(ir.node("Attention", [query, key, value, mask, None, None, lengths], attributes))
     if folds:
-        unfolded = _shape(graph, "unfolded_heads", query_heads * head_dim)
-        nodes.append(ir.node("Reshape", [nodes[-1].outputs[0], unfolded]))
+        nodes.append(_reshape(graph, "unfolded_heads", nodes[-1].outputs[0], query_heads * head_dim))
     return nodes
 
 
-def _shape(graph: ir.Graph, name: str, width: int) -> ir.Value:
-    """Return the constant [0, -1, width] for Reshape: keep the rows, infer the tokens."""
-    value = ir.val(name, const_value=ir.tensor(np.array([0, -1, width]), name=name))
-    return graph.initializers.setdefault(name, value)
+def _reshape(graph: ir.Graph, name: str, x: ir.Value | None, width: int) -> ir.Node:
+    """Return a node that reshapes float[B, ..., ...] to float[B, ..., width].
+
+    Args:
+        graph: the graph that gets the constant of the shape.
+        name: name of the constant.
+        x: input.
+        width: size of the last axis.
+    """
+    return ir.node("Reshape", [x, add_constant(graph, name, np.array([0, -1, width]))])

@@ -12,8 +12,8 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
+from ..graphs.constants import add_constant
 from ..graphs.cuda_graphs import RESCORED_TOKENS
-from .standard_lookup import Constant
 
 
 def half_product(graph: ir.Graph, node: ir.Node, matrix: ir.Value) -> list[ir.Node]:
@@ -34,7 +34,7 @@ def half_lookup(ids: ir.Value | None, matrix: ir.Value) -> list[ir.Node]:
     return [rows, ir.node("Cast", [rows.outputs[0]], {"to": ir.DataType.FLOAT})]
 
 
-def half_logits(graph: ir.Graph, node: ir.Node, head: ir.Value, constant: Constant) -> list[ir.Node]:
+def half_logits(graph: ir.Graph, node: ir.Node, head: ir.Value) -> list[ir.Node]:
     """Return nodes that score every token: the product of float32[B, D] and half[V, D] -> float32[B, V].
 
     Half precision rounds a logit of 20 to a multiple of 1/64, and different tokens may differ by less. The
@@ -44,11 +44,10 @@ def half_logits(graph: ir.Graph, node: ir.Node, head: ir.Value, constant: Consta
         graph: the graph of the node.
         node: Gemm.
         head: the output head in half precision.
-        constant: returns an initializer of the graph with the given name and content.
     """
     x, tokens = node.inputs[0], head.shape.numpy()[0] if head.shape is not None else 0
-    count = constant("head.rescored", np.array([min(RESCORED_TOKENS, tokens)]))
-    last = constant("head.last", np.array([-1]))
+    count = add_constant(graph, "head.rescored", np.array([min(RESCORED_TOKENS, tokens)]))
+    last = add_constant(graph, "head.last", np.array([-1]))
     product, logits = half_product(graph, node, head)
     likely = ir.node("TopK", [logits.outputs[0], count], num_outputs=2)  # [B, 32]
     rows = half_lookup(likely.outputs[1], head)  # [B, 32, D]

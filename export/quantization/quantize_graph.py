@@ -24,14 +24,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import onnx_ir as ir
-from numpy.typing import NDArray
 
 from paligemma_onnx.model.checkpoint.tensor_names import EMBEDDING, LM_HEAD
 
+from ..graphs.constants import add_constant
 from ..graphs.trace import TracedGraph
 from ..precisions import (
     BlockQuantized,
@@ -179,13 +178,13 @@ class _MatrixRewriter:
         match node.op_type, self.stored.format:
             case "Gather", BlockQuantized(bits=bits) if self.portable:
                 arrays = self._initializer(0), self._initializer(1)
-                new = lookup_nodes(*arrays, node.inputs[1], self._constant, bits)
+                new = lookup_nodes(self.graph, *arrays, node.inputs[1], bits)
             case "Gather", BlockQuantized() as format:
                 new = [self._lookup_node(node, format)]
             case "Gather", HalfPrecision() if self.portable:
                 new = half_lookup(node.inputs[1], self._initializer(0))
             case "Gemm", HalfPrecision() if self.portable:
-                new = half_logits(self.graph, node, self._initializer(0), self._constant)
+                new = half_logits(self.graph, node, self._initializer(0))
             case "MatMul", HalfPrecision() if self.portable:
                 new = half_product(self.graph, node, self._initializer(0))
             case (("MatMul" | "Gemm"), format) if node.op_type == "MatMul" or len(node.inputs) == 2:
@@ -236,9 +235,9 @@ class _MatrixRewriter:
     def _row_range_nodes(self, x: ir.Value | None) -> list[ir.Node]:
         """Return nodes for the largest magnitude of each row: float32[..., L, in] -> float32[..., L, 1]."""
         magnitude = ir.node("Abs", [x])
-        last_axis = self._constant("last_axis", np.array([-1], np.int64))
+        last_axis = add_constant(self.graph, "last_axis", np.array([-1], np.int64))
         maximum = ir.node("ReduceMax", [magnitude.outputs[0], last_axis])
-        floor = self._constant("smallest_range", np.array(MIN_ROW_RANGE, np.float32))
+        floor = add_constant(self.graph, "smallest_range", np.array(MIN_ROW_RANGE, np.float32))
         return [magnitude, maximum, ir.node("Max", [maximum.outputs[0], floor])]
 
     def _initializer(self, array: int, alias: str = "", shape: tuple[int, ...] = ()) -> ir.Value:
@@ -258,10 +257,6 @@ class _MatrixRewriter:
     def _reference(self, name: str, reference: TensorRef, dtype: ir.DataType) -> ir.Value:
         self.references[name] = reference
         return self.graph.initializers.setdefault(name, ir.val(name, dtype, reference.shape))
-
-    def _constant(self, name: str, array: NDArray[Any]) -> ir.Value:
-        value = ir.val(name, const_value=ir.tensor(array, name=name))
-        return self.graph.initializers.setdefault(name, value)
 
 
 def _fuse_biases(graph: ir.Graph) -> None:

@@ -16,6 +16,7 @@ import onnx_ir as ir
 
 from paligemma_onnx.model.checkpoint.tensor_names import EMBEDDING, LM_HEAD
 
+from ..graphs.constants import add_constant
 from ..graphs.trace import TracedGraph
 from ..precisions import EmbeddingFormat
 from .encodings import array_layouts, piece_name
@@ -73,25 +74,27 @@ def _gather(
     the table is an error as in an undivided table.
     """
     ids, nodes = node.inputs[1], list[ir.Node]()
-    axis = _constant(graph, "rows.axis", -1, vector=True)
+    axis = add_constant(graph, "rows.axis", np.array([-1]))
+    zero = add_constant(graph, "rows.zero", np.array(0))
     chosen: ir.Value | None = None
     for index, piece in enumerate(pieces):
         first, end = edges[index], edges[index + 1]
         local = ids
         if index > 0:
-            nodes.append(ir.node("Sub", [ids, _constant(graph, f"rows.first{index}", first)]))
+            nodes.append(ir.node("Sub", [ids, add_constant(graph, f"rows.first{index}", np.array(first))]))
             offset = nodes[-1].outputs[0]
-            nodes.append(ir.node("Max", [offset, _constant(graph, "rows.zero", 0)]))
+            nodes.append(ir.node("Max", [offset, zero]))
             local = nodes[-1].outputs[0]
         if index < len(pieces) - 1:
-            nodes.append(ir.node("Min", [local, _constant(graph, f"rows.last{index}", end - first - 1)]))
+            last = add_constant(graph, f"rows.last{index}", np.array(end - first - 1))
+            nodes.append(ir.node("Min", [local, last]))
             local = nodes[-1].outputs[0]
         rows = ir.node("Gather", [piece, local], {"axis": 0})
         nodes.append(rows)
         if chosen is None:
             chosen = rows.outputs[0]
             continue
-        is_here = ir.node("GreaterOrEqual", [offset, _constant(graph, "rows.zero", 0)])
+        is_here = ir.node("GreaterOrEqual", [offset, zero])
         mask = ir.node("Unsqueeze", [is_here.outputs[0], axis])
         nodes += [is_here, mask, ir.node("Where", [mask.outputs[0], rows.outputs[0], chosen])]
         chosen = nodes[-1].outputs[0]
@@ -102,8 +105,3 @@ def _multiply(node: ir.Node, pieces: Sequence[ir.Value]) -> list[ir.Node]:
     """Return nodes that compute the logits of every piece and concatenate them."""
     products = [ir.node("Gemm", [node.inputs[0], piece], node.attributes) for piece in pieces]
     return [*products, ir.node("Concat", [product.outputs[0] for product in products], {"axis": -1})]
-
-
-def _constant(graph: ir.Graph, name: str, number: int, *, vector: bool = False) -> ir.Value:
-    array = np.array([number] if vector else number, np.int64)
-    return graph.initializers.setdefault(name, ir.val(name, const_value=ir.tensor(array, name=name)))

@@ -52,7 +52,7 @@ PART_ROWS = 1000  # rows per output file
     metavar="N",
     type=click.IntRange(min=1),
     default=8,
-    help="Number of images the model processes at a time.",
+    help="Images per call of the model.",
 )
 @click.option(
     "--num-shards",
@@ -88,7 +88,7 @@ PART_ROWS = 1000  # rows per output file
     metavar="N",
     type=click.IntRange(min=1),
     show_default="one per machine",
-    help="Number of Ray workers.",
+    help="Ray workers.",
 )
 @generation_options
 @device_options
