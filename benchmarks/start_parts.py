@@ -20,8 +20,8 @@ VISION, PREFILL, DECODE = "vision run", "prefill run", "decode run"
 RUNTIME = "paligemma_onnx.runtime"  # imported by `Start`, which times the import
 # Module, class or "", name of the function, and part of the work that the function does.
 WATCHED = (
-    ("paligemma", "", "read_manifest", "manifest"),
-    ("paligemma", "", "check_files", "file checks"),
+    ("load", "", "read_manifest", "manifest"),
+    ("load", "", "check_files", "file checks"),
     ("text.tokenizer", "PromptTokenizer", "load", "tokenizer"),
     ("engine.devices", "", "import_onnxruntime", "import of onnxruntime"),
     ("graphs.open_runner", "", "find_prepared", "search for prepared graphs"),

@@ -12,28 +12,24 @@ Shapes: docs/notation.md.
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Unpack
 
-from .bundle.integrity import check_files
-from .bundle.manifest import read_manifest
 from .bundle.schema import Manifest
 from .detection.detections import Detections, detections
 from .detection.prompts import task_prompt
-from .engine.devices import Placement, choose_placement
-from .engine.thread_pool import thread_pool
-from .errors import BundleError, OptionError, ProviderError
+from .errors import BundleError, OptionError
 from .generation.plan import GenerationBatch, PlannedRequest, plan_batch
 from .generation.run import run_batch
 from .generation.stream import Stream
 from .generation.types import Generation, Images, Options, Request
 from .graphs.model_runner import ModelRunner
 from .graphs.onnx_runner import NO_MASK_DECODER
-from .graphs.open_runner import check_engine, open_runner
+from .graphs.open_runner import check_engine
 from .image.open import DEFAULT_MAX_PIXELS, ImageInput, open_image
 from .image.picture import Picture, open_picture, preprocess_opened
+from .load import load_bundle
 from .resource_errors import translate_resource_errors
 from .text.tokenizer import PromptTokenizer
 
@@ -97,24 +93,16 @@ class PaliGemma:
         check_engine(engine, device)
         folder = Path(folder)
         with translate_resource_errors(str(folder)):
-            manifest = read_manifest(folder)
-            with thread_pool(1) as thread:  # sessions open without Python's lock, so they do not wait for it
-                tokenizer = thread.submit(PromptTokenizer.load, folder / manifest.tokens.file)
-                check_files(folder, manifest)
-                runs_on = manifest.precision.devices
-                cpu = "cpu" if engine == "openvino" else device
-                placement = choose_placement(
-                    cpu, threads, runs_on=runs_on, memory_limit=memory_limit, low_memory=low_memory
-                )
-                try:
-                    runner = open_runner(folder, manifest, placement, engine)
-                except ProviderError as error:
-                    if device != "auto" or placement.device == "cpu" or "cpu" not in runs_on:
-                        raise
-                    warnings.warn(f"running on the CPU, since CUDA does not load: {error}", stacklevel=2)
-                    on_cpu = Placement("cpu", placement.threads, low_memory=low_memory)
-                    runner = open_runner(folder, manifest, on_cpu, engine)
-                return cls(manifest, tokenizer.result(), runner, time.perf_counter() - started)
+            bundle = load_bundle(
+                folder,
+                device=device,
+                threads=threads,
+                memory_limit=memory_limit,
+                engine=engine,
+                low_memory=low_memory,
+            )
+        load_s = time.perf_counter() - started
+        return cls(bundle.manifest, bundle.tokenizer, bundle.runner, load_s)
 
     @property
     def device(self) -> str:

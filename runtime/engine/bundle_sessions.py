@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ..bundle.schema import GraphSpec, Manifest
@@ -27,8 +27,18 @@ def open_sessions(
     manifest: Manifest,
     placement: Placement,
     prepared: Path | None,
+    on_opening: Callable[[], object] = lambda: None,
 ) -> tuple[dict[str, InferenceSession], SharedWeights | None]:
     """Open a session for each distinct graph.
+
+    Args:
+        folder: folder of the bundle.
+        graphs: the graphs to open.
+        manifest: manifest of the bundle.
+        placement: device of the sessions.
+        prepared: folder of prepared graphs; None: open the bundle's graphs.
+        on_opening: called once the threads that open the sessions have started. They need Python's lock only
+            at the beginning and at the end, so other Python code can run until this function returns.
 
     Returns:
         The sessions by the digest of their graph, and the weights that two of the sessions share, or None.
@@ -54,6 +64,7 @@ def open_sessions(
 
     with thread_pool(len(graphs)) as threads:
         futures = {graph.digest: threads.submit(open_graph, graph) for graph in graphs}
+        on_opening()
         sessions = {digest: session.result() for digest, session in futures.items()}
     trim_heap()
     if prepared is None and not manifest.precision.is_float32:

@@ -9,7 +9,7 @@ Shapes: docs/notation.md.
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -64,6 +64,7 @@ class OnnxModelRunner:
         placement: Placement,
         *,
         prepared: Path | None = None,
+        on_opening: Callable[[], object] = lambda: None,
     ) -> OnnxModelRunner:
         """Return a runner with open sessions. If prefill and decode are the same graph, they share a session.
 
@@ -73,11 +74,12 @@ class OnnxModelRunner:
             placement: device of the sessions.
             prepared: folder of prepared graphs (prepared_graphs.py); if it is set, they are opened in place
                 of the bundle's graphs.
+            on_opening: see `open_sessions`.
 
-        Raises what `open_session` raises.
+        Raises what `open_sessions` raises.
         """
         graphs = manifest.graphs
-        sessions, weights = open_sessions(folder, graphs.distinct, manifest, placement, prepared)
+        sessions, weights = open_sessions(folder, graphs.distinct, manifest, placement, prepared, on_opening)
         decode = sessions[graphs.decode.digest]
         return cls(
             prepared,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -30,18 +31,28 @@ def check_engine(engine: str, device: str) -> None:
         raise OptionError(f"the engine openvino runs on the CPU, and device is {device!r}")
 
 
-def open_runner(folder: Path, manifest: Manifest, placement: Placement, engine: str) -> ModelRunner:
+def open_runner(
+    folder: Path, manifest: Manifest, placement: Placement, engine: str, on_opening: Callable[[], object]
+) -> ModelRunner:
     """Return a runner with open graphs. onnxruntime opens the prepared graphs, if there are any.
+
+    Args:
+        folder: folder of the bundle.
+        manifest: manifest of the bundle.
+        placement: device of the graphs.
+        engine: a name of `ENGINES`.
+        on_opening: called when graphs begin to open, again if prepared graphs do not open.
 
     Raises:
         BundleError, ProviderError, ResourceError: as in `OnnxModelRunner.open` and `OpenVinoRunner.open`.
     """
     if engine == "openvino":
+        on_opening()
         return OpenVinoRunner.open(folder, manifest, placement)
     if prepared := find_prepared(manifest, placement):
         try:
-            return OnnxModelRunner.open(folder, manifest, placement, prepared=prepared)
+            return OnnxModelRunner.open(folder, manifest, placement, prepared=prepared, on_opening=on_opening)
         except BundleError:
             message = f"prepared graphs do not open; run `paligemma-onnx prepare {folder}` again"
-            warnings.warn(message, stacklevel=3)
-    return OnnxModelRunner.open(folder, manifest, placement)
+            warnings.warn(message, stacklevel=4)
+    return OnnxModelRunner.open(folder, manifest, placement, on_opening=on_opening)

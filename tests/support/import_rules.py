@@ -47,7 +47,7 @@ LEVELS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("cli",),
         ("batch", "conformance", "diagnostics", "website"),
         ("paligemma",),
-        ("detection",),
+        ("detection", "load"),
         ("generation",),
         ("graphs",),
         ("engine", "image"),
