@@ -13,8 +13,6 @@ SCHEMA_VERSION = 3
 MIN_SCHEMA_VERSION = 2  # the oldest version that can be read
 TENSOR_TABLE = "tensors.json"  # file next to the manifest, see tensor_table.py
 BUNDLE_ID_KEY = "paligemma_onnx.bundle_id"  # key in the metadata of every graph
-# Key of `GraphSpec.operators`: a product with 8-bit weights, and one activation scale for all rows of a call.
-INT8_PRODUCT = "com.microsoft.DynamicQuantizeMatMul"
 SEG_TOKENS_PER_MASK = 16  # <seg> tokens of a mask form a grid of 4 x 4, row by row
 
 CacheUpdate = Literal["grow", "in_place"]

@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import Protocol
 
 from ..bundle.graph_interface import check_interface
-from ..bundle.schema import INT8_PRODUCT, GraphSpec
+from ..bundle.schema import GraphSpec
 from ..errors import BundleError, PaliGemmaError, ProviderError
 from . import cuda_provider as cuda
 from .devices import PROVIDERS, Placement, available_threads
@@ -20,11 +20,12 @@ from .ort import InferenceSession, Onnxruntime, OrtValue, SessionOptions, import
 MIN_EXTERNAL_BYTES = 1024  # larger tensors go to a file next to the prepared graph, smaller ones into it
 LOG_FATAL_ONLY = 4  # onnxruntime severity; errors need no log, since they are raised
 DISABLE_PREPACKING = ("session.disable_prepacking", "1")
-# Pack the matrices of a session in several threads. A prepared session packs its matrices again to compare
-# them, and keeps all of them in memory until the last one is compared. Two threads open a 3B int4 bundle in
-# 5.6 s instead of 7.5 s. Without prepared graphs they gain nothing, because the system gives memory to one
-# thread at a time, and matrices of 4 bits gain nothing either. onnxruntime has this option since 1.32.
+# Pack the matrices of a session in several threads. All of them are then in memory twice until the last one
+# is packed. The sessions of a bundle open at the same time, so with two threads this saved a quarter of the
+# start of a prepared 3B int4 bundle, nothing of others, and needed 2 GB more. onnxruntime has this option
+# since 1.32.
 PARALLEL_PACKING = ("session.prepack.enable_parallel", "1")
+MAX_SESSIONS = 4  # of a bundle: vision encoder, prefill, decode, mask decoder
 # Threads spin while they wait for work. If there are more threads than processors, they keep each other from
 # working: 256 threads on 2 processors take a minute per answer, and a second without spinning.
 DISABLE_SPINNING = ("session.intra_op.allow_spinning", "0")
@@ -74,8 +75,6 @@ def open_session(
         # A prepared graph is already optimised.
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         path = prepared / prepared_name(graph)
-        if placement.threads > 1 and INT8_PRODUCT in graph.operators and not placement.low_memory:
-            options.add_session_config_entry(*PARALLEL_PACKING)
     for name, value in initializers.items():
         options.add_initializer(name, value)
     session = _open_file(ort, path, options, placement, cuda_graph=cuda_graph)
@@ -226,6 +225,8 @@ def _session_options(ort: Onnxruntime, placement: Placement, manifest: SessionFa
         options.add_session_config_entry(*DISABLE_PREPACKING)
     else:
         configure_int8(options, ort)
+        if placement.threads > MAX_SESSIONS and not placement.low_memory:
+            options.add_session_config_entry(*PARALLEL_PACKING)
     return options
 
 

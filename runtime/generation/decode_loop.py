@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ..bundle.schema import INT8_PRODUCT, Manifest, PrecisionFacts
+from ..bundle.schema import Manifest, PrecisionFacts
 from ..cancellation import Cancellation, Cancelled
 from ..errors import NumericsError
 from ..graphs.kv_cache import Cache
@@ -32,6 +32,7 @@ from .sampling import SamplingOptions
 # Tokens of a decode step in all rows together, if a row has more than one. More of them take longer: a step
 # is then bound by arithmetic and no longer by reading the weights.
 MAX_STEP_TOKENS = 32
+SHARED_SCALE = "com.microsoft.DynamicQuantizeMatMul"  # operator with one scale for all tokens of a call
 
 
 @dataclass
@@ -156,7 +157,7 @@ def _steps_may_be_joined(manifest: Manifest, rows: int) -> bool:
     wide_batch = manifest.precision.wide_batch
     in_prefill_graph = wide_batch is not None and rows >= wide_batch
     graph = manifest.graphs.prefill if in_prefill_graph else manifest.graphs.decode
-    return manifest.takes_chunks and INT8_PRODUCT not in graph.operators
+    return manifest.takes_chunks and SHARED_SCALE not in graph.operators
 
 
 @contextmanager

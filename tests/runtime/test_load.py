@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from time_limits import HANG
 
 from paligemma_onnx.runtime import PaliGemma
 from paligemma_onnx.runtime.engine import bundle_sessions
 from paligemma_onnx.runtime.engine.ort import InferenceSession
+from paligemma_onnx.runtime.engine.session import MAX_SESSIONS
 from paligemma_onnx.runtime.text.tokenizer import PromptTokenizer
 
 
@@ -32,3 +35,20 @@ def test_the_tokenizer_is_read_while_sessions_open(
     monkeypatch.setattr(PromptTokenizer, "load", read_and_tell)
     monkeypatch.setattr(bundle_sessions, "open_session", open_after_reading)
     assert PaliGemma.load(shipped_bundle, device="cpu").tokenizer is tokenizer
+
+
+@pytest.mark.slow
+def test_weights_that_several_threads_pack_give_the_same_answer(
+    rounded: Callable[[str, str], Path],
+) -> None:
+    """`low_memory` lets one thread pack them."""
+    bundle, threads = rounded("gemma_one_kv_head", "int4"), MAX_SESSIONS + 1
+    image = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
+    parallel, sequential = (
+        PaliGemma.load(bundle, device="cpu", threads=threads, low_memory=low_memory).generate(
+            image, "caption en", max_new_tokens=12, logprobs=True
+        )
+        for low_memory in (False, True)
+    )
+    assert parallel.token_ids == sequential.token_ids
+    assert parallel.logprobs == sequential.logprobs

@@ -67,19 +67,6 @@ def test_prepared_graphs_answer_alike(rounded: Rounded, precision: str) -> None:
     assert [path.name for path in folder.parent.iterdir()] == [folder.name]
 
 
-def test_weights_that_several_threads_pack_give_the_same_answer(rounded: Rounded) -> None:
-    """`low_memory` lets one thread pack them."""
-    bundle = rounded(CASE, "int4")
-    prepare(bundle)
-    models = [PaliGemma.load(bundle, device="cpu", threads=2, low_memory=low) for low in (False, True)]
-    assert all(map(uses_prepared, models))
-    parallel, sequential = (
-        model.generate(IMAGE, "caption en", max_new_tokens=12, logprobs=True) for model in models
-    )
-    assert parallel.token_ids == sequential.token_ids
-    assert parallel.logprobs == sequential.logprobs
-
-
 def test_sessions_take_the_written_graphs(rounded: Rounded, cache: Path) -> None:
     """Without the bundle's files the sessions still open."""
     bundle = rounded(CASE, "int4")
