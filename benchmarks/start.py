@@ -140,6 +140,7 @@ def main(bundle: Path, work: Path, rounds: int, requests: int, threads: int, jso
         ways |= {PREPARED: False, LOW_MEMORY: True}
         os.environ[CACHE] = str(work.resolve() / PREPARED)
         if find_prepared(manifest, Placement("cpu", threads)) is None:
+            echo_stderr("prepare")
             prepare_graphs(bundle, work.resolve() / PREPARED, log)
     results = {way: Starts() for way in ways}
     for number in range(rounds + 1):

@@ -43,8 +43,8 @@ def load_bundle(
     )
     opening = Event()
     with thread_pool(1) as thread:
-        tokenizer = thread.submit(_load_tokenizer, folder / manifest.tokens.file, opening)
         try:
+            tokenizer = thread.submit(_load_tokenizer, folder / manifest.tokens.file, opening)
             runner = open_runner(folder, manifest, placement, engine, opening.set)
         except ProviderError as error:
             if device != "auto" or placement.device == "cpu" or "cpu" not in runs_on:
@@ -53,7 +53,7 @@ def load_bundle(
             on_cpu = Placement("cpu", placement.threads, low_memory=low_memory)
             runner = open_runner(folder, manifest, on_cpu, engine, opening.set)
         finally:
-            opening.set()
+            opening.set()  # after an error, too: the thread waits for it
         return LoadedBundle(manifest, tokenizer.result(), runner)
 
 

@@ -37,8 +37,8 @@ def open_sessions(
         manifest: manifest of the bundle.
         placement: device of the sessions.
         prepared: folder of prepared graphs; None: open the bundle's graphs.
-        on_opening: called once the threads that open the sessions have started. They need Python's lock only
-            at the beginning and at the end, so other Python code can run until this function returns.
+        on_opening: called once the threads that open the sessions have started. They mostly run without
+            Python's lock, so other Python code can run until this function returns.
 
     Returns:
         The sessions by the digest of their graph, and the weights that two of the sessions share, or None.

@@ -21,9 +21,8 @@ MIN_EXTERNAL_BYTES = 1024  # larger tensors go to a file next to the prepared gr
 LOG_FATAL_ONLY = 4  # onnxruntime severity; errors need no log, since they are raised
 DISABLE_PREPACKING = ("session.disable_prepacking", "1")
 # Pack the matrices of a session in several threads. All of them are then in memory twice until the last one
-# is packed. The sessions of a bundle open at the same time, so with two threads this saved a quarter of the
-# start of a prepared 3B int4 bundle, nothing of others, and needed 2 GB more. onnxruntime has this option
-# since 1.32.
+# is packed. The sessions of a bundle open at the same time. With two threads this saves a quarter of the
+# start of a prepared 3B int4 bundle only, and needs 2 GB more. onnxruntime has this option since 1.32.
 PARALLEL_PACKING = ("session.prepack.enable_parallel", "1")
 MAX_SESSIONS = 4  # of a bundle: vision encoder, prefill, decode, mask decoder
 # Threads spin while they wait for work. If there are more threads than processors, they keep each other from

@@ -47,8 +47,7 @@ def open_runner(
         BundleError, ProviderError, ResourceError: as in `OnnxModelRunner.open` and `OpenVinoRunner.open`.
     """
     if engine == "openvino":
-        on_opening()
-        return OpenVinoRunner.open(folder, manifest, placement)
+        return OpenVinoRunner.open(folder, manifest, placement, on_opening)
     if prepared := find_prepared(manifest, placement):
         try:
             return OnnxModelRunner.open(folder, manifest, placement, prepared=prepared, on_opening=on_opening)

@@ -5,7 +5,7 @@ Shapes: docs/notation.md.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,8 +52,14 @@ class OpenVinoRunner:
     compiled: Mapping[str, Any]  # openvino.CompiledModel by the name of the graph
 
     @classmethod
-    def open(cls, folder: Path, manifest: Manifest, placement: Placement) -> OpenVinoRunner:
-        """Compile all graphs of a bundle.
+    def open(
+        cls,
+        folder: Path,
+        manifest: Manifest,
+        placement: Placement,
+        on_opening: Callable[[], object] = lambda: None,
+    ) -> OpenVinoRunner:
+        """Compile all graphs of a bundle. `on_opening` is called when OpenVINO begins to compile.
 
         Raises:
             BundleError: the bundle updates its cache in place, or OpenVINO does not compile a graph.
@@ -73,6 +79,7 @@ class OpenVinoRunner:
         # The default on processors with bfloat16 is to compute in bfloat16.
         options = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": placement.threads}
         compiled = {}
+        on_opening()
         for name, graph in manifest.graphs.by_name.items():
             try:
                 compiled[name] = core.compile_model(folder / graph.file, "CPU", options)
