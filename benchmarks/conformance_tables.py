@@ -32,7 +32,7 @@ def read_results(folder: Path = RESULTS) -> list[dict[str, Any]]:
     runtime gets the key `requests`, the number of answers that were compared.
     """
     merged = dict[tuple[str, str], dict[str, Any]]()
-    for file in sorted(folder.glob("*.json")):
+    for file in sorted(folder.glob("*.json"), key=lambda path: path.stem):
         result = json.loads(file.read_text(encoding="utf-8"))
         for runtime in result["runtimes"]:
             runtime["requests"] = len(result["requests"])
